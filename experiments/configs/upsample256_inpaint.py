@@ -1,0 +1,84 @@
+"""The upsampler's inpainting fine-tune: the whole low_res, a part of the large picture.
+
+    glide train --config=experiments/configs/upsample256_inpaint.py:tiny \\
+        --workdir=runs/up_inpaint --config.train.init_from=runs/up
+
+low_res moves behind the four new input channels.
+"""
+
+from ml_collections import ConfigDict
+
+from glide_jax import presets
+from glide_jax.config import resolve
+from glide_jax.config.defaults import Config
+
+
+def get_config(size: str = "paper") -> ConfigDict:
+    """The configuration of a size: tiny, emoji, released or paper."""
+    config = resolve.to_config_dict(
+        Config(
+            name=f"upsample256_inpaint_{size}",
+            model=presets.upsampler(size, inpaint=True),
+        )
+    )
+    config.diffusion.schedule = "linear"  # published
+    config.sample.sampler = "ddim"
+    config.sample.respacing = "fast27"  # published
+    config.sample.noise_temperature = 0.997  # published
+    config.train.init_from = "runs/up"
+    {"tiny": tiny, "emoji": emoji, "released": released, "paper": paper}[size](config)
+    return config
+
+
+def tiny(config: ConfigDict) -> None:
+    """A minute on two CPU cores."""
+    config.data.sources = ("shapes:quickstart",)
+    config.data.validation_sources = ("shapes:quickstart",)
+    config.data.low_res_corruption = "noise"
+    config.data.low_res_corruption_strength = 0.1
+    config.train.num_steps = 300
+    config.train.global_batch_size = 8
+    config.optim.learning_rate = 5e-4
+    config.optim.b2 = 0.99
+    config.optim.warmup_steps = 50
+    config.optim.schedule = "cosine"
+    config.optim.grad_clip_norm = 1.0
+    config.ema.decays = (0.99,)
+    config.checkpoint.every_steps = 300
+    config.log.every_steps = 100
+    config.log.validation_examples = 64
+
+
+def emoji(config: ConfigDict) -> None:
+    """Ten minutes on two CPU cores."""
+    config.data.sources = ("webdataset:runs/emoji/emoji128-train-*.tar",)
+    config.data.validation_sources = ("webdataset:runs/emoji/emoji128-val-*.tar",)
+    config.data.low_res_corruption = "noise"
+    config.data.low_res_corruption_strength = 0.1
+    config.train.num_steps = 1000
+    config.train.global_batch_size = 8
+    config.optim.learning_rate = 5e-4
+    config.optim.b2 = 0.99
+    config.optim.warmup_steps = 100
+    config.optim.schedule = "cosine"
+    config.optim.grad_clip_norm = 1.0
+    config.ema.decays = (0.998, 0.99)
+    config.checkpoint.every_steps = 500
+    config.log.validation_examples = 160
+
+
+def released(config: ConfigDict) -> None:
+    """The released size; its fine-tune's length is not published."""
+    config.data.sources = ("webdataset:data/train-{00000..09999}.tar",)
+    config.train.num_steps = 200_000  # ours
+    config.train.global_batch_size = 512
+    config.checkpoint.every_steps = 2500
+
+
+def paper(config: ConfigDict) -> None:
+    """The 1.5B fine-tune; its length and batch are not published."""
+    config.data.sources = ("webdataset:data/train-{00000..09999}.tar",)
+    config.train.num_steps = 200_000  # ours
+    config.train.global_batch_size = 512
+    config.mesh.fsdp = 8
+    config.checkpoint.every_steps = 1000

@@ -1,0 +1,1 @@
+"""Training states on disk (Orbax), and the bundle that sampling reads."""

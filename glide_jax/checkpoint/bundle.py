@@ -1,0 +1,177 @@
+"""The sampling bundle: all that a sampler needs of a model, in one folder.
+
+params.safetensors  parameters, named by their path joined with "/"
+config.json         every setting of the run
+README.md           the model card
+bundle.json         {"format": 1, "sha256": {file: digest}}
+...                 the tokenizer's files
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import hashlib
+import json
+import pathlib
+import shutil
+import tempfile
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+import ml_dtypes  # noqa: F401  registers bfloat16 with numpy, and so with safetensors
+import numpy as np
+import safetensors
+import safetensors.numpy
+
+from glide_jax import shapes
+from glide_jax.errors import UserError
+
+FORMAT = 1
+PARAMS, CONFIG, CARD, MARK = (
+    "params.safetensors",
+    "config.json",
+    "README.md",
+    "bundle.json",
+)
+
+
+@dataclasses.dataclass(frozen=True)
+class Bundle:
+    """A bundle as read: numpy parameters, the JSON text of its config, its folder."""
+
+    params: shapes.Params
+    config_json: str
+    folder: pathlib.Path
+
+
+def is_bundle(folder: str | pathlib.Path) -> bool:
+    """True if the folder carries a bundle's mark."""
+    return (pathlib.Path(folder) / MARK).is_file()
+
+
+def write_bundle(
+    folder: str | pathlib.Path,
+    params: shapes.Params,
+    config_json: str,
+    tokenizer_files: Mapping[str, bytes],
+    card: str,
+    *,
+    dtype: Any = None,
+) -> None:
+    """Writes a bundle beside `folder`, then puts it in place of an older one.
+
+    Args:
+      folder: made with its parents; may hold an older bundle, but nothing else.
+      params: nested dict of arrays that this process can read whole.
+      config_json: what `config.resolve.to_json` gives.
+      tokenizer_files: file name -> content.
+      card: Markdown.
+      dtype: floating tensors are stored as this; None: as they are.
+
+    Raises:
+      UserError: the folder holds something that is not a bundle.
+    """
+    folder = pathlib.Path(folder).absolute()
+    if folder.exists() and not (is_bundle(folder) or _is_empty_folder(folder)):
+        raise UserError(
+            f"{folder} exists and is not a bundle; give a new folder, or remove it"
+        )
+    texts = {CONFIG: config_json.encode(), CARD: card.encode()}
+    for name in tokenizer_files:
+        if name in (PARAMS, MARK, *texts) or name != pathlib.Path(name).name:
+            raise ValueError(f"a tokenizer file may not be named {name!r}")
+    folder.parent.mkdir(parents=True, exist_ok=True)
+    # A folder of its own inside the target's parent: renames never cross file systems.
+    with tempfile.TemporaryDirectory(
+        dir=folder.parent, prefix=f".{folder.name}."
+    ) as scratch:
+        fresh = pathlib.Path(scratch) / "new"
+        fresh.mkdir()
+        tensors = {name: _stored(leaf, dtype) for name, leaf in _flatten(params)}
+        safetensors.numpy.save_file(tensors, fresh / PARAMS)
+        for name, content in {**texts, **tokenizer_files}.items():
+            (fresh / name).write_bytes(content)
+        digests = {path.name: _sha256(path) for path in sorted(fresh.iterdir())}
+        mark = json.dumps({"format": FORMAT, "sha256": digests}, indent=2)
+        (fresh / MARK).write_text(mark + "\n")
+        if folder.exists():
+            shutil.move(folder, pathlib.Path(scratch) / "old")
+        fresh.rename(folder)
+
+
+def read_bundle(folder: str | pathlib.Path) -> Bundle:
+    """The bundle in `folder`, its digests checked.
+
+    Raises:
+      UserError: not a bundle, of an unknown format, or a file that is missing or
+        differs from what was written.
+    """
+    folder = pathlib.Path(folder).absolute()
+    if not is_bundle(folder):
+        raise UserError(
+            f"{folder} is not a bundle (it has no {MARK}); make one with glide export"
+        )
+    try:
+        mark = json.loads((folder / MARK).read_text())
+    except json.JSONDecodeError as error:
+        raise UserError(f"{folder / MARK} is not JSON; export it again") from error
+    found = mark.get("format") if isinstance(mark, dict) else None
+    if found != FORMAT:
+        raise UserError(
+            f"{folder} has bundle format {found}, this version reads {FORMAT}; "
+            "export it again, or use the version that wrote it"
+        )
+    _check_digests(folder, mark["sha256"])
+    params = _nest(safetensors.numpy.load_file(folder / PARAMS))
+    return Bundle(params, (folder / CONFIG).read_text(), folder)
+
+
+def _check_digests(folder: pathlib.Path, digests: Mapping[str, str]) -> None:
+    for name, digest in digests.items():
+        if not (folder / name).is_file():
+            raise UserError(f"{folder / name} is missing; copy or export it again")
+        if _sha256(folder / name) != digest:
+            raise UserError(
+                f"{folder / name} is not the file that was exported (SHA-256 "
+                "differs); copy or export it again"
+            )
+
+
+def _is_empty_folder(folder: pathlib.Path) -> bool:
+    return folder.is_dir() and not any(folder.iterdir())
+
+
+def _sha256(path: pathlib.Path) -> str:
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def _flatten(params: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
+    for name, value in params.items():
+        if "/" in name:
+            raise ValueError(f"{name!r}: a parameter's name may not contain /")
+        if isinstance(value, Mapping):
+            yield from _flatten(value, f"{prefix}{name}/")
+        else:
+            yield prefix + name, value
+
+
+def _nest(tensors: Mapping[str, np.ndarray]) -> shapes.Params:
+    nested: shapes.Params = {}
+    for path, tensor in tensors.items():
+        *parents, name = path.split("/")
+        node = nested
+        for parent in parents:
+            node = node.setdefault(parent, {})
+        node[name] = tensor
+    return nested
+
+
+def _stored(leaf: Any, dtype: Any) -> np.ndarray:
+    array = np.asarray(leaf)
+    # numpy's own hierarchy does not know bfloat16 as floating.
+    is_float = array.dtype.kind == "f" or array.dtype.name == "bfloat16"
+    if dtype is not None and is_float:
+        array = array.astype(dtype)
+    # safetensors writes the buffer as it lies, whatever the strides say.
+    return np.asarray(array, order="C")

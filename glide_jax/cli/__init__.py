@@ -1,0 +1,1 @@
+"""The `glide` command: one module a verb."""

@@ -1,0 +1,56 @@
+"""Sample grids during training: the one place where train/ and sample/ meet."""
+
+from __future__ import annotations
+
+import numpy as np
+
+from glide_jax import shapes
+from glide_jax.models import build
+from glide_jax.sample import batches, images, stage
+from glide_jax.text import tokenizers
+from glide_jax.train import loop, setup
+
+GRID_SEED = 0
+
+
+def make(run: setup.Run) -> loop.GridHook | None:
+    """A function from averaged parameters to a grid of held-out captions.
+
+    Upper row: the real pictures. Lower row: what the model makes of their captions
+    (an upsampler of their low_res, an inpainting model of their known parts). None
+    where there is nothing to draw: a noised CLIP, or no validation data.
+    """
+    config = run.config
+    if not run.validation or config.model.family != "text2im":
+        return None
+    is_base = not config.model.low_res_px
+    draw = stage.make_stage(
+        config,
+        build.make_denoiser(config.model),
+        guidance_mode="cfg" if is_base else "none",
+        sampler=config.sample.sampler,
+        respacing=config.sample.respacing,
+        inpaint=config.model.inpaint,
+    )
+    batch = {k: v[: config.log.grid_images] for k, v in run.validation[0].items()}
+    count = len(batch["image"])
+    inputs = stage.StageInputs(
+        keys=batches.image_keys(GRID_SEED, 0, count, batches.BASE_STREAM),
+        caption=stage.Caption(batch["tokens"], batch["text_mask"]),
+        empty=stage.Caption(
+            *tokenizers.empty_batch(run.tokenizer, count, config.model.text_context)
+        ),
+        guidance_scale=config.sample.guidance_scale,
+        eta=config.sample.eta,
+        noise_temperature=config.sample.noise_temperature,
+        low_res=batch.get("low_res"),
+        inpaint_image=batch["image"] if config.model.inpaint else None,
+        inpaint_mask=batch.get("inpaint_mask"),
+    )
+    real = images.to_pixels(batch["image"])
+
+    def draw_grid(params: shapes.Params) -> np.ndarray:
+        drawn = images.to_pixels(draw(params, None, inputs))
+        return images.make_grid(np.concatenate([real, drawn]), columns=count)
+
+    return draw_grid

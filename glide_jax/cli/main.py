@@ -1,0 +1,93 @@
+"""`glide VERB [FLAGS]`: imports only the chosen verb and ends with its exit code.
+
+Exit codes: 0 done, 2 a mistake of the user's (one line on stderr), 42 stopped by a
+signal with everything saved (run the same command again).
+"""
+
+from __future__ import annotations
+
+import importlib
+import logging
+import os
+import sys
+
+from absl import flags
+
+from glide_jax import errors, lifecycle
+
+VERBS = {
+    "quickstart": "the whole system at toy size: train, sample, measure, draw",
+    "train": "train one phase from a configuration",
+    "export": "turn a trained workdir into a bundle for sampling",
+    "sample": "pictures from prompts",
+    "inpaint": "repaint a part of a picture",
+    "data": "build | tokenizer | emoji: prepare a data set",
+}
+
+
+def main(argv: list[str] | None = None) -> None:
+    """The console script."""
+    sys.exit(run(sys.argv[1:] if argv is None else argv))
+
+
+def run(argv: list[str]) -> int:
+    """Runs `glide` with these arguments; returns the exit code."""
+    if not argv or argv[0] in ("help", "-h", "--help"):
+        print(_usage())
+        return lifecycle.ExitCode.OK if argv else lifecycle.ExitCode.USER_ERROR
+    verb, *rest = argv
+    if verb not in VERBS:
+        print(
+            f"glide: {verb!r} is not a verb; use one of {', '.join(VERBS)}",
+            file=sys.stderr,
+        )
+        return lifecycle.ExitCode.USER_ERROR
+    logging.basicConfig(
+        level=os.environ.get("GLIDE_JAX_LOG", "INFO"),
+        format="%(message)s",
+        stream=sys.stderr,
+    )
+    # Orbax and absl tell of every file they touch.
+    for noisy in ("absl", "orbax", "jax", "etils", "tensorstore"):
+        logging.getLogger(noisy).setLevel(logging.ERROR)
+    module = importlib.import_module(f"glide_jax.cli.{verb}")
+    values = flags.FlagValues()
+    try:
+        module.define_flags(values)
+        flags.DEFINE_bool(
+            "help", False, "show this help", short_name="h", flag_values=values
+        )
+        arguments = _parse(values, [f"glide {verb}", *rest])
+        if values.help:
+            print(f"{module.__doc__}\n{values.main_module_help() or values}")
+            return lifecycle.ExitCode.OK
+        return module.run(values, arguments) or lifecycle.ExitCode.OK
+    except errors.UserError as error:
+        print(f"glide {verb}: {error}", file=sys.stderr)
+        return lifecycle.ExitCode.USER_ERROR
+    except KeyboardInterrupt:
+        print(f"glide {verb}: interrupted", file=sys.stderr)
+        return 130
+
+
+def _parse(values: flags.FlagValues, argv: list[str]) -> list[str]:
+    """Positional arguments; every flag mistake becomes one UserError."""
+    try:
+        return values(argv)[1:]
+    except (flags.Error, AttributeError, KeyError, TypeError, ValueError) as error:
+        # ml_collections raises AttributeError for an unknown key, with the nearest one.
+        line = " ".join(str(error).split())
+        raise errors.UserError(f"{line} (see `{argv[0]} --help`)") from error
+    except OSError as error:
+        raise errors.UserError(f"{error.filename}: {error.strerror}") from error
+
+
+def _usage() -> str:
+    lines = [f"  {verb:<11} {meaning}" for verb, meaning in VERBS.items()]
+    return "glide VERB [--flag=value ...]; `glide VERB --help` tells more\n\n" + (
+        "\n".join(lines)
+    )
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,55 @@
+"""The whole of GLIDE at toy size: train six phases, sample, measure, draw.
+
+    glide quickstart --output=runs/quickstart
+    glide quickstart --output=runs/smoke --scale=0.01
+
+Ends with samples.png and report.json in the output folder. Started again, it skips
+what is done and resumes what was cut off.
+"""
+
+from __future__ import annotations
+
+import pathlib
+
+from absl import flags
+
+from glide_jax.errors import UserError
+
+
+def define_flags(values: flags.FlagValues) -> None:
+    """--output, --scale."""
+    flags.DEFINE_string(
+        "output", "runs/quickstart", "folder of everything made", flag_values=values
+    )
+    flags.DEFINE_float(
+        "scale",
+        1.0,
+        "share of the training steps and of the measured pictures, e.g. 0.01 to try",
+        lower_bound=0.0,
+        upper_bound=10.0,
+        flag_values=values,
+    )
+
+
+def run(values: flags.FlagValues, arguments: list[str]) -> int:
+    """Does what is left to do, and writes the report and the sheet."""
+    from glide_jax import lifecycle
+    from glide_jax.quickstart import ledger, measure, phases, report
+    from glide_jax.train import workdir
+
+    if arguments:
+        raise UserError(f"{arguments[0]!r} is no flag; see glide quickstart --help")
+    root = pathlib.Path(values.output)
+    workdir.prepare(root)
+    done = ledger.Ledger(root / "ledger.json")
+    for phase in phases.PHASES:
+        code = phases.run_phase(phase, root, done, scale=values.scale)
+        if code != lifecycle.ExitCode.OK:
+            return code
+    counts = measure.Counts(min(values.scale, 1.0))
+    measurements = measure.Measurements(root, done, counts)
+    measurements.run()
+    report.write(root, done, measurements)
+    print(f"pictures: {root / 'samples.png'}")
+    print(f"figures:  {root / 'report.json'}")
+    return lifecycle.ExitCode.OK

@@ -1,0 +1,203 @@
+"""What `glide sample` and `glide inpaint` have in common: flags, models, output."""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import pathlib
+from collections.abc import Callable, Iterator
+from typing import TYPE_CHECKING, Any
+
+from absl import flags
+
+from glide_jax.errors import UserError
+
+if TYPE_CHECKING:
+    from glide_jax.sample.cascade import Cascade, CascadeResult
+
+# More pictures than this are not put together into grid.png.
+MAX_GRID = 100
+
+
+def define_flags(values: flags.FlagValues) -> None:
+    """Models, prompts, randomness, guidance, timesteps and output."""
+
+    def text(name: str, meaning: str) -> None:
+        flags.DEFINE_string(name, None, meaning, flag_values=values)
+
+    def number(name: str, meaning: str) -> None:
+        flags.DEFINE_float(name, None, meaning, flag_values=values)
+
+    def whole(name: str, default: int, meaning: str) -> None:
+        flags.DEFINE_integer(name, default, meaning, flag_values=values)
+
+    def choice(name: str, default: str | None, names: list[str], meaning: str) -> None:
+        flags.DEFINE_enum(name, default, names, meaning, flag_values=values)
+
+    text("base", "bundle of the base model, e.g. runs/base/bundle")
+    text("upsampler", "bundle of the upsampler; left out: small pictures only")
+    text("clip", "bundle of the noised CLIP, for --guidance_mode=clip or cfg+clip")
+    flags.DEFINE_multi_string(
+        "prompt", None, "what to draw; may be given again", flag_values=values
+    )
+    text("prompt_file", "instead of --prompt: a UTF-8 file with a prompt a line")
+    text("output", "folder for the pictures and samples.json, e.g. out/corgi")
+    whole("num_images", 1, "pictures of each prompt")
+    whole("seed", 0, "another number gives other pictures")
+    whole("batch_size", 16, "pictures drawn at once; lower it if memory runs out")
+    choice(
+        "guidance_mode",
+        "cfg",
+        ["none", "cfg", "clip", "cfg+clip"],
+        "what steers the base model: nothing, classifier-free, CLIP or both",
+    )
+    number("guidance_scale", "classifier-free, 1 is off; the bundle's if left out")
+    number("clip_guidance_scale", "CLIP, 0 is off; the bundle's if left out")
+    number("eta", "fresh noise in the base model's ddim steps, 0 to 1, e.g. 0.5")
+    choice("sampler", None, ["ddpm", "ddim"], "of the base model; the bundle's")
+    text("respacing", "timesteps of the base model, e.g. 150, ddim50, fast27")
+    choice("upsampler_sampler", None, ["ddpm", "ddim"], "of the upsampler")
+    text("upsampler_respacing", "timesteps of the upsampler, e.g. fast27")
+
+
+def read_prompts(values: flags.FlagValues) -> list[str]:
+    """The prompts, each `num_images` times over.
+
+    Raises:
+        UserError: None given, given twice over, or a file that cannot be read.
+    """
+    if bool(values.prompt) == bool(values.prompt_file):
+        raise UserError('give either --prompt="..." or --prompt_file=FILE')
+    if values.num_images < 1:
+        raise UserError(f"--num_images={values.num_images}; give at least 1")
+    prompts = values.prompt or _read_lines(values.prompt_file)
+    return [prompt for prompt in prompts for _ in range(values.num_images)]
+
+
+def read_output(values: flags.FlagValues) -> pathlib.Path:
+    """The output folder, found writable but not made yet."""
+    from glide_jax.sample import images
+
+    if not values.output:
+        raise UserError("--output is missing, e.g. --output=out/corgi")
+    folder = pathlib.Path(values.output)
+    images.check_output(folder)
+    return folder
+
+
+def read_options(values: flags.FlagValues) -> dict[str, Any]:
+    """The options of `Cascade` that flags set."""
+    names = (
+        "seed",
+        "batch_size",
+        "guidance_mode",
+        "guidance_scale",
+        "clip_guidance_scale",
+        "eta",
+        "sampler",
+        "respacing",
+        "upsampler_sampler",
+        "upsampler_respacing",
+    )
+    return {name: values[name].value for name in names}
+
+
+def load_cascade(values: flags.FlagValues) -> Cascade:
+    """The models that the flags name, found to belong together."""
+    from glide_jax.sample import cascade, restore
+
+    if not values.base:
+        raise UserError("--base is missing, e.g. --base=runs/base/bundle")
+    models = [
+        restore.load_bundle(folder) if folder else None
+        for folder in (values.base, values.upsampler, values.clip)
+    ]
+    return cascade.Cascade(*models)
+
+
+@contextlib.contextmanager
+def progress_bar(total: int) -> Iterator[Callable[[int], None]]:
+    """A bar that appears when drawing begins, so that a refusal stays one line."""
+    from glide_jax import progress
+
+    with contextlib.ExitStack() as stack:
+        bars: list[progress.ProgressBar] = []
+
+        def update(finished: int) -> None:
+            if not bars:
+                bar = progress.ProgressBar(total, "pictures drawn")
+                bars.append(stack.enter_context(bar))
+            bars[0].update(finished)
+
+        yield update
+
+
+def write_result(
+    folder: pathlib.Path,
+    models: Cascade,
+    prompts: list[str],
+    columns: int,
+    result: CascadeResult,
+    **record: Any,
+) -> None:
+    """PNG files, grid.png and samples.json, which holds all that repeating needs."""
+    from glide_jax.sample import images
+
+    final = result.base_images if result.images is None else result.images
+    pictures, entries = [], []
+    for i, prompt in enumerate(prompts):
+        entry = {"index": i, "prompt": prompt, "file": f"{i:06d}.png"}
+        pictures.append((entry["file"], final[i]))
+        if result.images is not None:
+            entry["base_file"] = f"{i:06d}_base.png"
+            pictures.append((entry["base_file"], result.base_images[i]))
+        entries.append(entry)
+    if 1 < len(prompts) <= MAX_GRID:
+        pictures.append(("grid.png", images.make_grid(final, columns)))
+    images.write_all(
+        folder,
+        pictures,
+        {
+            **record,
+            "bundles": _bundles(models),
+            "settings": result.settings,
+            "images": entries,
+        },
+    )
+
+
+def file_record(path: str) -> dict[str, str]:
+    """Name and digest of an input file."""
+    digest = hashlib.sha256(pathlib.Path(path).read_bytes()).hexdigest()
+    return {"file": path, "sha256": digest}
+
+
+def _bundles(models: Cascade) -> dict[str, dict[str, str]]:
+    from glide_jax.sample import restore
+
+    parts = {"base": models.base, "upsampler": models.upsampler, "clip": models.clip}
+    return {
+        name: {
+            "folder": str(model.folder),
+            "digest": restore.bundle_digest(model.folder),
+        }
+        for name, model in parts.items()
+        if model is not None
+    }
+
+
+def _read_lines(path: str) -> list[str]:
+    try:
+        text = pathlib.Path(path).read_text(encoding="utf-8-sig")
+    except UnicodeDecodeError as error:
+        raise UserError(
+            f"--prompt_file={path} is not UTF-8 (byte {error.start}); save it as UTF-8"
+        ) from error
+    except OSError as error:
+        raise UserError(
+            f"--prompt_file={path} cannot be read: {error.strerror}"
+        ) from error
+    prompts = [line.strip() for line in text.splitlines() if line.strip()]
+    if not prompts:
+        raise UserError(f"--prompt_file={path} holds no prompt; write one a line")
+    return prompts

@@ -1,0 +1,58 @@
+"""Train one phase. Started again with the same --workdir it goes on where it was.
+
+    glide train --config=experiments/configs/base64.py:tiny --workdir=runs/base
+    glide train --config=experiments/configs/base64_cfg.py:tiny --workdir=runs/cfg \\
+        --config.train.init_from=runs/base --config.optim.learning_rate=3e-4
+"""
+
+from __future__ import annotations
+
+import pathlib
+
+from absl import flags
+
+from glide_jax.errors import UserError
+
+
+def define_flags(values: flags.FlagValues) -> None:
+    """--config (a file, with :size after it), --workdir, --dry_run."""
+    from ml_collections import config_flags
+
+    config_flags.DEFINE_config_file(
+        "config",
+        help_string="file with get_config(size), as PATH or PATH:SIZE; "
+        "single settings follow as --config.section.key=value",
+        lock_config=True,
+        flag_values=values,
+    )
+    flags.DEFINE_string(
+        "workdir", None, "folder of this run, e.g. runs/base", flag_values=values
+    )
+    flags.DEFINE_bool(
+        "dry_run",
+        False,
+        "print the settings, parameters by part and shardings, and end",
+        flag_values=values,
+    )
+
+
+def run(values: flags.FlagValues, arguments: list[str]) -> int:
+    """Trains, and draws grids of the first average as it goes."""
+    from glide_jax.cli import dry_run, grid_hook
+    from glide_jax.config import resolve
+    from glide_jax.train import loop
+
+    if arguments:
+        raise UserError(f"{arguments[0]!r} is no flag; settings are --config.a.b=value")
+    if values.config is None:
+        raise UserError(
+            "--config is missing, e.g. --config=experiments/configs/base64.py:tiny"
+        )
+    config = resolve.from_config_dict(values.config)
+    if values.dry_run:
+        print(dry_run.report(config))
+        return 0
+    if not values.workdir:
+        raise UserError("--workdir is missing, e.g. --workdir=runs/base")
+    workdir = pathlib.Path(values.workdir)
+    return loop.train(config, workdir, make_grid_hook=grid_hook.make)

@@ -1,0 +1,1 @@
+"""What a run is: every setting once, checked together, as frozen dataclasses."""

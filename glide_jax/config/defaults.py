@@ -1,0 +1,214 @@
+"""Every setting of a run, once: its default, unit, meaning and source.
+
+Sources: "published" is the GLIDE paper (arXiv 2112.10741) or its released code;
+"inferred" follows a paper GLIDE builds on; "ours" is a choice nobody published.
+Lists are tuples, because only tuples can be overridden from the command line.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True)
+class Text2ImConfig:
+    """The text-conditional U-Net and its text transformer (released sizes).
+
+    Base, upsampler and their inpainting forms are fields of this one model.
+    """
+
+    family: str = "text2im"
+    image_px: int = 64  # side of x_t, pixels (published)
+    num_channels: int = 192  # width of the first level (published)
+    channel_mult: tuple[int, ...] = (1, 2, 3, 4)  # width of each level (published)
+    num_res_blocks: int = 3  # residual blocks a level (published)
+    attention_px: tuple[int, ...] = (32, 16, 8)  # levels with attention (published)
+    head_channels: int = 64  # channels of an attention head (published)
+    dropout_prob: float = 0.1  # in residual blocks (published default)
+    text_context: int = 128  # tokens of a caption (published)
+    vocab_size: int = 50257  # rows of the token table (published)
+    text_width: int = 512  # (published)
+    text_layers: int = 16  # (published)
+    text_heads: int = 8  # (published)
+    low_res_px: int = 0  # side of the upsampler's condition; 0: not an upsampler
+    inpaint: bool = False  # four more inputs: known pixels and their mask
+    compute_dtype: str = "bfloat16"  # float32, bfloat16 or float16; params stay float32
+
+    @property
+    def input_channels(self) -> int:
+        """Channels of [x_t, image * mask, mask, low_res]: 3, 6, 7 or 10."""
+        return 3 + 4 * self.inpaint + 3 * bool(self.low_res_px)
+
+
+@dataclass(frozen=True)
+class NoisedClipConfig:
+    """CLIP whose image tower sees x_t and its timestep (released ViT-B/4 sizes)."""
+
+    family: str = "noised_clip"
+    image_px: int = 64  # (published)
+    patch_px: int = 4  # (published)
+    image_width: int = 768  # (published)
+    image_layers: int = 12  # (published)
+    image_heads: int = 12  # (published)
+    text_context: int = 77  # tokens of a caption (published)
+    vocab_size: int = 65536  # rows of the token table, 49408 used (published)
+    text_width: int = 512  # (published)
+    text_layers: int = 12  # (published)
+    text_heads: int = 8  # (published)
+    embed_dim: int = 512  # of the shared space (published)
+    compute_dtype: str = "bfloat16"
+
+
+ModelConfig = Text2ImConfig | NoisedClipConfig
+MODEL_FAMILIES: dict[str, type] = {
+    "text2im": Text2ImConfig,
+    "noised_clip": NoisedClipConfig,
+}
+
+
+@dataclass(frozen=True)
+class DiffusionConfig:
+    """The noising process that a model is trained on."""
+
+    # squaredcos_cap_v2 for base and CLIP, linear for the upsampler (published)
+    schedule: str = "squaredcos_cap_v2"
+    num_timesteps: int = 1000  # training chain length (published)
+
+
+@dataclass(frozen=True)
+class DataConfig:
+    """Captioned images and what is done to them before the step."""
+
+    # "shapes:quickstart", "shapes:full", "webdataset:GLOB", "folder:DIR", "tfds:NAME"
+    sources: tuple[str, ...] = ("shapes:full",)
+    weights: tuple[float, ...] = (1.0,)  # share of each source in a batch
+    # The same kinds, for validation loss and sample grids; empty: the held-out split
+    # of the embedded worlds, else none.
+    validation_sources: tuple[str, ...] = ()
+    # "gpt2", "clip", a folder or .model file, or "sentencepiece:N": N pieces trained
+    # on this run's captions, unless the phase starts from one that has a tokenizer.
+    tokenizer: str = "gpt2"
+    # none, blur, noise or quantise; GLIDE states none (inferred: none)
+    low_res_corruption: str = "none"
+    # blur: sigma in low_res pixels (unCLIP's 0.6); noise: std in [-1, 1] units
+    low_res_corruption_strength: float = 0.6
+    flip_prob: float = 0.0  # captions say left and right, so never by default (ours)
+    num_threads: int = 2  # decoding threads of each process
+    prefetch_batches: int = 4
+    max_bad_frac: float = 0.01  # unreadable records before the run stops (ours)
+
+
+@dataclass(frozen=True)
+class TrainConfig:
+    """The objective and the length of a phase."""
+
+    num_steps: int = 1000
+    global_batch_size: int = 2048  # over all devices and processes (published, base)
+    # Chance of an empty caption per example; 0.2 in the fine-tune (published)
+    caption_drop_prob: float = 0.0
+    loss_type: str = "hybrid"  # hybrid, mse, mse_vb, kl or rescaled_kl (inferred)
+    # uniform, loss_second_moment or power (inferred: uniform)
+    timestep_sampling: str = "uniform"
+    # power: p(t) rises as ((t + 1) / T) ** timestep_power, not corrected for (ours)
+    timestep_power: float = 0.0
+    # A workdir or a bundle whose weights this phase starts from; "": none
+    init_from: str = ""
+    init_log2_loss_scale: float = 20.0  # float16 only (published in ADM's code)
+
+
+@dataclass(frozen=True)
+class OptimConfig:
+    """AdamW and its learning rate; GLIDE states none of these (inferred: ADM)."""
+
+    learning_rate: float = 1e-4  # peak
+    warmup_steps: int = 0  # linear from 0
+    schedule: str = "constant"  # after warm-up: constant, cosine or linear to 0
+    b1: float = 0.9
+    b2: float = 0.999
+    eps: float = 1e-8
+    weight_decay: float = 0.0  # on tensors of two or more dimensions
+    grad_clip_norm: float = 0.0  # global norm; 0: off
+
+
+@dataclass(frozen=True)
+class EmaConfig:
+    """Running averages of the parameters; the first is exported by default."""
+
+    decays: tuple[float, ...] = (0.9999,)  # (inferred: ADM, unCLIP)
+    # decay at step k is min(decay, (1 + k) / (10 + k)), so that a short run's
+    # average forgets its initialisation (ours)
+    warmup: bool = True
+
+
+@dataclass(frozen=True)
+class MeshConfig:
+    """Devices as axes; one of the six sizes may be -1: what is left.
+
+    The *_dcn parts span slices over the data-centre network, the others the chips
+    of one slice.
+    """
+
+    data: int = -1
+    fsdp: int = 1
+    tensor: int = 1
+    data_dcn: int = 1
+    fsdp_dcn: int = 1
+    tensor_dcn: int = 1
+    min_shard_mb: float = 1.0  # smaller tensors stay whole on every device
+
+
+@dataclass(frozen=True)
+class CheckpointConfig:
+    """When the training state is written and how many states are kept."""
+
+    every_steps: int = 1000
+    keep: int = 3  # newest ones
+
+
+@dataclass(frozen=True)
+class LogConfig:
+    """What a run tells about itself."""
+
+    every_steps: int = 50  # one JSONL row and TensorBoard point
+    validate_every_steps: int = 0  # validation loss of EMA parameters; 0: only at end
+    validation_examples: int = 256
+    grid_every_steps: int = 0  # fixed-seed sample grid from the EMA; 0: never
+    grid_images: int = 8
+
+
+@dataclass(frozen=True)
+class SampleConfig:
+    """Sampling defaults that travel with the exported model."""
+
+    sampler: str = "ddpm"  # ddpm or ddim
+    respacing: str = "150"  # timesteps kept (published: 150; upsampler fast27)
+    eta: float = 0.0  # ddim only
+    guidance_scale: float = 3.0  # classifier-free (published)
+    clip_guidance_scale: float = 2.0  # (published)
+    noise_temperature: float = 1.0  # of the start noise (published: upsampler 0.997)
+
+
+@dataclass(frozen=True)
+class Config:
+    """A whole run."""
+
+    name: str = "base64"
+    seed: int = 0
+    model: ModelConfig = Text2ImConfig()
+    diffusion: DiffusionConfig = DiffusionConfig()
+    data: DataConfig = DataConfig()
+    train: TrainConfig = TrainConfig()
+    optim: OptimConfig = OptimConfig()
+    ema: EmaConfig = EmaConfig()
+    mesh: MeshConfig = MeshConfig()
+    checkpoint: CheckpointConfig = CheckpointConfig()
+    log: LogConfig = LogConfig()
+    sample: SampleConfig = SampleConfig()
+
+
+SECTIONS: dict[str, type] = {
+    field.name: type(getattr(Config(), field.name))
+    for field in dataclasses.fields(Config)
+    if field.name not in ("name", "seed", "model")
+}

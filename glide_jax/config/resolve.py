@@ -1,0 +1,190 @@
+"""How settings travel: dataclasses, a locked ConfigDict for flags, JSON for files.
+
+The dataclasses of `defaults` are the only schema. A ConfigDict exists between an
+experiment file and the command line's overrides; past that door every reader holds
+a frozen `Config`.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import difflib
+import hashlib
+import json
+import math
+import typing
+from collections.abc import Mapping
+from typing import Any
+
+import ml_collections
+
+from glide_jax.config import defaults
+from glide_jax.errors import UserError
+
+ABSENT = "(absent)"
+
+
+def to_config_dict(config: defaults.Config) -> ml_collections.ConfigDict:
+    """The settings as nested, locked ConfigDicts; tuples stay tuples."""
+    config_dict = ml_collections.ConfigDict(
+        dataclasses.asdict(config), convert_dict=True
+    )
+    return config_dict.lock()
+
+
+def from_config_dict(config_dict: ml_collections.ConfigDict) -> defaults.Config:
+    """The frozen settings of a ConfigDict; keys left out take their defaults.
+
+    Raises:
+      UserError: a key that no section has, or a value of the wrong type.
+    """
+    return _from_nested(config_dict.to_dict())
+
+
+def to_json(config: defaults.Config) -> str:
+    """Indented JSON, the same text for the same settings."""
+    return json.dumps(dataclasses.asdict(config), indent=2, allow_nan=False) + "\n"
+
+
+def from_json(text: str) -> defaults.Config:
+    """The settings that `to_json` wrote; keys left out take their defaults.
+
+    Raises:
+      UserError: not JSON, a key that no section has, or a value of the wrong type.
+    """
+    try:
+        nested = json.loads(text)
+    except json.JSONDecodeError as error:
+        raise UserError(
+            f"the configuration is not JSON ({error}); write it with glide train"
+        ) from error
+    if not isinstance(nested, dict):
+        raise UserError(
+            f"the configuration is a JSON {type(nested).__name__}; it has to be an "
+            "object with sections such as model and train"
+        )
+    return _from_nested(nested)
+
+
+def digest(config: defaults.Config) -> str:
+    """SHA-256, in hexadecimal, of `to_json(config)`."""
+    return hashlib.sha256(to_json(config).encode()).hexdigest()
+
+
+def override(config: defaults.Config, changes: Mapping[str, Any]) -> defaults.Config:
+    """The settings with dotted paths replaced, e.g. {"optim.learning_rate": 1e-3}.
+
+    Raises:
+      UserError: a path that does not exist, or a value of the wrong type.
+    """
+    nested = dataclasses.asdict(config)
+    for path, value in changes.items():
+        *sections, name = path.split(".")
+        node = nested
+        for depth, section in enumerate(sections):
+            if not isinstance(node.get(section), dict):
+                _refuse_key(section, node, ".".join(sections[:depth]))
+            node = node[section]
+        if name not in node:
+            _refuse_key(name, node, ".".join(sections))
+        node[name] = value
+    return _from_nested(nested)
+
+
+def differences(a: defaults.Config, b: defaults.Config) -> list[str]:
+    """One line for each setting that differs: "model.num_channels: 32 -> 64"."""
+    before, after = _flatten(dataclasses.asdict(a)), _flatten(dataclasses.asdict(b))
+    return [
+        f"{path}: {before.get(path, ABSENT)} -> {after.get(path, ABSENT)}"
+        for path in before | after
+        if before.get(path, ABSENT) != after.get(path, ABSENT)
+    ]
+
+
+def _flatten(nested: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
+    flat: dict[str, Any] = {}
+    for name, value in nested.items():
+        if isinstance(value, Mapping):
+            flat |= _flatten(value, f"{prefix}{name}.")
+        else:
+            flat[prefix + name] = value
+    return flat
+
+
+def _from_nested(nested: Mapping[str, Any]) -> defaults.Config:
+    sections = {"model": _model_class(nested.get("model", {})), **defaults.SECTIONS}
+    for name in nested:
+        if name not in ("name", "seed", *sections):
+            _refuse_key(name, ("name", "seed", *sections), "")
+    plain = {
+        name: _coerce(nested[name], type_, name)
+        for name, type_ in (("name", str), ("seed", int))
+        if name in nested
+    }
+    built = {
+        name: _section(section, nested.get(name, {}), name)
+        for name, section in sections.items()
+    }
+    return defaults.Config(**plain, **built)
+
+
+def _model_class(values: Any) -> type:
+    family = values.get("family", "text2im") if isinstance(values, Mapping) else ""
+    if family not in defaults.MODEL_FAMILIES:
+        known = " or ".join(defaults.MODEL_FAMILIES)
+        raise UserError(f"model.family={family!r} is not known; use {known}")
+    return defaults.MODEL_FAMILIES[family]
+
+
+def _section(section: type, values: Any, path: str):
+    if not isinstance(values, Mapping):
+        raise UserError(f"{path}={values!r} is not a section; set keys such as {path}.")
+    types = typing.get_type_hints(section)
+    for name in values:
+        if name not in types:
+            _refuse_key(name, types, path)
+    return section(
+        **{
+            name: _coerce(value, types[name], f"{path}.{name}")
+            for name, value in values.items()
+        }
+    )
+
+
+def _refuse_key(name: str, known: typing.Iterable[str], path: str) -> typing.NoReturn:
+    prefix = f"{path}." if path else ""
+    known = sorted(known)
+    near = difflib.get_close_matches(name, known, n=1)
+    remedy = (
+        f"did you mean {prefix}{near[0]}?" if near else f"known: {', '.join(known)}"
+    )
+    raise UserError(f"{prefix}{name} is not a setting; {remedy}")
+
+
+def _coerce(value: Any, type_: Any, path: str) -> Any:
+    """`value` as `type_`: whole numbers become floats, lists become tuples."""
+    if typing.get_origin(type_) is tuple:
+        if not isinstance(value, tuple | list):
+            _refuse_type(value, "a tuple", path)
+        item_type = typing.get_args(type_)[0]
+        return tuple(
+            _coerce(item, item_type, f"{path}[{i}]") for i, item in enumerate(value)
+        )
+    # bool is an int to Python, but never to a reader of a configuration.
+    is_number = isinstance(value, int | float) and not isinstance(value, bool)
+    if type_ is float and is_number:
+        if not math.isfinite(value):
+            raise UserError(f"{path}={value} is not finite; give a finite number")
+        return float(value)
+    if not isinstance(value, type_) or (type_ is int and not is_number):
+        _refuse_type(value, {"int": "a whole number"}.get(type_.__name__, ""), path)
+    return value
+
+
+def _refuse_type(value: Any, wanted: str, path: str) -> typing.NoReturn:
+    default = _flatten(dataclasses.asdict(defaults.Config())).get(path)
+    wanted = wanted or f"a {type(default).__name__}"
+    raise UserError(
+        f"{path}={value!r} is a {type(value).__name__}; it has to be {wanted}"
+        + (f" such as {default!r}" if default is not None else "")
+    )

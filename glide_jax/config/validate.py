@@ -1,0 +1,275 @@
+"""Rules that no single field can state; each breach is one line with its remedy.
+
+Whether a respacing can be parsed is checked where it is parsed, and whether the mesh
+fits the devices where the devices are known.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+from glide_jax.config import defaults
+from glide_jax.errors import UserError
+
+NORM_GROUPS = 32  # GroupNorm groups of every U-Net block (published code)
+
+DTYPES = ("float32", "bfloat16", "float16")
+SCHEDULES = ("squaredcos_cap_v2", "linear")
+LOSS_TYPES = ("hybrid", "mse", "mse_vb", "kl", "rescaled_kl")
+TIMESTEP_SAMPLINGS = ("uniform", "loss_second_moment", "power")
+CORRUPTIONS = ("none", "blur", "noise", "quantise")
+LEARNING_RATE_SCHEDULES = ("constant", "cosine", "linear")
+SAMPLERS = ("ddpm", "ddim")
+
+
+def validate(config: defaults.Config) -> None:
+    """Raises UserError at the first rule that the settings break."""
+    _require(config.seed >= 0, "seed", config.seed, "is negative", "use 0 or more")
+    if isinstance(config.model, defaults.Text2ImConfig):
+        _check_text2im(config.model)
+    else:
+        _check_noised_clip(config.model)
+    _check_diffusion(config.diffusion)
+    _check_data(config.data)
+    _check_train(config.train)
+    _check_optim(config)
+    _check_ema(config.ema)
+    _check_mesh(config.mesh)
+    _check_intervals(config)
+    _check_sample(config.sample)
+    _check_family_rules(config)
+
+
+def _require(ok: bool, path: str, value: Any, rule: str, remedy: str) -> None:
+    if not ok:
+        raise UserError(f"{path}={value!r} {rule}; {remedy}")
+
+
+def _at_least(
+    section: str, node: Any, least: float | int, names: Sequence[str]
+) -> None:
+    for name in names:
+        value = getattr(node, name)
+        _require(
+            value >= least,
+            f"{section}.{name}",
+            value,
+            f"is less than {least}",
+            f"use {least} or more",
+        )
+
+
+def _one_of(path: str, value: str, known: Sequence[str]) -> None:
+    _require(value in known, path, value, "is not known", f"use {', '.join(known)}")
+
+
+def _within(path: str, value: float, low: float, high: float) -> None:
+    rule = f"is outside [{low:g}, {high:g}]"
+    _require(low <= value <= high, path, value, rule, "use a value inside")
+
+
+def _divides(path: str, value: int, part_path: str, part: int) -> None:
+    _require(
+        value % part == 0,
+        path,
+        value,
+        f"is not divisible by {part_path}={part}",
+        f"use {max(value // part, 1) * part}, or change {part_path}",
+    )
+
+
+def _check_text2im(model: defaults.Text2ImConfig) -> None:
+    positive = (
+        "image_px num_channels num_res_blocks head_channels text_context vocab_size "
+        "text_width text_layers text_heads"
+    )
+    _at_least("model", model, 1, positive.split())
+    _at_least("model", model, 0, ["low_res_px"])
+    _one_of("model.compute_dtype", model.compute_dtype, DTYPES)
+    _within("model.dropout_prob", model.dropout_prob, 0.0, 1.0)
+    _divides("model.text_width", model.text_width, "model.text_heads", model.text_heads)
+    _check_levels(model)
+    if model.low_res_px:
+        _divides("model.image_px", model.image_px, "model.low_res_px", model.low_res_px)
+        _require(
+            model.low_res_px < model.image_px,
+            "model.low_res_px",
+            model.low_res_px,
+            f"is not below model.image_px={model.image_px}",
+            "an upsampler enlarges: use a smaller size, or 0 for a base model",
+        )
+
+
+def _check_levels(model: defaults.Text2ImConfig) -> None:
+    mult = model.channel_mult
+    is_usable = bool(mult) and min(mult) >= 1
+    _require(
+        is_usable, "model.channel_mult", mult, "has no or empty levels", "e.g. (1, 2)"
+    )
+    factor = 2 ** (len(mult) - 1)
+    _require(
+        model.image_px % factor == 0,
+        "model.image_px",
+        model.image_px,
+        f"cannot be halved for {len(mult)} levels",
+        f"use a multiple of {factor}, or fewer entries in model.channel_mult",
+    )
+    level_px = [model.image_px >> level for level in range(len(mult))]
+    for px in model.attention_px:
+        _require(
+            px in level_px,
+            "model.attention_px",
+            model.attention_px,
+            f"names {px}, which is no level",
+            f"levels are {', '.join(map(str, level_px))}",
+        )
+    for level, (px, factor) in enumerate(zip(level_px, mult, strict=True)):
+        channels = model.num_channels * factor
+        path = f"model.num_channels * model.channel_mult[{level}]"
+        _divides(path, channels, "the number of GroupNorm groups", NORM_GROUPS)
+        # The middle block attends too, at the last level's width.
+        if px in model.attention_px or level == len(mult) - 1:
+            _divides(path, channels, "model.head_channels", model.head_channels)
+
+
+def _check_noised_clip(model: defaults.NoisedClipConfig) -> None:
+    positive = (
+        "image_px patch_px image_width image_layers image_heads text_context "
+        "vocab_size text_width text_layers text_heads embed_dim"
+    )
+    _at_least("model", model, 1, positive.split())
+    _one_of("model.compute_dtype", model.compute_dtype, DTYPES)
+    for name, part in (
+        ("image_px", "patch_px"),
+        ("image_width", "image_heads"),
+        ("text_width", "text_heads"),
+    ):
+        value, by = getattr(model, name), getattr(model, part)
+        _divides(f"model.{name}", value, f"model.{part}", by)
+
+
+def _check_family_rules(config: defaults.Config) -> None:
+    model, train, data = config.model, config.train, config.data
+    is_clip = isinstance(model, defaults.NoisedClipConfig)
+    _require(
+        not (is_clip and train.caption_drop_prob),
+        "train.caption_drop_prob",
+        train.caption_drop_prob,
+        "drops captions that CLIP has to match",
+        "use 0 with model.family=noised_clip",
+    )
+    _require(
+        not (is_clip and train.timestep_sampling == "loss_second_moment"),
+        "train.timestep_sampling",
+        train.timestep_sampling,
+        "needs a loss for each timestep, which CLIP's has not",
+        "use uniform or power with model.family=noised_clip",
+    )
+    _require(
+        data.low_res_corruption == "none" or bool(getattr(model, "low_res_px", 0)),
+        "data.low_res_corruption",
+        data.low_res_corruption,
+        "corrupts a condition that this model does not have",
+        "use none, or an upsampler (model.low_res_px)",
+    )
+
+
+def _check_diffusion(diffusion: defaults.DiffusionConfig) -> None:
+    _one_of("diffusion.schedule", diffusion.schedule, SCHEDULES)
+    _at_least("diffusion", diffusion, 1, ["num_timesteps"])
+
+
+def _check_data(data: defaults.DataConfig) -> None:
+    _require(bool(data.sources), "data.sources", data.sources, "is empty", "give one")
+    _require(
+        len(data.weights) == len(data.sources),
+        "data.weights",
+        data.weights,
+        f"does not match the {len(data.sources)} data.sources",
+        "give one weight for each source",
+    )
+    are_positive = all(weight > 0 for weight in data.weights)
+    rule = "has a weight that is not positive"
+    remedy = "use positive weights, or leave the source out"
+    _require(are_positive, "data.weights", data.weights, rule, remedy)
+    _one_of("data.low_res_corruption", data.low_res_corruption, CORRUPTIONS)
+    _within("data.flip_prob", data.flip_prob, 0.0, 1.0)
+    _within("data.max_bad_frac", data.max_bad_frac, 0.0, 1.0)
+    _at_least("data", data, 0, ["low_res_corruption_strength"])
+    _at_least("data", data, 1, ["num_threads", "prefetch_batches"])
+
+
+def _check_train(train: defaults.TrainConfig) -> None:
+    _at_least("train", train, 1, ["num_steps", "global_batch_size"])
+    _at_least("train", train, 0, ["timestep_power", "init_log2_loss_scale"])
+    _within("train.caption_drop_prob", train.caption_drop_prob, 0.0, 1.0)
+    _one_of("train.loss_type", train.loss_type, LOSS_TYPES)
+    _one_of("train.timestep_sampling", train.timestep_sampling, TIMESTEP_SAMPLINGS)
+    _require(
+        not train.timestep_power or train.timestep_sampling == "power",
+        "train.timestep_power",
+        train.timestep_power,
+        f"has no effect with train.timestep_sampling={train.timestep_sampling!r}",
+        "use 0, or train.timestep_sampling=power",
+    )
+
+
+def _check_optim(config: defaults.Config) -> None:
+    optim, num_steps = config.optim, config.train.num_steps
+    _one_of("optim.schedule", optim.schedule, LEARNING_RATE_SCHEDULES)
+    _at_least("optim", optim, 0, ["warmup_steps", "weight_decay", "grad_clip_norm"])
+    for name in ("learning_rate", "eps"):
+        value = getattr(optim, name)
+        _require(value > 0, f"optim.{name}", value, "is not positive", "e.g. 1e-4")
+    for name in ("b1", "b2"):
+        value = getattr(optim, name)
+        rule = "is outside [0, 1)"
+        _require(0 <= value < 1, f"optim.{name}", value, rule, "e.g. 0.9")
+    _require(
+        optim.schedule == "constant" or optim.warmup_steps < num_steps,
+        "optim.warmup_steps",
+        optim.warmup_steps,
+        f"leaves nothing of train.num_steps={num_steps} to decay in",
+        "use fewer, or optim.schedule=constant",
+    )
+
+
+def _check_ema(ema: defaults.EmaConfig) -> None:
+    is_usable = bool(ema.decays) and all(0 <= decay < 1 for decay in ema.decays)
+    rule = "is empty or has a decay outside [0, 1)"
+    _require(is_usable, "ema.decays", ema.decays, rule, "e.g. (0.9999,)")
+    is_distinct = len(set(ema.decays)) == len(ema.decays)
+    rule = "names a decay twice"
+    _require(is_distinct, "ema.decays", ema.decays, rule, "leave one out")
+
+
+def _check_mesh(mesh: defaults.MeshConfig) -> None:
+    names = ("data", "fsdp", "tensor", "data_dcn", "fsdp_dcn", "tensor_dcn")
+    sizes = [getattr(mesh, name) for name in names]
+    for name, size in zip(names, sizes, strict=True):
+        rule = "is neither -1 nor positive"
+        remedy = "use 1 or more, or -1 for what is left"
+        _require(size == -1 or size >= 1, f"mesh.{name}", size, rule, remedy)
+    unknown = ", ".join(n for n, s in zip(names, sizes, strict=True) if s == -1)
+    rule, remedy = "is -1 more than once", "leave one -1 and give the others"
+    _require(sizes.count(-1) <= 1, "mesh", unknown, rule, remedy)
+    _at_least("mesh", mesh, 0, ["min_shard_mb"])
+
+
+def _check_intervals(config: defaults.Config) -> None:
+    _at_least("checkpoint", config.checkpoint, 1, ["every_steps", "keep"])
+    _at_least("log", config.log, 1, ["every_steps", "validation_examples"])
+    _at_least("log", config.log, 1, ["grid_images"])
+    _at_least("log", config.log, 0, ["validate_every_steps", "grid_every_steps"])
+
+
+def _check_sample(sample: defaults.SampleConfig) -> None:
+    _one_of("sample.sampler", sample.sampler, SAMPLERS)
+    _within("sample.eta", sample.eta, 0.0, 1.0)
+    rule = "has no effect with sample.sampler='ddpm'"
+    remedy = "use 0, or sample.sampler=ddim"
+    is_used = sample.sampler == "ddim" or not sample.eta
+    _require(is_used, "sample.eta", sample.eta, rule, remedy)
+    names = ["guidance_scale", "clip_guidance_scale", "noise_temperature"]
+    _at_least("sample", sample, 0, names)

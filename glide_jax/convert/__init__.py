@@ -1,0 +1,1 @@
+"""Weights of other releases into parameter trees and back."""

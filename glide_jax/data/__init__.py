@@ -1,0 +1,1 @@
+"""From image-text records to numpy batches, as a function of (seed, step)."""

@@ -1,0 +1,57 @@
+"""A folder of pictures, each with its caption in a text file beside it."""
+
+from __future__ import annotations
+
+import pathlib
+
+from glide_jax import errors
+from glide_jax.data import schema
+
+SUFFIXES = frozenset({".jpg", ".jpeg", ".png", ".webp"})
+
+
+class Folder:
+    """A source over NAME.jpg|jpeg|png|webp with NAME.txt, at any depth, by name."""
+
+    def __init__(self, directory: str) -> None:
+        self._root = pathlib.Path(directory).expanduser()
+        if not self._root.is_dir():
+            raise errors.UserError(
+                f"folder:{directory} is not a folder; give the folder of the pictures"
+            )
+        self._images = sorted(
+            path for path in self._root.rglob("*") if path.suffix.lower() in SUFFIXES
+        )
+        if not self._images:
+            raise errors.UserError(
+                f"folder:{directory} holds no picture ({', '.join(sorted(SUFFIXES))});"
+                " put some there, each NAME.jpg with its caption in NAME.txt"
+            )
+        if not any(image.with_suffix(".txt").is_file() for image in self._images):
+            raise errors.UserError(
+                f"folder:{directory} has {len(self._images)} pictures and no captions;"
+                f" put the caption of {self._images[0].name} in"
+                f" {self._images[0].with_suffix('.txt').name} beside it, and so on"
+            )
+
+    def __len__(self) -> int:
+        return len(self._images)
+
+    def __repr__(self) -> str:
+        return f"folder:{self._root}"
+
+    def __getitem__(self, index: int) -> schema.Example:
+        if not 0 <= index < len(self):
+            raise IndexError(f"record {index} of {self!r}")
+        path = self._images[index]
+        key = str(path.relative_to(self._root))
+        try:
+            caption = path.with_suffix(".txt").read_text(encoding="utf-8").strip()
+        except FileNotFoundError as fault:
+            raise schema.BadRecordError("missing caption", key) from fault
+        except UnicodeDecodeError as fault:
+            raise schema.BadRecordError("broken caption", key, "not UTF-8") from fault
+        try:
+            return schema.Example(path.read_bytes(), caption, key)
+        except OSError as fault:
+            raise schema.BadRecordError("broken image", key, str(fault)) from fault

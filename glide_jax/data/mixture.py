@@ -1,0 +1,105 @@
+"""Several sources in fixed shares, as one source whose order needs no state."""
+
+from __future__ import annotations
+
+import bisect
+import functools
+import itertools
+
+import numpy as np
+
+from glide_jax import errors
+from glide_jax.data import schema, streams
+
+# The shares are exact in every block of this many positions, to 1/BLOCK.
+BLOCK = 1000
+
+
+@functools.lru_cache(maxsize=64)
+def _block_layout(
+    counts: tuple[int, ...], seed: int, block: int
+) -> tuple[np.ndarray, np.ndarray]:
+    """Part of each slot of a block, and how often that part stood before in it."""
+    slots = np.repeat(np.arange(len(counts)), counts)
+    streams.generator(seed, streams.MIXTURE, block).shuffle(slots)
+    ranks = np.empty(BLOCK, np.int64)
+    for part, count in enumerate(counts):
+        ranks[slots == part] = np.arange(count)
+    return slots, ranks
+
+
+class Mixture:
+    """The parts one behind another; `part_at` gives the weighted stream.
+
+    Attributes:
+      parts: the sources.
+      starts: index in the mixture of each part's first record.
+    """
+
+    def __init__(
+        self, parts: tuple[schema.Source, ...], weights: tuple[float, ...]
+    ) -> None:
+        _check(parts, weights)
+        self.parts = parts
+        self.weights = weights
+        ends = list(itertools.accumulate(len(part) for part in parts))
+        self.starts = [0, *ends[:-1]]
+        self._length = ends[-1]
+        self._counts = _block_counts(weights)
+
+    def __len__(self) -> int:
+        return self._length
+
+    def __getitem__(self, index: int) -> schema.Example:
+        if not 0 <= index < self._length:
+            raise IndexError(f"record {index} of {self!r}")
+        part = bisect.bisect_right(self.starts, index) - 1
+        return self.parts[part][index - self.starts[part]]
+
+    def __repr__(self) -> str:
+        pairs = zip(self.parts, self.weights, strict=True)
+        return f"Mixture({', '.join(f'{w:g} x {p!r}' for p, w in pairs)})"
+
+    def at_px(self, px: int) -> Mixture:
+        """The same mixture, its drawn parts drawn at (px, px)."""
+        parts = tuple(
+            part.at_px(px) if isinstance(part, schema.Drawable) else part
+            for part in self.parts
+        )
+        return Mixture(parts, self.weights)
+
+    def part_at(self, seed: int, position: int) -> tuple[int, int]:
+        """The part at `position` of the stream, and how often it stood before it."""
+        block, slot = divmod(position, BLOCK)
+        slots, ranks = _block_layout(self._counts, seed, block)
+        part = int(slots[slot])
+        return part, block * self._counts[part] + int(ranks[slot])
+
+
+def _block_counts(weights: tuple[float, ...]) -> tuple[int, ...]:
+    """Whole numbers in the ratio of the weights that sum to BLOCK, none of them 0."""
+    exact = np.array(weights, np.float64) / sum(weights) * BLOCK
+    counts = np.maximum(np.floor(exact).astype(int), 1)
+    # Largest remainders first; too many ones are taken back from the largest.
+    for part in np.argsort(counts - exact, kind="stable")[
+        : max(0, BLOCK - sum(counts))
+    ]:
+        counts[part] += 1
+    counts[np.argmax(counts)] += BLOCK - counts.sum()
+    return tuple(int(count) for count in counts)
+
+
+def _check(parts: tuple[schema.Source, ...], weights: tuple[float, ...]) -> None:
+    if not parts or len(parts) != len(weights):
+        raise errors.UserError(
+            f"data.sources names {len(parts)} sources and data.weights"
+            f" {len(weights)} numbers; give one weight to each of one or more sources"
+        )
+    if not all(np.isfinite(weight) and weight > 0 for weight in weights):
+        raise errors.UserError(
+            f"data.weights={weights} must be positive; leave out a source of weight 0"
+        )
+    if sum(weights) > BLOCK * min(weights):
+        raise errors.UserError(
+            f"data.weights={weights} has a share below 1/{BLOCK}; leave that source out"
+        )

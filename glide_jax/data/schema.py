@@ -1,0 +1,85 @@
+"""What a record and a batch hold: the contract between sources, pipeline and trainer.
+
+Batch fields (numpy; B is this process's rows of the global batch):
+
+| field           | dtype, shape      | meaning                                      |
+|-----------------|-------------------|----------------------------------------------|
+| `image`         | float32 (B,H,W,3) | [-1, 1]                                      |
+| `tokens`        | int32 (B,L)       | token ids, padded                            |
+| `text_mask`     | bool (B,L)        | True = real token                            |
+| `example_index` | int32 (B,)        | (step * global_batch_size + row) modulo 2^31 |
+| `low_res`       | float32 (B,h,w,3) | [-1, 1]; only when low_res_px > 0            |
+| `inpaint_mask`  | float32 (B,H,W,1) | 1 = known, 0 = to fill; only when inpainting |
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from typing import Protocol, runtime_checkable
+
+import numpy as np
+
+from glide_jax import errors
+
+Batch = dict[str, np.ndarray]
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class Example:
+    """One captioned picture as a source yields it.
+
+    Attributes:
+      image: an encoded file (JPEG, PNG, WebP), or uint8 pixels (H, W, 3).
+      caption: the text, not yet tokenized.
+      key: names the record to a person, e.g. "shard-00000.tar:000000017".
+    """
+
+    image: bytes | np.ndarray
+    caption: str
+    key: str
+
+
+class BadRecordError(errors.UserError):
+    """One record that cannot be used; the pipeline replaces it and counts it.
+
+    Attributes:
+      kind: a short class of fault, e.g. "broken image" or "empty caption".
+      key: the record, as in `Example.key`.
+    """
+
+    def __init__(self, kind: str, key: str, detail: str = "") -> None:
+        self.kind = kind
+        self.key = key
+        super().__init__(
+            f"record {key}: {kind}{f' ({detail})' if detail else ''};"
+            " mend or remove it, or allow more by data.max_bad_frac"
+        )
+
+
+@runtime_checkable
+class Source(Protocol):
+    """Random access to records; `__getitem__` may raise `BadRecordError`."""
+
+    def __len__(self) -> int: ...
+
+    def __getitem__(self, index: int) -> Example: ...
+
+
+@runtime_checkable
+class Drawable(Protocol):
+    """A source that draws its pictures, so that it can draw them at any size."""
+
+    def at_px(self, px: int) -> Source:
+        """The same records, drawn (px, px)."""
+        ...
+
+
+@runtime_checkable
+class Tokenizer(Protocol):
+    """The one method of the tokenizers that the pipeline needs."""
+
+    def encode_batch(
+        self, texts: list[str], context: int
+    ) -> tuple[np.ndarray, np.ndarray]:
+        """Tokens int32 (B, context) and text_mask bool (B, context)."""
+        ...

@@ -1,0 +1,101 @@
+"""Opens what data.sources names: "KIND:WHERE" to a random-access source."""
+
+from __future__ import annotations
+
+import urllib.parse
+
+from glide_jax import errors
+from glide_jax.data import (
+    folder,
+    mixture,
+    order,
+    schema,
+    shapes_world,
+    tar_shards,
+)
+
+KINDS = (
+    "shapes:quickstart",
+    "shapes:full",
+    "webdataset:GLOB",
+    "tfds:NAME_OR_DIR",
+    "folder:DIR",
+)
+
+
+def open_source(spec: str, *, split: str = "train") -> schema.Source:
+    """The source a spec names.
+
+    Args:
+      spec: one of
+        "shapes:quickstart", "shapes:full": drawn on the fly; splits train, held_out.
+        "webdataset:GLOB": img2dataset tars; several globs by commas, {000..012} ranges.
+        "folder:DIR": pictures with a .txt caption beside each.
+        "tfds:NAME_OR_DIR?image=FEATURE&caption=FEATURE": ArrayRecord; the features
+        default to image and caption.
+        "{split}" in a spec becomes the split, e.g. "webdataset:emoji-{split}-*.tar".
+      split: "train", or what else the source has.
+
+    Raises:
+      UserError: an unknown kind, or a place that does not hold what it should.
+    """
+    kind, separator, where = spec.replace("{split}", split).partition(":")
+    if not separator or not where or kind not in {k.partition(":")[0] for k in KINDS}:
+        raise errors.UserError(
+            f"data source {spec!r} is not understood; use one of {', '.join(KINDS)}"
+        )
+    if kind == "shapes":
+        return shapes_world.ShapesWorld(where, split)
+    if kind == "webdataset":
+        return tar_shards.TarShards(where)
+    if kind == "folder":
+        return folder.Folder(where)
+    return _open_tfds(where, split)
+
+
+def _open_tfds(where: str, split: str) -> schema.Source:
+    # tensorflow_datasets takes a second to import, so only its users pay for it.
+    from glide_jax.data import tfds_records
+
+    name, _, query = where.partition("?")
+    options = dict(urllib.parse.parse_qsl(query))
+    unknown = set(options) - {"image", "caption"}
+    if unknown:
+        raise errors.UserError(
+            f"tfds:{where} sets {', '.join(sorted(unknown))};"
+            " only image and caption can be set"
+        )
+    return tfds_records.TfdsRecords(name, split, **options)
+
+
+def open_mixture(
+    specs: tuple[str, ...], weights: tuple[float, ...], *, split: str = "train"
+) -> schema.Source:
+    """The weighted mixture of some sources; one source alone is opened as it is.
+
+    The stream's share of each source is its weight, exactly so in every thousand
+    positions, and each source is visited in whole epochs, as a function of
+    (seed, position).
+
+    Raises:
+      UserError: see `open_source`; weights that do not fit the sources.
+    """
+    parts = tuple(open_source(spec, split=split) for spec in specs)
+    mixed = mixture.Mixture(parts, weights)
+    return mixed if len(parts) > 1 else parts[0]
+
+
+def sample_captions(source: schema.Source, count: int, *, seed: int = 0) -> list[str]:
+    """Up to `count` captions in the order of the stream, e.g. to train a tokenizer.
+
+    Records without a usable caption are left out.
+    """
+    captions = []
+    for position in range(min(count, len(source))):
+        try:
+            example = source[order.record_at(source, seed, position)]
+        except schema.BadRecordError:
+            continue
+        if example.caption:
+            captions.append(example.caption)
+    return captions

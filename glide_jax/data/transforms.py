@@ -1,0 +1,165 @@
+"""From an encoded picture to the float32 arrays the networks are trained on."""
+
+from __future__ import annotations
+
+import io
+import struct
+import warnings
+import zlib
+
+import numpy as np
+from jaxtyping import Float, UInt8
+from PIL import Image, ImageOps
+
+from glide_jax import errors
+from glide_jax.data import schema
+
+# What Pillow raises on damaged or hostile files, across its formats.
+_BROKEN = (
+    OSError,
+    SyntaxError,
+    ValueError,
+    EOFError,
+    IndexError,
+    TypeError,
+    struct.error,
+    zlib.error,
+    Image.DecompressionBombError,
+)
+CORRUPTIONS = ("none", "blur", "noise", "quantise")
+
+
+def _to_rgb(image: Image.Image) -> Image.Image:
+    """Eight-bit RGB; transparency over white, 16-bit gray scaled, CMYK converted."""
+    if image.mode.startswith("I"):
+        # Pillow would clip 16-bit gray at 255 instead of scaling it.
+        levels = np.clip(np.asarray(image, np.int64), 0, 65535) // 257
+        image = Image.fromarray(levels.astype(np.uint8))
+    if image.has_transparency_data:
+        image = image.convert("RGBA")
+        white = Image.new("RGBA", image.size, (255, 255, 255, 255))
+        image = Image.alpha_composite(white, image)
+    return image.convert("RGB")
+
+
+def decode(example: schema.Example) -> Image.Image:
+    """The example's picture as upright 8-bit RGB.
+
+    Raises:
+      BadRecordError: the bytes are not a whole picture of a known format.
+    """
+    if isinstance(example.image, np.ndarray):
+        return Image.fromarray(example.image)
+    try:
+        with warnings.catch_warnings():
+            # Large photographs are welcome; the bomb limit itself still holds.
+            warnings.simplefilter("ignore", Image.DecompressionBombWarning)
+            image = Image.open(io.BytesIO(example.image))
+            if image.mode == "F":
+                raise ValueError("floating-point pixels have no known range")
+            return _to_rgb(ImageOps.exif_transpose(image))
+    except _BROKEN as fault:
+        detail = f"{type(fault).__name__}: {fault}".splitlines()[0]
+        raise schema.BadRecordError("broken image", example.key, detail) from fault
+
+
+def centre_crop(image: Image.Image, px: int) -> UInt8[np.ndarray, "h w 3"]:
+    """The central square at (px, px) by guided-diffusion's rule.
+
+    Halves by box means while the short side is at least twice the target, then resizes
+    it to the target by bicubic, then crops the middle. A picture of the target size
+    passes through unchanged.
+    """
+    while min(image.size) >= 2 * px:
+        width, height = image.size
+        image = image.resize((width // 2, height // 2), Image.Resampling.BOX)
+    scale = px / min(image.size)
+    width, height = (round(side * scale) for side in image.size)
+    image = image.resize((width, height), Image.Resampling.BICUBIC)
+    top, left = (height - px) // 2, (width - px) // 2
+    return np.asarray(image)[top : top + px, left : left + px]
+
+
+def load_image(example: schema.Example, px: int) -> Float[np.ndarray, "h w 3"]:
+    """The example's picture as float32 (px, px, 3) in [-1, 1].
+
+    Raises:
+      BadRecordError: see `decode`.
+    """
+    pixels = example.image
+    if not isinstance(pixels, np.ndarray) or pixels.shape[:2] != (px, px):
+        pixels = centre_crop(decode(example), px)
+    return pixels.astype(np.float32) / np.float32(127.5) - np.float32(1.0)
+
+
+def area_downsample(
+    images: Float[np.ndarray, "*batch h w c"], px: int
+) -> Float[np.ndarray, "*batch p p c"]:
+    """The images at (px, px) by the mean of each block of pixels.
+
+    Raises:
+      UserError: the side is not a multiple of px.
+    """
+    *batch, height, width, channels = images.shape
+    if px < 1 or height % px or width % px:
+        raise errors.UserError(
+            f"low_res_px={px} does not divide the picture's {height} x {width};"
+            " use a divisor of data.image_px"
+        )
+    blocks = images.reshape(*batch, px, height // px, px, width // px, channels)
+    return blocks.mean(axis=(-4, -2), dtype=np.float32)
+
+
+def _blur(image: np.ndarray, sigma: float) -> np.ndarray:
+    """Gaussian blur by a kernel of three pixels, edges mirrored."""
+    side = float(np.exp(-0.5 / sigma**2))
+    weights = np.array([side, 1.0, side], np.float32) / np.float32(1.0 + 2.0 * side)
+    for axis in (0, 1):
+        pad = [(1, 1) if a == axis else (0, 0) for a in range(3)]
+        mirrored = np.moveaxis(np.pad(image, pad, mode="reflect"), axis, 0)
+        taps = (mirrored[i : len(mirrored) - 2 + i] * weights[i] for i in range(3))
+        image = np.moveaxis(sum(taps), 0, axis)
+    return np.ascontiguousarray(image)
+
+
+def corrupt_low_res(
+    low_res: Float[np.ndarray, "h w c"],
+    kind: str,
+    strength: float,
+    rng: np.random.Generator | None = None,
+) -> Float[np.ndarray, "h w c"]:
+    """The upsampler's condition made a little worse, float32 in [-1, 1].
+
+    Args:
+      low_res: a clean picture in [-1, 1].
+      kind: "none"; "blur", three pixels wide (unCLIP's augmentation); "noise",
+        Gaussian; "quantise", to 8 bits as the sampler does (half to even).
+      strength: blur's sigma in low_res pixels, or noise's std in [-1, 1] units.
+      rng: needed by "noise" only.
+
+    Raises:
+      UserError: the kind is unknown, or the strength is not positive.
+    """
+    check_corruption(kind, strength)
+    if kind == "blur":
+        return _blur(low_res, strength)
+    if kind == "noise":
+        noise = rng.standard_normal(low_res.shape, np.float32)
+        return np.clip(low_res + np.float32(strength) * noise, -1.0, 1.0)
+    if kind == "quantise":
+        return np.round((low_res + 1) * np.float32(127.5)) / np.float32(127.5) - 1
+    return low_res
+
+
+def check_corruption(kind: str, strength: float) -> None:
+    """Raises UserError unless the kind is known and its strength makes sense."""
+    if kind not in CORRUPTIONS:
+        raise errors.UserError(
+            f"data.low_res_corruption={kind!r} is unknown;"
+            f" use one of {', '.join(CORRUPTIONS)}"
+        )
+    if kind in ("blur", "noise") and not strength > 0:
+        raise errors.UserError(
+            f"data.low_res_corruption_strength={strength} must be positive for"
+            f" {kind}; set data.low_res_corruption=none to switch it off"
+        )

@@ -1,0 +1,1 @@
+"""The diffusion process as arithmetic on arrays: no network, no files, no config."""

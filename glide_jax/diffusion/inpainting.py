@@ -1,0 +1,42 @@
+"""How do the known pixels of an inpainting enter a denoising step?
+
+1. pred_x_start <- (1 - mask) pred_x_start + mask image, before it is clipped (GLIDE's
+   released samplers, in both stages). A mask of 1 is a known pixel, 0 one to fill.
+"""
+
+from __future__ import annotations
+
+import jax
+import jax.numpy as jnp
+from jaxtyping import Float
+
+from glide_jax import errors, shapes
+
+Mask = Float[shapes.Array, "b h w 1"]
+
+
+def project(
+    pred_x_start: shapes.Image, inpaint_image: shapes.Image, inpaint_mask: Mask
+) -> shapes.Image:
+    """pred_x_start with its known pixels pinned to the image, eq. 1.
+
+    Bind the last two arguments and pass the rest as a step's `denoised_fn`.
+    """
+    return pred_x_start * (1 - inpaint_mask) + inpaint_image * inpaint_mask
+
+
+def resize_mask(mask: Mask, factor: int) -> jax.Array:
+    """The mask enlarged by a whole factor, nearest: (b, factor h, factor w, 1).
+
+    Masks are drawn at 64 px and enlarged for the upsampler, so that both stages agree
+    on what is known.
+
+    Raises:
+        UserError: factor below 1.
+    """
+    if factor < 1:
+        raise errors.UserError(
+            f"mask factor {factor} must be a whole number of at least 1; draw the mask "
+            "at the size of the smaller stage"
+        )
+    return jnp.repeat(jnp.repeat(jnp.asarray(mask), factor, axis=1), factor, axis=2)

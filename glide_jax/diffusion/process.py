@@ -1,0 +1,254 @@
+"""What do the forward process and its learned reverse look like at one timestep?
+
+Symbols: b_t betas, a_t = 1 - b_t, A_t = prod_{s<=t} a_s (`alphas_cumprod`), A_{-1} = 1.
+
+1. q(x_t | x_start) = N(sqrt(A_t) x_start, (1 - A_t) I)             DDPM eq. 4
+2. x_t = sqrt(A_t) x_start + sqrt(1 - A_t) noise                    DDPM eq. 4
+3. q(x_{t-1} | x_t, x_start) has                                    DDPM eq. 6, 7
+   mean      b_t sqrt(A_{t-1}) / (1 - A_t) x_start
+             + (1 - A_{t-1}) sqrt(a_t) / (1 - A_t) x_t,
+   variance  v_t = b_t (1 - A_{t-1}) / (1 - A_t)
+4. x_start = x_t / sqrt(A_t) - sqrt(1 / A_t - 1) eps                eq. 2 solved
+5. log variance of p(x_{t-1} | x_t)
+   = f log b_t + (1 - f) log v_t,  f = (var_values + 1) / 2         Improved DDPM eq. 15
+
+DDPM is arXiv 2006.11239, Improved DDPM 2102.09672. Tables are built in float64 and
+stored in float32; every function computes in float32, whatever the network used, since
+1 / sqrt(A_t) reaches 2e4 at the noisy end. `t` always indexes the tables given: an
+out-of-range `t` is the caller's fault, as jit clamps it silently.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jaxtyping import Float
+
+from glide_jax import errors, shapes
+
+# The network's output: 2C channels, pred_eps (C) before var_values (C).
+ModelOutput = Float[shapes.Array, "b h w c2"]
+# Applied to pred_x_start before it is clipped, e.g. to pin the known pixels.
+DenoisedFn = Callable[[shapes.Image], shapes.Image]
+# Any, as jax also fills a pytree's fields with shardings, shapes and placeholders.
+TableLeaf = shapes.Table | Any
+
+
+@jax.tree_util.register_dataclass
+@dataclasses.dataclass(frozen=True)
+class DiffusionTables:
+    """One value per index `t` of a (respaced) chain, float32; a pytree.
+
+    `timesteps` (int32) holds the training-chain timestep of each index, which is what
+    the network sees.
+    """
+
+    betas: TableLeaf
+    alphas_cumprod: TableLeaf
+    alphas_cumprod_prev: TableLeaf
+    alphas_cumprod_next: TableLeaf
+    sqrt_alphas_cumprod: TableLeaf
+    sqrt_one_minus_alphas_cumprod: TableLeaf
+    log_one_minus_alphas_cumprod: TableLeaf
+    sqrt_recip_alphas_cumprod: TableLeaf
+    sqrt_recipm1_alphas_cumprod: TableLeaf
+    log_betas: TableLeaf
+    posterior_variance: TableLeaf
+    posterior_log_variance_clipped: TableLeaf
+    posterior_mean_coef1: TableLeaf
+    posterior_mean_coef2: TableLeaf
+    timesteps: shapes.Timesteps | Any
+
+    @property
+    def num_timesteps(self) -> int:
+        """Length of this chain, e.g. 27 for "fast27"."""
+        return self.betas.shape[0]
+
+
+class PMeanVariance(NamedTuple):
+    """p(x_{t-1} | x_t) and the clean image it was made from; each (b, h, w, c)."""
+
+    mean: shapes.Image
+    variance: shapes.Image
+    log_variance: shapes.Image
+    pred_x_start: shapes.Image
+
+
+class MeanVariance(NamedTuple):
+    """A Gaussian; mean is (b, h, w, c), the other two broadcast against it."""
+
+    mean: shapes.Image
+    variance: jax.Array
+    log_variance: jax.Array
+
+
+def float64_tables(betas: np.ndarray) -> dict[str, np.ndarray]:
+    """Every table of `DiffusionTables` but `timesteps`, in float64, shape (k,).
+
+    A product of a thousand factors in float32 would put errors of 3e-4 into the
+    posterior variance of the cosine schedule.
+    """
+    betas = np.asarray(betas, dtype=np.float64)
+    cumprod = np.cumprod(1 - betas)
+    prev = np.append(1.0, cumprod[:-1])
+    variance = betas * (1 - prev) / (1 - cumprod)
+    # v_0 is 0, whose log is -inf: v_1 stands in for it (reference). A chain of one step
+    # has no v_1; the variance of b_0 is then the only one at hand (ours).
+    clipped = np.append(variance[1:2] if len(betas) > 1 else betas, variance[1:])
+    return {
+        "betas": betas,
+        "alphas_cumprod": cumprod,
+        "alphas_cumprod_prev": prev,
+        "alphas_cumprod_next": np.append(cumprod[1:], 0.0),
+        "sqrt_alphas_cumprod": np.sqrt(cumprod),
+        "sqrt_one_minus_alphas_cumprod": np.sqrt(1 - cumprod),
+        "log_one_minus_alphas_cumprod": np.log(1 - cumprod),
+        "sqrt_recip_alphas_cumprod": np.sqrt(1 / cumprod),
+        "sqrt_recipm1_alphas_cumprod": np.sqrt(1 / cumprod - 1),
+        "log_betas": np.log(betas),
+        "posterior_variance": variance,
+        "posterior_log_variance_clipped": np.log(clipped),
+        "posterior_mean_coef1": betas * np.sqrt(prev) / (1 - cumprod),
+        "posterior_mean_coef2": (1 - prev) * np.sqrt(1 - betas) / (1 - cumprod),
+    }
+
+
+def make_tables(
+    betas: np.ndarray, timesteps: np.ndarray | None = None
+) -> DiffusionTables:
+    """Tables of the chain with these betas.
+
+    Args:
+        betas: float64, (k,), each in (0, 1).
+        timesteps: (k,) training-chain timestep of each index; None means 0..k-1.
+
+    Raises:
+        UserError: the two lengths differ.
+    """
+    betas = np.asarray(betas, dtype=np.float64)
+    timesteps = np.arange(len(betas)) if timesteps is None else np.asarray(timesteps)
+    if timesteps.shape != betas.shape:
+        raise errors.UserError(
+            f"timesteps of shape {timesteps.shape} do not match betas of shape "
+            f"{betas.shape}; give one training timestep per beta"
+        )
+    tables = {
+        name: jnp.asarray(table, dtype=jnp.float32)
+        for name, table in float64_tables(betas).items()
+    }
+    return DiffusionTables(timesteps=jnp.asarray(timesteps, jnp.int32), **tables)
+
+
+def gather(table: shapes.Table, t: shapes.Timesteps) -> jax.Array:
+    """table[t], shape (b, 1, 1, 1), to scale each image of a batch by its own value."""
+    return jnp.asarray(table)[t][:, None, None, None]
+
+
+def split_output(model_output: ModelOutput) -> tuple[shapes.Image, shapes.Image]:
+    """(pred_eps, var_values), each (b, h, w, c) and float32."""
+    pred_eps, var_values = jnp.split(jnp.asarray(model_output, jnp.float32), 2, axis=-1)
+    return pred_eps, var_values
+
+
+def q_mean_variance(
+    tables: DiffusionTables, x_start: shapes.Image, t: shapes.Timesteps
+) -> MeanVariance:
+    """q(x_t | x_start), eq. 1."""
+    return MeanVariance(
+        mean=gather(tables.sqrt_alphas_cumprod, t) * x_start,
+        variance=1 - gather(tables.alphas_cumprod, t),
+        log_variance=gather(tables.log_one_minus_alphas_cumprod, t),
+    )
+
+
+def q_sample(
+    tables: DiffusionTables,
+    x_start: shapes.Image,
+    t: shapes.Timesteps,
+    noise: shapes.Image,
+) -> shapes.Image:
+    """x_t drawn from q(x_t | x_start) with the standard normal `noise`, eq. 2."""
+    return (
+        gather(tables.sqrt_alphas_cumprod, t) * x_start
+        + gather(tables.sqrt_one_minus_alphas_cumprod, t) * noise
+    )
+
+
+def q_posterior_mean_variance(
+    tables: DiffusionTables,
+    x_start: shapes.Image,
+    x_t: shapes.Image,
+    t: shapes.Timesteps,
+) -> MeanVariance:
+    """q(x_{t-1} | x_t, x_start), eq. 3; log_variance is clipped at t = 0."""
+    return MeanVariance(
+        mean=gather(tables.posterior_mean_coef1, t) * x_start
+        + gather(tables.posterior_mean_coef2, t) * x_t,
+        variance=gather(tables.posterior_variance, t),
+        log_variance=gather(tables.posterior_log_variance_clipped, t),
+    )
+
+
+def predict_x_start(
+    tables: DiffusionTables,
+    x_t: shapes.Image,
+    t: shapes.Timesteps,
+    pred_eps: shapes.Image,
+) -> shapes.Image:
+    """The clean image that `pred_eps` implies, eq. 4; not clipped."""
+    return (
+        gather(tables.sqrt_recip_alphas_cumprod, t) * x_t
+        - gather(tables.sqrt_recipm1_alphas_cumprod, t) * pred_eps
+    )
+
+
+def predict_eps(
+    tables: DiffusionTables,
+    x_t: shapes.Image,
+    t: shapes.Timesteps,
+    pred_x_start: shapes.Image,
+) -> shapes.Image:
+    """The noise that `pred_x_start` implies, eq. 4 solved for eps."""
+    # Broadcast first: XLA divides by a broadcast as it would multiply by a reciprocal,
+    # and 1 / sqrt(A_t) magnifies that last bit on the way back to an x_start.
+    scale = jnp.broadcast_to(gather(tables.sqrt_recipm1_alphas_cumprod, t), x_t.shape)
+    return (gather(tables.sqrt_recip_alphas_cumprod, t) * x_t - pred_x_start) / scale
+
+
+def p_mean_variance(
+    tables: DiffusionTables,
+    model_output: ModelOutput,
+    x_t: shapes.Image,
+    t: shapes.Timesteps,
+    *,
+    clip_denoised: bool = True,
+    denoised_fn: DenoisedFn | None = None,
+) -> PMeanVariance:
+    """p(x_{t-1} | x_t) from what the network returned, eq. 3 to 5.
+
+    Args:
+        tables: chain that `t` indexes.
+        model_output: pred_eps and var_values; var_values are not clipped.
+        x_t: noised images, where the network looked.
+        t: (b,) indices into `tables`.
+        clip_denoised: static; clip pred_x_start to [-1, 1].
+        denoised_fn: static; applied to pred_x_start before the clip, so that pasted
+            pixels are clipped as well (reference order).
+    """
+    pred_eps, var_values = split_output(model_output)
+    frac = (var_values + 1) / 2
+    log_variance = frac * gather(tables.log_betas, t) + (1 - frac) * gather(
+        tables.posterior_log_variance_clipped, t
+    )
+    pred_x_start = predict_x_start(tables, x_t, t, pred_eps)
+    if denoised_fn is not None:
+        pred_x_start = denoised_fn(pred_x_start)
+    if clip_denoised:
+        pred_x_start = jnp.clip(pred_x_start, -1, 1)
+    mean = q_posterior_mean_variance(tables, pred_x_start, x_t, t).mean
+    return PMeanVariance(mean, jnp.exp(log_variance), log_variance, pred_x_start)

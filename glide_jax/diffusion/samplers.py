@@ -1,0 +1,248 @@
+"""How is x_{t-1} made from x_t, and an image from noise?
+
+1. DDPM: x_{t-1} = mean + exp(log_variance / 2) noise, no noise at t = 0 (2006.11239,
+   algorithm 2)
+2. DDIM: x_{t-1} = sqrt(A_{t-1}) x_start + sqrt(1 - A_{t-1} - s^2) eps + s noise,
+   s = eta sqrt((1 - A_{t-1}) / (1 - A_t)) sqrt(1 - A_t / A_{t-1}), eps implied by the
+   clipped x_start (2010.02502, eq. 12 and 16)
+3. DDIM reversed, eta = 0: x_{t+1} = sqrt(A_{t+1}) x_start + sqrt(1 - A_{t+1}) eps
+
+A rule is a pure function of the network's output, so it knows no network. A gradient
+shifts the mean in 1 and the score in 2 and 3 (see guidance.py).
+"""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Callable
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+
+from glide_jax import errors, shapes
+from glide_jax.diffusion import guidance, process
+
+# (x_t, timesteps on the training chain) -> model_output
+Denoise = Callable[[shapes.Image, shapes.Timesteps], process.ModelOutput]
+# (x_t, timesteps on the training chain) -> gradient, shaped as x_t
+GradientFn = Callable[[shapes.Image, shapes.Timesteps], shapes.Image]
+
+# fold_in number of the starting noise; steps use 0..num_timesteps-1.
+_INITIAL_NOISE = 2**31 - 1
+
+
+class SampleStep(NamedTuple):
+    """One step towards the image; both (b, h, w, c)."""
+
+    x_prev: shapes.Image
+    pred_x_start: shapes.Image
+
+
+class ReverseStep(NamedTuple):
+    """One step towards noise; both (b, h, w, c)."""
+
+    x_next: shapes.Image
+    pred_x_start: shapes.Image
+
+
+def ddpm_step(
+    tables: process.DiffusionTables,
+    model_output: process.ModelOutput,
+    x_t: shapes.Image,
+    t: shapes.Timesteps,
+    noise: shapes.Image,
+    *,
+    gradient: shapes.Image | None = None,
+    clip_denoised: bool = True,
+    denoised_fn: process.DenoisedFn | None = None,
+) -> SampleStep:
+    """Ancestral step, eq. 1.
+
+    Args:
+        tables: chain that `t` indexes.
+        model_output: what the network returned at x_t, after classifier-free guidance.
+        x_t: noised images.
+        t: (b,) indices into `tables`.
+        noise: standard normal draw; plays no part where t = 0.
+        gradient: guidance gradient at x_t, or None.
+        clip_denoised: static; clip pred_x_start to [-1, 1].
+        denoised_fn: static; see process.p_mean_variance.
+    """
+    out = process.p_mean_variance(
+        tables,
+        model_output,
+        x_t,
+        t,
+        clip_denoised=clip_denoised,
+        denoised_fn=denoised_fn,
+    )
+    mean = out.mean
+    if gradient is not None:
+        mean = guidance.shift_mean(mean, out.variance, gradient)
+    spread = _unless_last(t) * jnp.exp(0.5 * out.log_variance)
+    return SampleStep(mean + spread * noise, out.pred_x_start)
+
+
+def ddim_step(
+    tables: process.DiffusionTables,
+    model_output: process.ModelOutput,
+    x_t: shapes.Image,
+    t: shapes.Timesteps,
+    noise: shapes.Image,
+    *,
+    eta: shapes.Scalar = 0.0,
+    gradient: shapes.Image | None = None,
+    clip_denoised: bool = True,
+    denoised_fn: process.DenoisedFn | None = None,
+) -> SampleStep:
+    """Implicit step, eq. 2; arguments as in `ddpm_step`.
+
+    `eta` in [0, 1] may be traced: 0 is deterministic, 1 has DDPM's variance.
+    """
+    pred_x_start, eps = _x_start_and_eps(
+        tables, model_output, x_t, t, gradient, clip_denoised, denoised_fn
+    )
+    cumprod = process.gather(tables.alphas_cumprod, t)
+    prev = process.gather(tables.alphas_cumprod_prev, t)
+    sigma = eta * jnp.sqrt((1 - prev) / (1 - cumprod)) * jnp.sqrt(1 - cumprod / prev)
+    # At eta = 1 rounding can carry the root's argument below 0 on the noisiest step.
+    direction = jnp.sqrt(jnp.maximum(1 - prev - sigma**2, 0))
+    x_prev = jnp.sqrt(prev) * pred_x_start + direction * eps
+    return SampleStep(x_prev + _unless_last(t) * sigma * noise, pred_x_start)
+
+
+def ddim_reverse_step(
+    tables: process.DiffusionTables,
+    model_output: process.ModelOutput,
+    x_t: shapes.Image,
+    t: shapes.Timesteps,
+    *,
+    gradient: shapes.Image | None = None,
+    clip_denoised: bool = True,
+    denoised_fn: process.DenoisedFn | None = None,
+) -> ReverseStep:
+    """Deterministic step to index t + 1, eq. 3; arguments as in `ddpm_step`."""
+    pred_x_start, eps = _x_start_and_eps(
+        tables, model_output, x_t, t, gradient, clip_denoised, denoised_fn
+    )
+    following = process.gather(tables.alphas_cumprod_next, t)
+    x_next = jnp.sqrt(following) * pred_x_start + jnp.sqrt(1 - following) * eps
+    return ReverseStep(x_next, pred_x_start)
+
+
+def initial_noise(
+    keys: shapes.PRNGKeys, shape: tuple[int, int, int], scale: shapes.Scalar = 1.0
+) -> shapes.Image:
+    """Starting x_t, (b, *shape): one (h, w, c) normal draw per key, times scale.
+
+    GLIDE's upsampler starts from scale 0.997.
+    """
+    return scale * _normal(keys, jnp.full(keys.shape, _INITIAL_NOISE), shape)
+
+
+def step_noise(
+    keys: shapes.PRNGKeys, t: shapes.Timesteps, shape: tuple[int, int, int]
+) -> shapes.Image:
+    """Noise of step t, (b, *shape): a function of each image's own key and t alone."""
+    return _normal(keys, t, shape)
+
+
+def sample_loop(
+    denoise: Denoise,
+    tables: process.DiffusionTables,
+    x_init: shapes.Image,
+    keys: shapes.PRNGKeys,
+    *,
+    rule: str = "ddpm",
+    eta: shapes.Scalar = 0.0,
+    gradient_fn: GradientFn | None = None,
+    denoised_fn: process.DenoisedFn | None = None,
+    clip_denoised: bool = True,
+) -> shapes.Image:
+    """Images x_start, (b, h, w, c): a scan of one rule from the last index to 0.
+
+    Args:
+        denoise: (x_t, timesteps) -> model_output; timesteps lie on the training chain.
+        tables: the (respaced) chain to walk.
+        x_init: starting noise, as from `initial_noise`.
+        keys: one typed key per image, so its noise does not depend on its batch.
+        rule: static; "ddpm" or "ddim".
+        eta: DDIM's share of fresh noise, in [0, 1]; may be traced. "ddpm" ignores it.
+        gradient_fn: (x_t, timesteps) -> guidance gradient, or None.
+        denoised_fn: static; see process.p_mean_variance.
+        clip_denoised: static; clip every pred_x_start to [-1, 1].
+
+    Raises:
+        UserError: unknown rule.
+    """
+    take_step = _choose_rule(rule, eta)
+
+    def body(x_t: jax.Array, index: jax.Array) -> tuple[jax.Array, None]:
+        t = jnp.full(x_t.shape[:1], index, jnp.int32)
+        timesteps = tables.timesteps[t]
+        step = take_step(
+            tables,
+            denoise(x_t, timesteps),
+            x_t,
+            t,
+            step_noise(keys, t, x_t.shape[1:]),
+            gradient=None if gradient_fn is None else gradient_fn(x_t, timesteps),
+            clip_denoised=clip_denoised,
+            denoised_fn=denoised_fn,
+        )
+        return step.x_prev, None
+
+    indices = jnp.arange(tables.num_timesteps - 1, -1, -1)
+    x_start, _ = jax.lax.scan(body, jnp.asarray(x_init, jnp.float32), indices)
+    return x_start
+
+
+def _choose_rule(rule: str, eta: shapes.Scalar) -> Callable[..., SampleStep]:
+    """The step function of a named rule."""
+    rules = {"ddpm": ddpm_step, "ddim": functools.partial(ddim_step, eta=eta)}
+    if rule not in rules:
+        raise errors.UserError(
+            f"rule={rule!r} is not a known sampler; use one of {', '.join(rules)}"
+        )
+    return rules[rule]
+
+
+def _x_start_and_eps(
+    tables: process.DiffusionTables,
+    model_output: process.ModelOutput,
+    x_t: shapes.Image,
+    t: shapes.Timesteps,
+    gradient: shapes.Image | None,
+    clip_denoised: bool,
+    denoised_fn: process.DenoisedFn | None,
+) -> tuple[jax.Array, jax.Array]:
+    """The guided pred_x_start and the eps it implies; eps follows the clipped x_start,
+    so that the two always explain x_t together."""
+    pred_x_start = process.p_mean_variance(
+        tables,
+        model_output,
+        x_t,
+        t,
+        clip_denoised=clip_denoised,
+        denoised_fn=denoised_fn,
+    ).pred_x_start
+    if gradient is not None:
+        pred_x_start = guidance.shift_score(tables, pred_x_start, x_t, t, gradient)
+    return pred_x_start, process.predict_eps(tables, x_t, t, pred_x_start)
+
+
+def _unless_last(t: shapes.Timesteps) -> jax.Array:
+    """0 where t is 0, the step that lands on the image, else 1; (b, 1, 1, 1)."""
+    return jnp.asarray(t != 0, jnp.float32)[:, None, None, None]
+
+
+def _normal(
+    keys: shapes.PRNGKeys, numbers: jax.Array, shape: tuple[int, int, int]
+) -> jax.Array:
+    """One float32 normal draw per key, under the key folded with its number."""
+
+    def draw(key: jax.Array, number: jax.Array) -> jax.Array:
+        return jax.random.normal(jax.random.fold_in(key, number), shape, jnp.float32)
+
+    return jax.vmap(draw)(keys, numbers)

@@ -1,0 +1,111 @@
+"""Which t does each training example get, and what weight undoes the choice?
+
+1. Uniform: t ~ U{0..T-1}, weight 1.
+2. Loss-second-moment (Improved DDPM, 2102.09672, section 3.3):
+   p_t = (1 - u) sqrt(E[L_t^2]) / sum_s sqrt(E[L_s^2]) + u / T over the last `history`
+   losses of each t; uniform until every t has that many.
+3. Power (ours): p_t proportional to ((t + 1) / T)^power. A positive power visits high
+   noise more, 0 is uniform.
+
+Whatever p is, the weight 1 / (T p_t) keeps the mean loss that of uniform sampling.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+from jaxtyping import Float, Int
+
+from glide_jax import shapes
+
+# Any, as jax also fills a pytree's fields with shardings, shapes and placeholders.
+LossHistory = Float[shapes.Array, "k n"] | Any
+LossCounts = Int[shapes.Array, "k"] | Any
+
+
+@jax.tree_util.register_dataclass
+@dataclasses.dataclass(frozen=True)
+class LossSecondMoment:
+    """The last losses seen at each timestep, oldest first; a pytree.
+
+    Row t of `history` is filled up to `counts[t]`, and 0 from there on.
+    """
+
+    history: LossHistory
+    counts: LossCounts
+
+
+def uniform(
+    keys: shapes.PRNGKeys, num_timesteps: int
+) -> tuple[shapes.Timesteps, shapes.PerExample]:
+    """(t (b,) int32, weights (b,) of 1), eq. 1, each t drawn from its own key."""
+    t = jax.vmap(lambda key: jax.random.randint(key, (), 0, num_timesteps))(keys)
+    return t.astype(jnp.int32), jnp.ones(t.shape, jnp.float32)
+
+
+def draw(
+    keys: shapes.PRNGKeys, probabilities: shapes.Table
+) -> tuple[shapes.Timesteps, shapes.PerExample]:
+    """(t (b,) int32 drawn from the probabilities (k,), weights 1 / (k p_t) (b,))."""
+    probabilities = jnp.asarray(probabilities, jnp.float32)
+    logits = jnp.log(probabilities)
+    t = jax.vmap(lambda key: jax.random.categorical(key, logits))(keys)
+    weights = 1 / (probabilities.shape[0] * probabilities[t])
+    return t.astype(jnp.int32), weights
+
+
+def power_probabilities(num_timesteps: int, power: float) -> shapes.Table:
+    """p_t of eq. 3, (num_timesteps,), float32, summing to 1."""
+    weights = (jnp.arange(1, num_timesteps + 1) / num_timesteps) ** power
+    return weights / jnp.sum(weights)
+
+
+def init_loss_second_moment(num_timesteps: int, history: int = 10) -> LossSecondMoment:
+    """A state that has seen no loss; 10 losses a timestep is the paper's."""
+    return LossSecondMoment(
+        history=jnp.zeros((num_timesteps, history), jnp.float32),
+        counts=jnp.zeros((num_timesteps,), jnp.int32),
+    )
+
+
+def loss_second_moment_probabilities(
+    state: LossSecondMoment, uniform_prob: float = 0.001
+) -> shapes.Table:
+    """p_t of eq. 2, (k,); `uniform_prob` is u, without which a t of tiny loss starves.
+
+    All 1 / k until every timestep has a full history.
+    """
+    num_timesteps, history = state.history.shape
+    root = jnp.sqrt(jnp.mean(jnp.square(state.history), axis=1))
+    weighted = root / jnp.sum(root) * (1 - uniform_prob) + uniform_prob / num_timesteps
+    is_warm = jnp.all(state.counts == history)
+    return jnp.where(is_warm, weighted, 1 / num_timesteps)
+
+
+def update_loss_second_moment(
+    state: LossSecondMoment, t: shapes.Timesteps, losses: shapes.PerExample
+) -> LossSecondMoment:
+    """The state after pushing losses[0], losses[1], ... onto the rows t[0], t[1], ...
+
+    Equal to pushing them one by one, but in one scatter, so it belongs inside the
+    jitted step; t and losses are the global batch. Unweighted losses are meant.
+    """
+    num_timesteps, history = state.history.shape
+    t = jnp.asarray(t)
+    total = state.counts + jnp.bincount(t, length=num_timesteps)
+    counts = jnp.minimum(total, history)
+    # Old losses move left to make room; what slides in on the right is overwritten.
+    columns = jnp.arange(history) + jnp.maximum(total - history, 0)[:, None]
+    shifted = jnp.take_along_axis(
+        jnp.asarray(state.history), jnp.minimum(columns, history - 1), axis=1
+    )
+    # The last loss of a row gets its last column, the one before the column before.
+    is_later_twin = jnp.triu(t[:, None] == t[None, :], k=1)
+    column = counts[t] - 1 - jnp.sum(is_later_twin, axis=1)
+    # Pushed out again by its own batch: sent past the end, where the scatter drops it.
+    column = jnp.where(column < 0, history, column)
+    new = shifted.at[t, column].set(jnp.asarray(losses, jnp.float32), mode="drop")
+    return LossSecondMoment(history=new, counts=counts.astype(jnp.int32))

@@ -1,0 +1,1 @@
+"""Judging samples: does the picture show what its caption says, and how well."""

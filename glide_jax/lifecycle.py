@@ -1,0 +1,54 @@
+"""How a run ends: its exit codes, and a request to stop that loops can poll."""
+
+from __future__ import annotations
+
+import enum
+import signal
+from types import FrameType, TracebackType
+
+
+class ExitCode(enum.IntEnum):
+    """What a launcher may conclude from the exit status."""
+
+    OK = 0
+    USER_ERROR = 2  # starting again changes nothing
+    PREEMPTED = 42  # the state is saved; the same command resumes
+
+
+class StopRequest:
+    """Turns SIGTERM and SIGINT into a flag while the `with` block runs.
+
+    The loop polls `requested`, saves and returns. A second SIGINT raises
+    KeyboardInterrupt, for those who will not wait. The flag is of this process
+    only. Must be entered in the main thread: Python handles signals nowhere else.
+    """
+
+    def __init__(self) -> None:
+        self.signal: signal.Signals | None = None
+        self._previous: dict[signal.Signals, object] = {}
+
+    @property
+    def requested(self) -> bool:
+        """True once a signal has come."""
+        return self.signal is not None
+
+    def __enter__(self) -> StopRequest:
+        for number in (signal.SIGTERM, signal.SIGINT):
+            self._previous[number] = signal.signal(number, self._handle)
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        for number, handler in self._previous.items():
+            # None: the handler was not installed from Python and cannot be put back.
+            signal.signal(number, signal.SIG_DFL if handler is None else handler)
+        self._previous.clear()
+
+    def _handle(self, number: int, frame: FrameType | None) -> None:
+        if self.requested and number == signal.SIGINT:
+            raise KeyboardInterrupt
+        self.signal = signal.Signals(number)

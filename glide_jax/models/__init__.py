@@ -1,0 +1,1 @@
+"""The networks as pure functions of a parameter tree; Flax stays behind this folder."""

@@ -1,0 +1,198 @@
+"""How does a configuration become pure functions of a parameter tree?
+
+The seam to the rest of the project: outside models/ and convert/ nobody sees Flax, only
+nested dicts of arrays and these records of functions.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+from jaxtyping import Float
+
+from glide_jax import shapes
+from glide_jax.config.defaults import ModelConfig, NoisedClipConfig, Text2ImConfig
+from glide_jax.models import attention as attention_lib
+from glide_jax.models import initial, noised_clip, text2im, unet
+
+TextFeatures = text2im.text_encoder.TextFeatures
+TextConditioning = text2im.TextConditioning
+
+
+class DenoiserFns(NamedTuple):
+    """The text-conditional denoiser; every function is pure and may be jitted.
+
+    Attributes:
+      init: key -> params.
+      encode_text: (params, tokens, text_mask) -> TextFeatures.
+      text_keys_values: (params, features) -> one array per attention block.
+      denoise: (params, x_t, timesteps, text, *, low_res, inpaint_image, inpaint_mask,
+        dropout_keys) -> model_output (B, H, W, 6), float32.
+    """
+
+    init: Callable[..., shapes.Params]
+    encode_text: Callable[..., TextFeatures]
+    text_keys_values: Callable[..., tuple[jax.Array, ...]]
+    denoise: Callable[..., jax.Array]
+
+    def encode(
+        self, params: shapes.Params, tokens: shapes.Tokens, text_mask: shapes.TextMask
+    ) -> TextConditioning:
+        """A caption as `denoise` takes it."""
+        features = self.encode_text(params, tokens, text_mask)
+        return TextConditioning(
+            features.pooled, self.text_keys_values(params, features)
+        )
+
+
+def make_denoiser(
+    config: Text2ImConfig,
+    *,
+    constrain: unet.ConstrainFn | None = None,
+    attention: attention_lib.AttentionFn | None = None,
+    remat: bool = False,
+) -> DenoiserFns:
+    """The functions of a text-to-image, upsampling or inpainting model.
+
+    Args:
+      config: sizes, and which pictures the model reads.
+      constrain: hook on activations (batch axis first), e.g. a sharding constraint.
+      attention: replaces plain attention over images, e.g. a fused kernel.
+      remat: recompute each block's activations in the backward pass: less memory, a
+        third more work.
+    """
+    model = text2im.Text2Im(
+        config,
+        attention or attention_lib.xla_attention,
+        constrain or _identity,
+        remat,
+    )
+
+    def init(key: shapes.PRNGKey) -> shapes.Params:
+        tokens = jnp.zeros((1, config.text_context), jnp.int32)
+        x_t = jnp.zeros((1, config.image_px, config.image_px, 3))
+        timesteps = jnp.zeros((1,), jnp.int32)
+        return _init(model, key, tokens, tokens > 0, x_t, timesteps)
+
+    def encode_text(
+        params: shapes.Params, tokens: shapes.Tokens, text_mask: shapes.TextMask
+    ) -> TextFeatures:
+        variables = {"params": params}
+        return model.apply(variables, tokens, text_mask, method="encode_text")
+
+    def text_keys_values(
+        params: shapes.Params, features: TextFeatures
+    ) -> tuple[jax.Array, ...]:
+        variables = {"params": params}
+        return model.apply(variables, features.sequence, method="text_keys_values")
+
+    def denoise(
+        params: shapes.Params,
+        x_t: shapes.Image,
+        timesteps: shapes.Timesteps,
+        text: TextConditioning,
+        *,
+        low_res: Float[shapes.Array, "b h_low w_low c"] | None = None,
+        inpaint_image: shapes.Image | None = None,
+        inpaint_mask: Float[shapes.Array, "b h w 1"] | None = None,
+        dropout_keys: shapes.PRNGKeys | None = None,
+    ) -> Float[shapes.Array, "b h w 6"]:
+        pictures = text2im.Pictures(low_res, inpaint_image, inpaint_mask)
+        return model.apply(
+            {"params": params},
+            x_t,
+            timesteps,
+            text,
+            pictures,
+            dropout_keys,
+            method="denoise",
+        )
+
+    return DenoiserFns(jax.jit(init), encode_text, text_keys_values, denoise)
+
+
+class ClipFns(NamedTuple):
+    """The noised CLIP; every function is pure and may be jitted.
+
+    Attributes:
+      init: key -> params {"image", "text", "logit_scale"}.
+      encode_image: (params, x_t, timesteps) -> features (B, E), not normalised.
+      encode_text: (params, tokens, text_mask) -> features (B, E), not normalised.
+      logit_scale: params -> the factor on a cosine, at most 100.
+    """
+
+    init: Callable[..., shapes.Params]
+    encode_image: Callable[..., jax.Array]
+    encode_text: Callable[..., jax.Array]
+    logit_scale: Callable[..., jax.Array]
+
+
+def make_clip(config: NoisedClipConfig) -> ClipFns:
+    """The functions of a noised CLIP; `noised_clip.similarity` compares features."""
+    model = noised_clip.NoisedClip(config)
+
+    def init(key: shapes.PRNGKey) -> shapes.Params:
+        x_t = jnp.zeros((1, config.image_px, config.image_px, 3))
+        tokens = jnp.zeros((1, config.text_context), jnp.int32)
+        timesteps = jnp.zeros((1,), jnp.int32)
+        return _init(model, key, x_t, timesteps, tokens, tokens > 0)
+
+    def encode_image(
+        params: shapes.Params, x_t: shapes.Image, timesteps: shapes.Timesteps
+    ) -> shapes.Features:
+        variables = {"params": params}
+        return model.apply(variables, x_t, timesteps, method="encode_image")
+
+    def encode_text(
+        params: shapes.Params, tokens: shapes.Tokens, text_mask: shapes.TextMask
+    ) -> shapes.Features:
+        variables = {"params": params}
+        return model.apply(variables, tokens, text_mask, method="encode_text")
+
+    def logit_scale(params: shapes.Params) -> jax.Array:
+        scale = jnp.exp(params["logit_scale"])
+        return jnp.minimum(scale, noised_clip.MAX_LOGIT_SCALE)
+
+    return ClipFns(jax.jit(init), encode_image, encode_text, logit_scale)
+
+
+def abstract_params(config: ModelConfig) -> shapes.Params:
+    """Shapes and dtypes of a model's parameters, without computing any."""
+    is_clip = isinstance(config, NoisedClipConfig)
+    fns = make_clip(config) if is_clip else make_denoiser(config)
+    return jax.eval_shape(fns.init, jax.random.key(0))
+
+
+def parameter_count(params: Any) -> int:
+    """Numbers in a parameter tree, of arrays or of their shapes."""
+    return sum(math.prod(leaf.shape) for leaf in jax.tree.leaves(params))
+
+
+def parameters_by_part(params: shapes.Params) -> dict[str, int]:
+    """Parameter count of each part, in the order of first use, and no total.
+
+    The parts are the top of the tree, with a U-Net split into its blocks' names:
+    "text", "unet/inputs_0", ...; keys without children stand for themselves.
+    """
+    counts = {}
+    for name, child in params.items():
+        if name == "unet":
+            for block, leaves in child.items():
+                counts[f"unet/{block}"] = parameter_count(leaves)
+        else:
+            counts[name] = parameter_count(child)
+    return counts
+
+
+def _init(model, key, *inputs):
+    """Parameters of a module; its forward pass is only traced for their shapes."""
+    described = jax.eval_shape(model.init, key, *inputs)["params"]
+    return initial.draw_params(key, described)
+
+
+def _identity(x):
+    return x

@@ -1,0 +1,153 @@
+"""What are the layers that every network here is made of?
+
+Parameters are float32. A layer computes in its `dtype`; norms always compute and
+answer in float32, because a half-precision mean over a feature map loses the digits
+that the division by the deviation then magnifies.
+"""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+from flax import linen as nn
+from jaxtyping import Float
+
+from glide_jax import shapes
+from glide_jax.models import initial
+
+NORM_EPSILON = 1e-5  # PyTorch's; Flax's default is 1e-6
+MAX_PERIOD = 10000.0  # of the timestep embedding: Attention Is All You Need, 3.5
+
+
+class Linear(nn.Module):
+    """An affine map of the last axis; also the 1x1 convolution of an image."""
+
+    features: int
+    init: initial.LayerInit = initial.torch_init
+    use_bias: bool = True
+    dtype: Any = jnp.float32
+    precision: Any = None
+
+    @nn.compact
+    def __call__(self, x):
+        fan_in = x.shape[-1]
+        kernel_init, bias_init = self.init(fan_in)
+        kernel = self.param("kernel", kernel_init, (fan_in, self.features), jnp.float32)
+        y = jnp.dot(
+            x.astype(self.dtype), kernel.astype(self.dtype), precision=self.precision
+        )
+        if self.use_bias:
+            bias = self.param("bias", bias_init, (self.features,), jnp.float32)
+            y = y + bias.astype(self.dtype)
+        return y
+
+
+class Conv3x3(nn.Module):
+    """A 3x3 convolution, stride 1, zero padding, on NHWC."""
+
+    features: int
+    init: initial.LayerInit = initial.torch_init
+    dtype: Any = jnp.float32
+    precision: Any = None
+
+    @nn.compact
+    def __call__(self, x):
+        fan_in = 9 * x.shape[-1]
+        kernel_init, bias_init = self.init(fan_in)
+        shape = (3, 3, x.shape[-1], self.features)
+        kernel = self.param("kernel", kernel_init, shape, jnp.float32)
+        bias = self.param("bias", bias_init, (self.features,), jnp.float32)
+        y = jax.lax.conv_general_dilated(
+            x.astype(self.dtype),
+            kernel.astype(self.dtype),
+            window_strides=(1, 1),
+            padding="SAME",
+            dimension_numbers=("NHWC", "HWIO", "NHWC"),
+            precision=self.precision,
+        )
+        return y + bias.astype(self.dtype)
+
+
+class GroupNorm(nn.Module):
+    """Group normalisation over 32 groups, biased variance, float32 in and out."""
+
+    groups: int = 32
+
+    @nn.compact
+    def __call__(self, x):
+        channels = x.shape[-1]
+        gain = self.param("scale", initial.ONES, (channels,), jnp.float32)
+        bias = self.param("bias", initial.ZEROS, (channels,), jnp.float32)
+        x = x.astype(jnp.float32)
+        # Channels first, groups afterwards on the small array: no reshape of the image.
+        mean = self._over_group(jnp.mean(x, axis=(1, 2)))
+        centred = x - mean[:, None, None]
+        # Two passes: E[x^2] - E[x]^2 cancels where the mean is large.
+        variance = self._over_group(jnp.mean(jnp.square(centred), axis=(1, 2)))
+        gain = jax.lax.rsqrt(variance + NORM_EPSILON) * gain
+        return centred * gain[:, None, None] + bias
+
+    def _over_group(self, per_channel):
+        batch, channels = per_channel.shape
+        size = channels // self.groups
+        if size == 1:
+            return per_channel
+        mean = per_channel.reshape(batch, self.groups, size).mean(axis=-1)
+        return jnp.repeat(mean, size, axis=-1)
+
+
+class LayerNorm(nn.Module):
+    """Layer normalisation of the last axis, biased variance, float32 in and out."""
+
+    @nn.compact
+    def __call__(self, x):
+        width = x.shape[-1]
+        gain = self.param("scale", initial.ONES, (width,), jnp.float32)
+        bias = self.param("bias", initial.ZEROS, (width,), jnp.float32)
+        x = x.astype(jnp.float32)
+        centred = x - jnp.mean(x, axis=-1, keepdims=True)
+        variance = jnp.mean(jnp.square(centred), axis=-1, keepdims=True)
+        return centred * jax.lax.rsqrt(variance + NORM_EPSILON) * gain + bias
+
+
+def timestep_embedding(
+    timesteps: shapes.Timesteps, dim: int
+) -> Float[shapes.Array, "b d"]:
+    """Sinusoids [cos, sin] of the timesteps, float32 (B, dim); dim is even.
+
+    Wavelengths rise geometrically from 2 pi to 10000 * 2 pi.
+    """
+    half = dim // 2
+    exponents = -math.log(MAX_PERIOD) / half * jnp.arange(half, dtype=jnp.float32)
+    angles = timesteps.astype(jnp.float32)[:, None] * jnp.exp(exponents)
+    return jnp.concatenate([jnp.cos(angles), jnp.sin(angles)], axis=-1)
+
+
+def upsample(x: shapes.Image) -> Float[shapes.Array, "b h2 w2 c"]:
+    """The image at twice its side, nearest neighbour."""
+    batch, height, width, channels = x.shape
+    x = jnp.broadcast_to(
+        x[:, :, None, :, None, :], (batch, height, 2, width, 2, channels)
+    )
+    return x.reshape(batch, 2 * height, 2 * width, channels)
+
+
+def downsample(x: shapes.Image) -> Float[shapes.Array, "b h2 w2 c"]:
+    """The image at half its side, mean of 2x2 boxes."""
+    batch, height, width, channels = x.shape
+    x = x.reshape(batch, height // 2, 2, width // 2, 2, channels)
+    return x.mean(axis=(2, 4))
+
+
+def dropout(x: shapes.Image, keys: shapes.PRNGKeys, drop_prob: float) -> shapes.Image:
+    """x with a share drop_prob of its entries zeroed and the others scaled up.
+
+    One key per example: what an example loses does not depend on its neighbours, so
+    neither on the mesh nor on gradient accumulation.
+    """
+    keep_prob = 1.0 - drop_prob
+    keep = jax.vmap(lambda key: jax.random.bernoulli(key, keep_prob, x.shape[1:]))(keys)
+    return jnp.where(keep, x / keep_prob, jnp.zeros_like(x))

@@ -1,0 +1,178 @@
+"""How well does a caption describe a noised image?
+
+CLIP (arXiv 2103.00020) whose image tower reads x_t and its timestep: a learned table
+row for the timestep takes the class token's place. Layers, initialisation and pixel
+statistics are those of GLIDE's released noised CLIP.
+"""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+import einops
+import jax
+import jax.numpy as jnp
+import numpy as np
+from flax import linen as nn
+from jaxtyping import Float
+
+from glide_jax import shapes
+from glide_jax.config.defaults import NoisedClipConfig
+from glide_jax.models import attention, initial, layers, text2im, text_encoder
+
+NUM_TIMESTEPS = 1000  # rows of the timestep table: the training chain (published)
+# Of 8-bit pixels, per channel, over GLIDE's training images (published).
+PIXEL_MEAN = (122.77093945, 116.74601272, 104.09373519)
+PIXEL_STD = (68.50053285, 66.63215831, 70.32316309)
+INIT_LOGIT_SCALE = math.log(1 / 0.07)  # CLIP section 2.4
+MAX_LOGIT_SCALE = 100.0  # CLIP section 2.4, against instability
+NORM_FLOOR = 1e-12  # added to the length of a feature, as released
+
+
+def normalise(features: shapes.Features) -> shapes.Features:
+    """Features at unit length."""
+    length = jnp.linalg.norm(features, axis=-1, keepdims=True)
+    return features / (length + NORM_FLOOR)
+
+
+def similarity(
+    image_features: shapes.Features, text_features: shapes.Features
+) -> shapes.PerExample:
+    """Cosine in [-1, 1] of each image and the caption in its row."""
+    product = normalise(image_features) * normalise(text_features)
+    return jnp.sum(product, axis=-1)
+
+
+class ClipBlock(nn.Module):
+    """Pre-norm attention and perceptron; the keys have no bias."""
+
+    width: int
+    heads: int
+    num_layers: int  # of the whole tower: residual branches start smaller in deep ones
+    causal: bool
+    dtype: Any
+
+    @nn.compact
+    def __call__(self, x, _):
+        narrow = self.width**-0.5
+        closing = narrow / (2 * self.num_layers)
+        widening = math.sqrt(2 / (4 * self.width))
+
+        def linear(name, features, std, use_bias=True):
+            init = initial.normal_init(std)
+            return layers.Linear(
+                features, init=init, use_bias=use_bias, dtype=self.dtype, name=name
+            )
+
+        def heads(projected):
+            return einops.rearrange(projected, "b l (h c) -> b l h c", h=self.heads)
+
+        y = layers.LayerNorm(name="ln_1")(x)
+        mask = np.tri(x.shape[1], dtype=bool) if self.causal else None
+        attended = attention.xla_attention(
+            heads(linear("query", self.width, narrow)(y)),
+            heads(linear("key", self.width, narrow, use_bias=False)(y)),
+            heads(linear("value", self.width, narrow)(y)),
+            mask,
+        )
+        attended = einops.rearrange(attended, "b l h c -> b l (h c)")
+        x = x + linear("attn_proj", self.width, closing)(attended)
+        y = layers.LayerNorm(name="ln_2")(x)
+        y = linear("mlp_in", 4 * self.width, widening)(y)
+        y = nn.gelu(y, approximate=False)
+        return x + linear("mlp_out", self.width, closing)(y), None
+
+
+class ImageTower(nn.Module):
+    """x_t in [-1, 1] (B, H, W, 3), timesteps -> features (B, embed_dim), float32."""
+
+    config: NoisedClipConfig
+
+    @nn.compact
+    def __call__(self, x_t, timesteps):
+        width, patch = self.config.image_width, self.config.patch_px
+        dtype = jnp.dtype(self.config.compute_dtype)
+        narrow = initial.Distribution("normal", width**-0.5)
+        num_patches = (self.config.image_px // patch) ** 2
+        times = self.param("timestep_embedding", narrow, (NUM_TIMESTEPS, width))
+        positions = self.param("positional_embedding", narrow, (num_patches + 1, width))
+        # Unclipped: x_t far from the data leaves [0, 255], as in training.
+        pixels = ((x_t + 1) * 127.5 - jnp.array(PIXEL_MEAN)) / jnp.array(PIXEL_STD)
+        patches = einops.rearrange(
+            pixels, "b (h p) (w q) c -> b (h w) (p q c)", p=patch, q=patch
+        )
+        patch_init = initial.normal_init(math.sqrt(2 / (width * patch**2)))
+        tokens = layers.Linear(
+            width, init=patch_init, use_bias=False, dtype=dtype, name="patch"
+        )(patches)
+        first = jnp.take(times, timesteps, axis=0)[:, None]
+        x = jnp.concatenate([first, tokens.astype(jnp.float32)], axis=1) + positions
+        x = layers.LayerNorm(name="ln_in")(x).astype(dtype)
+        num_layers = self.config.image_layers
+        x, _ = text_encoder.stack(ClipBlock, num_layers)(
+            width, self.config.image_heads, num_layers, False, dtype, name="layers"
+        )(x, None)
+        return _project(x[:, 0], self.config.embed_dim)
+
+
+class TextTower(nn.Module):
+    """tokens int (B, L), text_mask bool (B, L) -> features (B, embed_dim), float32."""
+
+    config: NoisedClipConfig
+
+    @nn.compact
+    def __call__(self, tokens, text_mask):
+        text2im.check_tokens(tokens, self.config.text_context)
+        config, width = self.config, self.config.text_width
+        dtype = jnp.dtype(config.compute_dtype)
+        table = self.param(
+            "token_embedding",
+            initial.Distribution("normal", 0.02),
+            (config.vocab_size, width),
+        )
+        positions = self.param(
+            "positional_embedding",
+            initial.Distribution("normal", 0.01),
+            (config.text_context, width),
+        )
+        x = (jnp.take(table, tokens, axis=0) + positions).astype(dtype)
+        # Causal: positions after the caption's end cannot reach its last token.
+        x, _ = text_encoder.stack(ClipBlock, config.text_layers)(
+            width, config.text_heads, config.text_layers, True, dtype, name="layers"
+        )(x, None)
+        last = jnp.maximum(jnp.sum(text_mask, axis=-1), 1) - 1
+        x = jnp.take_along_axis(x, last[:, None, None], axis=1)[:, 0]
+        return _project(x, config.embed_dim)
+
+
+def _project(x, embed_dim):
+    """The tower's end, inside its compact call: norm, then Glorot-normal projection."""
+    init = initial.normal_init(math.sqrt(2 / (x.shape[-1] + embed_dim)))
+    x = layers.LayerNorm(name="ln_out")(x)
+    return layers.Linear(embed_dim, init=init, use_bias=False, name="output")(x)
+
+
+class NoisedClip(nn.Module):
+    """Both towers and the temperature of training."""
+
+    config: NoisedClipConfig
+
+    def setup(self):
+        self.image = ImageTower(self.config)
+        self.text = TextTower(self.config)
+        self.logit_scale = self.param(
+            "logit_scale", initial.Distribution("constant", INIT_LOGIT_SCALE), ()
+        )
+
+    def encode_image(self, x_t, timesteps) -> Float[jax.Array, "b e"]:
+        """Features of noised images, not normalised."""
+        return self.image(x_t, timesteps)
+
+    def encode_text(self, tokens, text_mask) -> Float[jax.Array, "b e"]:
+        """Features of captions, not normalised."""
+        return self.text(tokens, text_mask)
+
+    def __call__(self, x_t, timesteps, tokens, text_mask):
+        """Every parameter in use once: for initialisation."""
+        return self.image(x_t, timesteps), self.text(tokens, text_mask)

@@ -1,0 +1,103 @@
+"""How does a caption become a pooled vector and a sequence of features?
+
+GLIDE's transformer: pre-norm, bidirectional, no attention mask. A padding position does
+not vanish; it holds a learned embedding of its own, and is attended to like the others.
+"""
+
+from __future__ import annotations
+
+from typing import Any, NamedTuple
+
+import einops
+import jax.numpy as jnp
+from flax import linen as nn
+
+from glide_jax import shapes
+from glide_jax.config.defaults import Text2ImConfig
+from glide_jax.models import attention, initial, layers
+
+# The release only infers, so its initialisation is unknown. OpenAI's point-e trains the
+# same blocks with N(0, (0.25 / sqrt(width))^2); the embeddings follow CLIP and GPT-2.
+LINEAR_INIT_GAIN = 0.25
+TOKEN_INIT_STD = 0.02
+POSITION_INIT_STD = 0.01
+# Loop iterations unrolled: a CPU or GPU runs a short stack faster without the loop.
+MAX_UNROLL = 4
+
+
+class TextFeatures(NamedTuple):
+    """What the U-Net gets from a caption."""
+
+    pooled: shapes.Features  # (B, 4 * num_channels), added to the time embedding
+    sequence: shapes.TextSequence  # (B, L, text_width), for the attention keys
+
+
+def stack(block_class: type[nn.Module], num_layers: int):
+    """The block repeated, its parameters stacked on a leading layer axis."""
+    return nn.scan(
+        block_class,
+        variable_axes={"params": 0},
+        split_rngs={"params": True},
+        length=num_layers,
+        unroll=num_layers if num_layers <= MAX_UNROLL else 1,
+    )
+
+
+class TransformerBlock(nn.Module):
+    """Attention and a 4x-wide perceptron, each on a residual branch."""
+
+    width: int
+    heads: int
+    dtype: Any
+
+    @nn.compact
+    def __call__(self, x, _):
+        init = initial.normal_init(LINEAR_INIT_GAIN * self.width**-0.5)
+
+        def linear(features, name):
+            return layers.Linear(features, init=init, dtype=self.dtype, name=name)
+
+        qkv = linear(3 * self.width, "attn_qkv")(layers.LayerNorm(name="ln_1")(x))
+        q, k, v = einops.rearrange(qkv, "b l (h p c) -> p b l h c", p=3, h=self.heads)
+        attended = attention.xla_attention(q, k, v)
+        attended = einops.rearrange(attended, "b l h c -> b l (h c)")
+        x = x + linear(self.width, "attn_proj")(attended)
+        hidden = linear(4 * self.width, "mlp_in")(layers.LayerNorm(name="ln_2")(x))
+        # The exact error function; Flax's default is the tanh approximation.
+        hidden = nn.gelu(hidden, approximate=False)
+        return x + linear(self.width, "mlp_out")(hidden), None
+
+
+class TextEncoder(nn.Module):
+    """tokens int (B, L), text_mask bool (B, L) -> TextFeatures, float32."""
+
+    config: Text2ImConfig
+    dtype: Any
+
+    @nn.compact
+    def __call__(self, tokens, text_mask):
+        x = self._embed(tokens, text_mask).astype(self.dtype)
+        blocks = stack(TransformerBlock, self.config.text_layers)(
+            self.config.text_width, self.config.text_heads, self.dtype, name="layers"
+        )
+        x, _ = blocks(x, None)
+        x = layers.LayerNorm(name="final_ln")(x)
+        # The last position, even when it is padding: its embedding reads the caption.
+        pooled = layers.Linear(
+            4 * self.config.num_channels, dtype=self.dtype, name="pooled"
+        )(x[:, -1])
+        return TextFeatures(pooled.astype(jnp.float32), x)
+
+    def _embed(self, tokens, text_mask):
+        config = self.config
+        shape = (config.text_context, config.text_width)
+        token_init = initial.Distribution("normal", TOKEN_INIT_STD)
+        position_init = initial.Distribution("normal", POSITION_INIT_STD)
+        table = self.param(
+            "token_embedding", token_init, (config.vocab_size, config.text_width)
+        )
+        positional = self.param("positional_embedding", position_init, shape)
+        padding = self.param("padding_embedding", position_init, shape)
+        embedded = jnp.take(table, tokens, axis=0) + positional
+        # Replaced whole: a padding slot carries neither its token nor its position.
+        return jnp.where(text_mask[..., None], embedded, padding)

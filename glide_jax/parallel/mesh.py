@@ -1,0 +1,107 @@
+"""Which device stands where: the mesh with axes data, fsdp and tensor."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+
+import jax
+import numpy as np
+from jax.experimental import mesh_utils
+from jax.sharding import AxisType, Mesh
+
+from glide_jax.config import defaults
+from glide_jax.errors import UserError
+
+AXES = ("data", "fsdp", "tensor")
+BATCH_AXES = ("data", "fsdp")  # both hold different examples
+
+
+def make_mesh(
+    config: defaults.MeshConfig, devices: Sequence[jax.Device] | None = None
+) -> Mesh:
+    """The mesh of all `devices` (default: every device of every process).
+
+    An axis has `NAME_dcn` parts over the data-centre network, each of `NAME`
+    devices within a slice (hosts count as slices where devices name none). Axes
+    are Auto: the compiler propagates shardings. (jax.make_mesh now defaults to
+    Explicit, which refuses sharded convolution kernels.)
+
+    Raises:
+      UserError: the sizes do not use every device exactly once, or the *_dcn
+        parts do not match the number of slices.
+    """
+    devices = list(jax.devices() if devices is None else devices)
+    ici, dcn = _resolve_sizes(config, len(devices))
+    axis_types = (AxisType.Auto,) * len(AXES)
+    if math.prod(dcn) > 1:
+        return Mesh(_hybrid_layout(ici, dcn, devices), AXES, axis_types=axis_types)
+    try:
+        return jax.make_mesh(ici, AXES, axis_types=axis_types, devices=devices)
+    except NotImplementedError:
+        # The shape does not factor into the torus (e.g. 8x8 on 4x4x4): any order is
+        # correct, only collectives take longer routes.
+        return Mesh(np.reshape(devices, ici), AXES, axis_types=axis_types)
+
+
+def num_batch_shards(mesh: Mesh) -> int:
+    """Into how many parts the batch axis is cut."""
+    return math.prod(mesh.shape[axis] for axis in BATCH_AXES)
+
+
+def check_batch(
+    global_batch_size: int, mesh: Mesh, *, path: str = "train.global_batch_size"
+) -> None:
+    """Raises UserError unless the batch divides over the data and fsdp axes."""
+    shards = num_batch_shards(mesh)
+    if global_batch_size > 0 and global_batch_size % shards == 0:
+        return
+    below = global_batch_size // shards * shards
+    choices = [str(size) for size in (below, below + shards) if size > 0]
+    sizes = ", ".join(f"{axis}={mesh.shape[axis]}" for axis in BATCH_AXES)
+    raise UserError(
+        f"{path}={global_batch_size} is not divisible by {shards} devices "
+        f"(mesh {sizes}); use {' or '.join(choices)}"
+    )
+
+
+def _resolve_sizes(
+    config: defaults.MeshConfig, num_devices: int
+) -> tuple[tuple[int, ...], tuple[int, ...]]:
+    """(sizes within a slice, parts over slices), with a -1 filled in."""
+    names = (*AXES, *(f"{axis}_dcn" for axis in AXES))
+    sizes = [getattr(config, name) for name in names]
+    given = ", ".join(f"mesh.{n}={s}" for n, s in zip(names, sizes, strict=True))
+    if any(size != -1 and size < 1 for size in sizes) or sizes.count(-1) > 1:
+        raise UserError(f"{given}: sizes are 1 or more, and at most one is -1")
+    known = math.prod(size for size in sizes if size != -1)
+    if -1 in sizes and num_devices % known == 0:
+        sizes[sizes.index(-1)] = num_devices // known
+    elif -1 in sizes or known != num_devices:
+        rule = "divide" if -1 in sizes else "equal"
+        raise UserError(
+            f"{given}: the product {known} does not {rule} the number of devices, "
+            f"{num_devices}; change a size, or set one to -1 for what is left"
+        )
+    return tuple(sizes[:3]), tuple(sizes[3:])
+
+
+def _hybrid_layout(
+    ici: tuple[int, ...], dcn: tuple[int, ...], devices: list[jax.Device]
+) -> np.ndarray:
+    slices = {getattr(device, "slice_index", 0) for device in devices}
+    by_process = len(slices) == 1
+    if by_process:
+        slices = {device.process_index for device in devices}
+    if len(slices) != math.prod(dcn):
+        raise UserError(
+            f"the mesh.*_dcn sizes make {math.prod(dcn)} parts, but the devices lie in "
+            f"{len(slices)} slices; set them so that their product is {len(slices)}"
+        )
+    return mesh_utils.create_hybrid_device_mesh(
+        ici,
+        dcn,
+        devices,
+        process_is_granule=by_process,
+        allow_split_physical_axes=True,
+    )

@@ -1,0 +1,88 @@
+"""How far a loop is and how long it has left: a bar, or a line now and then in logs."""
+
+from __future__ import annotations
+
+import io
+import sys
+import time
+from typing import TextIO
+
+import tqdm
+
+LOG_EVERY_SECS = 30.0
+
+
+class ProgressBar:
+    """A bar on a terminal; elsewhere one line each LOG_EVERY_SECS, so logs stay short.
+
+    A context manager. `initial` is where a resumed loop starts: the rate counts only
+    what was done since.
+    """
+
+    def __init__(
+        self,
+        total: int,
+        description: str,
+        *,
+        initial: int = 0,
+        stream: TextIO | io.TextIOBase | None = None,
+    ) -> None:
+        self._stream = sys.stderr if stream is None else stream
+        self._is_terminal = self._stream.isatty()
+        self._last_line_secs = time.monotonic()
+        self._bar = tqdm.tqdm(
+            total=total,
+            desc=description,
+            initial=initial,
+            file=self._stream if self._is_terminal else _Nowhere(),
+            dynamic_ncols=self._is_terminal,
+        )
+
+    def __enter__(self) -> ProgressBar:
+        return self
+
+    def __exit__(self, *exception: object) -> None:
+        self.close()
+
+    def note(self, **fields: float | int | str) -> None:
+        """Shows fields (loss=0.3) behind the bar from now on."""
+        self._bar.set_postfix(fields, refresh=False)
+
+    def update(self, n: int = 1) -> None:
+        """Counts n more."""
+        self._bar.update(n)
+        now = time.monotonic()
+        if not self._is_terminal and now - self._last_line_secs >= LOG_EVERY_SECS:
+            self._last_line_secs = now
+            self._write_line()
+
+    def close(self) -> None:
+        """Leaves the finished bar, or one last line, behind; again does nothing."""
+        if not self._bar.disable and not self._is_terminal:
+            self._write_line()
+        self._bar.close()
+
+    def _write_line(self) -> None:
+        bar = self._bar.format_dict
+        done, total, initial = bar["n"], bar["total"], bar["initial"]
+        rate = (done - initial) / max(bar["elapsed"], 1e-9)
+        left = f"{(total - done) / rate:.0f} s left" if rate else "time left unknown"
+        parts = [
+            f"{self._bar.desc.removesuffix(': ')}: {done}/{total}",
+            f"{100 * done / max(total, 1):.0f}%",
+            f"{rate:.3g}/s",
+            left,
+            *([bar["postfix"]] if bar["postfix"] else []),
+        ]
+        self._stream.write(", ".join(parts) + "\n")
+        self._stream.flush()
+
+
+class _Nowhere:
+    """A file that forgets: tqdm still keeps count and rate, but draws nothing."""
+
+    def write(self, text: str) -> None:
+        del text
+
+    def flush(self) -> None:
+        pass

@@ -1,0 +1,180 @@
+"""Asks the trained models for what they have never seen, and checks what they draw."""
+
+from __future__ import annotations
+
+import dataclasses
+import pathlib
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+
+from glide_jax import progress
+from glide_jax.data import shapes_world
+from glide_jax.eval import shapes as checker
+from glide_jax.quickstart.ledger import Ledger
+from glide_jax.sample import cascade, restore
+
+MODES = {"unguided": "none", "cfg": "cfg", "clip": "clip", "cfg+clip": "cfg+clip"}
+# A clip mode differentiates the CLIP at every step, so it is asked for less.
+CAPTIONS = {"unguided": 256, "cfg": 256, "clip": 64, "cfg+clip": 64}
+UPSAMPLED = 64
+INPAINTED = 64
+# The hole covers the small object and its jitter; the ground around stays known.
+HOLE_FRACTION = 0.75
+GUIDANCE_SCALE = 3.0
+BATCH_SIZE = 64
+
+
+@dataclasses.dataclass(frozen=True)
+class Counts:
+    """How many pictures each measurement takes; a share of the full numbers."""
+
+    share: float = 1.0
+
+    def of(self, full: int) -> int:
+        """At least two of `full`."""
+        return max(2, round(full * self.share))
+
+
+def held_out(count: int, px: int) -> tuple[np.ndarray, list[shapes_world.ShapeScene]]:
+    """Real pictures (N, px, px, 3) of colour-shape pairs never trained on."""
+    world = shapes_world.ShapesWorld("quickstart", "held_out", seed=1, size_px=px)
+    scenes = [world.spec(i) for i in range(count)]
+    return np.stack([shapes_world.render(scene, px) for scene in scenes]), scenes
+
+
+class Measurements:
+    """Each method does one task of the ledger and leaves its pictures as a .npz."""
+
+    def __init__(self, root: pathlib.Path, ledger: Ledger, counts: Counts):
+        self._root, self._ledger, self._counts = root, ledger, counts
+
+    def run(self) -> None:
+        """Everything report.json tells, skipping what is done."""
+        self._task("checker_on_real", self._check_real)
+        for name in MODES:
+            self._task(name, lambda name=name: self._sample(name))
+        self._task("upsampled", self._upsample)
+        self._task("inpaint", self._inpaint)
+
+    def pictures(self, task: str) -> dict[str, np.ndarray]:
+        """What a task drew."""
+        with np.load(self._root / "pictures" / f"{task}.npz") as file:
+            return dict(file)
+
+    def _task(self, name: str, make: Callable[[], tuple[Any, dict]]) -> None:
+        if self._ledger.is_done(name):
+            return
+        with self._ledger.timed(name):
+            result, pictures = make()
+            folder = self._root / "pictures"
+            folder.mkdir(exist_ok=True)
+            np.savez_compressed(folder / f"{name}.npz", **pictures)
+        self._ledger.finish(name, result)
+
+    def _check_real(self) -> tuple[Any, dict]:
+        pictures, scenes = held_out(self._counts.of(256), self._base_px())
+        found = checker.score(pictures, _captions(scenes))
+        return {k: found[k] for k in ("colour", "shape")}, {"real": pictures}
+
+    def _sample(self, name: str) -> tuple[Any, dict]:
+        _, scenes = held_out(self._counts.of(CAPTIONS[name]), self._base_px())
+        models = self._cascade("base_cfg", with_clip="clip" in MODES[name])
+        with progress.ProgressBar(len(scenes), f"sampling, {name}") as bar:
+            drawn = models.sample(
+                _captions(scenes),
+                guidance_mode=MODES[name],
+                guidance_scale=GUIDANCE_SCALE,
+                batch_size=BATCH_SIZE,
+                progress=bar.update,
+            ).base_images
+        return checker.score(drawn, _captions(scenes)), {"drawn": drawn}
+
+    def _upsample(self) -> tuple[Any, dict]:
+        small = self.pictures("cfg")["drawn"][: self._counts.of(UPSAMPLED)]
+        _, scenes = held_out(len(small), self._base_px())
+        models = self._cascade("base_cfg", upsampler="upsampler")
+        with progress.ProgressBar(len(scenes), "upsampling") as bar:
+            drawn = models.upsample(
+                small,
+                _captions(scenes),
+                batch_size=16,
+                progress=bar.update,
+            ).images
+        found = checker.score(drawn, _captions(scenes))
+        return {k: found[k] for k in ("colour", "shape")}, {"drawn": drawn}
+
+    def _inpaint(self) -> tuple[Any, dict]:
+        count = self._counts.of(INPAINTED)
+        models = self._cascade("base_inpaint", upsampler="upsampler_inpaint")
+        px = models.upsampler.config.model.image_px
+        originals, asked = inpainting_requests(count, px)
+        masks = np.stack([hole_mask(self._base_px())] * count)
+        with progress.ProgressBar(count * models.num_stages, "inpainting") as bar:
+            result = models.inpaint(
+                originals,
+                masks,
+                _captions(asked),
+                guidance_scale=GUIDANCE_SCALE,
+                batch_size=16,
+                progress=bar.update,
+            )
+        known = hole_mask(px).astype(bool)
+        error = np.abs(result.images.astype(int) - originals.astype(int))[:, known]
+        right = [
+            checker.read_scene(image) == (scene.colour, scene.shape)
+            for image, scene in zip(result.images, asked, strict=True)
+        ]
+        found = {
+            "filled_as_asked": float(np.mean(right)),
+            "known_pixel_max_error": float(error.max() / 255),
+        }
+        return found, {
+            "originals": originals,
+            "small": result.base_images,
+            "large": result.images,
+        }
+
+    def _base_px(self) -> int:
+        return self._model("base_cfg").config.model.image_px
+
+    def _cascade(
+        self, base: str, *, upsampler: str = "", with_clip: bool = False
+    ) -> cascade.Cascade:
+        return cascade.Cascade(
+            self._model(base),
+            self._model(upsampler) if upsampler else None,
+            self._model("noised_clip") if with_clip else None,
+        )
+
+    def _model(self, name: str) -> restore.SampleModel:
+        return restore.load_bundle(self._root / "bundles" / name)
+
+
+def hole_mask(px: int) -> np.ndarray:
+    """(px, px) float32, 0 in the middle where the object stands, 1 around it."""
+    mask = np.ones((px, px), np.float32)
+    edge = round(px * (1 - HOLE_FRACTION) / 2)
+    mask[edge : px - edge, edge : px - edge] = 0
+    return mask
+
+
+def inpainting_requests(
+    count: int, px: int
+) -> tuple[np.ndarray, list[shapes_world.ShapeScene]]:
+    """Pictures of small objects, and the other small object each is to show instead."""
+    world = shapes_world.ShapesWorld("quickstart", "held_out", seed=2, size_px=px)
+    scenes = [
+        dataclasses.replace(world.spec(i), size="small") for i in range(2 * count)
+    ]
+    originals, asked = scenes[:count], scenes[count:]
+    asked = [
+        dataclasses.replace(new, background=old.background)
+        for old, new in zip(originals, asked, strict=True)
+    ]
+    return np.stack([shapes_world.render(s, px) for s in originals]), asked
+
+
+def _captions(scenes: list[shapes_world.ShapeScene]) -> list[str]:
+    return [shapes_world.caption(scene) for scene in scenes]

@@ -1,0 +1,90 @@
+"""Trains the six phases of GLIDE, each exactly as `glide train` would."""
+
+from __future__ import annotations
+
+import dataclasses
+import importlib.util
+import pathlib
+
+import glide_jax
+from glide_jax import lifecycle, metrics
+from glide_jax.config import resolve
+from glide_jax.config.defaults import Config
+from glide_jax.errors import UserError
+from glide_jax.quickstart.ledger import Ledger
+from glide_jax.train import export, loop
+
+
+@dataclasses.dataclass(frozen=True)
+class Phase:
+    """One training run: its experiment file, and the phase it starts from."""
+
+    name: str
+    config: str
+    init_from: str = ""
+
+
+PHASES = (
+    Phase("base", "base64"),
+    Phase("base_cfg", "base64_cfg", "base"),
+    Phase("base_inpaint", "base64_inpaint", "base_cfg"),
+    Phase("upsampler", "upsample256"),
+    Phase("upsampler_inpaint", "upsample256_inpaint", "upsampler"),
+    Phase("noised_clip", "noised_clip64"),
+)
+
+
+def load_config(phase: Phase, root: pathlib.Path, scale: float) -> Config:
+    """The phase's configuration, its steps scaled, for a run under `root`."""
+    config = resolve.from_config_dict(_experiment(phase.config).get_config("tiny"))
+    steps = max(1, round(config.train.num_steps * scale))
+    changes: dict[str, object] = {
+        "train.num_steps": steps,
+        "optim.warmup_steps": min(config.optim.warmup_steps, steps - 1),
+    }
+    if phase.init_from:
+        changes["train.init_from"] = str(root / phase.init_from)
+    return resolve.override(config, changes)
+
+
+def run_phase(
+    phase: Phase, root: pathlib.Path, ledger: Ledger, *, scale: float
+) -> lifecycle.ExitCode:
+    """Trains and exports one phase unless that is done; resumes one cut off."""
+    if ledger.is_done(phase.name):
+        return lifecycle.ExitCode.OK
+    config = load_config(phase, root, scale)
+    workdir = root / phase.name
+    with ledger.timed(phase.name):
+        code = loop.train(config, workdir)
+        if code != lifecycle.ExitCode.OK:
+            return code
+        export.export(workdir, root / "bundles" / phase.name)
+    ledger.finish(phase.name, _losses(workdir))
+    return lifecycle.ExitCode.OK
+
+
+def _losses(workdir: pathlib.Path) -> dict[str, float]:
+    rows = [
+        row for row in metrics.read_metrics(workdir / "metrics.jsonl") if "loss" in row
+    ]
+    return {
+        "steps": rows[-1]["step"],
+        "loss_first": rows[0]["loss"],
+        "loss_last": rows[-1]["loss"],
+    }
+
+
+def _experiment(name: str):
+    """The module experiments/configs/NAME.py of the clone this package runs from."""
+    root = pathlib.Path(glide_jax.__file__).parent.parent
+    path = root / "experiments" / "configs" / f"{name}.py"
+    if not path.is_file():
+        raise UserError(
+            f"{path} is missing; the quickstart runs from a clone of the project, "
+            "installed with `pip install -e .`"
+        )
+    spec = importlib.util.spec_from_file_location(name, path)
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module

@@ -1,0 +1,118 @@
+"""report.json and samples.png, from what the ledger holds and the tasks drew."""
+
+from __future__ import annotations
+
+import json
+import pathlib
+from typing import Any
+
+import numpy as np
+from PIL import Image
+
+from glide_jax.data import shapes_world
+from glide_jax.eval import contact_sheet
+from glide_jax.quickstart import measure, phases
+from glide_jax.quickstart.ledger import Ledger
+
+ROWS = 6
+INPAINT_ROWS = 4
+
+
+def make_report(ledger: Ledger) -> dict[str, Any]:
+    """The measured figures; seconds count every start, compilation included."""
+    return {
+        "wall_seconds": round(ledger.seconds(), 1),
+        "phases": {
+            phase.name: {
+                "seconds": round(ledger.seconds(phase.name), 1),
+                **ledger.result(phase.name),
+            }
+            for phase in phases.PHASES
+        },
+        "checker_on_real": ledger.result("checker_on_real"),
+        "modes": {mode: ledger.result(mode) for mode in measure.MODES},
+        "upsampled": ledger.result("upsampled"),
+        "inpaint": ledger.result("inpaint"),
+    }
+
+
+def write(root: pathlib.Path, ledger: Ledger, done: measure.Measurements) -> None:
+    """Writes both files under `root`."""
+    report = make_report(ledger)
+    (root / "report.json").write_text(json.dumps(report, indent=2) + "\n")
+    Image.fromarray(draw(report, done)).save(root / "samples.png")
+
+
+def draw(report: dict[str, Any], done: measure.Measurements) -> np.ndarray:
+    """The contact sheet as pixels."""
+    return contact_sheet.draw_contact_sheet(
+        "GLIDE, trained on this machine",
+        "Every picture was drawn from its caption by models trained minutes ago. No "
+        "caption's pair of colour and shape was ever seen in training. Under each "
+        "column: how often a checker read the colour and the shape asked for.",
+        [_samples(report, done), _inpaintings(report, done)],
+    )
+
+
+def _samples(
+    report: dict[str, Any], done: measure.Measurements
+) -> contact_sheet.Section:
+    columns = [done.pictures(mode)["drawn"] for mode in measure.MODES]
+    columns.append(done.pictures("upsampled")["drawn"])
+    shares = [*report["modes"].values(), report["upsampled"]]
+    titles = ["unguided", "classifier-free 3", "CLIP-guided", "both", "2nd, upsampled"]
+    _, scenes = measure.held_out(len(columns[0]), columns[0].shape[1])
+    rows = [
+        (shapes_world.caption(scenes[i]), [column[i] for column in columns])
+        for i in _varied(scenes, min(map(len, columns)))
+    ]
+    small, large = columns[0].shape[1], columns[-1].shape[1]
+    return contact_sheet.Section(
+        "From caption to picture",
+        f"{small} px pictures from the base model, guided four ways; at the right the "
+        f"classifier-free one enlarged to {large} px by the upsampler.",
+        [
+            f"{title}\n{share['colour']:.0%} colour, {share['shape']:.0%} shape"
+            for title, share in zip(titles, shares, strict=True)
+        ],
+        rows,
+    )
+
+
+def _inpaintings(
+    report: dict[str, Any], done: measure.Measurements
+) -> contact_sheet.Section:
+    pictures = done.pictures("inpaint")
+    large, small = pictures["large"], pictures["small"]
+    mask = measure.hole_mask(large.shape[1])[..., None]
+    # Grey stands for what the model may not see and has to fill.
+    holes = pictures["originals"] * mask + 160 * (1 - mask)
+    _, asked = measure.inpainting_requests(len(large), large.shape[1])
+    rows = [
+        (
+            shapes_world.caption(asked[i]),
+            [pictures["originals"][i], holes[i].astype(np.uint8), small[i], large[i]],
+        )
+        for i in range(min(INPAINT_ROWS, len(large)))
+    ]
+    share = report["inpaint"]["filled_as_asked"]
+    return contact_sheet.Section(
+        "Repainting a part",
+        "The grey square is erased and filled to fit the caption; the rest stays as "
+        f"it is. {share:.0%} were filled with the colour and shape asked for.",
+        [
+            "original",
+            "with its hole",
+            f"filled, {small.shape[1]} px",
+            f"filled, {large.shape[1]} px",
+        ],
+        rows,
+    )
+
+
+def _varied(scenes: list[shapes_world.ShapeScene], count: int) -> list[int]:
+    """The first few of the `count` first scenes, each of another colour and shape."""
+    chosen: dict[tuple[str, str], int] = {}
+    for i in range(count):
+        chosen.setdefault((scenes[i].colour, scenes[i].shape), i)
+    return list(chosen.values())[:ROWS]

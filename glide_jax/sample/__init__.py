@@ -1,0 +1,1 @@
+"""From a prompt and sampling bundles to pictures; never imports the trainer."""

@@ -1,0 +1,29 @@
+"""Array types of public signatures; letters are the glossary's axes.
+
+b batch, h w c image (NHWC), l text positions, d width, k table entries. Every alias
+accepts jax and numpy arrays. Outside the test suite they are documentation only.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import jax
+import numpy as np
+from jaxtyping import Bool, Float, Int, Key
+
+Array = jax.Array | np.ndarray
+
+Image = Float[Array, "b h w c"]
+PerExample = Float[Array, "b"]
+Scalar = Float[Array, ""] | float | int
+Tokens = Int[Array, "b l"]
+TextMask = Bool[Array, "b l"]
+Timesteps = Int[Array, "b"]
+TextSequence = Float[Array, "b l d"]
+Features = Float[Array, "b d"]
+Table = Float[Array, "k"]
+PRNGKey = Key[jax.Array, ""]
+PRNGKeys = Key[jax.Array, "b"]
+# Nested dicts of arrays, as Flax Linen makes them.
+Params = dict[str, Any]

@@ -1,0 +1,222 @@
+"""Byte-pair encodings as released: GPT-2's for GLIDE's text encoder, and CLIP's.
+
+Both write text as UTF-8 bytes in a printable alphabet and merge neighbouring symbols
+in the order of a learned list (Radford et al. 2019, section 2.2). They differ in
+cleaning, in how words are split, and in CLIP's end-of-word suffix. The ids equal those
+of openai/glide-text2im's two tokenizers.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable, Sequence
+from typing import SupportsInt
+
+import tokenizers
+from tokenizers import decoders, models, pre_tokenizers
+
+from glide_jax import errors, shapes
+from glide_jax.text import batching, cleaning, vocabulary
+
+_END_OF_TEXT = "<|endoftext|>"
+_START_OF_TEXT = "<|startoftext|>"
+_WORD_END = "</w>"
+# openai/CLIP simple_tokenizer: the specials, English contractions, runs of letters,
+# single digits, runs of anything else that is not space.
+_CLIP_PATTERN = (
+    r"<\|startoftext\|>|<\|endoftext\|>|(?i:'s|'t|'re|'ve|'m|'ll|'d)"
+    r"|[\p{L}]+|[\p{N}]|[^\s\p{L}\p{N}]+"
+)
+# openai/CLIP reads merges [1 : 49152 - 256 - 2 + 1] of a longer list.
+_CLIP_NUM_MERGES = 49152 - 256 - 2
+
+
+class Gpt2Tokenizer:
+    """GPT-2's BPE as GLIDE uses it: lower-cased first, no start or end token.
+
+    Padding is the end-of-text id (50256 of 50,257), told from text by the mask alone.
+    """
+
+    kind = "gpt2"
+
+    def __init__(self, encoder: bytes, merges: bytes):
+        """Takes the contents of ``encoder.json`` (token -> id) and ``vocab.bpe``."""
+        self._files = {"encoder.json": encoder, "vocab.bpe": merges}
+        ids = json.loads(encoder)
+        if _END_OF_TEXT not in ids:
+            raise errors.UserError(
+                f"encoder.json has no {_END_OF_TEXT} entry, which GLIDE pads with; "
+                f"use GPT-2's own encoder.json"
+            )
+        self.vocab_size = len(ids)
+        self.pad_id = ids[_END_OF_TEXT]
+        self._bpe = tokenizers.Tokenizer(_make_bpe(ids, _parse_merges(merges)))
+        self._bpe.pre_tokenizer = pre_tokenizers.ByteLevel(
+            add_prefix_space=False, use_regex=True
+        )
+        self._bpe.decoder = decoders.ByteLevel()
+
+    def __reduce__(self):
+        return type(self), tuple(self._files.values())
+
+    def encode(self, text: str) -> list[int]:
+        """Ids of the lower-cased text; "" gives none."""
+        return self._bpe.encode(cleaning.lower_case(text)).ids
+
+    def encode_batch(
+        self, texts: Sequence[str], context: int
+    ) -> tuple[shapes.Tokens, shapes.TextMask]:
+        """Tokens (B, context), cut or padded on the right, and their mask."""
+        rows = [batching.truncate(self.encode(t), context, closing=0) for t in texts]
+        return batching.stack(rows, context, self.pad_id)
+
+    def decode(self, ids: Iterable[SupportsInt]) -> str:
+        """The lower-cased text; padding is left out, since no text encodes to it."""
+        return self._bpe.decode([i for i in map(int, ids) if i != self.pad_id])
+
+    def files(self) -> dict[str, bytes]:
+        """The vocabulary files' contents by name."""
+        return dict(self._files)
+
+    def digest(self) -> str:
+        """sha256 over kind and files, hexadecimal."""
+        return vocabulary.digest(self.kind, self._files)
+
+
+class ClipTokenizer:
+    """CLIP's BPE: mended and lower-cased text between a start and an end token.
+
+    A text that spells ``<|startoftext|>`` or ``<|endoftext|>`` encodes to that id, as
+    in openai/CLIP. Padding is 0, which is also the id of a "!" inside a word, so only
+    the mask tells them apart.
+    """
+
+    kind = "clip"
+    pad_id = 0
+
+    def __init__(self, merges: bytes):
+        """Takes a header line, then one merge a line, all of them used."""
+        self._files = {"clip_merges.txt": merges}
+        pairs = _parse_merges(merges)
+        alphabet = _byte_alphabet()
+        words = [*alphabet, *(symbol + _WORD_END for symbol in alphabet)]
+        words += [first + second for first, second in pairs]
+        words += [_START_OF_TEXT, _END_OF_TEXT]
+        self.vocab_size = len(words)
+        self.start_id, self.end_id = self.vocab_size - 2, self.vocab_size - 1
+        self._words = words
+        ids = {word: index for index, word in enumerate(words)}
+        self._bpe = _make_bpe(ids, pairs, end_of_word_suffix=_WORD_END)
+        self._split = pre_tokenizers.Sequence(
+            [
+                # Inverted and removed: what the pattern matches stays.
+                pre_tokenizers.Split(
+                    tokenizers.Regex(_CLIP_PATTERN), behavior="removed", invert=True
+                ),
+                pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False),
+            ]
+        )
+        self._byte_decoder = decoders.ByteLevel()
+
+    def __reduce__(self):
+        return type(self), tuple(self._files.values())
+
+    def encode(self, text: str) -> list[int]:
+        """Start id, ids of the cleaned text, end id; "" gives the two specials."""
+        ids = [self.start_id]
+        for piece, _ in self._split.pre_tokenize_str(cleaning.clip_clean(text)):
+            # As in openai/CLIP the split decides what is a special, so that "!<|"
+            # swallows the opening of one: an added token would not be swallowed.
+            if piece == _START_OF_TEXT:
+                ids.append(self.start_id)
+            elif piece == _END_OF_TEXT:
+                ids.append(self.end_id)
+            else:
+                ids.extend(token.id for token in self._bpe.tokenize(piece))
+        return [*ids, self.end_id]
+
+    def encode_batch(
+        self, texts: Sequence[str], context: int
+    ) -> tuple[shapes.Tokens, shapes.TextMask]:
+        """Tokens (B, context): long texts keep the end id last; mask has specials."""
+        rows = [batching.truncate(self.encode(t), context, closing=1) for t in texts]
+        return batching.stack(rows, context, self.pad_id)
+
+    def decode(self, ids: Iterable[SupportsInt]) -> str:
+        """The cleaned text, words parted by single spaces, up to the first end id."""
+        words = []
+        for token in map(int, ids):
+            if token == self.end_id:
+                break
+            if token != self.start_id:
+                words.append(self._words[token])
+        # The byte alphabet's name for a space is "Ġ".
+        spaced = [
+            word.removesuffix(_WORD_END) + "Ġ" if word.endswith(_WORD_END) else word
+            for word in words
+        ]
+        return self._byte_decoder.decode(spaced).rstrip(" ")
+
+    def files(self) -> dict[str, bytes]:
+        """The merges in use, by file name."""
+        return dict(self._files)
+
+    def digest(self) -> str:
+        """sha256 over kind and files, hexadecimal."""
+        return vocabulary.digest(self.kind, self._files)
+
+
+def published_gpt2() -> Gpt2Tokenizer:
+    """GPT-2's tokenizer of 50,257 ids, its files found or downloaded."""
+    return Gpt2Tokenizer(
+        vocabulary.read(vocabulary.GPT2_ENCODER),
+        vocabulary.read(vocabulary.GPT2_MERGES),
+    )
+
+
+def published_clip() -> ClipTokenizer:
+    """CLIP's tokenizer of 49,408 ids, its file found or downloaded."""
+    lines = vocabulary.read(vocabulary.CLIP_MERGES).split(b"\n")
+    # The published list is five times what CLIP uses: bundles carry the used part.
+    return ClipTokenizer(b"\n".join(lines[: 1 + _CLIP_NUM_MERGES]) + b"\n")
+
+
+def _make_bpe(
+    ids: dict[str, int], pairs: list[tuple[str, str]], **options: str
+) -> models.BPE:
+    """The merge model; a UserError if merges speak of tokens without an id."""
+    missing = [a + b for a, b in pairs if a + b not in ids]
+    if missing:
+        raise errors.UserError(
+            f"the merges make {missing[0]!r}, which the vocabulary does not hold; "
+            f"use vocabulary and merges files of the same tokenizer"
+        )
+    return models.BPE(vocab=ids, merges=pairs, **options)
+
+
+def _parse_merges(merges: bytes) -> list[tuple[str, str]]:
+    """Pairs in merge order; the first line is a header."""
+    pairs = []
+    for number, line in enumerate(merges.decode("utf-8").split("\n")[1:], start=2):
+        # Only plain spaces part the two: other Unicode blanks are alphabet symbols.
+        symbols = line.split(" ")
+        if len(symbols) == 2:
+            pairs.append((symbols[0], symbols[1]))
+        elif line:
+            raise errors.UserError(
+                f"line {number} of the merges file is {line!r}, not two symbols with "
+                f"a space between; use the published file"
+            )
+    return pairs
+
+
+def _byte_alphabet() -> list[str]:
+    """The 256 printable stand-ins for bytes in CLIP's id order (GPT-2's alphabet).
+
+    Printable Latin-1 characters stand for themselves and come first; the other bytes
+    follow in order, as the code points from 256 on.
+    """
+    printable = [*range(33, 127), *range(161, 173), *range(174, 256)]
+    return [chr(code) for code in printable] + [
+        chr(256 + index) for index in range(256 - len(printable))
+    ]

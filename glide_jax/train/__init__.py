@@ -1,0 +1,1 @@
+"""From configuration and data to checkpoints: state, objectives, step and loop."""

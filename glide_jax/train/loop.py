@@ -1,0 +1,173 @@
+"""The training loop: fetch, step, log, validate, draw, save, stop."""
+
+from __future__ import annotations
+
+import collections
+import contextlib
+import logging
+import pathlib
+import time
+from collections.abc import Callable
+from typing import Any
+
+import jax
+import numpy as np
+from PIL import Image
+
+from glide_jax import lifecycle, metrics, progress, shapes
+from glide_jax.config import resolve
+from glide_jax.config.defaults import Config
+from glide_jax.parallel import sharding
+from glide_jax.train import setup
+from glide_jax.train import state as states
+
+# Draws a uint8 picture (H, W, 3) of what the averaged parameters make.
+GridHook = Callable[[shapes.Params], np.ndarray]
+MakeGridHook = Callable[[setup.Run], GridHook | None]
+
+
+def train(
+    config: Config,
+    workdir: pathlib.Path,
+    *,
+    make_grid_hook: MakeGridHook | None = None,
+) -> lifecycle.ExitCode:
+    """Trains to train.num_steps; returns OK, or PREEMPTED after a signal.
+
+    Called again on the same folder it goes on from the newest checkpoint.
+    """
+    run, state = setup.prepare(config, workdir)
+    first, last = int(state.step), config.train.num_steps
+    writer = metrics.MetricsWriter(workdir, enabled=jax.process_index() == 0)
+    writer.truncate_after(first)
+    draw_grid = make_grid_hook(run) if make_grid_hook else None
+    window = Window(config.train.global_batch_size)
+    with (
+        lifecycle.StopRequest() as stop,
+        progress.ProgressBar(last, config.name, initial=first) as bar,
+        contextlib.closing(run.checkpoints),
+        contextlib.closing(writer),
+    ):
+        if first == 0 and run.validation:
+            writer.scalars(0, validate(run, state))
+        batches = run.make_batches(first) if first < last else iter(())
+        for step in range(first + 1, last + 1):
+            batch = window.fetch(batches, run)
+            state, step_metrics = run.train_step(state, batch)
+            window.add(step_metrics)
+            bar.update()
+            # Everything below is due at its own interval, and all of it at the end.
+            is_last = step == last
+            is_stopping = stop.requested and not is_last
+            row = {}
+            if is_last or step == 1 or is_due(step, config.log.every_steps):
+                row |= window.means()
+                bar.note(loss=row["loss"])
+            if is_last or is_due(step, config.log.validate_every_steps):
+                row |= validate(run, state)
+            if row:
+                writer.scalars(step, row)
+            if draw_grid and (is_last or is_due(step, config.log.grid_every_steps)):
+                save_grid(run, draw_grid, state, writer, step)
+            # Saved last, so that a step once saved has all of its rows and pictures.
+            if is_last or is_stopping or is_due(step, config.checkpoint.every_steps):
+                save(run, state, step)
+            if is_stopping:
+                run.checkpoints.wait()
+                logging.warning("stopped by a signal; step %d is saved", step)
+                return lifecycle.ExitCode.PREEMPTED
+    return lifecycle.ExitCode.OK
+
+
+def is_due(step: int, every_steps: int) -> bool:
+    """Whether something done every N steps (0: never) is due after this one."""
+    return every_steps > 0 and step % every_steps == 0
+
+
+class Window:
+    """Metrics since the last log row, as sums and counts, and where the time went."""
+
+    def __init__(self, images_per_step: int):
+        self._images_per_step = images_per_step
+        self._pending: collections.deque = collections.deque()
+        self._reset()
+
+    def _reset(self) -> None:
+        self._sums: dict[str, np.ndarray] = {}
+        self._steps = 0
+        self._input_wait = 0.0
+        self._start = time.monotonic()
+
+    def fetch(self, batches: Any, run: setup.Run) -> dict[str, jax.Array]:
+        """The next batch on the devices; waiting for it is counted."""
+        start = time.monotonic()
+        batch = next(batches)
+        self._input_wait += time.monotonic() - start
+        return sharding.to_global(batch, run.mesh)
+
+    def add(self, step_metrics: dict[str, tuple[jax.Array, jax.Array]]) -> None:
+        """Takes one step's metrics, reading those of the step before it.
+
+        One step late, so that the next step is dispatched while this one runs.
+        """
+        self._pending.append(step_metrics)
+        if len(self._pending) > 1:
+            self._read(self._pending.popleft())
+
+    def means(self) -> dict[str, float]:
+        """Means over the steps since the last call."""
+        while self._pending:
+            self._read(self._pending.popleft())
+        seconds = (time.monotonic() - self._start) / self._steps
+        means = {
+            name: float(total / count)
+            for name, (total, count) in self._sums.items()
+            if count > 0
+        }
+        means |= {
+            "step_seconds": seconds,
+            "images_per_second": self._images_per_step / seconds,
+            "input_wait_seconds": self._input_wait / self._steps,
+        }
+        self._reset()
+        return means
+
+    def _read(self, step_metrics: dict[str, tuple[jax.Array, jax.Array]]) -> None:
+        for name, pair in jax.device_get(step_metrics).items():
+            self._sums[name] = self._sums.get(name, 0.0) + np.asarray(pair, np.float64)
+        self._steps += 1
+
+
+def validate(run: setup.Run, state: states.TrainState) -> dict[str, float]:
+    """Metrics of the first average on held-out examples, as `validation/...`."""
+    sums: dict[str, np.ndarray] = {}
+    params = state.ema_params[str(run.config.ema.decays[0])]
+    for batch in run.validation:
+        found = run.eval_step(params, sharding.to_global(batch, run.mesh))
+        for name, pair in jax.device_get(found).items():
+            sums[name] = sums.get(name, 0.0) + np.asarray(pair, np.float64)
+    return {f"validation/{name}": float(s / n) for name, (s, n) in sums.items()}
+
+
+def save_grid(
+    run: setup.Run,
+    draw_grid: GridHook,
+    state: states.TrainState,
+    writer: metrics.MetricsWriter,
+    step: int,
+) -> None:
+    """Draws the fixed-seed grid of the first average."""
+    picture = draw_grid(state.ema_params[str(run.config.ema.decays[0])])
+    writer.image(step, "grid", picture)
+    folder = run.workdir / "grids"
+    folder.mkdir(exist_ok=True)
+    Image.fromarray(picture).save(folder / f"{step:08d}.png")
+
+
+def save(run: setup.Run, state: states.TrainState, step: int) -> None:
+    """Writes a checkpoint, with the digests of what lies once in the workdir."""
+    meta = {
+        "config_digest": resolve.digest(run.config),
+        "tokenizer_digest": run.tokenizer.digest(),
+    }
+    run.checkpoints.save(step, states.to_items(state), meta)

@@ -1,0 +1,230 @@
+"""From a batch to a loss: denoising for every U-Net, contrast for the noised CLIP.
+
+An objective is a pure function of parameters, batch and per-example keys. It returns
+the scalar to minimise and the run's metrics as (sum, count) pairs, so that means over
+steps, devices and quartiles of the timestep come out right.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import optax
+
+from glide_jax import shapes
+from glide_jax.config.defaults import Config, NoisedClipConfig
+from glide_jax.diffusion import losses, process, schedules, timestep_sampling
+from glide_jax.models import build
+
+Batch = dict[str, shapes.Array]
+Metrics = dict[str, tuple[jax.Array, jax.Array]]
+
+
+class Aux(NamedTuple):
+    """What the step needs beside the loss: draws and per-example losses, (B,)."""
+
+    t: jax.Array
+    losses: jax.Array
+    metrics: Metrics
+
+
+class Objective(NamedTuple):
+    """`init(key) -> params`; `loss(params, batch, keys_of, resampler) -> (loss, Aux)`.
+
+    `keys_of(stream)` gives the (B,) keys of a named stream. `constrain_params` maps
+    updated parameters back into their allowed range.
+    """
+
+    init: Callable[..., shapes.Params]
+    loss: Callable[..., tuple[jax.Array, Aux]]
+    constrain_params: Callable[[shapes.Params], shapes.Params]
+
+
+def make_objective(
+    config: Config,
+    pad_id: int,
+    *,
+    is_training: bool = True,
+    constrain: Callable[[jax.Array], jax.Array] | None = None,
+) -> Objective:
+    """The objective that the model's family asks for.
+
+    Without `is_training` captions are kept, dropout is off and timesteps are spread
+    evenly over the rows, so that validation losses are comparable.
+    """
+    if isinstance(config.model, NoisedClipConfig):
+        return _make_contrastive(config, is_training)
+    return _make_denoising(config, pad_id, is_training, constrain)
+
+
+def _make_denoising(
+    config: Config, pad_id: int, is_training: bool, constrain: Any
+) -> Objective:
+    fns = build.make_denoiser(config.model, constrain=constrain)
+    tables = _tables(config)
+    draw_t = _make_timestep_draw(config, is_training)
+
+    def loss(params, batch, keys_of, resampler):
+        tokens, text_mask = batch["tokens"], batch["text_mask"]
+        if is_training and config.train.caption_drop_prob > 0:
+            tokens, text_mask = drop_captions(
+                keys_of("caption_drop"),
+                tokens,
+                text_mask,
+                pad_id=pad_id,
+                prob=config.train.caption_drop_prob,
+            )
+        x_start = jnp.asarray(batch["image"])
+        t, weights = draw_t(keys_of("timestep"), batch["example_index"], resampler)
+        noise = _normal(keys_of("noise"), x_start)
+        x_t = process.q_sample(tables, x_start, t, noise)
+        features = fns.encode_text(params, tokens, text_mask)
+        text = build.TextConditioning(
+            features.pooled, fns.text_keys_values(params, features)
+        )
+        conditions = {"low_res": batch.get("low_res")}
+        if config.model.inpaint:
+            conditions["inpaint_image"] = x_start
+            conditions["inpaint_mask"] = batch["inpaint_mask"]
+        has_dropout = is_training and config.model.dropout_prob > 0
+        model_output = fns.denoise(
+            params,
+            x_t,
+            tables.timesteps[t],
+            text,
+            dropout_keys=keys_of("dropout") if has_dropout else None,
+            **conditions,
+        )
+        terms = losses.training_losses(
+            tables,
+            model_output,
+            x_start,
+            x_t,
+            noise,
+            t,
+            loss_type=config.train.loss_type,
+        )
+        metrics = {name: _total(terms[name]) for name in terms}
+        metrics |= _by_quartile("loss", terms["loss"], t, tables.num_timesteps)
+        aux = Aux(t, terms["loss"], metrics)
+        return jnp.mean(weights * terms["loss"]), aux
+
+    return Objective(fns.init, loss, lambda params: params)
+
+
+def _make_contrastive(config: Config, is_training: bool) -> Objective:
+    fns = build.make_clip(config.model)
+    tables = _tables(config)
+    draw_t = _make_timestep_draw(config, is_training)
+
+    def loss(params, batch, keys_of, resampler):
+        x_start = jnp.asarray(batch["image"])
+        t, _ = draw_t(keys_of("timestep"), batch["example_index"], resampler)
+        x_t = process.q_sample(tables, x_start, t, _normal(keys_of("noise"), x_start))
+        images = fns.encode_image(params, x_t, tables.timesteps[t])
+        texts = fns.encode_text(params, batch["tokens"], batch["text_mask"])
+        # Every image against every caption of the global batch, both ways.
+        logits = fns.logit_scale(params) * _normalise(images) @ _normalise(texts).T
+        targets = jnp.arange(logits.shape[0])
+        cross_entropy = optax.softmax_cross_entropy_with_integer_labels
+        per_example = 0.5 * (
+            cross_entropy(logits, targets) + cross_entropy(logits.T, targets)
+        )
+        accuracy = jnp.asarray(jnp.argmax(logits, axis=1) == targets, jnp.float32)
+        metrics = {
+            "loss": _total(per_example),
+            "accuracy": _total(accuracy),
+            "logit_scale": _total(fns.logit_scale(params)[None]),
+        }
+        metrics |= _by_quartile("loss", per_example, t, tables.num_timesteps)
+        metrics |= _by_quartile("accuracy", accuracy, t, tables.num_timesteps)
+        return jnp.mean(per_example), Aux(t, per_example, metrics)
+
+    def cap_logit_scale(params):
+        # CLIP section 2.5: the scale is kept from growing past 100.
+        capped = jnp.minimum(params["logit_scale"], jnp.log(100.0))
+        return {**params, "logit_scale": capped}
+
+    return Objective(fns.init, loss, cap_logit_scale)
+
+
+def drop_captions(
+    keys: shapes.PRNGKeys,
+    tokens: shapes.Tokens,
+    text_mask: shapes.TextMask,
+    *,
+    pad_id: int,
+    prob: float,
+) -> tuple[shapes.Tokens, shapes.TextMask]:
+    """Replaces each caption by the empty one (all padding) with chance `prob`."""
+    is_dropped = jax.vmap(lambda key: jax.random.bernoulli(key, prob))(keys)[:, None]
+    return (
+        jnp.where(is_dropped, jnp.int32(pad_id), tokens),
+        jnp.where(is_dropped, False, text_mask),
+    )
+
+
+def _make_timestep_draw(config: Config, is_training: bool) -> Callable:
+    """(keys, rows, resampler) -> (t, weights), both (B,)."""
+    T = config.diffusion.num_timesteps
+    sampling = config.train.timestep_sampling
+
+    def evenly(keys, rows, resampler):
+        batch = rows.shape[0]
+        t = jnp.asarray((rows % batch + 0.5) / batch * T, jnp.int32)
+        return t, jnp.ones(t.shape, jnp.float32)
+
+    def uniformly(keys, rows, resampler):
+        return timestep_sampling.uniform(keys, T)
+
+    def by_power(keys, rows, resampler):
+        p = timestep_sampling.power_probabilities(T, config.train.timestep_power)
+        t, _ = timestep_sampling.draw(keys, p)
+        # Meant as another weighting of the loss, so it is not corrected for.
+        return t, jnp.ones(t.shape, jnp.float32)
+
+    def by_loss(keys, rows, resampler):
+        p = timestep_sampling.loss_second_moment_probabilities(resampler)
+        return timestep_sampling.draw(keys, p)
+
+    if not is_training:
+        return evenly
+    return {"uniform": uniformly, "power": by_power, "loss_second_moment": by_loss}[
+        sampling
+    ]
+
+
+def _tables(config: Config) -> process.DiffusionTables:
+    return process.make_tables(
+        schedules.make_betas(config.diffusion.schedule, config.diffusion.num_timesteps)
+    )
+
+
+def _normal(keys: shapes.PRNGKeys, like: shapes.Image) -> shapes.Image:
+    shape = like.shape[1:]
+    return jax.vmap(lambda key: jax.random.normal(key, shape))(keys)
+
+
+def _normalise(features: shapes.Features) -> shapes.Features:
+    return features / (jnp.linalg.norm(features, axis=-1, keepdims=True) + 1e-12)
+
+
+def _total(values: shapes.PerExample) -> tuple[jax.Array, jax.Array]:
+    return jnp.sum(values), jnp.float32(values.shape[0])
+
+
+def _by_quartile(
+    name: str, values: shapes.PerExample, t: shapes.Timesteps, num_timesteps: int
+) -> Metrics:
+    """`name`_q0 (least noise) to `name`_q3: sums and counts by quartile of t."""
+    quartile = 4 * t // num_timesteps
+    return {
+        f"{name}_q{i}": (
+            jnp.sum(jnp.where(quartile == i, values, 0.0)),
+            jnp.sum(jnp.asarray(quartile == i, jnp.float32)),
+        )
+        for i in range(4)
+    }

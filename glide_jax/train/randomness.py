@@ -1,0 +1,35 @@
+"""Where a training step's random numbers come from: no key is stored.
+
+key = fold_in over (seed, stream, step, row of the global batch). So a draw does not
+depend on the mesh, on the number of processes or on what was drawn before it, and a
+run resumed at a step draws what the run that was never stopped drew.
+"""
+
+from __future__ import annotations
+
+import jax
+
+from glide_jax import shapes
+
+# Numbers are part of a run's identity: never reuse one, never renumber.
+STREAMS = {
+    "init": 0,
+    "caption_drop": 1,
+    "timestep": 2,
+    "noise": 3,
+    "dropout": 4,
+    "validation": 5,
+}
+
+
+def stream_key(seed: int, stream: str) -> shapes.PRNGKey:
+    """The root key of one stream of a run."""
+    return jax.random.fold_in(jax.random.key(seed), STREAMS[stream])
+
+
+def example_keys(
+    seed: int, stream: str, step: shapes.Scalar, rows: shapes.Timesteps
+) -> shapes.PRNGKeys:
+    """One key per example: (B,) from its row in the global batch at this step."""
+    step_key = jax.random.fold_in(stream_key(seed, stream), step)
+    return jax.vmap(lambda row: jax.random.fold_in(step_key, row))(rows)

@@ -1,0 +1,224 @@
+"""Everything a run needs before its first step, in the order it has to be made.
+
+Shapes come first, then shardings, then arrays: no parameter exists on one device that
+is meant to be spread over many.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import logging
+import pathlib
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import jax
+from jax.sharding import Mesh
+
+from glide_jax.checkpoint import store
+from glide_jax.config import validate
+from glide_jax.config.defaults import Config
+from glide_jax.data import pipeline, schema, sources
+from glide_jax.errors import UserError
+from glide_jax.models import build
+from glide_jax.parallel import mesh as meshes
+from glide_jax.parallel import sharding
+from glide_jax.text import sentencepiece_model, sentencepiece_training, tokenizers
+from glide_jax.train import init_from, objectives, optimizer, randomness, step
+from glide_jax.train import state as states
+from glide_jax.train import workdir as workdirs
+
+# Captions read for a tokenizer of one's own: enough for a few thousand pieces.
+TOKENIZER_CAPTIONS = 20_000
+
+
+@dataclasses.dataclass(frozen=True)
+class Run:
+    """The parts of a run; the loop holds the state itself."""
+
+    config: Config
+    workdir: pathlib.Path
+    mesh: Mesh
+    tokenizer: tokenizers.Tokenizer
+    checkpoints: store.CheckpointStore
+    train_step: step.TrainStep
+    eval_step: Callable[..., objectives.Metrics]
+    validation: list[schema.Batch]
+    make_batches: Callable[[int], Iterator[schema.Batch]]
+
+
+def prepare(config: Config, workdir: pathlib.Path) -> tuple[Run, states.TrainState]:
+    """A run ready for its next step: fresh, started from another, or resumed.
+
+    Precedence: this workdir's newest checkpoint, then train.init_from, then
+    initialisation.
+
+    Raises:
+      UserError: for settings, data or a folder that the user has to mend; then
+        nothing has been written beyond an empty folder.
+    """
+    validate.validate(config)
+    mesh = meshes.make_mesh(config.mesh)
+    meshes.check_batch(config.train.global_batch_size, mesh)
+    source = sources.open_mixture(config.data.sources, config.data.weights)
+    origin = init_from.load(config.train.init_from) if config.train.init_from else None
+    workdirs.prepare(workdir)
+    tokenizer = _find_tokenizer(config, workdir, source, origin)
+    _check_vocabulary(config, tokenizer)
+    workdirs.save_config(workdir, config)
+    tokenizers.save(tokenizer, workdir / "tokenizer")
+    checkpoints = store.CheckpointStore(
+        workdirs.checkpoints(workdir), keep=config.checkpoint.keep
+    )
+    constrain = sharding.make_constrain(mesh)
+    objective = objectives.make_objective(config, tokenizer.pad_id, constrain=constrain)
+    state, shardings = _make_state(config, mesh, objective, checkpoints, origin)
+    run = Run(
+        config=config,
+        workdir=workdir,
+        mesh=mesh,
+        tokenizer=tokenizer,
+        checkpoints=checkpoints,
+        train_step=step.jit_train_step(
+            step.make_train_step(config, objective), mesh, shardings
+        ),
+        eval_step=jax.jit(
+            step.make_eval_step(
+                config,
+                objectives.make_objective(
+                    config, tokenizer.pad_id, is_training=False, constrain=constrain
+                ),
+            )
+        ),
+        validation=_validation_batches(config, tokenizer),
+        make_batches=lambda start: _batches(config, source, tokenizer, start),
+    )
+    return run, state
+
+
+def _make_state(
+    config: Config,
+    mesh: Mesh,
+    objective: objectives.Objective,
+    checkpoints: store.CheckpointStore,
+    origin: init_from.Origin | None,
+) -> tuple[states.TrainState, Any]:
+    optim = optimizer.make_optimizer(config.optim)
+
+    def fresh(key):
+        return states.make_state(config, objective.init(key), optim)
+
+    key = randomness.stream_key(config.seed, "init")
+    abstract = jax.eval_shape(fresh, key)
+    shardings = sharding.shard_tree(
+        abstract, mesh, min_shard_mb=config.mesh.min_shard_mb
+    )
+    logging.info("parameters: %s", f"{build.parameter_count(abstract.params):,}")
+    latest = checkpoints.latest_step()
+    if latest is not None:
+        targets = jax.tree.map(
+            lambda leaf, where: jax.ShapeDtypeStruct(
+                leaf.shape, leaf.dtype, sharding=where
+            ),
+            abstract,
+            shardings,
+        )
+        restored = checkpoints.restore(latest, states.to_items(targets))
+        logging.info("resumed at step %d", latest)
+        return states.from_items(restored), shardings
+    if origin is None:
+        return jax.jit(fresh, out_shardings=shardings)(key), shardings
+    params, grown = init_from.adapt(origin, config)
+    logging.info("started from %s at step %d", config.train.init_from, origin.step)
+    for name in grown:
+        logging.info("grown: %s", name)
+    start = jax.jit(
+        lambda params: states.make_state(config, params, optim),
+        out_shardings=shardings,
+    )
+    return start(jax.device_put(params, shardings.params)), shardings
+
+
+def _find_tokenizer(
+    config: Config,
+    workdir: pathlib.Path,
+    source: schema.Source,
+    origin: init_from.Origin | None,
+) -> tokenizers.Tokenizer:
+    """This workdir's, else the origin's, else the one that data.tokenizer names."""
+    if (workdir / "tokenizer").is_dir():
+        return workdirs.load_tokenizer(workdir)
+    if origin is not None:
+        return origin.tokenizer
+    spec = config.data.tokenizer
+    if not spec.startswith("sentencepiece:"):
+        return tokenizers.make_tokenizer(spec)
+    captions = sources.sample_captions(source, TOKENIZER_CAPTIONS, seed=config.seed)
+    return sentencepiece_model.SentencePieceTokenizer(
+        sentencepiece_training.train_sentencepiece(captions, int(spec.split(":")[1]))
+    )
+
+
+def _check_vocabulary(config: Config, tokenizer: tokenizers.Tokenizer) -> None:
+    if tokenizer.vocab_size > config.model.vocab_size:
+        raise UserError(
+            f"the tokenizer has {tokenizer.vocab_size} pieces, "
+            f"model.vocab_size={config.model.vocab_size} has rows for fewer; "
+            "raise model.vocab_size or name a smaller data.tokenizer"
+        )
+
+
+def _data_settings(config: Config) -> dict[str, Any]:
+    is_text2im = config.model.family == "text2im"
+    return {
+        "image_px": config.model.image_px,
+        "text_context": config.model.text_context,
+        "low_res_px": config.model.low_res_px if is_text2im else 0,
+        "low_res_corruption": config.data.low_res_corruption,
+        "low_res_corruption_strength": config.data.low_res_corruption_strength,
+        "inpaint": config.model.inpaint if is_text2im else False,
+    }
+
+
+def _batches(
+    config: Config,
+    source: schema.Source,
+    tokenizer: tokenizers.Tokenizer,
+    start_step: int,
+) -> Iterator[schema.Batch]:
+    return pipeline.make_batches(
+        source,
+        tokenizer,
+        global_batch_size=config.train.global_batch_size,
+        seed=config.seed,
+        start_step=start_step,
+        process_index=jax.process_index(),
+        process_count=jax.process_count(),
+        flip_prob=config.data.flip_prob,
+        num_threads=config.data.num_threads,
+        prefetch_batches=config.data.prefetch_batches,
+        max_bad_frac=config.data.max_bad_frac,
+        **_data_settings(config),
+    )
+
+
+def _validation_batches(
+    config: Config, tokenizer: tokenizers.Tokenizer
+) -> list[schema.Batch]:
+    """Held-out examples in whole global batches; none where no source names them."""
+    specs = config.data.validation_sources
+    if not specs:
+        return []
+    source = sources.open_mixture(specs, (1.0,) * len(specs), split="held_out")
+    size = config.train.global_batch_size
+    count = max(1, min(len(source), config.log.validation_examples) // size)
+    return [
+        pipeline.fixed_batch(
+            source,
+            tokenizer,
+            [k % len(source) for k in range(i * size, (i + 1) * size)],
+            seed=config.seed,
+            **_data_settings(config),
+        )
+        for i in range(count)
+    ]

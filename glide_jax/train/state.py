@@ -1,0 +1,91 @@
+"""What a training run is at one step: one pytree, and its shapes before its arrays."""
+
+from __future__ import annotations
+
+import dataclasses
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import optax
+
+from glide_jax import shapes
+from glide_jax.config.defaults import Config
+from glide_jax.diffusion import timestep_sampling
+
+
+@jax.tree_util.register_dataclass
+@dataclasses.dataclass(frozen=True)
+class TrainState:
+    """Everything that a step changes.
+
+    Attributes:
+      step: int32 scalar, batches consumed, skipped updates included; it alone places
+        the data and the random draws.
+      updates: int32 scalar, optimizer updates made; it warms up the averages.
+      log2_loss_scale: float32 scalar; 0 unless compute_dtype is float16.
+      params: float32 parameters.
+      ema_params: average of the parameters by its decay, written as a string.
+      opt_state: of the optax chain.
+      resampler: loss-second-moment history, or {} where timesteps need none.
+    """
+
+    step: shapes.Array | Any
+    updates: shapes.Array | Any
+    log2_loss_scale: shapes.Array | Any
+    params: shapes.Params
+    ema_params: dict[str, shapes.Params]
+    opt_state: Any
+    resampler: Any
+
+
+def make_state(
+    config: Config, params: shapes.Params, optimizer: optax.GradientTransformation
+) -> TrainState:
+    """The state before the first step; averages start as copies of `params`."""
+    is_float16 = config.model.compute_dtype == "float16"
+    history: Any = {}
+    if config.train.timestep_sampling == "loss_second_moment":
+        history = timestep_sampling.init_loss_second_moment(
+            config.diffusion.num_timesteps
+        )
+    return TrainState(
+        step=jnp.zeros((), jnp.int32),
+        updates=jnp.zeros((), jnp.int32),
+        log2_loss_scale=jnp.float32(
+            config.train.init_log2_loss_scale if is_float16 else 0.0
+        ),
+        params=params,
+        ema_params={
+            str(decay): jax.tree.map(jnp.copy, params) for decay in config.ema.decays
+        },
+        opt_state=optimizer.init(params),
+        resampler=history,
+    )
+
+
+def to_items(state: TrainState) -> dict[str, Any]:
+    """The state as the named items of a checkpoint."""
+    items = {
+        "params": state.params,
+        "ema_params": state.ema_params,
+        "opt_state": state.opt_state,
+        "counters": {
+            "step": state.step,
+            "updates": state.updates,
+            "log2_loss_scale": state.log2_loss_scale,
+        },
+    }
+    # Orbax stores no empty item.
+    return items | ({"resampler": state.resampler} if state.resampler else {})
+
+
+def from_items(items: dict[str, Any]) -> TrainState:
+    """The state that `to_items` took apart."""
+    return TrainState(
+        params=items["params"],
+        ema_params=items["ema_params"],
+        opt_state=items["opt_state"],
+        resampler=items.get("resampler", {}),
+        **items["counters"],
+    )

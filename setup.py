@@ -1,0 +1,59 @@
+"""Package glide_jax; every dependency with its bounds and what it is for."""
+
+import pathlib
+import re
+
+from setuptools import find_packages, setup
+
+HERE = pathlib.Path(__file__).parent
+VERSION = re.search(
+    r'__version__ = "(.+)"', (HERE / "glide_jax" / "__init__.py").read_text()
+).group(1)
+
+REQUIRES = [
+    "absl-py>=2.1,<3",  # command-line flags
+    "array-record>=0.5,<1",  # record files of `glide data build`
+    "einops>=0.8,<1",  # head splits and patches
+    "flax>=0.12,<0.13",  # Linen modules
+    "ftfy>=6.1,<7",  # text cleaning of the CLIP tokenizer
+    "grain>=0.2.15,<0.3",  # deterministic, threaded input pipeline
+    "jax>=0.10,<0.12",
+    "jaxtyping>=0.3,<0.4",  # array types on signatures
+    "ml-collections>=1.0,<2",  # experiment configurations
+    "ml-dtypes>=0.5,<1",  # bfloat16 in numpy, for bundles
+    "numpy>=2.0,<3",
+    "optax>=0.2.5,<0.3",  # Adam, clipping, learning-rate schedules
+    "orbax-checkpoint>=0.11.30,<0.13",  # training checkpoints
+    "pillow>=10,<14",  # picture files
+    "safetensors>=0.5,<1",  # parameters of a bundle
+    "sentencepiece>=0.2,<0.3",  # tokenizers of one's own
+    "tensorboardX>=2.6,<3",  # TensorBoard files without TensorFlow
+    "tensorflow-datasets>=4.9.7,<5",  # ArrayRecord data sets, read without TensorFlow
+    "tokenizers>=0.20,<1",  # byte-pair encoding of GPT-2 and CLIP
+    "tqdm>=4.66,<5",  # progress bars
+]
+
+setup(
+    name="glide_jax",
+    version=VERSION,
+    description="GLIDE, the text-guided diffusion cascade, trained and run in JAX",
+    long_description=(HERE / "README.md").read_text(),
+    long_description_content_type="text/markdown",
+    license="Apache-2.0",
+    python_requires=">=3.11,<3.13",
+    packages=find_packages(include=["glide_jax", "glide_jax.*"]),
+    install_requires=REQUIRES,
+    extras_require={
+        "gpu": ["jax[cuda13]>=0.10,<0.12"],
+        "tpu": ["jax[tpu]>=0.10,<0.12"],
+        "emoji": ["fonttools>=4.50,<5"],  # colour bitmaps of the emoji font
+        "dev": [
+            "beartype>=0.20,<1",  # run-time check of array types in tests
+            "fonttools>=4.50,<5",
+            "pytest>=8,<10",
+            "pytest-timeout>=2.3,<3",
+            "ruff>=0.9,<1",
+        ],
+    },
+    entry_points={"console_scripts": ["glide=glide_jax.cli.main:main"]},
+)

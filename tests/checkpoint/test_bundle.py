@@ -1,0 +1,98 @@
+"""A bundle holds what was written, or says that it does not."""
+
+import json
+
+import jax.numpy as jnp
+import ml_dtypes
+import numpy as np
+import pytest
+
+from glide_jax.checkpoint import bundle
+from glide_jax.errors import UserError
+
+
+def make_params():
+    return {
+        "unet": {
+            # A transposed view: its buffer does not lie in the order of its shape.
+            "kernel": np.arange(6, dtype=np.float32).reshape(2, 3).T,
+            "half": jnp.asarray([1.5, -2.0], jnp.bfloat16),
+        },
+        "count": np.int32(7),
+    }
+
+
+def write(folder, **options):
+    files = {"vocab.json": b"{}", "merges.txt": "é".encode()}
+    bundle.write_bundle(folder, make_params(), '{"seed": 0}', files, "# a", **options)
+
+
+def test_parameters_config_and_files_come_back(tmp_path):
+    write(tmp_path / "new" / "model")
+    read = bundle.read_bundle(tmp_path / "new" / "model")
+    np.testing.assert_array_equal(
+        read.params["unet"]["kernel"], make_params()["unet"]["kernel"]
+    )
+    assert read.params["unet"]["half"].dtype == ml_dtypes.bfloat16
+    assert read.params["unet"]["half"].tolist() == [1.5, -2.0]
+    assert read.params["count"].dtype == np.int32
+    assert read.config_json == '{"seed": 0}'
+    assert (read.folder / "merges.txt").read_bytes() == "é".encode()
+    assert (read.folder / "README.md").read_text() == "# a"
+    # Nothing half-written stays beside it.
+    assert [path.name for path in (tmp_path / "new").iterdir()] == ["model"]
+
+
+def test_only_floating_tensors_are_cast(tmp_path):
+    write(tmp_path / "model", dtype=jnp.bfloat16)
+    params = bundle.read_bundle(tmp_path / "model").params
+    assert params["unet"]["kernel"].dtype == ml_dtypes.bfloat16
+    assert params["count"].dtype == np.int32
+    write(tmp_path / "model", dtype=np.float32)
+    params = bundle.read_bundle(tmp_path / "model").params
+    assert params["unet"]["half"].dtype == np.float32
+
+
+def test_a_bundle_replaces_a_bundle_but_nothing_else(tmp_path):
+    (tmp_path / "model").mkdir()
+    write(tmp_path / "model")
+    (tmp_path / "model" / "old.txt").touch()
+    write(tmp_path / "model")
+    assert not (tmp_path / "model" / "old.txt").exists()
+    (tmp_path / "photos").mkdir()
+    (tmp_path / "photos" / "a.png").touch()
+    with pytest.raises(UserError, match="is not a bundle; give a new folder"):
+        write(tmp_path / "photos")
+    assert (tmp_path / "photos" / "a.png").exists()
+
+
+@pytest.mark.parametrize("name", ["config.json", "bundle.json", "../evil", "a/b"])
+def test_tokenizer_files_cannot_take_other_places(tmp_path, name):
+    with pytest.raises(ValueError, match="may not be named"):
+        bundle.write_bundle(tmp_path / "model", {}, "{}", {name: b""}, "")
+    assert not (tmp_path / "model").exists()
+
+
+def test_what_is_not_a_whole_bundle_is_refused(tmp_path):
+    folder = tmp_path / "model"
+    with pytest.raises(UserError, match="is not a bundle"):
+        bundle.read_bundle(folder)
+
+    write(folder)
+    (folder / "params.safetensors").open("ab").write(b"x")
+    with pytest.raises(UserError, match=r"params\.safetensors is not the file"):
+        bundle.read_bundle(folder)
+
+    write(folder)
+    (folder / "vocab.json").unlink()
+    with pytest.raises(UserError, match=r"vocab\.json is missing"):
+        bundle.read_bundle(folder)
+
+    write(folder)
+    (folder / "bundle.json").write_text(json.dumps({"format": 2}))
+    with pytest.raises(UserError, match="bundle format 2, this version reads 1"):
+        bundle.read_bundle(folder)
+
+    (folder / "bundle.json").write_text("{")
+    with pytest.raises(UserError, match="not JSON"):
+        bundle.read_bundle(folder)

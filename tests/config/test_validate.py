@@ -1,0 +1,99 @@
+"""Every size passes; every rule, when broken, names its path and a remedy."""
+
+import dataclasses
+
+import pytest
+
+from glide_jax import presets
+from glide_jax.config import defaults, resolve, validate
+from glide_jax.errors import UserError
+
+
+@pytest.mark.parametrize("size", presets.SIZES)
+def test_every_size_is_valid(size):
+    models = (
+        presets.base(size),
+        presets.base(size, inpaint=True),
+        presets.upsampler(size),
+        presets.upsampler(size, inpaint=True),
+        presets.noised_clip(size),
+    )
+    for model in models:
+        validate.validate(defaults.Config(model=model))
+
+
+BROKEN = [
+    ({"seed": -1}, "seed=-1"),
+    ({"model.num_channels": 48}, "GroupNorm groups=32"),
+    ({"model.num_channels": 96}, "model.head_channels=64"),
+    ({"model.head_channels": 0}, "model.head_channels=0 is less than 1"),
+    ({"model.image_px": 60}, "multiple of 8"),
+    ({"model.channel_mult": ()}, "model.channel_mult"),
+    ({"model.attention_px": (12,)}, "levels are 64, 32, 16, 8"),
+    ({"model.low_res_px": 24}, "model.low_res_px=24"),
+    ({"model.low_res_px": 64}, "not below model.image_px"),
+    ({"model.text_heads": 7}, "model.text_heads=7"),
+    ({"model.dropout_prob": 1.5}, "model.dropout_prob=1.5"),
+    ({"model.compute_dtype": "fp16"}, "bfloat16"),
+    ({"diffusion.schedule": "cosine"}, "squaredcos_cap_v2"),
+    ({"diffusion.num_timesteps": 0}, "diffusion.num_timesteps=0"),
+    ({"data.sources": (), "data.weights": ()}, "data.sources"),
+    ({"data.weights": (1.0, 2.0)}, "one weight for each source"),
+    ({"data.weights": (0.0,)}, "not positive"),
+    ({"data.flip_prob": -0.1}, "data.flip_prob"),
+    ({"data.low_res_corruption": "jpeg"}, "quantise"),
+    ({"data.low_res_corruption": "blur"}, "use none, or an upsampler"),
+    ({"data.num_threads": 0}, "data.num_threads"),
+    ({"train.num_steps": 0}, "train.num_steps=0"),
+    ({"train.caption_drop_prob": 2.0}, "train.caption_drop_prob"),
+    ({"train.loss_type": "l1"}, "rescaled_kl"),
+    ({"train.timestep_sampling": "cubic"}, "loss_second_moment"),
+    ({"train.timestep_power": 2.0}, "train.timestep_sampling=power"),
+    ({"optim.learning_rate": 0.0}, "optim.learning_rate"),
+    ({"optim.b2": 1.0}, "optim.b2"),
+    ({"optim.schedule": "step"}, "cosine"),
+    ({"optim.schedule": "cosine", "optim.warmup_steps": 1000}, "optim.warmup_steps"),
+    ({"ema.decays": (1.0,)}, "ema.decays"),
+    ({"ema.decays": ()}, "ema.decays"),
+    ({"ema.decays": (0.9, 0.9)}, "twice"),
+    ({"mesh.fsdp": 0}, "mesh.fsdp=0"),
+    ({"mesh.fsdp": -1}, "data, fsdp"),
+    ({"checkpoint.keep": 0}, "checkpoint.keep"),
+    ({"log.every_steps": 0}, "log.every_steps"),
+    ({"sample.sampler": "plms"}, "ddpm, ddim"),
+    ({"sample.eta": 0.5}, "sample.sampler=ddim"),
+    ({"sample.guidance_scale": -1.0}, "sample.guidance_scale"),
+]
+
+
+@pytest.mark.parametrize(("changes", "message"), BROKEN)
+def test_a_broken_rule_names_its_setting(changes, message):
+    config = resolve.override(defaults.Config(), changes)
+    with pytest.raises(UserError) as caught:
+        validate.validate(config)
+    assert message in str(caught.value)
+    assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"model.patch_px": 5}, "model.patch_px=5"),
+        ({"model.image_heads": 7}, "model.image_heads=7"),
+        ({"train.caption_drop_prob": 0.2}, "use 0 with model.family=noised_clip"),
+        ({"train.timestep_sampling": "loss_second_moment"}, "uniform or power"),
+    ],
+)
+def test_clip_has_rules_of_its_own(changes, message):
+    clip = defaults.Config(model=defaults.NoisedClipConfig())
+    with pytest.raises(UserError, match=message):
+        validate.validate(resolve.override(clip, changes))
+
+
+def test_power_sampling_and_corrupted_upsamplers_are_allowed():
+    power = dataclasses.replace(
+        defaults.TrainConfig(), timestep_sampling="power", timestep_power=1.0
+    )
+    validate.validate(defaults.Config(train=power))
+    blur = dataclasses.replace(defaults.DataConfig(), low_res_corruption="blur")
+    validate.validate(defaults.Config(model=presets.upsampler("tiny"), data=blur))

@@ -1,0 +1,116 @@
+"""Specs open the right source, and a wrong one says what would be right."""
+
+from __future__ import annotations
+
+import pytest
+
+from glide_jax import errors
+from glide_jax.data import builders, schema, shapes_world, sources, tar_shards
+
+
+@pytest.mark.parametrize(
+    "spec", ["", "shapes", "shapes:", "tape:x", "shapes:huge", "folder:/no/such/folder"]
+)
+def test_a_wrong_spec_is_a_user_error(spec):
+    with pytest.raises(errors.UserError):
+        sources.open_source(spec)
+
+
+def test_the_split_is_filled_into_a_spec(tmp_path, write_tar, pictures):
+    for split, count in (("train", 3), ("val", 2)):
+        write_tar(tmp_path / f"x-{split}.tar", pictures(count))
+    spec = f"webdataset:{tmp_path}/x-{{split}}.tar"
+    assert len(sources.open_source(spec)) == 3
+    assert len(sources.open_source(spec, split="val")) == 2
+
+
+def test_one_source_alone_is_no_mixture():
+    source = sources.open_mixture(("shapes:full",), (1.0,), split="held_out")
+    assert source == shapes_world.ShapesWorld("full", "held_out")
+
+
+def test_a_folder_reads_captions_beside_its_pictures(tmp_path, pictures):
+    for name, content in pictures(3).items():
+        place = tmp_path / ("sub" if name.startswith("002") else "") / name
+        place.parent.mkdir(exist_ok=True)
+        place.write_bytes(content)
+    (tmp_path / "001.txt").unlink()
+    source = sources.open_source(f"folder:{tmp_path}")
+    assert len(source) == 3
+    assert source[0].caption == "a picture of shade 0"
+    assert source[2].key == "sub/002.png"
+    with pytest.raises(schema.BadRecordError, match=r"001\.png: missing caption"):
+        source[1]
+
+
+def test_a_folder_without_captions_or_pictures_is_a_user_error(tmp_path, pictures):
+    with pytest.raises(errors.UserError, match="holds no picture"):
+        sources.open_source(f"folder:{tmp_path}")
+    (tmp_path / "000.png").write_bytes(pictures(1)["000.png"])
+    with pytest.raises(errors.UserError, match=r"caption of 000\.png in 000\.txt"):
+        sources.open_source(f"folder:{tmp_path}")
+
+
+def test_sampled_captions_leave_out_bad_records(tmp_path, write_tar, pictures):
+    members = pictures(4)
+    del members["002.txt"]
+    members["003.txt"] = b""
+    write_tar(tmp_path / "a.tar", members)
+    captions = sources.sample_captions(tar_shards.TarShards(f"{tmp_path}/a.tar"), 10)
+    assert sorted(captions) == ["a picture of shade 0", "a picture of shade 1"]
+
+
+def test_array_records_hold_what_the_source_held(tmp_path, write_tar, pictures):
+    members = pictures(6)
+    write_tar(tmp_path / "a.tar", members)
+    source = tar_shards.TarShards(f"{tmp_path}/a.tar")
+    place = builders.build_array_records(source, tmp_path / "out", "grays")
+    copy = sources.open_source(f"tfds:{place}")
+    assert len(copy) == 6
+    held = {copy[i].caption: copy[i].image for i in range(6)}
+    want = {source[i].caption: source[i].image for i in range(6)}
+    assert held == want
+    assert len(sources.open_source(f"tfds:{place}", split="train[:50%]")) == 3
+
+
+def test_drawn_pictures_become_array_records_too(tmp_path):
+    world = shapes_world.ShapesWorld(size_px=16, length=3)
+    place = builders.build_array_records(world, tmp_path, "drawn")
+    copy = sources.open_source(f"tfds:{place}")
+    assert {copy[i].caption for i in range(3)} == {world[i].caption for i in range(3)}
+
+
+def test_records_without_caption_are_left_out_of_array_records_or_stop_the_work(
+    tmp_path, write_tar, pictures
+):
+    members = pictures(4)
+    del members["002.txt"]
+    write_tar(tmp_path / "a.tar", members)
+    source = tar_shards.TarShards(f"{tmp_path}/a.tar")
+    place = builders.build_array_records(source, tmp_path / "out", "some")
+    assert len(sources.open_source(f"tfds:{place}")) == 3
+    with pytest.raises(errors.UserError, match=r"a\.tar:002"):
+        builders.build_array_records(source, tmp_path, "none", max_bad_frac=0.0)
+
+
+def test_a_data_set_name_that_is_taken_or_wrong_is_a_user_error(tmp_path):
+    world = shapes_world.ShapesWorld(size_px=16, length=1)
+    (tmp_path / "taken").mkdir()
+    for name, word in (("taken", "exists"), ("No-Name", "lower-case")):
+        with pytest.raises(errors.UserError, match=word):
+            builders.build_array_records(world, tmp_path, name)
+
+
+def test_a_tfds_spec_that_does_not_fit_is_a_user_error(tmp_path):
+    world = shapes_world.ShapesWorld(size_px=16, length=1)
+    place = builders.build_array_records(world, tmp_path / "out", "one")
+    (tmp_path / "empty").mkdir()
+    for spec, split, word in (
+        (f"{place}?image=jpg", "train", "has no feature jpg"),
+        (f"{place}?picture=jpg", "train", "only image and caption"),
+        (f"{place}", "test", "splits: train"),
+        (f"{tmp_path}/empty", "train", "holds 0 data sets"),
+        ("no_such_data_set", "train", "no known data set"),
+    ):
+        with pytest.raises(errors.UserError, match=word):
+            sources.open_source(f"tfds:{spec}", split=split)

@@ -1,0 +1,73 @@
+"""The contact sheet shows every picture, whole, under its title."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+
+from glide_jax.eval import contact_sheet
+
+COLOURS = [(200, 0, 0), (0, 180, 0), (0, 0, 220), (200, 0, 200)]
+
+
+def make_section(pictures, columns):
+    rows = [(f"row {row}", images) for row, images in enumerate(pictures)]
+    return contact_sheet.Section("Title", "A note.", columns, rows)
+
+
+def plain(px, colour):
+    return np.full((px, px, 3), colour, np.uint8)
+
+
+def count(sheet, colour):
+    return int((sheet == np.array(colour, np.uint8)).all(axis=-1).sum())
+
+
+def test_every_picture_fills_its_tile_whatever_its_size():
+    sizes = (16, 64, 128, 256)
+    row = [plain(px, colour) for px, colour in zip(sizes, COLOURS, strict=True)]
+    section = make_section([row], ["a", "b", "c", "d"])
+    sheet = contact_sheet.draw_contact_sheet("Sheet", "Note.", [section])
+    assert [count(sheet, colour) for colour in COLOURS] == [128 * 128] * 4
+
+
+def test_small_pictures_keep_sharp_pixels():
+    board = np.indices((16, 16)).sum(axis=0) % 2 * 255
+    picture = np.repeat(board[..., None], 3, axis=-1).astype(np.uint8)
+    section = make_section([[picture]], ["board"])
+    sheet = contact_sheet.draw_contact_sheet("", "", [section])
+    assert count(sheet, (255, 255, 255)) == count(sheet, (0, 0, 0)) == 128 * 64
+
+
+def test_sections_lie_one_below_the_other():
+    one = make_section([[plain(8, COLOURS[0])]], ["one"])
+    two = make_section([[plain(8, COLOURS[1])]], ["two"])
+    sheet = contact_sheet.draw_contact_sheet("Sheet", "Note.", [one, two])
+    tops = [
+        np.flatnonzero((sheet == np.array(c, np.uint8)).all(-1).any(1))[0]
+        for c in COLOURS[:2]
+    ]
+    assert tops[0] + 128 < tops[1]
+
+
+def test_a_long_caption_makes_its_row_taller_and_stays_beside_the_picture():
+    short = make_section([[plain(8, COLOURS[0])]], ["x"])
+    rows = [("many long words about it " * 12, [plain(8, COLOURS[0])])]
+    long = contact_sheet.Section("Title", "A note.", ["x"], rows)
+    low, high = (
+        contact_sheet.draw_contact_sheet("Sheet", "Note.", [section])
+        for section in (short, long)
+    )
+    assert high.shape[0] > low.shape[0]
+    assert count(high, COLOURS[0]) == 128 * 128
+
+
+def test_a_mask_is_shown_white_where_it_repaints():
+    picture = contact_sheet.mask_picture(np.array([[1.0, 0.0]]))
+    assert picture[0, :, 0].tolist() == [0, 255]
+
+
+def test_a_row_without_a_picture_for_each_column_is_refused():
+    section = make_section([[plain(8, COLOURS[0])]], ["a", "b"])
+    with pytest.raises(ValueError, match="1 pictures for 2 columns"):
+        contact_sheet.draw_contact_sheet("Sheet", "Note.", [section])

@@ -1,0 +1,118 @@
+"""`glide sample` and `glide inpaint`, from the command line to files."""
+
+from __future__ import annotations
+
+import json
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from glide_jax.cli import main
+from glide_jax.sample import images
+
+
+@pytest.fixture
+def sample(bundles):
+    """sample(*flags) -> exit code of `glide sample` with the small cascade."""
+
+    def run(*flags):
+        models = f"--base={bundles['base']}", f"--upsampler={bundles['upsampler']}"
+        return main.run(["sample", *models, *flags])
+
+    return run
+
+
+def test_sampling_writes_pictures_a_grid_and_a_record_that_repeats_them(
+    sample, tmp_path, capsys
+):
+    (tmp_path / "prompts.txt").write_text("a big r circle\n\na small g circle\n")
+    flags = [f"--prompt_file={tmp_path / 'prompts.txt'}", "--seed=7", "--batch_size=2"]
+    assert sample(*flags, f"--output={tmp_path / 'a' / 'b'}") == 0
+    folder = tmp_path / "a" / "b"
+    assert "2 pictures" in capsys.readouterr().out
+    assert sorted(path.name for path in folder.iterdir()) == [
+        "000000.png",
+        "000000_base.png",
+        "000001.png",
+        "000001_base.png",
+        "grid.png",
+        "samples.json",
+    ]
+    record = json.loads((folder / "samples.json").read_text())
+    assert [entry["prompt"] for entry in record["images"]] == [
+        "a big r circle",
+        "a small g circle",
+    ]
+    assert record["settings"]["seed"] == 7
+    assert record["bundles"].keys() == {"base", "upsampler"}
+    assert sample(*flags, f"--output={tmp_path / 'again'}") == 0
+    for path in folder.glob("*.png"):
+        again = images.read_image(tmp_path / "again" / path.name)
+        np.testing.assert_array_equal(again, images.read_image(path))
+
+
+def test_inpainting_keeps_what_the_mask_leaves_black(bundles, tmp_path):
+    picture = np.random.default_rng(0).integers(0, 256, (16, 16, 3), np.uint8)
+    mask = np.zeros((16, 16), np.uint8)
+    mask[:, 8:] = 255
+    Image.fromarray(picture).save(tmp_path / "picture.png")
+    Image.fromarray(mask).save(tmp_path / "mask.png")
+    code = main.run(
+        [
+            "inpaint",
+            f"--base={bundles['base_inpaint']}",
+            f"--upsampler={bundles['upsampler_inpaint']}",
+            f"--image={tmp_path / 'picture.png'}",
+            f"--mask={tmp_path / 'mask.png'}",
+            "--prompt=a big r circle",
+            "--num_images=2",
+            f"--output={tmp_path / 'out'}",
+        ]
+    )
+    assert code == 0
+    first, second = (
+        images.read_image(tmp_path / "out" / name)
+        for name in ("000000.png", "000001.png")
+    )
+    np.testing.assert_array_equal(first[:, :8], picture[:, :8])
+    np.testing.assert_array_equal(second[:, :8], picture[:, :8])
+    assert not np.array_equal(first, second)
+    record = json.loads((tmp_path / "out" / "samples.json").read_text())
+    assert record["mask"]["file"].endswith("mask.png")
+
+
+@pytest.mark.parametrize(
+    ("flags", "named"),
+    [
+        (["--prompt=x", "--guidance_scale=much"], "guidance_scale"),
+        (["--prompt=x", "--guidance_scale=nan"], "guidance_scale=nan"),
+        (["--prompt=x", "--guidance_mode=clip"], "needs a noised CLIP"),
+        (["--prompt=x", "--respacing=0"], "respacing='0'"),
+        (["--prompt=x", "--num_images=0"], "--num_images=0"),
+        (["--prompt=x", "--prompt_file=y"], "either"),
+        (["--prompt_file=absent.txt"], "absent.txt"),
+        ([], "either"),
+        (["x"], "no flag"),
+    ],
+)
+def test_a_mistake_is_one_line_exit_code_2_and_no_file(
+    sample, tmp_path, capsys, flags, named
+):
+    assert sample(*flags, f"--output={tmp_path / 'out'}") == 2
+    lines = capsys.readouterr().err.strip().splitlines()
+    assert len(lines) == 1, lines
+    assert named in lines[0]
+    assert not (tmp_path / "out").exists()
+
+
+def test_a_prompt_file_that_is_not_utf8_is_one_line(sample, tmp_path, capsys):
+    (tmp_path / "latin.txt").write_bytes("grün".encode("latin-1"))
+    assert sample(f"--prompt_file={tmp_path / 'latin.txt'}", "--output=out") == 2
+    assert "is not UTF-8" in capsys.readouterr().err
+
+
+def test_an_output_that_cannot_be_a_folder_is_one_line(sample, tmp_path, capsys):
+    (tmp_path / "file").write_text("")
+    assert sample("--prompt=x", f"--output={tmp_path / 'file'}") == 2
+    assert "cannot be written" in capsys.readouterr().err

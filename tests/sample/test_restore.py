@@ -1,0 +1,49 @@
+"""Bundles come back as the models that were written."""
+
+from __future__ import annotations
+
+import dataclasses
+
+import jax
+import numpy as np
+import pytest
+
+from glide_jax import errors
+from glide_jax.sample import restore
+from tests.sample import conftest
+
+
+@pytest.mark.parametrize("name", ["base", "upsampler_inpaint", "clip"])
+def test_a_bundle_comes_back_as_its_model(models, bundles, name):
+    loaded = restore.load_bundle(str(bundles[name]))
+    assert loaded.config == models[name].config
+    assert loaded.tokenizer.digest() == models[name].tokenizer.digest()
+    jax.tree.map(np.testing.assert_array_equal, loaded.params, models[name].params)
+
+
+def test_weights_stored_in_half_precision_come_back_as_float32(models, tmp_path):
+    folder = conftest.write_bundle(tmp_path / "b", models["base"], dtype="bfloat16")
+    params = restore.load_bundle(folder).params
+    assert {leaf.dtype.name for leaf in jax.tree.leaves(params)} == {"float32"}
+
+
+def test_weights_that_contradict_the_configuration_are_named(models, tmp_path):
+    base = models["base"]
+    size = dataclasses.replace(base.config.model, text_width=64)
+    config = dataclasses.replace(base.config, model=size)
+    wrong = dataclasses.replace(base, config=config)
+    folder = conftest.write_bundle(tmp_path / "b", wrong)
+    with pytest.raises(errors.UserError, match=r"tensor text/.* has shape .*, its"):
+        restore.load_bundle(folder)
+
+
+def test_a_folder_that_is_no_bundle_is_refused_by_name(tmp_path):
+    with pytest.raises(errors.UserError, match="is not a bundle"):
+        restore.load_bundle(tmp_path)
+
+
+def test_the_digest_names_the_content(models, bundles, tmp_path):
+    again = conftest.write_bundle(tmp_path / "again", models["base"])
+    assert restore.bundle_digest(again) == restore.bundle_digest(bundles["base"])
+    other = restore.bundle_digest(bundles["base_inpaint"])
+    assert other != restore.bundle_digest(again)

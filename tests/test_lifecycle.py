@@ -1,0 +1,48 @@
+"""Signals become a flag while asked to, and only then."""
+
+import os
+import signal
+
+import pytest
+
+from glide_jax import lifecycle
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+def test_a_signal_becomes_a_flag_and_old_handlers_return(number):
+    before = signal.getsignal(number)
+    with lifecycle.StopRequest() as stop:
+        assert not stop.requested
+        os.kill(os.getpid(), number)
+        assert stop.requested
+        assert stop.signal == number
+    assert signal.getsignal(number) is before
+
+
+def send(*signals):
+    for number in signals:
+        os.kill(os.getpid(), number)
+
+
+def test_a_second_interrupt_does_not_wait():
+    before = signal.getsignal(signal.SIGINT)
+    with pytest.raises(KeyboardInterrupt), lifecycle.StopRequest():
+        send(signal.SIGINT, signal.SIGINT)
+    assert signal.getsignal(signal.SIGINT) is before
+
+
+def test_only_an_interrupt_breaks_off_a_requested_stop():
+    with lifecycle.StopRequest() as stop:
+        send(signal.SIGTERM, signal.SIGTERM)  # launchers may repeat theirs
+        assert stop.signal == signal.SIGTERM
+        with pytest.raises(KeyboardInterrupt):
+            send(signal.SIGINT)
+
+
+def test_exit_codes_are_distinct_and_fixed():
+    # Launch scripts compare with these numbers.
+    assert {code.name: int(code) for code in lifecycle.ExitCode} == {
+        "OK": 0,
+        "USER_ERROR": 2,
+        "PREEMPTED": 42,
+    }

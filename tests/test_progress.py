@@ -1,0 +1,53 @@
+"""Logs stay short, terminals get a bar."""
+
+import io
+import time
+
+from glide_jax import progress
+
+
+class Terminal(io.StringIO):
+    """A text stream that calls itself a terminal."""
+
+    def isatty(self) -> bool:
+        return True
+
+
+def test_a_log_gets_one_line_at_the_end_of_a_short_loop():
+    log = io.StringIO()
+    with progress.ProgressBar(200, "train", initial=100, stream=log) as bar:
+        for _ in range(100):
+            bar.update(1, loss=0.25)
+    (line,) = log.getvalue().splitlines()
+    assert line.startswith("train: 200/200, 100%")
+    assert "loss=0.25" in line
+
+
+def test_a_log_gets_a_line_each_interval(monkeypatch):
+    monkeypatch.setattr(progress, "LOG_EVERY_SECS", 0.01)
+    log = io.StringIO()
+    with progress.ProgressBar(4, "sample", stream=log) as bar:
+        bar.update(1)
+        time.sleep(0.02)
+        bar.update(1)
+    first, last = log.getvalue().splitlines()
+    assert first.startswith("sample: 2/4, 50%")
+    assert first.endswith("s left")
+    assert last.startswith("sample: 2/4")
+
+
+def test_closing_twice_writes_once():
+    log = io.StringIO()
+    bar = progress.ProgressBar(1, "sample", stream=log)
+    bar.close()
+    bar.close()
+    assert log.getvalue().count("\n") == 1
+    assert "time left unknown" in log.getvalue()
+
+
+def test_a_terminal_gets_a_bar_with_rate_and_fields():
+    terminal = Terminal()
+    with progress.ProgressBar(10, "train", stream=terminal) as bar:
+        bar.update(10, loss=0.5)
+    assert "train: 100%" in terminal.getvalue()
+    assert "loss=0.5" in terminal.getvalue()
