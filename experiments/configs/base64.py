@@ -26,7 +26,10 @@ def tiny(config: ConfigDict) -> None:
     config.data.sources = ("shapes:quickstart",)
     config.data.validation_sources = ("shapes:quickstart",)
     config.data.tokenizer = "sentencepiece:384"
-    config.train.num_steps = 3000
+    config.train.num_steps = 1600
+    # Colour and shape are decided where little of the picture is left.
+    config.train.timestep_sampling = "power"
+    config.train.timestep_power = 2.0
     config.train.global_batch_size = 32
     config.optim.learning_rate = 2e-3
     config.optim.b2 = 0.99
@@ -44,7 +47,9 @@ def emoji(config: ConfigDict) -> None:
     config.data.sources = ("webdataset:runs/emoji/emoji128-train-*.tar",)
     config.data.validation_sources = ("webdataset:runs/emoji/emoji128-val-*.tar",)
     config.data.tokenizer = "sentencepiece:2048"
-    config.train.num_steps = 4000
+    config.train.num_steps = 2400
+    config.train.timestep_sampling = "power"
+    config.train.timestep_power = 1.0
     config.train.global_batch_size = 32
     config.train.caption_drop_prob = 0.1
     config.optim.learning_rate = 1e-3
@@ -53,7 +58,9 @@ def emoji(config: ConfigDict) -> None:
     config.optim.schedule = "cosine"
     config.optim.grad_clip_norm = 1.0
     config.ema.decays = (0.998, 0.99)
-    config.checkpoint.every_steps = 500
+    config.checkpoint.every_steps = 300
+    config.log.validate_every_steps = 300
+    config.log.grid_every_steps = 800
     config.sample.respacing = "100"
 
 

@@ -26,9 +26,11 @@ def tiny(config: ConfigDict) -> None:
     """A minute or two on two CPU cores."""
     config.data.sources = ("shapes:quickstart",)
     config.data.validation_sources = ("shapes:quickstart",)
-    config.train.num_steps = 600
+    config.train.num_steps = 500
+    config.train.timestep_sampling = "power"
+    config.train.timestep_power = 2.0
     config.train.global_batch_size = 32
-    config.optim.learning_rate = 5e-4
+    config.optim.learning_rate = 1e-3
     config.optim.b2 = 0.99
     config.optim.warmup_steps = 50
     config.optim.schedule = "cosine"

@@ -25,6 +25,8 @@ class Text2ImConfig:
     num_res_blocks: int = 3  # residual blocks a level (published)
     attention_px: tuple[int, ...] = (32, 16, 8)  # levels with attention (published)
     head_channels: int = 64  # channels of an attention head (published)
+    # GroupNorm groups (published); as many as channels would erase each channel's mean
+    norm_groups: int = 32
     dropout_prob: float = 0.1  # in residual blocks (published default)
     text_context: int = 128  # tokens of a caption (published)
     vocab_size: int = 50257  # rows of the token table (published)

@@ -12,7 +12,6 @@ from typing import Any
 from glide_jax.config import defaults
 from glide_jax.errors import UserError
 
-NORM_GROUPS = 32  # GroupNorm groups of every U-Net block (published code)
 
 DTYPES = ("float32", "bfloat16", "float16")
 SCHEDULES = ("squaredcos_cap_v2", "linear")
@@ -127,7 +126,7 @@ def _check_levels(model: defaults.Text2ImConfig) -> None:
     for level, (px, factor) in enumerate(zip(level_px, mult, strict=True)):
         channels = model.num_channels * factor
         path = f"model.num_channels * model.channel_mult[{level}]"
-        _divides(path, channels, "the number of GroupNorm groups", NORM_GROUPS)
+        _divides(path, channels, "the number of GroupNorm groups", model.norm_groups)
         # The middle block attends too, at the last level's width.
         if px in model.attention_px or level == len(mult) - 1:
             _divides(path, channels, "model.head_channels", model.head_channels)

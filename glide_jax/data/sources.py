@@ -28,7 +28,8 @@ def open_source(spec: str, *, split: str = "train") -> schema.Source:
 
     Args:
       spec: one of
-        "shapes:quickstart", "shapes:full": drawn on the fly; splits train, held_out.
+        "shapes:quickstart", "shapes:full": drawn on the fly; splits train and held_out,
+        which is also its "validation".
         "webdataset:GLOB": img2dataset tars; several globs by commas, {000..012} ranges.
         "folder:DIR": pictures with a .txt caption beside each.
         "tfds:NAME_OR_DIR?image=FEATURE&caption=FEATURE": ArrayRecord; the features
@@ -45,7 +46,9 @@ def open_source(spec: str, *, split: str = "train") -> schema.Source:
             f"data source {spec!r} is not understood; use one of {', '.join(KINDS)}"
         )
     if kind == "shapes":
-        return shapes_world.ShapesWorld(where, split)
+        # What a drawn world validates on is what it never shows in training.
+        held_out = "held_out" if split == "validation" else split
+        return shapes_world.ShapesWorld(where, held_out)
     if kind == "webdataset":
         return tar_shards.TarShards(where)
     if kind == "folder":

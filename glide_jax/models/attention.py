@@ -51,11 +51,12 @@ class ImageAttention(nn.Module):
 
     channels: int
     head_channels: int
+    norm_groups: int
     dtype: Any = jnp.float32
     attention: AttentionFn = xla_attention
 
     def setup(self):
-        self.norm = layers.GroupNorm()
+        self.norm = layers.GroupNorm(self.norm_groups)
         self.qkv = layers.Linear(3 * self.channels, dtype=self.dtype)
         self.encoder_kv = layers.Linear(2 * self.channels, dtype=self.dtype)
         self.proj_out = layers.Linear(

@@ -72,9 +72,9 @@ class Conv3x3(nn.Module):
 
 
 class GroupNorm(nn.Module):
-    """Group normalisation over 32 groups, biased variance, float32 in and out."""
+    """Group normalisation, biased variance, float32 in and out."""
 
-    groups: int = 32
+    groups: int
 
     @nn.compact
     def __call__(self, x):

@@ -28,6 +28,7 @@ class ResBlock(nn.Module):
 
     channels: int
     resample: str  # "", "up" or "down"
+    norm_groups: int
     dropout_prob: float
     dropout_index: int  # which of the network's dropout layers this is
     dtype: Any
@@ -35,11 +36,13 @@ class ResBlock(nn.Module):
     @nn.compact
     def __call__(self, x, embedding, dropout_keys):
         resample = _RESAMPLE[self.resample]
-        h = nn.silu(layers.GroupNorm(name="norm_in")(x)).astype(self.dtype)
+        h = nn.silu(layers.GroupNorm(self.norm_groups, name="norm_in")(x)).astype(
+            self.dtype
+        )
         h = layers.Conv3x3(self.channels, dtype=self.dtype, name="conv_in")(resample(h))
         scale_shift = layers.Linear(2 * self.channels, name="embedding")(embedding)
         scale, shift = jnp.split(scale_shift[:, None, None], 2, axis=-1)
-        h = layers.GroupNorm(name="norm_out")(h) * (1 + scale) + shift
+        h = layers.GroupNorm(self.norm_groups, name="norm_out")(h) * (1 + scale) + shift
         h = nn.silu(h).astype(self.dtype)
         if self.dropout_prob > 0 and dropout_keys is not None:
             keys = jax.vmap(jax.random.fold_in, (0, None))(
@@ -71,6 +74,7 @@ class Block(nn.Module):
             self.attention = attention_lib.ImageAttention(
                 spec.channels,
                 self.config.head_channels,
+                self.config.norm_groups,
                 dtype=self.dtype,
                 attention=self.attention_fn,
             )
@@ -82,6 +86,7 @@ class Block(nn.Module):
         return ResBlock(
             self.spec.channels,
             resample,
+            self.config.norm_groups,
             self.config.dropout_prob,
             dropout_index,
             self.dtype,
@@ -127,7 +132,7 @@ class UNet(nn.Module):
         self.inputs = blocks[: len(plan.inputs)]
         self.middle = blocks[len(plan.inputs)]
         self.outputs = blocks[len(plan.inputs) + 1 :]
-        self.norm_out = layers.GroupNorm()
+        self.norm_out = layers.GroupNorm(self.config.norm_groups)
         # float32 at full precision: at t = 999 the sampler multiplies an error of this
         # layer by 2e4.
         self.conv_out = layers.Conv3x3(6, init=initial.zero_init, precision=highest)

@@ -9,12 +9,15 @@ from __future__ import annotations
 
 import jax
 import jax.numpy as jnp
+from jaxtyping import Int
 
 from glide_jax import shapes
 from glide_jax.config.defaults import EmaConfig
 
+Count = Int[shapes.Array, ""] | int
 
-def decay_at(decay: float, updates: shapes.Scalar, *, warmup: bool) -> jax.Array:
+
+def decay_at(decay: float, updates: Count, *, warmup: bool) -> jax.Array:
     """The decay of update number `updates` (from 0)."""
     if not warmup:
         return jnp.float32(decay)
@@ -26,7 +29,7 @@ def update(
     config: EmaConfig,
     ema_params: dict[str, shapes.Params],
     params: shapes.Params,
-    updates: shapes.Scalar,
+    updates: Count,
 ) -> dict[str, shapes.Params]:
     """All averages after one more update of the parameters."""
     new = {}

@@ -83,9 +83,11 @@ def adapt(origin: Origin, config: Config) -> tuple[shapes.Params, list[str]]:
     if origin.config.model == config.model:
         return origin.params, []
     if config.model.family == "noised_clip":
+        differences = resolve.differences(origin.config, config)
         raise UserError(
             "train.init_from holds another model: "
-            + "; ".join(resolve.differences(origin.config, config))
+            + "; ".join(line for line in differences if line.startswith("model."))
+            + "; start from one of the same sizes"
         )
     return grow.grow(origin.params, origin.config.model, config.model)
 

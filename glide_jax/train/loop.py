@@ -39,7 +39,8 @@ def train(
     run, state = setup.prepare(config, workdir)
     first, last = int(state.step), config.train.num_steps
     writer = metrics.MetricsWriter(workdir, enabled=jax.process_index() == 0)
-    writer.truncate_after(first)
+    # A fresh start writes its row of step 0 itself.
+    writer.truncate_after(first or -1)
     draw_grid = make_grid_hook(run) if make_grid_hook else None
     window = Window(config.train.global_batch_size)
     with (
@@ -146,7 +147,11 @@ def validate(run: setup.Run, state: states.TrainState) -> dict[str, float]:
         found = run.eval_step(params, sharding.to_global(batch, run.mesh))
         for name, pair in jax.device_get(found).items():
             sums[name] = sums.get(name, 0.0) + np.asarray(pair, np.float64)
-    return {f"validation/{name}": float(s / n) for name, (s, n) in sums.items()}
+    return {
+        f"validation/{name}": float(total / count)
+        for name, (total, count) in sums.items()
+        if count > 0
+    }
 
 
 def save_grid(

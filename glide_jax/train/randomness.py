@@ -8,6 +8,7 @@ run resumed at a step draws what the run that was never stopped drew.
 from __future__ import annotations
 
 import jax
+from jaxtyping import Int
 
 from glide_jax import shapes
 
@@ -21,6 +22,8 @@ STREAMS = {
     "validation": 5,
 }
 
+Step = Int[shapes.Array, ""] | int
+
 
 def stream_key(seed: int, stream: str) -> shapes.PRNGKey:
     """The root key of one stream of a run."""
@@ -28,7 +31,7 @@ def stream_key(seed: int, stream: str) -> shapes.PRNGKey:
 
 
 def example_keys(
-    seed: int, stream: str, step: shapes.Scalar, rows: shapes.Timesteps
+    seed: int, stream: str, step: Step, rows: shapes.Timesteps
 ) -> shapes.PRNGKeys:
     """One key per example: (B,) from its row in the global batch at this step."""
     step_key = jax.random.fold_in(stream_key(seed, stream), step)

@@ -61,15 +61,18 @@ def prepare(config: Config, workdir: pathlib.Path) -> tuple[Run, states.TrainSta
     mesh = meshes.make_mesh(config.mesh)
     meshes.check_batch(config.train.global_batch_size, mesh)
     source = sources.open_mixture(config.data.sources, config.data.weights)
-    origin = init_from.load(config.train.init_from) if config.train.init_from else None
+    checkpoints = store.CheckpointStore(
+        workdirs.checkpoints(workdir), keep=config.checkpoint.keep
+    )
+    origin = None
+    # A run under way needs its origin no more; that may have been deleted since.
+    if config.train.init_from and checkpoints.latest_step() is None:
+        origin = init_from.load(config.train.init_from)
     workdirs.prepare(workdir)
     tokenizer = _find_tokenizer(config, workdir, source, origin)
     _check_vocabulary(config, tokenizer)
     workdirs.save_config(workdir, config)
     tokenizers.save(tokenizer, workdir / "tokenizer")
-    checkpoints = store.CheckpointStore(
-        workdirs.checkpoints(workdir), keep=config.checkpoint.keep
-    )
     constrain = sharding.make_constrain(mesh)
     objective = objectives.make_objective(config, tokenizer.pad_id, constrain=constrain)
     state, shardings = _make_state(config, mesh, objective, checkpoints, origin)
@@ -150,12 +153,17 @@ def _find_tokenizer(
         return workdirs.load_tokenizer(workdir)
     if origin is not None:
         return origin.tokenizer
-    spec = config.data.tokenizer
-    if not spec.startswith("sentencepiece:"):
-        return tokenizers.make_tokenizer(spec)
+    kind, _, pieces = config.data.tokenizer.partition(":")
+    if kind != "sentencepiece":
+        return tokenizers.make_tokenizer(config.data.tokenizer)
+    if not pieces.isdecimal():
+        raise UserError(
+            f"data.tokenizer={config.data.tokenizer!r} names no number of pieces; "
+            "e.g. sentencepiece:2048"
+        )
     captions = sources.sample_captions(source, TOKENIZER_CAPTIONS, seed=config.seed)
     return sentencepiece_model.SentencePieceTokenizer(
-        sentencepiece_training.train_sentencepiece(captions, int(spec.split(":")[1]))
+        sentencepiece_training.train_sentencepiece(captions, int(pieces))
     )
 
 
@@ -209,7 +217,7 @@ def _validation_batches(
     specs = config.data.validation_sources
     if not specs:
         return []
-    source = sources.open_mixture(specs, (1.0,) * len(specs), split="held_out")
+    source = sources.open_mixture(specs, (1.0,) * len(specs), split="validation")
     size = config.train.global_batch_size
     count = max(1, min(len(source), config.log.validation_examples) // size)
     return [

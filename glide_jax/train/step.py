@@ -27,7 +27,7 @@ def make_train_step(config: Config, objective: objectives.Objective) -> TrainSte
     """(state, batch) -> (state, metrics); metrics are (sum, count) pairs.
 
     An update whose gradient is not finite is skipped: the step counts, the batch is
-    consumed, parameters and averages stay.
+    consumed, parameters, averages and the history of losses stay.
     """
     optim = optimizer.make_optimizer(config.optim)
     learning_rate = optimizer.make_learning_rate(config.optim, config.train.num_steps)
@@ -64,8 +64,12 @@ def make_train_step(config: Config, objective: objectives.Objective) -> TrainSte
         params, averages, opt_state = jax.lax.cond(is_finite, apply_update, skip_update)
         resampler = state.resampler
         if config.train.timestep_sampling == "loss_second_moment":
-            resampler = timestep_sampling.update_loss_second_moment(
+            seen = timestep_sampling.update_loss_second_moment(
                 resampler, aux.t, aux.losses
+            )
+            # One loss that is not a number would make every later draw one.
+            resampler = jax.tree.map(
+                lambda new, old: jnp.where(is_finite, new, old), seen, resampler
             )
         growth = jnp.where(is_finite, LOSS_SCALE_GROWTH, -1.0) if is_float16 else 0.0
         new_state = TrainState(
@@ -106,7 +110,7 @@ def make_eval_step(config: Config, objective: objectives.Objective) -> Callable:
     """(params, batch) -> metrics of a validation batch, the same draws every time."""
 
     def eval_step(params, batch):
-        # The example's row is its identity here: batches do not share rows.
+        # Rows of different batches share their draws, which only pairs the examples.
         def keys_of(stream: str):
             del stream  # only the noise is drawn in validation
             return randomness.example_keys(

@@ -34,11 +34,11 @@ def test_group_norm_follows_its_definition_far_from_zero(channels):
     x = _normal(2, 4, 4, channels) + 100
     expected = _group_norm(x, 32)
     # float32 holds 100 + 1 to 7.6e-6.
-    out = _apply_norm(layers.GroupNorm(), x)
+    out = _apply_norm(layers.GroupNorm(32), x)
     np.testing.assert_allclose(out, expected, atol=1e-4)
 
 
-@pytest.mark.parametrize("norm", [layers.GroupNorm(), layers.LayerNorm()])
+@pytest.mark.parametrize("norm", [layers.GroupNorm(32), layers.LayerNorm()])
 def test_norms_answer_in_float32_whatever_they_are_given(norm):
     x = jnp.ones((2, 4, 4, 32), jnp.bfloat16)
     assert _apply_norm(norm, x).dtype == jnp.float32

@@ -1,0 +1,116 @@
+"""The four released U-Nets and the released CLIP at full size: a pass of each."""
+
+import dataclasses
+import functools
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from glide_jax import presets
+from glide_jax.convert import torch_glide
+from glide_jax.diffusion import guidance
+from glide_jax.models import build, noised_clip
+from tests.models import golden_models
+
+pytestmark = pytest.mark.slow
+
+# The golden files' own bound for float32 forward passes and gradients.
+TOLERANCE = 1e-4
+CLIP = dataclasses.replace(presets.noised_clip("released"), compute_dtype="float32")
+UNETS = {
+    "base": presets.base("released"),
+    "base-inpaint": presets.base("released", inpaint=True),
+    "upsample": presets.upsampler("released"),
+    "upsample-inpaint": presets.upsampler("released", inpaint=True),
+}
+
+
+@functools.cache
+def _stored():
+    with np.load(golden_models.FOLDER / "released_size.npz") as arrays:
+        return dict(arrays)
+
+
+def _params(kind, config):
+    """The rule's weights for every released name and shape."""
+    shapes = torch_glide.torch_shapes(kind, config)
+    tensors = {
+        name: golden_models.weight(name, shape) for name, shape in shapes.items()
+    }
+    return torch_glide.from_torch(kind, config, tensors)
+
+
+def _normal(seed, *shape):
+    return np.random.RandomState(seed).standard_normal(shape).astype(np.float32)
+
+
+def _enlarge(x):
+    return x.repeat(4, axis=1).repeat(4, axis=2)
+
+
+def _pictures(config):
+    given = {}
+    if config.low_res_px:
+        given["low_res"] = np.clip(_normal(4, 1, 64, 64, 3), -1, 1)
+    if config.inpaint:
+        image = np.clip(_normal(5, 1, 64, 64, 3), -1, 1)
+        mask = np.zeros((1, 64, 64, 1), np.float32)
+        mask[:, :20] = 1
+        given["inpaint_image"], given["inpaint_mask"] = image, mask
+        if config.low_res_px:
+            given["inpaint_image"], given["inpaint_mask"] = map(_enlarge, (image, mask))
+    return given
+
+
+@pytest.mark.parametrize("kind", UNETS)
+def test_a_released_unet_answers_as_its_release(kind):
+    config = dataclasses.replace(UNETS[kind], compute_dtype="float32")
+    params, stored = _params(kind, config), _stored()
+    fns = build.make_denoiser(config)
+    is_upsampler = kind.startswith("upsample")
+    x_t = _normal(3, 1, 256, 256, 3) if is_upsampler else _normal(2, 1, 64, 64, 3)
+    tokens, timesteps = (
+        stored[name].astype(np.int32) for name in ("tokens", "timesteps")
+    )
+    text = jax.jit(fns.encode)(params, tokens, stored["mask"])
+    out = jax.jit(fns.denoise)(params, x_t, timesteps, text, **_pictures(config))
+    out = out[:, ::4, ::4] if is_upsampler else out
+    expected = stored[f"{kind.replace('-', '_')}/out"]
+    assert golden_models.error(out, expected) < TOLERANCE
+
+
+def test_the_released_clip_answers_as_its_release():
+    stored, fns = _stored(), build.make_clip(CLIP)
+    params = {
+        "image": _params("clip-image", CLIP),
+        "text": _params("clip-text", CLIP),
+        "logit_scale": np.float32(np.log(100)),
+    }
+    # "an oil painting of a corgi" between the two special tokens.
+    caption = [49406, 550, 2870, 3086, 539, 320, 31320, 49407]
+    tokens = np.zeros((1, 77), np.int32)
+    tokens[0, : len(caption)] = caption
+    text_mask = np.arange(77)[None] < len(caption)
+    text = jax.jit(fns.encode_text)(params, tokens, text_mask)
+    error = golden_models.error(
+        noised_clip.normalise(text), stored["clip/text_features"]
+    )
+    assert error < TOLERANCE
+    x_t, timesteps = _normal(2, 1, 64, 64, 3), stored["timesteps"].astype(np.int32)
+
+    @jax.jit
+    def image_and_gradient(x_t):
+        def similarity(x_t):
+            cosine = noised_clip.similarity(
+                fns.encode_image(params, x_t, timesteps), text
+            )
+            return fns.logit_scale(params) * cosine
+
+        image = noised_clip.normalise(fns.encode_image(params, x_t, timesteps))
+        return image, guidance.similarity_gradient(similarity, x_t, 3.0)
+
+    image, gradient = image_and_gradient(jnp.asarray(x_t))
+    assert golden_models.error(image, stored["clip/image_features"]) < TOLERANCE
+    assert golden_models.error(gradient, stored["clip/cond_fn_grad_scale3"]) < TOLERANCE

@@ -1,0 +1,172 @@
+"""The floors of the package, read from its syntax trees.
+
+Floor 0 imports nothing of ours but floor 0; each higher floor only what lies below it,
+and its own folder. What a function imports when it is called counts as well.
+"""
+
+from __future__ import annotations
+
+import ast
+import functools
+import graphlib
+import pathlib
+from collections.abc import Iterator
+from typing import Any
+
+PACKAGE = pathlib.Path(__file__).parents[1] / "glide_jax"
+
+FLOORS = (
+    ("errors", "shapes", "presets", "config", "text", "diffusion"),
+    (
+        "models",
+        "data",
+        "parallel",
+        "checkpoint",
+        "lifecycle",
+        "metrics",
+        "progress",
+    ),
+    ("train", "sample", "convert"),
+    ("eval",),
+    # quickstart/ is a program of its own: it trains, samples and measures.
+    ("cli", "quickstart"),
+)
+FLOOR_OF = {part: floor for floor, parts in enumerate(FLOORS) for part in parts}
+# Floors whose parts are strangers to each other. The others may lean on a sibling.
+STRANGERS = (1, 2)
+
+# Where a library may be imported: it stops there.
+HOMES = {
+    "flax": ("models", "convert"),
+    "orbax": ("checkpoint",),
+    "absl": ("cli",),
+    "grain": ("data",),
+    "tensorflow_datasets": ("data",),
+    "optax": ("train",),
+    "ml_collections": ("config", "cli"),
+    "tensorflow": (),
+    "torch": (),
+}
+
+
+@functools.cache
+def parse(path: pathlib.Path) -> ast.Module:
+    return ast.parse(path.read_text(), str(path))
+
+
+def modules() -> dict[str, pathlib.Path]:
+    """Every module of the package by its dotted name."""
+    found = {}
+    for path in sorted(PACKAGE.rglob("*.py")):
+        parts = path.relative_to(PACKAGE.parent).with_suffix("").parts
+        found[".".join(p for p in parts if p != "__init__")] = path
+    return found
+
+
+MODULES = modules()
+
+
+def imported(tree: ast.AST) -> set[str]:
+    """Dotted names of all that is imported, anywhere in the tree.
+
+    `from glide_jax.data import order` is an import of glide_jax.data.order, and one of
+    `from glide_jax.config.defaults import Config` of glide_jax.config.defaults.
+    """
+    names = set()
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Import):
+            names |= {alias.name for alias in node.names}
+        elif isinstance(node, ast.ImportFrom):
+            assert node.level == 0, "imports are absolute"
+            for alias in node.names:
+                whole = f"{node.module}.{alias.name}"
+                names.add(whole if whole in MODULES else node.module)
+    return names
+
+
+def part_of(module: str) -> str:
+    """The folder or top-level module below glide_jax; "" for the package itself."""
+    return module.removeprefix("glide_jax").removeprefix(".").split(".")[0]
+
+
+def our_imports(module: str) -> set[str]:
+    return {
+        name
+        for name in imported(parse(MODULES[module]))
+        if name.split(".")[0] == "glide_jax"
+    }
+
+
+def test_every_module_stands_on_a_floor():
+    parts = {part_of(module) for module in MODULES if module != "glide_jax"}
+    assert parts == FLOOR_OF.keys()
+
+
+def test_a_module_imports_only_what_lies_below_it_and_no_stranger():
+    wrong = [
+        f"{module} imports {name}"
+        for module in MODULES
+        for name in our_imports(module)
+        if not may_import(part_of(module), part_of(name))
+    ]
+    assert wrong == []
+
+
+def may_import(here: str, there: str) -> bool:
+    if there in ("", here):
+        return True
+    above, below = FLOOR_OF[here], FLOOR_OF[there]
+    return below < above or (below == above and above not in STRANGERS)
+
+
+def test_no_modules_import_each_other_in_a_circle():
+    graph = {module: our_imports(module) - {module} for module in MODULES}
+    graphlib.TopologicalSorter(graph).prepare()  # raises CycleError, naming it
+
+
+def test_a_library_is_imported_at_its_home_only():
+    wrong = [
+        f"{module} imports {library}"
+        for module, path in MODULES.items()
+        for library in {name.split(".")[0] for name in imported(parse(path))}
+        if library in HOMES and part_of(module) not in HOMES[library]
+    ]
+    assert wrong == []
+
+
+def test_only_commands_print():
+    wrong = [
+        f"{module}:{node.lineno}"
+        for module, node in nodes(ast.Call)
+        if part_of(module) != "cli"
+        and isinstance(node.func, ast.Name)
+        and node.func.id == "print"
+    ]
+    assert wrong == []
+
+
+def test_no_handler_catches_everything():
+    everything = ("Exception", "BaseException")
+    wrong = [
+        f"{module}:{node.lineno}"
+        for module, node in nodes(ast.ExceptHandler)
+        if node.type is None or ast.unparse(node.type) in everything
+    ]
+    assert wrong == []
+
+
+def test_a_module_says_what_it_answers_and_stays_short():
+    wrong = [
+        module
+        for module, path in MODULES.items()
+        if not ast.get_docstring(parse(path)) or path.read_text().count("\n") > 400
+    ]
+    assert wrong == []
+
+
+def nodes(kind: type[ast.AST]) -> Iterator[tuple[str, Any]]:
+    """Every node of a kind with the module that it stands in."""
+    for module, path in MODULES.items():
+        for node in ast.walk(parse(path)):
+            if isinstance(node, kind):
+                yield module, node

@@ -1,0 +1,106 @@
+"""What the loop does when, and that a mistake costs nothing."""
+
+from __future__ import annotations
+
+import math
+
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from PIL import Image
+
+from glide_jax import metrics
+from glide_jax.checkpoint import store
+from glide_jax.errors import UserError
+from glide_jax.train import loop, setup
+from tests.train.conftest import CLIP
+
+
+def pair(total, count):
+    return jnp.float32(total), jnp.float32(count)
+
+
+def test_means_weigh_every_example_alike_and_leave_out_what_was_not_seen():
+    window = loop.Window(images_per_step=4)
+    window.add({"loss": pair(6, 2), "loss_q0": pair(0, 0), "rare": pair(0, 0)})
+    window.add({"loss": pair(2, 6), "loss_q0": pair(3, 1), "rare": pair(0, 0)})
+    means = window.means()
+    assert means["loss"] == 1.0
+    assert means["loss_q0"] == 3.0
+    assert "rare" not in means
+    assert means["images_per_second"] == pytest.approx(4 / means["step_seconds"])
+
+
+def test_each_window_starts_anew():
+    window = loop.Window(images_per_step=1)
+    window.add({"loss": pair(5, 1)})
+    assert window.means()["loss"] == 5.0
+    window.add({"loss": pair(1, 1)})
+    assert window.means()["loss"] == 1.0
+
+
+@pytest.mark.parametrize(
+    ("every", "due"), [(0, []), (1, [1, 2, 3, 4]), (2, [2, 4]), (5, [])]
+)
+def test_things_are_due_at_multiples_of_their_interval(every, due):
+    assert [step for step in range(1, 5) if loop.is_due(step, every)] == due
+
+
+def test_a_run_logs_validates_draws_and_saves_when_asked_to_and_at_its_end(
+    make_config, tmp_path
+):
+    changes = {
+        "train.num_steps": 5,
+        "data.validation_sources": ("shapes:quickstart",),
+        "log.every_steps": 2,
+        "log.validate_every_steps": 3,
+        "log.validation_examples": 4,
+        "log.grid_every_steps": 4,
+        "checkpoint.every_steps": 2,
+        "checkpoint.keep": 2,
+    }
+    drawn = []
+
+    def make_hook(run):
+        def draw(params):
+            drawn.append(params)
+            return np.full((4, 4, 3), 100, np.uint8)
+
+        return draw
+
+    loop.train(make_config(CLIP, changes), tmp_path, make_grid_hook=make_hook)
+    rows = metrics.read_metrics(tmp_path / "metrics.jsonl")
+    assert [row["step"] for row in rows if "loss" in row] == [1, 2, 4, 5]
+    validated = [row for row in rows if "validation/loss" in row]
+    assert [row["step"] for row in validated] == [0, 3, 5]
+    assert all(math.isfinite(v) for row in rows for v in row.values())
+    assert len(drawn) == 2
+    names = sorted(path.name for path in (tmp_path / "grids").iterdir())
+    assert names == ["00000004.png", "00000005.png"]
+    assert Image.open(tmp_path / "grids" / names[0]).size == (4, 4)
+    with store.CheckpointStore(tmp_path / "checkpoints", keep=2) as stored:
+        assert stored.steps() == [4, 5]
+        assert stored.restore_meta(5).keys() == {"config_digest", "tokenizer_digest"}
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"train.num_steps": 0}, "num_steps"),
+        ({"data.sources": ("webdataset:absent-*.tar",)}, "absent"),
+        ({"data.sources": ("shapes:cubes",)}, "cubes"),
+        ({"data.tokenizer": "sentencepiece:many"}, "sentencepiece:2048"),
+        ({"data.tokenizer": "absent"}, "absent"),
+        ({"data.tokenizer": "sentencepiece:330"}, "model.vocab_size=320"),
+        ({"train.init_from": "absent"}, "does not exist"),
+        ({"mesh.data": 3}, "devices"),
+    ],
+)
+def test_a_mistake_is_told_in_one_line_and_nothing_is_written(
+    make_config, tmp_path, changes, message
+):
+    workdir = tmp_path / "run"
+    with pytest.raises(UserError, match=message) as error:
+        setup.prepare(make_config(changes=changes), workdir)
+    assert "\n" not in str(error.value)
+    assert not workdir.exists() or list(workdir.iterdir()) == []

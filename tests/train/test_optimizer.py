@@ -1,0 +1,77 @@
+"""Learning rates by hand; what the update does to matrices and to vectors."""
+
+from __future__ import annotations
+
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from glide_jax.config import defaults
+from glide_jax.train import optimizer
+
+
+def rates(num_steps=10, steps=range(10), **settings):
+    config = defaults.OptimConfig(learning_rate=1.0, **settings)
+    schedule = optimizer.make_learning_rate(config, num_steps)
+    return [float(schedule(jnp.int32(step))) for step in steps]
+
+
+def test_a_constant_rate_is_constant():
+    assert rates() == [1.0] * 10
+
+
+def test_warm_up_rises_in_equal_parts_from_the_first_step_to_the_peak():
+    found = rates(warmup_steps=4)
+    np.testing.assert_allclose(found[:6], [0.25, 0.5, 0.75, 1.0, 1.0, 1.0], rtol=1e-6)
+    assert rates(warmup_steps=1) == [1.0] * 10
+
+
+def test_linear_falls_to_zero_over_the_steps_after_warm_up():
+    found = rates(schedule="linear", warmup_steps=2, steps=[1, 2, 4, 6, 10, 12])
+    np.testing.assert_allclose(found, [1.0, 1.0, 0.75, 0.5, 0.0, 0.0], atol=1e-6)
+
+
+def test_cosine_falls_by_half_a_wave_after_warm_up():
+    found = rates(schedule="cosine", warmup_steps=2, steps=[2, 4, 6, 8, 10])
+    wave = [(1 + np.cos(np.pi * k / 4)) / 2 for k in range(5)]
+    np.testing.assert_allclose(found, wave, atol=1e-6)
+
+
+def test_the_first_update_is_adams_by_hand():
+    # First step, bias corrected: g / (|g| + eps), the sign of the gradient.
+    config = defaults.OptimConfig()
+    optim = optimizer.make_optimizer(config)
+    params = {"w": jnp.ones((2, 2)), "b": jnp.ones(2)}
+    grads = {"w": jnp.full((2, 2), 3.0), "b": jnp.full(2, -0.1)}
+    updates, _ = optim.update(grads, optim.init(params), params)
+    np.testing.assert_allclose(updates["w"], 1.0, rtol=1e-5)
+    np.testing.assert_allclose(updates["b"], -1.0, rtol=1e-5)
+
+
+def test_weights_decay_in_tensors_of_two_or_more_dimensions_only():
+    optim = optimizer.make_optimizer(defaults.OptimConfig(weight_decay=0.1))
+    params = {
+        "kernel": jnp.full((3, 3, 2, 2), 2.0),
+        "matrix": jnp.full((2, 2), 2.0),
+        "bias": jnp.full(2, 2.0),
+        "logit_scale": jnp.float32(2.0),
+    }
+    grads = {name: jnp.zeros_like(value) for name, value in params.items()}
+    updates, _ = optim.update(grads, optim.init(params), params)
+    for name in ("kernel", "matrix"):
+        np.testing.assert_allclose(updates[name], 0.2, rtol=1e-6)
+    for name in ("bias", "logit_scale"):
+        np.testing.assert_array_equal(updates[name], 0.0)
+
+
+@pytest.mark.parametrize(("norm", "expected"), [(0.0, 5.0), (1.0, 1.0), (9.0, 5.0)])
+def test_the_gradient_is_clipped_to_its_global_norm(norm, expected):
+    # With b1 = 0 the first moment is the gradient that Adam was given.
+    config = defaults.OptimConfig(grad_clip_norm=norm, b1=0.0)
+    optim = optimizer.make_optimizer(config)
+    params = {"a": jnp.zeros(1), "b": jnp.zeros((1, 1))}
+    grads = {"a": jnp.full(1, 3.0), "b": jnp.full((1, 1), 4.0)}
+    _, state = optim.update(grads, optim.init(params), params)
+    moments = next(part for part in state if hasattr(part, "mu")).mu
+    found = np.hypot(float(moments["a"][0]), float(moments["b"][0, 0]))
+    np.testing.assert_allclose(found, expected, rtol=1e-5)

@@ -1,0 +1,143 @@
+"""A run cut off and started again is the run that was never stopped."""
+
+from __future__ import annotations
+
+import os
+import pathlib
+import signal
+import subprocess
+import sys
+import time
+
+import jax
+import numpy as np
+import pytest
+
+from glide_jax import lifecycle, metrics
+from glide_jax.config import resolve
+from glide_jax.train import loop, setup
+from tests import fake_devices
+from tests.train.conftest import CLIP, TEXT2IM, assert_trees_equal
+
+# Everything random at once. Two timesteps have their ten losses each by the second
+# step of 16, so that the history decides what is drawn from then on.
+EVERYTHING = {
+    "model.dropout_prob": 0.1,
+    "diffusion.num_timesteps": 2,
+    "data.validation_sources": ("shapes:quickstart",),
+    "train.global_batch_size": 16,
+    "train.caption_drop_prob": 0.2,
+    "train.timestep_sampling": "loss_second_moment",
+    "optim.schedule": "cosine",
+    "optim.warmup_steps": 1,
+    "log.validate_every_steps": 2,
+    "log.validation_examples": 16,
+}
+TIMINGS = ("step_seconds", "images_per_second", "input_wait_seconds")
+
+
+def final_state(config, workdir):
+    """What the newest checkpoint of a run holds."""
+    run, state = setup.prepare(config, workdir)
+    run.checkpoints.close()
+    return state
+
+
+def rows(workdir: pathlib.Path) -> list[dict]:
+    """metrics.jsonl without what a clock measured."""
+    return [
+        {name: value for name, value in row.items() if name not in TIMINGS}
+        for row in metrics.read_metrics(workdir / "metrics.jsonl")
+    ]
+
+
+@pytest.fixture
+def stopping_hook():
+    """A grid hook that asks its own process to stop."""
+
+    def make(run):
+        def draw(params):
+            os.kill(os.getpid(), signal.SIGTERM)
+            return np.zeros((4, 4, 3), np.uint8)
+
+        return draw
+
+    return make
+
+
+def test_two_and_two_steps_are_four_steps_bit_for_bit(
+    make_config, tmp_path, stopping_hook
+):
+    config = make_config(TEXT2IM, EVERYTHING)
+    straight, cut = tmp_path / "straight", tmp_path / "cut"
+    assert loop.train(config, straight) == lifecycle.ExitCode.OK
+    # The signal comes at the end of step 1 and is seen in step 2.
+    with_grid = resolve.override(config, {"log.grid_every_steps": 1})
+    code = loop.train(with_grid, cut, make_grid_hook=stopping_hook)
+    assert code == lifecycle.ExitCode.PREEMPTED
+    halfway = final_state(with_grid, cut)
+    assert int(halfway.step) == 2
+    np.testing.assert_array_equal(halfway.resampler.counts, 10)
+
+    assert loop.train(config, cut) == lifecycle.ExitCode.OK
+    expected, found = final_state(config, straight), final_state(config, cut)
+    assert int(found.step) == 4
+    assert_trees_equal(found, expected)
+    assert rows(cut) == rows(straight)
+    assert [row["step"] for row in rows(cut)] == [0, 1, 2, 3, 4]
+    assert "validation/loss" in rows(cut)[0]
+
+    # Nothing is left to do, and nothing is done.
+    before = (cut / "metrics.jsonl").read_text()
+    assert loop.train(config, cut) == lifecycle.ExitCode.OK
+    assert (cut / "metrics.jsonl").read_text() == before
+
+
+def test_a_terminated_command_saves_and_the_same_command_goes_on(make_config, tmp_path):
+    config = make_config(CLIP, {"train.num_steps": 60})
+    experiment = tmp_path / "experiment.py"
+    experiment.write_text(
+        "from glide_jax.config import resolve\n"
+        f"TEXT = {resolve.to_json(config)!r}\n"
+        "def get_config():\n"
+        "    return resolve.to_config_dict(resolve.from_json(TEXT))\n"
+    )
+    workdir = tmp_path / "cut"
+
+    first = start_training(experiment, workdir)
+    wait_for(workdir / "metrics.jsonl", first)
+    first.send_signal(signal.SIGTERM)
+    assert first.wait(timeout=60) == lifecycle.ExitCode.PREEMPTED
+    stopped_at = int(final_state(config, workdir).step)
+    assert 1 <= stopped_at < 60
+
+    assert start_training(experiment, workdir).wait(timeout=120) == 0
+    assert loop.train(config, tmp_path / "straight") == lifecycle.ExitCode.OK
+    found = final_state(config, workdir)
+    assert_trees_equal(found, final_state(config, tmp_path / "straight"))
+    assert rows(workdir) == rows(tmp_path / "straight")
+
+
+def start_training(experiment: pathlib.Path, workdir: pathlib.Path) -> subprocess.Popen:
+    """`glide train` in a process of its own, with this one's compiled programs."""
+    environment = {
+        **os.environ,
+        "JAX_COMPILATION_CACHE_DIR": jax.config.jax_compilation_cache_dir,
+        "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0",
+        "JAX_PERSISTENT_CACHE_MIN_ENTRY_SIZE_BYTES": "-1",
+        "JAX_DISABLE_MOST_OPTIMIZATIONS": "1",
+        "PYTHONPATH": str(fake_devices.ROOT),
+    }
+    command = [sys.executable, "-m", "glide_jax.cli.main", "train"]
+    return subprocess.Popen(
+        [*command, f"--config={experiment}", f"--workdir={workdir}"], env=environment
+    )
+
+
+def wait_for(path: pathlib.Path, process: subprocess.Popen) -> None:
+    """Until the first row of metrics: signals are heeded by then."""
+    deadline = time.monotonic() + 120
+    while not (path.exists() and path.read_text()):
+        assert process.poll() is None, f"ended with {process.returncode}"
+        assert time.monotonic() < deadline
+        time.sleep(0.01)
