@@ -47,7 +47,7 @@ def emoji(config: ConfigDict) -> None:
     config.data.sources = ("webdataset:runs/emoji/emoji128-train-*.tar",)
     config.data.validation_sources = ("webdataset:runs/emoji/emoji128-val-*.tar",)
     config.data.tokenizer = "sentencepiece:2048"
-    config.train.num_steps = 2400
+    config.train.num_steps = 1200
     config.train.timestep_sampling = "power"
     config.train.timestep_power = 1.0
     config.train.global_batch_size = 32
@@ -79,5 +79,6 @@ def paper(config: ConfigDict) -> None:
     config.train.num_steps = 2_500_000
     config.train.global_batch_size = 2048
     config.optim.learning_rate = 1.2e-4  # inferred: unCLIP's decoder, the same U-Net
+    config.train.remat = True
     config.mesh.fsdp = 8
     config.checkpoint.every_steps = 1000

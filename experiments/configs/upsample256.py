@@ -31,7 +31,7 @@ def tiny(config: ConfigDict) -> None:
     # Small pictures that the base model drew are not quite clean.
     config.data.low_res_corruption = "noise"
     config.data.low_res_corruption_strength = 0.1
-    config.train.num_steps = 800
+    config.train.num_steps = 500
     config.train.global_batch_size = 8
     config.optim.learning_rate = 1e-3
     config.optim.b2 = 0.99
@@ -76,5 +76,6 @@ def paper(config: ConfigDict) -> None:
     config.data.sources = ("webdataset:data/train-{00000..09999}.tar",)
     config.train.num_steps = 1_600_000
     config.train.global_batch_size = 512
+    config.train.remat = True
     config.mesh.fsdp = 8
     config.checkpoint.every_steps = 1000

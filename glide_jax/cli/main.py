@@ -72,14 +72,28 @@ def run(argv: list[str]) -> int:
 
 def _parse(values: flags.FlagValues, argv: list[str]) -> list[str]:
     """Positional arguments; every flag mistake becomes one UserError."""
+    before = sys.argv
+    # Where ml_collections looks for --config.KEY=VALUE, however we were called.
+    sys.argv = argv
     try:
         return values(argv)[1:]
     except (flags.Error, AttributeError, KeyError, TypeError, ValueError) as error:
         # ml_collections raises AttributeError for an unknown key, with the nearest one.
-        line = " ".join(str(error).split())
+        line = _one_line(error)
         raise errors.UserError(f"{line} (see `{argv[0]} --help`)") from error
     except OSError as error:
-        raise errors.UserError(f"{error.filename}: {error.strerror}") from error
+        raise errors.UserError(str(error).splitlines()[-1].strip()) from error
+    finally:
+        sys.argv = before
+
+
+def _one_line(error: Exception) -> str:
+    """The first and the last line: the traceback of a config file lies between them."""
+    # str() of a KeyError is the repr of its message.
+    text = str(error.args[0] if error.args else error)
+    lines = [" ".join(line.split()) for line in text.strip().splitlines()]
+    lines[-1] = lines[-1].removeprefix(f"{errors.__name__}.UserError: ")
+    return " ".join(lines if len(lines) < 3 else (lines[0], lines[-1]))
 
 
 def _usage() -> str:

@@ -5,33 +5,104 @@
     glide sample --base=runs/cfg/bundle --clip=runs/clip/bundle --num_images=4 \\
         --guidance_mode=cfg+clip --guidance_scale=3 --prompt_file=prompts.txt \\
         --output=out/guided
+    glide sample --base=runs/cfg/bundle --upsampler=runs/up/bundle \\
+        --captions_of="webdataset:runs/emoji/emoji128-val-*.tar" --output=out/held_out
+
+With --captions_of, beside.png shows each drawn picture beside the real one.
 """
 
 from __future__ import annotations
 
 import math
+import pathlib
+from typing import TYPE_CHECKING
 
+import numpy as np
 from absl import flags
 
 from glide_jax.cli import sampling
 from glide_jax.errors import UserError
 
+if TYPE_CHECKING:
+    from glide_jax.sample.cascade import CascadeResult
+
+REAL_PX = 128  # side of the real pictures in beside.png
+
 
 def define_flags(fv: flags.FlagValues) -> None:
-    """The flags of every sampling verb."""
+    """The flags of every sampling verb, --captions_of and --num_captions."""
     sampling.define_flags(fv)
+    flags.DEFINE_string(
+        "captions_of",
+        None,
+        "instead of --prompt: a data source, e.g. folder:photos; draws its captions",
+        flag_values=fv,
+    )
+    flags.DEFINE_integer(
+        "num_captions",
+        16,
+        "captions taken from --captions_of, spread over it",
+        lower_bound=1,
+        flag_values=fv,
+    )
 
 
 def run(fv: flags.FlagValues, args: list[str]) -> int:
     """Draws every prompt and writes the pictures with their record."""
     if args:
         raise UserError(f"{args[0]!r} is no flag; prompts are --prompt={args[0]!r}")
-    prompts, output = sampling.read_prompts(fv), sampling.read_output(fv)
+    real = None
+    if fv.captions_of:
+        prompts, real = _read_source(fv)
+    else:
+        prompts = sampling.read_prompts(fv)
+    output = sampling.read_output(fv)
     models = sampling.load_cascade(fv)
     total = len(prompts) * models.num_stages
     with sampling.progress_bar(total) as progress:
         result = models.sample(prompts, progress=progress, **sampling.read_options(fv))
     columns = fv.num_images if fv.num_images > 1 else math.isqrt(len(prompts) - 1) + 1
     sampling.write_result(output, models, prompts, columns, result, verb="sample")
+    if real is not None:
+        _draw_beside(output / "beside.png", prompts, real, result)
     print(f"{len(prompts)} pictures and samples.json are in {output}")
     return 0
+
+
+def _read_source(fv: flags.FlagValues) -> tuple[list[str], list[np.ndarray]]:
+    """Captions spread evenly over a source, and their real pictures (square, uint8)."""
+    from glide_jax.data import sources, transforms
+    from glide_jax.sample import images
+
+    if fv.prompt or fv.prompt_file:
+        raise UserError("--captions_of takes the place of --prompt and --prompt_file")
+    source = sources.open_source(fv.captions_of, split="validation")
+    count = min(fv.num_captions, len(source))
+    examples = [source[i * len(source) // count] for i in range(count)]
+    pictures = [transforms.load_image(example, REAL_PX) for example in examples]
+    return [example.caption for example in examples], list(
+        images.to_pixels(np.stack(pictures))
+    )
+
+
+def _draw_beside(
+    path: pathlib.Path,
+    prompts: list[str],
+    real: list[np.ndarray],
+    result: CascadeResult,
+) -> None:
+    """Writes a sheet: caption, real picture, base picture, upsampled picture."""
+    from glide_jax.eval import contact_sheet
+    from glide_jax.sample import images
+
+    columns = {"real": real, f"{result.base_images.shape[1]} px": result.base_images}
+    if result.images is not None:
+        columns[f"{result.images.shape[1]} px"] = result.images
+    rows = [
+        (prompt, [pictures[i] for pictures in columns.values()])
+        for i, prompt in enumerate(prompts)
+    ]
+    note = "At the left the real picture, then what the models drew from its caption."
+    section = contact_sheet.Section("Captions never trained on", note, [*columns], rows)
+    sheet = contact_sheet.draw_contact_sheet("Real and drawn", "", [section])
+    images.write_png(path, sheet)

@@ -48,6 +48,13 @@ def run(values: flags.FlagValues, arguments: list[str]) -> int:
         raise UserError(
             "--config is missing, e.g. --config=experiments/configs/base64.py:tiny"
         )
+    try:
+        values.config.lock()
+    except OSError as error:  # ml_collections tells of a missing file at its first use
+        raise UserError(
+            f"--config: {str(error).splitlines()[-1].strip()}; name a file such as "
+            "experiments/configs/base64.py:tiny"
+        ) from error
     config = resolve.from_config_dict(values.config)
     if values.dry_run:
         print(dry_run.report(config))

@@ -116,6 +116,9 @@ class TrainConfig:
     timestep_power: float = 0.0
     # A workdir or a bundle whose weights this phase starts from; "": none
     init_from: str = ""
+    # Recompute each U-Net block in the backward pass: activations of one block at a
+    # time, for a third more work (ours)
+    remat: bool = False
     init_log2_loss_scale: float = 20.0  # float16 only (published in ADM's code)
 
 
@@ -129,7 +132,7 @@ class OptimConfig:
     b1: float = 0.9
     b2: float = 0.999
     eps: float = 1e-8
-    weight_decay: float = 0.0  # on tensors of two or more dimensions
+    weight_decay: float = 0.0  # on kernels and tables, not biases and norm gains
     grad_clip_norm: float = 0.0  # global norm; 0: off
 
 

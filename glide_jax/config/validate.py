@@ -12,7 +12,6 @@ from typing import Any
 from glide_jax.config import defaults
 from glide_jax.errors import UserError
 
-
 DTYPES = ("float32", "bfloat16", "float16")
 SCHEDULES = ("squaredcos_cap_v2", "linear")
 LOSS_TYPES = ("hybrid", "mse", "mse_vb", "kl", "rescaled_kl")

@@ -17,9 +17,9 @@ from jaxtyping import Float
 from glide_jax import shapes
 from glide_jax.config.defaults import ModelConfig, NoisedClipConfig, Text2ImConfig
 from glide_jax.models import attention as attention_lib
-from glide_jax.models import initial, noised_clip, text2im, unet
+from glide_jax.models import initial, noised_clip, text2im, text_encoder, unet
 
-TextFeatures = text2im.text_encoder.TextFeatures
+TextFeatures = text_encoder.TextFeatures
 TextConditioning = text2im.TextConditioning
 
 

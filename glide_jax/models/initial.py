@@ -2,7 +2,7 @@
 
 A layer only describes its parameters' distributions; `draw_params` then draws them all.
 Drawing each parameter where it is declared would put hundreds of random generators into
-one program, and compiling those took 22 s on a CPU for the smallest preset (4 s so).
+one program; compiling that took a CPU 22 s for a U-Net of 251 tensors, this way 3 s.
 """
 
 from __future__ import annotations

@@ -64,7 +64,7 @@ def run_phase(
     return lifecycle.ExitCode.OK
 
 
-def _losses(workdir: pathlib.Path) -> dict[str, float]:
+def _losses(workdir: pathlib.Path) -> dict[str, float | int]:
     rows = [
         row for row in metrics.read_metrics(workdir / "metrics.jsonl") if "loss" in row
     ]

@@ -63,7 +63,9 @@ def make_objective(
 def _make_denoising(
     config: Config, pad_id: int, is_training: bool, constrain: Any
 ) -> Objective:
-    fns = build.make_denoiser(config.model, constrain=constrain)
+    fns = build.make_denoiser(
+        config.model, constrain=constrain, remat=config.train.remat
+    )
     tables = _tables(config)
     draw_t = _make_timestep_draw(config, is_training)
 
@@ -133,7 +135,10 @@ def _make_contrastive(config: Config, is_training: bool) -> Objective:
         per_example = 0.5 * (
             cross_entropy(logits, targets) + cross_entropy(logits.T, targets)
         )
-        accuracy = jnp.asarray(jnp.argmax(logits, axis=1) == targets, jnp.float32)
+        # Right is a caption of the same words, whichever row of the batch it came from.
+        tokens = jnp.asarray(batch["tokens"])
+        is_right = jnp.all(tokens[jnp.argmax(logits, axis=1)] == tokens, axis=1)
+        accuracy = jnp.asarray(is_right, jnp.float32)
         metrics = {
             "loss": _total(per_example),
             "accuracy": _total(accuracy),

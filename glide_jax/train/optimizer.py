@@ -41,4 +41,9 @@ def make_learning_rate(config: OptimConfig, num_steps: int) -> optax.Schedule:
 
 
 def _is_decayed(params: shapes.Params) -> shapes.Params:
-    return jax.tree.map(lambda leaf: leaf.ndim >= 2, params)
+    """True for kernels and tables; layers are stacked, so rank alone cannot tell."""
+
+    def rule(path: tuple, leaf: shapes.Array) -> bool:
+        return leaf.ndim >= 2 and path[-1].key not in ("bias", "scale")
+
+    return jax.tree_util.tree_map_with_path(rule, params)

@@ -149,7 +149,7 @@ def _find_tokenizer(
     origin: init_from.Origin | None,
 ) -> tokenizers.Tokenizer:
     """This workdir's, else the origin's, else the one that data.tokenizer names."""
-    if (workdir / "tokenizer").is_dir():
+    if (workdir / "tokenizer" / "tokenizer.json").is_file():
         return workdirs.load_tokenizer(workdir)
     if origin is not None:
         return origin.tokenizer

@@ -1,46 +1,14 @@
-"""A run small enough for tests: 8 px pictures of the embedded world, one level."""
+"""Small runs that share one tokenizer and cheap compilation."""
 
 from __future__ import annotations
 
+import functools
 import pathlib
 
 import jax
-import numpy as np
 import pytest
 
-from glide_jax.config import defaults, resolve
-from glide_jax.data import sources
-from glide_jax.text import sentencepiece_model, sentencepiece_training, tokenizers
-
-TEXT2IM = defaults.Text2ImConfig(
-    image_px=8,
-    num_channels=32,
-    channel_mult=(1,),
-    num_res_blocks=1,
-    attention_px=(),  # the middle block attends
-    head_channels=32,
-    dropout_prob=0.0,
-    text_context=8,
-    vocab_size=320,
-    text_width=32,
-    text_layers=1,
-    text_heads=2,
-    compute_dtype="float32",
-)
-CLIP = defaults.NoisedClipConfig(
-    image_px=8,
-    patch_px=4,
-    image_width=32,
-    image_layers=1,
-    image_heads=2,
-    text_context=8,
-    vocab_size=320,
-    text_width=32,
-    text_layers=1,
-    text_heads=2,
-    embed_dim=16,
-    compute_dtype="float32",
-)
+from tests.train import small_runs
 
 
 @pytest.fixture(scope="package", autouse=True)
@@ -53,51 +21,11 @@ def quick_compilation():
 
 @pytest.fixture(scope="session")
 def tokenizer_folder(tmp_path_factory) -> pathlib.Path:
-    """A tokenizer of 300 pieces, trained once for every run here."""
-    world = sources.open_source("shapes:quickstart")
-    captions = sources.sample_captions(world, 200)
-    proto = sentencepiece_training.train_sentencepiece(captions, 300)
-    folder = tmp_path_factory.mktemp("tokenizer")
-    tokenizers.save(sentencepiece_model.SentencePieceTokenizer(proto), folder)
-    return folder
+    """A tokenizer, trained once for every run here."""
+    return small_runs.write_tokenizer(tmp_path_factory.mktemp("tokenizer"))
 
 
 @pytest.fixture(scope="session")
 def make_config(tokenizer_folder):
     """make_config(CLIP, {"train.num_steps": 4}) -> settings of a small run."""
-
-    def make(model=TEXT2IM, changes=None) -> defaults.Config:
-        config = defaults.Config(name="small", model=model)
-        return resolve.override(
-            config,
-            {
-                "data.sources": ("shapes:quickstart",),
-                "data.tokenizer": str(tokenizer_folder),
-                "data.num_threads": 1,
-                "train.num_steps": 4,
-                "train.global_batch_size": 4,
-                "ema.decays": (0.9, 0.5),
-                "log.every_steps": 1,
-                **(changes or {}),
-            },
-        )
-
-    return make
-
-
-def make_batch(rows: int = 8, seed: int = 0, **more) -> dict[str, np.ndarray]:
-    """A batch of noise pictures and random captions for the models here."""
-    rng = np.random.default_rng(seed)
-    return {
-        "image": rng.uniform(-1, 1, (rows, 8, 8, 3)).astype(np.float32),
-        "tokens": rng.integers(1, 300, (rows, 8)).astype(np.int32),
-        "text_mask": rng.random((rows, 8)) < 0.8,
-        "example_index": np.arange(rows, dtype=np.int32),
-        **more,
-    }
-
-
-def assert_trees_equal(left, right) -> None:
-    """Same structure and the same bits."""
-    assert jax.tree.structure(left) == jax.tree.structure(right)
-    jax.tree.map(np.testing.assert_array_equal, left, right)
+    return functools.partial(small_runs.make_config, tokenizer_folder)

@@ -11,7 +11,7 @@ import pytest
 
 from glide_jax.errors import UserError
 from glide_jax.train import export, init_from, loop, setup
-from tests.train.conftest import CLIP, TEXT2IM, assert_trees_equal
+from tests.train.small_runs import CLIP, TEXT2IM, assert_trees_equal
 
 INPAINT = dataclasses.replace(TEXT2IM, inpaint=True)
 
@@ -43,7 +43,9 @@ def test_a_phase_starts_from_the_first_average_of_another(
     for average in state.ema_params.values():
         assert_trees_equal(average, state.params)
     assert int(state.step) == 0, "a phase counts its own steps"
-    assert run.tokenizer.digest() == init_from.load(origin[which]).tokenizer.digest()
+    assert (
+        run.tokenizer.digest() == init_from.load(str(origin[which])).tokenizer.digest()
+    )
 
 
 def test_inpainting_channels_grow_from_zero_and_are_named(
@@ -79,7 +81,7 @@ def test_a_run_under_way_does_not_need_its_origin_any_more(
 def test_the_average_that_was_asked_for_is_exported(origin, decay, tmp_path):
     workdir, _, averages = origin
     export.export(workdir, tmp_path / "bundle", decay=decay)
-    found = init_from.load(tmp_path / "bundle").params
+    found = init_from.load(str(tmp_path / "bundle")).params
     assert_trees_equal(jax.tree.map(np.asarray, averages[decay]), found)
     card = (tmp_path / "bundle" / "README.md").read_text()
     assert f"| average | {decay} |" in card

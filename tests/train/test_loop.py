@@ -13,7 +13,7 @@ from glide_jax import metrics
 from glide_jax.checkpoint import store
 from glide_jax.errors import UserError
 from glide_jax.train import loop, setup
-from tests.train.conftest import CLIP
+from tests.train.small_runs import CLIP
 
 
 def pair(total, count):
@@ -91,7 +91,7 @@ def test_a_run_logs_validates_draws_and_saves_when_asked_to_and_at_its_end(
         ({"data.sources": ("shapes:cubes",)}, "cubes"),
         ({"data.tokenizer": "sentencepiece:many"}, "sentencepiece:2048"),
         ({"data.tokenizer": "absent"}, "absent"),
-        ({"data.tokenizer": "sentencepiece:330"}, "model.vocab_size=320"),
+        ({"model.vocab_size": 200}, "model.vocab_size=200"),
         ({"train.init_from": "absent"}, "does not exist"),
         ({"mesh.data": 3}, "devices"),
     ],
@@ -104,3 +104,31 @@ def test_a_mistake_is_told_in_one_line_and_nothing_is_written(
         setup.prepare(make_config(changes=changes), workdir)
     assert "\n" not in str(error.value)
     assert not workdir.exists() or list(workdir.iterdir()) == []
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"model.compute_dtype": "bfloat16", "train.loss_type": "rescaled_kl"},
+        {
+            "model.compute_dtype": "float16",
+            "train.timestep_sampling": "power",
+            "train.timestep_power": 1.0,
+        },
+    ],
+    ids=["bfloat16", "float16_and_power"],
+)
+def test_half_precision_trains_the_unet_without_a_skipped_update(
+    make_config, tmp_path, changes
+):
+    # A scale of 2^20 overflows in the very first steps, as it is meant to.
+    changes = {**changes, "train.init_log2_loss_scale": 8.0, "ema.warmup": False}
+    loop.train(make_config(changes=changes), tmp_path)
+    rows = metrics.read_metrics(tmp_path / "metrics.jsonl")
+    assert [row["skipped_updates"] for row in rows] == [0.0] * 4
+    assert all(math.isfinite(v) for row in rows for v in row.values())
+    scales = [row.get("log2_loss_scale", 0.0) for row in rows]
+    is_float16 = changes["model.compute_dtype"] == "float16"
+    expected = [8.001, 8.002, 8.003, 8.004] if is_float16 else [0.0] * 4
+    np.testing.assert_allclose(scales, expected, rtol=1e-5)

@@ -15,7 +15,7 @@ SCRIPT = """
     from glide_jax.parallel import sharding
     from glide_jax.train import objectives, optimizer, randomness, step
     from glide_jax.train import state as states
-    from tests.train.conftest import CLIP, TEXT2IM, make_batch
+    from tests.train.small_runs import CLIP, TEXT2IM, make_batch
 
     IS_CLIP, SIZES = {is_clip}, {sizes}
     config = defaults.Config(

@@ -12,7 +12,7 @@ import pytest
 from glide_jax.diffusion import process, schedules, timestep_sampling
 from glide_jax.models import build
 from glide_jax.train import objectives, randomness, step
-from tests.train.conftest import CLIP, make_batch
+from tests.train.small_runs import CLIP, make_batch
 
 PAD = 7
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
@@ -48,20 +49,28 @@ def test_the_first_update_is_adams_by_hand():
     np.testing.assert_allclose(updates["b"], -1.0, rtol=1e-5)
 
 
-def test_weights_decay_in_tensors_of_two_or_more_dimensions_only():
+def test_kernels_and_tables_decay_and_what_shifts_or_scales_a_channel_does_not():
     optim = optimizer.make_optimizer(defaults.OptimConfig(weight_decay=0.1))
     params = {
-        "kernel": jnp.full((3, 3, 2, 2), 2.0),
-        "matrix": jnp.full((2, 2), 2.0),
-        "bias": jnp.full(2, 2.0),
+        "stem": {"kernel": jnp.full((3, 3, 2, 2), 2.0), "bias": jnp.full(2, 2.0)},
+        # Layers are stacked: a bias of each makes a matrix.
+        "layers": {
+            "kernel": jnp.full((3, 2, 2), 2.0),
+            "bias": jnp.full((3, 2), 2.0),
+            "scale": jnp.full((3, 2), 2.0),
+        },
+        "embedding": jnp.full((5, 2), 2.0),
         "logit_scale": jnp.float32(2.0),
     }
-    grads = {name: jnp.zeros_like(value) for name, value in params.items()}
+    grads = jax.tree.map(jnp.zeros_like, params)
     updates, _ = optim.update(grads, optim.init(params), params)
-    for name in ("kernel", "matrix"):
-        np.testing.assert_allclose(updates[name], 0.2, rtol=1e-6)
-    for name in ("bias", "logit_scale"):
-        np.testing.assert_array_equal(updates[name], 0.0)
+    decayed = {
+        jax.tree_util.keystr(path, simple=True, separator="/")
+        for path, leaf in jax.tree_util.tree_leaves_with_path(updates)
+        if np.any(leaf)
+    }
+    assert decayed == {"stem/kernel", "layers/kernel", "embedding"}
+    np.testing.assert_allclose(updates["embedding"], 0.2, rtol=1e-6)
 
 
 @pytest.mark.parametrize(("norm", "expected"), [(0.0, 5.0), (1.0, 1.0), (9.0, 5.0)])

@@ -17,7 +17,8 @@ from glide_jax import lifecycle, metrics
 from glide_jax.config import resolve
 from glide_jax.train import loop, setup
 from tests import fake_devices
-from tests.train.conftest import CLIP, TEXT2IM, assert_trees_equal
+from tests.train import small_runs
+from tests.train.small_runs import CLIP, TEXT2IM, assert_trees_equal
 
 # Everything random at once. Two timesteps have their ten losses each by the second
 # step of 16, so that the history decides what is drawn from then on.
@@ -95,13 +96,7 @@ def test_two_and_two_steps_are_four_steps_bit_for_bit(
 
 def test_a_terminated_command_saves_and_the_same_command_goes_on(make_config, tmp_path):
     config = make_config(CLIP, {"train.num_steps": 60})
-    experiment = tmp_path / "experiment.py"
-    experiment.write_text(
-        "from glide_jax.config import resolve\n"
-        f"TEXT = {resolve.to_json(config)!r}\n"
-        "def get_config():\n"
-        "    return resolve.to_config_dict(resolve.from_json(TEXT))\n"
-    )
+    experiment = small_runs.write_experiment(tmp_path / "experiment.py", config)
     workdir = tmp_path / "cut"
 
     first = start_training(experiment, workdir)

@@ -10,7 +10,7 @@ import pytest
 from glide_jax.config import defaults
 from glide_jax.train import objectives, optimizer, step
 from glide_jax.train import state as states
-from tests.train.conftest import assert_trees_equal
+from tests.train.small_runs import assert_trees_equal
 
 T = 10
 

@@ -7,7 +7,7 @@ import pytest
 from glide_jax.config import resolve
 from glide_jax.errors import UserError
 from glide_jax.train import workdir as workdirs
-from tests.train.conftest import CLIP
+from tests.train.small_runs import CLIP
 
 
 @pytest.fixture

@@ -1,0 +1,71 @@
+"""Help, start-up and exit codes of the `glide` command."""
+
+from __future__ import annotations
+
+import importlib
+import re
+import subprocess
+import sys
+
+import pytest
+
+from glide_jax.cli import main
+from tests import fake_devices
+
+
+def run_python(code: str) -> str:
+    """The output of some code in a fresh interpreter."""
+    return subprocess.run(
+        [sys.executable, "-c", code],
+        cwd=fake_devices.ROOT,
+        capture_output=True,
+        text=True,
+        check=True,
+        timeout=60,
+    ).stdout
+
+
+def test_importing_the_package_or_asking_for_help_starts_neither_jax_nor_flax():
+    loaded = run_python(
+        "import sys, glide_jax\n"
+        "from glide_jax.cli import main\n"
+        "assert main.run(['help']) == 0\n"
+        "print([m for m in ('jax', 'flax', 'orbax', 'numpy') if m in sys.modules])"
+    )
+    assert loaded.splitlines()[-1] == "[]"
+
+
+@pytest.mark.parametrize("argv", [["help"], ["--help"], ["-h"]])
+def test_help_lists_every_verb(argv, capsys):
+    assert main.run(argv) == 0
+    text = capsys.readouterr().out
+    for verb, meaning in main.VERBS.items():
+        assert f"  {verb} " in text
+        assert meaning in text
+
+
+def test_no_verb_prints_the_same_and_fails(capsys):
+    assert main.run([]) == 2
+    assert "train one phase" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize("verb", main.VERBS)
+def test_the_help_of_a_verb_shows_examples_and_every_flag(verb, capsys):
+    assert main.run([verb, "--help"]) == 0
+    captured = capsys.readouterr()
+    assert f"glide {verb} " in captured.out, "an example to copy"
+    assert captured.err == ""
+    module = importlib.import_module(f"glide_jax.cli.{verb}")
+    values = main.flags.FlagValues()
+    module.define_flags(values)
+    for name in values:
+        assert f"--{name}" in captured.out or f"--[no]{name}" in captured.out
+
+
+def test_the_examples_of_the_help_name_flags_that_exist():
+    for verb in main.VERBS:
+        module = importlib.import_module(f"glide_jax.cli.{verb}")
+        values = main.flags.FlagValues()
+        module.define_flags(values)
+        used = set(re.findall(r"--([a-z_]+)", module.__doc__))
+        assert used <= set(values), verb

@@ -1,0 +1,88 @@
+"""The verbs that prepare and hand over: data, export, and a training's dry run."""
+
+from __future__ import annotations
+
+import jax
+import numpy as np
+import pytest
+from PIL import Image
+
+from glide_jax.checkpoint import bundle
+from glide_jax.cli import main
+from glide_jax.config import resolve
+from glide_jax.data import sources, transforms
+from glide_jax.text import tokenizers
+from tests import fake_devices
+
+BASE64 = fake_devices.ROOT / "experiments" / "configs" / "base64.py"
+
+
+def test_a_dry_run_counts_parameters_and_allocates_and_writes_nothing(tmp_path, capsys):
+    before = sum(array.nbytes for array in jax.live_arrays())
+    flags = [f"--config={BASE64}:released", "--config.seed=5", "--dry_run"]
+    assert main.run(["train", *flags, f"--workdir={tmp_path / 'run'}"]) == 0
+    text = capsys.readouterr().out
+    assert "parameters: 385,030,726" in text
+    assert '"seed": 5' in text
+    assert "unet/stem/kernel" in text
+    # Parameters, two moments and one average of four bytes each.
+    assert f"state a device: {4 * 4 * 385_030_726 / 2**20:,.1f} MiB" in text
+    assert not (tmp_path / "run").exists()
+    # A few scalars such as a key may be left; the model would be 1.5 GB.
+    assert sum(array.nbytes for array in jax.live_arrays()) < before + 10_000
+
+
+def test_an_exported_workdir_is_a_bundle_with_settings_tokenizer_and_card(
+    workdir, tmp_path, capsys
+):
+    output = tmp_path / "bundle"
+    argv = ["export", str(workdir), f"--output={output}"]
+    assert main.run([*argv, "--ema=0.5", "--dtype=bfloat16"]) == 0
+    assert str(output) in capsys.readouterr().out
+    content = bundle.read_bundle(output)
+    assert {str(leaf.dtype) for leaf in jax.tree.leaves(content.params)} == {"bfloat16"}
+    config = resolve.from_json(content.config_json)
+    assert config == resolve.from_json((workdir / "config.json").read_text())
+    assert (
+        tokenizers.load(output).digest()
+        == tokenizers.load(workdir / "tokenizer").digest()
+    )
+
+
+def test_a_tokenizer_is_trained_from_the_captions_of_a_source(tmp_path, capsys):
+    flags = ["--source=shapes:quickstart", "--vocab_size=300", "--max_captions=200"]
+    assert main.run(["data", "tokenizer", *flags, f"--output={tmp_path}"]) == 0
+    tokenizer = tokenizers.load(tmp_path)
+    assert f"{tokenizer.vocab_size} pieces" in capsys.readouterr().out
+    tokens, mask = tokenizer.encode_batch(["a small red circle"], 16)
+    assert mask.any()
+    assert tokens.max() < 300
+
+
+@pytest.fixture
+def pictures(tmp_path):
+    """A folder of five captioned pictures."""
+    folder = tmp_path / "pictures"
+    folder.mkdir()
+    for i in range(5):
+        shade = np.full((8, 8, 3), 50 * i, np.uint8)
+        Image.fromarray(shade).save(folder / f"{i}.png")
+        (folder / f"{i}.txt").write_text(f"shade {i}")
+    return folder
+
+
+def test_records_built_from_a_folder_hold_its_pictures_and_captions(
+    pictures, tmp_path, capsys
+):
+    flags = [f"--source=folder:{pictures}", "--name=shades"]
+    assert main.run(["data", "build", *flags, f"--output={tmp_path / 'out'}"]) == 0
+    told = capsys.readouterr().out
+    spec = told.split("'")[1]
+    assert spec.startswith("tfds:")
+    records = sources.open_source(spec)
+    examples = [records[i] for i in range(len(records))]
+    assert sorted(e.caption for e in examples) == [f"shade {i}" for i in range(5)]
+    for example in examples:
+        shade = transforms.load_image(example, 8)
+        level = 50 * int(example.caption.removeprefix("shade "))
+        np.testing.assert_allclose(shade, level / 127.5 - 1, atol=1e-6)
