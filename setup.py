@@ -14,6 +14,7 @@ REQUIRES = [
     "absl-py>=2.1,<3",  # command-line flags
     "array-record>=0.5,<1",  # record files of `glide data build`
     "einops>=0.8,<1",  # head splits and patches
+    "etils[epath]>=1.9,<2",  # paths that Orbax takes, also in object stores
     "flax>=0.12,<0.13",  # Linen modules
     "ftfy>=6.1,<7",  # text cleaning of the CLIP tokenizer
     "grain>=0.2.15,<0.3",  # deterministic, threaded input pipeline
@@ -46,10 +47,8 @@ setup(
     extras_require={
         "gpu": ["jax[cuda13]>=0.10,<0.12"],
         "tpu": ["jax[tpu]>=0.10,<0.12"],
-        "emoji": ["fonttools>=4.50,<5"],  # colour bitmaps of the emoji font
         "dev": [
             "beartype>=0.20,<1",  # run-time check of array types in tests
-            "fonttools>=4.50,<5",
             "pytest>=8,<10",
             "pytest-timeout>=2.3,<3",
             "ruff>=0.9,<1",

@@ -16,7 +16,7 @@ from typing import Any
 PACKAGE = pathlib.Path(__file__).parents[1] / "glide_jax"
 
 FLOORS = (
-    ("errors", "shapes", "presets", "config", "text", "diffusion"),
+    ("errors", "shapes", "cache", "presets", "config", "text", "diffusion"),
     (
         "models",
         "data",

@@ -25,14 +25,15 @@ def tiny(config: ConfigDict) -> None:
     config.data.sources = ("shapes:quickstart",)
     config.data.validation_sources = ("shapes:quickstart",)
     config.data.tokenizer = "sentencepiece:384"
-    config.train.num_steps = 1000
+    config.train.num_steps = 600
     config.train.global_batch_size = 64
     config.optim.learning_rate = 1e-3
     config.optim.b2 = 0.99
     config.optim.warmup_steps = 100
+    config.optim.weight_decay = 0.2  # inferred: CLIP
     config.optim.grad_clip_norm = 1.0
     config.ema.decays = (0.99,)
-    config.checkpoint.every_steps = 500
+    config.checkpoint.every_steps = 300
     config.log.every_steps = 100
 
 

@@ -44,23 +44,37 @@ def tiny(config: ConfigDict) -> None:
     config.log.validation_examples = 64
 
 
+def short_run(config: ConfigDict) -> None:
+    """Differences that minutes of training call for.
+
+    On the linear schedule most steps ask for a noise estimate so exact that only long
+    training gives it (at timestep 600 an error reaches the picture 6 times larger);
+    fresh noise in each step lets later steps mend what earlier ones got wrong.
+    """
+    config.diffusion.schedule = "squaredcos_cap_v2"
+    config.sample.sampler = "ddpm"
+    config.sample.respacing = "50"
+
+
 def emoji(config: ConfigDict) -> None:
     """Half an hour on two CPU cores, minutes on a GPU; `glide data emoji` first."""
+    short_run(config)
     config.data.sources = ("webdataset:runs/emoji/emoji128-train-*.tar",)
     config.data.validation_sources = ("webdataset:runs/emoji/emoji128-val-*.tar",)
     config.data.tokenizer = "sentencepiece:2048"
     config.data.low_res_corruption = "noise"
     config.data.low_res_corruption_strength = 0.1
-    config.train.num_steps = 3000
-    config.train.global_batch_size = 8
-    config.optim.learning_rate = 1e-3
+    config.train.num_steps = 2000
+    config.train.global_batch_size = 2
+    config.optim.learning_rate = 4e-3
     config.optim.b2 = 0.99
-    config.optim.warmup_steps = 200
+    config.optim.warmup_steps = 100
     config.optim.schedule = "cosine"
     config.optim.grad_clip_norm = 1.0
     config.ema.decays = (0.998, 0.99)
-    config.checkpoint.every_steps = 500
-    config.log.validation_examples = 160
+    config.checkpoint.every_steps = 250
+    config.log.validate_every_steps = 500
+    config.log.validation_examples = 64
 
 
 def released(config: ConfigDict) -> None:

@@ -69,7 +69,8 @@ def write_bundle(
       dtype: floating tensors are stored as this; None: as they are.
 
     Raises:
-      UserError: the folder holds something that is not a bundle.
+      UserError: the folder holds something that is not a bundle, or cannot be
+        written.
     """
     folder = pathlib.Path(folder).absolute()
     if folder.exists() and not (is_bundle(folder) or _is_empty_folder(folder)):
@@ -80,6 +81,21 @@ def write_bundle(
     for name in tokenizer_files:
         if name in (PARAMS, MARK, *texts) or name != pathlib.Path(name).name:
             raise ValueError(f"a tokenizer file may not be named {name!r}")
+    tensors = {name: _stored(leaf, dtype) for name, leaf in _flatten(params)}
+    try:
+        _replace_folder(folder, tensors, {**texts, **tokenizer_files})
+    except (OSError, safetensors.SafetensorError) as error:
+        raise UserError(
+            f"{folder} cannot be written ({getattr(error, 'strerror', error)}); give a "
+            "folder that you may write"
+        ) from error
+
+
+def _replace_folder(
+    folder: pathlib.Path,
+    tensors: dict[str, np.ndarray],
+    contents: Mapping[str, bytes],
+) -> None:
     folder.parent.mkdir(parents=True, exist_ok=True)
     # A folder of its own inside the target's parent: renames never cross file systems.
     with tempfile.TemporaryDirectory(
@@ -87,9 +103,8 @@ def write_bundle(
     ) as scratch:
         fresh = pathlib.Path(scratch) / "new"
         fresh.mkdir()
-        tensors = {name: _stored(leaf, dtype) for name, leaf in _flatten(params)}
         safetensors.numpy.save_file(tensors, fresh / PARAMS)
-        for name, content in {**texts, **tokenizer_files}.items():
+        for name, content in contents.items():
             (fresh / name).write_bytes(content)
         digests = {path.name: _sha256(path) for path in sorted(fresh.iterdir())}
         mark = json.dumps({"format": FORMAT, "sha256": digests}, indent=2)
@@ -112,8 +127,8 @@ def read_bundle(folder: str | pathlib.Path) -> Bundle:
             f"{folder} is not a bundle (it has no {MARK}); make one with glide export"
         )
     try:
-        mark = json.loads((folder / MARK).read_text())
-    except json.JSONDecodeError as error:
+        mark = json.loads((folder / MARK).read_bytes())
+    except ValueError as error:  # not JSON, or not UTF-8
         raise UserError(f"{folder / MARK} is not JSON; export it again") from error
     found = mark.get("format") if isinstance(mark, dict) else None
     if found != FORMAT:
@@ -121,7 +136,13 @@ def read_bundle(folder: str | pathlib.Path) -> Bundle:
             f"{folder} has bundle format {found}, this version reads {FORMAT}; "
             "export it again, or use the version that wrote it"
         )
-    _check_digests(folder, mark["sha256"])
+    digests = mark.get("sha256")
+    if not isinstance(digests, dict) or not {PARAMS, CONFIG} <= digests.keys():
+        raise UserError(
+            f"{folder / MARK} lists no digests of {PARAMS} and {CONFIG}; copy or "
+            "export the bundle again"
+        )
+    _check_digests(folder, digests)
     params = _nest(safetensors.numpy.load_file(folder / PARAMS))
     return Bundle(params, (folder / CONFIG).read_text(), folder)
 

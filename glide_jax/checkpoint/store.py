@@ -7,7 +7,9 @@ file is there: a killed write leaves no state that could be taken for whole.
 
 from __future__ import annotations
 
+import inspect
 import pathlib
+import sys
 from collections.abc import Mapping
 from typing import Any
 
@@ -102,24 +104,24 @@ class CheckpointStore:
         one they go to the first device.
 
         Raises:
-          UserError: no such step or item, or a tree that differs from what is
-            stored: the first differing path and both shapes.
+          UserError: no such step or item, a damaged file, or a tree that differs from
+            what is stored: the first differing path and both shapes.
         """
-        self._step_folder(step)
-        for name, tree in abstract_items.items():
-            self._check_tree(step, name, tree)
         arguments = {
             name: ocp.args.StandardRestore(jax.tree.map(_placed, tree))
             for name, tree in abstract_items.items()
         }
-        restored = self._manager.restore(step, args=ocp.args.Composite(**arguments))
-        return {name: restored[name] for name in abstract_items}
+        with _Reading(self._step_folder(step)):
+            for name, tree in abstract_items.items():
+                self._check_tree(step, name, tree)
+            restored = self._manager.restore(step, args=ocp.args.Composite(**arguments))
+            return {name: restored[name] for name in abstract_items}
 
     def restore_meta(self, step: int) -> dict[str, Any]:
         """The JSON stored beside the items of `step`."""
-        self._step_folder(step)
         arguments = ocp.args.Composite(**{_META: ocp.args.JsonRestore()})
-        return self._manager.restore(step, args=arguments)[_META]
+        with _Reading(self._step_folder(step)):
+            return self._manager.restore(step, args=arguments)[_META]
 
     @property
     def _manager(self) -> ocp.CheckpointManager:
@@ -156,6 +158,45 @@ class CheckpointStore:
                     f"{_shape_text(there)}, this model needs {_shape_text(here)}; "
                     "use the configuration that the checkpoint was trained with"
                 )
+
+
+class _Reading:
+    """Turns whatever a damaged file makes Orbax raise into one UserError."""
+
+    def __init__(self, step_folder: pathlib.Path) -> None:
+        self._folder = step_folder
+
+    def __enter__(self) -> None:
+        pass
+
+    def __exit__(self, kind: type | None, error: Any, traceback: Any) -> None:
+        # An array cut short is a bare Exception to Orbax; narrower ones are ours.
+        is_damage = kind is Exception or isinstance(error, ValueError | OSError)
+        if is_damage and not isinstance(error, UserError):
+            _silence_abandoned_reads()
+            reason = str(error).partition(":")[0].strip() or kind.__name__
+            raise UserError(
+                f"checkpoint step {self._folder.name} in {self._folder.parent} cannot "
+                f"be read, a file is damaged ({reason}); remove that folder to go on "
+                "from the checkpoint before it"
+            ) from error
+
+
+def _silence_abandoned_reads() -> None:
+    """Keeps the reads that Orbax gave up from each printing a page when collected.
+
+    It starts the reads of all arrays at once and tells of the first that fails.
+    """
+    previous = sys.unraisablehook
+
+    def hook(unraisable: Any) -> None:
+        is_read = inspect.iscoroutine(unraisable.object) and (
+            "orbax" in unraisable.object.cr_code.co_filename
+        )
+        if not is_read:
+            previous(unraisable)
+
+    sys.unraisablehook = hook
 
 
 def _check_items(items: Mapping[str, Any]) -> None:

@@ -1,6 +1,8 @@
 """Prepare data: `build` writes records, `tokenizer` trains one, `emoji` draws a set.
 
     glide data build --source=folder:photos --name=photos --output=records
+    glide data build --source=folder:more --name=photos --output=records \\
+        --split=validation
     glide data tokenizer --source="webdataset:runs/emoji/*-train-*.tar" \\
         --vocab_size=2048 --output=runs/emoji/tokenizer
     glide data emoji --output=runs/emoji
@@ -12,13 +14,14 @@ import pathlib
 
 from absl import flags
 
+from glide_jax.cli import output, sampling
 from glide_jax.errors import UserError
 
 ACTIONS = ("build", "tokenizer", "emoji")
 
 
 def define_flags(values: flags.FlagValues) -> None:
-    """--source, --output, --name, --vocab_size, --max_captions, --max_bad_frac."""
+    """What to read, where to write, and the limits of each action."""
     flags.DEFINE_string(
         "source",
         None,
@@ -28,6 +31,13 @@ def define_flags(values: flags.FlagValues) -> None:
     flags.DEFINE_string("output", None, "folder to write to", flag_values=values)
     flags.DEFINE_string(
         "name", "captioned_images", "of the data set, for build", flag_values=values
+    )
+    flags.DEFINE_string(
+        "split",
+        "train",
+        "that build reads, if the source has splits, and writes; another one is added "
+        "to the data set of the same --output and --name",
+        flag_values=values,
     )
     flags.DEFINE_integer(
         "vocab_size", 2048, "pieces of a tokenizer", lower_bound=300, flag_values=values
@@ -56,58 +66,56 @@ def run(values: flags.FlagValues, arguments: list[str]) -> int:
         )
     if not values.output:
         raise UserError("--output is missing, e.g. --output=runs/data")
-    output = pathlib.Path(values.output)
-    try:
-        output.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise UserError(
-            f"--output={output} cannot be written ({error.strerror}); name a folder "
-            "that you may write"
-        ) from error
-    {"build": _build, "tokenizer": _train_tokenizer, "emoji": _draw_emoji}[
-        arguments[0]
-    ](values, output)
+    act = {"build": _build, "tokenizer": _train_tokenizer, "emoji": _draw_emoji}
+    with output.made_folder(values.output) as folder:
+        act[arguments[0]](values, folder)
     return 0
 
 
-def _build(values: flags.FlagValues, output: pathlib.Path) -> None:
+def _build(values: flags.FlagValues, folder: pathlib.Path) -> None:
     from glide_jax.data import builders
 
-    folder = builders.build_array_records(
-        _source(values), output, values.name, max_bad_frac=values.max_bad_frac
-    )
-    print(
-        f"records are in {folder}; train on them with data.sources=('tfds:{folder}',)"
-    )
+    source = _source(values, values.split)
+    with sampling.progress_bar(len(source), "writing records") as update:
+        place = builders.build_array_records(
+            source,
+            folder,
+            values.name,
+            split=values.split,
+            max_bad_frac=values.max_bad_frac,
+            on_progress=lambda: update(1),
+        )
+    spec = f"'tfds:{place}?split={values.split}'"
+    print(f"records are in {place}; use them with data.sources=({spec},)")
 
 
-def _train_tokenizer(values: flags.FlagValues, output: pathlib.Path) -> None:
+def _train_tokenizer(values: flags.FlagValues, folder: pathlib.Path) -> None:
     from glide_jax.data import sources
     from glide_jax.text import sentencepiece_model, sentencepiece_training, tokenizers
 
     captions = sources.sample_captions(_source(values), values.max_captions)
     model = sentencepiece_training.train_sentencepiece(captions, values.vocab_size)
     tokenizer = sentencepiece_model.SentencePieceTokenizer(model)
-    tokenizers.save(tokenizer, output)
+    tokenizers.save(tokenizer, folder)
     print(
-        f"{tokenizer.vocab_size} pieces from {len(captions)} captions are in {output}; "
-        f"use them with data.tokenizer={output}"
+        f"{tokenizer.vocab_size} pieces from {len(captions)} captions are in {folder}; "
+        f"use them with data.tokenizer={folder}"
     )
 
 
-def _draw_emoji(values: flags.FlagValues, output: pathlib.Path) -> None:
+def _draw_emoji(values: flags.FlagValues, folder: pathlib.Path) -> None:
     from glide_jax import progress
     from glide_jax.data import emoji
 
     with progress.ProgressBar(len(emoji.read_names()), "drawing emoji") as bar:
-        paths = emoji.build_emoji(output, on_progress=lambda *_: bar.update())
+        paths = emoji.build_emoji(folder, on_progress=lambda *_: bar.update())
     for split, path in paths.items():
         print(f"{split}: {path}")
 
 
-def _source(values: flags.FlagValues):
+def _source(values: flags.FlagValues, split: str = "train"):
     from glide_jax.data import sources
 
     if not values.source:
         raise UserError("--source is missing, e.g. --source=folder:photos")
-    return sources.open_source(values.source)
+    return sources.open_source(values.source, split=split)

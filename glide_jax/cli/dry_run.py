@@ -9,23 +9,35 @@ from glide_jax.config.defaults import Config
 from glide_jax.models import build
 from glide_jax.parallel import mesh as meshes
 from glide_jax.parallel import sharding
+from glide_jax.train import init_from, setup
 
 # float32 parameter, two moments of Adam and one average each.
 BYTES = 4
 
 
-def report(config: Config) -> str:
+def report(config: Config, *, devices: int | None = None) -> str:
     """The report as text; nothing is allocated or written.
 
+    Args:
+      config: of the run.
+      devices: of another machine that the run is planned for; None: of this one, whose
+        data and train.init_from have to be there.
+
     Raises:
-      UserError: whatever would stop the run before its first step.
+      UserError: what would refuse the run at its start.
     """
     validate.validate(config)
-    mesh = meshes.make_mesh(config.mesh)
+    if devices is None:
+        mesh = meshes.make_mesh(config.mesh)
+    else:
+        mesh = meshes.make_abstract_mesh(config.mesh, devices)
     meshes.check_batch(config.train.global_batch_size, mesh)
-    is_clip = config.model.family == "noised_clip"
-    fns = (build.make_clip if is_clip else build.make_denoiser)(config.model)
-    params = jax.eval_shape(fns.init, jax.random.key(0))
+    if devices is None:
+        setup.open_sources(config)
+        if config.train.init_from:
+            origin = init_from.read_config(config.train.init_from)
+            init_from.check_fits(origin, config)
+    params = build.abstract_params(config.model)
     shardings = sharding.shard_tree(params, mesh, min_shard_mb=config.mesh.min_shard_mb)
     leaves, where = jax.tree.leaves(params), jax.tree.leaves(shardings)
     on_device = sum(

@@ -23,11 +23,12 @@ def make(run: setup.Run) -> loop.GridHook | None:
     config = run.config
     if not run.validation or config.model.family != "text2im":
         return None
-    is_base = not config.model.low_res_px
+    # Guidance needs a model that has seen the empty caption.
+    is_guided = not config.model.low_res_px and config.train.caption_drop_prob > 0
     draw = stage.make_stage(
         config,
         build.make_denoiser(config.model),
-        guidance_mode="cfg" if is_base else "none",
+        guidance_mode="cfg" if is_guided else "none",
         sampler=config.sample.sampler,
         respacing=config.sample.respacing,
         inpaint=config.model.inpaint,

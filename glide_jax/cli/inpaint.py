@@ -39,27 +39,27 @@ def run(fv: flags.FlagValues, args: list[str]) -> int:
         raise UserError(f"{args[0]!r} is no flag; prompts are --prompt={args[0]!r}")
     if not (fv.image and fv.mask):
         raise UserError("give the picture as --image=FILE and its mask as --mask=FILE")
-    prompts, output = sampling.read_prompts(fv), sampling.read_output(fv)
+    prompts = sampling.read_prompts(fv)
     image, mask = images.read_image(fv.image), images.read_mask(fv.mask)
-    models = sampling.load_cascade(fv)
-    total = len(prompts) * models.num_stages
-    with sampling.progress_bar(total) as progress:
-        result = models.inpaint(
-            np.stack([image] * len(prompts)),
-            np.stack([mask] * len(prompts)),
+    with sampling.open_output(fv) as output:
+        models = sampling.load_cascade(fv)
+        with sampling.progress_bar(len(prompts) * models.num_stages) as progress:
+            result = models.inpaint(
+                np.stack([image] * len(prompts)),
+                np.stack([mask] * len(prompts)),
+                prompts,
+                progress=progress,
+                **sampling.read_options(fv),
+            )
+        sampling.write_result(
+            output,
+            models,
             prompts,
-            progress=progress,
-            **sampling.read_options(fv),
+            fv.num_images,
+            result,
+            verb="inpaint",
+            image=sampling.file_record(fv.image),
+            mask=sampling.file_record(fv.mask),
         )
-    sampling.write_result(
-        output,
-        models,
-        prompts,
-        fv.num_images,
-        result,
-        verb="inpaint",
-        image=sampling.file_record(fv.image),
-        mask=sampling.file_record(fv.mask),
-    )
     print(f"{len(prompts)} pictures and samples.json are in {output}")
     return 0

@@ -1,15 +1,18 @@
 """`glide VERB [FLAGS]`: imports only the chosen verb and ends with its exit code.
 
 Exit codes: 0 done, 2 a mistake of the user's (one line on stderr), 42 stopped by a
-signal with everything saved (run the same command again).
+signal with everything saved (run the same command again), 130 interrupted (Ctrl-C)
+with nothing saved since the last checkpoint.
 """
 
 from __future__ import annotations
 
+import ast
 import importlib
 import logging
 import os
 import sys
+import textwrap
 
 from absl import flags
 
@@ -59,7 +62,7 @@ def run(argv: list[str]) -> int:
         )
         arguments = _parse(values, [f"glide {verb}", *rest])
         if values.help:
-            print(f"{module.__doc__}\n{values.main_module_help() or values}")
+            print(f"{module.__doc__}\n{_flag_help(values)}")
             return lifecycle.ExitCode.OK
         return module.run(values, arguments) or lifecycle.ExitCode.OK
     except errors.UserError as error:
@@ -89,11 +92,36 @@ def _parse(values: flags.FlagValues, argv: list[str]) -> list[str]:
 
 def _one_line(error: Exception) -> str:
     """The first and the last line: the traceback of a config file lies between them."""
-    # str() of a KeyError is the repr of its message.
     text = str(error.args[0] if error.args else error)
+    # str() of a KeyError is the repr of its message, and so may be what came of it.
+    while text[:1] in ("'", '"') and text[:1] == text[-1:]:
+        try:
+            text = str(ast.literal_eval(text))
+        except (SyntaxError, ValueError):
+            break
     lines = [" ".join(line.split()) for line in text.strip().splitlines()]
     lines[-1] = lines[-1].removeprefix(f"{errors.__name__}.UserError: ")
     return " ".join(lines if len(lines) < 3 else (lines[0], lines[-1]))
+
+
+def _flag_help(values: flags.FlagValues) -> str:
+    """Name, meaning and default of every flag that the verb has."""
+    lines = ["flags:"]
+    for name in sorted(values):
+        flag = values[name]
+        # --config.KEY=VALUE becomes a flag of its own; --config tells of them all.
+        if "." in name or name != flag.name:
+            continue
+        short = f", -{flag.short_name}" if flag.short_name else ""
+        lines.append(f"  --{'[no]' if flag.boolean else ''}{name}{short}")
+        meaning = flag.help
+        if flag.default is not None and flag.default != "":
+            meaning += f" (default: {flag.default})"
+        indent = " " * 6
+        lines += textwrap.wrap(
+            meaning, 88, initial_indent=indent, subsequent_indent=indent
+        )
+    return "\n".join(lines)
 
 
 def _usage() -> str:

@@ -9,6 +9,7 @@ what is done and resumes what was cut off.
 
 from __future__ import annotations
 
+import math
 import pathlib
 
 from absl import flags
@@ -39,9 +40,13 @@ def run(values: flags.FlagValues, arguments: list[str]) -> int:
 
     if arguments:
         raise UserError(f"{arguments[0]!r} is no flag; see glide quickstart --help")
+    # absl lets nan pass its bounds.
+    if not math.isfinite(values.scale):
+        raise UserError(f"--scale={values.scale} is not finite; e.g. --scale=0.01")
     root = pathlib.Path(values.output)
-    workdir.prepare(root)
+    workdir.prepare(root, flag="--output")
     done = ledger.Ledger(root / "ledger.json")
+    done.keep_setting("scale", values.scale)
     for phase in phases.PHASES:
         code = phases.run_phase(phase, root, done, scale=values.scale)
         if code != lifecycle.ExitCode.OK:

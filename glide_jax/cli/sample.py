@@ -35,7 +35,8 @@ def define_flags(fv: flags.FlagValues) -> None:
     flags.DEFINE_string(
         "captions_of",
         None,
-        "instead of --prompt: a data source, e.g. folder:photos; draws its captions",
+        "instead of --prompt: a data source, e.g. folder:photos; draws the captions of "
+        "its validation split, where it has splits",
         flag_values=fv,
     )
     flags.DEFINE_integer(
@@ -56,15 +57,15 @@ def run(fv: flags.FlagValues, args: list[str]) -> int:
         prompts, real = _read_source(fv)
     else:
         prompts = sampling.read_prompts(fv)
-    output = sampling.read_output(fv)
-    models = sampling.load_cascade(fv)
-    total = len(prompts) * models.num_stages
-    with sampling.progress_bar(total) as progress:
-        result = models.sample(prompts, progress=progress, **sampling.read_options(fv))
     columns = fv.num_images if fv.num_images > 1 else math.isqrt(len(prompts) - 1) + 1
-    sampling.write_result(output, models, prompts, columns, result, verb="sample")
-    if real is not None:
-        _draw_beside(output / "beside.png", prompts, real, result)
+    options = sampling.read_options(fv)
+    with sampling.open_output(fv) as output:
+        models = sampling.load_cascade(fv)
+        with sampling.progress_bar(len(prompts) * models.num_stages) as progress:
+            result = models.sample(prompts, progress=progress, **options)
+        sampling.write_result(output, models, prompts, columns, result, verb="sample")
+        if real is not None:
+            _draw_beside(output / "beside.png", prompts, real, result)
     print(f"{len(prompts)} pictures and samples.json are in {output}")
     return 0
 

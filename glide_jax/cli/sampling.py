@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 from absl import flags
 
+from glide_jax.cli import output
 from glide_jax.errors import UserError
 
 if TYPE_CHECKING:
@@ -44,6 +45,11 @@ def define_flags(values: flags.FlagValues) -> None:
     text("output", "folder for the pictures and samples.json, e.g. out/corgi")
     whole("num_images", 1, "pictures of each prompt")
     whole("seed", 0, "another number gives other pictures")
+    whole(
+        "first_index",
+        0,
+        "index of the first picture: 17 draws picture 17 of that seed alone",
+    )
     whole("batch_size", 16, "pictures drawn at once; lower it if memory runs out")
     choice(
         "guidance_mode",
@@ -74,21 +80,20 @@ def read_prompts(values: flags.FlagValues) -> list[str]:
     return [prompt for prompt in prompts for _ in range(values.num_images)]
 
 
-def read_output(values: flags.FlagValues) -> pathlib.Path:
-    """The output folder, found writable but not made yet."""
-    from glide_jax.sample import images
-
+def open_output(
+    values: flags.FlagValues,
+) -> contextlib.AbstractContextManager[pathlib.Path]:
+    """The output folder, made on entry."""
     if not values.output:
         raise UserError("--output is missing, e.g. --output=out/corgi")
-    folder = pathlib.Path(values.output)
-    images.check_output(folder)
-    return folder
+    return output.made_folder(values.output)
 
 
 def read_options(values: flags.FlagValues) -> dict[str, Any]:
     """The options of `Cascade` that flags set."""
     names = (
         "seed",
+        "first_index",
         "batch_size",
         "guidance_mode",
         "guidance_scale",
@@ -116,8 +121,10 @@ def load_cascade(values: flags.FlagValues) -> Cascade:
 
 
 @contextlib.contextmanager
-def progress_bar(total: int) -> Iterator[Callable[[int], None]]:
-    """A bar that appears when drawing begins, so that a refusal stays one line."""
+def progress_bar(
+    total: int, description: str = "pictures drawn"
+) -> Iterator[Callable[[int], None]]:
+    """A bar that appears when work begins, so that a refusal stays one line."""
     from glide_jax import progress
 
     with contextlib.ExitStack() as stack:
@@ -125,7 +132,7 @@ def progress_bar(total: int) -> Iterator[Callable[[int], None]]:
 
         def update(finished: int) -> None:
             if not bars:
-                bar = progress.ProgressBar(total, "pictures drawn")
+                bar = progress.ProgressBar(total, description)
                 bars.append(stack.enter_context(bar))
             bars[0].update(finished)
 
@@ -145,11 +152,13 @@ def write_result(
 
     final = result.base_images if result.images is None else result.images
     pictures, entries = [], []
+    first_index = result.settings["first_index"]
     for i, prompt in enumerate(prompts):
-        entry = {"index": i, "prompt": prompt, "file": f"{i:06d}.png"}
+        index = first_index + i
+        entry = {"index": index, "prompt": prompt, "file": f"{index:06d}.png"}
         pictures.append((entry["file"], final[i]))
         if result.images is not None:
-            entry["base_file"] = f"{i:06d}_base.png"
+            entry["base_file"] = f"{index:06d}_base.png"
             pictures.append((entry["base_file"], result.base_images[i]))
         entries.append(entry)
     if 1 < len(prompts) <= MAX_GRID:

@@ -15,7 +15,7 @@ from glide_jax.errors import UserError
 
 
 def define_flags(values: flags.FlagValues) -> None:
-    """--config (a file, with :size after it), --workdir, --dry_run."""
+    """--config (a file, with :size after it), --workdir, --dry_run, --devices."""
     from ml_collections import config_flags
 
     config_flags.DEFINE_config_file(
@@ -31,7 +31,16 @@ def define_flags(values: flags.FlagValues) -> None:
     flags.DEFINE_bool(
         "dry_run",
         False,
-        "print the settings, parameters by part and shardings, and end",
+        "check all that a start would check, print the settings, parameters by part "
+        "and shardings, and end",
+        flag_values=values,
+    )
+    flags.DEFINE_integer(
+        "devices",
+        None,
+        "with --dry_run: plan for this many devices of another machine, whose data are "
+        "not looked for here",
+        lower_bound=1,
         flag_values=values,
     )
 
@@ -57,8 +66,10 @@ def run(values: flags.FlagValues, arguments: list[str]) -> int:
         ) from error
     config = resolve.from_config_dict(values.config)
     if values.dry_run:
-        print(dry_run.report(config))
+        print(dry_run.report(config, devices=values.devices))
         return 0
+    if values.devices is not None:
+        raise UserError("--devices plans without training; add --dry_run, or drop it")
     if not values.workdir:
         raise UserError("--workdir is missing, e.g. --workdir=runs/base")
     workdir = pathlib.Path(values.workdir)

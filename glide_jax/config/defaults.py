@@ -62,6 +62,9 @@ class NoisedClipConfig:
     compute_dtype: str = "bfloat16"
 
 
+# Rows of the noised CLIP's timestep table: no chain may be longer (published).
+NOISED_CLIP_TIMESTEPS = 1000
+
 ModelConfig = Text2ImConfig | NoisedClipConfig
 MODEL_FAMILIES: dict[str, type] = {
     "text2im": Text2ImConfig,
@@ -89,8 +92,8 @@ class DataConfig:
     # of the embedded worlds, else none.
     validation_sources: tuple[str, ...] = ()
     # "gpt2", "clip", a folder or .model file, or "sentencepiece:N": N pieces trained
-    # on this run's captions, unless the phase starts from one that has a tokenizer.
-    tokenizer: str = "gpt2"
+    # on this run's captions. "": that of train.init_from, else gpt2.
+    tokenizer: str = ""
     # none, blur, noise or quantise; GLIDE states none (inferred: none)
     low_res_corruption: str = "none"
     # blur: sigma in low_res pixels (unCLIP's 0.6); noise: std in [-1, 1] units
@@ -110,6 +113,9 @@ class TrainConfig:
     # Chance of an empty caption per example; 0.2 in the fine-tune (published)
     caption_drop_prob: float = 0.0
     loss_type: str = "hybrid"  # hybrid, mse, mse_vb, kl or rescaled_kl (inferred)
+    # Adds the error of the noise estimate's f x f means, for each f (ours, for short
+    # runs: the coarse look of a large picture is otherwise learned last)
+    low_pass_factors: tuple[int, ...] = ()
     # uniform, loss_second_moment or power (inferred: uniform)
     timestep_sampling: str = "uniform"
     # power: p(t) rises as ((t + 1) / T) ** timestep_power, not corrected for (ours)
@@ -148,7 +154,9 @@ class EmaConfig:
 
 @dataclass(frozen=True)
 class MeshConfig:
-    """Devices as axes; one of the six sizes may be -1: what is left.
+    """Devices as axes; one of the sizes may be -1: what is left.
+
+    Nothing is cut over tensor yet, so its two sizes have to be 1.
 
     The *_dcn parts span slices over the data-centre network, the others the chips
     of one slice.
@@ -176,7 +184,8 @@ class LogConfig:
     """What a run tells about itself."""
 
     every_steps: int = 50  # one JSONL row and TensorBoard point
-    validate_every_steps: int = 0  # validation loss of EMA parameters; 0: only at end
+    # validation loss of the first average, also at step 0 and at the end; 0: only then
+    validate_every_steps: int = 0
     validation_examples: int = 256
     grid_every_steps: int = 0  # fixed-seed sample grid from the EMA; 0: never
     grid_images: int = 8

@@ -22,6 +22,12 @@ from glide_jax.config import defaults
 from glide_jax.errors import UserError
 
 ABSENT = "(absent)"
+_TYPE_NAMES = {
+    bool: "a bool",
+    int: "a whole number",
+    float: "a number",
+    str: "a text",
+}
 
 
 def to_config_dict(config: defaults.Config) -> ml_collections.ConfigDict:
@@ -177,14 +183,13 @@ def _coerce(value: Any, type_: Any, path: str) -> Any:
             raise UserError(f"{path}={value} is not finite; give a finite number")
         return float(value)
     if not isinstance(value, type_) or (type_ is int and not is_number):
-        _refuse_type(value, {"int": "a whole number"}.get(type_.__name__, ""), path)
+        _refuse_type(value, _TYPE_NAMES[type_], path)
     return value
 
 
 def _refuse_type(value: Any, wanted: str, path: str) -> typing.NoReturn:
     default = _flatten(dataclasses.asdict(defaults.Config())).get(path)
-    wanted = wanted or f"a {type(default).__name__}"
     raise UserError(
         f"{path}={value!r} is a {type(value).__name__}; it has to be {wanted}"
-        + (f" such as {default!r}" if default is not None else "")
+        + (f" such as {default!r}" if default not in (None, "") else "")
     )

@@ -1,7 +1,6 @@
 """Rules that no single field can state; each breach is one line with its remedy.
 
-Whether a respacing can be parsed is checked where it is parsed, and whether the mesh
-fits the devices where the devices are known.
+Whether the mesh fits the devices is checked where the devices are known.
 """
 
 from __future__ import annotations
@@ -10,8 +9,10 @@ from collections.abc import Sequence
 from typing import Any
 
 from glide_jax.config import defaults
+from glide_jax.diffusion import respacing
 from glide_jax.errors import UserError
 
+MAX_SEED = 2**31 - 1  # what JAX and numpy both take as they are
 DTYPES = ("float32", "bfloat16", "float16")
 SCHEDULES = ("squaredcos_cap_v2", "linear")
 LOSS_TYPES = ("hybrid", "mse", "mse_vb", "kl", "rescaled_kl")
@@ -23,7 +24,7 @@ SAMPLERS = ("ddpm", "ddim")
 
 def validate(config: defaults.Config) -> None:
     """Raises UserError at the first rule that the settings break."""
-    _require(config.seed >= 0, "seed", config.seed, "is negative", "use 0 or more")
+    _within("seed", config.seed, 0, MAX_SEED)
     if isinstance(config.model, defaults.Text2ImConfig):
         _check_text2im(config.model)
     else:
@@ -37,6 +38,10 @@ def validate(config: defaults.Config) -> None:
     _check_intervals(config)
     _check_sample(config.sample)
     _check_family_rules(config)
+    if isinstance(config.model, defaults.NoisedClipConfig):
+        _check_clip_training(config)
+    else:
+        _check_respacing(config)
 
 
 def _require(ok: bool, path: str, value: Any, rule: str, remedy: str) -> None:
@@ -62,8 +67,8 @@ def _one_of(path: str, value: str, known: Sequence[str]) -> None:
     _require(value in known, path, value, "is not known", f"use {', '.join(known)}")
 
 
-def _within(path: str, value: float, low: float, high: float) -> None:
-    rule = f"is outside [{low:g}, {high:g}]"
+def _within(path: str, value: float | int, low: float | int, high: float | int) -> None:
+    rule = f"is outside [{low}, {high}]"
     _require(low <= value <= high, path, value, rule, "use a value inside")
 
 
@@ -80,7 +85,7 @@ def _divides(path: str, value: int, part_path: str, part: int) -> None:
 def _check_text2im(model: defaults.Text2ImConfig) -> None:
     positive = (
         "image_px num_channels num_res_blocks head_channels text_context vocab_size "
-        "text_width text_layers text_heads"
+        "text_width text_layers text_heads norm_groups"
     )
     _at_least("model", model, 1, positive.split())
     _at_least("model", model, 0, ["low_res_px"])
@@ -148,22 +153,7 @@ def _check_noised_clip(model: defaults.NoisedClipConfig) -> None:
 
 
 def _check_family_rules(config: defaults.Config) -> None:
-    model, train, data = config.model, config.train, config.data
-    is_clip = isinstance(model, defaults.NoisedClipConfig)
-    _require(
-        not (is_clip and train.caption_drop_prob),
-        "train.caption_drop_prob",
-        train.caption_drop_prob,
-        "drops captions that CLIP has to match",
-        "use 0 with model.family=noised_clip",
-    )
-    _require(
-        not (is_clip and train.timestep_sampling == "loss_second_moment"),
-        "train.timestep_sampling",
-        train.timestep_sampling,
-        "needs a loss for each timestep, which CLIP's has not",
-        "use uniform or power with model.family=noised_clip",
-    )
+    model, data = config.model, config.data
     _require(
         data.low_res_corruption == "none" or bool(getattr(model, "low_res_px", 0)),
         "data.low_res_corruption",
@@ -171,6 +161,55 @@ def _check_family_rules(config: defaults.Config) -> None:
         "corrupts a condition that this model does not have",
         "use none, or an upsampler (model.low_res_px)",
     )
+    factors = config.train.low_pass_factors
+    _require(
+        all(factor >= 2 and model.image_px % factor == 0 for factor in factors)
+        and len(set(factors)) == len(factors),
+        "train.low_pass_factors",
+        factors,
+        f"has a factor below 2, twice, or that does not divide {model.image_px} px",
+        "e.g. (4, 8)",
+    )
+
+
+def _check_clip_training(config: defaults.Config) -> None:
+    train, longest = config.train, defaults.NOISED_CLIP_TIMESTEPS
+    _require(
+        config.diffusion.num_timesteps <= longest,
+        "diffusion.num_timesteps",
+        config.diffusion.num_timesteps,
+        f"is more than the {longest} rows of the noised CLIP's timestep table",
+        f"use {longest} or less",
+    )
+    _require(
+        not train.caption_drop_prob,
+        "train.caption_drop_prob",
+        train.caption_drop_prob,
+        "drops captions that CLIP has to match",
+        "use 0 with model.family=noised_clip",
+    )
+    _require(
+        train.timestep_sampling != "loss_second_moment",
+        "train.timestep_sampling",
+        train.timestep_sampling,
+        "needs a loss for each timestep, which CLIP's has not",
+        "use uniform or power with model.family=noised_clip",
+    )
+    for name in ("loss_type", "low_pass_factors", "remat"):
+        value, default = getattr(train, name), getattr(defaults.TrainConfig, name)
+        rule = "has no effect with model.family=noised_clip"
+        remedy = f"leave it at {default!r}"
+        _require(value == default, f"train.{name}", value, rule, remedy)
+
+
+def _check_respacing(config: defaults.Config) -> None:
+    """What the run hands on as its way of sampling has to fit its own chain."""
+    try:
+        respacing.kept_timesteps(
+            config.diffusion.num_timesteps, config.sample.respacing
+        )
+    except UserError as error:
+        raise UserError(f"sample.{error}") from error
 
 
 def _check_diffusion(diffusion: defaults.DiffusionConfig) -> None:
@@ -252,6 +291,10 @@ def _check_mesh(mesh: defaults.MeshConfig) -> None:
     unknown = ", ".join(n for n, s in zip(names, sizes, strict=True) if s == -1)
     rule, remedy = "is -1 more than once", "leave one -1 and give the others"
     _require(sizes.count(-1) <= 1, "mesh", unknown, rule, remedy)
+    for name in ("tensor", "tensor_dcn"):
+        rule = "asks for tensor parallelism, which is not there yet"
+        value = getattr(mesh, name)
+        _require(value == 1, f"mesh.{name}", value, rule, "use 1, and mesh.fsdp")
     _at_least("mesh", mesh, 0, ["min_shard_mb"])
 
 

@@ -6,9 +6,14 @@ shard, and records found by position without an index of our own.
 
 from __future__ import annotations
 
+import contextlib
 import io
+import json
+import logging
 import pathlib
-from collections.abc import Iterator
+import tempfile
+from collections.abc import Callable, Iterator
+from typing import Any
 
 import numpy as np
 import tensorflow_datasets as tfds
@@ -16,6 +21,10 @@ from PIL import Image
 
 from glide_jax import errors
 from glide_jax.data import fault, schema
+
+_log = logging.getLogger(__name__)
+_RECORDS = "array_record"
+_INFO = "dataset_info.json"
 
 
 def _encoded(image: bytes | np.ndarray) -> bytes:
@@ -29,7 +38,7 @@ def _encoded(image: bytes | np.ndarray) -> bytes:
 
 
 class CaptionedImages(tfds.core.GeneratorBasedBuilder, skip_registration=True):
-    """Pictures with captions, from one source, as the one split "train"."""
+    """Pictures with captions, from one source, as one split."""
 
     VERSION = tfds.core.Version("1.0.0")
     # Nothing is downloaded, so tfds need not look for checksums beside this module;
@@ -40,14 +49,18 @@ class CaptionedImages(tfds.core.GeneratorBasedBuilder, skip_registration=True):
         self,
         *,
         name: str,
+        split: str,
         source: schema.Source,
         faults: fault.FaultCounter,
+        on_progress: Callable[[], None],
         **kwargs: object,
     ) -> None:
         # tfds would name the data set after the class.
         self.name = name
+        self._split = split
         self._source = source
         self._faults = faults
+        self._on_progress = on_progress
         super().__init__(**kwargs)
 
     def _info(self) -> tfds.core.DatasetInfo:
@@ -66,16 +79,19 @@ class CaptionedImages(tfds.core.GeneratorBasedBuilder, skip_registration=True):
         self, dl_manager: tfds.download.DownloadManager
     ) -> dict[str, Iterator[tuple[str, dict[str, object]]]]:
         del dl_manager
-        return {"train": self._generate_examples()}
+        return {self._split: self._generate_examples()}
 
     def _generate_examples(self) -> Iterator[tuple[str, dict[str, object]]]:
+        count = 0
         for index in range(len(self._source)):
+            self._on_progress()
             try:
                 example = self._source[index]
             except schema.BadRecordError as bad:
                 self._faults.count_bad(bad)
                 continue
             self._faults.count_good()
+            count += 1
             yield (
                 str(index),
                 {
@@ -84,6 +100,12 @@ class CaptionedImages(tfds.core.GeneratorBasedBuilder, skip_registration=True):
                     "key": example.key,
                 },
             )
+        if not count:
+            kinds = ", ".join(f"{n} {kind}" for kind, n in self._faults.by_kind.items())
+            raise errors.UserError(
+                f"{self._source!r} has no usable record ({kinds}); each needs a picture"
+                " and its caption"
+            )
 
 
 def build_array_records(
@@ -91,36 +113,95 @@ def build_array_records(
     directory: pathlib.Path,
     name: str,
     *,
+    split: str = "train",
     max_bad_frac: float = 0.01,
+    on_progress: Callable[[], None] = lambda: None,
 ) -> pathlib.Path:
     """Writes the source under directory/name and returns the version's folder.
 
-    Read it back with the source "tfds:FOLDER".
+    Read it back with the source "tfds:FOLDER" or "tfds:FOLDER?split=SPLIT". Nothing is
+    left under that name by work that failed.
 
     Args:
       source: the records; those without a caption or image are left out and counted.
       directory: made if it does not exist.
       name: lower-case letters, digits and underscores, starting with a letter.
+      split: spelt like a name; added to the data set, if that was written by us and
+        lacks it.
       max_bad_frac: left-out records beyond this share stop the work.
+      on_progress: called with every record.
 
     Raises:
-      UserError: a name that is taken or cannot be one, or too many bad records.
+      UserError: a name or split that is taken or cannot be one; too many bad records.
     """
-    if not (name.isidentifier() and name.islower() and name.isascii()):
+    _check_word("data set name", name)
+    _check_word("split", split)
+    place = directory / name / str(CaptionedImages.VERSION)
+    if (directory / name).exists():
+        _check_lacks(place, split)
+    directory.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory(dir=directory, prefix=f".{name}.") as draft:
+        builder = CaptionedImages(
+            name=name,
+            split=split,
+            source=source,
+            faults=fault.FaultCounter(max_bad_frac, _tell_left_out),
+            on_progress=on_progress,
+            data_dir=draft,
+            file_format=_RECORDS,
+        )
+        # tfds would tell of the draft, and of progress in its own way.
+        tfds.disable_progress_bar()
+        with contextlib.redirect_stdout(io.StringIO()):
+            builder.download_and_prepare()
+        built = pathlib.Path(builder.data_dir)
+        if place.exists():
+            _add_split(built, place)
+        else:
+            built.parent.rename(directory / name)
+    return place
+
+
+def _tell_left_out(bad: schema.BadRecordError) -> None:
+    _log.warning("left out: %s: %s", bad.key, bad.reason)
+
+
+def _check_word(what: str, word: str) -> None:
+    # tfds takes "all" for every split at once.
+    if not (word.isidentifier() and word.islower() and word.isascii()) or word == "all":
         raise errors.UserError(
-            f"data set name {name!r} is not lower-case letters, digits and underscores"
+            f"{what} {word!r} is not lower-case letters, digits and underscores"
             " starting with a letter; choose such a name"
         )
-    if (directory / name).exists():
+
+
+def _read_info(place: pathlib.Path) -> dict[str, Any]:
+    """What tfds keeps about a data set: its splits, among others."""
+    return json.loads((place / _INFO).read_text(encoding="utf-8"))
+
+
+def _check_lacks(place: pathlib.Path, split: str) -> None:
+    """Raises UserError unless `place` holds a data set of ours without this split."""
+    try:
+        info = _read_info(place)
+        is_ours = info["moduleName"] == CaptionedImages.__module__
+        splits = [entry["name"] for entry in info["splits"]]
+    except (OSError, ValueError, KeyError, TypeError):
+        is_ours, splits = False, []
+    if not is_ours or split in splits:
         raise errors.UserError(
-            f"{directory / name} exists; remove it, or choose another name or directory"
+            f"{place.parent} exists{' and has split ' + split if is_ours else ''};"
+            " remove it, or choose another name, split or directory"
         )
-    builder = CaptionedImages(
-        name=name,
-        source=source,
-        faults=fault.FaultCounter(max_bad_frac),
-        data_dir=directory,
-        file_format="array_record",
-    )
-    builder.download_and_prepare()
-    return pathlib.Path(builder.data_dir)
+
+
+def _add_split(built: pathlib.Path, place: pathlib.Path) -> None:
+    """Moves the one split of `built` into the data set at `place`."""
+    for path in built.glob(f"*.{_RECORDS}*"):
+        path.rename(place / path.name)
+    info = _read_info(place)
+    info["splits"] += _read_info(built)["splits"]
+    draft = built / f"merged_{_INFO}"
+    draft.write_text(json.dumps(info, indent=2), encoding="utf-8")
+    # A rename is all or nothing, and the new records count from here on.
+    draft.replace(place / _INFO)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import collections
+import itertools
 import logging
 import threading
 from collections.abc import Callable
@@ -20,6 +21,9 @@ NAMED = 5
 class FaultCounter:
     """A thread-safe tally of bad records against the share that is allowed.
 
+    `on_bad` (a line in the log by default) is called with each bad record once, however
+    often it is drawn, and no more when the share is exceeded.
+
     Attributes:
       seen: records tried so far.
       by_kind: bad records so far, by kind.
@@ -34,7 +38,8 @@ class FaultCounter:
         self.by_kind: collections.Counter[str] = collections.Counter()
         self._max_bad_frac = max_bad_frac
         self._on_bad = on_bad or (lambda fault: _log.warning("replaced: %s", fault))
-        self._first: list[str] = []
+        self._keys: dict[str, None] = {}  # in the order they were met
+        self._is_over = False
         self._lock = threading.Lock()
 
     def count_good(self) -> None:
@@ -51,14 +56,18 @@ class FaultCounter:
         with self._lock:
             self.seen += 1
             self.by_kind[fault.kind] += 1
-            if len(self._first) < NAMED and fault.key not in self._first:
-                self._first.append(fault.key)
+            is_new = fault.key not in self._keys
+            self._keys[fault.key] = None
             bad, seen = self.by_kind.total(), self.seen
-        self._on_bad(fault)
-        if bad > self._max_bad_frac * max(seen, MIN_SEEN):
+            # Other threads may still read a little after the run was told to stop.
+            self._is_over |= bad > self._max_bad_frac * max(seen, MIN_SEEN)
+            is_over, first = self._is_over, list(itertools.islice(self._keys, NAMED))
+        if is_over:
             kinds = ", ".join(f"{n} {kind}" for kind, n in self.by_kind.most_common())
             raise errors.UserError(
                 f"{bad} of {seen} records cannot be used ({kinds}; first:"
-                f" {', '.join(self._first)}), more than data.max_bad_frac="
+                f" {', '.join(first)}), more than data.max_bad_frac="
                 f"{self._max_bad_frac:g} allows; mend the data or raise it"
             )
+        if is_new:
+            self._on_bad(fault)

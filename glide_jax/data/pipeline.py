@@ -184,7 +184,7 @@ def make_batches(
       num_threads: threads that make batches ahead; 0 makes them on demand.
       prefetch_batches: batches held ready, at least one per thread.
       max_bad_frac: bad records beyond this share stop the stream.
-      on_bad: called with each bad record, from a reading thread; logs by default.
+      on_bad: called once with each bad record, from a reading thread; logs by default.
 
     Raises:
       UserError: sizes that do not divide; from the iterator, too many bad records.

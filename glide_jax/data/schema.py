@@ -45,13 +45,15 @@ class BadRecordError(errors.UserError):
     Attributes:
       kind: a short class of fault, e.g. "broken image" or "empty caption".
       key: the record, as in `Example.key`.
+      reason: the kind with its detail, e.g. "broken caption (not UTF-8)".
     """
 
     def __init__(self, kind: str, key: str, detail: str = "") -> None:
         self.kind = kind
         self.key = key
+        self.reason = f"{kind} ({detail})" if detail else kind
         super().__init__(
-            f"record {key}: {kind}{f' ({detail})' if detail else ''};"
+            f"record {key}: {self.reason};"
             " mend or remove it, or allow more by data.max_bad_frac"
         )
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import urllib.parse
 
 from glide_jax import errors
@@ -14,6 +15,9 @@ from glide_jax.data import (
     tar_shards,
 )
 
+_log = logging.getLogger(__name__)
+# Records left out that a message names.
+NAMED = 3
 KINDS = (
     "shapes:quickstart",
     "shapes:full",
@@ -32,8 +36,8 @@ def open_source(spec: str, *, split: str = "train") -> schema.Source:
         which is also its "validation".
         "webdataset:GLOB": img2dataset tars; several globs by commas, {000..012} ranges.
         "folder:DIR": pictures with a .txt caption beside each.
-        "tfds:NAME_OR_DIR?image=FEATURE&caption=FEATURE": ArrayRecord; the features
-        default to image and caption.
+        "tfds:NAME_OR_DIR?image=FEATURE&caption=FEATURE&split=NAME": ArrayRecord; the
+        features default to image and caption, the split, e.g. "train[:5%]", to `split`.
         "{split}" in a spec becomes the split, e.g. "webdataset:emoji-{split}-*.tar".
       split: "train", or what else the source has.
 
@@ -61,14 +65,16 @@ def _open_tfds(where: str, split: str) -> schema.Source:
     from glide_jax.data import tfds_records
 
     name, _, query = where.partition("?")
-    options = dict(urllib.parse.parse_qsl(query))
-    unknown = set(options) - {"image", "caption"}
+    # In a split like train+test the plus is no space.
+    query = query.replace("+", "%2B")
+    options = dict(urllib.parse.parse_qsl(query, keep_blank_values=True))
+    unknown = set(options) - {"image", "caption", "split"}
     if unknown:
         raise errors.UserError(
             f"tfds:{where} sets {', '.join(sorted(unknown))};"
-            " only image and caption can be set"
+            " only image, caption and split can be set"
         )
-    return tfds_records.TfdsRecords(name, split, **options)
+    return tfds_records.TfdsRecords(name, **{"split": split, **options})
 
 
 def open_mixture(
@@ -91,14 +97,27 @@ def open_mixture(
 def sample_captions(source: schema.Source, count: int, *, seed: int = 0) -> list[str]:
     """Up to `count` captions in the order of the stream, e.g. to train a tokenizer.
 
-    Records without a usable caption are left out.
+    Records without a usable caption are left out, and told of in the log.
+
+    Raises:
+      UserError: not one of the records has a usable caption.
     """
-    captions = []
+    captions: list[str] = []
+    skipped: list[schema.BadRecordError] = []
     for position in range(min(count, len(source))):
         try:
             example = source[order.record_at(source, seed, position)]
-        except schema.BadRecordError:
-            continue
-        if example.caption:
+            if not example.caption.strip():
+                raise schema.BadRecordError("empty caption", example.key)
+        except schema.BadRecordError as bad:
+            skipped.append(bad)
+        else:
             captions.append(example.caption)
+    if skipped:
+        first = ", ".join(f"{bad.key}: {bad.reason}" for bad in skipped[:NAMED])
+        found = f"{len(captions)} of {len(captions) + len(skipped)} records"
+        told = f"{source!r}: {found} have a usable caption; left out: {first}"
+        if not captions:
+            raise errors.UserError(f"{told}; captions are UTF-8 text and not empty")
+        _log.warning("%s%s", told, ", ..." if len(skipped) > NAMED else "")
     return captions

@@ -22,7 +22,7 @@ from concurrent import futures
 
 import numpy as np
 
-from glide_jax import errors
+from glide_jax import cache, errors
 from glide_jax.data import schema
 
 _log = logging.getLogger(__name__)
@@ -125,14 +125,6 @@ def _walk(path: pathlib.Path) -> np.ndarray:
     return table[(table["image_at"] >= 0) | (table["text_at"] >= 0)]
 
 
-def default_cache_dir() -> pathlib.Path:
-    """$GLIDE_JAX_CACHE, else glide_jax in the user's cache folder."""
-    if folder := os.environ.get("GLIDE_JAX_CACHE"):
-        return pathlib.Path(folder)
-    base = os.environ.get("XDG_CACHE_HOME") or pathlib.Path.home() / ".cache"
-    return pathlib.Path(base) / "glide_jax"
-
-
 def _read_cached(place: pathlib.Path) -> np.ndarray | None:
     """A cached index, memory-mapped; None without a usable one."""
     try:
@@ -176,7 +168,7 @@ class TarShards:
     def __init__(self, pattern: str, cache_dir: pathlib.Path | None = None) -> None:
         self._pattern = pattern
         self.paths = expand(pattern)
-        folder = cache_dir or default_cache_dir()
+        folder = cache_dir or cache.folder()
         with futures.ThreadPoolExecutor(_WALKERS) as pool:
             read = functools.partial(load_index, cache_dir=folder)
             self._tables = list(pool.map(read, self.paths))

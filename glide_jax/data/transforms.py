@@ -12,6 +12,7 @@ from jaxtyping import Float, UInt8
 from PIL import Image, ImageOps
 
 from glide_jax import errors
+from glide_jax.config import validate
 from glide_jax.data import schema
 
 # What Pillow raises on damaged or hostile files, across its formats.
@@ -26,7 +27,6 @@ _BROKEN = (
     zlib.error,
     Image.DecompressionBombError,
 )
-CORRUPTIONS = ("none", "blur", "noise", "quantise")
 
 
 def _to_rgb(image: Image.Image) -> Image.Image:
@@ -104,7 +104,7 @@ def area_downsample(
     if px < 1 or height % px or width % px:
         raise errors.UserError(
             f"low_res_px={px} does not divide the picture's {height} x {width};"
-            " use a divisor of data.image_px"
+            " use a divisor of model.image_px"
         )
     blocks = images.reshape(*batch, px, height // px, px, width // px, channels)
     return blocks.mean(axis=(-4, -2), dtype=np.float32)
@@ -153,10 +153,10 @@ def corrupt_low_res(
 
 def check_corruption(kind: str, strength: float) -> None:
     """Raises UserError unless the kind is known and its strength makes sense."""
-    if kind not in CORRUPTIONS:
+    if kind not in validate.CORRUPTIONS:
         raise errors.UserError(
             f"data.low_res_corruption={kind!r} is unknown;"
-            f" use one of {', '.join(CORRUPTIONS)}"
+            f" use one of {', '.join(validate.CORRUPTIONS)}"
         )
     if kind in ("blur", "noise") and not strength > 0:
         raise errors.UserError(

@@ -6,11 +6,9 @@
 
 from __future__ import annotations
 
-import jax
-import jax.numpy as jnp
 from jaxtyping import Float
 
-from glide_jax import errors, shapes
+from glide_jax import shapes
 
 Mask = Float[shapes.Array, "b h w 1"]
 
@@ -23,20 +21,3 @@ def project(
     Bind the last two arguments and pass the rest as a step's `denoised_fn`.
     """
     return pred_x_start * (1 - inpaint_mask) + inpaint_image * inpaint_mask
-
-
-def resize_mask(mask: Mask, factor: int) -> jax.Array:
-    """The mask enlarged by a whole factor, nearest: (b, factor h, factor w, 1).
-
-    Masks are drawn at 64 px and enlarged for the upsampler, so that both stages agree
-    on what is known.
-
-    Raises:
-        UserError: factor below 1.
-    """
-    if factor < 1:
-        raise errors.UserError(
-            f"mask factor {factor} must be a whole number of at least 1; draw the mask "
-            "at the size of the smaller stage"
-        )
-    return jnp.repeat(jnp.repeat(jnp.asarray(mask), factor, axis=1), factor, axis=2)

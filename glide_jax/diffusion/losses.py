@@ -212,3 +212,18 @@ def _discretized_log_likelihood(
     )
     # 1e-12 (reference) keeps the log of a bin without mass finite.
     return jnp.log(jnp.maximum(mass, 1e-12))
+
+
+def low_pass_mse(
+    model_output: process.ModelOutput, noise: shapes.Image, factor: int
+) -> jax.Array:
+    """Squared error (b,) of the noise estimate's factor x factor means, times factor.
+
+    The means of unit noise have variance factor^-2: what a large picture looks like
+    from afar is one part in factor^2 of the plain loss, and is learned last. After the
+    multiscale loss of Simple Diffusion (2301.11093); the weight is ours.
+    """
+    error = process.split_output(model_output)[0] - noise
+    b, h, w, c = error.shape
+    means = error.reshape(b, h // factor, factor, w // factor, factor, c)
+    return factor * jnp.mean(jnp.square(means.mean(axis=(2, 4))), axis=(1, 2, 3))

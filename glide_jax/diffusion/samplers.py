@@ -28,6 +28,9 @@ Denoise = Callable[[shapes.Image, shapes.Timesteps], process.ModelOutput]
 # (x_t, timesteps on the training chain) -> gradient, shaped as x_t
 GradientFn = Callable[[shapes.Image, shapes.Timesteps], shapes.Image]
 
+# Rules that make an image; the reversed one makes noise.
+SAMPLERS = ("ddpm", "ddim")
+
 # fold_in number of the starting noise; steps use 0..num_timesteps-1.
 _INITIAL_NOISE = 2**31 - 1
 
@@ -200,12 +203,11 @@ def sample_loop(
 
 def _choose_rule(rule: str, eta: shapes.Scalar) -> Callable[..., SampleStep]:
     """The step function of a named rule."""
-    rules = {"ddpm": ddpm_step, "ddim": functools.partial(ddim_step, eta=eta)}
-    if rule not in rules:
+    if rule not in SAMPLERS:
         raise errors.UserError(
-            f"rule={rule!r} is not a known sampler; use one of {', '.join(rules)}"
+            f"rule={rule!r} is not a known sampler; use one of {', '.join(SAMPLERS)}"
         )
-    return rules[rule]
+    return ddpm_step if rule == "ddpm" else functools.partial(ddim_step, eta=eta)
 
 
 def _x_start_and_eps(

@@ -7,7 +7,8 @@
 3. Power (ours): p_t proportional to ((t + 1) / T)^power. A positive power visits high
    noise more, 0 is uniform.
 
-Whatever p is, the weight 1 / (T p_t) keeps the mean loss that of uniform sampling.
+Under the weight 1 / (T p_t) the mean loss is that of uniform sampling, whatever p is.
+Training uses it with eq. 2, but not with eq. 3, whose p says which t shall count more.
 """
 
 from __future__ import annotations

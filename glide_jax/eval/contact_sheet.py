@@ -35,7 +35,7 @@ class Section:
     Attributes:
         title: Heading of the section.
         note: One or two sentences saying what the section shows.
-        column_titles: What each column is, above its pictures.
+        column_titles: What each column is, above its pictures; may hold newlines.
         rows: (caption, pictures) from top to bottom; a picture is uint8 (H, W, 3)
             of any size and becomes a square tile.
     """
@@ -69,12 +69,6 @@ def draw_contact_sheet(
     pen = _Pen(width, height)
     _draw(pen, title, note, sections, tile_px)
     return np.asarray(pen.canvas)
-
-
-def mask_picture(inpaint_mask: np.ndarray) -> np.ndarray:
-    """A mask (H, W), 1 = known, as uint8 (H, W, 3): white is what is repainted."""
-    repaint = (np.asarray(inpaint_mask) < 0.5).astype(np.uint8) * 255
-    return np.repeat(repaint[..., None], 3, axis=-1)
 
 
 class _Pen:
@@ -176,7 +170,13 @@ def _check_rows(section: Section) -> None:
 
 
 def _wrap(text: str, size: int, width_px: int) -> list[str]:
-    """Lines no wider than width_px; a single longer word is broken."""
+    """Lines no wider than width_px; a newline starts one, a longer word is broken."""
+    return [
+        line for part in text.splitlines() for line in _wrap_line(part, size, width_px)
+    ]
+
+
+def _wrap_line(text: str, size: int, width_px: int) -> list[str]:
     font, lines = _font(size), [""]
     for part in (
         part for word in text.split() for part in _parts(word, font, width_px)

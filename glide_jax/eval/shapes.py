@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import numpy as np
 
+from glide_jax import errors
 from glide_jax.data import shapes_world
 
 # Mean RGB distance below which the picture is taken to show no object at all.
@@ -99,7 +100,12 @@ def score(images: np.ndarray, captions: list[str]) -> dict[str, float | int]:
 
     Returns:
       {"colour": share right, "shape": share right, "n": N}; shares in [0, 1].
+
+    Raises:
+      UserError: no pictures, or a caption of another world.
     """
+    if not captions:
+        raise errors.UserError("no pictures to judge; draw at least one")
     colours = shapes = 0
     for image, text in zip(images, captions, strict=True):
         truth = shapes_world.parse_caption(text)

@@ -12,10 +12,12 @@ from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jaxtyping import Float
 
 from glide_jax import shapes
 from glide_jax.config.defaults import ModelConfig, NoisedClipConfig, Text2ImConfig
+from glide_jax.errors import UserError
 from glide_jax.models import attention as attention_lib
 from glide_jax.models import initial, noised_clip, text2im, text_encoder, unet
 
@@ -167,6 +169,27 @@ def abstract_params(config: ModelConfig) -> shapes.Params:
     return jax.eval_shape(fns.init, jax.random.key(0))
 
 
+def checked_params(
+    params: shapes.Params, config: ModelConfig, where: str
+) -> shapes.Params:
+    """Parameters as float32 numpy arrays, of exactly the shapes that `config` asks for.
+
+    Weights stored in half precision are computed with, and trained on, as any others.
+
+    Raises:
+      UserError: the first tensor that is missing, too much or of another shape;
+        `where` names the place they came from.
+    """
+    found, wanted = _shapes_by_path(params), _shapes_by_path(abstract_params(config))
+    for path in sorted(found.keys() | wanted.keys()):
+        if found.get(path) != wanted.get(path):
+            raise UserError(
+                f"{where}: tensor {path} has shape {found.get(path)}, its config.json "
+                f"asks for {wanted.get(path)}; export the model again"
+            )
+    return jax.tree.map(lambda leaf: np.asarray(leaf, np.float32), params)
+
+
 def parameter_count(params: Any) -> int:
     """Numbers in a parameter tree, of arrays or of their shapes."""
     return sum(math.prod(leaf.shape) for leaf in jax.tree.leaves(params))
@@ -186,6 +209,13 @@ def parameters_by_part(params: shapes.Params) -> dict[str, int]:
         else:
             counts[name] = parameter_count(child)
     return counts
+
+
+def _shapes_by_path(tree: shapes.Params) -> dict[str, tuple[int, ...]]:
+    return {
+        jax.tree_util.keystr(path, simple=True, separator="/"): tuple(leaf.shape)
+        for path, leaf in jax.tree_util.tree_leaves_with_path(tree)
+    }
 
 
 def _init(model, key, *inputs):

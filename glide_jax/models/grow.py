@@ -32,7 +32,7 @@ def grow(
       UserError: when the configurations differ in more than `inpaint` (dropout and the
         compute dtype may differ: they leave the parameters alone).
     """
-    _check(from_config, to_config)
+    check(from_config, to_config)
     if from_config.inpaint == to_config.inpaint:
         return params, []
     kernel = jnp.asarray(params["unet"]["stem"]["kernel"])
@@ -47,7 +47,7 @@ def grow(
     return grown, ["/".join(STEM)]
 
 
-def _check(from_config: Text2ImConfig, to_config: Text2ImConfig) -> None:
+def check(from_config: Text2ImConfig, to_config: Text2ImConfig) -> None:
     if from_config.inpaint and not to_config.inpaint:
         raise UserError(
             "an inpainting model cannot shrink to one without inpaint; "

@@ -18,10 +18,11 @@ from flax import linen as nn
 from jaxtyping import Float
 
 from glide_jax import shapes
+from glide_jax.config import defaults
 from glide_jax.config.defaults import NoisedClipConfig
 from glide_jax.models import attention, initial, layers, text2im, text_encoder
 
-NUM_TIMESTEPS = 1000  # rows of the timestep table: the training chain (published)
+NUM_TIMESTEPS = defaults.NOISED_CLIP_TIMESTEPS
 # Of 8-bit pixels, per channel, over GLIDE's training images (published).
 PIXEL_MEAN = (122.77093945, 116.74601272, 104.09373519)
 PIXEL_STD = (68.50053285, 66.63215831, 70.32316309)

@@ -8,7 +8,7 @@ from collections.abc import Sequence
 import jax
 import numpy as np
 from jax.experimental import mesh_utils
-from jax.sharding import AxisType, Mesh
+from jax.sharding import AbstractMesh, AxisType, Mesh
 
 from glide_jax.config import defaults
 from glide_jax.errors import UserError
@@ -44,13 +44,27 @@ def make_mesh(
         return Mesh(np.reshape(devices, ici), AXES, axis_types=axis_types)
 
 
-def num_batch_shards(mesh: Mesh) -> int:
+def make_abstract_mesh(config: defaults.MeshConfig, num_devices: int) -> AbstractMesh:
+    """The mesh of `num_devices` devices that need not exist, for shapes and shardings.
+
+    Raises:
+      UserError: the sizes do not use every device exactly once.
+    """
+    ici, dcn = _resolve_sizes(config, num_devices)
+    sizes = tuple(a * b for a, b in zip(ici, dcn, strict=True))
+    return AbstractMesh(sizes, AXES, axis_types=(AxisType.Auto,) * len(AXES))
+
+
+def num_batch_shards(mesh: Mesh | AbstractMesh) -> int:
     """Into how many parts the batch axis is cut."""
     return math.prod(mesh.shape[axis] for axis in BATCH_AXES)
 
 
 def check_batch(
-    global_batch_size: int, mesh: Mesh, *, path: str = "train.global_batch_size"
+    global_batch_size: int,
+    mesh: Mesh | AbstractMesh,
+    *,
+    path: str = "train.global_batch_size",
 ) -> None:
     """Raises UserError unless the batch divides over the data and fsdp axes."""
     shards = num_batch_shards(mesh)

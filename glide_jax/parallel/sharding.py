@@ -13,7 +13,7 @@ from typing import Any
 
 import jax
 import numpy as np
-from jax.sharding import Mesh, NamedSharding
+from jax.sharding import AbstractMesh, Mesh, NamedSharding
 from jax.sharding import PartitionSpec as P
 
 from glide_jax.parallel import mesh as mesh_lib
@@ -21,7 +21,9 @@ from glide_jax.parallel import mesh as mesh_lib
 logger = logging.getLogger(__name__)
 
 
-def shard_tree(abstract_tree: Any, mesh: Mesh, *, min_shard_mb: float | int) -> Any:
+def shard_tree(
+    abstract_tree: Any, mesh: Mesh | AbstractMesh, *, min_shard_mb: float | int
+) -> Any:
     """A NamedSharding for every leaf of a tree of arrays or ShapeDtypeStructs.
 
     A tensor of at least `min_shard_mb` MiB is cut over fsdp along its largest
@@ -58,7 +60,7 @@ def batch_sharding(mesh: Mesh) -> NamedSharding:
     return NamedSharding(mesh, P(mesh_lib.BATCH_AXES))
 
 
-def replicated(mesh: Mesh) -> NamedSharding:
+def replicated(mesh: Mesh | AbstractMesh) -> NamedSharding:
     """Whole on every device."""
     return NamedSharding(mesh, P())
 

@@ -10,15 +10,15 @@ import time
 from collections.abc import Iterator
 from typing import Any
 
+from glide_jax.errors import UserError
+
 
 class Ledger:
     """A JSON file of tasks; a task that has a result is not done again."""
 
     def __init__(self, path: pathlib.Path):
         self._path = path
-        self._tasks: dict[str, dict[str, Any]] = (
-            json.loads(path.read_text()) if path.exists() else {}
-        )
+        self._tasks: dict[str, dict[str, Any]] = _read(path) if path.exists() else {}
 
     def is_done(self, task: str) -> bool:
         """Whether the task has its result."""
@@ -32,6 +32,15 @@ class Ledger:
         """Keeps the task's result (JSON values)."""
         self._tasks.setdefault(task, {"seconds": 0.0})["result"] = result
         self._write()
+
+    def keep_setting(self, name: str, value: float) -> None:
+        """Keeps a setting of the first start; UserError where a later one differs."""
+        if self.is_done(name) and self.result(name) != value:
+            raise UserError(
+                f"{self._path.parent} was begun with --{name}={self.result(name):g}, "
+                f"not {value:g}; use that, or another --output"
+            )
+        self.finish(name, value)
 
     @contextlib.contextmanager
     def timed(self, task: str) -> Iterator[None]:
@@ -54,3 +63,19 @@ class Ledger:
         scratch = self._path.with_suffix(".tmp")
         scratch.write_text(json.dumps(self._tasks, indent=2))
         os.replace(scratch, self._path)
+
+
+def _read(path: pathlib.Path) -> dict[str, dict[str, Any]]:
+    try:
+        tasks = json.loads(path.read_bytes())
+    except ValueError as error:
+        raise UserError(
+            f"{path} is not JSON ({error}); remove it to start the quickstart anew"
+        ) from error
+    if not isinstance(tasks, dict) or not all(
+        isinstance(entry, dict) and "seconds" in entry for entry in tasks.values()
+    ):
+        raise UserError(
+            f"{path} is no list of tasks; remove it to start the quickstart anew"
+        )
+    return tasks

@@ -72,7 +72,7 @@ def _samples(
         f"{small} px pictures from the base model, guided four ways; at the right the "
         f"classifier-free one enlarged to {large} px by the upsampler.",
         [
-            f"{title}\n{share['colour']:.0%} colour, {share['shape']:.0%} shape"
+            f"{title}\n{share['colour']:.0%} colour\n{share['shape']:.0%} shape"
             for title, share in zip(titles, shares, strict=True)
         ],
         rows,

@@ -88,7 +88,8 @@ class Cascade:
         Args:
             images: uint8 (N, H, W, 3), square; resized to both resolutions.
             masks: (N, h, w) of 0 and 1, 1 = known, at the base model's resolution or
-                the images' own. Known pixels come out as they are in `images`.
+                the images' own. Known pixels come out as they are in `images`, to the
+                pixel where images and masks have the size of the result.
             prompts: N captions of the finished pictures.
             progress: As in `sample`.
             **options: As in `sample`.
@@ -99,7 +100,7 @@ class Cascade:
         """
         run = self._start(prompts, options, inpaint=True)
         base_px = self.base.config.model.image_px
-        masks = known.base_masks(images, masks, len(prompts), base_px)
+        masks = known.checked_masks(images, masks, len(prompts), base_px)
         low = self._draw_base(run, known.conditions(images, masks, base_px), progress)
         conditions = {}
         if self.upsampler is not None:

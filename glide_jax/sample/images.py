@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import importlib.metadata
 import json
-import os
 import pathlib
 import platform
 from collections.abc import Sequence
@@ -44,10 +43,11 @@ def resize(pixels: PixelBatch, image_px: int) -> ResizedBatch:
     )
 
 
-def reduce_mask(mask: Mask, mask_px: int) -> Float[np.ndarray, "h_out w_out"]:
-    """A mask (1 = known) at (mask_px, mask_px), 1 only where all it covers is known.
+def resize_mask(mask: Mask, mask_px: int) -> Float[np.ndarray, "h_out w_out"]:
+    """A mask (1 = known) at (mask_px, mask_px).
 
-    So no pixel that was to be repainted is pinned at the lower resolution.
+    Made smaller, it is 1 only where all it covers is known, so no pixel that was to be
+    repainted is pinned at the lower resolution; made larger, it takes the nearest.
     """
     repaint = Image.fromarray((mask < 0.5).astype(np.float32))
     share = repaint.resize((mask_px, mask_px), Image.Resampling.BOX)
@@ -125,16 +125,6 @@ def write_sidecar(path: pathlib.Path, record: dict[str, Any]) -> None:
         path.write_text(text + "\n", encoding="utf-8")
     except OSError as error:
         raise errors.UserError(f"cannot write {path}: {error.strerror}") from error
-
-
-def check_output(folder: pathlib.Path) -> None:
-    """Raises UserError if `folder` could not be written to; makes nothing itself."""
-    existing = next(p for p in (folder, *folder.absolute().parents) if p.exists())
-    if not existing.is_dir() or not os.access(existing, os.W_OK | os.X_OK):
-        raise errors.UserError(
-            f"output {folder} cannot be written: {existing} is not a folder that this "
-            "user may write to; choose another --output"
-        )
 
 
 def write_all(

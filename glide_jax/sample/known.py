@@ -5,14 +5,15 @@ from __future__ import annotations
 import numpy as np
 
 from glide_jax import errors
-from glide_jax.diffusion import inpainting
 from glide_jax.sample import images as images_lib
 
 
-def base_masks(
+def checked_masks(
     images: np.ndarray, masks: np.ndarray, count: int, base_px: int
 ) -> np.ndarray:
-    """Masks (N, base_px, base_px) float32 of `count` square pictures (N, H, H, 3).
+    """The masks as float32, found to fit `count` square pictures (N, H, H, 3).
+
+    They stay (N, H, H) or (N, base_px, base_px), as given.
 
     Raises:
         UserError: Pictures or masks of another number, size or range of values.
@@ -38,9 +39,7 @@ def base_masks(
             f"images are {images.dtype} and masks range to {masks.max():g}; images "
             "must be uint8, masks 1 where known and 0 elsewhere"
         )
-    if masks.shape[1] == base_px:
-        return masks
-    return np.stack([images_lib.reduce_mask(mask, base_px) for mask in masks])
+    return masks
 
 
 def conditions(
@@ -50,10 +49,10 @@ def conditions(
 
     Args:
         images: Source pictures of any one square size.
-        masks: `base_masks`; enlarged by nearest neighbour, so that both stages agree
-            on what is known.
+        masks: `checked_masks`. Each stage resizes them itself: what the base model
+            had to take for unknown, as its pixels are larger, the upsampler still pins.
         image_px: The stage's resolution.
     """
-    mask = inpainting.resize_mask(masks[..., None], image_px // masks.shape[1])
+    mask = np.stack([images_lib.resize_mask(mask, image_px) for mask in masks])
     picture = images_lib.from_pixels(images_lib.resize(images, image_px))
-    return {"inpaint_image": picture, "inpaint_mask": np.asarray(mask)}
+    return {"inpaint_image": picture, "inpaint_mask": mask[..., None]}

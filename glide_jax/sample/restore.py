@@ -40,7 +40,7 @@ class SampleModel:
 
 
 def load_bundle(folder: str | pathlib.Path) -> SampleModel:
-    """The model in a bundle that `glide export` or `glide convert` wrote.
+    """The model in a bundle that `glide export` wrote.
 
     Raises:
         UserError: Not a bundle, a damaged one, or weights of another shape than its

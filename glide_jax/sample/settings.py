@@ -101,7 +101,15 @@ def _resolve(default: defaults.SampleConfig, **given) -> defaults.SampleConfig:
     for name in ("guidance_scale", "clip_guidance_scale", "noise_temperature"):
         _check_number(name, getattr(resolved, name), math.inf)
     _check_number("eta", resolved.eta, 1.0)
-    return resolved
+    if resolved.sampler == "ddim":
+        return resolved
+    if given.get("eta"):
+        raise errors.UserError(
+            f"eta={resolved.eta} means nothing to sampler={resolved.sampler}; give "
+            "sampler=ddim, or leave eta out"
+        )
+    # A bundle may carry one for the sampler that was not chosen.
+    return dataclasses.replace(resolved, eta=0.0)
 
 
 def _check_number(name: str, value: float | int, most: float) -> None:

@@ -20,7 +20,6 @@ from glide_jax.diffusion import guidance, inpainting, process, respacing, sample
 from glide_jax.models import build, noised_clip
 
 GUIDANCE_MODES = ("none", "cfg", "clip", "cfg+clip")
-SAMPLERS = ("ddpm", "ddim")
 
 
 class Caption(NamedTuple):
@@ -234,9 +233,9 @@ def _check(
         raise errors.UserError(
             f"guidance_mode={guidance_mode!r} is not one of {', '.join(GUIDANCE_MODES)}"
         )
-    if sampler not in SAMPLERS:
+    if sampler not in samplers.SAMPLERS:
         raise errors.UserError(
-            f"sampler={sampler!r} is not one of {', '.join(SAMPLERS)}"
+            f"sampler={sampler!r} is not one of {', '.join(samplers.SAMPLERS)}"
         )
     if "clip" in guidance_mode and clip_fns is None:
         raise errors.UserError(

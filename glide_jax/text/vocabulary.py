@@ -1,9 +1,9 @@
 """Where the published BPE vocabulary files come from, and proof that they are right.
 
 A file is looked for, plain or gzipped, in the folder named by ``$GLIDE_JAX_VOCAB``,
-then in the user's cache folder, and is then downloaded into that cache from where
-OpenAI publishes it. Digests are of the uncompressed content, so one digest covers the
-plain file and any gzip of it.
+then in our cache folder (see cache.py), and is then downloaded into that cache from
+where OpenAI publishes it. Digests are of the uncompressed content, so one digest covers
+the plain file and any gzip of it.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ import tempfile
 import urllib.request
 import zlib
 
-from glide_jax import errors
+from glide_jax import cache, errors
 
 FOLDER_VARIABLE = "GLIDE_JAX_VOCAB"
 _DOWNLOAD_TIMEOUT_SECS = 60
@@ -52,18 +52,11 @@ CLIP_MERGES = VocabularyFile(
 )
 
 
-def cache_folder() -> pathlib.Path:
-    """The user's cache folder: $XDG_CACHE_HOME/glide_jax or ~/.cache/glide_jax."""
-    root = os.environ.get("XDG_CACHE_HOME")
-    base = pathlib.Path(root) if root else pathlib.Path.home() / ".cache"
-    return base / "glide_jax"
-
-
 def find(file: VocabularyFile) -> pathlib.Path | None:
     """The first place that holds `file`, plain or gzipped; None if none does."""
     given = os.environ.get(FOLDER_VARIABLE)
     folders = [pathlib.Path(given)] if given else []
-    for folder in [*folders, cache_folder()]:
+    for folder in [*folders, cache.folder()]:
         for name in (file.name, file.name + ".gz"):
             if (folder / name).is_file():
                 return folder / name
@@ -107,18 +100,18 @@ def _download(file: VocabularyFile) -> pathlib.Path:
             raw = reply.read()
     except (OSError, http.client.HTTPException) as error:
         raise errors.UserError(
-            f"{file.name} is not in ${FOLDER_VARIABLE} or {cache_folder()}, and "
+            f"{file.name} is not in ${FOLDER_VARIABLE} or {cache.folder()}, and "
             f"{file.url} could not be downloaded ({error}); fetch it where there is a "
             f"network and set {FOLDER_VARIABLE} to its folder, or use a SentencePiece "
             f"model as the tokenizer"
         ) from error
     content = _checked(file, raw, where=file.url)
     try:
-        return _write_whole(cache_folder() / file.name, content)
+        return _write_whole(cache.folder() / file.name, content)
     except OSError as error:
         raise errors.UserError(
-            f"{file.name} was downloaded but cannot be kept in {cache_folder()} "
-            f"({error}); set XDG_CACHE_HOME to a folder you may write to"
+            f"{file.name} was downloaded but cannot be kept in {cache.folder()} "
+            f"({error}); set {cache.FOLDER_VARIABLE} to a folder you may write to"
         ) from error
 
 

@@ -8,10 +8,11 @@ import jax
 import numpy as np
 
 import glide_jax
-from glide_jax import metrics
+from glide_jax import metrics, shapes
 from glide_jax.checkpoint import bundle
 from glide_jax.config import resolve
 from glide_jax.config.defaults import Config
+from glide_jax.errors import UserError
 from glide_jax.train import init_from
 from glide_jax.train import workdir as workdirs
 
@@ -32,21 +33,34 @@ def export(
       dtype: of the stored weights, "float32" or "bfloat16".
 
     Raises:
-      UserError: no workdir, no checkpoint, no such average, or a folder in the way.
+      UserError: no workdir, no checkpoint, no such average, weights that are not
+        finite, or a folder that is in the way or cannot be written.
     """
     config = workdirs.load_config(workdir)
     tokenizer = workdirs.load_tokenizer(workdir)
     decay = decay or str(config.ema.decays[0])
-    params, step = init_from.load_average(workdir, config, decay)
+    averages, step = init_from.load_average(workdir, config, decay)
+    params = jax.tree.map(np.asarray, averages)
+    _check_finite(params, workdir, step)
     bundle.write_bundle(
         output,
-        jax.tree.map(np.asarray, params),
+        params,
         resolve.to_json(config),
         tokenizer_files(workdir),
         model_card(config, tokenizer.kind, step, decay, _last_losses(workdir)),
         dtype=dtype,
     )
     return step
+
+
+def _check_finite(params: shapes.Params, workdir: pathlib.Path, step: int) -> None:
+    for path, leaf in jax.tree_util.tree_leaves_with_path(params):
+        if not np.all(np.isfinite(leaf)):
+            name = jax.tree_util.keystr(path, simple=True, separator="/")
+            raise UserError(
+                f"{workdir}: the average of step {step} holds values in {name} that "
+                "are not finite; train again with a lower optim.learning_rate"
+            )
 
 
 def tokenizer_files(workdir: pathlib.Path) -> dict[str, bytes]:

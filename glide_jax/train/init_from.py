@@ -5,12 +5,10 @@ from __future__ import annotations
 import pathlib
 from typing import NamedTuple
 
-import jax
-
 from glide_jax import shapes
 from glide_jax.checkpoint import bundle, store
 from glide_jax.config import resolve
-from glide_jax.config.defaults import Config, ModelConfig
+from glide_jax.config.defaults import Config
 from glide_jax.errors import UserError
 from glide_jax.models import build, grow
 from glide_jax.text import tokenizers
@@ -27,28 +25,31 @@ class Origin(NamedTuple):
 
 
 def load(path: str) -> Origin:
-    """Reads averaged parameters from a workdir, or a bundle's parameters.
+    """Reads averaged parameters from a workdir, or a bundle's parameters, as float32.
 
     Raises:
       UserError: where `path` is neither, or the workdir has no checkpoint.
     """
     folder = pathlib.Path(path)
-    if (folder / "bundle.json").is_file():
+    if bundle.is_bundle(folder):
         found = bundle.read_bundle(folder)
-        return Origin(
-            params=found.params,
-            config=resolve.from_json(found.config_json),
-            tokenizer=tokenizers.load(folder),
-            step=0,
-        )
+        config = read_config(path)
+        params = build.checked_params(found.params, config.model, f"bundle {folder}")
+        return Origin(params, config, tokenizers.load(folder), step=0)
+    config = read_config(path)
+    params, step = load_average(folder, config, str(config.ema.decays[0]))
+    return Origin(params, config, workdirs.load_tokenizer(folder), step)
+
+
+def read_config(path: str) -> Config:
+    """The settings of the workdir or bundle at `path`; UserError if it is neither."""
+    folder = pathlib.Path(path)
     if not folder.is_dir():
         raise UserError(
             f"{path} does not exist; name a workdir of `glide train` or a bundle of "
             "`glide export`"
         )
-    config = workdirs.load_config(folder)
-    params, step = load_average(folder, config, str(config.ema.decays[0]))
-    return Origin(params, config, workdirs.load_tokenizer(folder), step)
+    return workdirs.load_config(folder)
 
 
 def load_average(
@@ -66,7 +67,7 @@ def load_average(
         raise UserError(
             f"{workdir} has no checkpoint yet; train it first with `glide train`"
         )
-    abstract = _abstract_params(config.model)
+    abstract = build.abstract_params(config.model)
     averages = {str(d): abstract for d in config.ema.decays}
     restored = checkpoints.restore(step, {"ema_params": averages})
     checkpoints.close()
@@ -75,31 +76,36 @@ def load_average(
 
 def adapt(origin: Origin, config: Config) -> tuple[shapes.Params, list[str]]:
     """The origin's parameters in the shape `config` asks for; names what was grown."""
-    if origin.config.model.family != config.model.family:
-        raise UserError(
-            f"train.init_from holds a {origin.config.model.family} model, this phase "
-            f"trains a {config.model.family} model; start from one of the same family"
-        )
-    if origin.config.model == config.model:
+    check_fits(origin.config, config)
+    if origin.config.model == config.model or config.model.family == "noised_clip":
         return origin.params, []
-    if config.model.family == "noised_clip":
-        differences = resolve.differences(origin.config, config)
-        raise UserError(
-            "train.init_from holds another model: "
-            + "; ".join(line for line in differences if line.startswith("model."))
-            + "; start from one of the same sizes"
-        )
     return grow.grow(origin.params, origin.config.model, config.model)
 
 
-def _abstract_params(model: ModelConfig) -> shapes.Params:
-    fns = (
-        build.make_clip(model)
-        if model.family == "noised_clip"
-        else build.make_denoiser(model)
-    )
-    device = jax.sharding.SingleDeviceSharding(jax.devices()[0])
-    return jax.tree.map(
-        lambda leaf: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=device),
-        jax.eval_shape(fns.init, jax.random.key(0)),
-    )
+def check_fits(origin: Config, config: Config) -> None:
+    """Raises UserError unless a phase of `config` can start from one of `origin`."""
+    if origin.model.family != config.model.family:
+        raise UserError(
+            f"train.init_from holds a {origin.model.family} model, this phase "
+            f"trains a {config.model.family} model; start from one of the same family"
+        )
+    differences = resolve.differences(origin, config)
+    changed = [line for line in differences if line.startswith("diffusion.")]
+    if changed:
+        raise UserError(
+            f"train.init_from was trained on another noise: {'; '.join(changed)}; "
+            "set the diffusion section as there"
+        )
+    if config.model.family == "text2im":
+        grow.check(origin.model, config.model)
+        return
+    changed = [
+        line
+        for line in differences
+        if line.startswith("model.") and not line.startswith("model.compute_dtype")
+    ]
+    if changed:
+        raise UserError(
+            f"train.init_from holds another model: {'; '.join(changed)}; "
+            "start from one of the same sizes"
+        )

@@ -17,9 +17,14 @@ from PIL import Image
 from glide_jax import lifecycle, metrics, progress, shapes
 from glide_jax.config import resolve
 from glide_jax.config.defaults import Config
+from glide_jax.errors import UserError
 from glide_jax.parallel import sharding
 from glide_jax.train import setup
 from glide_jax.train import state as states
+
+# Updates skipped one after the other that end a run: float16 needs about twenty to find
+# its loss scale. At the end of a run fewer tell that it came to nothing.
+MAX_SKIPPED, MAX_SKIPPED_AT_END = 50, 10
 
 # Draws a uint8 picture (H, W, 3) of what the averaged parameters make.
 GridHook = Callable[[shapes.Params], np.ndarray]
@@ -35,9 +40,17 @@ def train(
     """Trains to train.num_steps; returns OK, or PREEMPTED after a signal.
 
     Called again on the same folder it goes on from the newest checkpoint.
+
+    Raises:
+      UserError: a start that is refused (see `setup.prepare`), too much data that
+        cannot be read (the steps made are saved), or a run that has diverged.
     """
     run, state = setup.prepare(config, workdir)
     first, last = int(state.step), config.train.num_steps
+    if first >= last:
+        run.checkpoints.close()
+        logging.info("already trained to step %d", first)
+        return lifecycle.ExitCode.OK
     writer = metrics.MetricsWriter(workdir, enabled=jax.process_index() == 0)
     # A fresh start writes its row of step 0 itself.
     writer.truncate_after(first or -1)
@@ -51,9 +64,13 @@ def train(
     ):
         if first == 0 and run.validation:
             writer.scalars(0, validate(run, state))
-        batches = run.make_batches(first) if first < last else iter(())
+        batches = run.make_batches(first)
         for step in range(first + 1, last + 1):
-            batch = window.fetch(batches, run)
+            try:
+                batch = window.fetch(batches, run)
+            except UserError:
+                save_what_is_done(run, state, step - 1)
+                raise
             state, step_metrics = run.train_step(state, batch)
             window.add(step_metrics)
             bar.update()
@@ -68,6 +85,7 @@ def train(
                 row |= validate(run, state)
             if row:
                 writer.scalars(step, row)
+                check_divergence(run, window.skipped_in_a_row, step, is_last=is_last)
             if draw_grid and (is_last or is_due(step, config.log.grid_every_steps)):
                 save_grid(run, draw_grid, state, writer, step)
             # Saved last, so that a step once saved has all of its rows and pictures.
@@ -91,6 +109,7 @@ class Window:
     def __init__(self, images_per_step: int):
         self._images_per_step = images_per_step
         self._pending: collections.deque = collections.deque()
+        self.skipped_in_a_row = 0  # updates skipped since the last one made
         self._reset()
 
     def _reset(self) -> None:
@@ -134,8 +153,11 @@ class Window:
         return means
 
     def _read(self, step_metrics: dict[str, tuple[jax.Array, jax.Array]]) -> None:
-        for name, pair in jax.device_get(step_metrics).items():
+        read = jax.device_get(step_metrics)
+        for name, pair in read.items():
             self._sums[name] = self._sums.get(name, 0.0) + np.asarray(pair, np.float64)
+        is_skipped = "skipped_updates" in read and read["skipped_updates"][0] > 0
+        self.skipped_in_a_row = self.skipped_in_a_row + 1 if is_skipped else 0
         self._steps += 1
 
 
@@ -176,3 +198,39 @@ def save(run: setup.Run, state: states.TrainState, step: int) -> None:
         "tokenizer_digest": run.tokenizer.digest(),
     }
     run.checkpoints.save(step, states.to_items(state), meta)
+
+
+def save_what_is_done(run: setup.Run, state: states.TrainState, step: int) -> None:
+    """Writes a checkpoint of the steps made before the data could not be read.
+
+    One process of several that fails alone cannot: saving takes all of them, and the
+    others are waiting inside a step.
+    """
+    if step > 0 and jax.process_count() == 1:
+        save(run, state, step)
+        run.checkpoints.wait()
+        logging.warning("step %d is saved", step)
+
+
+def check_divergence(
+    run: setup.Run, skipped_in_a_row: int, step: int, *, is_last: bool
+) -> None:
+    """Raises UserError where the newest updates were all skipped, `step` included."""
+    if skipped_in_a_row < (MAX_SKIPPED_AT_END if is_last else MAX_SKIPPED):
+        return
+    first = step - skipped_in_a_row + 1
+    run.checkpoints.wait()
+    stored = run.checkpoints.steps()
+    good = [saved for saved in stored if saved < first]
+    remedy = "no checkpoint is older; start anew"
+    if good:
+        folder = run.checkpoints.directory
+        remedy = f"the last checkpoint before is {folder / str(good[-1])}; go on there"
+        later = [str(saved) for saved in stored if saved >= first]
+        if later:
+            remedy += f" (after removing {', '.join(later)})"
+    raise UserError(
+        f"the run has diverged: no gradient of steps {first} to {step} was finite, so "
+        f"they changed nothing; {remedy} with a lower optim.learning_rate than "
+        f"{run.config.optim.learning_rate:g}"
+    )

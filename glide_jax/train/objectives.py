@@ -109,6 +109,9 @@ def _make_denoising(
             t,
             loss_type=config.train.loss_type,
         )
+        for factor in config.train.low_pass_factors:
+            coarse = losses.low_pass_mse(model_output, noise, factor)
+            terms |= {"loss": terms["loss"] + coarse, f"mse_{factor}x": coarse}
         metrics = {name: _total(terms[name]) for name in terms}
         metrics |= _by_quartile("loss", terms["loss"], t, tables.num_timesteps)
         aux = Aux(t, terms["loss"], metrics)

@@ -1,8 +1,9 @@
 """Where a training step's random numbers come from: no key is stored.
 
-key = fold_in over (seed, stream, step, row of the global batch). So a draw does not
-depend on the mesh, on the number of processes or on what was drawn before it, and a
-run resumed at a step draws what the run that was never stopped drew.
+key = fold_in over (seed, stream, step, global example index): the example's place in
+the whole run's stream, not its row in a batch. So a draw does not depend on the mesh,
+on the number of processes or on what was drawn before it, and a run resumed at a step
+draws what the run that was never stopped drew.
 """
 
 from __future__ import annotations
@@ -31,8 +32,8 @@ def stream_key(seed: int, stream: str) -> shapes.PRNGKey:
 
 
 def example_keys(
-    seed: int, stream: str, step: Step, rows: shapes.Timesteps
+    seed: int, stream: str, step: Step, example_index: shapes.Timesteps
 ) -> shapes.PRNGKeys:
-    """One key per example: (B,) from its row in the global batch at this step."""
+    """One key per example: (B,) from its global example index, and the step."""
     step_key = jax.random.fold_in(stream_key(seed, stream), step)
-    return jax.vmap(lambda row: jax.random.fold_in(step_key, row))(rows)
+    return jax.vmap(lambda i: jax.random.fold_in(step_key, i))(example_index)

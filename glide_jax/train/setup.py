@@ -9,12 +9,13 @@ from __future__ import annotations
 import dataclasses
 import logging
 import pathlib
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
 import jax
 from jax.sharding import Mesh
 
+from glide_jax import shapes
 from glide_jax.checkpoint import store
 from glide_jax.config import validate
 from glide_jax.config.defaults import Config
@@ -30,6 +31,7 @@ from glide_jax.train import workdir as workdirs
 
 # Captions read for a tokenizer of one's own: enough for a few thousand pieces.
 TOKENIZER_CAPTIONS = 20_000
+DEFAULT_TOKENIZER = "gpt2"  # GLIDE's (published)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -60,22 +62,30 @@ def prepare(config: Config, workdir: pathlib.Path) -> tuple[Run, states.TrainSta
     validate.validate(config)
     mesh = meshes.make_mesh(config.mesh)
     meshes.check_batch(config.train.global_batch_size, mesh)
-    source = sources.open_mixture(config.data.sources, config.data.weights)
+    source, held_out = open_sources(config)
     checkpoints = store.CheckpointStore(
         workdirs.checkpoints(workdir), keep=config.checkpoint.keep
     )
-    origin = None
-    # A run under way needs its origin no more; that may have been deleted since.
-    if config.train.init_from and checkpoints.latest_step() is None:
-        origin = init_from.load(config.train.init_from)
-    workdirs.prepare(workdir)
-    tokenizer = _find_tokenizer(config, workdir, source, origin)
+    latest = checkpoints.latest_step()
+    start = None
+    if latest is not None:
+        # A run under way needs its origin no more; that may have been deleted since.
+        workdirs.check_continues(workdir, config)
+        workdirs.prepare(workdir)
+        tokenizer = _stored_tokenizer(workdir, checkpoints.restore_meta(latest))
+    else:
+        origin = _load_origin(config)
+        start = init_from.adapt(origin, config) if origin else None
+        workdirs.prepare(workdir)
+        tokenizer = _find_tokenizer(config, source, origin)
     _check_vocabulary(config, tokenizer)
-    workdirs.save_config(workdir, config)
-    tokenizers.save(tokenizer, workdir / "tokenizer")
+    validation = _validation_batches(config, held_out, tokenizer)
     constrain = sharding.make_constrain(mesh)
     objective = objectives.make_objective(config, tokenizer.pad_id, constrain=constrain)
-    state, shardings = _make_state(config, mesh, objective, checkpoints, origin)
+    state, shardings = _make_state(config, mesh, objective, checkpoints, start)
+    # Last, so that a start that was refused leaves the folder as it was.
+    workdirs.save_tokenizer(workdir, tokenizer)
+    workdirs.save_config(workdir, config)
     run = Run(
         config=config,
         workdir=workdir,
@@ -93,10 +103,34 @@ def prepare(config: Config, workdir: pathlib.Path) -> tuple[Run, states.TrainSta
                 ),
             )
         ),
-        validation=_validation_batches(config, tokenizer),
+        validation=validation,
         make_batches=lambda start: _batches(config, source, tokenizer, start),
     )
     return run, state
+
+
+def open_sources(config: Config) -> tuple[schema.Source, schema.Source | None]:
+    """What a run reads: its training source, and its validation source if it has one.
+
+    Raises:
+      UserError: a source that is not there, or does not hold what it should.
+    """
+    data = config.data
+    source = sources.open_mixture(data.sources, data.weights)
+    if not data.validation_sources:
+        return source, None
+    weights = (1.0,) * len(data.validation_sources)
+    return source, sources.open_mixture(
+        data.validation_sources, weights, split="validation"
+    )
+
+
+def _load_origin(config: Config) -> init_from.Origin | None:
+    if not config.train.init_from:
+        return None
+    origin = init_from.load(config.train.init_from)
+    logging.info("started from %s at step %d", config.train.init_from, origin.step)
+    return origin
 
 
 def _make_state(
@@ -104,8 +138,9 @@ def _make_state(
     mesh: Mesh,
     objective: objectives.Objective,
     checkpoints: store.CheckpointStore,
-    origin: init_from.Origin | None,
+    start: tuple[shapes.Params, list[str]] | None,
 ) -> tuple[states.TrainState, Any]:
+    """The newest checkpoint, else `start` (and the names grown in it), else fresh."""
     optim = optimizer.make_optimizer(config.optim)
 
     def fresh(key):
@@ -129,33 +164,50 @@ def _make_state(
         restored = checkpoints.restore(latest, states.to_items(targets))
         logging.info("resumed at step %d", latest)
         return states.from_items(restored), shardings
-    if origin is None:
+    if start is None:
         return jax.jit(fresh, out_shardings=shardings)(key), shardings
-    params, grown = init_from.adapt(origin, config)
-    logging.info("started from %s at step %d", config.train.init_from, origin.step)
+    params, grown = start
     for name in grown:
         logging.info("grown: %s", name)
-    start = jax.jit(
+    begin = jax.jit(
         lambda params: states.make_state(config, params, optim),
         out_shardings=shardings,
     )
-    return start(jax.device_put(params, shardings.params)), shardings
+    return begin(jax.device_put(params, shardings.params)), shardings
+
+
+def _stored_tokenizer(
+    workdir: pathlib.Path, meta: Mapping[str, Any]
+) -> tokenizers.Tokenizer:
+    """The workdir's; refused if it is not the one that the checkpoint was made with."""
+    tokenizer = workdirs.load_tokenizer(workdir)
+    if tokenizer.digest() != meta["tokenizer_digest"]:
+        raise UserError(
+            f"{workdir / 'tokenizer'} is not the tokenizer that the checkpoints were "
+            "trained with; put that one back, or use a new --workdir"
+        )
+    return tokenizer
 
 
 def _find_tokenizer(
-    config: Config,
-    workdir: pathlib.Path,
-    source: schema.Source,
-    origin: init_from.Origin | None,
+    config: Config, source: schema.Source, origin: init_from.Origin | None
 ) -> tokenizers.Tokenizer:
-    """This workdir's, else the origin's, else the one that data.tokenizer names."""
-    if (workdir / "tokenizer" / "tokenizer.json").is_file():
-        return workdirs.load_tokenizer(workdir)
+    """The origin's, else the one that data.tokenizer names; they may not differ."""
+    spec = config.data.tokenizer
+    kind, _, pieces = spec.partition(":")
     if origin is not None:
+        is_own = kind == "sentencepiece" or (
+            spec
+            and tokenizers.make_tokenizer(spec).digest() != origin.tokenizer.digest()
+        )
+        if is_own:
+            raise UserError(
+                f"data.tokenizer={spec!r} is not the tokenizer that train.init_from="
+                f"{config.train.init_from} was trained with; leave it empty"
+            )
         return origin.tokenizer
-    kind, _, pieces = config.data.tokenizer.partition(":")
     if kind != "sentencepiece":
-        return tokenizers.make_tokenizer(config.data.tokenizer)
+        return tokenizers.make_tokenizer(spec or DEFAULT_TOKENIZER)
     if not pieces.isdecimal():
         raise UserError(
             f"data.tokenizer={config.data.tokenizer!r} names no number of pieces; "
@@ -211,13 +263,11 @@ def _batches(
 
 
 def _validation_batches(
-    config: Config, tokenizer: tokenizers.Tokenizer
+    config: Config, source: schema.Source | None, tokenizer: tokenizers.Tokenizer
 ) -> list[schema.Batch]:
     """Held-out examples in whole global batches; none where no source names them."""
-    specs = config.data.validation_sources
-    if not specs:
+    if source is None:
         return []
-    source = sources.open_mixture(specs, (1.0,) * len(specs), split="validation")
     size = config.train.global_batch_size
     count = max(1, min(len(source), config.log.validation_examples) // size)
     return [

@@ -110,7 +110,7 @@ def make_eval_step(config: Config, objective: objectives.Objective) -> Callable:
     """(params, batch) -> metrics of a validation batch, the same draws every time."""
 
     def eval_step(params, batch):
-        # Rows of different batches share their draws, which only pairs the examples.
+        # The step is no part of it, so that losses of different steps compare.
         def keys_of(stream: str):
             del stream  # only the noise is drawn in validation
             return randomness.example_keys(

@@ -9,15 +9,40 @@ digests.
 from __future__ import annotations
 
 import logging
+import os
 import pathlib
+
+import jax
 
 from glide_jax.config import resolve
 from glide_jax.config.defaults import Config
 from glide_jax.errors import UserError
 from glide_jax.text import tokenizers
 
-# Sections that say what the parameters mean; the others may change between restarts.
-IDENTITY = ("seed", "model.", "diffusion.", "data.", "ema.decays", "train.timestep")
+# Settings that say what the parameters mean, in which order the data come and what a
+# checkpoint holds; with a dot at the end, a whole section. All others, such as
+# num_steps, learning rates, intervals and max_bad_frac, may change between starts.
+IDENTITY = (
+    "seed",
+    "model.",
+    "diffusion.",
+    "data.sources",
+    "data.weights",
+    "data.tokenizer",
+    "data.low_res_corruption",
+    "data.low_res_corruption_strength",
+    "data.flip_prob",
+    "train.global_batch_size",
+    "train.caption_drop_prob",
+    "train.loss_type",
+    "train.low_pass_factors",
+    "train.timestep_sampling",
+    "train.timestep_power",
+    "train.init_from",
+    "ema.decays",
+)
+# The optimizer has one part more while these are above 0; their size may change.
+SWITCHES = ("grad_clip_norm", "weight_decay")
 
 
 def checkpoints(workdir: pathlib.Path) -> pathlib.Path:
@@ -25,8 +50,8 @@ def checkpoints(workdir: pathlib.Path) -> pathlib.Path:
     return workdir / "checkpoints"
 
 
-def prepare(workdir: pathlib.Path) -> None:
-    """Makes the folder, or says in one line why it cannot be written."""
+def prepare(workdir: pathlib.Path, *, flag: str = "--workdir") -> None:
+    """Makes the folder that `flag` named, or says why it cannot be written."""
     try:
         workdir.mkdir(parents=True, exist_ok=True)
         probe = workdir / ".writable"
@@ -34,24 +59,51 @@ def prepare(workdir: pathlib.Path) -> None:
         probe.unlink()
     except OSError as error:
         raise UserError(
-            f"--workdir={workdir} cannot be written ({error.strerror}); "
+            f"{flag}={workdir} cannot be written ({error.strerror}); "
             "name a folder that you may write"
         ) from error
 
 
-def save_config(workdir: pathlib.Path, config: Config) -> None:
-    """Writes config.json; refuses a folder that holds another model or data."""
-    path = workdir / "config.json"
-    if path.exists() and path.read_text() != resolve.to_json(config):
-        differences = resolve.differences(load_config(workdir), config)
-        changed = [line for line in differences if line.startswith(IDENTITY)]
-        if changed:
-            raise UserError(
-                f"--workdir={workdir} holds another run: {'; '.join(changed)}; "
-                "use a new folder, or the settings it was made with"
-            )
+def check_continues(workdir: pathlib.Path, config: Config) -> None:
+    """Raises UserError where the folder's checkpoints are of another run."""
+    stored = load_config(workdir)
+    differences = resolve.differences(stored, config)
+    changed = [line for line in differences if _is_identity(line, config)]
+    for name in SWITCHES:
+        before, after = getattr(stored.optim, name), getattr(config.optim, name)
+        if (before > 0) != (after > 0):
+            changed.append(f"optim.{name}: {before} -> {after}")
+    if changed:
+        raise UserError(
+            f"--workdir={workdir} holds another run: {'; '.join(changed)}; "
+            "use a new folder, or the settings it was made with"
+        )
+    if differences:
         logging.info("settings changed since the last start: %s", differences)
-    path.write_text(resolve.to_json(config))
+
+
+def _is_identity(difference: str, config: Config) -> bool:
+    path = difference.partition(":")[0]
+    if path == "data.tokenizer" and not config.data.tokenizer:
+        return False  # none is asked for, so the run goes on with its own
+    return any(
+        path.startswith(name) if name.endswith(".") else path == name
+        for name in IDENTITY
+    )
+
+
+def save_config(workdir: pathlib.Path, config: Config) -> None:
+    """Writes config.json whole or not at all; one process does so for all."""
+    if jax.process_index() == 0:
+        scratch = workdir / "config.json.tmp"
+        scratch.write_text(resolve.to_json(config))
+        os.replace(scratch, workdir / "config.json")
+
+
+def save_tokenizer(workdir: pathlib.Path, tokenizer: tokenizers.Tokenizer) -> None:
+    """Writes the tokenizer's folder; one process does so for all."""
+    if jax.process_index() == 0:
+        tokenizers.save(tokenizer, workdir / "tokenizer")
 
 
 def load_config(workdir: pathlib.Path) -> Config:
@@ -62,7 +114,12 @@ def load_config(workdir: pathlib.Path) -> Config:
             f"{workdir} has no config.json, so it is no workdir of `glide train`; "
             "name the folder that was given as --workdir"
         )
-    return resolve.from_json(path.read_text())
+    try:
+        return resolve.from_json(path.read_text())
+    except UnicodeDecodeError as error:
+        raise UserError(f"{path} is not UTF-8 ({error}); put it back") from error
+    except UserError as error:
+        raise UserError(f"{path}: {error}") from error
 
 
 def load_tokenizer(workdir: pathlib.Path) -> tokenizers.Tokenizer:

@@ -96,3 +96,30 @@ def test_what_is_not_a_whole_bundle_is_refused(tmp_path):
     (folder / "bundle.json").write_text("{")
     with pytest.raises(UserError, match="not JSON"):
         bundle.read_bundle(folder)
+
+
+@pytest.mark.parametrize(
+    "mark",
+    [
+        b"\xff\xfe",
+        b"[1]",
+        b'{"format": 1}',
+        b'{"format": 1, "sha256": []}',
+        b'{"format": 1, "sha256": {"README.md": ""}}',
+    ],
+    ids=["not_utf8", "list", "no_digests", "wrong_digests", "too_few"],
+)
+def test_a_damaged_mark_is_one_line(tmp_path, mark):
+    write(tmp_path / "model")
+    (tmp_path / "model" / "bundle.json").write_bytes(mark)
+    with pytest.raises(UserError, match="export") as error:
+        bundle.read_bundle(tmp_path / "model")
+    assert "\n" not in str(error.value)
+
+
+def test_a_place_that_cannot_be_written_is_one_line(tmp_path):
+    # Below a file nobody may make a folder, whatever their rights.
+    (tmp_path / "file").write_text("")
+    with pytest.raises(UserError, match="cannot be written") as error:
+        write(tmp_path / "file" / "deep" / "model")
+    assert "\n" not in str(error.value)

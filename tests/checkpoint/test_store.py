@@ -1,5 +1,6 @@
 """A state comes back whole onto any mesh, or the reader is told what is wrong."""
 
+import shutil
 import subprocess
 import sys
 
@@ -226,3 +227,30 @@ def test_a_state_of_eight_devices_is_restored_onto_other_meshes(tmp_path):
     with store.CheckpointStore(tmp_path) as reader:  # this process has one device
         params = reader.restore(1, {"params": wanted})["params"]
     np.testing.assert_array_equal(params["w"], np.arange(64).reshape(8, 8))
+
+
+@pytest.mark.parametrize("keep_bytes", [0, 20])
+def test_a_damaged_file_is_one_line_that_names_step_and_folder(
+    folder, tmp_path, keep_bytes
+):
+    copy = shutil.copytree(folder, tmp_path / "states")
+    files = [path for path in copy.rglob("*") if path.is_file()]
+    refused = set()
+    for path in files:
+        if path.name == "commit_success.txt" or "20" in path.relative_to(copy).parts:
+            continue
+        content = path.read_bytes()
+        path.write_bytes(content[:keep_bytes])
+        with store.CheckpointStore(copy) as reader:
+            try:
+                reader.restore(30, abstract(make_items()))
+                reader.restore_meta(30)
+            except UserError as error:
+                line = str(error)
+                assert line.startswith(f"checkpoint step 30 in {copy} cannot be read")
+                assert "\n" not in line
+                refused.add(path.name)
+        path.write_bytes(content)
+    # Orbax writes more than it reads, but the arrays and their description it does.
+    assert {"manifest.ocdbt", "_METADATA", "metadata"} <= refused
+    assert len(refused) >= 5

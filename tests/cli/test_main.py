@@ -59,7 +59,19 @@ def test_the_help_of_a_verb_shows_examples_and_every_flag(verb, capsys):
     values = main.flags.FlagValues()
     module.define_flags(values)
     for name in values:
-        assert f"--{name}" in captured.out or f"--[no]{name}" in captured.out
+        assert f"  --{name}\n" in captured.out or f"  --[no]{name}\n" in captured.out
+        assert values[name].help.split()[-1] in captured.out
+
+
+def test_the_module_run_by_itself_shows_the_same_help(capsys):
+    assert main.run(["export", "--help"]) == 0
+    told = run_python(
+        "import runpy, sys\n"
+        "sys.argv = ['main', 'export', '--help']\n"
+        "runpy.run_module('glide_jax.cli.main', run_name='__main__')"
+    )
+    assert told == capsys.readouterr().out
+    assert "  --output\n" in told
 
 
 def test_the_examples_of_the_help_name_flags_that_exist():

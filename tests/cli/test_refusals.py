@@ -28,6 +28,7 @@ NEAREST = 'Did you mean "learning_rate" instead of "learning_rte"?'
         (["quickstart", "now"], "'now' is no flag"),
         (["quickstart", "--scale=much"], "scale"),
         (["quickstart", "--scale=-1"], "scale"),
+        (["quickstart", "--scale=nan"], "--scale=nan is not finite"),
         (["export"], "0 workdirs given"),
         (["export", "a", "b"], "2 workdirs given"),
         (["export", "absent"], "absent has no config.json"),
@@ -68,6 +69,13 @@ def test_a_mistake_on_the_command_line_is_named(refused, argv, named):
         ),
         (["--workdir=run", "--config.data.sources=()"], "data.sources=()"),
         (["--workdir=run", "--config.mesh.fsdp=3"], "mesh.fsdp=3"),
+        (["--workdir=run", "--config.sample.respacing=x"], "sample.respacing='x'"),
+        (["--workdir=run", "--devices=8"], "add --dry_run"),
+        (["--dry_run", "--config.seed=9999999999"], "seed=9999999999"),
+        (["--dry_run", "--config.sample.respacing=x"], "sample.respacing='x'"),
+        (["--dry_run", "--config.data.sources=('folder:absent',)"], "absent"),
+        (["--dry_run", "--config.train.init_from=absent"], "absent does not exist"),
+        (["--dry_run", "--devices=8", "--config.mesh.fsdp=3"], "mesh.fsdp=3"),
     ],
 )
 def test_a_mistake_in_the_settings_of_a_run_is_named(refused, experiment, flags, named):
@@ -90,7 +98,8 @@ def test_a_workdir_that_cannot_be_written_is_named(refused, experiment, tmp_path
     (tmp_path / "file").write_text("")
     line = refused("train", f"--config={experiment}", "--workdir=file/run")
     assert "--workdir=file/run cannot be written" in line
-    assert "file/run" in refused("quickstart", "--output=file/run")
+    line = refused("quickstart", "--output=file/run")
+    assert "--output=file/run cannot be written" in line
     assert "file/run" in refused("data", "emoji", "--output=file/run")
 
 
@@ -124,6 +133,24 @@ def test_a_batch_that_does_not_divide_over_the_devices_is_refused(experiment, tm
     assert "data=4, fsdp=2" in output
     assert "use 8 or 16" in output
     assert not (tmp_path / "run").exists()
+
+
+def test_a_mistaken_key_is_told_without_escapes(refused, experiment):
+    line = refused("train", f"--config={experiment}", "--config.optim.learning_rte=1")
+    assert "\\" not in line
+    assert line.startswith(f"glide train: 'learning_rte' {NEAREST}")
+
+
+def test_a_quickstart_of_another_scale_is_refused(refused, tmp_path):
+    (tmp_path / "ledger.json").write_text('{"scale": {"seconds": 0.0, "result": 0.1}}')
+    line = refused("quickstart", "--output=.", "--scale=0.2")
+    assert "begun with --scale=0.1, not 0.2" in line
+
+
+def test_a_bundle_that_cannot_be_written_is_named(refused, workdir, tmp_path):
+    (tmp_path / "file").write_text("")
+    line = refused("export", str(workdir), "--output=file/bundle")
+    assert "file/bundle cannot be written" in line
 
 
 def test_an_average_that_a_run_does_not_keep_is_named(refused, workdir):

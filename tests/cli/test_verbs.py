@@ -8,10 +8,12 @@ import pytest
 from PIL import Image
 
 from glide_jax.checkpoint import bundle
-from glide_jax.cli import main
+from glide_jax.cli import grid_hook, main
 from glide_jax.config import resolve
 from glide_jax.data import sources, transforms
+from glide_jax.sample import stage
 from glide_jax.text import tokenizers
+from glide_jax.train import setup
 from tests import fake_devices
 
 BASE64 = fake_devices.ROOT / "experiments" / "configs" / "base64.py"
@@ -19,7 +21,9 @@ BASE64 = fake_devices.ROOT / "experiments" / "configs" / "base64.py"
 
 def test_a_dry_run_counts_parameters_and_allocates_and_writes_nothing(tmp_path, capsys):
     before = sum(array.nbytes for array in jax.live_arrays())
+    # The data lie on the machine that this is planned for.
     flags = [f"--config={BASE64}:released", "--config.seed=5", "--dry_run"]
+    flags += ["--devices=1"]
     assert main.run(["train", *flags, f"--workdir={tmp_path / 'run'}"]) == 0
     text = capsys.readouterr().out
     assert "parameters: 385,030,726" in text
@@ -30,6 +34,42 @@ def test_a_dry_run_counts_parameters_and_allocates_and_writes_nothing(tmp_path, 
     assert not (tmp_path / "run").exists()
     # A few scalars such as a key may be left; the model would be 1.5 GB.
     assert sum(array.nbytes for array in jax.live_arrays()) < before + 10_000
+
+
+def test_a_dry_run_plans_for_more_devices_than_there_are(capsys):
+    flags = [f"--config={BASE64}:paper", "--dry_run", "--devices=16"]
+    assert main.run(["train", *flags]) == 0
+    text = capsys.readouterr().out
+    assert "mesh: {'data': 2, 'fsdp': 8, 'tensor': 1}" in text
+    kernel = next(line for line in text.splitlines() if "attn_qkv/kernel" in line)
+    assert kernel.endswith("P(None, None, 'fsdp')")
+
+
+def test_a_dry_run_of_what_could_start_here_passes(experiment, workdir, capsys):
+    flags = [f"--config={experiment}", f"--config.train.init_from={workdir}"]
+    assert main.run(["train", *flags, "--dry_run"]) == 0
+    assert "state a device" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(
+    ("dropped", "mode"), [(0.0, "none"), (0.2, "cfg")], ids=["never", "sometimes"]
+)
+def test_grids_are_guided_where_the_empty_caption_is_trained(
+    make_config, tmp_path, monkeypatch, dropped, mode
+):
+    asked = []
+    monkeypatch.setattr(
+        stage, "make_stage", lambda *_, **kw: asked.append(kw["guidance_mode"])
+    )
+    changes = {
+        "data.validation_sources": ("shapes:quickstart",),
+        "log.validation_examples": 4,
+        "train.caption_drop_prob": dropped,
+    }
+    run, _ = setup.prepare(make_config(changes=changes), tmp_path)
+    run.checkpoints.close()
+    grid_hook.make(run)
+    assert asked == [mode]
 
 
 def test_an_exported_workdir_is_a_bundle_with_settings_tokenizer_and_card(

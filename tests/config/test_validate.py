@@ -24,6 +24,8 @@ def test_every_size_is_valid(size):
 
 BROKEN = [
     ({"seed": -1}, "seed=-1"),
+    ({"seed": 2**31}, "seed=2147483648 is outside [0, 2147483647]"),
+    ({"model.norm_groups": 0}, "model.norm_groups=0 is less than 1"),
     ({"model.num_channels": 48}, "GroupNorm groups=32"),
     ({"model.num_channels": 96}, "model.head_channels=64"),
     ({"model.head_channels": 0}, "model.head_channels=0 is less than 1"),
@@ -48,6 +50,9 @@ BROKEN = [
     ({"train.caption_drop_prob": 2.0}, "train.caption_drop_prob"),
     ({"train.loss_type": "l1"}, "rescaled_kl"),
     ({"train.timestep_sampling": "cubic"}, "loss_second_moment"),
+    ({"train.low_pass_factors": (4, 1)}, "train.low_pass_factors=(4, 1)"),
+    ({"train.low_pass_factors": (5,)}, "does not divide 64 px"),
+    ({"train.low_pass_factors": (4, 4)}, "twice"),
     ({"train.timestep_power": 2.0}, "train.timestep_sampling=power"),
     ({"optim.learning_rate": 0.0}, "optim.learning_rate"),
     ({"optim.b2": 1.0}, "optim.b2"),
@@ -58,10 +63,14 @@ BROKEN = [
     ({"ema.decays": (0.9, 0.9)}, "twice"),
     ({"mesh.fsdp": 0}, "mesh.fsdp=0"),
     ({"mesh.fsdp": -1}, "data, fsdp"),
+    ({"mesh.tensor": 2}, "mesh.tensor=2 asks for tensor parallelism"),
+    ({"mesh.tensor_dcn": 2}, "use 1, and mesh.fsdp"),
     ({"checkpoint.keep": 0}, "checkpoint.keep"),
     ({"log.every_steps": 0}, "log.every_steps"),
     ({"sample.sampler": "plms"}, "ddpm, ddim"),
     ({"sample.eta": 0.5}, "sample.sampler=ddim"),
+    ({"sample.respacing": "150 steps"}, "sample.respacing='150 steps'"),
+    ({"diffusion.num_timesteps": 100}, "sample.respacing='150' asks for 150"),
     ({"sample.guidance_scale": -1.0}, "sample.guidance_scale"),
 ]
 
@@ -82,6 +91,10 @@ def test_a_broken_rule_names_its_setting(changes, message):
         ({"model.image_heads": 7}, "model.image_heads=7"),
         ({"train.caption_drop_prob": 0.2}, "use 0 with model.family=noised_clip"),
         ({"train.timestep_sampling": "loss_second_moment"}, "uniform or power"),
+        ({"train.loss_type": "mse"}, "leave it at 'hybrid'"),
+        ({"train.remat": True}, "leave it at False"),
+        ({"train.low_pass_factors": (4,)}, "train.low_pass_factors"),
+        ({"diffusion.num_timesteps": 1001}, "use 1000 or less"),
     ],
 )
 def test_clip_has_rules_of_its_own(changes, message):

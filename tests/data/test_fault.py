@@ -97,3 +97,14 @@ def test_a_few_bad_records_at_the_start_are_not_a_share():
 def test_bad_records_are_logged_by_default(caplog):
     fault.FaultCounter(1.0).count_bad(schema.BadRecordError("broken image", "shard:7"))
     assert "shard:7" in caplog.text
+
+
+def test_a_bad_record_is_told_of_once_and_none_once_the_limit_is_passed():
+    told: list[str] = []
+    counter = fault.FaultCounter(0.003, lambda bad: told.append(bad.key))
+    for key in ("a", "a", "b"):
+        counter.count_bad(schema.BadRecordError("broken image", key))
+    for key in ("c", "d"):
+        with pytest.raises(errors.UserError, match="first: a, b, "):
+            counter.count_bad(schema.BadRecordError("broken image", key))
+    assert told == ["a", "b"]

@@ -60,6 +60,26 @@ def test_sampled_captions_leave_out_bad_records(tmp_path, write_tar, pictures):
     assert sorted(captions) == ["a picture of shade 0", "a picture of shade 1"]
 
 
+def test_captions_that_cannot_be_used_are_counted_and_the_first_named(
+    tmp_path, write_tar, pictures, caplog
+):
+    members = pictures(5)
+    members |= {f"{i:03d}.txt": "grün".encode("latin-1") for i in range(4)}
+    members["004.txt"] = b" \n"
+    write_tar(tmp_path / "a.tar", members)
+    with pytest.raises(errors.UserError) as caught:
+        sources.sample_captions(tar_shards.TarShards(f"{tmp_path}/a.tar"), 10)
+    message = str(caught.value)
+    assert f"webdataset:{tmp_path}/a.tar: 0 of 5 records" in message
+    assert "broken caption (not UTF-8)" in message
+    members["004.txt"] = b"usable"
+    write_tar(tmp_path / "b.tar", members)
+    source = tar_shards.TarShards(f"{tmp_path}/b.tar")
+    assert sources.sample_captions(source, 10) == ["usable"]
+    assert "1 of 5 records have a usable caption" in caplog.text
+    assert caplog.text.count("not UTF-8") == sources.NAMED
+
+
 def test_array_records_hold_what_the_source_held(tmp_path, write_tar, pictures):
     members = pictures(6)
     write_tar(tmp_path / "a.tar", members)
@@ -71,6 +91,54 @@ def test_array_records_hold_what_the_source_held(tmp_path, write_tar, pictures):
     want = {source[i].caption: source[i].image for i in range(6)}
     assert held == want
     assert len(sources.open_source(f"tfds:{place}", split="train[:50%]")) == 3
+
+
+def test_a_tfds_spec_chooses_its_split(tmp_path):
+    world = shapes_world.ShapesWorld(size_px=16, length=4)
+    place = builders.build_array_records(world, tmp_path, "four")
+    for split, count in (
+        ("train", 4),
+        ("train[:25%]", 1),
+        ("train[:25%]+train[75%:]", 2),
+    ):
+        spec = f"tfds:{place}?split={split}"
+        assert len(sources.open_source(spec, split="validation")) == count
+
+
+def test_a_split_is_added_to_a_data_set_of_ours_and_never_replaced(tmp_path):
+    train, more = (shapes_world.ShapesWorld(size_px=16, length=n) for n in (3, 2))
+    place = builders.build_array_records(train, tmp_path, "both")
+    added = builders.build_array_records(more, tmp_path, "both", split="validation")
+    assert added == place
+    for split, count in (("train", 3), ("validation", 2)):
+        source = sources.open_source(f"tfds:{place}", split=split)
+        assert len(source) == count
+        assert {source[i].caption for i in range(count)} == {
+            train[i].caption for i in range(count)
+        }
+    with pytest.raises(errors.UserError, match="has split validation"):
+        builders.build_array_records(more, tmp_path, "both", split="validation")
+
+
+def test_work_that_fails_leaves_nothing_and_that_succeeds_only_the_records(
+    tmp_path, write_tar, pictures
+):
+    members = pictures(3)
+    write_tar(tmp_path / "good.tar", members)
+    write_tar(tmp_path / "bad.tar", {**members, "001.txt": b"\xff"})
+    write_tar(tmp_path / "none.tar", dict.fromkeys(members, b"\xff"))
+    good, bad, none = (
+        tar_shards.TarShards(f"{tmp_path}/{name}.tar")
+        for name in ("good", "bad", "none")
+    )
+    out = tmp_path / "out"
+    with pytest.raises(errors.UserError, match="1 of 2 records"):
+        builders.build_array_records(bad, out, "set", max_bad_frac=0.0)
+    with pytest.raises(errors.UserError, match="no usable record"):
+        builders.build_array_records(none, out, "set")
+    assert list(out.iterdir()) == []
+    builders.build_array_records(good, out, "set")
+    assert [path.name for path in out.iterdir()] == ["set"]
 
 
 def test_drawn_pictures_become_array_records_too(tmp_path):
@@ -107,7 +175,7 @@ def test_a_tfds_spec_that_does_not_fit_is_a_user_error(tmp_path):
     (tmp_path / "empty").mkdir()
     for spec, split, word in (
         (f"{place}?image=jpg", "train", "has no feature jpg"),
-        (f"{place}?picture=jpg", "train", "only image and caption"),
+        (f"{place}?picture=jpg", "train", "only image, caption and split"),
         (f"{place}", "test", "splits: train"),
         (f"{tmp_path}/empty", "train", "holds 0 data sets"),
         ("no_such_data_set", "train", "no known data set"),

@@ -6,7 +6,7 @@ import os
 
 import pytest
 
-from glide_jax import errors
+from glide_jax import cache, errors
 from glide_jax.data import schema, sources, tar_shards
 
 
@@ -57,8 +57,7 @@ def test_a_damaged_cache_is_made_anew(shards):
     folder, _ = shards
     pattern = f"webdataset:{folder}/000.tar"
     sources.open_source(pattern)
-    cache = tar_shards.default_cache_dir() / "tar_index"
-    for file in cache.iterdir():
+    for file in (cache.folder() / "tar_index").iterdir():
         file.write_bytes(b"\x93NUMPY broken")
     assert sources.open_source(pattern)[1].caption == "a picture of shade 1"
 

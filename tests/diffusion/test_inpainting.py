@@ -5,7 +5,6 @@ import functools
 import numpy as np
 import pytest
 
-from glide_jax import errors
 from glide_jax.diffusion import inpainting, respacing, samplers
 
 
@@ -41,16 +40,3 @@ def test_an_all_known_mask_returns_the_image(rule, image_keys):
     )
     # The last step's coefficient of the image is 1 to float32 rounding.
     np.testing.assert_allclose(x_start, image, atol=1e-6)
-
-
-def test_an_enlarged_mask_repeats_every_pixel():
-    mask = np.array([[1, 0], [0, 1]], np.float32)[None, :, :, None]
-    enlarged = np.asarray(inpainting.resize_mask(mask, 4))
-    assert enlarged.shape == (1, 8, 8, 1)
-    np.testing.assert_array_equal(enlarged[:, ::4, ::4], mask)
-    np.testing.assert_array_equal(enlarged[:, 3::4, 3::4], mask)
-
-
-def test_a_mask_factor_below_1_is_refused():
-    with pytest.raises(errors.UserError, match="mask factor 0"):
-        inpainting.resize_mask(np.ones((1, 2, 2, 1), np.float32), 0)

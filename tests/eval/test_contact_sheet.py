@@ -62,9 +62,14 @@ def test_a_long_caption_makes_its_row_taller_and_stays_beside_the_picture():
     assert count(high, COLOURS[0]) == 128 * 128
 
 
-def test_a_mask_is_shown_white_where_it_repaints():
-    picture = contact_sheet.mask_picture(np.array([[1.0, 0.0]]))
-    assert picture[0, :, 0].tolist() == [0, 255]
+def test_a_newline_in_a_column_title_starts_a_line():
+    one, two, wrapped = (
+        contact_sheet.draw_contact_sheet(
+            "", "", [make_section([[plain(8, COLOURS[0])]], [title])]
+        ).shape[0]
+        for title in ("a b", "a\nb", "cfg\n50% colour\n0% shape")
+    )
+    assert two - one == wrapped - two > 0
 
 
 def test_a_row_without_a_picture_for_each_column_is_refused():

@@ -5,6 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
+from glide_jax import errors
 from glide_jax.data import shapes_world
 from glide_jax.eval import shapes
 
@@ -66,3 +67,8 @@ def test_noise_alone_is_read_without_failing():
         colour, shape = shapes.read_scene(picture)
         assert colour in (*shapes_world.COLOURS, "none")
         assert shape in (*shapes_world.SHAPES, "none")
+
+
+def test_no_pictures_are_refused():
+    with pytest.raises(errors.UserError, match="no pictures"):
+        shapes.score(np.zeros((0, 16, 16, 3), np.uint8), [])

@@ -6,6 +6,7 @@ import time
 
 import pytest
 
+from glide_jax.errors import UserError
 from glide_jax.quickstart import ledger
 
 
@@ -40,3 +41,22 @@ def test_a_task_cut_off_is_not_done_but_its_time_counts(tmp_path):
         pass
     total = again.seconds("base") + again.seconds("other")
     assert again.seconds() == pytest.approx(total)
+
+
+def test_a_setting_of_the_first_start_cannot_change(tmp_path):
+    ledger.Ledger(tmp_path / "ledger.json").keep_setting("scale", 0.5)
+    again = ledger.Ledger(tmp_path / "ledger.json")
+    again.keep_setting("scale", 0.5)
+    with pytest.raises(UserError, match=r"begun with --scale=0\.5, not 1; .*--output"):
+        again.keep_setting("scale", 1.0)
+    assert again.seconds() == 0
+
+
+@pytest.mark.parametrize("content", ['{"base": {"seco', "[]", '{"base": 1}', ""])
+def test_a_damaged_ledger_is_one_line(tmp_path, content):
+    path = tmp_path / "ledger.json"
+    path.write_text(content)
+    with pytest.raises(UserError, match="remove it") as error:
+        ledger.Ledger(path)
+    assert str(path) in str(error.value)
+    assert "\n" not in str(error.value)

@@ -78,11 +78,19 @@ def test_a_share_of_the_pictures_is_at_least_two():
 
 
 def test_the_hole_lies_in_the_middle_and_covers_its_share():
-    mask = measure.hole_mask(16)
-    assert mask.shape == (16, 16)
+    mask = measure.hole_mask(64)
+    assert mask.shape == (64, 64)
     np.testing.assert_array_equal(mask, mask[::-1, ::-1])
     rows = np.flatnonzero((mask == 0).any(axis=1))
-    assert len(rows) == 16 * measure.HOLE_FRACTION
+    assert len(rows) == 64 * measure.HOLE_FRACTION
+    # On the grid of the base model it could not show pixels lost at the edge.
+    assert rows[0] % 4
+
+
+def test_the_hole_covers_every_object_it_erases():
+    originals, _ = measure.inpainting_requests(32, 64)
+    kept = originals[:, measure.hole_mask(64) == 1]
+    assert (kept == kept[:, :1]).all()
 
 
 def test_what_is_asked_for_stands_on_the_ground_that_stays():

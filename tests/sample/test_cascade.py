@@ -9,7 +9,7 @@ import pytest
 
 from glide_jax import errors
 from glide_jax.config import defaults
-from glide_jax.sample import cascade, images
+from glide_jax.sample import cascade, images, settings
 
 PROMPTS = ["a big r circle", "a small g circle", "a big b circle"]
 
@@ -105,6 +105,22 @@ def test_known_pixels_are_kept_and_the_rest_is_drawn(inpainter):
     assert np.abs(results[0][:, :, 6:].astype(int) - results[1][:, :, 6:]).max() > 20
 
 
+def test_known_pixels_are_kept_to_the_edge_of_a_hole_off_the_base_grid(inpainter):
+    pictures = make_pictures(2, 16)
+    masks = np.ones((2, 16, 16), np.float32)
+    masks[:, 3:12, 5:10] = 0  # odd edges: the base model has pixels of 2 x 2
+    result = inpainter.inpaint(pictures, masks, PROMPTS[:2])
+    known = masks == 1
+    assert_within(result.images[known], pictures[known], 0)
+    assert not np.array_equal(result.images, pictures)
+    # A pixel of the base model that the hole touches is drawn anew by it.
+    touched = images.resize_mask(masks[0], 8) == 0
+    assert touched[1:6, 2:5].all()
+    assert touched.sum() == 15
+    small = images.resize(pictures, 8)
+    assert_within(result.base_images[:, ~touched], small[:, ~touched], 0)
+
+
 def test_an_inpainting_model_draws_without_a_picture_too(inpainter):
     result = cascade.Cascade(inpainter.base).sample(PROMPTS[:2])
     assert result.base_images.shape == (2, 8, 8, 3)
@@ -140,6 +156,7 @@ def test_models_that_do_not_fit_are_refused_by_name(models):
         ({"guidance_scale": -1.0}, "guidance_scale=-1.0"),
         ({"clip_guidance_scale": float("inf")}, "clip_guidance_scale=inf"),
         ({"eta": 1.5}, "eta=1.5"),
+        ({"eta": 0.5, "sampler": "ddpm"}, "eta=0.5 means nothing to sampler=ddpm"),
         ({"batch_size": 0}, "batch_size=0"),
         ({"seed": -1}, "seed=-1"),
         ({"respacing": "x"}, "respacing='x'"),
@@ -180,6 +197,12 @@ def test_enlarging_needs_an_upsampler(models):
     alone = cascade.Cascade(models["base"])
     with pytest.raises(errors.UserError, match="needs an upsampler"):
         alone.upsample(make_pictures(1, 8), PROMPTS[:1])
+
+
+def test_an_eta_of_the_bundle_goes_with_its_sampler(models):
+    default = defaults.SampleConfig(sampler="ddim", eta=0.5)
+    assert settings.SampleOptions().base(default).eta == 0.5
+    assert settings.SampleOptions(sampler="ddpm").base(default).eta == 0.0
 
 
 def test_a_default_that_a_bundle_carries_is_used(models):

@@ -52,6 +52,18 @@ def test_sampling_writes_pictures_a_grid_and_a_record_that_repeats_them(
         np.testing.assert_array_equal(again, images.read_image(path))
 
 
+def test_one_picture_of_a_run_is_drawn_alone(sample, tmp_path):
+    flags = ["--prompt=a big r circle", "--seed=7", "--respacing=2"]
+    flags += ["--upsampler_respacing=2"]
+    assert sample(*flags, "--num_images=2", f"--output={tmp_path / 'two'}") == 0
+    assert sample(*flags, "--first_index=1", f"--output={tmp_path / 'one'}") == 0
+    names = sorted(path.name for path in (tmp_path / "one").iterdir())
+    assert names == ["000001.png", "000001_base.png", "samples.json"]
+    pair = [images.read_image(tmp_path / d / "000001.png") for d in ("one", "two")]
+    # A batch may round differently, which is at most a level or two.
+    assert np.abs(pair[0].astype(int) - pair[1]).max() <= 2
+
+
 def test_inpainting_keeps_what_the_mask_leaves_black(bundles, tmp_path):
     picture = np.random.default_rng(0).integers(0, 256, (16, 16, 3), np.uint8)
     mask = np.zeros((16, 16), np.uint8)
@@ -89,6 +101,8 @@ def test_inpainting_keeps_what_the_mask_leaves_black(bundles, tmp_path):
         (["--prompt=x", "--guidance_scale=nan"], "guidance_scale=nan"),
         (["--prompt=x", "--guidance_mode=clip"], "needs a noised CLIP"),
         (["--prompt=x", "--respacing=0"], "respacing='0'"),
+        (["--prompt=x", "--sampler=ddpm", "--eta=0.5"], "eta=0.5"),
+        (["--prompt=x", "--first_index=-1"], "first_index=-1"),
         (["--prompt=x", "--num_images=0"], "--num_images=0"),
         (["--prompt=x", "--prompt_file=y"], "either"),
         (["--prompt_file=absent.txt"], "absent.txt"),
@@ -112,7 +126,14 @@ def test_a_prompt_file_that_is_not_utf8_is_one_line(sample, tmp_path, capsys):
     assert "is not UTF-8" in capsys.readouterr().err
 
 
-def test_an_output_that_cannot_be_a_folder_is_one_line(sample, tmp_path, capsys):
+@pytest.mark.parametrize("place", ["file", "file/below", "/proc/x", "/proc"])
+def test_an_output_that_cannot_be_written_is_one_line_before_any_work(
+    tmp_path, capsys, place
+):
     (tmp_path / "file").write_text("")
-    assert sample("--prompt=x", f"--output={tmp_path / 'file'}") == 2
-    assert "cannot be written" in capsys.readouterr().err
+    # Were anything done first, the absent bundle would be found.
+    flags = "--prompt=x", "--base=absent", f"--output={tmp_path / place}"
+    assert main.run(["sample", *flags]) == 2
+    lines = capsys.readouterr().err.strip().splitlines()
+    assert len(lines) == 1
+    assert f"{place} cannot be written" in lines[0]

@@ -44,7 +44,7 @@ def test_a_hole_in_a_picture_is_what_is_repainted_whatever_its_colours(tmp_path)
 def test_a_reduced_mask_knows_only_what_was_wholly_known():
     mask = np.ones((16, 16), np.float32)
     mask[5, 9] = 0
-    reduced = images.reduce_mask(mask, 8)
+    reduced = images.resize_mask(mask, 8)
     expected = np.ones((8, 8))
     expected[2, 4] = 0
     np.testing.assert_array_equal(reduced, expected)
@@ -53,10 +53,16 @@ def test_a_reduced_mask_knows_only_what_was_wholly_known():
 def test_a_mask_reduced_by_an_uneven_factor_never_pins_a_repainted_pixel():
     mask = np.ones((10, 10), np.float32)
     mask[3, 3] = 0
-    reduced = images.reduce_mask(mask, 4)
+    reduced = images.resize_mask(mask, 4)
     # Source pixel 3 spans [1.2, 1.6] of the four: inside target pixel 1.
     assert reduced[1, 1] == 0
     assert reduced.sum() == 15
+
+
+def test_an_enlarged_mask_repeats_every_pixel():
+    mask = np.eye(2, dtype=np.float32)
+    enlarged = images.resize_mask(mask, 8)
+    np.testing.assert_array_equal(enlarged, np.kron(mask, np.ones((4, 4))))
 
 
 def test_a_png_file_gives_back_its_pixels(tmp_path):
@@ -90,14 +96,3 @@ def test_files_that_are_no_pictures_are_refused_by_name(tmp_path):
     for name in ("text.png", "absent.png"):
         with pytest.raises(errors.UserError, match=name):
             images.read_image(tmp_path / name)
-
-
-def test_an_output_that_is_a_file_is_refused_and_an_absent_folder_is_not_made(
-    tmp_path,
-):
-    (tmp_path / "file").write_text("")
-    for folder in (tmp_path / "file", tmp_path / "file" / "below"):
-        with pytest.raises(errors.UserError, match="cannot be written"):
-            images.check_output(folder)
-    images.check_output(tmp_path / "a" / "b")
-    assert not (tmp_path / "a").exists()

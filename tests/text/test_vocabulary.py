@@ -21,6 +21,7 @@ def folders(tmp_path, monkeypatch) -> tuple[pathlib.Path, pathlib.Path]:
     given.mkdir()
     cache.mkdir(parents=True)
     monkeypatch.setenv(vocabulary.FOLDER_VARIABLE, str(given))
+    monkeypatch.delenv("GLIDE_JAX_CACHE", raising=False)
     monkeypatch.setenv("XDG_CACHE_HOME", str(cache.parent))
     return given, cache
 
@@ -91,8 +92,8 @@ def test_a_failed_download_is_one_line_with_the_remedy():
 def test_a_cache_that_cannot_be_made_is_named(tmp_path, monkeypatch):
     blocked = tmp_path / "a_file"
     blocked.write_bytes(CONTENT)
-    monkeypatch.setenv("XDG_CACHE_HOME", str(blocked))
-    with pytest.raises(errors.UserError, match="set XDG_CACHE_HOME"):
+    monkeypatch.setenv("GLIDE_JAX_CACHE", str(blocked))
+    with pytest.raises(errors.UserError, match="set GLIDE_JAX_CACHE"):
         vocabulary.read(_file(blocked.as_uri()))
 
 

@@ -10,6 +10,8 @@ import numpy as np
 import pytest
 
 from glide_jax.errors import UserError
+from glide_jax.models import build
+from glide_jax.text import sentencepiece_model, sentencepiece_training, tokenizers
 from glide_jax.train import export, init_from, loop, setup
 from tests.train.small_runs import CLIP, TEXT2IM, assert_trees_equal
 
@@ -134,3 +136,59 @@ def test_a_clip_starts_only_from_its_own_size(make_config, tokenizer_folder):
     with pytest.raises(UserError, match=r"model\.embed_dim: 16 -> 32") as error:
         init_from.adapt(found, make_config(wider.model, {"seed": 3}))
     assert "seed" not in str(error.value)
+
+
+def test_a_bundle_in_half_precision_starts_a_float32_run(origin, make_config, tmp_path):
+    half = tmp_path / "half"
+    export.export(origin[0], half, dtype="bfloat16")
+    config = make_config(changes={"train.init_from": str(half)})
+    run, state = setup.prepare(config, tmp_path / "next")
+    run.checkpoints.close()
+    assert {leaf.dtype for leaf in jax.tree.leaves(state.params)} == {np.dtype("f4")}
+
+
+def test_weights_of_another_shape_than_their_settings_are_named(origin):
+    found = init_from.load(str(origin[1]))
+    params = {**found.params, "padding": np.zeros(3, np.float32)}
+    with pytest.raises(UserError, match="here: tensor padding has shape"):
+        build.checked_params(params, found.config.model, "here")
+
+
+def test_another_noise_is_refused(origin, make_config, tmp_path):
+    changes = {"train.init_from": str(origin[0]), "diffusion.schedule": "linear"}
+    with pytest.raises(UserError, match="squaredcos_cap_v2 -> linear"):
+        setup.prepare(make_config(changes=changes), tmp_path / "next")
+
+
+@pytest.mark.parametrize("spec", ["", "own", "sentencepiece:300", "another"])
+def test_a_phase_takes_the_tokenizer_of_its_origin_or_none(
+    origin, make_config, tmp_path, spec
+):
+    another = sentencepiece_training.train_sentencepiece(["a b c d e"] * 9, 270)
+    tokenizers.save(
+        sentencepiece_model.SentencePieceTokenizer(another), tmp_path / "another"
+    )
+    folders = {"own": origin[0] / "tokenizer", "another": tmp_path / "another"}
+    spec = str(folders.get(spec, spec))
+    config = make_config(
+        changes={"train.init_from": str(origin[0]), "data.tokenizer": spec}
+    )
+    if spec and not spec.endswith("tokenizer"):
+        with pytest.raises(UserError, match="leave it empty"):
+            setup.prepare(config, tmp_path / "next")
+        assert list((tmp_path / "next").iterdir()) == []
+        return
+    run, _ = setup.prepare(config, tmp_path / "next")
+    run.checkpoints.close()
+    assert run.tokenizer.digest() == tokenizers.load(folders["own"]).digest()
+
+
+def test_weights_that_are_not_finite_are_not_exported(make_config, tmp_path):
+    run, state = setup.prepare(make_config(CLIP), tmp_path / "run")
+    average = {**state.ema_params["0.9"], "logit_scale": jax.numpy.float32(np.nan)}
+    averages = {**state.ema_params, "0.9": average}
+    loop.save(run, dataclasses.replace(state, ema_params=averages), 3)
+    run.checkpoints.close()
+    with pytest.raises(UserError, match="step 3 holds values in logit_scale"):
+        export.export(tmp_path / "run", tmp_path / "bundle")
+    assert not (tmp_path / "bundle").exists()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import math
 
 import jax.numpy as jnp
@@ -11,8 +12,10 @@ from PIL import Image
 
 from glide_jax import metrics
 from glide_jax.checkpoint import store
+from glide_jax.data import pipeline
 from glide_jax.errors import UserError
 from glide_jax.train import loop, setup
+from glide_jax.train import state as states
 from tests.train.small_runs import CLIP
 
 
@@ -132,3 +135,75 @@ def test_half_precision_trains_the_unet_without_a_skipped_update(
     is_float16 = changes["model.compute_dtype"] == "float16"
     expected = [8.001, 8.002, 8.003, 8.004] if is_float16 else [0.0] * 4
     np.testing.assert_allclose(scales, expected, rtol=1e-5)
+
+
+def test_a_refused_start_leaves_the_folder_free_for_a_mended_one(make_config, tmp_path):
+    bad = {"train.init_from": "absent", "model.text_layers": 2}
+    for changes in (bad, {"data.validation_sources": ("folder:absent",)}):
+        with pytest.raises(UserError):
+            setup.prepare(make_config(changes=changes), tmp_path)
+        assert list(tmp_path.iterdir()) == []
+
+
+def test_settings_are_free_until_there_is_a_checkpoint(make_config, tmp_path):
+    setup.prepare(make_config(CLIP, {"seed": 1}), tmp_path)[0].checkpoints.close()
+    run, state = setup.prepare(make_config(CLIP, {"seed": 2}), tmp_path)
+    loop.save(run, state, 1)
+    run.checkpoints.close()
+    before = (tmp_path / "config.json").read_text()
+    with pytest.raises(UserError, match="seed: 2 -> 3"):
+        setup.prepare(make_config(CLIP, {"seed": 3}), tmp_path)
+    assert (tmp_path / "config.json").read_text() == before
+    assert '"seed": 2' in before
+
+
+def test_a_tokenizer_that_the_checkpoint_was_not_made_with_is_refused(
+    make_config, tmp_path
+):
+    run, state = setup.prepare(make_config(CLIP), tmp_path)
+    run.checkpoints.save(1, states.to_items(state), {"tokenizer_digest": "another"})
+    run.checkpoints.close()
+    with pytest.raises(UserError, match="not the tokenizer"):
+        setup.prepare(make_config(CLIP), tmp_path)
+
+
+def test_steps_made_before_the_data_fail_are_saved(make_config, tmp_path, monkeypatch):
+    whole = pipeline.make_batches
+
+    def failing(*args, **kwargs):
+        yield from itertools.islice(whole(*args, **kwargs), 2)
+        raise UserError("too many bad records")
+
+    monkeypatch.setattr(pipeline, "make_batches", failing)
+    with pytest.raises(UserError, match="too many bad records"):
+        loop.train(make_config(CLIP), tmp_path)
+    with store.CheckpointStore(tmp_path / "checkpoints") as stored:
+        assert stored.steps() == [2]
+
+
+def test_a_run_whose_updates_are_all_skipped_stops_with_one_line(make_config, tmp_path):
+    changes = {
+        "optim.learning_rate": 1e30,  # the second step computes no number any more
+        "train.num_steps": 60,
+        "log.every_steps": 10,
+        "checkpoint.every_steps": 1,
+        "checkpoint.keep": 100,
+    }
+    with pytest.raises(UserError, match="no gradient of steps ") as error:
+        loop.train(make_config(CLIP, changes), tmp_path)
+    line = str(error.value)
+    assert "\n" not in line
+    assert "optim.learning_rate than 1e+30" in line
+    first = int(line.split("steps ")[1].split()[0])
+    assert f"checkpoints/{first - 1}; go on there (after removing {first}," in line
+    with store.CheckpointStore(tmp_path / "checkpoints", keep=100) as stored:
+        # Found at a row, and nothing is saved after it.
+        assert stored.latest_step() == 59
+
+
+def test_updates_skipped_are_counted_until_one_is_made():
+    window = loop.Window(images_per_step=1)
+    for skipped in (1, 0, 1, 1):
+        window.add({"loss": pair(1, 1), "skipped_updates": pair(skipped, 1)})
+    window.means()
+    assert window.skipped_in_a_row == 2

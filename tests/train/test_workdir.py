@@ -19,7 +19,7 @@ def folder(make_config, tmp_path):
 
 def test_the_settings_come_back(folder, make_config):
     assert workdirs.load_config(folder) == make_config()
-    workdirs.save_config(folder, make_config())
+    workdirs.check_continues(folder, make_config())
 
 
 @pytest.mark.parametrize(
@@ -31,20 +31,25 @@ def test_the_settings_come_back(folder, make_config):
         ({"diffusion.schedule": "linear"}, r"diffusion\.schedule"),
         ({"ema.decays": (0.9,)}, r"ema\.decays"),
         ({"train.timestep_sampling": "loss_second_moment"}, "timestep_sampling"),
+        ({"train.global_batch_size": 8}, "global_batch_size: 4 -> 8"),
+        ({"train.caption_drop_prob": 0.1}, "caption_drop_prob"),
+        ({"train.init_from": "elsewhere"}, "init_from:  -> elsewhere"),
+        ({"train.loss_type": "mse"}, "loss_type: hybrid -> mse"),
+        ({"data.tokenizer": "gpt2"}, "data.tokenizer"),
+        ({"optim.grad_clip_norm": 1.0}, "grad_clip_norm: 0.0 -> 1.0"),
+        ({"optim.weight_decay": 0.1}, "weight_decay: 0.0 -> 0.1"),
     ],
 )
 def test_a_change_of_what_is_trained_is_refused_and_named(
     folder, make_config, changes, named
 ):
-    before = (folder / "config.json").read_text()
     with pytest.raises(UserError, match=named):
-        workdirs.save_config(folder, make_config(changes=changes))
-    assert (folder / "config.json").read_text() == before
+        workdirs.check_continues(folder, make_config(changes=changes))
 
 
 def test_a_model_of_another_family_is_refused(folder, make_config):
     with pytest.raises(UserError, match="text2im -> noised_clip"):
-        workdirs.save_config(folder, make_config(CLIP))
+        workdirs.check_continues(folder, make_config(CLIP))
 
 
 @pytest.mark.parametrize(
@@ -53,10 +58,14 @@ def test_a_model_of_another_family_is_refused(folder, make_config):
         {"train.num_steps": 9},
         {"optim.learning_rate": 1e-5},
         {"log.every_steps": 7, "checkpoint.every_steps": 3},
+        {"data.max_bad_frac": 0.5, "data.num_threads": 3, "data.prefetch_batches": 1},
+        {"sample.guidance_scale": 5.0, "data.validation_sources": ("shapes:full",)},
+        {"data.tokenizer": ""},  # the run goes on with its own
     ],
 )
 def test_a_change_of_how_long_or_how_fast_is_taken_over(folder, make_config, changes):
     changed = make_config(changes=changes)
+    workdirs.check_continues(folder, changed)
     workdirs.save_config(folder, changed)
     assert workdirs.load_config(folder) == changed
     assert resolve.differences(make_config(), changed)
@@ -77,3 +86,24 @@ def test_trying_a_folder_leaves_no_trace(tmp_path):
 def test_a_folder_of_something_else_is_no_workdir(tmp_path):
     with pytest.raises(UserError, match="no workdir"):
         workdirs.load_config(tmp_path)
+
+
+def test_every_identity_names_a_setting(make_config):
+    text = resolve.differences(make_config(), make_config(CLIP))
+    assert any(line.startswith("model.") for line in text)
+    for name in workdirs.IDENTITY:
+        if not name.endswith("."):
+            node = make_config()
+            for part in name.split("."):
+                node = getattr(node, part)  # raises for a name that is none
+
+
+@pytest.mark.parametrize(
+    "content", [b"{", b"\xff", b'{"optm": {}}'], ids=["cut", "not_utf8", "unknown_key"]
+)
+def test_a_damaged_config_is_named_by_its_path(tmp_path, content):
+    (tmp_path / "config.json").write_bytes(content)
+    with pytest.raises(UserError, match=r"config\.json") as error:
+        workdirs.load_config(tmp_path)
+    assert str(tmp_path) in str(error.value)
+    assert "\n" not in str(error.value)

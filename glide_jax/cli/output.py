@@ -1,0 +1,38 @@
+"""The folder that a command writes to: made first, so that no work is done in vain."""
+
+from __future__ import annotations
+
+import contextlib
+import pathlib
+import tempfile
+from collections.abc import Iterator
+
+from glide_jax.errors import UserError
+
+
+@contextlib.contextmanager
+def made_folder(path: str) -> Iterator[pathlib.Path]:
+    """The folder of --output, found writable; one that stays empty is taken away again.
+
+    Raises:
+        UserError: It cannot be made or written.
+    """
+    folder = pathlib.Path(path)
+    missing = [place for place in (folder, *folder.parents) if not place.exists()]
+    try:
+        try:
+            folder.mkdir(parents=True, exist_ok=True)
+            # Rights alone do not tell: a disk may be read-only, a folder the kernel's.
+            with tempfile.TemporaryFile(dir=folder):
+                pass
+        except OSError as error:
+            raise UserError(
+                f"--output={path} cannot be written ({error.strerror}); name a folder "
+                "that you may write"
+            ) from error
+        yield folder
+    finally:
+        # Deepest first; a folder with something in it stays, and so do all above it.
+        with contextlib.suppress(OSError):
+            for place in missing:
+                place.rmdir()
