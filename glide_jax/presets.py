@@ -58,6 +58,7 @@ _UPSAMPLER = {
         low_res_px=16,
         channel_mult=(1, 1, 2),
         attention_px=(16,),
+        norm_groups=2,
     ),
     "emoji": dataclasses.replace(
         _BASE["emoji"],
@@ -67,6 +68,7 @@ _UPSAMPLER = {
         channel_mult=(1, 1, 2, 4),
         attention_px=(16,),
         head_channels=16,
+        norm_groups=2,
     ),
     "released": Text2ImConfig(
         image_px=256,
