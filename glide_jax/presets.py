@@ -58,7 +58,6 @@ _UPSAMPLER = {
         low_res_px=16,
         channel_mult=(1, 1, 2),
         attention_px=(16,),
-        norm_groups=2,
     ),
     "emoji": dataclasses.replace(
         _BASE["emoji"],

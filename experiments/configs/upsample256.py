@@ -31,8 +31,7 @@ def short_run(config: ConfigDict) -> None:
     fresh noise in each step lets later steps mend what earlier ones got wrong; and the
     colours of a whole picture weigh too little in the plain loss to be learned soon.
     """
-    px = config.model.image_px
-    config.train.low_pass_factors = (4, 16, px)
+    config.train.low_pass_factors = (4, 16)
     config.train.timestep_sampling = "power"
     config.train.timestep_power = 1.0
     config.diffusion.schedule = "squaredcos_cap_v2"
@@ -49,7 +48,7 @@ def tiny(config: ConfigDict) -> None:
     # Small pictures that the base model drew are not quite clean.
     config.data.low_res_corruption = "noise"
     config.data.low_res_corruption_strength = 0.1
-    config.train.num_steps = 1500
+    config.train.num_steps = 2000
     config.train.global_batch_size = 2
     config.optim.learning_rate = 4e-3
     config.optim.b2 = 0.99
@@ -65,6 +64,7 @@ def tiny(config: ConfigDict) -> None:
 def emoji(config: ConfigDict) -> None:
     """Half an hour on two CPU cores, minutes on a GPU; `glide data emoji` first."""
     short_run(config)
+    config.train.low_pass_factors = (4, 16, 128)
     config.data.sources = ("webdataset:runs/emoji/emoji128-train-*.tar",)
     config.data.validation_sources = ("webdataset:runs/emoji/emoji128-val-*.tar",)
     config.data.tokenizer = "sentencepiece:2048"

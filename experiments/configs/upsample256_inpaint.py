@@ -38,8 +38,7 @@ def short_run(config: ConfigDict) -> None:
     fresh noise in each step lets later steps mend what earlier ones got wrong; and the
     colours of a whole picture weigh too little in the plain loss to be learned soon.
     """
-    px = config.model.image_px
-    config.train.low_pass_factors = (4, 16, px)
+    config.train.low_pass_factors = (4, 16)
     config.train.timestep_sampling = "power"
     config.train.timestep_power = 1.0
     config.diffusion.schedule = "squaredcos_cap_v2"
@@ -70,6 +69,7 @@ def tiny(config: ConfigDict) -> None:
 def emoji(config: ConfigDict) -> None:
     """Ten minutes on two CPU cores."""
     short_run(config)
+    config.train.low_pass_factors = (4, 16, 128)
     config.data.sources = ("webdataset:runs/emoji/emoji128-train-*.tar",)
     config.data.validation_sources = ("webdataset:runs/emoji/emoji128-val-*.tar",)
     config.data.low_res_corruption = "noise"
