@@ -17,7 +17,8 @@ def test_a_log_gets_one_line_at_the_end_of_a_short_loop():
     log = io.StringIO()
     with progress.ProgressBar(200, "train", initial=100, stream=log) as bar:
         for _ in range(100):
-            bar.update(1, loss=0.25)
+            bar.update(1)
+            bar.note(loss=0.25)
     (line,) = log.getvalue().splitlines()
     assert line.startswith("train: 200/200, 100%")
     assert "loss=0.25" in line
@@ -48,6 +49,7 @@ def test_closing_twice_writes_once():
 def test_a_terminal_gets_a_bar_with_rate_and_fields():
     terminal = Terminal()
     with progress.ProgressBar(10, "train", stream=terminal) as bar:
-        bar.update(10, loss=0.5)
+        bar.note(loss=0.5)
+        bar.update(10)
     assert "train: 100%" in terminal.getvalue()
     assert "loss=0.5" in terminal.getvalue()

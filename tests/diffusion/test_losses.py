@@ -118,3 +118,19 @@ def test_the_mass_of_all_8_bit_values_is_1():
 def test_an_unknown_loss_names_the_known_ones(tiny):
     with pytest.raises(errors.UserError, match="mse, hybrid, mse_vb"):
         _training_losses(tiny, "linear", "l1", tiny["loss/model_output"])
+
+
+def test_the_low_pass_error_of_a_tint_is_factor_times_its_square():
+    noise = np.random.RandomState(0).standard_normal((2, 8, 8, 3)).astype(np.float32)
+    tint = np.float32(0.25)
+    output = np.concatenate([noise + tint, np.zeros_like(noise)], axis=-1)
+    error = losses.low_pass_mse(output, noise, 4)
+    np.testing.assert_allclose(error, 4 * tint**2, rtol=1e-5)
+
+
+def test_the_low_pass_error_does_not_see_what_averages_out():
+    noise = np.zeros((1, 8, 8, 3), np.float32)
+    checkerboard = np.indices((8, 8)).sum(axis=0) % 2 * 2.0 - 1.0
+    stripes = np.broadcast_to(checkerboard[None, ..., None], noise.shape)
+    output = np.concatenate([stripes, noise], axis=-1).astype(np.float32)
+    assert float(losses.low_pass_mse(output, noise, 4)[0]) == 0.0
