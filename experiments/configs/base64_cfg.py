@@ -47,7 +47,7 @@ def emoji(config: ConfigDict) -> None:
     """A quarter of an hour on two CPU cores."""
     config.data.sources = ("webdataset:runs/emoji/emoji128-train-*.tar",)
     config.data.validation_sources = ("webdataset:runs/emoji/emoji128-val-*.tar",)
-    config.train.num_steps = 600
+    config.train.num_steps = 400
     config.train.timestep_sampling = "power"
     config.train.timestep_power = 2.0
     config.train.low_pass_factors = (4, 8)

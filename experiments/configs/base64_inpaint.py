@@ -48,15 +48,15 @@ def emoji(config: ConfigDict) -> None:
     """A quarter of an hour on two CPU cores."""
     config.data.sources = ("webdataset:runs/emoji/emoji128-train-*.tar",)
     config.data.validation_sources = ("webdataset:runs/emoji/emoji128-val-*.tar",)
-    config.train.num_steps = 1500
+    config.train.num_steps = 400
     config.train.global_batch_size = 32
     config.optim.learning_rate = 5e-4
     config.optim.b2 = 0.99
-    config.optim.warmup_steps = 100
+    config.optim.warmup_steps = 50
     config.optim.schedule = "cosine"
     config.optim.grad_clip_norm = 1.0
     config.ema.decays = (0.998, 0.99)
-    config.checkpoint.every_steps = 500
+    config.checkpoint.every_steps = 150
     config.sample.respacing = "100"
 
 

@@ -23,32 +23,16 @@ def get_config(size: str = "paper") -> ConfigDict:
     return config
 
 
-def short_run(config: ConfigDict) -> None:
-    """Differences that minutes of training call for.
-
-    On the linear schedule most steps ask for a noise estimate so exact that only long
-    training gives it (at timestep 600 an error reaches the picture 6 times larger);
-    fresh noise in each step lets later steps mend what earlier ones got wrong; and the
-    colours of a whole picture weigh too little in the plain loss to be learned soon.
-    """
-    config.train.low_pass_factors = (4, 16)
-    config.train.timestep_sampling = "power"
-    config.train.timestep_power = 1.0
-    config.diffusion.schedule = "squaredcos_cap_v2"
-    config.sample.sampler = "ddpm"
-    config.sample.respacing = "50"
-
-
 def tiny(config: ConfigDict) -> None:
     """Three or four minutes on two CPU cores."""
-    short_run(config)
+    config.update_from_flattened_dict(presets.SHORT_UPSAMPLING)
     config.data.sources = ("shapes:quickstart",)
     config.data.validation_sources = ("shapes:quickstart",)
     config.data.tokenizer = "sentencepiece:384"
     # Small pictures that the base model drew are not quite clean.
     config.data.low_res_corruption = "noise"
     config.data.low_res_corruption_strength = 0.1
-    config.train.num_steps = 2000
+    config.train.num_steps = 1200
     config.train.global_batch_size = 2
     config.optim.learning_rate = 4e-3
     config.optim.b2 = 0.99
@@ -63,14 +47,14 @@ def tiny(config: ConfigDict) -> None:
 
 def emoji(config: ConfigDict) -> None:
     """Half an hour on two CPU cores, minutes on a GPU; `glide data emoji` first."""
-    short_run(config)
+    config.update_from_flattened_dict(presets.SHORT_UPSAMPLING)
     config.train.low_pass_factors = (4, 16, 128)
     config.data.sources = ("webdataset:runs/emoji/emoji128-train-*.tar",)
     config.data.validation_sources = ("webdataset:runs/emoji/emoji128-val-*.tar",)
     config.data.tokenizer = "sentencepiece:2048"
     config.data.low_res_corruption = "noise"
     config.data.low_res_corruption_strength = 0.1
-    config.train.num_steps = 2000
+    config.train.num_steps = 2800
     config.train.global_batch_size = 2
     config.optim.learning_rate = 4e-3
     config.optim.b2 = 0.99

@@ -30,30 +30,14 @@ def get_config(size: str = "paper") -> ConfigDict:
     return config
 
 
-def short_run(config: ConfigDict) -> None:
-    """Differences that minutes of training call for.
-
-    On the linear schedule most steps ask for a noise estimate so exact that only long
-    training gives it (at timestep 600 an error reaches the picture 6 times larger);
-    fresh noise in each step lets later steps mend what earlier ones got wrong; and the
-    colours of a whole picture weigh too little in the plain loss to be learned soon.
-    """
-    config.train.low_pass_factors = (4, 16)
-    config.train.timestep_sampling = "power"
-    config.train.timestep_power = 1.0
-    config.diffusion.schedule = "squaredcos_cap_v2"
-    config.sample.sampler = "ddpm"
-    config.sample.respacing = "50"
-
-
 def tiny(config: ConfigDict) -> None:
     """A minute or two on two CPU cores."""
-    short_run(config)
+    config.update_from_flattened_dict(presets.SHORT_UPSAMPLING)
     config.data.sources = ("shapes:quickstart",)
     config.data.validation_sources = ("shapes:quickstart",)
     config.data.low_res_corruption = "noise"
     config.data.low_res_corruption_strength = 0.1
-    config.train.num_steps = 500
+    config.train.num_steps = 300
     config.train.global_batch_size = 2
     config.optim.learning_rate = 2e-3
     config.optim.b2 = 0.99
@@ -68,13 +52,13 @@ def tiny(config: ConfigDict) -> None:
 
 def emoji(config: ConfigDict) -> None:
     """Ten minutes on two CPU cores."""
-    short_run(config)
+    config.update_from_flattened_dict(presets.SHORT_UPSAMPLING)
     config.train.low_pass_factors = (4, 16, 128)
     config.data.sources = ("webdataset:runs/emoji/emoji128-train-*.tar",)
     config.data.validation_sources = ("webdataset:runs/emoji/emoji128-val-*.tar",)
     config.data.low_res_corruption = "noise"
     config.data.low_res_corruption_strength = 0.1
-    config.train.num_steps = 1000
+    config.train.num_steps = 600
     config.train.global_batch_size = 2
     config.optim.learning_rate = 5e-4
     config.optim.b2 = 0.99
@@ -82,7 +66,7 @@ def emoji(config: ConfigDict) -> None:
     config.optim.schedule = "cosine"
     config.optim.grad_clip_norm = 1.0
     config.ema.decays = (0.998, 0.99)
-    config.checkpoint.every_steps = 500
+    config.checkpoint.every_steps = 200
     config.log.validation_examples = 64
 
 

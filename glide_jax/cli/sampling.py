@@ -64,6 +64,12 @@ def define_flags(values: flags.FlagValues) -> None:
     text("respacing", "timesteps of the base model, e.g. 150, ddim50, fast27")
     choice("upsampler_sampler", None, ["ddpm", "ddim"], "of the upsampler")
     text("upsampler_respacing", "timesteps of the upsampler, e.g. fast27")
+    flags.DEFINE_bool(
+        "match_low_res",
+        None,
+        "hold the enlarged picture to the small one's colours; the bundle's",
+        flag_values=values,
+    )
 
 
 def read_prompts(values: flags.FlagValues) -> list[str]:
@@ -103,6 +109,7 @@ def read_options(values: flags.FlagValues) -> dict[str, Any]:
         "respacing",
         "upsampler_sampler",
         "upsampler_respacing",
+        "match_low_res",
     )
     return {name: values[name].value for name in names}
 

@@ -201,6 +201,8 @@ class SampleConfig:
     guidance_scale: float = 3.0  # classifier-free (published)
     clip_guidance_scale: float = 2.0  # (published)
     noise_temperature: float = 1.0  # of the start noise (published: upsampler 0.997)
+    # upsampler: hold the picture to the small one's colours at each step (DDNM's)
+    match_low_res: bool = False
 
 
 @dataclass(frozen=True)

@@ -42,6 +42,7 @@ def validate(config: defaults.Config) -> None:
         _check_clip_training(config)
     else:
         _check_respacing(config)
+    _check_match_low_res(config)
 
 
 def _require(ok: bool, path: str, value: Any, rule: str, remedy: str) -> None:
@@ -210,6 +211,16 @@ def _check_respacing(config: defaults.Config) -> None:
         )
     except UserError as error:
         raise UserError(f"sample.{error}") from error
+
+
+def _check_match_low_res(config: defaults.Config) -> None:
+    enlarges = isinstance(config.model, defaults.Text2ImConfig) and bool(
+        config.model.low_res_px
+    )
+    value = config.sample.match_low_res
+    rule = "has no effect on a model that takes no small picture"
+    remedy = "use False, or a model with model.low_res_px"
+    _require(enlarges or not value, "sample.match_low_res", value, rule, remedy)
 
 
 def _check_diffusion(diffusion: defaults.DiffusionConfig) -> None:

@@ -1,4 +1,4 @@
-"""Reads colour and shape back out of one-object pictures of the embedded set.
+"""Reads colour, shape and ground back out of one-object pictures of the embedded set.
 
 The reader must also judge a model's own samples, whose edges are soft, whose colours
 are tinted and whose flat areas are noisy. So it decides nothing by a single pixel: the
@@ -8,6 +8,8 @@ both have the same centre of mass.
 """
 
 from __future__ import annotations
+
+from typing import NamedTuple
 
 import numpy as np
 
@@ -29,8 +31,14 @@ _AREA = {
     "cross": 1.0 - (1.0 - shapes_world.CROSS_ARM) ** 2,
 }
 _MASS_BELOW_CENTRE = {"circle": 0.0, "square": 0.0, "triangle": 1 / 6, "cross": 0.0}
-_NAMES = tuple(shapes_world.COLOURS)
-_PALETTE = np.array(list(shapes_world.COLOURS.values()), np.float32)
+
+
+class SeenScene(NamedTuple):
+    """What a picture shows, in the words of the captions; "none" without an object."""
+
+    colour: str
+    shape: str
+    background: str
 
 
 def _background(image: np.ndarray) -> np.ndarray:
@@ -64,53 +72,57 @@ def _match(mask: np.ndarray, shape: str) -> float:
     return best
 
 
-def read_scene(image: np.ndarray) -> tuple[str, str]:
-    """The colour and shape of the one object, or ("none", "none") without an object.
+def read_scene(image: np.ndarray) -> SeenScene:
+    """The one object's colour and shape, and the nearest ground.
 
     Args:
       image: uint8 (H, H, 3), at least 16 pixels a side.
     """
     pixels = image.astype(np.float32)
     background = _background(pixels)
+    ground = _nearest(background, shapes_world.BACKGROUNDS)
+    nothing = SeenScene("none", "none", ground)
     distance = np.linalg.norm(pixels - background, axis=-1)
     # The brightest few pixels set the scale; a high quantile ignores lone outliers.
     peak = float(np.quantile(distance, 0.97))
     if peak < MIN_CONTRAST:
-        return "none", "none"
-    inside = distance >= 0.75 * peak
-    colour = np.median(pixels[inside], axis=0)
-    nearest = int(np.argmin(np.linalg.norm(_PALETTE - colour, axis=-1)))
+        return nothing
+    colour = np.median(pixels[distance >= 0.75 * peak], axis=0)
     direction = colour - background
     # Bright pixels that point opposite ways (noise, two colours) average out.
     if np.linalg.norm(direction) < MIN_CONTRAST:
-        return "none", "none"
+        return nothing
     mask = (pixels - background) @ direction / (direction @ direction)
     # Pixel noise of a few per cent must not add up to mass far from the object.
     mask = _shrink(np.clip((mask - 0.15) / 0.7, 0.0, 1.0))
-    scores = {shape: _match(mask, shape) for shape in shapes_world.SHAPES}
-    return _NAMES[nearest], max(scores, key=scores.__getitem__)
+    shape = max(shapes_world.SHAPES, key=lambda name: _match(mask, name))
+    return SeenScene(_nearest(colour, shapes_world.COLOURS), shape, ground)
+
+
+def _nearest(colour: np.ndarray, palette: dict[str, tuple[int, int, int]]) -> str:
+    """The palette's name for an RGB colour (3,)."""
+    return min(palette, key=lambda name: np.linalg.norm(palette[name] - colour))
 
 
 def score(images: np.ndarray, captions: list[str]) -> dict[str, float | int]:
-    """How often the pictures show the colour and the shape their captions name.
+    """How often the pictures show the colour, shape and ground their captions name.
 
     Args:
       images: uint8 (N, H, H, 3).
       captions: N captions of the quickstart world.
 
     Returns:
-      {"colour": share right, "shape": share right, "n": N}; shares in [0, 1].
+      {"colour", "shape", "background": shares right, in [0, 1]; "n": N}.
 
     Raises:
       UserError: no pictures, or a caption of another world.
     """
     if not captions:
         raise errors.UserError("no pictures to judge; draw at least one")
-    colours = shapes = 0
+    right = dict.fromkeys(SeenScene._fields, 0)
     for image, text in zip(images, captions, strict=True):
-        truth = shapes_world.parse_caption(text)
-        colour, shape = read_scene(image)
-        colours += colour == truth.colour
-        shapes += shape == truth.shape
+        truth, seen = shapes_world.parse_caption(text), read_scene(image)
+        for word in right:
+            right[word] += getattr(seen, word) == getattr(truth, word)
     n = len(captions)
-    return {"colour": colours / n, "shape": shapes / n, "n": n}
+    return {**{word: count / n for word, count in right.items()}, "n": n}

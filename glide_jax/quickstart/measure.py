@@ -78,7 +78,7 @@ class Measurements:
     def _check_real(self) -> tuple[Any, dict]:
         pictures, scenes = held_out(self._counts.of(256), self._base_px())
         found = checker.score(pictures, _captions(scenes))
-        return {k: found[k] for k in ("colour", "shape")}, {"real": pictures}
+        return _shares(found), {"real": pictures}
 
     def _sample(self, name: str) -> tuple[Any, dict]:
         _, scenes = held_out(self._counts.of(CAPTIONS[name]), self._base_px())
@@ -105,7 +105,7 @@ class Measurements:
                 progress=bar.update,
             ).images
         found = checker.score(drawn, _captions(scenes))
-        return {k: found[k] for k in ("colour", "shape")}, {"drawn": drawn}
+        return _shares(found), {"drawn": drawn}
 
     def _inpaint(self) -> tuple[Any, dict]:
         count = self._counts.of(INPAINTED)
@@ -124,7 +124,7 @@ class Measurements:
             )
         error = np.abs(result.images.astype(int) - originals.astype(int))
         right = [
-            checker.read_scene(image) == (scene.colour, scene.shape)
+            checker.read_scene(image)[:2] == (scene.colour, scene.shape)
             for image, scene in zip(result.images, asked, strict=True)
         ]
         found = {
@@ -182,3 +182,7 @@ def inpainting_requests(
 
 def _captions(scenes: list[shapes_world.ShapeScene]) -> list[str]:
     return [shapes_world.caption(scene) for scene in scenes]
+
+
+def _shares(found: dict[str, float | int]) -> dict[str, float | int]:
+    return {name: share for name, share in found.items() if name != "n"}

@@ -49,7 +49,7 @@ def draw(report: dict[str, Any], done: measure.Measurements) -> np.ndarray:
         "GLIDE, trained on this machine",
         "Every picture was drawn from its caption by models trained minutes ago. No "
         "caption's pair of colour and shape was ever seen in training. Under each "
-        "column: how often a checker read the colour and the shape asked for.",
+        "column: how often a checker read the colour, shape and ground asked for.",
         [_samples(report, done), _inpaintings(report, done)],
     )
 
@@ -72,7 +72,9 @@ def _samples(
         f"{small} px pictures from the base model, guided four ways; at the right the "
         f"classifier-free one enlarged to {large} px by the upsampler.",
         [
-            f"{title}\n{share['colour']:.0%} colour\n{share['shape']:.0%} shape"
+            "\n".join(
+                [title, *(f"{share[word]:.0%} {word}" for word in share if word != "n")]
+            )
             for title, share in zip(titles, shares, strict=True)
         ],
         rows,

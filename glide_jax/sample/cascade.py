@@ -157,7 +157,14 @@ class Cascade:
         inpaint: bool,
     ) -> stage.Stage:
         is_base = model is self.base
-        static = (is_base, guidance_mode, config.sampler, config.respacing, inpaint)
+        static = (
+            is_base,
+            guidance_mode,
+            config.sampler,
+            config.respacing,
+            config.match_low_res,
+            inpaint,
+        )
         if static not in self._stages:
             self._stages[static] = stage.make_stage(
                 model.config,
@@ -167,6 +174,7 @@ class Cascade:
                 respacing=config.respacing,
                 clip_fns=None if self.clip is None else self.clip.fns,
                 inpaint=inpaint,
+                match_low_res=config.match_low_res,
             )
         return self._stages[static]
 

@@ -27,6 +27,7 @@ class SampleOptions:
         eta: Share of fresh noise in the base model's DDIM steps, 0 to 1.
         upsampler_sampler: "ddpm" or "ddim", of the upsampler.
         upsampler_respacing: Timesteps of the upsampler.
+        match_low_res: Hold the enlarged picture to the small one's colours.
         batch_size: Images drawn at once, by either model.
     """
 
@@ -40,6 +41,7 @@ class SampleOptions:
     eta: float | int | None = None
     upsampler_sampler: str | None = None
     upsampler_respacing: str | None = None
+    match_low_res: bool | None = None
     batch_size: int = 16
 
     def check(self) -> None:
@@ -75,6 +77,7 @@ class SampleOptions:
             default,
             sampler=self.upsampler_sampler,
             respacing=self.upsampler_respacing,
+            match_low_res=self.match_low_res,
         )
 
 

@@ -16,7 +16,14 @@ import jax.numpy as jnp
 
 from glide_jax import errors, shapes
 from glide_jax.config import defaults
-from glide_jax.diffusion import guidance, inpainting, process, respacing, samplers
+from glide_jax.diffusion import (
+    guidance,
+    inpainting,
+    low_res,
+    process,
+    respacing,
+    samplers,
+)
 from glide_jax.models import build, noised_clip
 
 GUIDANCE_MODES = ("none", "cfg", "clip", "cfg+clip")
@@ -74,6 +81,7 @@ def make_stage(
     respacing: str,
     clip_fns: build.ClipFns | None = None,
     inpaint: bool = False,
+    match_low_res: bool = False,
 ) -> Stage:
     """The compiled sampling program of one model; compiles at its first call.
 
@@ -85,12 +93,14 @@ def make_stage(
         respacing: Timesteps kept, e.g. "150", "fast27", "" for all.
         clip_fns: The noised CLIP, for the modes that use one.
         inpaint: Pin the known pixels of inpaint_image; needs an inpainting model.
+        match_low_res: Pin the area means to low_res; needs an upsampler.
 
     Raises:
         UserError: Unknown mode, sampler or respacing; a CLIP mode without a CLIP;
-            inpaint with a model that takes no mask.
+            inpaint with a model that takes no mask; match_low_res without low_res.
     """
-    _check(config, guidance_mode, sampler, clip_fns, inpaint)
+    _check(config, guidance_mode, sampler, clip_fns)
+    _check_conditions(config, inpaint, match_low_res)
     program = functools.partial(
         _sample,
         fns=fns,
@@ -100,6 +110,7 @@ def make_stage(
         is_guided="cfg" in guidance_mode,
         rule=sampler,
         inpaint=inpaint,
+        match_low_res=match_low_res,
     )
     compiled = jax.jit(program)
 
@@ -123,15 +134,10 @@ def _sample(
     is_guided: bool,
     rule: str,
     inpaint: bool,
+    match_low_res: bool,
 ) -> jax.Array:
     """Images x_start in [-1, 1] (a strong CLIP gradient may leave the range)."""
-    project = None
-    if inpaint:
-        project = functools.partial(
-            inpainting.project,
-            inpaint_image=inputs.inpaint_image,
-            inpaint_mask=inputs.inpaint_mask,
-        )
+    project = _make_projection(inputs, inpaint, match_low_res)
     gradient_fn = None
     if clip_fns is not None:
         gradient_fn = _make_gradient(clip_fns, clip_params, inputs)
@@ -148,8 +154,27 @@ def _sample(
         gradient_fn=gradient_fn,
         denoised_fn=project,
     )
-    # A guidance gradient also moves known pixels, after the last projection.
+    # A guidance gradient also moves what is known, after the last projection.
     return x_start if project is None else project(x_start)
+
+
+def _make_projection(
+    inputs: StageInputs, inpaint: bool, match_low_res: bool
+) -> process.DenoisedFn | None:
+    """Puts what is known into x_start; known pixels have the last word."""
+    if not inpaint and not match_low_res:
+        return None
+
+    def project(x_start: shapes.Image) -> jax.Array:
+        if match_low_res:
+            x_start = low_res.match_low_res(x_start, inputs.low_res)
+        if inpaint:
+            x_start = inpainting.project(
+                x_start, inputs.inpaint_image, inputs.inpaint_mask
+            )
+        return x_start
+
+    return project
 
 
 def _make_denoise(
@@ -227,7 +252,6 @@ def _check(
     guidance_mode: str,
     sampler: str,
     clip_fns: build.ClipFns | None,
-    inpaint: bool,
 ) -> None:
     if guidance_mode not in GUIDANCE_MODES:
         raise errors.UserError(
@@ -242,8 +266,18 @@ def _check(
             f"guidance_mode={guidance_mode} needs a noised CLIP and none was given; "
             "give one with --clip, or use guidance_mode=cfg"
         )
+
+
+def _check_conditions(
+    config: defaults.Config, inpaint: bool, match_low_res: bool
+) -> None:
     if inpaint and not config.model.inpaint:
         raise errors.UserError(
             f"model {config.name!r} takes no inpainting mask (model.inpaint=False); "
             "use a bundle trained with model.inpaint=True"
+        )
+    if match_low_res and not config.model.low_res_px:
+        raise errors.UserError(
+            f"match_low_res=True means nothing to model {config.name!r}, which takes "
+            "no small picture (model.low_res_px=0); leave it out"
         )

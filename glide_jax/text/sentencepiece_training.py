@@ -1,4 +1,4 @@
-"""Training a SentencePiece unigram model on captions, the same bytes every time."""
+"""Training a SentencePiece BPE model on captions, the same bytes every time."""
 
 from __future__ import annotations
 
@@ -41,7 +41,9 @@ def train_sentencepiece(captions: Iterable[str], vocab_size: int) -> bytes:
         sentencepiece.SentencePieceTrainer.train(
             sentence_iterator=itertools.chain([first], sentences),
             model_writer=model,
-            model_type="unigram",
+            # Not unigram: on a small corpus of few words that keeps single letters, and
+            # captions grow past the context.
+            model_type="bpe",
             vocab_size=vocab_size,
             # A small corpus supports fewer pieces than asked for: not an error.
             hard_vocab_limit=False,

@@ -31,6 +31,8 @@ from glide_jax.train import workdir as workdirs
 
 # Captions read for a tokenizer of one's own: enough for a few thousand pieces.
 TOKENIZER_CAPTIONS = 20_000
+# Captions read to see whether they fit the model's context.
+MEASURED_CAPTIONS = 200
 DEFAULT_TOKENIZER = "gpt2"  # GLIDE's (published)
 
 
@@ -79,6 +81,7 @@ def prepare(config: Config, workdir: pathlib.Path) -> tuple[Run, states.TrainSta
         workdirs.prepare(workdir)
         tokenizer = _find_tokenizer(config, source, origin)
     _check_vocabulary(config, tokenizer)
+    _warn_of_cut_captions(config, source, tokenizer)
     validation = _validation_batches(config, held_out, tokenizer)
     constrain = sharding.make_constrain(mesh)
     objective = objectives.make_objective(config, tokenizer.pad_id, constrain=constrain)
@@ -225,6 +228,23 @@ def _check_vocabulary(config: Config, tokenizer: tokenizers.Tokenizer) -> None:
             f"the tokenizer has {tokenizer.vocab_size} pieces, "
             f"model.vocab_size={config.model.vocab_size} has rows for fewer; "
             "raise model.vocab_size or name a smaller data.tokenizer"
+        )
+
+
+def _warn_of_cut_captions(
+    config: Config, source: schema.Source, tokenizer: tokenizers.Tokenizer
+) -> None:
+    """A model never learns the words that its context cuts off, and no loss says so."""
+    captions = sources.sample_captions(source, MEASURED_CAPTIONS, seed=config.seed)
+    context = config.model.text_context
+    _, text_mask = tokenizer.encode_batch(captions, context + 1)
+    share = text_mask.all(axis=1).mean()
+    if share:
+        logging.warning(
+            "%.0f%% of captions have more than model.text_context=%d tokens and lose "
+            "their end; raise it, or train a tokenizer with more pieces",
+            100 * share,
+            context,
         )
 
 

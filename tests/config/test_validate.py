@@ -69,6 +69,7 @@ BROKEN = [
     ({"log.every_steps": 0}, "log.every_steps"),
     ({"sample.sampler": "plms"}, "ddpm, ddim"),
     ({"sample.eta": 0.5}, "sample.sampler=ddim"),
+    ({"sample.match_low_res": True}, "takes no small picture"),
     ({"sample.respacing": "150 steps"}, "sample.respacing='150 steps'"),
     ({"diffusion.num_timesteps": 100}, "sample.respacing='150' asks for 150"),
     ({"sample.guidance_scale": -1.0}, "sample.guidance_scale"),

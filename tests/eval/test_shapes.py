@@ -31,6 +31,7 @@ def test_real_pictures_are_read_right_also_through_noise(split, px, std):
     result = shapes.score(_noisy(images, std), captions)
     assert result["colour"] >= 0.99
     assert result["shape"] >= 0.99
+    assert result["background"] >= 0.99
     assert result["n"] == len(captions)
 
 
@@ -53,20 +54,23 @@ def test_captions_of_other_pictures_score_no_better_than_chance():
     # Chance is 1/8 and 1/4; five standard deviations of 512 draws are 0.07 and 0.10.
     assert result["colour"] < 0.125 + 0.07
     assert result["shape"] < 0.25 + 0.10
+    assert abs(result["background"] - 0.5) < 0.11
 
 
 @pytest.mark.parametrize("shade", [0, 128, 255])
 def test_an_empty_picture_shows_nothing(shade):
-    assert shapes.read_scene(np.full((16, 16, 3), shade, np.uint8)) == ("none", "none")
+    seen = shapes.read_scene(np.full((16, 16, 3), shade, np.uint8))
+    assert (seen.colour, seen.shape) == ("none", "none")
 
 
 def test_noise_alone_is_read_without_failing():
     rng = np.random.default_rng(2)
     for _ in range(50):
         picture = rng.integers(0, 256, (16, 16, 3), dtype=np.uint8)
-        colour, shape = shapes.read_scene(picture)
-        assert colour in (*shapes_world.COLOURS, "none")
-        assert shape in (*shapes_world.SHAPES, "none")
+        seen = shapes.read_scene(picture)
+        assert seen.colour in (*shapes_world.COLOURS, "none")
+        assert seen.shape in (*shapes_world.SHAPES, "none")
+        assert seen.background in shapes_world.BACKGROUNDS
 
 
 def test_no_pictures_are_refused():

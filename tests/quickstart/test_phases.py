@@ -5,7 +5,9 @@ from __future__ import annotations
 import pytest
 
 from glide_jax.config import validate
+from glide_jax.data import sources
 from glide_jax.quickstart import phases
+from glide_jax.text import sentencepiece_model, sentencepiece_training
 
 
 @pytest.mark.parametrize("scale", [0.0, 0.001, 0.3, 1.0])
@@ -37,3 +39,15 @@ def test_all_of_glide_is_trained():
         "upsample256_inpaint",
         "noised_clip64",
     }
+
+
+@pytest.mark.parametrize("world", ["shapes:quickstart", "shapes:full"])
+def test_a_tiny_model_reads_captions_to_their_end(tmp_path, world):
+    config = phases.load_config(phases.PHASES[0], tmp_path, 1.0)
+    pieces = int(config.data.tokenizer.removeprefix("sentencepiece:"))
+    captions = sources.sample_captions(sources.open_source(world), 500)
+    tokenizer = sentencepiece_model.SentencePieceTokenizer(
+        sentencepiece_training.train_sentencepiece(captions, pieces)
+    )
+    longest = max(len(tokenizer.encode(caption)) for caption in captions)
+    assert longest <= config.model.text_context

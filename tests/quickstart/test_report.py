@@ -14,7 +14,7 @@ from glide_jax.quickstart import ledger, measure, phases, report
 REPORT = {"wall_seconds", "phases", "checker_on_real", "modes", "upsampled", "inpaint"}
 PHASE = {"seconds", "steps", "loss_first", "loss_last"}
 MODES = {"unguided", "cfg", "clip", "cfg+clip"}
-SHARES = {"colour", "shape"}
+SHARES = {"colour", "shape", "background"}
 INPAINT = {"filled_as_asked", "known_pixel_max_error"}
 
 
@@ -38,7 +38,7 @@ def measured(tmp_path):
     done = ledger.Ledger(tmp_path / "ledger.json")
     for phase in phases.PHASES:
         done.finish(phase.name, {"steps": 1, "loss_first": 1.0, "loss_last": 0.5})
-    shares = {"colour": 1.0, "shape": 0.5}
+    shares = {"colour": 1.0, "shape": 0.5, "background": 0.5}
     results = {name: {**shares, "n": 4} for name in MODES}
     results |= {"checker_on_real": shares, "upsampled": shares}
     results["inpaint"] = {"filled_as_asked": 0.25, "known_pixel_max_error": 0.0}

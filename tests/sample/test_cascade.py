@@ -66,6 +66,25 @@ def test_enlarging_the_small_pictures_gives_the_large_ones(both, drawn):
     np.testing.assert_array_equal(enlarged.images, drawn.images)
 
 
+def test_an_enlarged_picture_can_be_held_to_the_small_one(both, inpainter):
+    # Greys, as a mean next to black or white is moved when pixels are clipped.
+    small = make_pictures(2, 8) // 8 + 112
+
+    def means(pictures):
+        return pictures.reshape(2, 8, 2, 8, 2, 3).mean(axis=(2, 4))
+
+    free = both.upsample(small, PROMPTS[:2])
+    held = both.upsample(small, PROMPTS[:2], match_low_res=True)
+    assert held.settings["upsampler"]["match_low_res"]
+    drift = [np.abs(means(r.images) - small).mean() for r in (free, held)]
+    assert drift[1] < drift[0] / 4
+    # Known pixels have the last word where the two disagree.
+    pictures, masks = make_pictures(2, 16), np.zeros((2, 16, 16), np.float32)
+    masks[:, :, :6] = 1
+    result = inpainter.inpaint(pictures, masks, PROMPTS[:2], match_low_res=True)
+    np.testing.assert_array_equal(result.images[:, :, :6], pictures[:, :, :6])
+
+
 def test_without_an_upsampler_there_are_small_pictures_alone(models, drawn):
     alone = cascade.Cascade(models["base"]).sample(PROMPTS, seed=7, batch_size=2)
     np.testing.assert_array_equal(alone.base_images, drawn.base_images)

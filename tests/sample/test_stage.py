@@ -159,6 +159,7 @@ def test_the_doubled_batch_equals_two_passes_step_by_step(models, draw, rule):
         ({"respacing": "many"}, "respacing='many'"),
         ({"guidance_mode": "clip"}, "needs a noised CLIP"),
         ({"inpaint": True}, "takes no inpainting mask"),
+        ({"match_low_res": True}, "takes no small picture"),
     ],
 )
 def test_an_impossible_stage_is_refused_by_name(models, change, named):

@@ -50,6 +50,11 @@ def test_few_captions_give_fewer_pieces_than_asked_for():
     assert 259 < size < 300
 
 
+def test_words_of_a_small_vocabulary_become_whole_pieces(tokenizer):
+    ids = tokenizer.encode("a small yellow triangle")
+    assert len(ids) == 4 + 1  # the end
+
+
 def test_training_on_nothing_is_refused():
     with pytest.raises(errors.UserError, match="no captions"):
         sentencepiece_training.train_sentencepiece(["", "\n"], 340)

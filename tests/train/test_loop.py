@@ -49,6 +49,16 @@ def test_things_are_due_at_multiples_of_their_interval(every, due):
     assert [step for step in range(1, 5) if loop.is_due(step, every)] == due
 
 
+def test_captions_longer_than_the_context_are_told_of(make_config, tmp_path, caplog):
+    short, long = (
+        make_config(changes={"model.text_context": context}) for context in (6, 60)
+    )
+    setup.prepare(long, tmp_path / "long")
+    assert "lose their end" not in caplog.text
+    setup.prepare(short, tmp_path / "short")
+    assert "100% of captions have more than model.text_context=6 tokens" in caplog.text
+
+
 def test_a_run_logs_validates_draws_and_saves_when_asked_to_and_at_its_end(
     make_config, tmp_path
 ):
