@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import pathlib
 
-import jax
 import numpy as np
 import pytest
 from PIL import Image
@@ -13,6 +12,7 @@ from PIL import Image
 from glide_jax import metrics
 from glide_jax.cli import main
 from tests import fake_devices
+from tests.quick_compilation import quick_compilation  # noqa: F401
 
 EXPERIMENTS = fake_devices.ROOT / "experiments" / "configs"
 COLOURS = {"red": (220, 30, 30), "green": (30, 200, 60), "blue": (40, 60, 230)}
@@ -46,14 +46,6 @@ CLIP = {
     "model.text_heads": 2,
     "model.embed_dim": 16,
 }
-
-
-@pytest.fixture(scope="module", autouse=True)
-def quick_compilation():
-    """Programs here run for milliseconds: optimising them takes most of the time."""
-    jax.config.update("jax_disable_most_optimizations", True)
-    yield
-    jax.config.update("jax_disable_most_optimizations", False)
 
 
 @pytest.fixture(scope="module")

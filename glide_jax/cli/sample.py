@@ -72,18 +72,30 @@ def run(fv: flags.FlagValues, args: list[str]) -> int:
 
 def _read_source(fv: flags.FlagValues) -> tuple[list[str], list[np.ndarray]]:
     """Captions spread evenly over a source, and their real pictures (square, uint8)."""
-    from glide_jax.data import sources, transforms
+    from glide_jax.data import schema, sources, transforms
     from glide_jax.sample import images
 
     if fv.prompt or fv.prompt_file:
         raise UserError("--captions_of takes the place of --prompt and --prompt_file")
+    if fv.num_images > 1:
+        raise UserError(
+            f"--num_images={fv.num_images} with --captions_of, which draws each "
+            "caption once; leave it out"
+        )
     source = sources.open_source(fv.captions_of, split="validation")
     count = min(fv.num_captions, len(source))
-    examples = [source[i * len(source) // count] for i in range(count)]
-    pictures = [transforms.load_image(example, REAL_PX) for example in examples]
-    return [example.caption for example in examples], list(
-        images.to_pixels(np.stack(pictures))
-    )
+    captions, pictures = [], []
+    for i in range(count):
+        try:
+            example = source[i * len(source) // count]
+            pictures.append(transforms.load_image(example, REAL_PX))
+        except schema.BadRecordError as bad:
+            raise UserError(
+                f"--captions_of={fv.captions_of}: {bad.key}: {bad.reason}; take it "
+                "out, or give another --num_captions"
+            ) from bad
+        captions.append(example.caption)
+    return captions, list(images.to_pixels(np.stack(pictures)))
 
 
 def _draw_beside(

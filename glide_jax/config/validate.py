@@ -9,17 +9,14 @@ from collections.abc import Sequence
 from typing import Any
 
 from glide_jax.config import defaults
-from glide_jax.diffusion import respacing
+from glide_jax.diffusion import losses, respacing, samplers, schedules
 from glide_jax.errors import UserError
 
 MAX_SEED = 2**31 - 1  # what JAX and numpy both take as they are
 DTYPES = ("float32", "bfloat16", "float16")
-SCHEDULES = ("squaredcos_cap_v2", "linear")
-LOSS_TYPES = ("hybrid", "mse", "mse_vb", "kl", "rescaled_kl")
 TIMESTEP_SAMPLINGS = ("uniform", "loss_second_moment", "power")
 CORRUPTIONS = ("none", "blur", "noise", "quantise")
 LEARNING_RATE_SCHEDULES = ("constant", "cosine", "linear")
-SAMPLERS = ("ddpm", "ddim")
 
 
 def validate(config: defaults.Config) -> None:
@@ -224,7 +221,7 @@ def _check_match_low_res(config: defaults.Config) -> None:
 
 
 def _check_diffusion(diffusion: defaults.DiffusionConfig) -> None:
-    _one_of("diffusion.schedule", diffusion.schedule, SCHEDULES)
+    _one_of("diffusion.schedule", diffusion.schedule, tuple(schedules.SCHEDULES))
     _at_least("diffusion", diffusion, 1, ["num_timesteps"])
 
 
@@ -252,7 +249,7 @@ def _check_train(train: defaults.TrainConfig) -> None:
     _at_least("train", train, 1, ["num_steps", "global_batch_size"])
     _at_least("train", train, 0, ["timestep_power", "init_log2_loss_scale"])
     _within("train.caption_drop_prob", train.caption_drop_prob, 0.0, 1.0)
-    _one_of("train.loss_type", train.loss_type, LOSS_TYPES)
+    _one_of("train.loss_type", train.loss_type, losses.LOSS_TYPES)
     _one_of("train.timestep_sampling", train.timestep_sampling, TIMESTEP_SAMPLINGS)
     _require(
         not train.timestep_power or train.timestep_sampling == "power",
@@ -317,7 +314,7 @@ def _check_intervals(config: defaults.Config) -> None:
 
 
 def _check_sample(sample: defaults.SampleConfig) -> None:
-    _one_of("sample.sampler", sample.sampler, SAMPLERS)
+    _one_of("sample.sampler", sample.sampler, samplers.SAMPLERS)
     _within("sample.eta", sample.eta, 0.0, 1.0)
     rule = "has no effect with sample.sampler='ddpm'"
     remedy = "use 0, or sample.sampler=ddim"

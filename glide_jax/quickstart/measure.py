@@ -40,7 +40,7 @@ class Counts:
 
 def held_out(count: int, px: int) -> tuple[np.ndarray, list[shapes_world.ShapeScene]]:
     """Real pictures (N, px, px, 3) of colour-shape pairs never trained on."""
-    world = shapes_world.ShapesWorld("quickstart", "held_out", seed=1, size_px=px)
+    world = shapes_world.ShapesWorld("quickstart", "held_out", seed=3, size_px=px)
     scenes = [world.spec(i) for i in range(count)]
     return np.stack([shapes_world.render(scene, px) for scene in scenes]), scenes
 

@@ -6,20 +6,12 @@ import functools
 import os
 import pathlib
 
-import jax
 import pytest
 
 from glide_jax.cli import main
 from glide_jax.train import loop, setup
+from tests.quick_compilation import quick_compilation  # noqa: F401
 from tests.train import small_runs
-
-
-@pytest.fixture(scope="package", autouse=True)
-def quick_compilation():
-    """Programs here run for milliseconds: optimising them takes most of the time."""
-    jax.config.update("jax_disable_most_optimizations", True)
-    yield
-    jax.config.update("jax_disable_most_optimizations", False)
 
 
 @pytest.fixture(scope="session")

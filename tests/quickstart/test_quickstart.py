@@ -4,25 +4,16 @@ from __future__ import annotations
 
 import json
 
-import jax
 import pytest
 from PIL import Image
 
 from glide_jax.cli import main
 from glide_jax.quickstart import ledger, phases
+from tests.quick_compilation import quick_compilation  # noqa: F401
 from tests.quickstart.test_report import assert_documented
 
 
-@pytest.fixture
-def quick_compilation():
-    """A few steps of each model are made: optimising their programs costs more."""
-    jax.config.update("jax_disable_most_optimizations", True)
-    yield
-    jax.config.update("jax_disable_most_optimizations", False)
-
-
 @pytest.mark.slow
-@pytest.mark.usefixtures("quick_compilation")
 def test_the_quickstart_ends_with_its_files_and_started_again_does_nothing(tmp_path):
     argv = ["quickstart", f"--output={tmp_path}", "--scale=0.001"]
     assert main.run(argv) == 0

@@ -14,6 +14,7 @@ from glide_jax.config import defaults, resolve
 from glide_jax.models import build
 from glide_jax.sample import restore
 from glide_jax.text import sentencepiece_model, sentencepiece_training, tokenizers
+from tests.quick_compilation import quick_compilation  # noqa: F401
 
 CAPTIONS = [f"a {size} {hue} circle" for size in ("big", "small") for hue in "rgb"]
 
@@ -54,14 +55,6 @@ SIZES = {
     "base_inpaint": dataclasses.replace(BASE, inpaint=True),
     "upsampler_inpaint": dataclasses.replace(UPSAMPLER, inpaint=True),
 }
-
-
-@pytest.fixture(scope="package", autouse=True)
-def quick_compilation():
-    """Programs here run for milliseconds: optimising them takes most of the time."""
-    jax.config.update("jax_disable_most_optimizations", True)
-    yield
-    jax.config.update("jax_disable_most_optimizations", False)
 
 
 @pytest.fixture(scope="session")

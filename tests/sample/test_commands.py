@@ -64,6 +64,35 @@ def test_one_picture_of_a_run_is_drawn_alone(sample, tmp_path):
     assert np.abs(pair[0].astype(int) - pair[1]).max() <= 2
 
 
+def write_photo(folder, name, colour):
+    Image.fromarray(np.full((20, 20, 3), colour, np.uint8)).save(folder / f"{name}.png")
+    (folder / f"{name}.txt").write_text(f"a big {name} circle\n")
+
+
+def test_captions_of_a_source_are_drawn_beside_its_pictures(sample, tmp_path, capsys):
+    photos = tmp_path / "photos"
+    photos.mkdir()
+    for name, colour in (("r", (250, 0, 0)), ("g", (0, 250, 0)), ("b", (0, 0, 250))):
+        write_photo(photos, name, colour)
+    flags = [f"--captions_of=folder:{photos}", "--num_captions=2", "--respacing=2"]
+    flags += ["--upsampler_respacing=2"]
+    assert sample(*flags, f"--output={tmp_path / 'out'}") == 0
+    record = json.loads((tmp_path / "out" / "samples.json").read_text())
+    prompts = [entry["prompt"] for entry in record["images"]]
+    assert len(set(prompts)) == 2
+    sheet = images.read_image(tmp_path / "out" / "beside.png")
+    for name, colour in (("r", (250, 0, 0)), ("g", (0, 250, 0)), ("b", (0, 0, 250))):
+        is_shown = (sheet == colour).all(axis=-1).sum() > 1000
+        assert is_shown == (f"a big {name} circle" in prompts)
+    capsys.readouterr()
+    (photos / "r.png").write_bytes(b"no picture")
+    assert sample(*flags, "--num_captions=3", f"--output={tmp_path / 'two'}") == 2
+    assert "r" in capsys.readouterr().err
+    assert sample(*flags, "--num_images=2", f"--output={tmp_path / 'two'}") == 2
+    assert "--num_images=2" in capsys.readouterr().err
+    assert not (tmp_path / "two").exists()
+
+
 def test_inpainting_keeps_what_the_mask_leaves_black(bundles, tmp_path):
     picture = np.random.default_rng(0).integers(0, 256, (16, 16, 3), np.uint8)
     mask = np.zeros((16, 16), np.uint8)

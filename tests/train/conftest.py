@@ -5,18 +5,10 @@ from __future__ import annotations
 import functools
 import pathlib
 
-import jax
 import pytest
 
+from tests.quick_compilation import quick_compilation  # noqa: F401
 from tests.train import small_runs
-
-
-@pytest.fixture(scope="package", autouse=True)
-def quick_compilation():
-    """Programs here run for milliseconds: optimising them takes most of the time."""
-    jax.config.update("jax_disable_most_optimizations", True)
-    yield
-    jax.config.update("jax_disable_most_optimizations", False)
 
 
 @pytest.fixture(scope="session")
