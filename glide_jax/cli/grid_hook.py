@@ -32,6 +32,7 @@ def make(run: setup.Run) -> loop.GridHook | None:
         sampler=config.sample.sampler,
         respacing=config.sample.respacing,
         inpaint=config.model.inpaint,
+        match_low_res=config.sample.match_low_res,
     )
     batch = {k: v[: config.log.grid_images] for k, v in run.validation[0].items()}
     count = len(batch["image"])
