@@ -1,3 +1,23 @@
 """glide_jax: train and run GLIDE, the text-guided diffusion cascade, in JAX."""
 
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from glide_jax.sample.cascade import Glide
+
 __version__ = "0.1.0"
+__all__ = ["Glide"]
+
+
+def __getattr__(name: str):
+    """`Glide` at its first use, since it starts JAX and importing us must not."""
+    if name == "Glide":
+        from glide_jax import cache
+
+        cache.keep_programs()
+        from glide_jax.sample.cascade import Glide
+
+        return Glide
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

@@ -4,8 +4,11 @@ from __future__ import annotations
 
 import os
 import pathlib
+import sys
 
 FOLDER_VARIABLE = "GLIDE_JAX_CACHE"
+# JAX's own, read when it is imported.
+PROGRAMS_VARIABLE = "JAX_COMPILATION_CACHE_DIR"
 
 
 def folder() -> pathlib.Path:
@@ -14,3 +17,12 @@ def folder() -> pathlib.Path:
         return pathlib.Path(given)
     base = os.environ.get("XDG_CACHE_HOME") or pathlib.Path.home() / ".cache"
     return pathlib.Path(base) / "glide_jax"
+
+
+def keep_programs() -> None:
+    """Has JAX keep compiled programs here, unless told of another place or of none."""
+    os.environ.setdefault(PROGRAMS_VARIABLE, str(folder() / "programs"))
+    # Imported before us, it has read its environment already.
+    jax = sys.modules.get("jax")
+    if jax is not None and jax.config.jax_compilation_cache_dir is None:
+        jax.config.update("jax_compilation_cache_dir", os.environ[PROGRAMS_VARIABLE])

@@ -6,7 +6,7 @@ import numpy as np
 
 from glide_jax import shapes
 from glide_jax.models import build
-from glide_jax.sample import batches, images, stage
+from glide_jax.sample import batches, images, stage, steering
 from glide_jax.text import tokenizers
 from glide_jax.train import loop, setup
 
@@ -28,19 +28,21 @@ def make(run: setup.Run) -> loop.GridHook | None:
     draw = stage.make_stage(
         config,
         build.make_denoiser(config.model),
-        guidance_mode="cfg" if is_guided else "none",
-        sampler=config.sample.sampler,
-        respacing=config.sample.respacing,
-        inpaint=config.model.inpaint,
-        match_low_res=config.sample.match_low_res,
+        stage.StageSettings(
+            guidance_mode="cfg" if is_guided else "none",
+            sampler=config.sample.sampler,
+            respacing=config.sample.respacing,
+            inpaint_mode="pinned" if config.model.inpaint else None,
+            match_low_res=config.sample.match_low_res,
+        ),
     )
     batch = {k: v[: config.log.grid_images] for k, v in run.validation[0].items()}
     count = len(batch["image"])
     inputs = stage.StageInputs(
-        keys=batches.image_keys(GRID_SEED, 0, count, batches.BASE_STREAM),
-        caption=stage.Caption(batch["tokens"], batch["text_mask"]),
-        empty=stage.Caption(
-            *tokenizers.empty_batch(run.tokenizer, count, config.model.text_context)
+        keys=batches.image_keys(GRID_SEED, np.arange(count), batches.BASE_STREAM),
+        caption=steering.Caption(batch["tokens"][:, None], batch["text_mask"][:, None]),
+        empty=steering.Caption(
+            *tokenizers.empty_batch(run.tokenizer, 1, config.model.text_context)
         ),
         guidance_scale=config.sample.guidance_scale,
         eta=config.sample.eta,

@@ -1,12 +1,12 @@
-"""Repaint a part of a picture to fit a prompt; every other pixel is kept.
+"""Repaint a part of a picture to fit a prompt, or continue it beyond its sides.
 
     glide inpaint --base=runs/base_inpaint/bundle --upsampler=runs/up_inpaint/bundle \\
         --image=photo.png --mask=mask.png --prompt="a red circle" --output=out/filled
-    glide inpaint --base=runs/base_inpaint/bundle --image=photo.png --mask=hole.png \\
-        --prompt="a red circle" --num_images=4 --guidance_scale=5 --output=out/four
+    glide inpaint --base=runs/base_inpaint/bundle --image=photo.png --extend=0,0,64,0 \\
+        --prompt="a red circle" --num_images=4 --output=out/wider
 
-The picture is square. The mask has its size: white is repainted; or, in a file with
-transparency, what is transparent.
+The mask has the picture's size: white is repainted; or, in a file with transparency,
+what is transparent. Every other pixel is kept. With --mask the picture is square.
 """
 
 from __future__ import annotations
@@ -18,48 +18,66 @@ from glide_jax.errors import UserError
 
 
 def define_flags(fv: flags.FlagValues) -> None:
-    """The flags of every sampling verb, --image and --mask."""
+    """The flags of every sampling verb and what is to be filled."""
     sampling.define_flags(fv)
-    flags.DEFINE_string("image", None, "picture to repaint, square", flag_values=fv)
+    flags.DEFINE_string("image", None, "picture to repaint", flag_values=fv)
     flags.DEFINE_string(
         "mask",
         None,
         "white or transparent where to repaint, of the picture's size",
         flag_values=fv,
     )
+    flags.DEFINE_list(
+        "extend",
+        None,
+        "instead of --mask: pixels to add at the left, top, right and bottom",
+        flag_values=fv,
+    )
+    flags.DEFINE_enum(
+        "inpaint_mode",
+        "pinned",
+        ["pinned", "masked", "implicit"],
+        "pinned: the model sees the known part (GLIDE's way); masked: it does not; "
+        "implicit: nor is it pinned, but noised anew at each step",
+        flag_values=fv,
+    )
+    flags.DEFINE_integer(
+        "feather_px", 0, "width of the mask's soft edge, in pixels", flag_values=fv
+    )
 
 
 def run(fv: flags.FlagValues, args: list[str]) -> int:
     """Repaints the picture for every prompt and writes the results."""
-    import numpy as np
-
     from glide_jax.sample import images
 
     if args:
         raise UserError(f"{args[0]!r} is no flag; prompts are --prompt={args[0]!r}")
-    if not (fv.image and fv.mask):
-        raise UserError("give the picture as --image=FILE and its mask as --mask=FILE")
-    prompts = sampling.read_prompts(fv)
-    image, mask = images.read_image(fv.image), images.read_mask(fv.mask)
-    with sampling.open_output(fv) as output:
-        models = sampling.load_cascade(fv)
-        with sampling.progress_bar(len(prompts) * models.num_stages) as progress:
-            result = models.inpaint(
-                np.stack([image] * len(prompts)),
-                np.stack([mask] * len(prompts)),
-                prompts,
-                progress=progress,
-                **sampling.read_options(fv),
-            )
-        sampling.write_result(
-            output,
-            models,
-            prompts,
-            fv.num_images,
-            result,
-            verb="inpaint",
-            image=sampling.file_record(fv.image),
-            mask=sampling.file_record(fv.mask),
+    if not fv.image or bool(fv.mask) == bool(fv.extend):
+        raise UserError(
+            "give the picture as --image=FILE and its mask as --mask=FILE, or "
+            "--extend=LEFT,TOP,RIGHT,BOTTOM"
         )
-    print(f"{len(prompts)} pictures and samples.json are in {output}")
+    prompts = sampling.read_prompts(fv)
+    image = images.read_image(fv.image)
+    asked = [prompt for prompt in prompts for _ in range(fv.num_images)]
+    options = sampling.read_options(fv)
+    record = {"verb": "inpaint", "image": sampling.file_record(fv.image)}
+    if fv.mask:
+        mask = images.read_mask(fv.mask)
+        record["mask"] = sampling.file_record(fv.mask)
+    else:
+        margins = [int(number) for number in sampling.read_numbers(fv, "extend")]
+    with sampling.open_output(fv) as output:
+        models = sampling.load_models(fv)
+        drawn = len(asked) * (fv.candidates + models.num_stages - 1)
+        with sampling.progress_bar(drawn) as progress:
+            if fv.mask:
+                result = models.inpaint(
+                    image, mask, asked, progress=progress, **options
+                )
+            else:
+                result = models.outpaint(image, asked, margins, **options)
+        columns = sampling.grid_columns(fv.num_images, len(asked))
+        sampling.write_result(output, models, asked, columns, result, **record)
+    print(f"{len(asked)} pictures and samples.json are in {output}")
     return 0

@@ -16,20 +16,22 @@ import textwrap
 
 from absl import flags
 
-from glide_jax import errors, lifecycle
+from glide_jax import cache, errors, lifecycle
 
 VERBS = {
     "quickstart": "the whole system at toy size: train, sample, measure, draw",
     "train": "train one phase from a configuration",
     "export": "turn a trained workdir into a bundle for sampling",
     "sample": "pictures from prompts",
-    "inpaint": "repaint a part of a picture",
+    "inpaint": "repaint a part of a picture, or continue it beyond its sides",
+    "edit": "change a picture or finish a sketch",
     "data": "build | tokenizer | emoji: prepare a data set",
 }
 
 
 def main(argv: list[str] | None = None) -> None:
     """The console script."""
+    cache.keep_programs()
     sys.exit(run(sys.argv[1:] if argv is None else argv))
 
 

@@ -13,7 +13,6 @@ With --captions_of, beside.png shows each drawn picture beside the real one.
 
 from __future__ import annotations
 
-import math
 import pathlib
 from typing import TYPE_CHECKING
 
@@ -24,7 +23,7 @@ from glide_jax.cli import sampling
 from glide_jax.errors import UserError
 
 if TYPE_CHECKING:
-    from glide_jax.sample.cascade import CascadeResult
+    from glide_jax.sample.cascade import Pictures
 
 REAL_PX = 128  # side of the real pictures in beside.png
 
@@ -57,16 +56,21 @@ def run(fv: flags.FlagValues, args: list[str]) -> int:
         prompts, real = _read_source(fv)
     else:
         prompts = sampling.read_prompts(fv)
-    columns = fv.num_images if fv.num_images > 1 else math.isqrt(len(prompts) - 1) + 1
+    count = len(prompts) * fv.num_images
     options = sampling.read_options(fv)
     with sampling.open_output(fv) as output:
-        models = sampling.load_cascade(fv)
-        with sampling.progress_bar(len(prompts) * models.num_stages) as progress:
-            result = models.sample(prompts, progress=progress, **options)
-        sampling.write_result(output, models, prompts, columns, result, verb="sample")
+        models = sampling.load_models(fv)
+        drawn = count * (fv.candidates + models.num_stages - 1)
+        with sampling.progress_bar(drawn) as progress:
+            result = models.sample(
+                prompts, num_images=fv.num_images, progress=progress, **options
+            )
+        asked = [prompt for prompt in prompts for _ in range(fv.num_images)]
+        columns = sampling.grid_columns(fv.num_images, count)
+        sampling.write_result(output, models, asked, columns, result, verb="sample")
         if real is not None:
             _draw_beside(output / "beside.png", prompts, real, result)
-    print(f"{len(prompts)} pictures and samples.json are in {output}")
+    print(f"{count} pictures and samples.json are in {output}")
     return 0
 
 
@@ -102,15 +106,14 @@ def _draw_beside(
     path: pathlib.Path,
     prompts: list[str],
     real: list[np.ndarray],
-    result: CascadeResult,
+    result: Pictures,
 ) -> None:
     """Writes a sheet: caption, real picture, base picture, upsampled picture."""
     from glide_jax.eval import contact_sheet
     from glide_jax.sample import images
 
     columns = {"real": real, f"{result.base_images.shape[1]} px": result.base_images}
-    if result.images is not None:
-        columns[f"{result.images.shape[1]} px"] = result.images
+    columns[f"{result.images.shape[1]} px"] = result.images
     rows = [
         (prompt, [pictures[i] for pictures in columns.values()])
         for i, prompt in enumerate(prompts)

@@ -1,11 +1,13 @@
-"""What `glide sample` and `glide inpaint` have in common: flags, models, output."""
+"""What `glide sample`, `inpaint` and `edit` share: flags, models, output."""
 
 from __future__ import annotations
 
 import contextlib
+import dataclasses
 import hashlib
+import math
 import pathlib
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from typing import TYPE_CHECKING, Any
 
 from absl import flags
@@ -14,7 +16,8 @@ from glide_jax.cli import output
 from glide_jax.errors import UserError
 
 if TYPE_CHECKING:
-    from glide_jax.sample.cascade import Cascade, CascadeResult
+    from glide_jax.sample.cascade import Glide, Pictures
+    from glide_jax.sample.prompts import Prompt
 
 # More pictures than this are not put together into grid.png.
 MAX_GRID = 100
@@ -32,18 +35,25 @@ def define_flags(values: flags.FlagValues) -> None:
     def whole(name: str, default: int, meaning: str) -> None:
         flags.DEFINE_integer(name, default, meaning, flag_values=values)
 
+    def numbers(name: str, meaning: str) -> None:
+        flags.DEFINE_list(name, None, meaning, flag_values=values)
+
     def choice(name: str, default: str | None, names: list[str], meaning: str) -> None:
         flags.DEFINE_enum(name, default, names, meaning, flag_values=values)
 
     text("base", "bundle of the base model, e.g. runs/base/bundle")
     text("upsampler", "bundle of the upsampler; left out: small pictures only")
-    text("clip", "bundle of the noised CLIP, for --guidance_mode=clip or cfg+clip")
+    text("clip", "bundle of the noised CLIP, for guidance by it and --candidates")
+    whole("fsdp", 1, "devices each model is spread over, if one cannot hold it")
     flags.DEFINE_multi_string(
         "prompt", None, "what to draw; may be given again", flag_values=values
     )
     text("prompt_file", "instead of --prompt: a UTF-8 file with a prompt a line")
+    text("negative_prompt", "what classifier-free guidance is to steer away from")
+    numbers("blend", "weights of all --prompt in ONE picture, e.g. 0.7,0.3")
     text("output", "folder for the pictures and samples.json, e.g. out/corgi")
     whole("num_images", 1, "pictures of each prompt")
+    whole("candidates", 1, "drawn of each picture, of which the CLIP keeps one")
     whole("seed", 0, "another number gives other pictures")
     whole(
         "first_index",
@@ -58,12 +68,18 @@ def define_flags(values: flags.FlagValues) -> None:
         "what steers the base model: nothing, classifier-free, CLIP or both",
     )
     number("guidance_scale", "classifier-free, 1 is off; the bundle's if left out")
+    numbers("guidance_interval", "timesteps between which it acts, e.g. 200,800")
+    number("guidance_rescale", "share of its rescaling, 0 (off) to 1, e.g. 0.7")
     number("clip_guidance_scale", "CLIP, 0 is off; the bundle's if left out")
+    numbers("clip_guidance_interval", "timesteps between which it acts")
+    number("threshold_quantile", "dynamic thresholding, e.g. 0.995; left out: clip")
+    samplers = ["ddpm", "ddim", "plms", "dpm_solver_pp"]
+    choice("sampler", None, samplers, "of the base model; the bundle's")
+    text("respacing", "timesteps of the base model, e.g. 150, fast27, lambda20")
     number("eta", "fresh noise in the base model's ddim steps, 0 to 1, e.g. 0.5")
-    choice("sampler", None, ["ddpm", "ddim"], "of the base model; the bundle's")
-    text("respacing", "timesteps of the base model, e.g. 150, ddim50, fast27")
-    choice("upsampler_sampler", None, ["ddpm", "ddim"], "of the upsampler")
+    choice("upsampler_sampler", None, samplers, "of the upsampler; the bundle's")
     text("upsampler_respacing", "timesteps of the upsampler, e.g. fast27")
+    number("upsampler_eta", "fresh noise in the upsampler's ddim steps, 0 to 1")
     flags.DEFINE_bool(
         "match_low_res",
         None,
@@ -72,18 +88,42 @@ def define_flags(values: flags.FlagValues) -> None:
     )
 
 
-def read_prompts(values: flags.FlagValues) -> list[str]:
-    """The prompts, each `num_images` times over.
+def read_prompts(values: flags.FlagValues) -> list[Prompt]:
+    """The prompts, or with --blend the one prompt made of them.
 
     Raises:
-        UserError: None given, given twice over, or a file that cannot be read.
+        UserError: None given, given twice over, a file that cannot be read, or another
+            number of weights.
     """
     if bool(values.prompt) == bool(values.prompt_file):
         raise UserError('give either --prompt="..." or --prompt_file=FILE')
     if values.num_images < 1:
         raise UserError(f"--num_images={values.num_images}; give at least 1")
     prompts = values.prompt or _read_lines(values.prompt_file)
-    return [prompt for prompt in prompts for _ in range(values.num_images)]
+    if values.blend is None:
+        return prompts
+    weights = read_numbers(values, "blend")
+    if len(weights) != len(set(prompts)):
+        raise UserError(
+            f"--blend has {len(weights)} weights for {len(set(prompts))} prompts; give "
+            "one for each"
+        )
+    return [dict(zip(prompts, weights, strict=True))]
+
+
+def read_numbers(values: flags.FlagValues, name: str) -> list[float]:
+    """The numbers of a list flag.
+
+    Raises:
+        UserError: Something in it is no number.
+    """
+    try:
+        return [float(part) for part in values[name].value]
+    except ValueError as error:
+        given = ",".join(values[name].value)
+        raise UserError(
+            f"--{name}={given} is no list of numbers; write e.g. 0.7,0.3"
+        ) from error
 
 
 def open_output(
@@ -96,35 +136,28 @@ def open_output(
 
 
 def read_options(values: flags.FlagValues) -> dict[str, Any]:
-    """The options of `Cascade` that flags set."""
-    names = (
-        "seed",
-        "first_index",
-        "batch_size",
-        "guidance_mode",
-        "guidance_scale",
-        "clip_guidance_scale",
-        "eta",
-        "sampler",
-        "respacing",
-        "upsampler_sampler",
-        "upsampler_respacing",
-        "match_low_res",
-    )
-    return {name: values[name].value for name in names}
+    """The options of `Glide` that flags of this verb set."""
+    from glide_jax.sample import settings
+
+    options = {}
+    for field in dataclasses.fields(settings.SampleOptions):
+        if field.name not in values or values[field.name].value is None:
+            continue
+        options[field.name] = values[field.name].value
+        if field.name.endswith("_interval"):
+            options[field.name] = tuple(map(int, read_numbers(values, field.name)))
+    return options
 
 
-def load_cascade(values: flags.FlagValues) -> Cascade:
+def load_models(values: flags.FlagValues) -> Glide:
     """The models that the flags name, found to belong together."""
-    from glide_jax.sample import cascade, restore
+    from glide_jax.sample import cascade
 
     if not values.base:
         raise UserError("--base is missing, e.g. --base=runs/base/bundle")
-    models = [
-        restore.load_bundle(folder) if folder else None
-        for folder in (values.base, values.upsampler, values.clip)
-    ]
-    return cascade.Cascade(*models)
+    return cascade.Glide.load(
+        values.base, values.upsampler, values.clip, fsdp=values.fsdp
+    )
 
 
 @contextlib.contextmanager
@@ -148,28 +181,26 @@ def progress_bar(
 
 def write_result(
     folder: pathlib.Path,
-    models: Cascade,
-    prompts: list[str],
+    models: Glide,
+    prompts: Sequence[Prompt],
     columns: int,
-    result: CascadeResult,
+    result: Pictures,
     **record: Any,
 ) -> None:
     """PNG files, grid.png and samples.json, which holds all that repeating needs."""
     from glide_jax.sample import images
 
-    final = result.base_images if result.images is None else result.images
+    has_base = models.upsampler is not None
     pictures, entries = [], []
-    first_index = result.settings["first_index"]
-    for i, prompt in enumerate(prompts):
-        index = first_index + i
+    for i, (prompt, (_, index)) in enumerate(zip(prompts, result.seeds, strict=True)):
         entry = {"index": index, "prompt": prompt, "file": f"{index:06d}.png"}
-        pictures.append((entry["file"], final[i]))
-        if result.images is not None:
+        pictures.append((entry["file"], result.images[i]))
+        if has_base:
             entry["base_file"] = f"{index:06d}_base.png"
             pictures.append((entry["base_file"], result.base_images[i]))
         entries.append(entry)
     if 1 < len(prompts) <= MAX_GRID:
-        pictures.append(("grid.png", images.make_grid(final, columns)))
+        pictures.append(("grid.png", images.make_grid(result.images, columns)))
     images.write_all(
         folder,
         pictures,
@@ -182,13 +213,18 @@ def write_result(
     )
 
 
+def grid_columns(num_images: int, count: int) -> int:
+    """A row for each prompt, or of single pictures a square."""
+    return num_images if num_images > 1 else math.isqrt(count - 1) + 1
+
+
 def file_record(path: str) -> dict[str, str]:
     """Name and digest of an input file."""
     digest = hashlib.sha256(pathlib.Path(path).read_bytes()).hexdigest()
     return {"file": path, "sha256": digest}
 
 
-def _bundles(models: Cascade) -> dict[str, dict[str, str]]:
+def _bundles(models: Glide) -> dict[str, dict[str, str]]:
     from glide_jax.sample import restore
 
     parts = {"base": models.base, "upsampler": models.upsampler, "clip": models.clip}

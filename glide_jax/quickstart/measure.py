@@ -142,8 +142,8 @@ class Measurements:
 
     def _cascade(
         self, base: str, *, upsampler: str = "", with_clip: bool = False
-    ) -> cascade.Cascade:
-        return cascade.Cascade(
+    ) -> cascade.Glide:
+        return cascade.Glide(
             self._model(base),
             self._model(upsampler) if upsampler else None,
             self._model("noised_clip") if with_clip else None,

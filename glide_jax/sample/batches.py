@@ -7,8 +7,11 @@ from collections.abc import Callable
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jax.sharding import Mesh
 
 from glide_jax import shapes
+from glide_jax.parallel import mesh as meshes
+from glide_jax.parallel import sharding
 from glide_jax.sample import images as images_lib
 from glide_jax.sample import stage
 
@@ -19,38 +22,66 @@ Progress = Callable[[int], None]
 BASE_STREAM, UPSAMPLER_STREAM = 0, 1
 
 
-def image_keys(seed: int, first_index: int, count: int, stream: int) -> shapes.PRNGKeys:
-    """Keys of images first_index, ...: fold_in(fold_in(key(seed), index), stream)."""
+def image_keys(seed: int, indices: np.ndarray, stream: int) -> shapes.PRNGKeys:
+    """Keys of images by index: fold_in(fold_in(key(seed), index), stream)."""
     root = jax.random.key(np.uint32(seed))
-    indices = (np.arange(count) + first_index).astype(np.uint32)
 
     def fold(index: jax.Array) -> jax.Array:
         return jax.random.fold_in(jax.random.fold_in(root, index), stream)
 
-    return jax.vmap(fold)(jnp.asarray(indices))
+    return jax.vmap(fold)(jnp.asarray(np.asarray(indices).astype(np.uint32)))
 
 
 def draw_in_batches(
     draw: Callable[[stage.StageInputs], jax.Array],
     inputs: stage.StageInputs,
     batch_size: int,
-    progress: Progress | None,
+    progress: Progress | None = None,
+    mesh: Mesh | None = None,
 ) -> images_lib.PixelBatch:
-    """All pictures as uint8; the last batch is padded, so that one program serves."""
+    """All pictures as uint8, at most `batch_size` at once.
+
+    A batch is padded to a power of two (and to a multiple of the mesh's batch axes), so
+    that few programs serve any number of pictures.
+    """
     count = len(inputs.keys)
-    size = min(batch_size, count)
     if progress is not None:
         progress(0)
-    pictures = []
-    for start in range(0, count, size):
-        rows = np.minimum(np.arange(start, start + size), count - 1)
-        drawn = images_lib.to_pixels(draw(_take(inputs, rows)))
-        pictures.append(drawn[: count - start])
+    pictures, start = [], 0
+    while start < count:
+        wanted = min(batch_size, count - start)
+        rows = np.arange(start, start + padded_size(wanted, batch_size, mesh))
+        batch = _place(_take(inputs, np.minimum(rows, count - 1)), mesh)
+        pictures.append(images_lib.to_pixels(draw(batch))[:wanted])
+        start += wanted
         if progress is not None:
-            progress(len(pictures[-1]))
+            progress(wanted)
     return np.concatenate(pictures)
 
 
+def padded_size(count: int, batch_size: int, mesh: Mesh | None) -> int:
+    """The next power of two, at most `batch_size`; divisible over the mesh."""
+    size = min(batch_size, 1 << (count - 1).bit_length())
+    shards = 1 if mesh is None else meshes.num_batch_shards(mesh)
+    return -(-size // shards) * shards
+
+
 def _take(inputs: stage.StageInputs, rows: np.ndarray) -> stage.StageInputs:
-    """Rows of every batched array; scales stay."""
-    return jax.tree.map(lambda leaf: leaf if np.ndim(leaf) == 0 else leaf[rows], inputs)
+    """Rows of every array that has one for each image."""
+    own = {name: getattr(inputs, name) for name in _per_image(inputs)}
+    return inputs._replace(**jax.tree.map(lambda leaf: leaf[rows], own))
+
+
+def _place(inputs: stage.StageInputs, mesh: Mesh | None) -> stage.StageInputs:
+    """Each image's arrays spread over the mesh, the rest on every device."""
+    if mesh is None:
+        return inputs
+    own = {name: getattr(inputs, name) for name in _per_image(inputs)}
+    own = jax.device_put(own, sharding.batch_sharding(mesh))
+    shared = {name: getattr(inputs, name) for name in stage.SHARED}
+    shared = jax.device_put(shared, sharding.replicated(mesh))
+    return inputs._replace(**own, **shared)
+
+
+def _per_image(inputs: stage.StageInputs) -> list[str]:
+    return [name for name in inputs._fields if name not in stage.SHARED]

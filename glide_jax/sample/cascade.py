@@ -1,4 +1,4 @@
-"""From prompts to pictures: base model, then upsampler; also filling in and enlarging.
+"""From prompts to pictures: base model, then upsampler; filling in, editing, enlarging.
 
 Image i of a run draws all of its noise from fold_in(key(seed), i), so it is the same
 picture in any batch. The upsampler sees the base model's picture as 8-bit pixels.
@@ -7,38 +7,59 @@ picture in any batch. The upsampler sees the base model's picture as 8-bit pixel
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable, Sequence
+import pathlib
+from collections.abc import Sequence
 from typing import Any
 
 import jax
 import numpy as np
+from jax.sharding import Mesh
 
 from glide_jax import errors, shapes
 from glide_jax.config import defaults
-from glide_jax.sample import batches, compatible, known, restore, settings, stage
+from glide_jax.parallel import mesh as meshes
+from glide_jax.sample import (
+    batches,
+    compatible,
+    known,
+    outpaint,
+    prompts,
+    rerank,
+    restore,
+    settings,
+    stage,
+)
 from glide_jax.sample import images as images_lib
-from glide_jax.text import tokenizers
+from glide_jax.sample import run as run_lib
+
+Prompts = prompts.Prompt | Sequence[prompts.Prompt]
 
 
 @dataclasses.dataclass(frozen=True)
-class CascadeResult:
+class Pictures:
     """Pictures in the order of the prompts.
 
     Attributes:
+        images: uint8 (N, H, W, 3), the upsampler's, or without one the base model's.
         base_images: uint8 (N, h, w, 3) from the base model.
-        images: uint8 (N, H, W, 3) from the upsampler, or None without one.
+        seeds: (seed, index) of each picture; with first_index=index and candidates=1
+            it is drawn alone.
         settings: Every choice made, as JSON values, to repeat the run.
     """
 
-    base_images: images_lib.PixelBatch
-    images: images_lib.ResizedBatch | None
+    images: np.ndarray
+    base_images: np.ndarray
+    seeds: tuple[tuple[int, int], ...]
     settings: dict[str, Any]
 
 
-class Cascade:
+class Glide:
     """Models that belong together; compiled programs are kept between calls.
 
-    Options of every method are the fields of `settings.SampleOptions`.
+    A prompt is a text, or {text: weight, ...} for several blended in one picture.
+    Pictures are PIL images or uint8 arrays, one or several; one picture serves several
+    prompts, one prompt several pictures. `**options` of every method are the fields of
+    `settings.SampleOptions`.
     """
 
     def __init__(
@@ -46,11 +67,51 @@ class Cascade:
         base: restore.SampleModel,
         upsampler: restore.SampleModel | None = None,
         clip: restore.SampleModel | None = None,
+        *,
+        mesh: Mesh | None = None,
     ):
-        """Raises UserError where the models do not belong together."""
+        """Raises UserError where the models do not belong together.
+
+        Args:
+            base, upsampler, clip: As from `restore.load_bundle`, placed on `mesh`.
+            mesh: Devices that batches are spread over; None: the default device.
+        """
         compatible.check_models(base, upsampler, clip)
         self.base, self.upsampler, self.clip = base, upsampler, clip
-        self._stages: dict[tuple, stage.Stage] = {}
+        self._mesh = mesh
+        self._stages: dict[tuple[bool, stage.StageSettings], stage.Stage] = {}
+        self._scorer: rerank.Scorer | None = None
+
+    @classmethod
+    def load(
+        cls,
+        base: str | pathlib.Path,
+        upsampler: str | pathlib.Path | None = None,
+        clip: str | pathlib.Path | None = None,
+        *,
+        fsdp: int = 1,
+    ) -> Glide:
+        """The models in bundles, on every device of this machine.
+
+        Args:
+            base, upsampler, clip: Folders that `glide export` or `glide convert` wrote.
+            fsdp: Devices that each model's parameters are spread over, for models that
+                one device cannot hold; batches are spread over all devices anyway.
+
+        Raises:
+            UserError: A folder that is not a bundle or is damaged; bundles that do not
+                belong together; devices that fsdp does not divide.
+        """
+        mesh = None
+        if jax.device_count() > 1:
+            mesh = meshes.make_mesh(defaults.MeshConfig(data=-1, fsdp=fsdp))
+        elif fsdp != 1:
+            raise errors.UserError(f"fsdp={fsdp}, but there is one device; leave it 1")
+        models = [
+            None if folder is None else restore.load_bundle(folder, mesh=mesh)
+            for folder in (base, upsampler, clip)
+        ]
+        return cls(*models, mesh=mesh)
 
     @property
     def num_stages(self) -> int:
@@ -59,213 +120,289 @@ class Cascade:
 
     def sample(
         self,
-        prompts: Sequence[str],
+        prompts: Prompts,
         *,
+        num_images: int = 1,
         progress: batches.Progress | None = None,
         **options,
-    ) -> CascadeResult:
-        """One picture a prompt.
+    ) -> Pictures:
+        """`num_images` pictures of each prompt.
 
         Raises:
             UserError: No prompts, or an option that is unknown, out of range or
                 asks for a CLIP that is not there.
         """
-        run = self._start(prompts, options)
-        low = self._draw_base(run, {}, progress)
-        return self._finish(run, low, {}, progress)
+        run = self._start(prompts, num_images, options)
+        return self._draw(run, {}, {}, progress)
 
     def inpaint(
         self,
-        images: np.ndarray,
-        masks: np.ndarray,
-        prompts: Sequence[str],
+        images: Any,
+        masks: Any,
+        prompts: Prompts,
         *,
+        num_images: int = 1,
         progress: batches.Progress | None = None,
         **options,
-    ) -> CascadeResult:
+    ) -> Pictures:
         """Each picture with what its mask leaves unknown drawn to fit its prompt.
 
         Args:
-            images: uint8 (N, H, W, 3), square; resized to both resolutions.
-            masks: (N, h, w) of 0 and 1, 1 = known, at the base model's resolution or
-                the images' own. Known pixels come out as they are in `images`, to the
-                pixel where images and masks have the size of the result.
-            prompts: N captions of the finished pictures.
+            images: Square pictures; resized to both resolutions.
+            masks: 0 and 1, 1 = known, at the base model's resolution or the images'
+                own. Known pixels come out as they are in `images`, to the pixel where
+                images and masks have the size of the result.
+            prompts: Captions of the finished pictures.
+            num_images: As in `sample`.
             progress: As in `sample`.
             **options: As in `sample`.
 
         Raises:
-            UserError: As in `sample`; a model that takes no mask; images or masks of
-                the wrong size.
+            UserError: As in `sample`; a model that takes no mask (unless inpaint_mode
+                is "implicit" or "masked"); images or masks of the wrong size.
         """
-        run = self._start(prompts, options, inpaint=True)
-        base_px = self.base.config.model.image_px
-        masks = known.checked_masks(images, masks, len(prompts), base_px)
-        low = self._draw_base(run, known.conditions(images, masks, base_px), progress)
-        conditions = {}
-        if self.upsampler is not None:
-            image_px = self.upsampler.config.model.image_px
-            conditions = known.conditions(images, masks, image_px)
-        return self._finish(run, low, conditions, progress)
+        images = images_lib.as_pixels(images)
+        run = self._start(prompts, num_images, options, len(images), fills=True)
+        images = run.repeat(images)
+        masks = run.repeat(images_lib.as_masks(masks))
+        masks = known.checked_masks(images, masks, run.count, self.base_px)
+        feather_px = run.options.feather_px
+
+        def conditions(px: int) -> dict[str, np.ndarray]:
+            soft = feather_px * px / self.image_px
+            return known.conditions(images, masks, px, soft)
+
+        return self._draw(
+            run, conditions(self.base_px), self._large(conditions), progress
+        )
+
+    def edit(
+        self,
+        images: Any,
+        prompts: Prompts,
+        *,
+        strength: float = 0.6,
+        source_prompts: Prompts | None = None,
+        num_images: int = 1,
+        progress: batches.Progress | None = None,
+        **options,
+    ) -> Pictures:
+        """Each picture changed to fit its prompt, its layout kept (SDEdit, 2108.01073).
+
+        The picture is noised up to a share `strength` of the timesteps and denoised
+        again, by both models: 0 gives it back, 1 keeps nothing of it.
+
+        Args:
+            images: Square pictures, e.g. sketches; resized to both resolutions.
+            prompts: What each is to show.
+            strength: 0 to 1.
+            source_prompts: What each shows now. Given, noise is not drawn but found by
+                DDIM inversion, which keeps more of a real picture; both models then
+                sample by ddim.
+            num_images: As in `sample`.
+            progress: As in `sample`.
+            **options: As in `sample`.
+
+        Raises:
+            UserError: As in `sample`; images that are not square; a strength outside
+                its range; inversion with a sampler other than ddim.
+        """
+        settings.check_strength(strength)
+        inverts = source_prompts is not None
+        if inverts:
+            options = {"sampler": "ddim", "upsampler_sampler": "ddim", **options}
+        images = images_lib.as_pixels(images)
+        run = self._start(prompts, num_images, options, len(images), inverts=inverts)
+        images = run.repeat(images)
+        known.check_square(images, run.count)
+        source = {}
+        if inverts:
+            source = {"source_prompts": self._sources(source_prompts, run.count)}
+
+        def conditions(px: int) -> dict[str, Any]:
+            picture = images_lib.from_pixels(images_lib.resize(images, px))
+            return {"init_image": picture, "strength": strength, **source}
+
+        drawn = self._draw(
+            run, conditions(self.base_px), self._large(conditions), progress
+        )
+        record = {**drawn.settings, "strength": strength, **source}
+        return dataclasses.replace(drawn, settings=record)
 
     def upsample(
         self,
-        images: np.ndarray,
-        prompts: Sequence[str],
+        images: Any,
+        prompts: Prompts,
         *,
         progress: batches.Progress | None = None,
         **options,
-    ) -> CascadeResult:
-        """Each small picture (uint8, the base model's size) enlarged.
+    ) -> Pictures:
+        """Each small picture (the base model's size) enlarged.
 
         Raises:
             UserError: As in `sample`; no upsampler; images of another size.
         """
-        run = self._start(prompts, options)
+        images = images_lib.as_pixels(images)
+        run = self._start(prompts, 1, options, len(images))
         if self.upsampler is None:
             raise errors.UserError(
                 "upsampling needs an upsampler and none was given; give its bundle"
             )
+        images = run.repeat(images)
         side = self.upsampler.config.model.low_res_px
-        if images.shape != (len(prompts), side, side, 3):
+        if images.shape != (run.count, side, side, 3) or images.dtype != np.uint8:
             raise errors.UserError(
-                f"images have shape {images.shape}; {len(prompts)} prompts and this "
-                f"upsampler need ({len(prompts)}, {side}, {side}, 3)"
+                f"images are {images.dtype} {images.shape}; {run.count} prompts and "
+                f"this upsampler need uint8 ({run.count}, {side}, {side}, 3)"
             )
-        return self._finish(run, images, {}, progress)
+        return self._enlarge(run, images, run.indices(run.count), {}, progress)
 
-    def _start(
-        self, prompts: Sequence[str], options: dict[str, Any], *, inpaint: bool = False
-    ) -> _Run:
-        """Everything that can be refused is refused here, before any drawing."""
-        if isinstance(prompts, str) or not prompts:
-            raise errors.UserError("no prompts given; give a list of at least one")
-        chosen = settings.make_options(options)
-        base = chosen.base(self.base.config.sample)
-        base_stage = self._stage(self.base, base, chosen.guidance_mode, inpaint)
-        upsampler = upsampler_stage = None
-        if self.upsampler is not None:
-            upsampler = chosen.upsampler(self.upsampler.config.sample)
-            upsampler_stage = self._stage(self.upsampler, upsampler, "none", inpaint)
-        return _Run(list(prompts), chosen, base, base_stage, upsampler, upsampler_stage)
-
-    def _stage(
+    def outpaint(
         self,
-        model: restore.SampleModel,
-        config: defaults.SampleConfig,
-        guidance_mode: str,
-        inpaint: bool,
+        images: Any,
+        prompts: Prompts,
+        margins: Sequence[int],
+        *,
+        progress: batches.Progress | None = None,
+        **options,
+    ) -> Pictures:
+        """Pictures continued beyond their sides, square by square, each by `inpaint`.
+
+        Args:
+            images: Pictures of any size; what is there stays, to the pixel.
+            prompts: What the finished pictures show.
+            margins: Pixels to add at the left, top, right and bottom.
+            progress: Called with 0 and with each image finished, in every square.
+            **options: As in `sample`.
+
+        Returns:
+            Pictures of the extended size; base_images are those of the last square.
+
+        Raises:
+            UserError: As in `inpaint`; a result smaller than the model's picture.
+        """
+        images = images_lib.as_pixels(images)
+        run = self._start(prompts, 1, options, len(images), fills=True)
+        canvas = outpaint.make_canvas(run.repeat(images), outpaint.Margins(*margins))
+        drawn = None
+        for at in outpaint.squares(canvas, self.image_px):
+            part = outpaint.window(canvas, at, self.image_px)
+            masks = np.broadcast_to(part.known, (run.count, *part.known.shape))
+            drawn = self.inpaint(
+                part.images, masks, run.prompts, progress=progress, **options
+            )
+            part.images[:], part.known[:] = drawn.images, True
+        record = {**drawn.settings, "margins": list(margins)}
+        return dataclasses.replace(drawn, images=canvas.images, settings=record)
+
+    @property
+    def base_px(self) -> int:
+        """Side of the base model's pictures."""
+        return self.base.config.model.image_px
+
+    @property
+    def image_px(self) -> int:
+        """Side of the finished pictures."""
+        return (self.upsampler or self.base).config.model.image_px
+
+    def stage_for(
+        self, model: restore.SampleModel, static: stage.StageSettings
     ) -> stage.Stage:
-        is_base = model is self.base
-        static = (
-            is_base,
-            guidance_mode,
-            config.sampler,
-            config.respacing,
-            config.match_low_res,
-            inpaint,
-        )
-        if static not in self._stages:
-            self._stages[static] = stage.make_stage(
+        """The compiled program of a model, made at its first use."""
+        key = (model is self.base, static)
+        if key not in self._stages:
+            self._stages[key] = stage.make_stage(
                 model.config,
                 model.fns,
-                guidance_mode=guidance_mode,
-                sampler=config.sampler,
-                respacing=config.respacing,
-                clip_fns=None if self.clip is None else self.clip.fns,
-                inpaint=inpaint,
-                match_low_res=config.match_low_res,
+                static,
+                None if self.clip is None else self.clip.fns,
             )
-        return self._stages[static]
+        return self._stages[key]
 
-    def _draw_base(
-        self,
-        run: _Run,
-        conditions: dict[str, np.ndarray],
-        progress: batches.Progress | None,
-    ) -> images_lib.PixelBatch:
-        mode, count = run.options.guidance_mode, len(run.prompts)
-        empty = clip_caption = clip_params = None
-        if "cfg" in mode:
-            context = self.base.config.model.text_context
-            empty = stage.Caption(
-                *tokenizers.empty_batch(self.base.tokenizer, count, context)
+    def _start(self, asked, num_images, options, num_pictures=1, **kind) -> run_lib.Run:
+        return run_lib.Run(
+            (self.base, self.upsampler, self.clip),
+            asked,
+            num_images,
+            options,
+            num_pictures=num_pictures,
+            **kind,
+        )
+
+    def _sources(self, asked: Prompts, count: int) -> list[prompts.Prompt]:
+        found = prompts.as_prompts(asked, 1)
+        found = found * count if len(found) == 1 else found
+        if len(found) != count:
+            raise errors.UserError(
+                f"{len(found)} source_prompts for {count} pictures; give one of each, "
+                "or one for all"
             )
-        if "clip" in mode:
-            clip_caption = _encode(self.clip, run.prompts)
-            clip_params = self.clip.params
-        inputs = stage.StageInputs(
-            keys=run.keys(batches.BASE_STREAM),
-            caption=_encode(self.base, run.prompts),
-            empty=empty,
-            clip_caption=clip_caption,
-            guidance_scale=run.base.guidance_scale,
-            clip_guidance_scale=run.base.clip_guidance_scale,
-            eta=run.base.eta,
-            noise_temperature=run.base.noise_temperature,
-            **conditions,
-        )
-        draw = _bind(run.base_stage, self.base.params, clip_params)
-        return batches.draw_in_batches(draw, inputs, run.options.batch_size, progress)
+        return found
 
-    def _finish(
+    def _large(self, conditions) -> dict[str, Any]:
+        """Conditions of the upsampler, if there is one."""
+        return {} if self.upsampler is None else conditions(self.image_px)
+
+    def _draw(
         self,
-        run: _Run,
-        low: images_lib.PixelBatch,
-        conditions: dict[str, np.ndarray],
+        run: run_lib.Run,
+        base_conditions: dict[str, Any],
+        upsampler_conditions: dict[str, Any],
         progress: batches.Progress | None,
-    ) -> CascadeResult:
-        """The result with its large pictures, where there is an upsampler."""
-        if self.upsampler is None:
-            return CascadeResult(low, None, run.settings())
-        inputs = stage.StageInputs(
-            keys=run.keys(batches.UPSAMPLER_STREAM),
-            caption=_encode(self.upsampler, run.prompts),
-            eta=run.upsampler.eta,
-            noise_temperature=run.upsampler.noise_temperature,
-            # By way of 8-bit pixels: a picture read back from its PNG file is
-            # enlarged to the same result.
-            low_res=images_lib.from_pixels(low),
-            **conditions,
+    ) -> Pictures:
+        """Base model, choice among candidates, upsampler."""
+        rows = np.repeat(np.arange(run.count), run.options.candidates)
+        inputs = run.base_inputs(rows, base_conditions)
+        clip_params = self.clip.params if inputs.clip_caption is not None else None
+        low = self._run_stage(
+            run, self.base, run.base_static, inputs, clip_params, progress
         )
-        draw = _bind(run.upsampler_stage, self.upsampler.params, None)
-        high = batches.draw_in_batches(draw, inputs, run.options.batch_size, progress)
-        return CascadeResult(low, high, run.settings())
+        indices = run.indices(len(rows))
+        if run.options.candidates > 1:
+            best = self._best(run, low)
+            low, indices = low[best], indices[best]
+        return self._enlarge(run, low, indices, upsampler_conditions, progress)
 
+    def _best(self, run: run_lib.Run, low: np.ndarray) -> np.ndarray:
+        candidates = run.options.candidates
+        if self._scorer is None:
+            self._scorer = rerank.make_scorer(self.clip)
+        asked = [prompt for prompt in run.prompts for _ in range(candidates)]
+        scores = self._scorer(low, asked, run.options.batch_size)
+        return rerank.best_of(scores, candidates)
 
-@dataclasses.dataclass(frozen=True)
-class _Run:
-    """One call, resolved and checked."""
+    def _enlarge(
+        self,
+        run: run_lib.Run,
+        low: np.ndarray,
+        indices: np.ndarray,
+        conditions: dict[str, Any],
+        progress: batches.Progress | None,
+    ) -> Pictures:
+        """The result, enlarged where there is an upsampler."""
+        high = low
+        if self.upsampler is not None:
+            inputs = run.upsampler_inputs(indices, low, conditions)
+            high = self._run_stage(
+                run, self.upsampler, run.upsampler_static, inputs, None, progress
+            )
+        seeds = tuple((run.options.seed, int(index)) for index in indices)
+        return Pictures(high, low, seeds, run.settings())
 
-    prompts: list[str]
-    options: settings.SampleOptions
-    base: defaults.SampleConfig
-    base_stage: stage.Stage
-    upsampler: defaults.SampleConfig | None
-    upsampler_stage: stage.Stage | None
-
-    def keys(self, stream: int) -> shapes.PRNGKeys:
-        """One key per image."""
-        options = self.options
-        return batches.image_keys(
-            options.seed, options.first_index, len(self.prompts), stream
+    def _run_stage(
+        self,
+        run: run_lib.Run,
+        model: restore.SampleModel,
+        static: stage.StageSettings,
+        inputs: stage.StageInputs,
+        clip_params: shapes.Params | None,
+        progress: batches.Progress | None,
+    ) -> np.ndarray:
+        program = self.stage_for(model, static)
+        return batches.draw_in_batches(
+            lambda batch: program(model.params, clip_params, batch),
+            inputs,
+            run.options.batch_size,
+            progress,
+            self._mesh,
         )
-
-    def settings(self) -> dict[str, Any]:
-        """Options as given, and what they came to for each model."""
-        return {
-            **dataclasses.asdict(self.options),
-            "base": dataclasses.asdict(self.base),
-            "upsampler": self.upsampler and dataclasses.asdict(self.upsampler),
-        }
-
-
-def _encode(model: restore.SampleModel, prompts: Sequence[str]) -> stage.Caption:
-    context = model.config.model.text_context
-    return stage.Caption(*model.tokenizer.encode_batch(prompts, context))
-
-
-def _bind(
-    draw: stage.Stage, params: shapes.Params, clip_params: shapes.Params | None
-) -> Callable[[stage.StageInputs], jax.Array]:
-    return lambda inputs: draw(params, clip_params, inputs)

@@ -34,6 +34,51 @@ def from_pixels(pixels: PixelBatch) -> shapes.Image:
     return np.asarray(pixels, np.float32) / 127.5 - 1
 
 
+def as_pixels(images: Any) -> np.ndarray:
+    """One picture or several, PIL or arrays, as one array (N, H, W, 3).
+
+    Arrays keep their dtype and are checked where they are used; PIL pictures become
+    RGB, uint8.
+
+    Raises:
+        UserError: Pictures of several sizes.
+    """
+    if isinstance(images, Image.Image):
+        images = [images]
+    if not isinstance(images, np.ndarray):
+        images = [_as_array(one) for one in images]
+        if len({one.shape for one in images}) > 1:
+            sizes = ", ".join(sorted({str(one.shape) for one in images}))
+            raise errors.UserError(f"pictures have shapes {sizes}; give one size")
+        images = np.stack(images)
+    return images[None] if images.ndim == 3 else images
+
+
+def as_masks(masks: Any) -> np.ndarray:
+    """One mask or several, PIL or arrays, as one array (N, H, W), 1 = known.
+
+    A PIL mask is known where it is lighter than mid grey. (A mask file of a painting
+    tool is the other way round: `read_mask` turns it.)
+    """
+    if isinstance(masks, Image.Image):
+        masks = [masks]
+    if not isinstance(masks, np.ndarray):
+        masks = [
+            np.asarray(one.convert("L")) >= 128
+            if isinstance(one, Image.Image)
+            else np.asarray(one)
+            for one in masks
+        ]
+        masks = np.stack(masks)
+    return masks[None] if masks.ndim == 2 else masks
+
+
+def _as_array(image: Any) -> np.ndarray:
+    if isinstance(image, Image.Image):
+        image = image.convert("RGB")
+    return np.asarray(image)
+
+
 def resize(pixels: PixelBatch, image_px: int) -> ResizedBatch:
     """Each picture at (image_px, image_px), PIL bicubic; unchanged if it is already."""
     size = (image_px, image_px)

@@ -11,11 +11,13 @@ import pathlib
 
 import jax
 import jax.numpy as jnp
+from jax.sharding import Mesh
 
 from glide_jax import shapes
 from glide_jax.checkpoint import bundle
 from glide_jax.config import defaults, resolve
 from glide_jax.models import build
+from glide_jax.parallel import sharding
 from glide_jax.text import tokenizers
 
 
@@ -38,8 +40,13 @@ class SampleModel:
     folder: pathlib.Path
 
 
-def load_bundle(folder: str | pathlib.Path) -> SampleModel:
+def load_bundle(folder: str | pathlib.Path, *, mesh: Mesh | None = None) -> SampleModel:
     """The model in a bundle that `glide export` wrote.
+
+    Args:
+        folder: The bundle.
+        mesh: Devices to hold the parameters, large ones spread over its fsdp axis;
+            None: the default device.
 
     Raises:
         UserError: Not a bundle, a damaged one, or weights of another shape than its
@@ -51,10 +58,16 @@ def load_bundle(folder: str | pathlib.Path) -> SampleModel:
     fns = (build.make_clip if is_clip else build.make_denoiser)(config.model)
     where = f"bundle {content.folder}"
     params = build.checked_params(content.params, config.model, where)
+    if mesh is None:
+        params = jax.tree.map(jnp.asarray, params)
+    else:
+        min_shard_mb = config.mesh.min_shard_mb
+        places = sharding.shard_tree(params, mesh, min_shard_mb=min_shard_mb)
+        params = jax.device_put(params, places)
     return SampleModel(
         config,
         fns,
-        jax.tree.map(jnp.asarray, params),
+        params,
         tokenizers.load(content.folder),
         content.folder,
     )

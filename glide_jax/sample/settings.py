@@ -10,6 +10,9 @@ from glide_jax import errors
 from glide_jax.config import defaults
 from glide_jax.sample import stage
 
+# The largest timestep a network is told: intervals lie on the training chain.
+LAST_TIMESTEP = 999
+
 
 @dataclasses.dataclass(frozen=True)
 class SampleOptions:
@@ -19,46 +22,76 @@ class SampleOptions:
         seed: Together with an image's index, all of its randomness.
         first_index: Index of the first image; image i of a later run with
             first_index=i is the same picture.
+        batch_size: The most images drawn at once, by either model.
+        candidates: Pictures drawn of each prompt, of which the CLIP keeps the one it
+            finds closest; needs a CLIP.
         guidance_mode: "none", "cfg", "clip" or "cfg+clip"; the base model only.
         guidance_scale: Classifier-free; 1 is off.
+        guidance_interval: Timesteps (first, last), 0 to 999, between which
+            classifier-free guidance acts; outside it the scale is 1.
+        guidance_rescale: Share, 0 to 1, of the guided estimate's rescaling to the
+            conditional one's spread (2305.08891); 0 is off.
         clip_guidance_scale: CLIP; 0 is off.
-        sampler: "ddpm" or "ddim", of the base model.
-        respacing: Timesteps of the base model, e.g. "150", "fast27".
+        clip_guidance_interval: As guidance_interval, for the CLIP's gradient.
+        negative_prompt: What classifier-free guidance steers away from, in place of
+            the empty caption.
+        threshold_quantile: Dynamic thresholding (Imagen's) at this quantile of the
+            base model's pixels, e.g. 0.995; None clips to the range instead.
+        sampler: "ddpm", "ddim", "plms" or "dpm_solver_pp", of the base model.
+        respacing: Timesteps of the base model, e.g. "150", "fast27", "lambda20".
         eta: Share of fresh noise in the base model's DDIM steps, 0 to 1.
-        upsampler_sampler: "ddpm" or "ddim", of the upsampler.
-        upsampler_respacing: Timesteps of the upsampler.
+        upsampler_sampler, upsampler_respacing, upsampler_eta: The upsampler's.
         match_low_res: Hold the enlarged picture to the small one's colours.
-        batch_size: Images drawn at once, by either model.
+        inpaint_mode: "pinned", "masked" or "implicit"; see stage.StageSettings.
+        feather_px: Width of a soft edge, in pixels of the result, that the mask gets
+            on its known side.
     """
 
     seed: int = 0
     first_index: int = 0
+    batch_size: int = 16
+    candidates: int = 1
     guidance_mode: str = "cfg"
     guidance_scale: float | int | None = None
+    guidance_interval: tuple[int, int] = (0, LAST_TIMESTEP)
+    guidance_rescale: float | int = 0.0
     clip_guidance_scale: float | int | None = None
+    clip_guidance_interval: tuple[int, int] = (0, LAST_TIMESTEP)
+    negative_prompt: str = ""
+    threshold_quantile: float | None = None
     sampler: str | None = None
     respacing: str | None = None
     eta: float | int | None = None
     upsampler_sampler: str | None = None
     upsampler_respacing: str | None = None
+    upsampler_eta: float | int | None = None
     match_low_res: bool | None = None
-    batch_size: int = 16
+    inpaint_mode: str = "pinned"
+    feather_px: int = 0
 
     def check(self) -> None:
         """Raises UserError for a value outside its range."""
-        if self.guidance_mode not in stage.GUIDANCE_MODES:
-            raise errors.UserError(
-                f"guidance_mode={self.guidance_mode!r} is not one of "
-                f"{', '.join(stage.GUIDANCE_MODES)}"
-            )
-        for name, least in (("batch_size", 1), ("seed", 0), ("first_index", 0)):
-            value = getattr(self, name)
+        _check_choice("guidance_mode", self.guidance_mode, stage.GUIDANCE_MODES)
+        _check_choice("inpaint_mode", self.inpaint_mode, stage.INPAINT_MODES)
+        for name, least, most in (
+            ("batch_size", 1, 2**32 - 1),
+            ("candidates", 1, 2**16),
             # Keys are made of 32-bit words.
-            if not least <= value < 2**32:
-                raise errors.UserError(
-                    f"{name}={value} is out of range; give a whole number from "
-                    f"{least} to 2**32 - 1"
-                )
+            ("seed", 0, 2**32 - 1),
+            ("first_index", 0, 2**32 - 1),
+            ("feather_px", 0, 1024),
+        ):
+            _check_number(name, getattr(self, name), least, most)
+        _check_number("guidance_rescale", self.guidance_rescale, 0, 1)
+        if self.threshold_quantile is not None:
+            _check_number("threshold_quantile", self.threshold_quantile, 0.5, 1)
+        _check_interval("guidance_interval", self.guidance_interval)
+        _check_interval("clip_guidance_interval", self.clip_guidance_interval)
+        if self.negative_prompt and "cfg" not in self.guidance_mode:
+            raise errors.UserError(
+                f"negative_prompt={self.negative_prompt!r} means nothing to "
+                f"guidance_mode={self.guidance_mode}; use cfg or cfg+clip"
+            )
 
     def base(self, default: defaults.SampleConfig) -> defaults.SampleConfig:
         """The base model's settings, checked."""
@@ -77,6 +110,7 @@ class SampleOptions:
             default,
             sampler=self.upsampler_sampler,
             respacing=self.upsampler_respacing,
+            eta=self.upsampler_eta,
             match_low_res=self.match_low_res,
         )
 
@@ -98,12 +132,17 @@ def make_options(options: dict[str, Any]) -> SampleOptions:
     return chosen
 
 
+def check_strength(strength: float) -> None:
+    """Raises UserError unless an edit's strength lies in [0, 1]."""
+    _check_number("strength", strength, 0, 1)
+
+
 def _resolve(default: defaults.SampleConfig, **given) -> defaults.SampleConfig:
     given = {name: value for name, value in given.items() if value is not None}
     resolved = dataclasses.replace(default, **given)
     for name in ("guidance_scale", "clip_guidance_scale", "noise_temperature"):
-        _check_number(name, getattr(resolved, name), math.inf)
-    _check_number("eta", resolved.eta, 1.0)
+        _check_number(name, getattr(resolved, name), 0, math.inf)
+    _check_number("eta", resolved.eta, 0, 1)
     if resolved.sampler == "ddim":
         return resolved
     if given.get("eta"):
@@ -115,7 +154,22 @@ def _resolve(default: defaults.SampleConfig, **given) -> defaults.SampleConfig:
     return dataclasses.replace(resolved, eta=0.0)
 
 
-def _check_number(name: str, value: float | int, most: float) -> None:
-    if not math.isfinite(value) or not 0 <= value <= most:
-        rule = "a finite number of at least 0" if most == math.inf else "0 to 1"
+def _check_choice(name: str, value: str, known: tuple[str, ...]) -> None:
+    if value not in known:
+        raise errors.UserError(f"{name}={value!r} is not one of {', '.join(known)}")
+
+
+def _check_number(name: str, value: float, least: float, most: float) -> None:
+    if not math.isfinite(value) or not least <= value <= most:
+        rule = f"{least} to {most}"
+        if most == math.inf:
+            rule = f"a finite number of at least {least}"
         raise errors.UserError(f"{name}={value} is out of range; give {rule}")
+
+
+def _check_interval(name: str, interval: tuple[int, int]) -> None:
+    if len(interval) != 2 or not 0 <= interval[0] <= interval[1] <= LAST_TIMESTEP:
+        raise errors.UserError(
+            f"{name}={interval} is no interval of timesteps; give two numbers, the "
+            f"smaller first, from 0 to {LAST_TIMESTEP}"
+        )

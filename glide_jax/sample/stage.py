@@ -1,13 +1,13 @@
-"""One sampling stage as one compiled program: text once, then a scan over timesteps.
+"""One sampling stage as one compiled program: text once, then a loop over timesteps.
 
-A stage is the base model or the upsampler. What changes the program is static: the
-guidance mode, the step rule, the timesteps kept, inpainting. Everything that a user
-turns (scales, eta, temperature) is traced, so that turning it never recompiles.
+A stage is the base model or the upsampler. What changes the program is static and
+stands in `StageSettings`; everything that a user turns (scales, intervals, strength,
+temperature, prompts, masks) is traced, so that turning it never recompiles.
 """
 
 from __future__ import annotations
 
-import functools
+import dataclasses
 from collections.abc import Callable
 from typing import NamedTuple
 
@@ -17,267 +17,328 @@ import jax.numpy as jnp
 from glide_jax import errors, shapes
 from glide_jax.config import defaults
 from glide_jax.diffusion import (
-    guidance,
     inpainting,
     low_res,
     process,
     respacing,
     samplers,
+    thresholding,
 )
-from glide_jax.models import build, noised_clip
+from glide_jax.models import build
+from glide_jax.sample import steering
+from glide_jax.sample.steering import Caption
 
 GUIDANCE_MODES = ("none", "cfg", "clip", "cfg+clip")
+INPAINT_MODES = ("pinned", "masked", "implicit")
+
+# Folded into an image's key for the noise on its known region.
+_KNOWN_NOISE = 2**31 - 2
 
 
-class Caption(NamedTuple):
-    """A batch of tokenised captions, (B, L) each."""
+@dataclasses.dataclass(frozen=True)
+class StageSettings:
+    """What a program is compiled for.
 
-    tokens: shapes.Tokens
-    text_mask: shapes.TextMask
+    Attributes:
+        guidance_mode: "none" (the caption, one pass), "cfg", "clip" or "cfg+clip".
+        sampler: One of `samplers.SAMPLERS`.
+        respacing: Timesteps kept, e.g. "150", "fast27", "lambda20", "" for all.
+        inpaint_mode: None; "pinned" (the model sees the known pixels, and they are
+            pinned in every x_start: the released way), "masked" (pinned, but the model
+            sees none of them) or "implicit" (the model sees none; after each step the
+            known region is noised anew: the paper's appendix E). Only "pinned" needs
+            an inpainting model.
+        match_low_res: Pin the area means to low_res; needs an upsampler.
+        is_thresholded: Dynamic thresholding in place of the clip to [-1, 1].
+        inverts: Start from init_image by DDIM inversion instead of by noising it.
+    """
+
+    guidance_mode: str = "cfg"
+    sampler: str = "ddpm"
+    respacing: str = "150"
+    inpaint_mode: str | None = None
+    match_low_res: bool = False
+    is_thresholded: bool = False
+    inverts: bool = False
 
 
 class StageInputs(NamedTuple):
-    """What one call of a stage takes beside parameters; arrays lead with the batch.
+    """What one call of a stage takes beside parameters.
+
+    Arrays lead with the batch, but those of `SHARED` serve all images.
 
     Attributes:
         keys: (B,) typed keys, one per image: all of its randomness.
-        caption: What to draw, in the denoiser's tokens.
-        empty: The empty caption, for classifier-free guidance.
-        clip_caption: The same captions in the CLIP's tokens, for CLIP guidance.
-        guidance_scale: Classifier-free; 1 is off.
-        clip_guidance_scale: Of the similarity's gradient; 0 is off.
-        eta: Share of fresh noise in a DDIM step, 0 to 1; DDPM ignores it.
-        noise_temperature: Factor on the starting noise.
+        caption: What to draw: k weighted captions an image, (B, k, L) each.
+        weights: (B, k), non-negative, of the k captions; None: equal.
+        empty: The empty caption or a negative prompt, (1, L), for classifier-free
+            guidance.
+        clip_caption: The captions in the CLIP's tokens, (B, k, L), for CLIP guidance.
+        source_caption: (B, 1, L) what init_image shows, for inversion.
         low_res: (B, h, w, 3) in [-1, 1], what an upsampler enlarges.
+        init_image: (B, H, W, 3) in [-1, 1], the picture that an edit starts from.
         inpaint_image: (B, H, W, 3) in [-1, 1], the known picture.
-        inpaint_mask: (B, H, W, 1), 1 = known, 0 = to fill.
+        inpaint_mask: (B, H, W, 1), 1 = known, 0 = to fill; soft edges between.
+        strength: Share of the timesteps that an edit walks, 0 to 1.
+        guidance_scale: Classifier-free; 1 is off.
+        guidance_first, guidance_last: Timesteps between which it acts, 0 to 999.
+        guidance_rescale: Share of 2305.08891's rescaling; 0 is off.
+        clip_guidance_scale: Of the similarity's gradient; 0 is off.
+        clip_guidance_first, clip_guidance_last: Timesteps between which it acts.
+        threshold_quantile: Of |x_start|, for dynamic thresholding.
+        eta: Share of fresh noise in a DDIM step, 0 to 1; others ignore it.
+        noise_temperature: Factor on the starting noise.
     """
 
     keys: shapes.PRNGKeys
     caption: Caption
+    weights: jax.Array | None = None
     empty: Caption | None = None
     clip_caption: Caption | None = None
-    guidance_scale: shapes.Scalar = 1.0
-    clip_guidance_scale: shapes.Scalar = 0.0
-    eta: shapes.Scalar = 0.0
-    noise_temperature: shapes.Scalar = 1.0
+    source_caption: Caption | None = None
     low_res: shapes.Image | None = None
+    init_image: shapes.Image | None = None
     inpaint_image: shapes.Image | None = None
     inpaint_mask: shapes.Image | None = None
+    strength: shapes.Scalar = 1.0
+    guidance_scale: shapes.Scalar = 1.0
+    guidance_first: shapes.Scalar = 0.0
+    guidance_last: shapes.Scalar = 999.0
+    guidance_rescale: shapes.Scalar = 0.0
+    clip_guidance_scale: shapes.Scalar = 0.0
+    clip_guidance_first: shapes.Scalar = 0.0
+    clip_guidance_last: shapes.Scalar = 999.0
+    threshold_quantile: shapes.Scalar = 1.0
+    eta: shapes.Scalar = 0.0
+    noise_temperature: shapes.Scalar = 1.0
 
+
+SCALARS = (
+    "strength",
+    "guidance_scale",
+    "guidance_first",
+    "guidance_last",
+    "guidance_rescale",
+    "clip_guidance_scale",
+    "clip_guidance_first",
+    "clip_guidance_last",
+    "threshold_quantile",
+    "eta",
+    "noise_temperature",
+)
+SHARED = ("empty", *SCALARS)
 
 # (params, clip_params or None, inputs) -> x_start (B, H, W, 3) float32
 Stage = Callable[[shapes.Params, shapes.Params | None, StageInputs], jax.Array]
-
-_SCALARS = ("guidance_scale", "clip_guidance_scale", "eta", "noise_temperature")
 
 
 def make_stage(
     config: defaults.Config,
     fns: build.DenoiserFns,
-    *,
-    guidance_mode: str,
-    sampler: str,
-    respacing: str,
+    settings: StageSettings,
     clip_fns: build.ClipFns | None = None,
-    inpaint: bool = False,
-    match_low_res: bool = False,
 ) -> Stage:
     """The compiled sampling program of one model; compiles at its first call.
 
     Args:
         config: The run that trained the model: its size and its diffusion.
         fns: The model.
-        guidance_mode: "none" (the caption, one pass), "cfg", "clip" or "cfg+clip".
-        sampler: "ddpm" or "ddim".
-        respacing: Timesteps kept, e.g. "150", "fast27", "" for all.
+        settings: What the program is for.
         clip_fns: The noised CLIP, for the modes that use one.
-        inpaint: Pin the known pixels of inpaint_image; needs an inpainting model.
-        match_low_res: Pin the area means to low_res; needs an upsampler.
 
     Raises:
-        UserError: Unknown mode, sampler or respacing; a CLIP mode without a CLIP;
-            inpaint with a model that takes no mask; match_low_res without low_res.
+        UserError: As `make_program`.
     """
-    _check(config, guidance_mode, sampler, clip_fns)
-    _check_conditions(config, inpaint, match_low_res)
-    program = functools.partial(
-        _sample,
-        fns=fns,
-        clip_fns=clip_fns if "clip" in guidance_mode else None,
-        tables=_tables(config, respacing),
-        image_px=config.model.image_px,
-        is_guided="cfg" in guidance_mode,
-        rule=sampler,
-        inpaint=inpaint,
-        match_low_res=match_low_res,
-    )
-    compiled = jax.jit(program)
+    compiled = jax.jit(make_program(config, fns, settings, clip_fns))
 
     def stage(
         params: shapes.Params, clip_params: shapes.Params | None, inputs: StageInputs
     ) -> jax.Array:
-        return compiled(params, clip_params, _with_array_scalars(inputs))
+        return compiled(params, clip_params, with_array_scalars(inputs))
 
     return stage
 
 
-def _sample(
-    params: shapes.Params,
-    clip_params: shapes.Params | None,
-    inputs: StageInputs,
-    *,
+def make_program(
+    config: defaults.Config,
     fns: build.DenoiserFns,
-    clip_fns: build.ClipFns | None,
+    settings: StageSettings,
+    clip_fns: build.ClipFns | None = None,
+) -> Stage:
+    """The sampling program as a pure function, to be jitted or exported.
+
+    Raises:
+        UserError: Unknown mode, sampler or respacing; a CLIP mode without a CLIP;
+            pinned inpainting with a model that takes no mask; match_low_res without
+            low_res; inversion with another sampler than ddim.
+    """
+    _check_names(settings)
+    _check_models(config, settings, clip_fns)
+    diffusion = config.diffusion
+    tables = respacing.respaced_tables(
+        diffusion.schedule, diffusion.num_timesteps, settings.respacing
+    )
+    side = config.model.image_px
+    if "clip" not in settings.guidance_mode:
+        clip_fns = None
+
+    def program(
+        params: shapes.Params, clip_params: shapes.Params | None, inputs: StageInputs
+    ) -> jax.Array:
+        """Images x_start in [-1, 1] (a strong CLIP gradient may leave the range)."""
+        context = inputs
+        if settings.inpaint_mode != "pinned":
+            context = inputs._replace(inpaint_image=None, inpaint_mask=None)
+        denoise = steering.make_denoise(
+            fns, params, context, is_guided="cfg" in settings.guidance_mode
+        )
+        gradient_fn = None
+        if clip_fns is not None:
+            gradient_fn = steering.make_gradient(clip_fns, clip_params, inputs)
+        num_steps, x_init = _start(fns, params, inputs, tables, settings, side)
+        pin = _make_pin(inputs, settings)
+        x_start = samplers.sample_loop(
+            denoise,
+            tables,
+            x_init,
+            inputs.keys,
+            rule=settings.sampler,
+            eta=inputs.eta,
+            num_steps=num_steps,
+            gradient_fn=gradient_fn,
+            denoised_fn=_make_denoised(inputs, settings, pin),
+            clip_denoised=not settings.is_thresholded,
+            after_step=_make_after_step(inputs, settings, tables),
+        )
+        # A guidance gradient also moves what is known, after the last projection.
+        return x_start if pin is None else pin(x_start)
+
+    return program
+
+
+def with_array_scalars(inputs: StageInputs) -> StageInputs:
+    """Every scale as a float32 array: an int and a float would be two programs."""
+    return inputs._replace(
+        **{name: jnp.float32(getattr(inputs, name)) for name in SCALARS}
+    )
+
+
+def _start(
+    fns: build.DenoiserFns,
+    params: shapes.Params,
+    inputs: StageInputs,
     tables: process.DiffusionTables,
-    image_px: int,
-    is_guided: bool,
-    rule: str,
-    inpaint: bool,
-    match_low_res: bool,
-) -> jax.Array:
-    """Images x_start in [-1, 1] (a strong CLIP gradient may leave the range)."""
-    project = _make_projection(inputs, inpaint, match_low_res)
-    gradient_fn = None
-    if clip_fns is not None:
-        gradient_fn = _make_gradient(clip_fns, clip_params, inputs)
-    x_init = samplers.initial_noise(
-        inputs.keys, (image_px, image_px, 3), inputs.noise_temperature
+    settings: StageSettings,
+    side: int,
+) -> tuple[jax.Array | None, jax.Array]:
+    """How many steps to walk (None: all) and from which x_t."""
+    noise = samplers.initial_noise(
+        inputs.keys, (side, side, 3), inputs.noise_temperature
     )
-    x_start = samplers.sample_loop(
-        _make_denoise(fns, params, inputs, is_guided),
-        tables,
-        x_init,
-        inputs.keys,
-        rule=rule,
-        eta=inputs.eta,
-        gradient_fn=gradient_fn,
-        denoised_fn=project,
-    )
-    # A guidance gradient also moves what is known, after the last projection.
-    return x_start if project is None else project(x_start)
+    if inputs.init_image is None:
+        return None, noise
+    image = jnp.asarray(inputs.init_image)
+    num_steps = jnp.round(inputs.strength * tables.num_timesteps).astype(jnp.int32)
+    if settings.inverts:
+        source = inputs._replace(
+            caption=inputs.source_caption,
+            weights=None,
+            inpaint_image=None,
+            inpaint_mask=None,
+        )
+        denoise = steering.make_denoise(fns, params, source, is_guided=False)
+        return num_steps, samplers.invert(denoise, tables, image, num_steps=num_steps)
+    t = jnp.full(image.shape[:1], jnp.maximum(num_steps - 1, 0), jnp.int32)
+    x_t = process.q_sample(tables, image, t, noise)
+    return num_steps, jnp.where(num_steps > 0, x_t, image)
 
 
-def _make_projection(
-    inputs: StageInputs, inpaint: bool, match_low_res: bool
+def _make_pin(
+    inputs: StageInputs, settings: StageSettings
 ) -> process.DenoisedFn | None:
     """Puts what is known into x_start; known pixels have the last word."""
-    if not inpaint and not match_low_res:
+    pins_pixels = settings.inpaint_mode is not None
+    if not pins_pixels and not settings.match_low_res:
         return None
 
-    def project(x_start: shapes.Image) -> jax.Array:
-        if match_low_res:
+    def pin(x_start: shapes.Image) -> jax.Array:
+        if settings.match_low_res:
             x_start = low_res.match_low_res(x_start, inputs.low_res)
-        if inpaint:
+        if pins_pixels:
             x_start = inpainting.project(
                 x_start, inputs.inpaint_image, inputs.inpaint_mask
             )
         return x_start
 
-    return project
+    return pin
 
 
-def _make_denoise(
-    fns: build.DenoiserFns,
-    params: shapes.Params,
-    inputs: StageInputs,
-    is_guided: bool,
-) -> samplers.Denoise:
-    """The denoiser with its text encoded; guided: one doubled batch [cond; uncond].
+def _make_denoised(
+    inputs: StageInputs, settings: StageSettings, pin: process.DenoisedFn | None
+) -> process.DenoisedFn | None:
+    """What becomes of each x_start before it is clipped."""
+    if settings.inpaint_mode == "implicit":
+        # There the known pixels enter after the step alone.
+        pin = _make_pin(inputs, dataclasses.replace(settings, inpaint_mode=None))
+    if not settings.is_thresholded:
+        return pin
 
-    Both halves see the same x_t, so the pair differs in its caption alone.
-    """
-    pair = _twice if is_guided else lambda tree: tree
-    caption = inputs.caption
-    if is_guided:
-        caption = jax.tree.map(
-            lambda *halves: jnp.concatenate(halves), caption, inputs.empty
-        )
-    text = fns.encode(params, *caption)
-    conditions = {
-        "low_res": pair(inputs.low_res),
-        "inpaint_image": pair(inputs.inpaint_image),
-        "inpaint_mask": pair(inputs.inpaint_mask),
-    }
+    def denoised(x_start: shapes.Image) -> jax.Array:
+        x_start = thresholding.dynamic_threshold(x_start, inputs.threshold_quantile)
+        return x_start if pin is None else pin(x_start)
 
-    def denoise(x_t: shapes.Image, timesteps: shapes.Timesteps) -> jax.Array:
-        model_output = fns.denoise(
-            params, pair(x_t), pair(timesteps), text, **conditions
-        )
-        if not is_guided:
-            return model_output
-        cond_output, uncond_output = jnp.split(model_output, 2)
-        return guidance.classifier_free(
-            cond_output, uncond_output, inputs.guidance_scale
+    return denoised
+
+
+def _make_after_step(
+    inputs: StageInputs, settings: StageSettings, tables: process.DiffusionTables
+) -> Callable[[shapes.Image, shapes.Timesteps], jax.Array] | None:
+    """Implicit inpainting: the known region as noisy as the step's result."""
+    if settings.inpaint_mode != "implicit":
+        return None
+
+    def after_step(x_prev: shapes.Image, t: shapes.Timesteps) -> jax.Array:
+        # Other noise than the step's own, or the two regions would share it.
+        keys = jax.vmap(jax.random.fold_in, (0, None))(inputs.keys, _KNOWN_NOISE)
+        noise = samplers.step_noise(keys, t, x_prev.shape[1:])
+        return inpainting.renoise_known(
+            tables, x_prev, t, inputs.inpaint_image, inputs.inpaint_mask, noise
         )
 
-    return denoise
+    return after_step
 
 
-def _make_gradient(
-    clip_fns: build.ClipFns, clip_params: shapes.Params, inputs: StageInputs
-) -> samplers.GradientFn:
-    """The gradient of exp(logit_scale) * cosine(x_t, caption), times its scale."""
-    text = clip_fns.encode_text(clip_params, *inputs.clip_caption)
-    logit_scale = clip_fns.logit_scale(clip_params)
-
-    def gradient_fn(x_t: shapes.Image, timesteps: shapes.Timesteps) -> jax.Array:
-        def similarity(images: shapes.Image) -> jax.Array:
-            features = clip_fns.encode_image(clip_params, images, timesteps)
-            return logit_scale * noised_clip.similarity(features, text)
-
-        return guidance.similarity_gradient(similarity, x_t, inputs.clip_guidance_scale)
-
-    return gradient_fn
-
-
-def _twice(tree):
-    return jax.tree.map(lambda leaf: jnp.concatenate([leaf, leaf]), tree)
-
-
-def _with_array_scalars(inputs: StageInputs) -> StageInputs:
-    """Every scale as a float32 array: an int and a float would be two programs."""
-    return inputs._replace(
-        **{name: jnp.float32(getattr(inputs, name)) for name in _SCALARS}
+def _check_names(settings: StageSettings) -> None:
+    named = (
+        ("guidance_mode", settings.guidance_mode, GUIDANCE_MODES),
+        ("sampler", settings.sampler, samplers.SAMPLERS),
+        ("inpaint_mode", settings.inpaint_mode, (None, *INPAINT_MODES)),
     )
+    for name, value, known in named:
+        if value not in known:
+            choices = ", ".join(choice for choice in known if choice)
+            raise errors.UserError(f"{name}={value!r} is not one of {choices}")
 
 
-def _tables(config: defaults.Config, spec: str) -> process.DiffusionTables:
-    diffusion = config.diffusion
-    return respacing.respaced_tables(diffusion.schedule, diffusion.num_timesteps, spec)
-
-
-def _check(
-    config: defaults.Config,
-    guidance_mode: str,
-    sampler: str,
-    clip_fns: build.ClipFns | None,
+def _check_models(
+    config: defaults.Config, settings: StageSettings, clip_fns: build.ClipFns | None
 ) -> None:
-    if guidance_mode not in GUIDANCE_MODES:
+    if "clip" in settings.guidance_mode and clip_fns is None:
         raise errors.UserError(
-            f"guidance_mode={guidance_mode!r} is not one of {', '.join(GUIDANCE_MODES)}"
+            f"guidance_mode={settings.guidance_mode} needs a noised CLIP and none was "
+            "given; give one with --clip, or use guidance_mode=cfg"
         )
-    if sampler not in samplers.SAMPLERS:
-        raise errors.UserError(
-            f"sampler={sampler!r} is not one of {', '.join(samplers.SAMPLERS)}"
-        )
-    if "clip" in guidance_mode and clip_fns is None:
-        raise errors.UserError(
-            f"guidance_mode={guidance_mode} needs a noised CLIP and none was given; "
-            "give one with --clip, or use guidance_mode=cfg"
-        )
-
-
-def _check_conditions(
-    config: defaults.Config, inpaint: bool, match_low_res: bool
-) -> None:
-    if inpaint and not config.model.inpaint:
+    if settings.inpaint_mode == "pinned" and not config.model.inpaint:
         raise errors.UserError(
             f"model {config.name!r} takes no inpainting mask (model.inpaint=False); "
-            "use a bundle trained with model.inpaint=True"
+            "use a bundle trained with model.inpaint=True, or inpaint_mode=implicit"
         )
-    if match_low_res and not config.model.low_res_px:
+    if settings.match_low_res and not config.model.low_res_px:
         raise errors.UserError(
             f"match_low_res=True means nothing to model {config.name!r}, which takes "
             "no small picture (model.low_res_px=0); leave it out"
+        )
+    if settings.inverts and settings.sampler != "ddim":
+        raise errors.UserError(
+            f"sampler={settings.sampler} cannot retrace an inversion; use sampler=ddim"
         )

@@ -35,6 +35,26 @@ def test_importing_the_package_or_asking_for_help_starts_neither_jax_nor_flax():
     assert loaded.splitlines()[-1] == "[]"
 
 
+@pytest.mark.parametrize("first", ["import glide_jax", "import jax, glide_jax"])
+def test_compiled_programs_are_kept_from_one_start_to_the_next(first, tmp_path):
+    code = (
+        "import os\n"
+        f"os.environ['GLIDE_JAX_CACHE'] = {str(tmp_path)!r}\n"
+        f"{first}\n"
+        "glide_jax.Glide\n"
+        "import jax, jax.numpy as jnp\n"
+        "jax.config.update('jax_persistent_cache_min_compile_time_secs', 0)\n"
+        "jax.jit(lambda x: jnp.sin(x) @ x)(jnp.ones((4, 4)))\n"
+    )
+    run_python(code)
+    kept = set((tmp_path / "programs").iterdir())
+    assert kept
+    run_python(code)
+    assert {p.name for p in kept if p.name.endswith("-cache")} == {
+        p.name for p in (tmp_path / "programs").iterdir() if p.name.endswith("-cache")
+    }
+
+
 @pytest.mark.parametrize("argv", [["help"], ["--help"], ["-h"]])
 def test_help_lists_every_verb(argv, capsys):
     assert main.run(argv) == 0

@@ -59,7 +59,9 @@ def test_grids_are_guided_where_the_empty_caption_is_trained(
 ):
     asked = []
     monkeypatch.setattr(
-        stage, "make_stage", lambda *_, **kw: asked.append(kw["guidance_mode"])
+        stage,
+        "make_stage",
+        lambda config, fns, settings: asked.append(settings.guidance_mode),
     )
     changes = {
         "data.validation_sources": ("shapes:quickstart",),

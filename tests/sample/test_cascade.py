@@ -6,26 +6,27 @@ import dataclasses
 
 import numpy as np
 import pytest
+from PIL import Image
 
 from glide_jax import errors
 from glide_jax.config import defaults
-from glide_jax.sample import cascade, images, settings
+from glide_jax.sample import cascade, images, rerank, settings
 
 PROMPTS = ["a big r circle", "a small g circle", "a big b circle"]
 
 
 @pytest.fixture(scope="module")
-def both(models) -> cascade.Cascade:
-    return cascade.Cascade(models["base"], models["upsampler"])
+def both(models) -> cascade.Glide:
+    return cascade.Glide(models["base"], models["upsampler"])
 
 
 @pytest.fixture(scope="module")
-def inpainter(models) -> cascade.Cascade:
-    return cascade.Cascade(models["base_inpaint"], models["upsampler_inpaint"])
+def inpainter(models) -> cascade.Glide:
+    return cascade.Glide(models["base_inpaint"], models["upsampler_inpaint"])
 
 
 @pytest.fixture(scope="module")
-def drawn(both) -> cascade.CascadeResult:
+def drawn(both) -> cascade.Pictures:
     """Three pictures in batches of two, so that the second batch is padded."""
     return both.sample(PROMPTS, seed=7, batch_size=2)
 
@@ -52,7 +53,7 @@ def test_an_image_is_the_same_in_any_batch(both, drawn):
     # A batch may round differently, which is at most a level or two.
     assert_within(again.base_images, drawn.base_images[1:], 2)
     assert_within(again.images, drawn.images[1:], 2)
-    alone = cascade.Cascade(both.base).sample(PROMPTS, seed=7, batch_size=1)
+    alone = cascade.Glide(both.base).sample(PROMPTS, seed=7, batch_size=1)
     assert_within(alone.base_images, drawn.base_images, 2)
 
 
@@ -86,9 +87,9 @@ def test_an_enlarged_picture_can_be_held_to_the_small_one(both, inpainter):
 
 
 def test_without_an_upsampler_there_are_small_pictures_alone(models, drawn):
-    alone = cascade.Cascade(models["base"]).sample(PROMPTS, seed=7, batch_size=2)
+    alone = cascade.Glide(models["base"]).sample(PROMPTS, seed=7, batch_size=2)
     np.testing.assert_array_equal(alone.base_images, drawn.base_images)
-    assert alone.images is None
+    np.testing.assert_array_equal(alone.images, alone.base_images)
 
 
 def test_settings_tell_what_the_defaults_came_to(drawn):
@@ -141,7 +142,7 @@ def test_known_pixels_are_kept_to_the_edge_of_a_hole_off_the_base_grid(inpainter
 
 
 def test_an_inpainting_model_draws_without_a_picture_too(inpainter):
-    result = cascade.Cascade(inpainter.base).sample(PROMPTS[:2])
+    result = cascade.Glide(inpainter.base).sample(PROMPTS[:2])
     assert result.base_images.shape == (2, 8, 8, 3)
 
 
@@ -149,6 +150,102 @@ def change(model, section, **fields):
     part = dataclasses.replace(getattr(model.config, section), **fields)
     config = dataclasses.replace(model.config, **{section: part})
     return dataclasses.replace(model, config=config)
+
+
+def test_pil_pictures_and_single_prompts_will_do(inpainter):
+    picture, mask = make_pictures(1, 16), np.zeros((16, 16), np.uint8)
+    mask[:, 8:] = 255
+    asked = "a big r circle"
+    drawn = inpainter.inpaint(
+        Image.fromarray(picture[0]), Image.fromarray(mask), asked, num_images=2
+    )
+    arrays = inpainter.inpaint(picture, mask[None] / 255, [asked] * 2)
+    np.testing.assert_array_equal(drawn.images, arrays.images)
+    assert drawn.images.shape == (2, 16, 16, 3)
+    many = inpainter.inpaint(make_pictures(3, 16), mask / 255, asked)
+    assert many.images.shape == (3, 16, 16, 3)
+
+
+def test_an_edit_of_strength_0_returns_the_picture(both):
+    pictures = make_pictures(2, 16)
+    kept = both.edit(pictures, PROMPTS[0], strength=0.0)
+    np.testing.assert_array_equal(kept.images, pictures)
+    np.testing.assert_array_equal(kept.base_images, images.resize(pictures, 8))
+    assert kept.settings["strength"] == 0.0
+    changed = both.edit(pictures, PROMPTS[0], strength=1.0)
+    assert np.abs(changed.images.astype(int) - pictures).max() > 20
+
+
+def test_an_inverted_picture_drawn_for_its_own_prompt_comes_back(both):
+    pictures = make_pictures(2, 16)
+    own = {"source_prompts": PROMPTS[0], "guidance_mode": "none", "strength": 1.0}
+    steps = {"respacing": "100", "upsampler_respacing": "100"}
+    inverted = both.edit(pictures, PROMPTS[0], **own, **steps)
+    noised = both.edit(
+        pictures, PROMPTS[0], strength=1.0, guidance_mode="none", **steps
+    )
+
+    def distance(drawn):
+        small = images.resize(pictures, 8).astype(int)
+        return np.abs(drawn.base_images - small).mean()
+
+    assert distance(inverted) < distance(noised) / 2
+    for wrong, named in (
+        ({"sampler": "ddpm"}, "use sampler=ddim"),
+        ({"source_prompts": PROMPTS}, "3 source_prompts for 2 pictures"),
+        ({"strength": 1.5}, "strength=1.5"),
+        ({"strength": float("nan")}, "strength=nan"),
+    ):
+        with pytest.raises(errors.UserError, match=named):
+            both.edit(pictures, PROMPTS[0], **{**own, **wrong})
+
+
+def test_the_best_of_several_candidates_is_the_one_nearest_to_its_prompt(models):
+    glide = cascade.Glide(models["base"], models["upsampler"], models["clip"])
+    asked = PROMPTS[:2]
+    best = glide.sample(asked, candidates=3, seed=1)
+    every = glide.sample(asked, num_images=3, seed=1)
+    scores = rerank.make_scorer(models["clip"])(
+        every.base_images, [p for p in asked for _ in range(3)], 4
+    )
+    chosen = [3 * i + int(np.argmax(scores[3 * i : 3 * i + 3])) for i in range(2)]
+    assert [index for _, index in best.seeds] == chosen
+    assert_within(best.images, every.images[chosen], 2)
+    # Drawn alone by its index it is the same picture.
+    alone = glide.sample(asked[1], seed=1, first_index=chosen[1])
+    assert_within(alone.images, best.images[1:], 2)
+    with pytest.raises(errors.UserError, match="candidates=3 are compared by"):
+        cascade.Glide(models["base"]).sample(asked, candidates=3)
+
+
+def test_a_picture_continued_beyond_its_sides_keeps_what_was_there(inpainter):
+    pictures = make_pictures(2, 16)
+    wider = inpainter.outpaint(pictures, PROMPTS[0], (4, 0, 16, 0))
+    assert wider.images.shape == (2, 16, 36, 3)
+    np.testing.assert_array_equal(wider.images[:, :, 4:20], pictures)
+    new = np.concatenate([wider.images[:, :, :4], wider.images[:, :, 20:]], axis=2)
+    assert new.std() > 5
+    assert wider.settings["margins"] == [4, 0, 16, 0]
+
+
+def test_a_feathered_mask_keeps_what_lies_beyond_its_edge(inpainter):
+    pictures = make_pictures(2, 16)
+    masks = np.ones((2, 16, 16))
+    masks[:, :, 8:] = 0
+    sharp = inpainter.inpaint(pictures, masks, PROMPTS[0])
+    soft = inpainter.inpaint(pictures, masks, PROMPTS[0], feather_px=4)
+    np.testing.assert_array_equal(soft.images[:, :, :4], pictures[:, :, :4])
+    assert not np.array_equal(soft.images[:, :, 4:8], pictures[:, :, 4:8])
+    np.testing.assert_array_equal(sharp.images[:, :, :8], pictures[:, :, :8])
+
+
+@pytest.mark.parametrize("mode", ["masked", "implicit"])
+def test_models_never_taught_to_inpaint_can_fill_a_hole(both, mode):
+    pictures, masks = make_pictures(2, 16), np.zeros((2, 16, 16))
+    masks[:, :, :6] = 1
+    filled = both.inpaint(pictures, masks, PROMPTS[0], inpaint_mode=mode)
+    np.testing.assert_array_equal(filled.images[:, :, :6], pictures[:, :, :6])
+    assert np.abs(filled.images[:, :, 6:].astype(int) - pictures[:, :, 6:]).max() > 20
 
 
 def test_models_that_do_not_fit_are_refused_by_name(models):
@@ -163,7 +260,7 @@ def test_models_that_do_not_fit_are_refused_by_name(models):
         ((base, None, change(clip, "diffusion", schedule="linear")), "linear"),
     ):
         with pytest.raises(errors.UserError, match=named):
-            cascade.Cascade(*parts)
+            cascade.Glide(*parts)
 
 
 @pytest.mark.parametrize(
@@ -181,6 +278,14 @@ def test_models_that_do_not_fit_are_refused_by_name(models):
         ({"respacing": "x"}, "respacing='x'"),
         ({"upsampler_respacing": "2000"}, "respacing='2000'"),
         ({"guidance": 3.0}, "guidance is not a sampling option"),
+        ({"guidance_interval": (500, 100)}, "no interval of timesteps"),
+        ({"clip_guidance_interval": (0, 1000)}, "no interval of timesteps"),
+        ({"guidance_rescale": 2.0}, "guidance_rescale=2.0"),
+        ({"threshold_quantile": 0.2}, "threshold_quantile=0.2"),
+        ({"upsampler_eta": 0.5, "upsampler_sampler": "plms"}, "means nothing"),
+        ({"negative_prompt": "x", "guidance_mode": "none"}, "means nothing to"),
+        ({"candidates": 0}, "candidates=0"),
+        ({"respacing": "lambda0"}, "lambda0"),
     ],
 )
 def test_an_option_out_of_range_is_refused_by_name(both, options, named):
@@ -189,9 +294,8 @@ def test_an_option_out_of_range_is_refused_by_name(both, options, named):
 
 
 def test_no_prompts_are_refused(both):
-    for prompts in ([], "one string"):
-        with pytest.raises(errors.UserError, match="no prompts"):
-            both.sample(prompts)
+    with pytest.raises(errors.UserError, match="no prompts"):
+        both.sample([])
 
 
 def test_pictures_and_masks_of_the_wrong_size_are_refused(both, inpainter):
@@ -203,17 +307,18 @@ def test_pictures_and_masks_of_the_wrong_size_are_refused(both, inpainter):
         ((make_pictures(2, 16), masks), "1 prompts need"),
         ((pictures, 255 * masks), "masks range to 255"),
         ((pictures / 255, masks), "images are float64"),
+        ((pictures, 0.5 * masks), "0 elsewhere"),
     ):
         with pytest.raises(errors.UserError, match=named):
             inpainter.inpaint(*wrong, PROMPTS[:1])
     with pytest.raises(errors.UserError, match="takes no inpainting mask"):
         both.inpaint(pictures, masks, PROMPTS[:1])
-    with pytest.raises(errors.UserError, match="images have shape"):
+    with pytest.raises(errors.UserError, match="need uint8"):
         both.upsample(pictures, PROMPTS[:1])
 
 
 def test_enlarging_needs_an_upsampler(models):
-    alone = cascade.Cascade(models["base"])
+    alone = cascade.Glide(models["base"])
     with pytest.raises(errors.UserError, match="needs an upsampler"):
         alone.upsample(make_pictures(1, 8), PROMPTS[:1])
 
@@ -230,4 +335,4 @@ def test_a_default_that_a_bundle_carries_is_used(models):
     )
     broken = dataclasses.replace(models["base"], config=config)
     with pytest.raises(errors.UserError, match="nonsense"):
-        cascade.Cascade(broken).sample(PROMPTS)
+        cascade.Glide(broken).sample(PROMPTS)

@@ -123,6 +123,70 @@ def test_inpainting_keeps_what_the_mask_leaves_black(bundles, tmp_path):
     assert record["mask"]["file"].endswith("mask.png")
 
 
+def test_a_picture_is_continued_beyond_its_sides(bundles, tmp_path):
+    picture = np.random.default_rng(0).integers(0, 256, (16, 16, 3), np.uint8)
+    Image.fromarray(picture).save(tmp_path / "picture.png")
+    flags = [f"--base={bundles['base_inpaint']}", "--prompt=a big r circle"]
+    flags += [f"--upsampler={bundles['upsampler_inpaint']}"]
+    flags += [f"--image={tmp_path / 'picture.png'}", "--extend=0,0,8,0"]
+    assert main.run(["inpaint", *flags, f"--output={tmp_path / 'out'}"]) == 0
+    wider = images.read_image(tmp_path / "out" / "000000.png")
+    assert wider.shape == (16, 24, 3)
+    np.testing.assert_array_equal(wider[:, :16], picture)
+
+
+def test_an_edit_is_written_with_what_repeats_it(bundles, tmp_path):
+    picture = np.random.default_rng(0).integers(0, 256, (8, 8, 3), np.uint8)
+    Image.fromarray(picture).save(tmp_path / "picture.png")
+    flags = [f"--base={bundles['base']}", "--prompt=a big r circle"]
+    flags += [f"--image={tmp_path / 'picture.png'}", "--num_images=2"]
+    out = f"--output={tmp_path / 'out'}"
+    assert main.run(["edit", *flags, "--strength=0.5", out]) == 0
+    record = json.loads((tmp_path / "out" / "samples.json").read_text())
+    assert record["verb"] == "edit"
+    assert record["settings"]["strength"] == 0.5
+    assert len(record["image"]["sha256"]) == 64
+    kept = f"--output={tmp_path / 'kept'}"
+    assert main.run(["edit", *flags, "--strength=0", kept]) == 0
+    drawn = images.read_image(tmp_path / "kept" / "000001.png")
+    np.testing.assert_array_equal(drawn, picture)
+
+
+def test_prompts_are_blended_by_weight(sample, tmp_path):
+    flags = ["--prompt=a big r circle", "--prompt=a small g circle", "--respacing=2"]
+    flags += ["--blend=0.7,0.3", "--upsampler_respacing=2", "--negative_prompt=b"]
+    assert sample(*flags, f"--output={tmp_path / 'out'}") == 0
+    record = json.loads((tmp_path / "out" / "samples.json").read_text())
+    (entry,) = record["images"]
+    assert entry["prompt"] == {"a big r circle": 0.7, "a small g circle": 0.3}
+
+
+@pytest.mark.parametrize(
+    ("flags", "named"),
+    [
+        (["--image=p.png", "--strength=2", "--prompt=x"], "strength=2.0"),
+        (["--prompt=x"], "--image=FILE"),
+        (["--image=absent.png", "--prompt=x"], "absent.png"),
+        (
+            ["--image=p.png", "--prompt=x", "--sampler=ddpm", "--source_prompt=y"],
+            "ddim",
+        ),
+        (["--image=wide.png", "--prompt=x"], "24 x 16 pixels"),
+    ],
+)
+def test_a_mistake_in_an_edit_is_one_line(
+    bundles, tmp_path, capsys, monkeypatch, flags, named
+):
+    monkeypatch.chdir(tmp_path)
+    Image.new("RGB", (16, 16)).save("p.png")
+    Image.new("RGB", (24, 16)).save("wide.png")
+    assert main.run(["edit", f"--base={bundles['base']}", *flags, "--output=out"]) == 2
+    lines = capsys.readouterr().err.strip().splitlines()
+    assert len(lines) == 1, lines
+    assert named in lines[0]
+    assert not (tmp_path / "out").exists()
+
+
 @pytest.mark.parametrize(
     ("flags", "named"),
     [
@@ -133,6 +197,11 @@ def test_inpainting_keeps_what_the_mask_leaves_black(bundles, tmp_path):
         (["--prompt=x", "--sampler=ddpm", "--eta=0.5"], "eta=0.5"),
         (["--prompt=x", "--first_index=-1"], "first_index=-1"),
         (["--prompt=x", "--num_images=0"], "--num_images=0"),
+        (["--prompt=x", "--candidates=2"], "candidates=2 are compared by"),
+        (["--prompt=x", "--blend=0.5,0.5"], "2 weights for 1 prompts"),
+        (["--prompt=x", "--blend=half"], "--blend=half"),
+        (["--prompt=x", "--guidance_interval=900,100"], "guidance_interval"),
+        (["--prompt=x", "--fsdp=4"], "fsdp=4"),
         (["--prompt=x", "--prompt_file=y"], "either"),
         (["--prompt_file=absent.txt"], "absent.txt"),
         ([], "either"),

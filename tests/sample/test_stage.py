@@ -9,40 +9,36 @@ import pytest
 
 from glide_jax import errors
 from glide_jax.diffusion import guidance, respacing, samplers
-from glide_jax.sample import batches, stage
-from glide_jax.text import tokenizers
+from glide_jax.sample import batches, prompts, stage, steering
 
 PROMPTS = ["a big r circle", "a small g circle"]
 
 
-def make(models, mode, *, sampler="ddpm", fns=None):
+def make(models, mode, *, sampler="ddpm", fns=None, **settings):
     base = models["base"]
     return stage.make_stage(
         base.config,
         fns or base.fns,
-        guidance_mode=mode,
-        sampler=sampler,
-        respacing="4",
-        clip_fns=models["clip"].fns,
+        stage.StageSettings(
+            guidance_mode=mode, sampler=sampler, respacing="4", **settings
+        ),
+        models["clip"].fns,
     )
 
 
-def make_inputs(models, **scales) -> stage.StageInputs:
-    def caption(tokenizer):
-        return stage.Caption(*tokenizer.encode_batch(PROMPTS, 8))
-
-    tokenizer = models["base"].tokenizer
-    return stage.StageInputs(
-        keys=batches.image_keys(0, 0, len(PROMPTS), 0),
-        caption=caption(tokenizer),
-        empty=stage.Caption(*tokenizers.empty_batch(tokenizer, len(PROMPTS), 8)),
-        clip_caption=caption(models["clip"].tokenizer),
-        **scales,
+def make_inputs(models, **changes) -> stage.StageInputs:
+    base = models["base"]
+    inputs = stage.StageInputs(
+        keys=batches.image_keys(0, np.arange(len(PROMPTS)), 0),
+        caption=prompts.encode(base, PROMPTS),
+        empty=prompts.encode_empty(base, ""),
+        clip_caption=prompts.encode(models["clip"], PROMPTS),
     )
+    return inputs._replace(**changes)
 
 
 class Draw:
-    """draw(mode, sampler, **scales) -> x_start, each program compiled once.
+    """draw(mode, sampler, **inputs) -> x_start, each program compiled once.
 
     `traces` counts how often a program's denoiser was traced.
     """
@@ -52,13 +48,15 @@ class Draw:
         self.stages = {}
         self.traces = 0
 
-    def __call__(self, mode, sampler="ddpm", **scales):
-        models, key = self.models, (mode, sampler)
+    def __call__(self, mode, sampler="ddpm", settings=(), **inputs):
+        models, key = self.models, (mode, sampler, settings)
         if key not in self.stages:
             fns = models["base"].fns._replace(denoise=self._denoise)
-            self.stages[key] = make(models, mode, sampler=sampler, fns=fns)
+            self.stages[key] = make(
+                models, mode, sampler=sampler, fns=fns, **dict(settings)
+            )
         params = models["base"].params, models["clip"].params
-        return np.asarray(self.stages[key](*params, make_inputs(models, **scales)))
+        return np.asarray(self.stages[key](*params, make_inputs(models, **inputs)))
 
     def _denoise(self, *args, **conditions):
         self.traces += 1
@@ -115,10 +113,13 @@ def test_a_trace_serves_every_value_of_every_scale(draw):
 def test_the_doubled_batch_equals_two_passes_step_by_step(models, draw, rule):
     base, clip = models["base"], models["clip"]
     inputs = make_inputs(models)
-    cond = base.fns.encode(base.params, *inputs.caption)
-    uncond = base.fns.encode(base.params, *inputs.empty)
+    cond = base.fns.encode(base.params, *(part[:, 0] for part in inputs.caption))
+    empty = [np.repeat(part, 2, axis=0) for part in inputs.empty]
+    uncond = base.fns.encode(base.params, *empty)
     denoise = jax.jit(base.fns.denoise)
-    text = clip.fns.encode_text(clip.params, *inputs.clip_caption)
+    text = clip.fns.encode_text(
+        clip.params, *(part[:, 0] for part in inputs.clip_caption)
+    )
     text = text / jnp.linalg.norm(text, axis=-1, keepdims=True)
 
     @jax.jit
@@ -151,6 +152,116 @@ def test_the_doubled_batch_equals_two_passes_step_by_step(models, draw, rule):
     np.testing.assert_allclose(drawn / scale, np.asarray(x_t) / scale, atol=1e-2)
 
 
+def test_guidance_outside_its_interval_is_no_guidance(draw):
+    for off in ({"guidance_first": 1.0, "guidance_last": 1.0},):
+        drawn = draw("cfg", guidance_scale=5.0, **off)
+        np.testing.assert_allclose(drawn, draw("none"), atol=1e-4)
+    off = {"clip_guidance_first": 1.0, "clip_guidance_last": 1.0}
+    drawn = draw("clip", clip_guidance_scale=5.0, **off)
+    np.testing.assert_allclose(drawn, draw("none"), atol=1e-4)
+
+
+def test_guidance_within_part_of_the_steps_lies_between(draw):
+    half = draw("cfg", guidance_scale=5.0, guidance_first=500.0)
+    for whole in (draw("none"), draw("cfg", guidance_scale=5.0)):
+        assert np.abs(half - whole).max() > 0.01
+
+
+def test_a_negative_prompt_takes_the_place_of_the_empty_caption(models, draw):
+    plain = draw("cfg", guidance_scale=3.0)
+    negative = prompts.encode_empty(models["base"], "a small b circle")
+    steered = draw("cfg", guidance_scale=3.0, empty=negative)
+    assert np.abs(steered - plain).max() > 0.01
+    # Away from itself is nowhere.
+    own = prompts.encode_empty(models["base"], PROMPTS[0])
+    unmoved = draw("cfg", guidance_scale=3.0, empty=own)
+    np.testing.assert_allclose(unmoved[0], draw("none")[0], atol=1e-4)
+
+
+def test_rescaled_guidance_differs_and_at_share_0_does_not(draw):
+    plain = draw("cfg", guidance_scale=5.0)
+    np.testing.assert_array_equal(
+        draw("cfg", guidance_scale=5.0, guidance_rescale=0.0), plain
+    )
+    rescaled = draw("cfg", guidance_scale=5.0, guidance_rescale=0.7)
+    assert np.abs(rescaled - plain).max() > 0.01
+
+
+@pytest.mark.parametrize("mode", ["none", "cfg+clip"])
+def test_a_blend_of_a_prompt_with_itself_is_that_prompt(models, draw, mode):
+    scales = {"guidance_scale": 3.0, "clip_guidance_scale": 2.0}
+    twice = {
+        name: steering.Caption(*(np.repeat(part, 2, axis=1) for part in caption))
+        for name, caption in (
+            ("caption", prompts.encode(models["base"], PROMPTS)),
+            ("clip_caption", prompts.encode(models["clip"], PROMPTS)),
+        )
+    }
+    weights = np.array([[0.7, 0.3], [1.0, 5.0]], np.float32)
+    blended = draw(mode, **scales, **twice, weights=weights)
+    # Rounding grows through four steps; the score is not clipped again.
+    np.testing.assert_allclose(blended, draw(mode, **scales), atol=1e-3)
+
+
+def test_a_blend_lies_elsewhere_than_its_prompts(models, draw):
+    pair = [{PROMPTS[0]: 0.5, PROMPTS[1]: 0.5}] * 2
+    blended = draw(
+        "cfg", caption=prompts.encode(models["base"], pair), guidance_scale=3.0
+    )
+    assert np.abs(blended - draw("cfg", guidance_scale=3.0)).max() > 0.01
+
+
+def test_a_weight_of_0_leaves_a_prompt_out(models, draw):
+    asked = [{PROMPTS[0]: 1.0, PROMPTS[1]: 1.0}, PROMPTS[1]]
+    drawn = draw(
+        "cfg",
+        caption=prompts.encode(models["base"], asked),
+        weights=prompts.weights(asked),
+    )
+    np.testing.assert_allclose(drawn[1], draw("cfg")[1], atol=1e-4)
+
+
+@pytest.mark.parametrize("sampler", ["ddpm", "ddim", "plms", "dpm_solver_pp"])
+def test_an_edit_of_strength_0_returns_the_picture(draw, sampler):
+    picture = np.random.default_rng(0).uniform(-1, 1, (2, 8, 8, 3)).astype(np.float32)
+    kept = draw("none", sampler, init_image=picture, strength=0.0)
+    np.testing.assert_allclose(kept, picture, atol=1e-6)
+    changed = draw("none", sampler, init_image=picture, strength=0.75)
+    assert np.abs(changed - picture).max() > 0.1
+
+
+def test_a_stronger_edit_leaves_the_picture_further_behind(draw):
+    picture = np.random.default_rng(0).uniform(-1, 1, (2, 8, 8, 3)).astype(np.float32)
+    distances = [
+        np.abs(draw("none", init_image=picture, strength=s) - picture).mean()
+        for s in (0.0, 0.25, 1.0)
+    ]
+    assert distances == sorted(distances)
+
+
+@pytest.mark.parametrize("mode", stage.INPAINT_MODES)
+def test_every_way_of_inpainting_keeps_an_all_known_picture(models, mode):
+    picture = np.random.default_rng(0).uniform(-1, 1, (2, 8, 8, 3)).astype(np.float32)
+    # The other two need no model that was trained to inpaint.
+    model = models["base_inpaint" if mode == "pinned" else "base"]
+    settings = stage.StageSettings(respacing="4", inpaint_mode=mode)
+    drawn = stage.make_stage(model.config, model.fns, settings)(
+        model.params,
+        None,
+        make_inputs(
+            models, inpaint_image=picture, inpaint_mask=np.ones((2, 8, 8, 1), "f4")
+        ),
+    )
+    np.testing.assert_allclose(drawn, picture, atol=1e-6)
+
+
+def test_dynamic_thresholding_keeps_pixels_in_range_and_changes_them(draw):
+    settings = (("is_thresholded", True),)
+    drawn = draw("cfg", settings=settings, guidance_scale=8.0, threshold_quantile=0.9)
+    assert np.abs(drawn).max() <= 1 + 1e-5
+    assert np.abs(drawn - draw("cfg", guidance_scale=8.0)).max() > 0.01
+
+
 @pytest.mark.parametrize(
     ("change", "named"),
     [
@@ -158,12 +269,14 @@ def test_the_doubled_batch_equals_two_passes_step_by_step(models, draw, rule):
         ({"sampler": "euler"}, "sampler='euler'"),
         ({"respacing": "many"}, "respacing='many'"),
         ({"guidance_mode": "clip"}, "needs a noised CLIP"),
-        ({"inpaint": True}, "takes no inpainting mask"),
+        ({"inpaint_mode": "pinned"}, "takes no inpainting mask"),
+        ({"inpaint_mode": "painted"}, "inpaint_mode='painted'"),
         ({"match_low_res": True}, "takes no small picture"),
+        ({"inverts": True}, "use sampler=ddim"),
     ],
 )
 def test_an_impossible_stage_is_refused_by_name(models, change, named):
     base = models["base"]
-    arguments = {"guidance_mode": "cfg", "sampler": "ddpm", "respacing": "4"}
+    settings = stage.StageSettings(**{"respacing": "4", **change})
     with pytest.raises(errors.UserError, match=named):
-        stage.make_stage(base.config, base.fns, **(arguments | change))
+        stage.make_stage(base.config, base.fns, settings)

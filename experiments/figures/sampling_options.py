@@ -1,0 +1,168 @@
+"""Draws what each option of `Glide` does, with the models of the quickstart.
+
+    python experiments/figures/sampling_options.py runs/quickstart/bundles \
+        experiments/results/options/sampling_options.png
+
+Every row changes one option and keeps the caption, the seed and all others.
+"""
+
+from __future__ import annotations
+
+import pathlib
+import sys
+
+import numpy as np
+from PIL import Image
+
+import glide_jax
+from glide_jax.data import shapes_world
+from glide_jax.eval import contact_sheet
+from glide_jax.sample import images
+
+CAPTION = "a large red triangle on a white background"
+OTHER = "a large blue square on a white background"
+SIDE = 64
+
+SAMPLERS = {
+    "ddpm, 100": {"sampler": "ddpm", "respacing": "100"},
+    "ddim, 100": {"sampler": "ddim", "respacing": "100"},
+    "ddim, 10": {"sampler": "ddim", "respacing": "10"},
+    "plms, 10": {"sampler": "plms", "respacing": "10"},
+    "DPM-Solver++, 10": {"sampler": "dpm_solver_pp", "respacing": "10"},
+    "same, lambda10": {"sampler": "dpm_solver_pp", "respacing": "lambda10"},
+}
+ETAS = {f"eta {eta}": {"sampler": "ddim", "eta": eta} for eta in (0.0, 0.5, 1.0)}
+SCALES = {f"scale {s:g}": {"guidance_scale": s} for s in (0, 1, 3, 6, 12)}
+TAMED = {
+    "scale 12": {},
+    "rescaled 0.7": {"guidance_rescale": 0.7},
+    "thresholded": {"threshold_quantile": 0.95},
+    "only above 500": {"guidance_interval": (500, 999)},
+    "only below 500": {"guidance_interval": (0, 500)},
+}
+CLIP = {
+    f"CLIP {s:g}": {"guidance_mode": "clip", "clip_guidance_scale": s}
+    for s in (0, 10, 40)
+} | {
+    "CLIP and cfg": {"guidance_mode": "cfg+clip", "clip_guidance_scale": 10.0},
+    "best of 8": {"candidates": 8},
+}
+FILLS = {mode: {"inpaint_mode": mode} for mode in ("pinned", "masked", "implicit")}
+
+
+def main(bundles: pathlib.Path, output: pathlib.Path) -> None:
+    """Draws the sheet."""
+    glide = glide_jax.Glide.load(
+        bundles / "base_cfg", bundles / "upsampler", bundles / "noised_clip"
+    )
+    filler = glide_jax.Glide.load(
+        bundles / "base_inpaint", bundles / "upsampler_inpaint"
+    )
+    rows = [
+        ("samplers and numbers of steps", drawn(glide, SAMPLERS)),
+        ("ddim with fresh noise", drawn(glide, ETAS)),
+        ("classifier-free guidance", drawn(glide, SCALES)),
+        ("ways to tame scale 12", drawn(glide, TAMED, guidance_scale=12.0)),
+        ("CLIP guidance and choice", drawn(glide, CLIP)),
+        ("the upsampler", drawn_large(glide)),
+        ("captions", drawn_captions(glide)),
+        ("filling the middle, 64 px", filled(filler)),
+        ("editing by strength", edited(glide)),
+        ("the same, inverted", edited(glide, source_prompts=CAPTION)),
+        ("continued to the right", extended(filler)),
+    ]
+    sections = [
+        contact_sheet.Section(
+            title,
+            f'"{CAPTION}"; one option changes, the seed stays.',
+            list(columns),
+            [("", list(columns.values()))],
+        )
+        for title, columns in rows
+    ]
+    sheet = contact_sheet.draw_contact_sheet(
+        "What the sampling options do",
+        "Drawn by the models of the quickstart, 16 px and 64 px.",
+        sections,
+    )
+    output.parent.mkdir(parents=True, exist_ok=True)
+    Image.fromarray(sheet).save(output)
+
+
+def drawn(glide: glide_jax.Glide, variants: dict[str, dict], **common) -> dict:
+    """The small picture under each variant."""
+    return {
+        name: glide.sample(CAPTION, **{**common, **options}).base_images[0]
+        for name, options in variants.items()
+    }
+
+
+def drawn_large(glide: glide_jax.Glide) -> dict:
+    """One small picture enlarged in several ways."""
+    small = glide.sample(CAPTION).base_images
+    variants = {
+        "ddpm, 50": {},
+        "free colours": {"match_low_res": False},
+        "ddim, 27": {"upsampler_sampler": "ddim", "upsampler_respacing": "fast27"},
+        "DPM-Solver++, 10": {
+            "upsampler_sampler": "dpm_solver_pp",
+            "upsampler_respacing": "lambda10",
+        },
+    }
+    return {"small": small[0]} | {
+        name: glide.upsample(small, CAPTION, **options).images[0]
+        for name, options in variants.items()
+    }
+
+
+def drawn_captions(glide: glide_jax.Glide) -> dict:
+    """A caption, others in its place, beside it and against it."""
+    asked = {
+        "alone": (CAPTION, ""),
+        "and a square, 0.7 : 0.3": ({CAPTION: 0.7, OTHER: 0.3}, ""),
+        "0.3 : 0.7": ({CAPTION: 0.3, OTHER: 0.7}, ""),
+        "no caption": ("", ""),
+        "no caption, not white": ("", OTHER),
+    }
+    return {
+        name: glide.sample(caption, negative_prompt=negative).base_images[0]
+        for name, (caption, negative) in asked.items()
+    }
+
+
+def filled(glide: glide_jax.Glide) -> dict:
+    """A blue square's picture with its middle filled in each way."""
+    picture, mask = real(OTHER), np.ones((SIDE, SIDE), np.uint8)
+    mask[10:54, 10:54] = 0
+    result = {"picture": picture}
+    for name, options in FILLS.items():
+        result[name] = glide.inpaint(picture, mask, CAPTION, **options).images[0]
+    soft = glide.inpaint(picture, mask, CAPTION, feather_px=6).images[0]
+    return result | {"soft edge of 6": soft}
+
+
+def edited(glide: glide_jax.Glide, **options) -> dict:
+    """A red triangle made a blue square, more and more."""
+    picture = real(CAPTION)
+    return {"picture": picture} | {
+        f"strength {s:g}": glide.edit(picture, OTHER, strength=s, **options).images[0]
+        for s in (0.0, 0.4, 0.7, 0.9, 1.0)
+    }
+
+
+def extended(glide: glide_jax.Glide) -> dict:
+    """The left half of a picture, and what is drawn beyond it."""
+    half = real(CAPTION)[:, : SIDE // 2]
+    whole = glide.outpaint(half, CAPTION, (0, 0, SIDE // 2, 0)).images[0]
+    return {"left half": images.resize(half[None], SIDE)[0], "continued": whole}
+
+
+def real(caption: str) -> np.ndarray:
+    """The picture that a caption describes, uint8 (SIDE, SIDE, 3)."""
+    return shapes_world.render(shapes_world.parse_caption(caption), SIDE)
+
+
+if __name__ == "__main__":
+    if len(sys.argv) != 3:
+        sys.exit(__doc__)
+    main(pathlib.Path(sys.argv[1]), pathlib.Path(sys.argv[2]))

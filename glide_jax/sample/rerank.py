@@ -1,0 +1,70 @@
+"""Of several pictures of a prompt, the one that the CLIP finds closest to it."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from glide_jax import shapes
+from glide_jax.models import noised_clip
+from glide_jax.sample import images as images_lib
+from glide_jax.sample import prompts as prompts_lib
+from glide_jax.sample import restore
+
+# pixels (N, h, w, 3), prompts, batch size -> cosine similarities (N,)
+Scorer = Callable[
+    [images_lib.PixelBatch, Sequence[prompts_lib.Prompt], int], np.ndarray
+]
+
+
+def make_scorer(clip: restore.SampleModel) -> Scorer:
+    """Cosine similarity of clean pictures to their prompts, -1 to 1.
+
+    A noised CLIP is asked at timestep 0, the least noise it knows. Blended prompts
+    count by their weights.
+    """
+
+    @jax.jit
+    def similarities(
+        params: shapes.Params, images: shapes.Image, tokens: jax.Array, mask: jax.Array
+    ) -> jax.Array:
+        timesteps = jnp.zeros(images.shape[:1], jnp.int32)
+        features = clip.fns.encode_image(params, images, timesteps)
+        text = clip.fns.encode_text(params, tokens, mask)
+        return noised_clip.similarity(features, text)
+
+    def score(
+        pixels: images_lib.PixelBatch,
+        prompts: Sequence[prompts_lib.Prompt],
+        batch_size: int,
+    ) -> np.ndarray:
+        caption = prompts_lib.encode(clip, prompts)
+        weights = prompts_lib.weights(prompts)
+        images = images_lib.from_pixels(pixels)
+        columns = []
+        for k in range(weights.shape[1]):
+            parts = []
+            for start in range(0, len(images), batch_size):
+                # The last batch is padded, so that one program serves.
+                rows = np.arange(start, start + batch_size) % len(images)
+                parts.append(
+                    similarities(
+                        clip.params,
+                        images[rows],
+                        caption.tokens[rows, k],
+                        caption.text_mask[rows, k],
+                    )
+                )
+            columns.append(np.concatenate(parts)[: len(images)])
+        return (np.stack(columns, axis=1) * weights).sum(1) / weights.sum(1)
+
+    return score
+
+
+def best_of(scores: np.ndarray, candidates: int) -> np.ndarray:
+    """Index of the best of each `candidates` neighbours, (N / candidates,) int."""
+    groups = scores.reshape(-1, candidates)
+    return np.arange(len(groups)) * candidates + groups.argmax(axis=1)

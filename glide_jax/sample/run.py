@@ -1,0 +1,172 @@
+"""One call of a cascade, resolved and checked before anything is drawn."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+
+from glide_jax import errors
+from glide_jax.config import defaults
+from glide_jax.sample import batches, prompts, restore, settings, stage
+from glide_jax.sample import images as images_lib
+
+
+class Run:
+    """Prompts, options and what they come to for each model.
+
+    Attributes:
+        prompts: One for each picture.
+        options: As given.
+        base, upsampler: The stages' settings.
+    """
+
+    def __init__(
+        self,
+        models: Sequence[restore.SampleModel | None],
+        asked: prompts.Prompt | Sequence[prompts.Prompt],
+        num_images: int,
+        options: dict[str, Any],
+        *,
+        num_pictures: int = 1,
+        fills: bool = False,
+        inverts: bool = False,
+    ):
+        """Raises UserError for what `Glide`'s methods refuse.
+
+        Args:
+            models: Base, upsampler or None, CLIP or None.
+            asked: The prompts.
+            num_images: Pictures of each prompt.
+            options: Fields of SampleOptions.
+            num_pictures: Given to fill or edit; one prompt serves several.
+            fills: Whether known pixels are kept.
+            inverts: Whether pictures are inverted.
+        """
+        self._base, self._upsampler, self._clip = models
+        self.prompts = prompts.as_prompts(asked, num_images)
+        if len(self.prompts) == 1:
+            self.prompts *= num_pictures
+        self.options = settings.make_options(options)
+        if self.options.candidates > 1 and self._clip is None:
+            raise errors.UserError(
+                f"candidates={self.options.candidates} are compared by a noised CLIP "
+                "and none was given; give one with --clip, or candidates=1"
+            )
+        self.base = self.options.base(self._base.config.sample)
+        self.base_static = self._static(self._base, self.base, fills, inverts)
+        self.upsampler = self.upsampler_static = None
+        if self._upsampler is not None:
+            self.upsampler = self.options.upsampler(self._upsampler.config.sample)
+            self.upsampler_static = self._static(
+                self._upsampler, self.upsampler, fills, inverts
+            )
+
+    @property
+    def count(self) -> int:
+        """Pictures that come out."""
+        return len(self.prompts)
+
+    def indices(self, count: int) -> np.ndarray:
+        """Indices of the first `count` images drawn."""
+        return self.options.first_index + np.arange(count)
+
+    def repeat(self, arrays: np.ndarray) -> np.ndarray:
+        """One picture for every prompt; those of several stay."""
+        if len(arrays) == 1:
+            return np.repeat(arrays, self.count, axis=0)
+        return arrays
+
+    def base_inputs(
+        self, rows: np.ndarray, conditions: dict[str, Any]
+    ) -> stage.StageInputs:
+        """Of the base model; image i shows prompt rows[i] under its conditions."""
+        mode, asked = self.options.guidance_mode, [self.prompts[row] for row in rows]
+        empty = clip_caption = None
+        if "cfg" in mode:
+            empty = prompts.encode_empty(self._base, self.options.negative_prompt)
+        if "clip" in mode:
+            clip_caption = prompts.encode(self._clip, asked)
+        options = self.options
+        return stage.StageInputs(
+            keys=self._keys(self.indices(len(rows)), batches.BASE_STREAM),
+            caption=prompts.encode(self._base, asked),
+            weights=prompts.weights(asked),
+            empty=empty,
+            clip_caption=clip_caption,
+            guidance_scale=self.base.guidance_scale,
+            guidance_first=options.guidance_interval[0],
+            guidance_last=options.guidance_interval[1],
+            guidance_rescale=options.guidance_rescale,
+            clip_guidance_scale=self.base.clip_guidance_scale,
+            clip_guidance_first=options.clip_guidance_interval[0],
+            clip_guidance_last=options.clip_guidance_interval[1],
+            threshold_quantile=options.threshold_quantile or 1.0,
+            eta=self.base.eta,
+            noise_temperature=self.base.noise_temperature,
+            **self._of_rows(self._base, conditions, rows),
+        )
+
+    def upsampler_inputs(
+        self, indices: np.ndarray, low: np.ndarray, conditions: dict[str, Any]
+    ) -> stage.StageInputs:
+        """Of the upsampler, for small pictures (N, h, w, 3) with these indices."""
+        rows = np.arange(self.count)
+        return stage.StageInputs(
+            keys=self._keys(indices, batches.UPSAMPLER_STREAM),
+            caption=prompts.encode(self._upsampler, self.prompts),
+            weights=prompts.weights(self.prompts),
+            eta=self.upsampler.eta,
+            noise_temperature=self.upsampler.noise_temperature,
+            # By way of 8-bit pixels: a picture read back from its PNG file is
+            # enlarged to the same result.
+            low_res=images_lib.from_pixels(low),
+            **self._of_rows(self._upsampler, conditions, rows),
+        )
+
+    def settings(self) -> dict[str, Any]:
+        """Options as given, and what they came to for each model, as JSON values."""
+        return {
+            **dataclasses.asdict(self.options),
+            "base": dataclasses.asdict(self.base),
+            "upsampler": self.upsampler and dataclasses.asdict(self.upsampler),
+        }
+
+    def _of_rows(
+        self,
+        model: restore.SampleModel,
+        conditions: dict[str, Any],
+        rows: np.ndarray,
+    ) -> dict[str, Any]:
+        """Conditions as a stage takes them: source prompts encoded, rows picked."""
+        found = {}
+        for name, value in conditions.items():
+            if name == "source_prompts":
+                asked = [value[row] for row in rows]
+                found["source_caption"] = prompts.encode(model, asked)
+            else:
+                found[name] = value if name in stage.SHARED else value[rows]
+        return found
+
+    def _static(
+        self,
+        model: restore.SampleModel,
+        config: defaults.SampleConfig,
+        fills: bool,
+        inverts: bool,
+    ) -> stage.StageSettings:
+        is_base = model is self._base
+        return stage.StageSettings(
+            guidance_mode=self.options.guidance_mode if is_base else "none",
+            sampler=config.sampler,
+            respacing=config.respacing,
+            inpaint_mode=self.options.inpaint_mode if fills else None,
+            match_low_res=config.match_low_res,
+            is_thresholded=is_base and self.options.threshold_quantile is not None,
+            inverts=inverts,
+        )
+
+    def _keys(self, indices: np.ndarray, stream: int):
+        return batches.image_keys(self.options.seed, indices, stream)

@@ -1,0 +1,126 @@
+"""A model and its captions as the functions that a sampling loop calls.
+
+Captions are encoded here once, outside the loop; the empty caption or negative prompt
+once for a whole batch.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, NamedTuple
+
+import einops
+import jax
+import jax.numpy as jnp
+
+from glide_jax import shapes
+from glide_jax.diffusion import guidance, samplers
+from glide_jax.models import build, noised_clip
+
+if TYPE_CHECKING:
+    from glide_jax.sample.stage import StageInputs
+
+
+class Caption(NamedTuple):
+    """Tokenised captions: integers and booleans (..., L)."""
+
+    tokens: jax.Array
+    text_mask: jax.Array
+
+
+def make_denoise(
+    fns: build.DenoiserFns,
+    params: shapes.Params,
+    inputs: StageInputs,
+    *,
+    is_guided: bool,
+) -> samplers.Denoise:
+    """The denoiser of one caption an image, of several blended, or guided.
+
+    One batch holds the rows of every caption, then those of the empty one; all see the
+    same x_t, so they differ in their caption alone.
+    """
+    batch, num_captions, _ = inputs.caption.tokens.shape
+    text = fns.encode(params, *_caption_major(inputs.caption))
+    if is_guided:
+        empty = fns.encode(params, *inputs.empty)
+        text = jax.tree.map(
+            lambda some, one: jnp.concatenate(
+                [some, jnp.broadcast_to(one, (batch, *one.shape[1:]))]
+            ),
+            text,
+            empty,
+        )
+    rows = num_captions + is_guided
+    conditions = {
+        name: _repeat(getattr(inputs, name), rows)
+        for name in ("low_res", "inpaint_image", "inpaint_mask")
+    }
+    weights = _weights(inputs)
+
+    def denoise(x_t: shapes.Image, timesteps: shapes.Timesteps) -> jax.Array:
+        outputs = fns.denoise(
+            params, _repeat(x_t, rows), _repeat(timesteps, rows), text, **conditions
+        )
+        outputs = einops.rearrange(outputs, "(k b) h w c -> k b h w c", k=rows)
+        cond = outputs[0]
+        if num_captions > 1:
+            cond = guidance.blend(outputs[:num_captions], weights)
+        if not is_guided:
+            return cond
+        is_active = guidance.is_active(
+            timesteps, inputs.guidance_first, inputs.guidance_last
+        )
+        scale = jnp.where(is_active, inputs.guidance_scale, 1.0)
+        guided = guidance.classifier_free(cond, outputs[-1], scale[:, None, None, None])
+        return guidance.rescale(guided, cond, inputs.guidance_rescale)
+
+    return denoise
+
+
+def make_gradient(
+    clip_fns: build.ClipFns, clip_params: shapes.Params, inputs: StageInputs
+) -> samplers.GradientFn:
+    """The gradient of exp(logit_scale) * cosine(x_t, caption), times its scale.
+
+    Of several captions the weighted mean of their similarities counts.
+    """
+    num_captions = inputs.clip_caption.tokens.shape[1]
+    text = clip_fns.encode_text(clip_params, *_caption_major(inputs.clip_caption))
+    texts = einops.rearrange(text, "(k b) d -> k b d", k=num_captions)
+    weights = _weights(inputs)
+    logit_scale = clip_fns.logit_scale(clip_params)
+
+    def gradient_fn(x_t: shapes.Image, timesteps: shapes.Timesteps) -> jax.Array:
+        def similarity(images: shapes.Image) -> jax.Array:
+            features = clip_fns.encode_image(clip_params, images, timesteps)
+            each = [noised_clip.similarity(features, text) for text in texts]
+            return logit_scale * jnp.sum(weights * jnp.stack(each), axis=0)
+
+        is_active = guidance.is_active(
+            timesteps, inputs.clip_guidance_first, inputs.clip_guidance_last
+        )
+        scale = jnp.where(is_active, inputs.clip_guidance_scale, 0.0)
+        return guidance.similarity_gradient(similarity, x_t, scale[:, None, None, None])
+
+    return gradient_fn
+
+
+def _weights(inputs: StageInputs) -> jax.Array:
+    """(k, b), summing to 1 over the captions of an image."""
+    batch, num_captions, _ = inputs.caption.tokens.shape
+    if inputs.weights is None:
+        return jnp.full((num_captions, batch), 1 / num_captions)
+    weights = jnp.asarray(inputs.weights, jnp.float32).T
+    return weights / jnp.sum(weights, axis=0)
+
+
+def _caption_major(caption: Caption) -> Caption:
+    """(b, k, L) -> (k * b, L)."""
+    return Caption(*(einops.rearrange(part, "b k l -> (k b) l") for part in caption))
+
+
+def _repeat(array: jax.Array | None, times: int) -> jax.Array | None:
+    """The batch `times` over, one after the other."""
+    if array is None or times == 1:
+        return array
+    return jnp.concatenate([array] * times)

@@ -1,0 +1,59 @@
+"""Prompts become tokens; what is cut off is named."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+
+from glide_jax import errors
+from glide_jax.sample import prompts
+
+RED, GREEN = "a big r circle", "a small g circle"
+
+
+def test_each_prompt_stands_as_often_as_it_is_asked_for():
+    assert prompts.as_prompts(RED, 2) == [RED, RED]
+    assert prompts.as_prompts([RED, GREEN], 2) == [RED, RED, GREEN, GREEN]
+    blend = {RED: 0.5, GREEN: 0.5}
+    assert prompts.as_prompts(blend, 1) == [blend]
+
+
+@pytest.mark.parametrize(
+    ("asked", "count", "named"),
+    [
+        ([], 1, "no prompts"),
+        (RED, 0, "num_images=0"),
+        ({}, 1, "names no prompt"),
+        ({RED: -1.0}, 1, "weight -1.0"),
+        ([RED, {RED: float("nan")}], 1, "weight nan"),
+    ],
+)
+def test_what_is_no_prompt_is_refused(asked, count, named):
+    with pytest.raises(errors.UserError, match=named):
+        prompts.as_prompts(asked, count)
+
+
+def test_a_blend_takes_a_row_for_each_caption_and_others_are_filled_up(models):
+    asked = [{RED: 1.0, GREEN: 3.0}, GREEN]
+    caption = prompts.encode(models["base"], asked)
+    context = models["base"].config.model.text_context
+    assert caption.tokens.shape == (2, 2, context)
+    alone = prompts.encode(models["base"], [GREEN])
+    np.testing.assert_array_equal(caption.tokens[0, 1], alone.tokens[0, 0])
+    np.testing.assert_array_equal(caption.tokens[1, 0], alone.tokens[0, 0])
+    assert not caption.text_mask[1, 1].any()
+    np.testing.assert_array_equal(prompts.weights(asked), [[1, 3], [1, 0]])
+
+
+def test_the_cut_end_of_a_long_prompt_is_named_once(models, caplog):
+    long = RED + " beside a huge xylophone"
+    prompts.encode(models["base"], [long, long, RED])
+    messages = [m for m in caplog.messages if "not seen" in m]
+    assert len(messages) == 1
+    assert "xylophone" in messages[0]
+    assert "circle" not in messages[0].split("not seen")[1]
+
+
+def test_the_empty_caption_is_all_padding_and_a_negative_prompt_is_not(models):
+    assert not prompts.encode_empty(models["base"], "").text_mask.any()
+    assert prompts.encode_empty(models["base"], RED).text_mask.any()
