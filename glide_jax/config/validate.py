@@ -204,7 +204,9 @@ def _check_respacing(config: defaults.Config) -> None:
     """What the run hands on as its way of sampling has to fit its own chain."""
     try:
         respacing.kept_timesteps(
-            config.diffusion.num_timesteps, config.sample.respacing
+            config.diffusion.num_timesteps,
+            config.sample.respacing,
+            config.diffusion.schedule,
         )
     except UserError as error:
         raise UserError(f"sample.{error}") from error
@@ -316,7 +318,7 @@ def _check_intervals(config: defaults.Config) -> None:
 def _check_sample(sample: defaults.SampleConfig) -> None:
     _one_of("sample.sampler", sample.sampler, samplers.SAMPLERS)
     _within("sample.eta", sample.eta, 0.0, 1.0)
-    rule = "has no effect with sample.sampler='ddpm'"
+    rule = f"has no effect with sample.sampler={sample.sampler!r}"
     remedy = "use 0, or sample.sampler=ddim"
     is_used = sample.sampler == "ddim" or not sample.eta
     _require(is_used, "sample.eta", sample.eta, rule, remedy)

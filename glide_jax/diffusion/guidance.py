@@ -4,11 +4,14 @@
    (s = 1 is off; the paper of the method, 2207.12598, writes w = s - 1).
 2. Mean shift: mean + variance * gradient                            GLIDE eq. 4
 3. Score shift: eps - sqrt(1 - A_t) gradient                         ADM, algorithm 2
+4. Rescaled: eps <- share eps std(eps_cond) / std(eps) + (1 - share) eps
+                                                       2305.08891, eq. 15 and 16
+5. Several captions: sum_k w_k model_output_k, sum_k w_k = 1         2206.01714
 
 GLIDE is arXiv 2112.10741, ADM 2105.05233. The gradient of 2 and 3 is that of any
 scalar per image with respect to x_t: a noised CLIP's similarity, or a noised
 classifier's log-probability. 1 acts on model_output and 2 or 3 on what follows from
-it, so they may be used together.
+it, so they may be used together. 5 comes before 1, and 4 right after it.
 """
 
 from __future__ import annotations
@@ -17,9 +20,16 @@ from collections.abc import Callable
 
 import jax
 import jax.numpy as jnp
+from jaxtyping import Bool, Float, Int
 
 from glide_jax import shapes
 from glide_jax.diffusion import process
+
+# A timestep of the training chain.
+Timestep = Int[shapes.Array, ""] | int
+PerExampleBool = Bool[shapes.Array, "b"]
+ModelOutputs = Float[shapes.Array, "k b h w c2"]
+BlendWeights = Float[shapes.Array, "k"] | Float[shapes.Array, "k b"]
 
 
 def classifier_free(
@@ -36,6 +46,56 @@ def classifier_free(
     uncond_eps, _ = process.split_output(uncond_output)
     eps = uncond_eps + scale * (cond_eps - uncond_eps)
     return jnp.concatenate([eps, cond_var_values], axis=-1)
+
+
+def is_active(
+    timesteps: shapes.Timesteps, first: Timestep, last: Timestep
+) -> PerExampleBool:
+    """Where first <= timesteps <= last, on the training chain: guide only there.
+
+    Guidance hurts at the noisiest timesteps and does nothing at the cleanest
+    (2404.07724, whose interval is one of noise levels). No timestep is active where
+    first > last. `first` and `last` may be traced.
+    """
+    return (jnp.asarray(timesteps) >= first) & (jnp.asarray(timesteps) <= last)
+
+
+def rescale(
+    guided_output: process.ModelOutput,
+    cond_output: process.ModelOutput,
+    share: shapes.Scalar,
+) -> process.ModelOutput:
+    """guided_output with the eps channels of eq. 4, float32.
+
+    A scale above 1 makes eps, and by it the picture's contrast, too strong. The paper
+    gives each guided output the standard deviation, over all pixels and channels of an
+    image, of the conditional one; its network returns v, ours eps, which like v is what
+    guidance is computed on, and finite at every noise level (pred_x_start is not). The
+    paper likes a share of 0.7; 0 is off, and `share` may be traced.
+    """
+    eps, var_values = process.split_output(guided_output)
+    cond_eps, _ = process.split_output(cond_output)
+    std, cond_std = _std(eps), _std(cond_eps)
+    # A network at its zero initialisation returns no eps to rescale.
+    ratio = jnp.where(std > 0, cond_std / jnp.where(std > 0, std, 1), 1)
+    return jnp.concatenate([eps * (1 + share * (ratio - 1)), var_values], axis=-1)
+
+
+def blend(outputs: ModelOutputs, weights: BlendWeights) -> process.ModelOutput:
+    """Weighted mean of the model_outputs of k captions, eq. 5, float32.
+
+    Under guidance it stands for the conditional output, so that uncond + s (blend -
+    uncond) pulls towards all captions at once.
+
+    Args:
+        outputs: (k, b, h, w, 2c), all at the same x_t.
+        weights: (k,), or (k, b) with each image's own; normalised here. May be traced;
+            those of an image must not add up to 0.
+    """
+    weights = jnp.asarray(weights, jnp.float32)
+    weights = weights / jnp.sum(weights, axis=0)
+    weights = weights.reshape(weights.shape + (1,) * (5 - weights.ndim))
+    return jnp.sum(weights * jnp.asarray(outputs, jnp.float32), axis=0)
 
 
 def shift_mean(
@@ -62,6 +122,32 @@ def shift_score(
     return process.predict_x_start(tables, x_t, t, eps)
 
 
+def estimate(
+    tables: process.DiffusionTables,
+    model_output: process.ModelOutput,
+    x_t: shapes.Image,
+    t: shapes.Timesteps,
+    gradient: shapes.Image | None,
+    clip_denoised: bool,
+    denoised_fn: process.DenoisedFn | None,
+) -> tuple[shapes.Image, shapes.Image]:
+    """pred_x_start, after eq. 3 if there is a gradient, and the eps it implies.
+
+    eps follows the clipped x_start, so that the two always explain x_t together.
+    """
+    pred_x_start = process.p_mean_variance(
+        tables,
+        model_output,
+        x_t,
+        t,
+        clip_denoised=clip_denoised,
+        denoised_fn=denoised_fn,
+    ).pred_x_start
+    if gradient is not None:
+        pred_x_start = shift_score(tables, pred_x_start, x_t, t, gradient)
+    return pred_x_start, process.predict_eps(tables, x_t, t, pred_x_start)
+
+
 def similarity_gradient(
     similarity_fn: Callable[[shapes.Image], shapes.PerExample],
     x_t: shapes.Image,
@@ -77,3 +163,8 @@ def similarity_gradient(
     """
     gradient = jax.grad(lambda images: jnp.sum(similarity_fn(images)))
     return scale * gradient(jnp.asarray(x_t))
+
+
+def _std(images: jax.Array) -> jax.Array:
+    """Standard deviation of each image, (b, 1, 1, 1)."""
+    return jnp.std(images, axis=(1, 2, 3), keepdims=True)

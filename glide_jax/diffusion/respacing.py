@@ -9,6 +9,11 @@
    shows fewer artifacts (GLIDE's upsampler).
 4. b'_k = 1 - A_{t_k} / A_{t_{k-1}}: betas under which the thinned chain has the same
    A at the timesteps kept.
+5. "lambdaN" keeps N timesteps, T-1 and 0 among them, evenly spaced in half-log-SNR
+   l_t = log sqrt(A_t / (1 - A_t)), as DPM-Solver++ likes its steps (DPM-Solver,
+   2206.00927, section 3.4). From the noisy end, each is the timestep nearest to an
+   equal share of the way left, so that where l leaps from one timestep to the next
+   (the cosine schedule's end) the others share what is left.
 """
 
 from __future__ import annotations
@@ -19,20 +24,26 @@ from glide_jax import errors
 from glide_jax.diffusion import process, schedules
 
 
-def kept_timesteps(num_timesteps: int, respacing: str) -> np.ndarray:
+def kept_timesteps(
+    num_timesteps: int, respacing: str, schedule: str | None = None
+) -> np.ndarray:
     """Training-chain timesteps kept, ascending and distinct, int64.
 
     Args:
         num_timesteps: length T of the training chain.
-        respacing: a form of equations 1 to 3, e.g. "150", "fast27", "ddim50", "".
+        respacing: "150", "10,10,3,2,2", "ddim50", "fast27", "lambda20" or "".
+        schedule: name of the noise schedule, which "lambdaN" alone depends on.
 
     Raises:
-        UserError: the string is malformed, or asks for more steps than there are.
+        UserError: the string is malformed, asks for more steps than there are, or is a
+            "lambdaN" without a schedule.
     """
     if respacing == "":
         return np.arange(num_timesteps)
     if respacing.startswith("ddim"):
         return _strided(num_timesteps, respacing)
+    if respacing.startswith("lambda"):
+        return _evenly_noisy(num_timesteps, respacing, schedule)
     if respacing == "fast27":
         kept = set(_sections(num_timesteps, "10,10,3,2,2"))
         kept = (kept - {num_timesteps - 1}) | {num_timesteps - 3}
@@ -54,7 +65,7 @@ def respaced_tables(
     Raises:
         UserError: unknown schedule or malformed respacing.
     """
-    kept = kept_timesteps(num_timesteps, respacing)
+    kept = kept_timesteps(num_timesteps, respacing, schedule)
     betas = schedules.make_betas(schedule, num_timesteps)
     return process.make_tables(respaced_betas(betas, kept), kept)
 
@@ -69,6 +80,34 @@ def _strided(num_timesteps: int, respacing: str) -> np.ndarray:
         f"respacing={respacing!r}: no integer stride gives {count} of {num_timesteps} "
         f"timesteps; use a count such as ddim50, or {count} for uneven spacing"
     )
+
+
+def _evenly_noisy(
+    num_timesteps: int, respacing: str, schedule: str | None
+) -> np.ndarray:
+    """Eq. 5."""
+    count = _parse_count(respacing, respacing.removeprefix("lambda"))
+    if not 2 <= count <= num_timesteps:
+        raise errors.UserError(
+            f"respacing={respacing!r} asks for {count} distinct timesteps, the first "
+            f"and the last among them, of {num_timesteps}; use lambda2 to "
+            f"lambda{num_timesteps}"
+        )
+    if schedule is None:
+        raise errors.UserError(
+            f"respacing={respacing!r} follows a noise schedule and none was given; "
+            f"give one of {', '.join(sorted(schedules.SCHEDULES))}"
+        )
+    cumprod = np.cumprod(1 - schedules.make_betas(schedule, num_timesteps))
+    half_log_snr = 0.5 * np.log(cumprod / (1 - cumprod))
+    kept = [num_timesteps - 1]
+    for left in range(count - 1, 0, -1):
+        here = half_log_snr[kept[-1]]
+        target = here + (half_log_snr[0] - here) / left
+        # Timesteps below left - 1 are spoken for by the ones still to come.
+        free = np.arange(left - 1, kept[-1])
+        kept.append(int(free[np.abs(half_log_snr[free] - target).argmin()]))
+    return np.array(kept[::-1])
 
 
 def _sections(num_timesteps: int, respacing: str) -> list[int]:
@@ -100,7 +139,7 @@ def _parse_count(respacing: str, part: str) -> int:
     if not part.strip().isdecimal() or int(part) < 1:
         raise errors.UserError(
             f"respacing={respacing!r} is not understood at {part!r}; use a count "
-            "('150'), counts per section ('10,10,3,2,2'), 'ddim50', 'fast27', or '' "
-            "for every timestep"
+            "('150'), counts per section ('10,10,3,2,2'), 'ddim50', 'lambda20', "
+            "'fast27', or '' for every timestep"
         )
     return int(part)

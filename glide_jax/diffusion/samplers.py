@@ -6,9 +6,10 @@
    s = eta sqrt((1 - A_{t-1}) / (1 - A_t)) sqrt(1 - A_t / A_{t-1}), eps implied by the
    clipped x_start (2010.02502, eq. 12 and 16)
 3. DDIM reversed, eta = 0: x_{t+1} = sqrt(A_{t+1}) x_start + sqrt(1 - A_{t+1}) eps
+4. PLMS and DPM-Solver++(2M): DDIM, eta = 0, bettered by the steps before (multistep.py)
 
 A rule is a pure function of the network's output, so it knows no network. A gradient
-shifts the mean in 1 and the score in 2 and 3 (see guidance.py).
+shifts the mean in 1 and the score in 2 to 4 (see guidance.py).
 """
 
 from __future__ import annotations
@@ -21,15 +22,17 @@ import jax
 import jax.numpy as jnp
 
 from glide_jax import errors, shapes
-from glide_jax.diffusion import guidance, process
+from glide_jax.diffusion import guidance, multistep, process
 
 # (x_t, timesteps on the training chain) -> model_output
 Denoise = Callable[[shapes.Image, shapes.Timesteps], process.ModelOutput]
 # (x_t, timesteps on the training chain) -> gradient, shaped as x_t
 GradientFn = Callable[[shapes.Image, shapes.Timesteps], shapes.Image]
+# (x_prev, t of the step just made) -> x_prev, e.g. to put known pixels back
+AfterStep = Callable[[shapes.Image, shapes.Timesteps], shapes.Image]
 
 # Rules that make an image; the reversed one makes noise.
-SAMPLERS = ("ddpm", "ddim")
+SAMPLERS = ("ddpm", "ddim", "plms", "dpm_solver_pp")
 
 # fold_in number of the starting noise; steps use 0..num_timesteps-1.
 _INITIAL_NOISE = 2**31 - 1
@@ -103,7 +106,7 @@ def ddim_step(
 
     `eta` in [0, 1] may be traced: 0 is deterministic, 1 has DDPM's variance.
     """
-    pred_x_start, eps = _x_start_and_eps(
+    pred_x_start, eps = guidance.estimate(
         tables, model_output, x_t, t, gradient, clip_denoised, denoised_fn
     )
     cumprod = process.gather(tables.alphas_cumprod, t)
@@ -126,7 +129,7 @@ def ddim_reverse_step(
     denoised_fn: process.DenoisedFn | None = None,
 ) -> ReverseStep:
     """Deterministic step to index t + 1, eq. 3; arguments as in `ddpm_step`."""
-    pred_x_start, eps = _x_start_and_eps(
+    pred_x_start, eps = guidance.estimate(
         tables, model_output, x_t, t, gradient, clip_denoised, denoised_fn
     )
     following = process.gather(tables.alphas_cumprod_next, t)
@@ -159,79 +162,131 @@ def sample_loop(
     *,
     rule: str = "ddpm",
     eta: shapes.Scalar = 0.0,
+    num_steps: multistep.Count | None = None,
     gradient_fn: GradientFn | None = None,
     denoised_fn: process.DenoisedFn | None = None,
     clip_denoised: bool = True,
+    after_step: AfterStep | None = None,
 ) -> shapes.Image:
-    """Images x_start, (b, h, w, c): a scan of one rule from the last index to 0.
+    """Images x_start, (b, h, w, c): one rule walked down to index 0.
 
     Args:
         denoise: (x_t, timesteps) -> model_output; timesteps lie on the training chain.
         tables: the (respaced) chain to walk.
-        x_init: starting noise, as from `initial_noise`.
+        x_init: x_t at the first index walked: the starting noise of `initial_noise`, or
+            with num_steps an image noised (process.q_sample) or inverted (`invert`) to
+            index num_steps - 1.
         keys: one typed key per image, so its noise does not depend on its batch.
-        rule: static; "ddpm" or "ddim".
-        eta: DDIM's share of fresh noise, in [0, 1]; may be traced. "ddpm" ignores it.
+        rule: static; one of SAMPLERS.
+        eta: DDIM's share of fresh noise, in [0, 1]; may be traced. Others ignore it.
+        num_steps: walk only the indices num_steps - 1 to 0; 0 returns x_init. More than
+            the chain has, or None, is the whole chain. May be traced: one program
+            serves every number.
         gradient_fn: (x_t, timesteps) -> guidance gradient, or None.
         denoised_fn: static; see process.p_mean_variance.
         clip_denoised: static; clip every pred_x_start to [-1, 1].
+        after_step: static; (x_prev, t) -> x_prev, applied after each step from t.
 
     Raises:
         UserError: unknown rule.
     """
-    take_step = _choose_rule(rule, eta)
+    take_step, memory = _choose_rule(rule, eta)
+    x_init = jnp.asarray(x_init, jnp.float32)
+    num_steps = _bounded(num_steps, tables)
 
-    def body(x_t: jax.Array, index: jax.Array) -> tuple[jax.Array, None]:
-        t = jnp.full(x_t.shape[:1], index, jnp.int32)
+    def body(walked: jax.Array, state: tuple) -> tuple:
+        x_t, earlier = state
+        t = jnp.full(x_t.shape[:1], num_steps - 1 - walked, jnp.int32)
         timesteps = tables.timesteps[t]
-        step = take_step(
+        x_prev, earlier = take_step(
             tables,
             denoise(x_t, timesteps),
             x_t,
             t,
-            step_noise(keys, t, x_t.shape[1:]),
+            noise=step_noise(keys, t, x_t.shape[1:]),
+            earlier=earlier,
+            num_earlier=walked,
             gradient=None if gradient_fn is None else gradient_fn(x_t, timesteps),
             clip_denoised=clip_denoised,
             denoised_fn=denoised_fn,
         )
-        return step.x_prev, None
+        return x_prev if after_step is None else after_step(x_prev, t), earlier
 
-    indices = jnp.arange(tables.num_timesteps - 1, -1, -1)
-    x_start, _ = jax.lax.scan(body, jnp.asarray(x_init, jnp.float32), indices)
+    nothing = (jnp.zeros_like(x_init),) * memory
+    x_start, _ = jax.lax.fori_loop(0, num_steps, body, (x_init, nothing))
     return x_start
 
 
-def _choose_rule(rule: str, eta: shapes.Scalar) -> Callable[..., SampleStep]:
-    """The step function of a named rule."""
+def invert(
+    denoise: Denoise,
+    tables: process.DiffusionTables,
+    x_start: shapes.Image,
+    *,
+    num_steps: multistep.Count | None = None,
+    denoised_fn: process.DenoisedFn | None = None,
+    clip_denoised: bool = True,
+) -> shapes.Image:
+    """x_t at index num_steps - 1 from which DDIM, eta = 0, makes x_start again.
+
+    Eq. 3 from index 0 up, where x_start itself stands for x_t (reference), so that it
+    costs num_steps - 1 network calls. Arguments as in `sample_loop`; 0 and 1 steps
+    return x_start.
+
+    The image comes back but for the first-order error of both walks. Clipped or not
+    here makes no difference to that; but a guided network's estimates, which leave
+    [-1, 1], would end in an x_t larger than the noise that samplers start from.
+    `sample_loop` has to clip on the way back: at the noisiest index an error of eps
+    grows by up to 2e4 on its way into an unclipped x_start.
+    """
+    num_steps = _bounded(num_steps, tables)
+
+    def body(index: jax.Array, x_t: jax.Array) -> jax.Array:
+        t = jnp.full(x_t.shape[:1], index, jnp.int32)
+        return ddim_reverse_step(
+            tables,
+            denoise(x_t, tables.timesteps[t]),
+            x_t,
+            t,
+            clip_denoised=clip_denoised,
+            denoised_fn=denoised_fn,
+        ).x_next
+
+    x_start = jnp.asarray(x_start, jnp.float32)
+    return jax.lax.fori_loop(0, num_steps - 1, body, x_start)
+
+
+def _choose_rule(rule: str, eta: shapes.Scalar) -> tuple[Callable[..., tuple], int]:
+    """A named rule as a step to (x_prev, earlier), and how much it remembers."""
     if rule not in SAMPLERS:
         raise errors.UserError(
             f"rule={rule!r} is not a known sampler; use one of {', '.join(SAMPLERS)}"
         )
-    return ddpm_step if rule == "ddpm" else functools.partial(ddim_step, eta=eta)
+    if rule == "plms":
+        return _multistep(multistep.plms_step), multistep.PLMS_MEMORY
+    if rule == "dpm_solver_pp":
+        return _multistep(multistep.dpm_solver_pp_step), multistep.DPM_SOLVER_PP_MEMORY
+    one_step = ddpm_step if rule == "ddpm" else functools.partial(ddim_step, eta=eta)
+
+    def take_step(*args, earlier, num_earlier, **kwargs):
+        return one_step(*args, **kwargs).x_prev, earlier
+
+    return take_step, 0
 
 
-def _x_start_and_eps(
-    tables: process.DiffusionTables,
-    model_output: process.ModelOutput,
-    x_t: shapes.Image,
-    t: shapes.Timesteps,
-    gradient: shapes.Image | None,
-    clip_denoised: bool,
-    denoised_fn: process.DenoisedFn | None,
-) -> tuple[jax.Array, jax.Array]:
-    """The guided pred_x_start and the eps it implies; eps follows the clipped x_start,
-    so that the two always explain x_t together."""
-    pred_x_start = process.p_mean_variance(
-        tables,
-        model_output,
-        x_t,
-        t,
-        clip_denoised=clip_denoised,
-        denoised_fn=denoised_fn,
-    ).pred_x_start
-    if gradient is not None:
-        pred_x_start = guidance.shift_score(tables, pred_x_start, x_t, t, gradient)
-    return pred_x_start, process.predict_eps(tables, x_t, t, pred_x_start)
+def _multistep(step: Callable[..., multistep.MultistepStep]) -> Callable[..., tuple]:
+    def take_step(*args, noise, **kwargs):
+        out = step(*args, **kwargs)
+        return out.x_prev, out.earlier
+
+    return take_step
+
+
+def _bounded(
+    num_steps: multistep.Count | None, tables: process.DiffusionTables
+) -> multistep.Count:
+    """At most the chain's length, which None stands for."""
+    longest = tables.num_timesteps
+    return longest if num_steps is None else jnp.minimum(num_steps, longest)
 
 
 def _unless_last(t: shapes.Timesteps) -> jax.Array:

@@ -67,7 +67,21 @@ def test_fast27_replaces_the_last_timestep():
     assert (kept[-1], plain[-1]) == (997, 999)
 
 
-@pytest.mark.parametrize("spec", ["ten", "10,,3", "-5", "0", "ddim", "ddim-3", "1.5"])
+@pytest.mark.parametrize(
+    "spec",
+    [
+        "ten",
+        "10,,3",
+        "-5",
+        "0",
+        "ddim",
+        "ddim-3",
+        "1.5",
+        "lambda",
+        "lambda0",
+        "lambdax",
+    ],
+)
 def test_a_malformed_respacing_is_named(spec):
     with pytest.raises(errors.UserError, match=f"respacing='{spec}' is not understood"):
         respacing.kept_timesteps(1000, spec)
@@ -78,3 +92,41 @@ def test_too_many_steps_say_how_many_are_allowed():
         respacing.kept_timesteps(1000, "10,10,201,2,2")
     with pytest.raises(errors.UserError, match="no integer stride gives 37"):
         respacing.kept_timesteps(1000, "ddim37")
+
+
+@pytest.mark.parametrize("schedule", SCHEDULES)
+@pytest.mark.parametrize("count", [2, 3, 10, 20, 50, 200, 999, 1000])
+def test_lambda_spacing_keeps_as_many_as_asked_with_both_ends(schedule, count):
+    kept = respacing.kept_timesteps(1000, f"lambda{count}", schedule)
+    assert len(kept) == count
+    assert (kept[0], kept[-1]) == (0, 999)
+    assert np.all(np.diff(kept) > 0)
+
+
+@pytest.mark.parametrize("schedule", SCHEDULES)
+def test_lambda_spacing_is_even_where_the_chain_is_fine_enough(schedule):
+    kept = respacing.kept_timesteps(1000, "lambda20", schedule)
+    cumprod = np.cumprod(1 - schedules.make_betas(schedule, 1000))
+    half_log_snr = 0.5 * np.log(cumprod / (1 - cumprod))
+    steps = -np.diff(half_log_snr[kept])
+    # Inside, a timestep is a small part of a step; at the ends of the chain it is not.
+    inner = steps[5:-5]
+    assert inner.max() / inner.min() < 1.1
+    assert np.ptp(np.diff(kept)[5:-5]) > 20
+
+
+def test_respaced_tables_know_their_own_schedule():
+    tables = respacing.respaced_tables("linear", 1000, "lambda20")
+    kept = respacing.kept_timesteps(1000, "lambda20", "linear")
+    np.testing.assert_array_equal(tables.timesteps, kept)
+
+
+@pytest.mark.parametrize("spec", ["lambda1", "lambda1001", "lambda2000"])
+def test_a_lambda_spacing_that_cannot_be_says_what_can(spec):
+    with pytest.raises(errors.UserError, match="use lambda2 to lambda1000"):
+        respacing.kept_timesteps(1000, spec, "linear")
+
+
+def test_lambda_spacing_without_a_schedule_asks_for_one():
+    with pytest.raises(errors.UserError, match="linear, squaredcos_cap_v2"):
+        respacing.kept_timesteps(1000, "lambda20")

@@ -190,7 +190,7 @@ def test_the_loop_is_its_step_from_the_last_index_to_0(
     assert_within(looped, x_t, 1e-4)
 
 
-@pytest.mark.parametrize("rule", ["ddpm", "ddim"])
+@pytest.mark.parametrize("rule", samplers.SAMPLERS)
 def test_an_image_does_not_depend_on_its_batch(tables, toy_denoise, image_keys, rule):
     def sample(keys):
         x_init = samplers.initial_noise(keys, (4, 4, 3))
@@ -237,8 +237,92 @@ def test_one_compilation_serves_every_eta(tables, toy_denoise, image_keys):
     assert np.abs(images[0] - images[2]).max() > 1e-3
 
 
+@pytest.mark.parametrize("rule", samplers.SAMPLERS)
+def test_no_steps_return_the_start(tables, toy_denoise, image_keys, rule):
+    x_init = _normal(0, 2, 4, 4, 3)
+    out = samplers.sample_loop(
+        toy_denoise, tables, x_init, image_keys(2), rule=rule, num_steps=0
+    )
+    np.testing.assert_array_equal(out, x_init)
+
+
+@pytest.mark.parametrize("rule", samplers.SAMPLERS)
+def test_one_compilation_serves_every_number_of_steps(
+    tables, toy_denoise, image_keys, rule
+):
+    keys, traces, x_init = image_keys(1), [], _normal(0, 1, 4, 4, 3)
+
+    @jax.jit
+    def sample(num_steps):
+        traces.append(num_steps)
+        return samplers.sample_loop(
+            toy_denoise, tables, x_init, keys, rule=rule, num_steps=num_steps
+        )
+
+    images = [sample(jnp.int32(num_steps)) for num_steps in (0, 3, 8, 9)]
+    assert len(traces) == 1
+    np.testing.assert_array_equal(images[0], x_init)
+    assert np.abs(images[1] - images[2]).max() > 1e-3
+    # More than there are is all of them.
+    np.testing.assert_array_equal(images[2], images[3])
+    whole = samplers.sample_loop(toy_denoise, tables, x_init, keys, rule=rule)
+    # Another program, so another order of rounding, through gains of up to 50.
+    np.testing.assert_allclose(images[2], whole, atol=1e-5)
+
+
+@pytest.mark.parametrize("rule", ["ddpm", "ddim"])
+def test_a_run_started_in_the_middle_is_the_tail_of_the_whole_one(
+    tables, toy_denoise, image_keys, rule
+):
+    keys, passed = image_keys(2), {}
+
+    def record(x_prev, t):
+        jax.debug.callback(lambda x, t: passed.setdefault(int(t[0]), x), x_prev, t)
+        return x_prev
+
+    @jax.jit
+    def sample(x_init, num_steps):
+        return samplers.sample_loop(
+            toy_denoise,
+            tables,
+            x_init,
+            keys,
+            rule=rule,
+            eta=0.5,
+            num_steps=num_steps,
+            after_step=record,
+        )
+
+    whole = sample(samplers.initial_noise(keys, (4, 4, 3)), 8)
+    jax.effects_barrier()
+    assert sorted(passed) == list(range(8))
+    np.testing.assert_array_equal(passed[0], whole)
+    np.testing.assert_array_equal(sample(passed[5], 5), whole)
+
+
+def test_what_happens_after_a_step_enters_the_next(tables, toy_denoise, image_keys):
+    x_init, seen = _normal(0, 1, 4, 4, 3), []
+
+    def denoise(x_t, timesteps):
+        jax.debug.callback(lambda x: seen.append(x), x_t)
+        return toy_denoise(x_t, timesteps)
+
+    out = samplers.sample_loop(
+        denoise,
+        tables,
+        x_init,
+        image_keys(1),
+        rule="ddim",
+        num_steps=2,
+        after_step=lambda x_prev, t: x_prev * 0 + t[:, None, None, None],
+    )
+    jax.effects_barrier()
+    np.testing.assert_array_equal(seen[1], np.ones_like(x_init))
+    np.testing.assert_array_equal(out, np.zeros_like(x_init))
+
+
 def test_an_unknown_rule_names_the_known_ones(tables, toy_denoise, image_keys):
-    with pytest.raises(errors.UserError, match="ddpm, ddim"):
+    with pytest.raises(errors.UserError, match="ddpm, ddim, plms, dpm_solver_pp"):
         samplers.sample_loop(
             toy_denoise, tables, _normal(0, 1, 4, 4, 3), image_keys(1), rule="euler"
         )

@@ -1,0 +1,35 @@
+"""How is pred_x_start brought back into [-1, 1] without flattening its extremes?
+
+1. x_start <- clip(x_start / s, -1, 1),  s = max(1, the quantile of |x_start|)
+
+Dynamic thresholding (Imagen, 2205.11487, section 2.3). The plain clip saturates every
+pixel that strong guidance pushes past the range; this pulls all of them inwards.
+"""
+
+from __future__ import annotations
+
+import jax.numpy as jnp
+
+from glide_jax import shapes
+
+
+def dynamic_threshold(
+    pred_x_start: shapes.Image, quantile: shapes.Scalar
+) -> shapes.Image:
+    """pred_x_start in [-1, 1], eq. 1, each image by its own s.
+
+    It belongs into a step's `denoised_fn`, where it comes before the plain clip, which
+    then finds nothing left to do. What pins pixels (inpainting.project) has to come
+    after it, or known pixels would be divided by s as well:
+
+        denoised_fn = lambda x: project(dynamic_threshold(x, 0.995))
+
+    Args:
+        pred_x_start: (b, h, w, c), not clipped.
+        quantile: in (0, 1], over all pixels and channels of an image; may be traced. 1
+            divides by the largest |x_start|, Imagen uses 0.995.
+    """
+    size = jnp.abs(pred_x_start).reshape(pred_x_start.shape[0], -1)
+    s = jnp.maximum(jnp.quantile(size, jnp.float32(quantile), axis=1), 1)
+    # Divided first, as a quotient s / s could round to more than 1.
+    return jnp.clip(pred_x_start / s[:, None, None, None], -1, 1)
