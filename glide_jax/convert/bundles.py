@@ -96,7 +96,11 @@ def to_openai(folder: pathlib.Path, output: pathlib.Path, kind: str = "") -> str
 
 def _waiting_half(kind: str, folder: pathlib.Path) -> pathlib.Path | None:
     """The other half in the folder; UserError if anything else lies there."""
-    inside = {path.name for path in folder.iterdir()} if folder.is_dir() else set()
+    if not folder.exists():
+        return None
+    if not folder.is_dir():
+        raise UserError(f"{folder} is a file and cannot be written to; name a folder")
+    inside = {path.name for path in folder.iterdir()}
     if not inside:
         return None
     if inside == {f"{_OTHER_HALF.get(kind)}.safetensors"}:
