@@ -94,7 +94,10 @@ def _write_whole(path: pathlib.Path, write_to: Callable[[pathlib.Path], None]) -
     path.parent.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(dir=path.parent, prefix=f".{path.name}.") as made:
         partial = pathlib.Path(made) / path.name
+        partial.touch()
+        mode = partial.stat().st_mode
         write_to(partial)
+        partial.chmod(mode)  # safetensors leaves its files to their owner alone
         os.replace(partial, path)
 
 

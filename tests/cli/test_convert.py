@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import pathlib
+import sys
+
 import numpy as np
 import pytest
 import safetensors.numpy
@@ -65,6 +68,27 @@ def test_a_mistake_is_named_and_leaves_nothing(refused, tmp_path, argv, named):
     before = sorted(tmp_path.rglob("*"))
     assert named in refused(*argv)
     assert sorted(tmp_path.rglob("*")) == before  # no folder either
+
+
+def test_without_pytorch_a_pt_file_names_the_extra(refused, tmp_path, monkeypatch):
+    monkeypatch.setitem(sys.modules, "torch", None)  # importing it now fails
+    (tmp_path / "base.pt").touch()
+    line = refused(*FROM, "--kind=base", "--input=base.pt", "--output=o")
+    assert "install the extra glide_jax[torch], or use a .safetensors" in line
+    assert not (tmp_path / "o").exists()
+
+
+def test_a_pt_file_that_would_run_code_leaves_nothing(refused, tmp_path):
+    torch = pytest.importorskip("torch")
+
+    class Attack:
+        def __reduce__(self):
+            return pathlib.Path.touch, (tmp_path / "made",)
+
+    torch.save({"weight": torch.zeros(1), "more": Attack()}, tmp_path / "base.pt")
+    line = refused(*FROM, "--kind=base", "--input=base.pt", "--output=o")
+    assert "would run code" in line
+    assert [path.name for path in tmp_path.iterdir()] == ["base.pt"]
 
 
 def test_a_folder_with_a_bundle_is_not_written_over(refused, workdir, tmp_path):

@@ -39,6 +39,13 @@ def test_safetensors_come_back_bit_for_bit(tmp_path, dtype):
     assert [path.name for path in tmp_path.iterdir()] == ["a.safetensors"]
 
 
+def test_a_written_file_has_the_rights_of_any_other(tmp_path):
+    tensor_files.write(tmp_path / "a.safetensors", make_tensors(np.float32))
+    (tmp_path / "other").touch()
+    modes = {path.stat().st_mode for path in tmp_path.iterdir()}
+    assert len(modes) == 1
+
+
 def header(text):
     return struct.pack("<Q", len(text)) + text
 
