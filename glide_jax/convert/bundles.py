@@ -153,7 +153,8 @@ def _own_kind(model, folder: pathlib.Path) -> str:
 
 def _tell_logit_scale(params: shapes.Params) -> None:
     scale = math.exp(float(params.get("logit_scale", 0.0)))
-    if not math.isclose(scale, RELEASED_LOGIT_SCALE, rel_tol=1e-2):
+    # In bfloat16 the released scale itself is 1.2% off.
+    if not math.isclose(scale, RELEASED_LOGIT_SCALE, rel_tol=2e-2):
         _log.warning(
             "this CLIP's logit scale, %.4g, is left out: the released files have none, "
             "and their readers take %g",

@@ -192,10 +192,11 @@ def test_a_logit_scale_that_the_files_cannot_hold_is_told(convert, tmp_path, cap
         convert(kind, make_tensors(kind), tmp_path / "clip")
     output = tmp_path / "out.safetensors"
     bundles.to_openai(tmp_path / "clip", output, "clip-text")
-    assert caplog.text == ""
     read = bundle.read_bundle(tmp_path / "clip")
-    params = {**read.params, "logit_scale": np.float32(math.log(14.3))}
-    bundle.write_bundle(tmp_path / "own", params, read.config_json, {}, "")
-    output.unlink()
-    bundles.to_openai(tmp_path / "own", output, "clip-text")
+    for scale, dtype in ((100, ml_dtypes.bfloat16), (14.3, np.float32)):
+        assert caplog.text == ""
+        params = {**read.params, "logit_scale": np.asarray(math.log(scale), dtype)}
+        bundle.write_bundle(tmp_path / "own", params, read.config_json, {}, "")
+        output.unlink()
+        bundles.to_openai(tmp_path / "own", output, "clip-text")
     assert "logit scale, 14.3," in caplog.text
