@@ -47,6 +47,9 @@ setup(
     extras_require={
         "gpu": ["jax[cuda13]>=0.10,<0.12"],
         "tpu": ["jax[tpu]>=0.10,<0.12"],
+        # Only `glide convert` reads and writes .pt files; before 2.6 a crafted file
+        # could run code past weights_only (CVE-2025-32434).
+        "torch": ["torch>=2.6,<3"],
         "dev": [
             "beartype>=0.20,<1",  # run-time check of array types in tests
             "pytest>=8,<10",

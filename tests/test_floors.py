@@ -45,7 +45,7 @@ HOMES = {
     "optax": ("train",),
     "ml_collections": ("config", "cli"),
     "tensorflow": (),
-    "torch": (),
+    "torch": ("convert",),
 }
 
 

@@ -22,6 +22,7 @@ VERBS = {
     "quickstart": "the whole system at toy size: train, sample, measure, draw",
     "train": "train one phase from a configuration",
     "export": "turn a trained workdir into a bundle for sampling",
+    "convert": "released PyTorch weights into a bundle, and back",
     "sample": "pictures from prompts",
     "inpaint": "repaint a part of a picture, or continue it beyond its sides",
     "edit": "change a picture or finish a sketch",

@@ -1,76 +1,33 @@
-"""What are the released PyTorch tensors called here, and how are their axes ordered?
+"""A released PyTorch state dict as our parameter tree, and back.
 
-A pure map, both ways. Six released files, one kind each; nothing here reads PyTorch:
-tensors come and go as a dict from PyTorch name to numpy array.
+A pure map, both ways; nothing here reads PyTorch: tensors come and go as a dict from
+PyTorch name to array.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
-from typing import Any, NamedTuple
+import functools
+from collections.abc import Iterable, Mapping
+from typing import Any
 
+import jax
 import numpy as np
 
 from glide_jax import shapes
-from glide_jax.config.defaults import ModelConfig, NoisedClipConfig, Text2ImConfig
+from glide_jax.config.defaults import ModelConfig
+from glide_jax.convert import names
 from glide_jax.errors import UserError
-from glide_jax.models import build, layout
+from glide_jax.models import build
 
-KINDS = (
-    "base",
-    "base-inpaint",
-    "upsample",
-    "upsample-inpaint",
-    "clip-image",
-    "clip-text",
-)
-_LISTED = 5  # names an error shows before it counts the rest
-
-
-class _Axes(NamedTuple):
-    """A tensor's axes there and here."""
-
-    to_ours: Callable[[np.ndarray], np.ndarray]
-    to_torch: Callable[[np.ndarray], np.ndarray]
-
-
-class _Entry(NamedTuple):
-    """One PyTorch tensor: its name, where it lies in our tree, its axes.
-
-    layer: row of the leading layer axis, None where the tensor is not stacked.
-    """
-
-    name: str
-    path: tuple[str, ...]
-    axes: _Axes
-    layer: int | None = None
-
-
-_SAME = _Axes(lambda a: a, lambda a: a)
-_LINEAR = _Axes(lambda a: a.T, lambda a: a.T)
-_CONV = _Axes(lambda a: a.transpose(2, 3, 1, 0), lambda a: a.transpose(3, 2, 0, 1))
-# A 1x1 convolution, over positions or over pixels, is a linear map here.
-_POINTWISE_1D = _Axes(lambda a: a[:, :, 0].T, lambda a: a.T[:, :, None])
-_POINTWISE_2D = _Axes(lambda a: a[:, :, 0, 0].T, lambda a: a.T[:, :, None, None])
-
-
-def _patch_axes(patch_px: int) -> _Axes:
-    """A convolution of stride equal to its size, a linear map of flat patches here."""
-
-    def to_ours(a):
-        return a.transpose(2, 3, 1, 0).reshape(-1, a.shape[0])
-
-    def to_torch(a):
-        unflat = a.reshape(patch_px, patch_px, -1, a.shape[-1])
-        return unflat.transpose(3, 2, 0, 1)
-
-    return _Axes(to_ours, to_torch)
+KINDS = names.KINDS
+DTYPES = ("float32", "float16", "bfloat16")
+_LISTED = 10  # names an error shows before it counts the rest
 
 
 def from_torch(
     kind: str, config: ModelConfig, tensors: Mapping[str, np.ndarray]
 ) -> shapes.Params:
-    """Our float32 parameter tree, as numpy arrays, of a released state dict.
+    """Our parameter tree, as numpy arrays of the types given, of a released state dict.
 
     Args:
       kind: one of KINDS.
@@ -79,42 +36,56 @@ def from_torch(
       tensors: every tensor of the file by its PyTorch name.
 
     Raises:
-      UserError: for missing, surplus or misshapen tensors, with their names.
+      UserError: for missing, surplus or misshapen tensors, and those of a type that
+        cannot be kept, with their names.
     """
-    _check(kind, torch_shapes(kind, config), tensors)
-    stacks: dict[tuple[str, ...], list[np.ndarray]] = {}
+    expected = torch_shapes(kind, config)
+    found = {name: tuple(tensor.shape) for name, tensor in tensors.items()}
+    stacks: dict[tuple[str, ...], list[str]] = {}
+    for entry in names.entries(kind, config):
+        stacks.setdefault(entry.path, []).append(entry.name)
+    mistyped = _mistyped(tensors) + _unlike_their_fellows(tensors, stacks.values())
+    _check(f"the tensors are not those of kind {kind!r}", expected, found, mistyped)
     params: dict[str, Any] = {}
-    for entry in _entries(kind, config):
-        ours = entry.axes.to_ours(np.asarray(tensors[entry.name], np.float32))
+    rows: dict[tuple[str, ...], list[np.ndarray]] = {}
+    for entry in names.entries(kind, config):
+        ours = entry.axes.to_ours(tensors[entry.name])
         if entry.layer is None:
             _put(params, entry.path, np.ascontiguousarray(ours))
         else:
-            stacks.setdefault(entry.path, []).append(ours)
-    for path, rows in stacks.items():
-        _put(params, path, np.stack(rows))
+            rows.setdefault(entry.path, []).append(ours)
+    for path, stack in rows.items():
+        _put(params, path, np.stack(stack))
     return params
 
 
 def to_torch(
     kind: str, config: ModelConfig, params: shapes.Params
-) -> dict[str, np.ndarray]:
-    """The released state dict of our parameter tree; inverse of `from_torch`."""
+) -> dict[str, shapes.Array]:
+    """The released state dict of our parameter tree; inverse of `from_torch`.
+
+    Types stay; the arrays may be views. Works on an abstract tree under
+    `jax.eval_shape` as well.
+
+    Raises:
+      UserError: for missing, surplus or misshapen parameters, with their paths.
+    """
+    expected = shapes_by_path(_tree(kind, config))
+    found = shapes_by_path(params)
+    _check(f"the parameters are not those of kind {kind!r}", expected, found, [])
     tensors = {}
-    for entry in _entries(kind, config):
-        leaf = np.asarray(_get(params, entry.path))
+    for entry in names.entries(kind, config):
+        leaf = _get(params, entry.path)
         leaf = leaf if entry.layer is None else leaf[entry.layer]
-        tensors[entry.name] = np.ascontiguousarray(entry.axes.to_torch(leaf))
+        tensors[entry.name] = entry.axes.to_torch(leaf)
     return tensors
 
 
 def torch_shapes(kind: str, config: ModelConfig) -> dict[str, tuple[int, ...]]:
     """PyTorch name -> shape of every tensor of a release of these sizes."""
-    _check_kind(kind, config)
-    params = build.abstract_params(config)
-    if kind.startswith("clip-"):
-        params = params[kind.removeprefix("clip-")]
+    params = _tree(kind, config)
     expected = {}
-    for entry in _entries(kind, config):
+    for entry in names.entries(kind, config):
         shape = _get(params, entry.path).shape
         shape = shape if entry.layer is None else shape[1:]
         # A broadcast zero takes the map's shape changes without taking memory.
@@ -122,54 +93,74 @@ def torch_shapes(kind: str, config: ModelConfig) -> dict[str, tuple[int, ...]]:
     return expected
 
 
-def _entries(kind: str, config: ModelConfig) -> Iterator[_Entry]:
-    _check_kind(kind, config)
-    if kind == "clip-image":
-        return _clip_image(config)
-    if kind == "clip-text":
-        return _clip_text(config)
-    return _text2im(config)
+def shapes_by_path(tree: shapes.Params) -> dict[str, tuple[int, ...]]:
+    """Shape of every leaf by its path joined with "/"."""
+    return {
+        jax.tree_util.keystr(path, simple=True, separator="/"): tuple(leaf.shape)
+        for path, leaf in jax.tree_util.tree_leaves_with_path(tree)
+    }
 
 
-def _check_kind(kind, config):
-    if kind not in KINDS:
-        raise UserError(f"kind {kind!r} is not one of {', '.join(KINDS)}")
-    if kind.startswith("clip-"):
-        fits = isinstance(config, NoisedClipConfig)
-    else:
-        fits = (
-            isinstance(config, Text2ImConfig)
-            and bool(config.low_res_px) == kind.startswith("upsample")
-            and config.inpaint == kind.endswith("-inpaint")
-        )
-    if not fits:
-        raise UserError(
-            f"kind {kind!r} does not fit the model configuration; "
-            "check its family, low_res_px and inpaint"
-        )
+@functools.cache  # seconds at the paper's size; nobody here changes it
+def _tree(kind: str, config: ModelConfig) -> shapes.Params:
+    """Abstract parameters of the part of the model that a file of the kind holds."""
+    names.check_kind(kind, config)
+    params = build.abstract_params(config)
+    return params[kind.removeprefix("clip-")] if kind.startswith("clip-") else params
 
 
-def _check(kind, expected, tensors):
-    problems = []
-    missing = [name for name in expected if name not in tensors]
-    surplus = [name for name in tensors if name not in expected]
-    misshapen = [
-        f"{name} {tuple(tensors[name].shape)} instead of {shape}"
-        for name, shape in expected.items()
-        if name in tensors and tuple(tensors[name].shape) != shape
+def _mistyped(tensors: Mapping[str, np.ndarray]) -> list[str]:
+    return [
+        f"{name} {tensor.dtype.name}"
+        for name, tensor in tensors.items()
+        if tensor.dtype.name not in DTYPES
     ]
-    for what, names in (
-        ("missing", missing),
-        ("surplus", surplus),
-        ("misshapen", misshapen),
-    ):
-        if names:
-            more = f" and {len(names) - _LISTED} more" if len(names) > _LISTED else ""
-            problems.append(f"{what}: {', '.join(names[:_LISTED])}{more}")
+
+
+def _unlike_their_fellows(
+    tensors: Mapping[str, np.ndarray], stacks: Iterable[list[str]]
+) -> list[str]:
+    """Layers lie in one array here, so a stack has one type, its first one's."""
+    return [
+        f"{name} {tensors[name].dtype.name} beside {tensors[first].dtype.name} layers"
+        for first, *others in stacks
+        for name in others
+        if {first, name} <= tensors.keys()
+        and tensors[name].dtype != tensors[first].dtype
+    ]
+
+
+def _check(
+    what: str,
+    expected: Mapping[str, tuple[int, ...]],
+    found: Mapping[str, tuple[int, ...]],
+    mistyped: list[str],
+) -> None:
+    """Raises one UserError with every name that is wrong."""
+    wrong = {
+        "missing": [name for name in expected if name not in found],
+        # A name out of a file may hold anything, also line ends.
+        "surplus": [
+            name if name.isprintable() else repr(name)
+            for name in found
+            if name not in expected
+        ],
+        "misshapen": [
+            f"{name} {found[name]} instead of {shape}"
+            for name, shape in expected.items()
+            if found.get(name, shape) != shape
+        ],
+        "mistyped": mistyped,
+    }
+    problems = []
+    for how, which in wrong.items():
+        if which:
+            more = f" and {len(which) - _LISTED} more" if len(which) > _LISTED else ""
+            problems.append(f"{len(which)} {how}: {', '.join(which[:_LISTED])}{more}")
     if problems:
         raise UserError(
-            f"the tensors are not those of kind {kind!r} at this configuration; "
-            f"{'; '.join(problems)}; check the kind and the model sizes"
+            f"{what} at this configuration; {'; '.join(problems)}; check the kind and "
+            "the model sizes"
         )
 
 
@@ -183,125 +174,3 @@ def _put(tree, path, leaf):
     for name in path[:-1]:
         tree = tree.setdefault(name, {})
     tree[path[-1]] = leaf
-
-
-def _affine(name, path, axes=_LINEAR, layer=None):
-    yield _Entry(f"{name}.weight", (*path, "kernel"), axes, layer)
-    yield _Entry(f"{name}.bias", (*path, "bias"), _SAME, layer)
-
-
-def _norm(name, path, layer=None):
-    yield _Entry(f"{name}.weight", (*path, "scale"), _SAME, layer)
-    yield _Entry(f"{name}.bias", (*path, "bias"), _SAME, layer)
-
-
-def _text2im(config):
-    yield from _text(config)
-    root = ("unet",)
-    yield from _affine("time_embed.0", (*root, "time_in"))
-    yield from _affine("time_embed.2", (*root, "time_out"))
-    yield from _affine("input_blocks.0.0", (*root, "stem"), _CONV)
-    plan = layout.make_layout(config)
-    for index, spec in enumerate(plan.inputs):
-        # There the stem is input block 0.
-        yield from _block(f"input_blocks.{index + 1}", (*root, f"inputs_{index}"), spec)
-    yield from _block("middle_block", (*root, "middle"), plan.middle)
-    for index, spec in enumerate(plan.outputs):
-        yield from _block(f"output_blocks.{index}", (*root, f"outputs_{index}"), spec)
-    yield from _norm("out.0", (*root, "norm_out"))
-    yield from _affine("out.2", (*root, "conv_out"), _CONV)
-
-
-def _block(name, path, spec):
-    """A block's parts are numbered there in order of use."""
-    yield from _res_block(
-        f"{name}.0", (*path, "res"), spec.in_channels != spec.channels
-    )
-    if spec.attention:
-        yield from _attention(f"{name}.1", (*path, "attention"))
-    if spec.last:
-        position = 1 + spec.attention
-        yield from _res_block(f"{name}.{position}", (*path, "last"), False)
-
-
-def _res_block(name, path, has_skip):
-    yield from _norm(f"{name}.in_layers.0", (*path, "norm_in"))
-    yield from _affine(f"{name}.in_layers.2", (*path, "conv_in"), _CONV)
-    yield from _affine(f"{name}.emb_layers.1", (*path, "embedding"))
-    yield from _norm(f"{name}.out_layers.0", (*path, "norm_out"))
-    yield from _affine(f"{name}.out_layers.3", (*path, "conv_out"), _CONV)
-    if has_skip:
-        yield from _affine(f"{name}.skip_connection", (*path, "skip"), _POINTWISE_2D)
-
-
-def _attention(name, path):
-    yield from _norm(f"{name}.norm", (*path, "norm"))
-    for part in ("qkv", "encoder_kv", "proj_out"):
-        yield from _affine(f"{name}.{part}", (*path, part), _POINTWISE_1D)
-
-
-_TEXT_BLOCK = {
-    "attn.c_qkv": "attn_qkv",
-    "attn.c_proj": "attn_proj",
-    "mlp.c_fc": "mlp_in",
-    "mlp.c_proj": "mlp_out",
-}
-
-
-def _text(config):
-    root = ("text",)
-    yield _Entry("token_embedding.weight", (*root, "token_embedding"), _SAME)
-    for name in ("positional_embedding", "padding_embedding"):
-        yield _Entry(name, (*root, name), _SAME)
-    for layer in range(config.text_layers):
-        name, path = f"transformer.resblocks.{layer}", (*root, "layers")
-        for theirs, ours in _TEXT_BLOCK.items():
-            yield from _affine(f"{name}.{theirs}", (*path, ours), layer=layer)
-        for norm in ("ln_1", "ln_2"):
-            yield from _norm(f"{name}.{norm}", (*path, norm), layer)
-    yield from _norm("final_ln", (*root, "final_ln"))
-    yield from _affine("transformer_proj", (*root, "pooled"))
-
-
-def _clip_image(config):
-    yield _Entry("blocks.input.w_t", ("timestep_embedding",), _SAME)
-    patch_axes = _patch_axes(config.patch_px)
-    yield _Entry("blocks.input.patch_proj", ("patch", "kernel"), patch_axes)
-    yield _Entry("blocks.input.w_pos", ("positional_embedding",), _SAME)
-    yield from _clip_norm("blocks.input.ln", ("ln_in",))
-    yield from _clip_blocks(config.image_layers)
-
-
-def _clip_text(config):
-    yield _Entry("blocks.input.w_voc", ("token_embedding",), _SAME)
-    yield _Entry("blocks.input.w_pos", ("positional_embedding",), _SAME)
-    yield from _clip_blocks(config.text_layers)
-
-
-_CLIP_LINEARS = {
-    "f_attn.f_q": "query",
-    "f_attn.f_k": "key",
-    "f_attn.f_v": "value",
-    "f_attn.f_c": "attn_proj",
-    "f_mlp.f_1": "mlp_in",
-    "f_mlp.f_2": "mlp_out",
-}
-
-
-def _clip_blocks(num_layers):
-    for layer in range(num_layers):
-        name = f"blocks.block_{layer}"
-        for theirs, ours in (("f_attn.ln", "ln_1"), ("f_mlp.ln", "ln_2")):
-            yield from _clip_norm(f"{name}.{theirs}", ("layers", ours), layer)
-        for theirs, ours in _CLIP_LINEARS.items():
-            path = ("layers", ours)
-            yield _Entry(f"{name}.{theirs}.w", (*path, "kernel"), _LINEAR, layer)
-            if ours != "key":
-                yield _Entry(f"{name}.{theirs}.b", (*path, "bias"), _SAME, layer)
-    yield from _clip_norm("blocks.output.ln", ("ln_out",))
-    yield _Entry("blocks.output.f.w", ("output", "kernel"), _LINEAR)
-
-
-def _clip_norm(name, path, layer=None):
-    yield _Entry(f"{name}.g", (*path, "scale"), _SAME, layer)
-    yield _Entry(f"{name}.b", (*path, "bias"), _SAME, layer)

@@ -1,9 +1,11 @@
 """The map between released tensor names and our parameter tree."""
 
-import dataclasses
+import functools
 import hashlib
+import re
 
 import jax
+import ml_dtypes
 import numpy as np
 import pytest
 
@@ -68,14 +70,37 @@ def test_missing_surplus_and_misshapen_tensors_are_named():
     with pytest.raises(UserError) as caught:
         torch_glide.from_torch("base", golden_models.BASE, tensors)
     message = str(caught.value)
-    assert "missing: out.2.bias" in message
-    assert "surplus: label_emb.weight" in message
-    assert "misshapen: time_embed.0.bias (7,) instead of (128,)" in message
+    assert "1 missing: out.2.bias;" in message
+    assert "1 surplus: label_emb.weight;" in message
+    assert "1 misshapen: time_embed.0.bias (7,) instead of (128,);" in message
 
 
-def test_a_long_list_of_wrong_tensors_is_cut_short_with_its_count():
-    with pytest.raises(UserError, match="and 202 more"):
+def test_a_long_list_of_wrong_tensors_shows_ten_and_the_count():
+    with pytest.raises(UserError) as caught:
         torch_glide.from_torch("base", golden_models.BASE, {})
+    message = str(caught.value)
+    total = len(golden_models.state_dict("base"))
+    assert f"; {total} missing: token_embedding.weight, " in message
+    assert f" and {total - 10} more;" in message
+    assert message.count(", ") == 9
+
+
+def test_a_name_with_line_ends_stays_in_its_line():
+    tensors = {"a\nb": np.zeros(1, np.float32)}
+    with pytest.raises(UserError, match=r"1 surplus: 'a\\nb'"):
+        torch_glide.from_torch("base", golden_models.BASE, tensors)
+
+
+def test_parameters_that_are_not_the_models_are_named():
+    params = dict(golden_models.params("clip-text"))
+    params["token_embedding"] = params["token_embedding"][:-1]
+    params["more"] = params.pop("positional_embedding")
+    with pytest.raises(UserError) as caught:
+        torch_glide.to_torch("clip-text", golden_models.CLIP, params)
+    message = str(caught.value)
+    assert "1 missing: positional_embedding;" in message
+    assert "1 surplus: more;" in message
+    assert "1 misshapen: token_embedding (96, 32) instead of (97, 32);" in message
 
 
 @pytest.mark.parametrize(
@@ -93,9 +118,67 @@ def test_a_kind_that_does_not_fit_the_model_is_refused(kind, config):
         torch_glide.from_torch(kind, config, {})
 
 
-def test_half_precision_tensors_become_float32_parameters():
-    config = dataclasses.replace(golden_models.CLIP, text_layers=1)
-    shapes = torch_glide.torch_shapes("clip-text", config)
-    tensors = {name: np.ones(shape, np.float16) for name, shape in shapes.items()}
-    params = torch_glide.from_torch("clip-text", config, tensors)
-    assert {leaf.dtype for leaf in jax.tree.leaves(params)} == {np.dtype(np.float32)}
+@pytest.mark.parametrize("kind", ["upsample-inpaint", "clip-image", "clip-text"])
+@pytest.mark.parametrize("dtype", [np.float16, ml_dtypes.bfloat16])
+def test_half_precision_survives_the_round_trip_bit_for_bit(kind, dtype):
+    config = golden_models.CONFIGS[kind]
+    tensors = {k: v.astype(dtype) for k, v in golden_models.state_dict(kind).items()}
+    params = torch_glide.from_torch(kind, config, tensors)
+    assert {leaf.dtype for leaf in jax.tree.leaves(params)} == {np.dtype(dtype)}
+    back = torch_glide.to_torch(kind, config, params)
+    for name, tensor in tensors.items():
+        assert back[name].dtype == dtype
+        # As integers: equal values may differ in their bits (0 and -0).
+        np.testing.assert_array_equal(
+            np.ascontiguousarray(back[name]).view(np.int16), tensor.view(np.int16)
+        )
+
+
+def test_tensors_of_several_types_keep_each_its_own():
+    tensors = golden_models.state_dict("clip-text")
+    tensors["blocks.input.w_voc"] = tensors["blocks.input.w_voc"].astype(np.float16)
+    params = torch_glide.from_torch("clip-text", golden_models.CLIP, tensors)
+    assert params["token_embedding"].dtype == np.float16
+    assert params["positional_embedding"].dtype == np.float32
+
+
+def test_types_that_cannot_be_kept_are_named():
+    tensors = golden_models.state_dict("clip-text")
+    tensors["blocks.input.w_pos"] = tensors["blocks.input.w_pos"].astype(np.int64)
+    # Layers lie in one array: this one's type would change.
+    name = "blocks.block_1.f_mlp.ln.g"
+    tensors[name] = tensors[name].astype(np.float16)
+    with pytest.raises(UserError) as caught:
+        torch_glide.from_torch("clip-text", golden_models.CLIP, tensors)
+    message = str(caught.value)
+    assert "2 mistyped: blocks.input.w_pos int64, " in message
+    assert f"{name} float16 beside float32 layers;" in message
+
+
+PAPER = {
+    "base": (presets.base("paper"), 24, 3_554_414_086),
+    "upsample-inpaint": (presets.upsampler("paper", inpaint=True), 16, None),
+    "clip-image": (presets.noised_clip("paper"), 24, None),
+    "clip-text": (presets.noised_clip("paper"), 12, None),
+}
+
+
+@pytest.mark.parametrize("kind", PAPER)
+def test_a_tree_of_the_papers_size_takes_the_released_names(kind):
+    config, num_layers, num_parameters = PAPER[kind]
+    params = build.abstract_params(config)
+    if kind.startswith("clip-"):
+        params = params[kind.removeprefix("clip-")]
+    convert = functools.partial(torch_glide.to_torch, kind, config)
+    tensors = jax.eval_shape(convert, params)
+    if num_parameters is not None:  # published
+        assert build.parameter_count(tensors) == num_parameters
+    # The same names as in the release, but for the number of stacked layers.
+    layer = re.compile(r"(resblocks\.|block_)(\d+)\.")
+    assert {layer.sub(r"\1N.", name) for name in tensors} == {
+        layer.sub(r"\1N.", name)
+        for name in torch_glide.torch_shapes(kind, RELEASED[kind][0])
+    }
+    assert {int(found[2]) for name in tensors if (found := layer.search(name))} == (
+        set(range(num_layers))
+    )

@@ -6,6 +6,7 @@ import jax
 import numpy as np
 import pytest
 
+from glide_jax import presets
 from glide_jax.errors import UserError
 from glide_jax.models import build, grow
 from tests.models import golden_models
@@ -27,6 +28,37 @@ def test_a_grown_model_answers_as_before_for_any_image_and_mask(kind):
     after = denoise_wider(grown, x_t, timesteps, text, **known)
     # Zeros add nothing, but the wider convolution may sum in another order.
     assert golden_models.error(after, before) < 1e-5
+
+
+@pytest.mark.parametrize("make", [presets.base, presets.upsampler])
+def test_a_grown_stem_of_the_released_size_answers_as_before(make):
+    config, wider = make("released"), make("released", inpaint=True)
+    rng = np.random.default_rng(0)
+    # All but the stem is passed on untouched, so it needs no values.
+    params = jax.tree.map(
+        lambda leaf: np.broadcast_to(np.float32(0), leaf.shape),
+        build.abstract_params(config),
+    )
+    kernel = rng.standard_normal(params["unet"]["stem"]["kernel"].shape)
+    params["unet"]["stem"]["kernel"] = kernel.astype(np.float32)
+    grown, paths = grow.grow(params, config, wider)
+    before, after = jax.tree.leaves(params), jax.tree.leaves(grown)
+    assert sum(a is not b for a, b in zip(before, after, strict=True)) == len(paths)
+
+    def stem(tree, *pictures):
+        x = np.concatenate(pictures, axis=-1)
+        kernel = tree["unet"]["stem"]["kernel"]
+        axes = ("NHWC", "HWIO", "NHWC")
+        return jax.lax.conv_general_dilated(x, kernel, (1, 1), "SAME", None, None, axes)
+
+    x_t, image, low_res = rng.standard_normal((3, 1, 32, 32, 3)).astype(np.float32)
+    last = [low_res] if config.low_res_px else []
+    expected = stem(params, x_t, *last)
+    for known in (0.0, 0.5, 1.0):
+        mask = (rng.random((1, 32, 32, 1)) < known).astype(np.float32)
+        actual = stem(grown, x_t, 100 * image * mask, mask, *last)
+        # Zeros add nothing, but the wider convolution may sum in another order.
+        np.testing.assert_allclose(actual, expected, rtol=0, atol=1e-5)
 
 
 def test_a_grown_tree_is_the_wider_models_tree():

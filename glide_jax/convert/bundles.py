@@ -1,0 +1,200 @@
+"""A released file as a bundle that `glide sample` reads, and a bundle as such a file.
+
+The noised CLIP is one bundle but two files. The first of them to be converted waits in
+the folder as KIND.safetensors, under its released names; the second completes it.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import logging
+import math
+import pathlib
+import tempfile
+
+import numpy as np
+
+import glide_jax
+from glide_jax import shapes
+from glide_jax.checkpoint import bundle
+from glide_jax.config import resolve
+from glide_jax.config.defaults import Config, NoisedClipConfig
+from glide_jax.convert import names, tensor_files, torch_glide
+from glide_jax.errors import UserError
+from glide_jax.models import build
+from glide_jax.text import tokenizers
+
+# Of the released CLIP; its files do not hold it (published in its config.yaml).
+RELEASED_LOGIT_SCALE = 100.0
+_OTHER_HALF = {"clip-image": "clip-text", "clip-text": "clip-image"}
+
+_log = logging.getLogger(__name__)
+
+
+def from_openai(
+    kind: str, config: Config, source: pathlib.Path, folder: pathlib.Path
+) -> bool:
+    """Writes the bundle of a released file; False if its other half is still to come.
+
+    Args:
+      kind: one of names.KINDS.
+      config: settings of the model, for a release those of `released.config`; its
+        data.tokenizer is put into the bundle.
+      source: .safetensors or .pt; its types are kept.
+      folder: new, empty, or with the noised CLIP's other half in it.
+
+    Raises:
+      UserError: a folder that is taken, a source that cannot be read, or tensors that
+        are not exactly the model's. Nothing is written then.
+    """
+    names.check_kind(kind, config.model)
+    half = _waiting_half(kind, folder)
+    tensors = tensor_files.read(source)
+    params = torch_glide.from_torch(kind, config.model, tensors)
+    if kind in _OTHER_HALF:
+        if half is None:
+            tensor_files.write(folder / f"{kind}.safetensors", tensors)
+            return False
+        other = _OTHER_HALF[kind]
+        params = {
+            _tower(kind): params,
+            _tower(other): torch_glide.from_torch(
+                other, config.model, tensor_files.read(half)
+            ),
+            "logit_scale": np.float32(math.log(RELEASED_LOGIT_SCALE)),
+        }
+    _write(folder, params, config, _card(config, kind, source, params))
+    return True
+
+
+def to_openai(folder: pathlib.Path, output: pathlib.Path, kind: str = "") -> str:
+    """Writes a bundle's tensors under their released names; returns the kind.
+
+    Args:
+      folder: a bundle, of any size.
+      output: a new .safetensors or .pt file; the bundle's types are kept.
+      kind: "" for a U-Net's own; a noised CLIP needs one of its two.
+
+    Raises:
+      UserError: no bundle, an output that exists or cannot be written, a kind that is
+        not the model's, or tensors that are not those of its config.json.
+    """
+    tensor_files.check_format(output)
+    if output.exists():
+        raise UserError(f"{output} exists; name a new file, or remove it")
+    found = bundle.read_bundle(folder)
+    model = resolve.from_json(found.config_json).model
+    kind = kind or _own_kind(model, folder)
+    names.check_kind(kind, model)
+    params = found.params
+    if kind in _OTHER_HALF:
+        _tell_logit_scale(params)
+        params = params.get(_tower(kind), {})
+    tensor_files.write(output, torch_glide.to_torch(kind, model, params))
+    return kind
+
+
+def _waiting_half(kind: str, folder: pathlib.Path) -> pathlib.Path | None:
+    """The other half in the folder; UserError if anything else lies there."""
+    if not folder.exists():
+        return None
+    if not folder.is_dir():
+        raise UserError(f"{folder} is a file and cannot be written to; name a folder")
+    inside = {path.name for path in folder.iterdir()}
+    if not inside:
+        return None
+    if inside == {f"{_OTHER_HALF.get(kind)}.safetensors"}:
+        return folder / inside.pop()
+    if inside == {f"{kind}.safetensors"}:
+        raise UserError(
+            f"{folder} waits for the other half of its noised CLIP; give "
+            f"--kind={_OTHER_HALF[kind]}, or a new folder"
+        )
+    what = "holds a bundle" if bundle.is_bundle(folder) else "is not empty"
+    raise UserError(f"{folder} {what}; give a new folder, or remove it")
+
+
+def _write(
+    folder: pathlib.Path, params: shapes.Params, config: Config, card: str
+) -> None:
+    """Puts a bundle in place of the folder, which may hold a waiting half."""
+    folder = folder.absolute()
+    text, files = resolve.to_json(config), _tokenizer_files(config)
+    try:
+        folder.parent.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryDirectory(
+            dir=folder.parent, prefix=f".{folder.name}."
+        ) as scratch:
+            fresh, old = (pathlib.Path(scratch) / name for name in ("new", "old"))
+            bundle.write_bundle(fresh, params, text, files, card)
+            if folder.exists():
+                folder.rename(old)
+            fresh.rename(folder)
+    except OSError as error:
+        raise UserError(
+            f"{folder} cannot be written ({error.strerror}); give a folder that you "
+            "may write, in one that you may write"
+        ) from error
+
+
+def _tower(kind: str) -> str:
+    return kind.removeprefix("clip-")
+
+
+def _own_kind(model, folder: pathlib.Path) -> str:
+    if isinstance(model, NoisedClipConfig):
+        raise UserError(
+            f"{folder} is a noised CLIP, which is two files; give --kind=clip-image, "
+            "then --kind=clip-text with another output"
+        )
+    own = "upsample" if model.low_res_px else "base"
+    return f"{own}-inpaint" if model.inpaint else own
+
+
+def _tell_logit_scale(params: shapes.Params) -> None:
+    scale = math.exp(float(params.get("logit_scale", 0.0)))
+    # In bfloat16 the released scale itself is 1.2% off.
+    if not math.isclose(scale, RELEASED_LOGIT_SCALE, rel_tol=2e-2):
+        _log.warning(
+            "this CLIP's logit scale, %.4g, is left out: the released files have none, "
+            "and their readers take %g",
+            scale,
+            RELEASED_LOGIT_SCALE,
+        )
+
+
+def _tokenizer_files(config: Config) -> dict[str, bytes]:
+    with tempfile.TemporaryDirectory() as made:
+        folder = pathlib.Path(made)
+        tokenizers.save(tokenizers.make_tokenizer(config.data.tokenizer), folder)
+        return {path.name: path.read_bytes() for path in sorted(folder.iterdir())}
+
+
+def _card(
+    config: Config, kind: str, source: pathlib.Path, params: shapes.Params
+) -> str:
+    """What was converted, and how to draw with it."""
+    model, drawn = config.model, config.sample
+    with source.open("rb") as file:
+        digest = hashlib.file_digest(file, "sha256").hexdigest()
+    role = "--base" if kind.startswith("base") else "--upsampler"
+    rows = {
+        "kind": kind,
+        "converted from": f"{source.name}, sha256 {digest}",
+        "resolution": f"{model.image_px} px",
+        "parameters": f"{build.parameter_count(params):,}",
+        "noise": f"{config.diffusion.schedule}, {config.diffusion.num_timesteps} steps",
+        "tokenizer": config.data.tokenizer,
+    }
+    if kind in _OTHER_HALF:
+        role, rows["kind"] = "--clip", "clip"
+    else:
+        rows["drawn by"] = f"{drawn.sampler}, respacing {drawn.respacing}"
+    rows["made by"] = f"glide_jax {glide_jax.__version__}"
+    table = "\n".join(f"| {name} | {value} |" for name, value in rows.items())
+    return (
+        f"# {config.name}\n\n| | |\n|---|---|\n{table}\n\n"
+        f"For `glide sample` and `glide inpaint`, as {role}. config.json holds every "
+        "setting of the model; those of its training are not known. The weights' "
+        "licence is their publisher's.\n"
+    )

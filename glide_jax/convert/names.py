@@ -1,0 +1,215 @@
+"""Which PyTorch tensor lies where in our parameter tree, and how are its axes ordered?
+
+The six released files, one kind each. Pure data: no tensor is touched here.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from typing import NamedTuple
+
+import numpy as np
+
+from glide_jax.config.defaults import ModelConfig, NoisedClipConfig, Text2ImConfig
+from glide_jax.errors import UserError
+from glide_jax.models import layout
+
+KINDS = (
+    "base",
+    "base-inpaint",
+    "upsample",
+    "upsample-inpaint",
+    "clip-image",
+    "clip-text",
+)
+
+
+class Axes(NamedTuple):
+    """A tensor's axes there and here."""
+
+    to_ours: Callable[[np.ndarray], np.ndarray]
+    to_torch: Callable[[np.ndarray], np.ndarray]
+
+
+class Entry(NamedTuple):
+    """One PyTorch tensor: its name, where it lies in our tree, its axes.
+
+    layer: row of the leading layer axis, None where the tensor is not stacked.
+    """
+
+    name: str
+    path: tuple[str, ...]
+    axes: Axes
+    layer: int | None = None
+
+
+_SAME = Axes(lambda a: a, lambda a: a)
+_LINEAR = Axes(lambda a: a.T, lambda a: a.T)
+_CONV = Axes(lambda a: a.transpose(2, 3, 1, 0), lambda a: a.transpose(3, 2, 0, 1))
+# A 1x1 convolution, over positions or over pixels, is a linear map here.
+_POINTWISE_1D = Axes(lambda a: a[:, :, 0].T, lambda a: a.T[:, :, None])
+_POINTWISE_2D = Axes(lambda a: a[:, :, 0, 0].T, lambda a: a.T[:, :, None, None])
+
+
+def _patch_axes(patch_px: int) -> Axes:
+    """A convolution of stride equal to its size, a linear map of flat patches here."""
+
+    def to_ours(a):
+        return a.transpose(2, 3, 1, 0).reshape(-1, a.shape[0])
+
+    def to_torch(a):
+        unflat = a.reshape(patch_px, patch_px, -1, a.shape[-1])
+        return unflat.transpose(3, 2, 0, 1)
+
+    return Axes(to_ours, to_torch)
+
+
+def entries(kind: str, config: ModelConfig) -> Iterator[Entry]:
+    """Every tensor of a file of this kind; UserError where kind and sizes disagree."""
+    check_kind(kind, config)
+    if kind == "clip-image":
+        return _clip_image(config)
+    if kind == "clip-text":
+        return _clip_text(config)
+    return _text2im(config)
+
+
+def check_kind(kind: str, config: ModelConfig) -> None:
+    """Raises UserError unless the model is one that a file of this kind holds."""
+    if kind not in KINDS:
+        raise UserError(f"kind {kind!r} is not one of {', '.join(KINDS)}")
+    if kind.startswith("clip-"):
+        fits = isinstance(config, NoisedClipConfig)
+    else:
+        fits = (
+            isinstance(config, Text2ImConfig)
+            and bool(config.low_res_px) == kind.startswith("upsample")
+            and config.inpaint == kind.endswith("-inpaint")
+        )
+    if not fits:
+        raise UserError(
+            f"kind {kind!r} does not fit the model configuration; "
+            "check its family, low_res_px and inpaint"
+        )
+
+
+def _affine(name, path, axes=_LINEAR, layer=None):
+    yield Entry(f"{name}.weight", (*path, "kernel"), axes, layer)
+    yield Entry(f"{name}.bias", (*path, "bias"), _SAME, layer)
+
+
+def _norm(name, path, layer=None):
+    yield Entry(f"{name}.weight", (*path, "scale"), _SAME, layer)
+    yield Entry(f"{name}.bias", (*path, "bias"), _SAME, layer)
+
+
+def _text2im(config):
+    yield from _text(config)
+    root = ("unet",)
+    yield from _affine("time_embed.0", (*root, "time_in"))
+    yield from _affine("time_embed.2", (*root, "time_out"))
+    yield from _affine("input_blocks.0.0", (*root, "stem"), _CONV)
+    plan = layout.make_layout(config)
+    for index, spec in enumerate(plan.inputs):
+        # There the stem is input block 0.
+        yield from _block(f"input_blocks.{index + 1}", (*root, f"inputs_{index}"), spec)
+    yield from _block("middle_block", (*root, "middle"), plan.middle)
+    for index, spec in enumerate(plan.outputs):
+        yield from _block(f"output_blocks.{index}", (*root, f"outputs_{index}"), spec)
+    yield from _norm("out.0", (*root, "norm_out"))
+    yield from _affine("out.2", (*root, "conv_out"), _CONV)
+
+
+def _block(name, path, spec):
+    """A block's parts are numbered there in order of use."""
+    yield from _res_block(
+        f"{name}.0", (*path, "res"), spec.in_channels != spec.channels
+    )
+    if spec.attention:
+        yield from _attention(f"{name}.1", (*path, "attention"))
+    if spec.last:
+        position = 1 + spec.attention
+        yield from _res_block(f"{name}.{position}", (*path, "last"), False)
+
+
+def _res_block(name, path, has_skip):
+    yield from _norm(f"{name}.in_layers.0", (*path, "norm_in"))
+    yield from _affine(f"{name}.in_layers.2", (*path, "conv_in"), _CONV)
+    yield from _affine(f"{name}.emb_layers.1", (*path, "embedding"))
+    yield from _norm(f"{name}.out_layers.0", (*path, "norm_out"))
+    yield from _affine(f"{name}.out_layers.3", (*path, "conv_out"), _CONV)
+    if has_skip:
+        yield from _affine(f"{name}.skip_connection", (*path, "skip"), _POINTWISE_2D)
+
+
+def _attention(name, path):
+    yield from _norm(f"{name}.norm", (*path, "norm"))
+    for part in ("qkv", "encoder_kv", "proj_out"):
+        yield from _affine(f"{name}.{part}", (*path, part), _POINTWISE_1D)
+
+
+_TEXT_BLOCK = {
+    "attn.c_qkv": "attn_qkv",
+    "attn.c_proj": "attn_proj",
+    "mlp.c_fc": "mlp_in",
+    "mlp.c_proj": "mlp_out",
+}
+
+
+def _text(config):
+    root = ("text",)
+    yield Entry("token_embedding.weight", (*root, "token_embedding"), _SAME)
+    for name in ("positional_embedding", "padding_embedding"):
+        yield Entry(name, (*root, name), _SAME)
+    for layer in range(config.text_layers):
+        name, path = f"transformer.resblocks.{layer}", (*root, "layers")
+        for theirs, ours in _TEXT_BLOCK.items():
+            yield from _affine(f"{name}.{theirs}", (*path, ours), layer=layer)
+        for norm in ("ln_1", "ln_2"):
+            yield from _norm(f"{name}.{norm}", (*path, norm), layer)
+    yield from _norm("final_ln", (*root, "final_ln"))
+    yield from _affine("transformer_proj", (*root, "pooled"))
+
+
+def _clip_image(config):
+    yield Entry("blocks.input.w_t", ("timestep_embedding",), _SAME)
+    patch_axes = _patch_axes(config.patch_px)
+    yield Entry("blocks.input.patch_proj", ("patch", "kernel"), patch_axes)
+    yield Entry("blocks.input.w_pos", ("positional_embedding",), _SAME)
+    yield from _clip_norm("blocks.input.ln", ("ln_in",))
+    yield from _clip_blocks(config.image_layers)
+
+
+def _clip_text(config):
+    yield Entry("blocks.input.w_voc", ("token_embedding",), _SAME)
+    yield Entry("blocks.input.w_pos", ("positional_embedding",), _SAME)
+    yield from _clip_blocks(config.text_layers)
+
+
+_CLIP_LINEARS = {
+    "f_attn.f_q": "query",
+    "f_attn.f_k": "key",
+    "f_attn.f_v": "value",
+    "f_attn.f_c": "attn_proj",
+    "f_mlp.f_1": "mlp_in",
+    "f_mlp.f_2": "mlp_out",
+}
+
+
+def _clip_blocks(num_layers):
+    for layer in range(num_layers):
+        name = f"blocks.block_{layer}"
+        for theirs, ours in (("f_attn.ln", "ln_1"), ("f_mlp.ln", "ln_2")):
+            yield from _clip_norm(f"{name}.{theirs}", ("layers", ours), layer)
+        for theirs, ours in _CLIP_LINEARS.items():
+            path = ("layers", ours)
+            yield Entry(f"{name}.{theirs}.w", (*path, "kernel"), _LINEAR, layer)
+            if ours != "key":
+                yield Entry(f"{name}.{theirs}.b", (*path, "bias"), _SAME, layer)
+    yield from _clip_norm("blocks.output.ln", ("ln_out",))
+    yield Entry("blocks.output.f.w", ("output", "kernel"), _LINEAR)
+
+
+def _clip_norm(name, path, layer=None):
+    yield Entry(f"{name}.g", (*path, "scale"), _SAME, layer)
+    yield Entry(f"{name}.b", (*path, "bias"), _SAME, layer)
