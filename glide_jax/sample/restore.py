@@ -15,7 +15,7 @@ import jax.numpy as jnp
 from glide_jax import shapes
 from glide_jax.checkpoint import bundle
 from glide_jax.config import defaults, resolve
-from glide_jax.models import build
+from glide_jax.models import attention_kernels, build
 from glide_jax.text import tokenizers
 
 
@@ -48,7 +48,10 @@ def load_bundle(folder: str | pathlib.Path) -> SampleModel:
     content = bundle.read_bundle(pathlib.Path(folder))
     config = resolve.from_json(content.config_json)
     is_clip = isinstance(config.model, defaults.NoisedClipConfig)
-    fns = (build.make_clip if is_clip else build.make_denoiser)(config.model)
+    if is_clip:
+        fns = build.make_clip(config.model)
+    else:
+        fns = build.make_denoiser(config.model, attention=attention_kernels.attend)
     where = f"bundle {content.folder}"
     params = build.checked_params(content.params, config.model, where)
     return SampleModel(
