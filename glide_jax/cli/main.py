@@ -24,6 +24,7 @@ VERBS = {
     "export": "turn a trained workdir into a bundle for sampling",
     "sample": "pictures from prompts",
     "inpaint": "repaint a part of a picture",
+    "benchmark": "sample: how fast a picture is drawn on this machine",
     "data": "build | tokenizer | emoji: prepare a data set",
 }
 
