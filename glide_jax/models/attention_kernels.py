@@ -42,10 +42,7 @@ SPLASH_BLOCKS = (512, 384, 256, 128)
 def attend(
     queries: Heads, keys: KeyHeads, values: KeyHeads
 ) -> Float[shapes.Array, "b n heads ch"]:
-    """Attention by the program that suits the machine this is traced on.
-
-    For sampling: splash attention has no backward pass here.
-    """
+    """Attention by the program that suits the machine this is traced on."""
     platform = jax.default_backend()
     # A Pallas kernel is not partitioned by the compiler: on several devices it would
     # have to stand in a shard_map over the batch.
@@ -123,16 +120,22 @@ def cudnn_attention(
 def splash_attention(
     queries: Heads, keys: KeyHeads, values: KeyHeads, *, interpret: bool = False
 ) -> Float[shapes.Array, "b n heads ch"]:
-    """JAX's Pallas kernel for TPUs, forward only; interpret: run it on any platform."""
+    """JAX's Pallas kernel for TPUs; interpret: run it on any platform."""
     # A fifth of a second that only a TPU has to pay.
     from jax.experimental.pallas.ops.tpu import splash_attention as splash
 
     (_, num_queries, num_heads, channels), num_keys = queries.shape, keys.shape[1]
     whole = splash.FullMask((num_queries, num_keys))
+    block_q, block_kv = _block(num_queries), _block(num_keys)
     kernel = splash.make_splash_mha_single_device(
         splash.MultiHeadMask([whole] * num_heads),
         block_sizes=splash.BlockSizes(
-            block_q=_block(num_queries), block_kv=_block(num_keys)
+            block_q=block_q,
+            block_kv=block_kv,
+            block_q_dkv=block_q,
+            block_kv_dkv=block_kv,
+            block_q_dq=block_q,
+            block_kv_dq=block_kv,
         ),
         interpret=interpret,
     )

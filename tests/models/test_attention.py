@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import functools
+
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from glide_jax.models import attention, attention_kernels
+from glide_jax.models import attention, attention_kernels, build
+from tests.models import golden_models
 
 CPU_TOLERANCE = 1e-5  # sums of 64 and 384 float32 products in another order
 
@@ -34,18 +37,28 @@ def test_one_head_after_another_is_plain_attention():
     np.testing.assert_allclose(actual, expected, atol=CPU_TOLERANCE)
 
 
-def test_one_head_after_another_has_the_gradients_of_plain_attention():
-    heads = make_heads(16, 24)
+@pytest.mark.parametrize(
+    ("attend", "queries", "keys"),
+    [
+        (attention_kernels.per_head_attention, 16, 24),
+        (
+            functools.partial(attention_kernels.splash_attention, interpret=True),
+            128,
+            256,
+        ),
+    ],
+)
+def test_gradients_are_those_of_plain_attention(attend, queries, keys):
+    heads = make_heads(queries, keys)
 
     def gradients(attend):
         def loss(heads):
             return jnp.sum(jnp.square(attend(*heads)))
 
-        return jax.grad(loss)(heads)
+        return jax.jit(jax.grad(loss))(heads)
 
     expected = gradients(attention.xla_attention)
-    actual = gradients(attention_kernels.per_head_attention)
-    for mine, reference in zip(actual, expected, strict=True):
+    for mine, reference in zip(gradients(attend), expected, strict=True):
         # Rounding of logits up to 15, in the exponent: 1e-6 a weight, and its sums.
         bound = 1e-5 * np.abs(reference).max()
         np.testing.assert_allclose(mine, reference, atol=bound)
@@ -117,6 +130,23 @@ def test_a_program_traced_here_uses_the_kernel_of_this_platform():
     traced = str(jax.make_jaxpr(attention_kernels.attend)(*heads))
     assert traced == str(jax.make_jaxpr(chosen)(*heads))
     assert traced != str(jax.make_jaxpr(attention.xla_attention)(*heads))
+
+
+def test_the_unet_answers_as_the_released_one_by_the_attention_of_sampling():
+    # Its 16 and 32 px levels have 256 and 1024 queries: one head after another.
+    kind, config = "upsample", golden_models.CONFIGS["upsample"]
+    fns = build.make_denoiser(config, attention=attention_kernels.attend)
+    params = golden_models.params(kind)
+    text = jax.jit(fns.encode)(params, *golden_models.caption())
+    out = jax.jit(fns.denoise)(
+        params,
+        golden_models.inputs(f"x{config.image_px}"),
+        golden_models.inputs("timesteps", np.int32),
+        text,
+        **golden_models.pictures(kind),
+    )
+    # The golden files' own bound for float32 forward passes on a CPU.
+    assert golden_models.error(out, golden_models.arrays()[f"{kind}/out"]) < 1e-4
 
 
 @pytest.mark.gpu
