@@ -37,7 +37,9 @@ def read_arguments() -> argparse.Namespace:
     parser.add_argument("--batch", type=int, default=1, help="pictures drawn at once")
     parser.add_argument("--guidance_mode", choices=["none", "cfg"], default="cfg")
     parser.add_argument("--compute_dtype", choices=["float32", "float16"])
-    parser.add_argument("--passes", type=int, help="instead of whole pictures")
+    parser.add_argument(
+        "--passes", type=int, help="2 or more, instead of whole pictures"
+    )
     parser.add_argument("--repeats", type=int, default=5)
     parser.add_argument("--cache_text", action="store_true")
     parser.add_argument("--output", help="file that the row is added to")
@@ -47,6 +49,8 @@ def read_arguments() -> argparse.Namespace:
     stages = arguments.stages.split(",")
     if not set(stages) <= PUBLISHED_RESPACING.keys():
         parser.error(f"--stages={arguments.stages}: give base, upsampler or both")
+    if arguments.passes is not None and arguments.passes < 2:
+        parser.error("--passes: the checkout's tables need at least 2 timesteps")
     arguments.device = "cuda" if torch.cuda.is_available() else "cpu"
     if arguments.compute_dtype is None:
         arguments.compute_dtype = "float16" if arguments.device == "cuda" else "float32"

@@ -1,7 +1,7 @@
 """Time glide_jax and a checkout of openai/glide-text2im by turns on one machine.
 
     python experiments/benchmarks/side_by_side.py --checkout=glide-text2im \\
-        --torch_python=/path/to/torch/env/bin/python --passes=1 \\
+        --torch_python=/path/to/torch/env/bin/python --passes=2 \\
         --output=experiments/results/benchmark/cpu.json
 
 Run it with the Python that has glide_jax. Each run is a process of its own, A B A B,
@@ -43,12 +43,17 @@ def read_arguments() -> argparse.Namespace:
     parser.add_argument("--rounds", type=int, default=2, help="runs of each side")
     parser.add_argument("--batch", type=int, default=1, help="pictures drawn at once")
     parser.add_argument("--guidance_mode", choices=["none", "cfg"], default="cfg")
-    parser.add_argument("--passes", type=int, help="instead of whole pictures")
+    parser.add_argument(
+        "--passes", type=int, help="2 or more, instead of whole pictures"
+    )
     parser.add_argument(
         "--compute_dtype", choices=["float32", "float16"], default="float32"
     )
     parser.add_argument("--base_only", action="store_true", help="no upsampler")
-    return parser.parse_args()
+    arguments = parser.parse_args()
+    if arguments.passes is not None and arguments.passes < 2:
+        parser.error("--passes: the checkout's tables need at least 2 timesteps")
+    return arguments
 
 
 def make_commands(arguments: argparse.Namespace) -> dict[str, list[str]]:

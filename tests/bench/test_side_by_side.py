@@ -72,3 +72,13 @@ def test_both_sides_are_asked_for_the_same(side_by_side, monkeypatch, flags):
     assert ours & theirs == shared
     with_upsampler = any(flag.startswith("--upsampler_config") for flag in ours)
     assert with_upsampler == ("--stages=base" not in theirs) == (not flags)
+
+
+def test_a_single_pass_is_refused_because_the_other_side_has_no_such_chain(
+    side_by_side, monkeypatch, capsys
+):
+    given = ["--checkout=c", "--torch_python=python", "--output=o", "--passes=1"]
+    monkeypatch.setattr(sys, "argv", ["side_by_side.py", *given])
+    with pytest.raises(SystemExit):
+        side_by_side.read_arguments()
+    assert "at least 2 timesteps" in capsys.readouterr().err
