@@ -27,7 +27,7 @@ FLOORS = (
         "progress",
     ),
     ("train", "sample", "convert"),
-    ("eval",),
+    ("eval", "bench"),
     # quickstart/ is a program of its own: it trains, samples and measures.
     ("cli", "quickstart"),
 )

@@ -60,15 +60,50 @@ class Conv3x3(nn.Module):
         shape = (3, 3, x.shape[-1], self.features)
         kernel = self.param("kernel", kernel_init, shape, jnp.float32)
         bias = self.param("bias", bias_init, (self.features,), jnp.float32)
-        y = jax.lax.conv_general_dilated(
-            x.astype(self.dtype),
-            kernel.astype(self.dtype),
-            window_strides=(1, 1),
-            padding="SAME",
-            dimension_numbers=("NHWC", "HWIO", "NHWC"),
-            precision=self.precision,
-        )
+        y = conv3x3(x.astype(self.dtype), kernel.astype(self.dtype), self.precision)
         return y + bias.astype(self.dtype)
+
+
+def conv3x3(
+    x: shapes.Image,
+    kernel: Float[shapes.Array, "3 3 c features"],
+    precision: Any = None,
+) -> Float[shapes.Array, "b h w features"]:
+    """The convolution of Conv3x3, by the program that suits platform and shape.
+
+    XLA's convolutions on a CPU are slow where a kernel has more to read than the
+    picture, at the bottom of a released U-Net: there a product of unfolded pixels
+    takes half of the time.
+    """
+    batch, height, width, channels = x.shape
+    if jax.default_backend() == "cpu" and batch * height * width <= channels:
+        return unfolded_conv3x3(x, kernel, precision)
+    return jax.lax.conv_general_dilated(
+        x,
+        kernel,
+        window_strides=(1, 1),
+        padding="SAME",
+        dimension_numbers=("NHWC", "HWIO", "NHWC"),
+        precision=precision,
+    )
+
+
+def unfolded_conv3x3(
+    x: shapes.Image,
+    kernel: Float[shapes.Array, "3 3 c features"],
+    precision: Any = None,
+) -> Float[shapes.Array, "b h w features"]:
+    """The same as one matrix product: each pixel beside its eight neighbours."""
+    _, height, width, channels = x.shape
+    padded = jnp.pad(x, ((0, 0), (1, 1), (1, 1), (0, 0)))
+    neighbours = [
+        padded[:, row : row + height, column : column + width]
+        for row in range(3)
+        for column in range(3)
+    ]
+    unfolded = jnp.concatenate(neighbours, axis=-1)
+    matrix = kernel.reshape(9 * channels, kernel.shape[-1])
+    return jnp.dot(unfolded, matrix, precision=precision)
 
 
 class GroupNorm(nn.Module):

@@ -16,7 +16,7 @@ from jax.sharding import Mesh
 from glide_jax import shapes
 from glide_jax.checkpoint import bundle
 from glide_jax.config import defaults, resolve
-from glide_jax.models import build
+from glide_jax.models import attention_kernels, build
 from glide_jax.parallel import sharding
 from glide_jax.text import tokenizers
 
@@ -55,7 +55,10 @@ def load_bundle(folder: str | pathlib.Path, *, mesh: Mesh | None = None) -> Samp
     content = bundle.read_bundle(pathlib.Path(folder))
     config = resolve.from_json(content.config_json)
     is_clip = isinstance(config.model, defaults.NoisedClipConfig)
-    fns = (build.make_clip if is_clip else build.make_denoiser)(config.model)
+    if is_clip:
+        fns = build.make_clip(config.model)
+    else:
+        fns = build.make_denoiser(config.model, attention=attention_kernels.attend)
     where = f"bundle {content.folder}"
     params = build.checked_params(content.params, config.model, where)
     if mesh is None:

@@ -79,3 +79,21 @@ def test_a_masked_key_has_no_say():
     after = attention.xla_attention(queries, keys, values, mask)
     np.testing.assert_array_equal(before[:, :3], after[:, :3])
     assert not np.allclose(before[:, 3:], after[:, 3:])
+
+
+@pytest.mark.parametrize("shape", [(2, 4, 4, 32), (1, 2, 8, 16), (3, 8, 8, 4)])
+def test_the_unfolded_convolution_is_the_plain_one(shape):
+    x, kernel = _normal(*shape), _normal(3, 3, shape[-1], 5, seed=1)
+    expected = jax.lax.conv_general_dilated(
+        x, kernel, (1, 1), "SAME", dimension_numbers=("NHWC", "HWIO", "NHWC")
+    )
+    out = layers.unfolded_conv3x3(x, kernel)
+    # Sums of up to 288 float32 products in another order.
+    np.testing.assert_allclose(out, expected, atol=2e-5)
+
+
+@pytest.mark.parametrize(("channels", "unfolded"), [(32, True), (31, False)])
+def test_a_cpu_unfolds_pictures_of_fewer_pixels_than_channels(channels, unfolded):
+    x, kernel = _normal(2, 4, 4, channels), _normal(3, 3, channels, 8)
+    program = str(jax.make_jaxpr(layers.conv3x3)(x, kernel))
+    assert ("conv_general_dilated" not in program) == unfolded

@@ -5,10 +5,12 @@ from __future__ import annotations
 import dataclasses
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 import pytest
 
 from glide_jax import errors
+from glide_jax.models import attention_kernels, build
 from glide_jax.sample import restore
 from tests.sample import conftest
 
@@ -19,6 +21,25 @@ def test_a_bundle_comes_back_as_its_model(models, bundles, name):
     assert loaded.config == models[name].config
     assert loaded.tokenizer.digest() == models[name].tokenizer.digest()
     jax.tree.map(np.testing.assert_array_equal, loaded.params, models[name].params)
+
+
+def test_a_loaded_model_attends_as_suits_this_machine(models, bundles):
+    upsampler = models["upsampler"]
+    described = jax.eval_shape(lambda: upsampler.params)
+
+    def program(fns):
+        caption = jnp.zeros((1, 8), jnp.int32)
+        text = fns.encode(upsampler.params, caption, caption > 0)
+        x_t = jnp.zeros((1, 16, 16, 3))  # 256 queries: enough for a CPU to tell
+        timesteps = jnp.zeros((1,), jnp.int32)
+        return str(jax.make_jaxpr(fns.denoise)(described, x_t, timesteps, text))
+
+    loaded = restore.load_bundle(bundles["upsampler"])
+    fitting = build.make_denoiser(
+        upsampler.config.model, attention=attention_kernels.attend
+    )
+    assert program(loaded.fns) == program(fitting)
+    assert program(loaded.fns) != program(upsampler.fns)
 
 
 def test_weights_stored_in_half_precision_come_back_as_float32(models, tmp_path):

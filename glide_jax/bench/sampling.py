@@ -1,0 +1,235 @@
+"""How long does a picture take, and how much of the machine does that use?
+
+Each stage is the program that `glide sample` runs, with random weights and captions.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from glide_jax import errors, shapes
+from glide_jax.bench import machine, timing, weights
+from glide_jax.config import defaults
+from glide_jax.diffusion import respacing
+from glide_jax.models import attention_kernels, build, flops
+from glide_jax.sample import batches, stage
+
+
+@dataclasses.dataclass(frozen=True)
+class Settings:
+    """What is timed.
+
+    Attributes:
+        batch: Pictures drawn at once.
+        guidance_mode: "none" or "cfg", of the base model.
+        passes: Denoiser passes of each stage; None: a whole picture.
+        repeats: Timed runs of each stage.
+    """
+
+    batch: int = 1
+    guidance_mode: str = "cfg"
+    passes: int | None = None
+    repeats: int = timing.MIN_REPEATS
+
+
+def benchmark(
+    base: defaults.Config, upsampler: defaults.Config | None, settings: Settings
+) -> dict[str, Any]:
+    """One row, as JSON values: pictures, passes, FLOPs, the machine's own peak.
+
+    Weights of one stage are dropped before the next begins.
+    """
+    stages = {"base": _measure(base, settings, settings.guidance_mode)}
+    if upsampler is not None:
+        stages["upsampler"] = _measure(upsampler, settings, "none")
+    dtype = base.model.compute_dtype
+    matmul_peak, conv_peak = machine.matmul_peak(dtype), machine.conv_peak(dtype)
+    return {
+        "benchmark": "sample",
+        "implementation": "glide_jax",
+        "machine": machine.describe(),
+        **dataclasses.asdict(settings),
+        "compute_dtype": dtype,
+        "seconds_per_image": _per_image(stages, settings),
+        "matmul_peak_flops": timing.rounded(matmul_peak),
+        "conv_peak_flops": timing.rounded(conv_peak),
+        "peak_memory_bytes": machine.peak_memory_bytes(),
+        "stages": {
+            name: measured.to_json(matmul_peak) for name, measured in stages.items()
+        },
+    }
+
+
+def check(
+    base: defaults.Config, upsampler: defaults.Config | None, settings: Settings
+) -> None:
+    """Raises UserError where these models draw no pictures together."""
+    if not isinstance(base.model, defaults.Text2ImConfig) or base.model.low_res_px:
+        raise errors.UserError(
+            f"config {base.name!r} is not of a base model; an upsampler's is "
+            "--upsampler_config"
+        )
+    if settings.passes is not None:
+        _num_passes(base, str(settings.passes))
+    if upsampler is None:
+        return
+    px, low_res_px = base.model.image_px, getattr(upsampler.model, "low_res_px", 0)
+    if low_res_px != px:
+        raise errors.UserError(
+            f"upsampler_config {upsampler.name!r} enlarges {low_res_px} px, but config "
+            f"{base.name!r} draws {px} px; take both of one size"
+        )
+    dtypes = base.model.compute_dtype, upsampler.model.compute_dtype
+    if dtypes[0] != dtypes[1]:
+        raise errors.UserError(
+            f"the models compute in {dtypes[0]} and {dtypes[1]}, and a row has one "
+            "machine peak; give --compute_dtype for both"
+        )
+
+
+@dataclasses.dataclass(frozen=True)
+class StageTimes:
+    """One stage, measured.
+
+    Attributes:
+        config: The run's settings.
+        respacing: As timed.
+        passes: Denoiser passes in one run of the program.
+        whole_passes: Those of a whole picture.
+        rows: Pictures in a pass; guidance doubles them.
+        compile_seconds: Once, before the first run.
+        seconds: Of each run: the caption's encoding and all passes.
+        pass_flops_xla: Of one pass, as XLA counts the program.
+    """
+
+    config: defaults.Config
+    respacing: str
+    passes: int
+    whole_passes: int
+    rows: int
+    compile_seconds: float
+    seconds: list[float]
+    pass_flops_xla: float | None
+
+    def to_json(self, peak: float) -> dict[str, Any]:
+        """The row's entry; `peak` in FLOP/s is what utilisation is a share of."""
+        parts = flops.forward_flops(self.config.model)
+        pass_flops = self.rows * parts["unet"]
+        run_flops = self.rows * sum(parts.values()) + (self.passes - 1) * pass_flops
+        whole = timing.spread(self.seconds)
+        return {
+            "config": self.config.name,
+            "sampler": self.config.sample.sampler,
+            "respacing": self.respacing,
+            "passes": self.passes,
+            "rows": self.rows,
+            "compile_seconds": timing.rounded(self.compile_seconds),
+            "seconds": whole.to_json(),
+            "seconds_per_pass": whole.per(self.passes).to_json(),
+            "flops_per_pass": timing.rounded(pass_flops),
+            "flops_per_pass_xla": self.pass_flops_xla,
+            "utilisation": timing.rounded(run_flops / whole.median / peak),
+        }
+
+
+def _measure(
+    config: defaults.Config, settings: Settings, guidance_mode: str
+) -> StageTimes:
+    fns = build.make_denoiser(config.model, attention=attention_kernels.attend)
+    params = weights.random_params(config.model)
+    is_guided = guidance_mode == "cfg"
+    spec = config.sample.respacing
+    if settings.passes is not None:
+        spec = str(settings.passes)
+    draw = stage.make_stage(
+        config,
+        fns,
+        guidance_mode=guidance_mode,
+        sampler=config.sample.sampler,
+        respacing=spec,
+        match_low_res=config.sample.match_low_res,
+    )
+    arguments = (params, None, _make_inputs(config, settings.batch, is_guided))
+    program, compile_seconds = timing.compile_program(draw, *arguments)
+    rows = settings.batch * (2 if is_guided else 1)
+    return StageTimes(
+        config,
+        spec,
+        _num_passes(config, spec),
+        _num_passes(config, config.sample.respacing),
+        rows,
+        compile_seconds,
+        timing.time_calls(program, *arguments, repeats=settings.repeats),
+        _count_by_xla(config, params, rows),
+    )
+
+
+def _per_image(
+    stages: dict[str, StageTimes], settings: Settings
+) -> dict[str, float | str]:
+    """Seconds of all stages; of fewer passes, what a whole picture would take."""
+    runs = [
+        sum(
+            seconds * times.whole_passes / times.passes
+            for seconds, times in zip(run, stages.values(), strict=True)
+        )
+        for run in zip(*(times.seconds for times in stages.values()), strict=True)
+    ]
+    per_image = timing.spread(runs).per(settings.batch).to_json()
+    how = "measured" if settings.passes is None else "extrapolated from the passes"
+    return {**per_image, "how": how}
+
+
+def _make_inputs(
+    config: defaults.Config, batch: int, is_guided: bool
+) -> stage.StageInputs:
+    """Seeded captions that fill half of their context, a seeded small picture."""
+    rng, model = np.random.default_rng(0), config.model
+    shape = (batch, model.text_context)
+    tokens = rng.integers(0, model.vocab_size, shape, dtype=np.int32)
+    text_mask = np.broadcast_to(
+        np.arange(model.text_context) < model.text_context // 2, shape
+    )
+    low_res = None
+    if model.low_res_px:
+        side = model.low_res_px
+        low_res = rng.uniform(-1, 1, (batch, side, side, 3)).astype(np.float32)
+    empty = stage.Caption(tokens, np.zeros(shape, bool))
+    return jax.device_put(
+        stage.StageInputs(
+            keys=batches.image_keys(0, 0, batch, batches.BASE_STREAM),
+            caption=stage.Caption(tokens, text_mask),
+            empty=empty if is_guided else None,
+            guidance_scale=config.sample.guidance_scale,
+            eta=config.sample.eta,
+            noise_temperature=config.sample.noise_temperature,
+            low_res=low_res,
+        )
+    )
+
+
+def _num_passes(config: defaults.Config, spec: str) -> int:
+    return len(respacing.kept_timesteps(config.diffusion.num_timesteps, spec))
+
+
+def _count_by_xla(
+    config: defaults.Config, params: shapes.Params, rows: int
+) -> float | None:
+    """FLOPs of one pass with plain attention: what a kernel does, XLA cannot count."""
+    plain = build.make_denoiser(config.model)
+    size, caption = config.model, (rows, config.model.text_context)
+    text = jax.eval_shape(
+        plain.encode,
+        params,
+        jax.ShapeDtypeStruct(caption, jnp.int32),
+        jax.ShapeDtypeStruct(caption, jnp.bool_),
+    )
+    x_t = jax.ShapeDtypeStruct((rows, size.image_px, size.image_px, 3), jnp.float32)
+    timesteps = jax.ShapeDtypeStruct((rows,), jnp.int32)
+    lowered = jax.jit(plain.denoise).lower(params, x_t, timesteps, text)
+    return (lowered.cost_analysis() or {}).get("flops")

@@ -1,0 +1,63 @@
+"""`glide benchmark sample`: one row out, one line on a mistake."""
+
+from __future__ import annotations
+
+import json
+
+import pytest
+
+from glide_jax.cli import benchmark, main
+from tests import fake_devices
+from tests.quick_compilation import quick_compilation  # noqa: F401
+
+CONFIGS = fake_devices.ROOT / "experiments" / "configs"
+TINY = f"--config={CONFIGS / 'base64.py'}:tiny"
+UPSAMPLER = f"--upsampler_config={CONFIGS / 'upsample256.py'}:emoji"
+SMALL = ("--config.model.channel_mult=(1,)", "--config.model.attention_px=(16,)")
+
+
+def test_a_row_is_printed_and_added_to_the_file(tmp_path, capsys, monkeypatch):
+    from glide_jax.bench import machine
+
+    monkeypatch.setattr(machine, "_MATMUL_SIDES", {"default": (64,)})  # quicker
+    output = tmp_path / "rows.jsonl"
+    output.write_text('{"row": "before"}\n')
+    command = ["benchmark", "sample", TINY, *SMALL, "--guidance_mode=none"]
+    flags = ["--respacing=2", "--compute_dtype=bfloat16", f"--output={output}"]
+    assert main.run([*command, *flags]) == 0
+    (printed,) = capsys.readouterr().out.splitlines()
+    before, written = output.read_text().splitlines()
+    assert before == '{"row": "before"}'
+    assert written == printed
+    row = json.loads(printed)
+    assert row["compute_dtype"] == "bfloat16"
+    assert row["repeats"] == 5
+    assert row["stages"]["base"]["passes"] == 2
+
+
+@pytest.mark.parametrize(
+    ("flags", "named"),
+    [
+        ([], "nothing"),
+        (["train"], "'train' cannot be timed"),
+        (["sample"], "--config is missing"),
+        (["sample", "--config=absent.py"], "absent.py"),
+        (["sample", TINY, "--upsampler_config=absent.py"], "absent.py"),
+        (["sample", TINY, "--upsampler_respacing=2"], "needs --upsampler_config"),
+        (["sample", TINY, "--repeats=2"], "repeats"),
+        (["sample", TINY, "--passes=0"], "passes"),
+        (["sample", TINY, "--guidance_mode=clip"], "guidance_mode"),
+        (["sample", TINY, "--respacing=many"], "many"),
+        (["sample", TINY, "--compute_dtype=int8"], "int8"),
+        (["sample", TINY, UPSAMPLER], "draws 16 px"),
+        (["sample", TINY, "--output=absent/rows.jsonl"], "absent/rows.jsonl"),
+    ],
+)
+def test_a_mistake_is_named_in_one_line(refused, flags, named):
+    assert named in refused("benchmark", *flags)
+
+
+def test_the_help_and_the_clock_agree_on_the_least_number_of_runs():
+    from glide_jax.bench import timing
+
+    assert benchmark.MIN_REPEATS == timing.MIN_REPEATS
