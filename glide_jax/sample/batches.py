@@ -7,11 +7,14 @@ from collections.abc import Callable
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jaxtyping import UInt32
 
 from glide_jax import shapes
 from glide_jax.sample import images as images_lib
 from glide_jax.sample import stage
 
+# One a picture: keys are made of 32-bit words.
+Words = UInt32[shapes.Array, "b"]
 # Called with 0 when a stage begins, then with the number of images it has finished.
 Progress = Callable[[int], None]
 
@@ -21,13 +24,19 @@ BASE_STREAM, UPSAMPLER_STREAM = 0, 1
 
 def image_keys(seed: int, first_index: int, count: int, stream: int) -> shapes.PRNGKeys:
     """Keys of images first_index, ...: fold_in(fold_in(key(seed), index), stream)."""
-    root = jax.random.key(np.uint32(seed))
     indices = (np.arange(count) + first_index).astype(np.uint32)
+    seeds = np.full(count, seed, np.uint32)
+    return keys_of(jnp.asarray(seeds), jnp.asarray(indices), stream)
 
-    def fold(index: jax.Array) -> jax.Array:
+
+def keys_of(seeds: Words, indices: Words, stream: int) -> shapes.PRNGKeys:
+    """The key of each pair of seed and index; may be traced."""
+
+    def fold(seed: jax.Array, index: jax.Array) -> jax.Array:
+        root = jax.random.key(seed)
         return jax.random.fold_in(jax.random.fold_in(root, index), stream)
 
-    return jax.vmap(fold)(jnp.asarray(indices))
+    return jax.vmap(fold)(seeds, indices)
 
 
 def draw_in_batches(

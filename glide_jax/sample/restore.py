@@ -11,6 +11,7 @@ import pathlib
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 
 from glide_jax import shapes
 from glide_jax.checkpoint import bundle
@@ -26,7 +27,7 @@ class SampleModel:
     Attributes:
         config: The run that trained it; its `sample` section holds the defaults.
         fns: Pure functions of the model.
-        params: float32, on the default device.
+        params: On the default device; see `load_bundle` for their types.
         tokenizer: What turns captions into this model's tokens.
         folder: The bundle it came from; messages name it.
     """
@@ -38,8 +39,18 @@ class SampleModel:
     folder: pathlib.Path
 
 
-def load_bundle(folder: str | pathlib.Path) -> SampleModel:
+def load_bundle(
+    folder: str | pathlib.Path, *, param_dtype: str = "float32"
+) -> SampleModel:
     """The model in a bundle that `glide export` wrote.
+
+    Args:
+        folder: The bundle.
+        param_dtype: Of the layers' matrices in memory, "float32" or "bfloat16", which
+            takes half of it. Layers cast them to their own type in any case, so a
+            bundle stored in bfloat16 draws the same either way. Norms, biases,
+            embeddings and the CLIP's temperature are float32 always: some are added
+            up before any layer casts them.
 
     Raises:
         UserError: Not a bundle, a damaged one, or weights of another shape than its
@@ -54,10 +65,18 @@ def load_bundle(folder: str | pathlib.Path) -> SampleModel:
     return SampleModel(
         config,
         fns,
-        jax.tree.map(jnp.asarray, params),
+        _on_device(params, param_dtype),
         tokenizers.load(content.folder),
         content.folder,
     )
+
+
+def _on_device(params: shapes.Params, param_dtype: str) -> shapes.Params:
+    def put(path: jax.tree_util.KeyPath, leaf: np.ndarray) -> jax.Array:
+        is_matrix = path[-1].key == "kernel"
+        return jnp.asarray(leaf, param_dtype if is_matrix else jnp.float32)
+
+    return jax.tree_util.tree_map_with_path(put, params)
 
 
 def bundle_digest(folder: pathlib.Path) -> str:
