@@ -27,6 +27,13 @@ from jax import export
 
 DTYPES = {"F32": np.float32, "BF16": ml_dtypes.bfloat16}
 
+# A caption's ids mean nothing without their mask.
+PAIRS = {
+    "text_mask": "tokens",
+    "uncond_mask": "uncond_tokens",
+    "clip_mask": "clip_tokens",
+}
+
 Arrays = dict[str, np.ndarray]
 
 
@@ -55,11 +62,15 @@ def complete(given: Mapping[str, Any], example: Arrays, described: dict) -> Arra
 
     Raises:
         ValueError: an input that the program does not take, of another shape than
-            described, or for another number of pictures than the rest.
+            described, without its mask, or for another number of pictures than the
+            rest.
     """
     unknown = sorted(given.keys() - described.keys())
     if unknown:
         raise ValueError(f"{unknown[0]} is no input; known: {', '.join(described)}")
+    for mask, tokens in PAIRS.items():
+        if (mask in given) != (tokens in given):
+            raise ValueError(f"give {tokens} and {mask} together")
     given = {n: np.asarray(v, described[n]["dtype"]) for n, v in given.items()}
     rows = {len(v) for n, v in given.items() if described[n]["shape"]}
     if len(rows) > 1:

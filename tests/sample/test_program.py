@@ -92,8 +92,10 @@ def test_one_program_draws_any_batch_as_the_package_does(models, write):
     rows = {k: v if k in scales else v[1:2] for k, v in inputs.items()}
     assert_same_pixels(draw(rows), wanted.base_images[1:2])
     # Without one of them the example's stands in: none is without effect.
+    masks = {tokens: mask for mask, tokens in program_runner.PAIRS.items()}
     for name in ("tokens", "clip_tokens", "seed", "index", *scales):
-        others = {key: value for key, value in inputs.items() if key != name}
+        left_out = name, masks.get(name)
+        others = {k: v for k, v in inputs.items() if k not in left_out}
         assert not np.array_equal(draw(others), drawn), name
 
 
@@ -174,19 +176,22 @@ DESCRIBED = {
     "seed": {"shape": ["b"], "dtype": "uint32"},
     "index": {"shape": ["b"], "dtype": "uint32"},
     "tokens": {"shape": ["b", 2], "dtype": "int32"},
+    "text_mask": {"shape": ["b", 2], "dtype": "bool"},
     "eta": {"shape": [], "dtype": "float32"},
 }
 EXAMPLE = {
     "seed": np.uint32([5]),
     "index": np.uint32([0]),
     "tokens": np.int32([[1, 2]]),
+    "text_mask": np.array([[True, False]]),
     "eta": np.float32(0.5),
 }
 
 
 def test_what_inputs_leave_out_comes_from_the_example():
     tokens = [[3, 4], [5, 6], [7, 8]]
-    inputs = program_runner.complete({"tokens": tokens}, EXAMPLE, DESCRIBED)
+    given = {"tokens": tokens, "text_mask": [[True, True]] * 3}
+    inputs = program_runner.complete(given, EXAMPLE, DESCRIBED)
     assert inputs["seed"].tolist() == [5, 5, 5]
     assert inputs["index"].tolist() == [0, 1, 2]
     assert inputs["tokens"].tolist() == tokens
@@ -198,8 +203,16 @@ def test_what_inputs_leave_out_comes_from_the_example():
     ("given", "named"),
     [
         ({"token": [[1, 2]]}, "token is no input; known: seed, index"),
-        ({"tokens": [[1, 2, 3]]}, r"tokens has shape \(1, 3\); it has to be \(1, 2\)"),
-        ({"tokens": [[1, 2]], "seed": [1, 2]}, r"inputs are for \[1, 2\] pictures"),
+        ({"tokens": [[1, 2]]}, "give tokens and text_mask together"),
+        ({"text_mask": [[True, True]]}, "give tokens and text_mask together"),
+        (
+            {"tokens": [[1, 2, 3]], "text_mask": [[True] * 3]},
+            r"tokens has shape \(1, 3\); it has to be \(1, 2\)",
+        ),
+        (
+            {"tokens": [[1, 2]], "text_mask": [[True, True]], "seed": [1, 2]},
+            r"inputs are for \[1, 2\] pictures",
+        ),
     ],
 )
 def test_inputs_that_do_not_fit_are_named(given, named):
