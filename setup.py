@@ -15,6 +15,7 @@ REQUIRES = [
     "array-record>=0.5,<1",  # record files of `glide data build`
     "einops>=0.8,<1",  # head splits and patches
     "etils[epath]>=1.9,<2",  # paths that Orbax takes, also in object stores
+    "flatbuffers>=24.3",  # serialized sampler programs
     "flax>=0.12,<0.13",  # Linen modules
     "ftfy>=6.1,<7",  # text cleaning of the CLIP tokenizer
     "grain>=0.2.15,<0.3",  # deterministic, threaded input pipeline

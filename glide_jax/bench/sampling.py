@@ -17,7 +17,7 @@ from glide_jax.bench import machine, timing, weights
 from glide_jax.config import defaults
 from glide_jax.diffusion import respacing
 from glide_jax.models import attention_kernels, build, flops
-from glide_jax.sample import batches, stage
+from glide_jax.sample import batches, stage, stage_inputs
 
 
 @dataclasses.dataclass(frozen=True)
@@ -149,10 +149,12 @@ def _measure(
     draw = stage.make_stage(
         config,
         fns,
-        guidance_mode=guidance_mode,
-        sampler=config.sample.sampler,
-        respacing=spec,
-        match_low_res=config.sample.match_low_res,
+        stage.StageSettings(
+            guidance_mode=guidance_mode,
+            sampler=config.sample.sampler,
+            respacing=spec,
+            match_low_res=config.sample.match_low_res,
+        ),
     )
     arguments = (params, None, _make_inputs(config, settings.batch, is_guided))
     program, compile_seconds = timing.compile_program(draw, *arguments)
@@ -187,7 +189,7 @@ def _per_image(
 
 def _make_inputs(
     config: defaults.Config, batch: int, is_guided: bool
-) -> stage.StageInputs:
+) -> stage_inputs.StageInputs:
     """Seeded captions that fill half of their context, a seeded small picture."""
     rng, model = np.random.default_rng(0), config.model
     shape = (batch, model.text_context)
@@ -199,11 +201,11 @@ def _make_inputs(
     if model.low_res_px:
         side = model.low_res_px
         low_res = rng.uniform(-1, 1, (batch, side, side, 3)).astype(np.float32)
-    empty = stage.Caption(tokens, np.zeros(shape, bool))
+    empty = stage_inputs.Caption(tokens[:1], np.zeros((1, model.text_context), bool))
     return jax.device_put(
-        stage.StageInputs(
-            keys=batches.image_keys(0, 0, batch, batches.BASE_STREAM),
-            caption=stage.Caption(tokens, text_mask),
+        stage_inputs.StageInputs(
+            keys=batches.image_keys(0, np.arange(batch), batches.BASE_STREAM),
+            caption=stage_inputs.Caption(tokens[:, None], text_mask[:, None]),
             empty=empty if is_guided else None,
             guidance_scale=config.sample.guidance_scale,
             eta=config.sample.eta,

@@ -4,7 +4,7 @@ params.safetensors  parameters, named by their path joined with "/"
 config.json         every setting of the run
 README.md           the model card
 bundle.json         {"format": 1, "sha256": {file: digest}}
-...                 the tokenizer's files
+...                 the tokenizer's files; what else goes with the model
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ import json
 import pathlib
 import shutil
 import tempfile
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from typing import Any
 
 import ml_dtypes  # noqa: F401  registers bfloat16 with numpy, and so with safetensors
@@ -53,7 +53,7 @@ def write_bundle(
     folder: str | pathlib.Path,
     params: shapes.Params,
     config_json: str,
-    tokenizer_files: Mapping[str, bytes],
+    files: Mapping[str, bytes],
     card: str,
     *,
     dtype: Any = None,
@@ -64,7 +64,8 @@ def write_bundle(
       folder: made with its parents; may hold an older bundle, but nothing else.
       params: nested dict of arrays that this process can read whole.
       config_json: what `config.resolve.to_json` gives.
-      tokenizer_files: file name -> content.
+      files: name -> content, of the tokenizer and what else goes with the model; a
+        name may lead into a folder, as "program/run.py".
       card: Markdown.
       dtype: floating tensors are stored as this; None: as they are.
 
@@ -78,12 +79,12 @@ def write_bundle(
             f"{folder} exists and is not a bundle; give a new folder, or remove it"
         )
     texts = {CONFIG: config_json.encode(), CARD: card.encode()}
-    for name in tokenizer_files:
-        if name in (PARAMS, MARK, *texts) or name != pathlib.Path(name).name:
-            raise ValueError(f"a tokenizer file may not be named {name!r}")
-    tensors = {name: _stored(leaf, dtype) for name, leaf in _flatten(params)}
+    for name in files:
+        path = pathlib.PurePosixPath(name)
+        if name in (PARAMS, MARK, *texts) or path.is_absolute() or ".." in path.parts:
+            raise ValueError(f"a bundle's file may not be named {name!r}")
     try:
-        _replace_folder(folder, tensors, {**texts, **tokenizer_files})
+        _replace_folder(folder, _stored_tensors(params, dtype), {**texts, **files})
     except (OSError, safetensors.SafetensorError) as error:
         raise UserError(
             f"{folder} cannot be written ({getattr(error, 'strerror', error)}); give a "
@@ -105,8 +106,15 @@ def _replace_folder(
         fresh.mkdir()
         safetensors.numpy.save_file(tensors, fresh / PARAMS)
         for name, content in contents.items():
+            (fresh / name).parent.mkdir(exist_ok=True)
             (fresh / name).write_bytes(content)
-        digests = {path.name: _sha256(path) for path in sorted(fresh.iterdir())}
+        # safetensors makes files that only their owner may read.
+        (fresh / PARAMS).chmod((fresh / CONFIG).stat().st_mode)
+        digests = {
+            path.relative_to(fresh).as_posix(): _sha256(path)
+            for path in sorted(fresh.rglob("*"))
+            if path.is_file()
+        }
         mark = json.dumps({"format": FORMAT, "sha256": digests}, indent=2)
         (fresh / MARK).write_text(mark + "\n")
         if folder.exists():
@@ -143,8 +151,38 @@ def read_bundle(folder: str | pathlib.Path) -> Bundle:
             "export the bundle again"
         )
     _check_digests(folder, digests)
-    params = _nest(safetensors.numpy.load_file(folder / PARAMS))
+    params = nest(safetensors.numpy.load_file(folder / PARAMS))
     return Bundle(params, (folder / CONFIG).read_text(), folder)
+
+
+def tensor_bytes(params: shapes.Params, dtype: Any) -> bytes:
+    """Parameters as the content of a safetensors file, floating ones as `dtype`."""
+    return safetensors.numpy.save(_stored_tensors(params, dtype))
+
+
+def flatten(params: Mapping[str, Any]) -> dict[str, Any]:
+    """Leaves by the names that they have in a bundle: their path joined with "/"."""
+    flat: dict[str, Any] = {}
+    for name, value in params.items():
+        if "/" in name:
+            raise ValueError(f"{name!r}: a parameter's name may not contain /")
+        if isinstance(value, Mapping):
+            flat |= {f"{name}/{path}": leaf for path, leaf in flatten(value).items()}
+        else:
+            flat[name] = value
+    return flat
+
+
+def nest(leaves: Mapping[str, Any]) -> shapes.Params:
+    """What `flatten` took apart."""
+    nested: shapes.Params = {}
+    for path, leaf in leaves.items():
+        *parents, name = path.split("/")
+        node = nested
+        for parent in parents:
+            node = node.setdefault(parent, {})
+        node[name] = leaf
+    return nested
 
 
 def _check_digests(folder: pathlib.Path, digests: Mapping[str, str]) -> None:
@@ -167,25 +205,8 @@ def _sha256(path: pathlib.Path) -> str:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 
-def _flatten(params: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
-    for name, value in params.items():
-        if "/" in name:
-            raise ValueError(f"{name!r}: a parameter's name may not contain /")
-        if isinstance(value, Mapping):
-            yield from _flatten(value, f"{prefix}{name}/")
-        else:
-            yield prefix + name, value
-
-
-def _nest(tensors: Mapping[str, np.ndarray]) -> shapes.Params:
-    nested: shapes.Params = {}
-    for path, tensor in tensors.items():
-        *parents, name = path.split("/")
-        node = nested
-        for parent in parents:
-            node = node.setdefault(parent, {})
-        node[name] = tensor
-    return nested
+def _stored_tensors(params: shapes.Params, dtype: Any) -> dict[str, np.ndarray]:
+    return {name: _stored(leaf, dtype) for name, leaf in flatten(params).items()}
 
 
 def _stored(leaf: Any, dtype: Any) -> np.ndarray:

@@ -1,7 +1,12 @@
 """Turn a trained workdir into a bundle: what `glide sample` reads.
 
-glide export runs/base --output=runs/base/bundle
-glide export runs/base --output=out/base --ema=0.999 --dtype=bfloat16
+    glide export runs/base --output=runs/base/bundle
+    glide export runs/base --output=out/base --ema=0.999 --dtype=float32
+    glide export runs/base --program --sampler=ddim --respacing=50
+    glide export runs/base --program --guidance_mode=cfg+clip --clip=runs/clip/bundle
+
+With --program, the bundle's folder "program" holds the whole sampler, for others to run
+without this package: python BUNDLE/program/run.py
 """
 
 from __future__ import annotations
@@ -12,22 +17,37 @@ from absl import flags
 
 from glide_jax.errors import UserError
 
+PROGRAM_FLAGS = ("clip", "guidance_mode", "sampler", "respacing", "prompt")
+
 
 def define_flags(values: flags.FlagValues) -> None:
-    """--output, --ema, --dtype."""
-    flags.DEFINE_string(
-        "output", None, "the bundle's folder; WORKDIR/bundle", flag_values=values
-    )
-    flags.DEFINE_string(
-        "ema", "", "which average, e.g. 0.999; the first one", flag_values=values
-    )
-    flags.DEFINE_enum(
-        "dtype",
-        "float32",
-        ["float32", "bfloat16"],
-        "of the stored weights",
+    """--output, --ema, --dtype, --program and what is fixed in the program."""
+
+    def text(name: str, meaning: str) -> None:
+        flags.DEFINE_string(name, None, meaning, flag_values=values)
+
+    def choice(name: str, default: str | None, names: list[str], meaning: str) -> None:
+        flags.DEFINE_enum(name, default, names, meaning, flag_values=values)
+
+    text("output", "the bundle's folder; WORKDIR/bundle")
+    text("ema", "which average, e.g. 0.999; the first one")
+    choice("dtype", "bfloat16", ["bfloat16", "float32"], "of the stored weights")
+    flags.DEFINE_bool(
+        "program",
+        False,
+        "also write the sampler as a serialized program for cpu, cuda and tpu",
         flag_values=values,
     )
+    text("clip", "bundle of the noised CLIP, for --guidance_mode=clip or cfg+clip")
+    choice(
+        "guidance_mode",
+        None,
+        ["none", "cfg", "clip", "cfg+clip"],
+        "of the program; cfg for a base model",
+    )
+    text("sampler", "of the program, e.g. ddim; the run's")
+    text("respacing", "timesteps of the program, e.g. 50; the run's")
+    text("prompt", "caption of the program's example")
 
 
 def run(values: flags.FlagValues, arguments: list[str]) -> int:
@@ -40,6 +60,30 @@ def run(values: flags.FlagValues, arguments: list[str]) -> int:
         )
     workdir = pathlib.Path(arguments[0])
     output = pathlib.Path(values.output) if values.output else workdir / "bundle"
-    step = export.export(workdir, output, decay=values.ema, dtype=values.dtype)
+    step = export.export(
+        workdir,
+        output,
+        decay=values.ema or "",
+        dtype=values.dtype,
+        more_files=_program_files(values, workdir),
+    )
     print(f"step {step} of {workdir} is exported to {output}")
     return 0
+
+
+def _program_files(values: flags.FlagValues, workdir: pathlib.Path) -> dict[str, bytes]:
+    given = {name: values[name].value for name in PROGRAM_FLAGS}
+    given = {name: value for name, value in given.items() if value is not None}
+    if not values.program:
+        if given:
+            name = next(iter(given))
+            raise UserError(f"--{name} is for --program; give both or neither")
+        return {}
+    from glide_jax.sample import program, restore
+    from glide_jax.train import workdir as workdirs
+
+    config = workdirs.load_config(workdir)
+    tokenizer = workdirs.load_tokenizer(workdir)
+    clip = restore.load_bundle(given.pop("clip")) if "clip" in given else None
+    options = program.ProgramOptions(dtype=values.dtype, **given)
+    return program.make_files(config, tokenizer, options, workdir, clip)

@@ -6,7 +6,7 @@ import numpy as np
 
 from glide_jax import shapes
 from glide_jax.models import build
-from glide_jax.sample import batches, images, stage, steering
+from glide_jax.sample import batches, images, stage, stage_inputs
 from glide_jax.text import tokenizers
 from glide_jax.train import loop, setup
 
@@ -38,10 +38,12 @@ def make(run: setup.Run) -> loop.GridHook | None:
     )
     batch = {k: v[: config.log.grid_images] for k, v in run.validation[0].items()}
     count = len(batch["image"])
-    inputs = stage.StageInputs(
+    inputs = stage_inputs.StageInputs(
         keys=batches.image_keys(GRID_SEED, np.arange(count), batches.BASE_STREAM),
-        caption=steering.Caption(batch["tokens"][:, None], batch["text_mask"][:, None]),
-        empty=steering.Caption(
+        caption=stage_inputs.Caption(
+            batch["tokens"][:, None], batch["text_mask"][:, None]
+        ),
+        empty=stage_inputs.Caption(
             *tokenizers.empty_batch(run.tokenizer, 1, config.model.text_context)
         ),
         guidance_scale=config.sample.guidance_scale,

@@ -23,7 +23,7 @@ from glide_jax.cli import sampling
 from glide_jax.errors import UserError
 
 if TYPE_CHECKING:
-    from glide_jax.sample.cascade import Pictures
+    from glide_jax.sample.run import Pictures
 
 REAL_PX = 128  # side of the real pictures in beside.png
 

@@ -16,8 +16,9 @@ from glide_jax.cli import output
 from glide_jax.errors import UserError
 
 if TYPE_CHECKING:
-    from glide_jax.sample.cascade import Glide, Pictures
+    from glide_jax.sample.cascade import Glide
     from glide_jax.sample.prompts import Prompt
+    from glide_jax.sample.run import Pictures
 
 # More pictures than this are not put together into grid.png.
 MAX_GRID = 100

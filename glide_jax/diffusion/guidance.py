@@ -20,13 +20,13 @@ from collections.abc import Callable
 
 import jax
 import jax.numpy as jnp
-from jaxtyping import Bool, Float, Int
+from jaxtyping import Bool, Float
 
 from glide_jax import shapes
 from glide_jax.diffusion import process
 
-# A timestep of the training chain.
-Timestep = Int[shapes.Array, ""] | int
+# One for all images, or each image's own.
+Scale = shapes.Scalar | Float[shapes.Array, "b 1 1 1"]
 PerExampleBool = Bool[shapes.Array, "b"]
 ModelOutputs = Float[shapes.Array, "k b h w c2"]
 BlendWeights = Float[shapes.Array, "k"] | Float[shapes.Array, "k b"]
@@ -35,7 +35,7 @@ BlendWeights = Float[shapes.Array, "k"] | Float[shapes.Array, "k b"]
 def classifier_free(
     cond_output: process.ModelOutput,
     uncond_output: process.ModelOutput,
-    scale: shapes.Scalar,
+    scale: Scale,
 ) -> process.ModelOutput:
     """model_output with the eps channels of eq. 1, float32.
 
@@ -49,7 +49,7 @@ def classifier_free(
 
 
 def is_active(
-    timesteps: shapes.Timesteps, first: Timestep, last: Timestep
+    timesteps: shapes.Timesteps, first: shapes.Scalar, last: shapes.Scalar
 ) -> PerExampleBool:
     """Where first <= timesteps <= last, on the training chain: guide only there.
 
@@ -151,7 +151,7 @@ def estimate(
 def similarity_gradient(
     similarity_fn: Callable[[shapes.Image], shapes.PerExample],
     x_t: shapes.Image,
-    scale: shapes.Scalar,
+    scale: Scale,
 ) -> shapes.Image:
     """scale times the gradient of the summed similarity with respect to x_t.
 

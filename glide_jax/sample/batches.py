@@ -8,13 +8,17 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from jax.sharding import Mesh
+from jaxtyping import UInt32
 
 from glide_jax import shapes
 from glide_jax.parallel import mesh as meshes
 from glide_jax.parallel import sharding
 from glide_jax.sample import images as images_lib
-from glide_jax.sample import stage
+from glide_jax.sample import stage_inputs
+from glide_jax.sample.stage_inputs import StageInputs
 
+# One a picture: keys are made of 32-bit words.
+Words = UInt32[shapes.Array, "b"]
 # Called with 0 when a stage begins, then with the number of images it has finished.
 Progress = Callable[[int], None]
 
@@ -24,17 +28,24 @@ BASE_STREAM, UPSAMPLER_STREAM = 0, 1
 
 def image_keys(seed: int, indices: np.ndarray, stream: int) -> shapes.PRNGKeys:
     """Keys of images by index: fold_in(fold_in(key(seed), index), stream)."""
-    root = jax.random.key(np.uint32(seed))
+    indices = np.asarray(indices).astype(np.uint32)
+    seeds = np.full(len(indices), seed, np.uint32)
+    return keys_of(jnp.asarray(seeds), jnp.asarray(indices), stream)
 
-    def fold(index: jax.Array) -> jax.Array:
+
+def keys_of(seeds: Words, indices: Words, stream: int) -> shapes.PRNGKeys:
+    """The key of each pair of seed and index; may be traced."""
+
+    def fold(seed: jax.Array, index: jax.Array) -> jax.Array:
+        root = jax.random.key(seed)
         return jax.random.fold_in(jax.random.fold_in(root, index), stream)
 
-    return jax.vmap(fold)(jnp.asarray(np.asarray(indices).astype(np.uint32)))
+    return jax.vmap(fold)(seeds, indices)
 
 
 def draw_in_batches(
-    draw: Callable[[stage.StageInputs], jax.Array],
-    inputs: stage.StageInputs,
+    draw: Callable[[StageInputs], jax.Array],
+    inputs: StageInputs,
     batch_size: int,
     progress: Progress | None = None,
     mesh: Mesh | None = None,
@@ -66,22 +77,22 @@ def padded_size(count: int, batch_size: int, mesh: Mesh | None) -> int:
     return -(-size // shards) * shards
 
 
-def _take(inputs: stage.StageInputs, rows: np.ndarray) -> stage.StageInputs:
+def _take(inputs: StageInputs, rows: np.ndarray) -> StageInputs:
     """Rows of every array that has one for each image."""
     own = {name: getattr(inputs, name) for name in _per_image(inputs)}
     return inputs._replace(**jax.tree.map(lambda leaf: leaf[rows], own))
 
 
-def _place(inputs: stage.StageInputs, mesh: Mesh | None) -> stage.StageInputs:
+def _place(inputs: StageInputs, mesh: Mesh | None) -> StageInputs:
     """Each image's arrays spread over the mesh, the rest on every device."""
     if mesh is None:
         return inputs
     own = {name: getattr(inputs, name) for name in _per_image(inputs)}
     own = jax.device_put(own, sharding.batch_sharding(mesh))
-    shared = {name: getattr(inputs, name) for name in stage.SHARED}
+    shared = {name: getattr(inputs, name) for name in stage_inputs.SHARED}
     shared = jax.device_put(shared, sharding.replicated(mesh))
     return inputs._replace(**own, **shared)
 
 
-def _per_image(inputs: stage.StageInputs) -> list[str]:
-    return [name for name in inputs._fields if name not in stage.SHARED]
+def _per_image(inputs: StageInputs) -> list[str]:
+    return [name for name in inputs._fields if name not in stage_inputs.SHARED]

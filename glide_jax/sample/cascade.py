@@ -7,6 +7,7 @@ picture in any batch. The upsampler sees the base model's picture as 8-bit pixel
 from __future__ import annotations
 
 import dataclasses
+import math
 import pathlib
 from collections.abc import Sequence
 from typing import Any
@@ -28,29 +29,12 @@ from glide_jax.sample import (
     restore,
     settings,
     stage,
+    stage_inputs,
 )
 from glide_jax.sample import images as images_lib
 from glide_jax.sample import run as run_lib
 
 Prompts = prompts.Prompt | Sequence[prompts.Prompt]
-
-
-@dataclasses.dataclass(frozen=True)
-class Pictures:
-    """Pictures in the order of the prompts.
-
-    Attributes:
-        images: uint8 (N, H, W, 3), the upsampler's, or without one the base model's.
-        base_images: uint8 (N, h, w, 3) from the base model.
-        seeds: (seed, index) of each picture; with first_index=index and candidates=1
-            it is drawn alone.
-        settings: Every choice made, as JSON values, to repeat the run.
-    """
-
-    images: np.ndarray
-    base_images: np.ndarray
-    seeds: tuple[tuple[int, int], ...]
-    settings: dict[str, Any]
 
 
 class Glide:
@@ -73,7 +57,9 @@ class Glide:
         """Raises UserError where the models do not belong together.
 
         Args:
-            base, upsampler, clip: As from `restore.load_bundle`, placed on `mesh`.
+            base: As from `restore.load_bundle`, like the others placed on `mesh`.
+            upsampler: None: pictures stay small.
+            clip: For guidance by it and choice among candidates.
             mesh: Devices that batches are spread over; None: the default device.
         """
         compatible.check_models(base, upsampler, clip)
@@ -125,7 +111,7 @@ class Glide:
         num_images: int = 1,
         progress: batches.Progress | None = None,
         **options,
-    ) -> Pictures:
+    ) -> run_lib.Pictures:
         """`num_images` pictures of each prompt.
 
         Raises:
@@ -144,7 +130,7 @@ class Glide:
         num_images: int = 1,
         progress: batches.Progress | None = None,
         **options,
-    ) -> Pictures:
+    ) -> run_lib.Pictures:
         """Each picture with what its mask leaves unknown drawn to fit its prompt.
 
         Args:
@@ -169,7 +155,8 @@ class Glide:
         feather_px = run.options.feather_px
 
         def conditions(px: int) -> dict[str, np.ndarray]:
-            soft = feather_px * px / self.image_px
+            # At least a pixel of each model, where it is soft at all.
+            soft = math.ceil(feather_px * px / self.image_px)
             return known.conditions(images, masks, px, soft)
 
         return self._draw(
@@ -181,12 +168,12 @@ class Glide:
         images: Any,
         prompts: Prompts,
         *,
-        strength: float = 0.6,
+        strength: float | int = 0.6,
         source_prompts: Prompts | None = None,
         num_images: int = 1,
         progress: batches.Progress | None = None,
         **options,
-    ) -> Pictures:
+    ) -> run_lib.Pictures:
         """Each picture changed to fit its prompt, its layout kept (SDEdit, 2108.01073).
 
         The picture is noised up to a share `strength` of the timesteps and denoised
@@ -236,7 +223,7 @@ class Glide:
         *,
         progress: batches.Progress | None = None,
         **options,
-    ) -> Pictures:
+    ) -> run_lib.Pictures:
         """Each small picture (the base model's size) enlarged.
 
         Raises:
@@ -265,7 +252,7 @@ class Glide:
         *,
         progress: batches.Progress | None = None,
         **options,
-    ) -> Pictures:
+    ) -> run_lib.Pictures:
         """Pictures continued beyond their sides, square by square, each by `inpaint`.
 
         Args:
@@ -284,16 +271,20 @@ class Glide:
         images = images_lib.as_pixels(images)
         run = self._start(prompts, 1, options, len(images), fills=True)
         canvas = outpaint.make_canvas(run.repeat(images), outpaint.Margins(*margins))
-        drawn = None
-        for at in outpaint.squares(canvas, self.image_px):
-            part = outpaint.window(canvas, at, self.image_px)
+        drawn = []
+
+        def draw(part: outpaint.Canvas) -> np.ndarray:
             masks = np.broadcast_to(part.known, (run.count, *part.known.shape))
-            drawn = self.inpaint(
-                part.images, masks, run.prompts, progress=progress, **options
+            drawn.append(
+                self.inpaint(
+                    part.images, masks, run.prompts, progress=progress, **options
+                )
             )
-            part.images[:], part.known[:] = drawn.images, True
-        record = {**drawn.settings, "margins": list(margins)}
-        return dataclasses.replace(drawn, images=canvas.images, settings=record)
+            return drawn[-1].images
+
+        outpaint.fill(canvas, self.image_px, draw)
+        record = {**drawn[-1].settings, "margins": list(margins)}
+        return dataclasses.replace(drawn[-1], images=canvas.images, settings=record)
 
     @property
     def base_px(self) -> int:
@@ -349,7 +340,7 @@ class Glide:
         base_conditions: dict[str, Any],
         upsampler_conditions: dict[str, Any],
         progress: batches.Progress | None,
-    ) -> Pictures:
+    ) -> run_lib.Pictures:
         """Base model, choice among candidates, upsampler."""
         rows = np.repeat(np.arange(run.count), run.options.candidates)
         inputs = run.base_inputs(rows, base_conditions)
@@ -359,17 +350,12 @@ class Glide:
         )
         indices = run.indices(len(rows))
         if run.options.candidates > 1:
-            best = self._best(run, low)
+            self._scorer = self._scorer or rerank.make_scorer(self.clip)
+            asked = [run.prompts[row] for row in rows]
+            scores = self._scorer(low, asked, run.options.batch_size)
+            best = rerank.best_of(scores, run.options.candidates)
             low, indices = low[best], indices[best]
         return self._enlarge(run, low, indices, upsampler_conditions, progress)
-
-    def _best(self, run: run_lib.Run, low: np.ndarray) -> np.ndarray:
-        candidates = run.options.candidates
-        if self._scorer is None:
-            self._scorer = rerank.make_scorer(self.clip)
-        asked = [prompt for prompt in run.prompts for _ in range(candidates)]
-        scores = self._scorer(low, asked, run.options.batch_size)
-        return rerank.best_of(scores, candidates)
 
     def _enlarge(
         self,
@@ -378,7 +364,7 @@ class Glide:
         indices: np.ndarray,
         conditions: dict[str, Any],
         progress: batches.Progress | None,
-    ) -> Pictures:
+    ) -> run_lib.Pictures:
         """The result, enlarged where there is an upsampler."""
         high = low
         if self.upsampler is not None:
@@ -387,14 +373,14 @@ class Glide:
                 run, self.upsampler, run.upsampler_static, inputs, None, progress
             )
         seeds = tuple((run.options.seed, int(index)) for index in indices)
-        return Pictures(high, low, seeds, run.settings())
+        return run_lib.Pictures(high, low, seeds, run.settings())
 
     def _run_stage(
         self,
         run: run_lib.Run,
         model: restore.SampleModel,
         static: stage.StageSettings,
-        inputs: stage.StageInputs,
+        inputs: stage_inputs.StageInputs,
         clip_params: shapes.Params | None,
         progress: batches.Progress | None,
     ) -> np.ndarray:

@@ -55,7 +55,7 @@ def conditions(
     images: images_lib.PixelBatch,
     masks: np.ndarray,
     image_px: int,
-    feather_px: float = 0,
+    feather_px: int = 0,
 ) -> dict[str, np.ndarray]:
     """A stage's inpaint_image and inpaint_mask at its own resolution.
 

@@ -7,6 +7,7 @@ what is drawn goes on from what is there.
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Callable
 from typing import NamedTuple
 
 import numpy as np
@@ -34,6 +35,10 @@ class Canvas:
 
     images: np.ndarray
     known: np.ndarray
+
+
+# A square of the canvas -> its pictures, uint8 (N, side, side, 3), every pixel known
+Draw = Callable[[Canvas], np.ndarray]
 
 
 def make_canvas(images: np.ndarray, margins: Margins) -> Canvas:
@@ -84,6 +89,20 @@ def squares(canvas: Canvas, side: int) -> list[tuple[int, int]]:
             order.append(top_left)
             known[window] = True
     return order
+
+
+def fill(canvas: Canvas, side: int, draw: Draw) -> None:
+    """Fills the canvas in place, square by square.
+
+    Args:
+        canvas: As from `make_canvas`.
+        side: Of the squares, the model's picture.
+        draw: What fills the unknown part of one square.
+    """
+    for at in squares(canvas, side):
+        part = window(canvas, at, side)
+        part.images[:] = draw(part)
+        part.known[:] = True
 
 
 def window(canvas: Canvas, at: tuple[int, int], side: int) -> Canvas:

@@ -10,7 +10,7 @@ import numpy as np
 
 from glide_jax import errors
 from glide_jax.sample import restore
-from glide_jax.sample.steering import Caption
+from glide_jax.sample.stage_inputs import Caption
 from glide_jax.text import tokenizers
 
 # A caption, or captions with the weight each has in one picture.

@@ -11,12 +11,13 @@ import pathlib
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jax.sharding import Mesh
 
 from glide_jax import shapes
 from glide_jax.checkpoint import bundle
 from glide_jax.config import defaults, resolve
-from glide_jax.models import attention_kernels, build
+from glide_jax.models import attention, attention_kernels, build
 from glide_jax.parallel import sharding
 from glide_jax.text import tokenizers
 
@@ -28,7 +29,7 @@ class SampleModel:
     Attributes:
         config: The run that trained it; its `sample` section holds the defaults.
         fns: Pure functions of the model.
-        params: float32, on the default device.
+        params: On the default device; see `load_bundle` for their types.
         tokenizer: What turns captions into this model's tokens.
         folder: The bundle it came from; messages name it.
     """
@@ -40,11 +41,20 @@ class SampleModel:
     folder: pathlib.Path
 
 
-def load_bundle(folder: str | pathlib.Path, *, mesh: Mesh | None = None) -> SampleModel:
+def load_bundle(
+    folder: str | pathlib.Path,
+    *,
+    param_dtype: str | None = None,
+    mesh: Mesh | None = None,
+) -> SampleModel:
     """The model in a bundle that `glide export` wrote.
 
     Args:
         folder: The bundle.
+        param_dtype: Of the layers' matrices in memory, "float32" or "bfloat16", which
+            takes half of it; None: the type the model computes in, to which layers
+            cast them anyway. Norms, biases, embeddings and the CLIP's temperature are
+            float32 always: some are added up before any layer casts them.
         mesh: Devices to hold the parameters, large ones spread over its fsdp axis;
             None: the default device.
 
@@ -54,13 +64,13 @@ def load_bundle(folder: str | pathlib.Path, *, mesh: Mesh | None = None) -> Samp
     """
     content = bundle.read_bundle(pathlib.Path(folder))
     config = resolve.from_json(content.config_json)
-    is_clip = isinstance(config.model, defaults.NoisedClipConfig)
-    if is_clip:
+    if isinstance(config.model, defaults.NoisedClipConfig):
         fns = build.make_clip(config.model)
     else:
-        fns = build.make_denoiser(config.model, attention=attention_kernels.attend)
+        fns = build.make_denoiser(config.model, attention=_attention(mesh))
     where = f"bundle {content.folder}"
     params = build.checked_params(content.params, config.model, where)
+    params = _in_memory(params, param_dtype or config.model.compute_dtype)
     if mesh is None:
         params = jax.tree.map(jnp.asarray, params)
     else:
@@ -68,12 +78,23 @@ def load_bundle(folder: str | pathlib.Path, *, mesh: Mesh | None = None) -> Samp
         places = sharding.shard_tree(params, mesh, min_shard_mb=min_shard_mb)
         params = jax.device_put(params, places)
     return SampleModel(
-        config,
-        fns,
-        params,
-        tokenizers.load(content.folder),
-        content.folder,
+        config, fns, params, tokenizers.load(content.folder), content.folder
     )
+
+
+def _attention(mesh: Mesh | None) -> attention.AttentionFn | None:
+    """The fastest here; over several devices only cuDNN's and XLA's are partitioned."""
+    if mesh is None or jax.default_backend() == "gpu":
+        return attention_kernels.attend
+    return None
+
+
+def _in_memory(params: shapes.Params, param_dtype: str) -> shapes.Params:
+    def cast(path: jax.tree_util.KeyPath, leaf: np.ndarray) -> np.ndarray:
+        is_matrix = path[-1].key == "kernel"
+        return np.asarray(leaf, jnp.dtype(param_dtype if is_matrix else "float32"))
+
+    return jax.tree_util.tree_map_with_path(cast, params)
 
 
 def bundle_digest(folder: pathlib.Path) -> str:

@@ -1,4 +1,4 @@
-"""One call of a cascade, resolved and checked before anything is drawn."""
+"""One call of a cascade, checked before anything is drawn, and what comes of it."""
 
 from __future__ import annotations
 
@@ -10,8 +10,33 @@ import numpy as np
 
 from glide_jax import errors
 from glide_jax.config import defaults
-from glide_jax.sample import batches, prompts, restore, settings, stage
+from glide_jax.sample import (
+    batches,
+    prompts,
+    restore,
+    settings,
+    stage,
+    stage_inputs,
+)
 from glide_jax.sample import images as images_lib
+
+
+@dataclasses.dataclass(frozen=True)
+class Pictures:
+    """Pictures in the order of the prompts.
+
+    Attributes:
+        images: uint8 (N, H, W, 3), the upsampler's, or without one the base model's.
+        base_images: uint8 (N, h, w, 3) from the base model.
+        seeds: (seed, index) of each picture; with first_index=index and candidates=1
+            it is drawn alone.
+        settings: Every choice made, as JSON values, to repeat the run.
+    """
+
+    images: np.ndarray
+    base_images: np.ndarray
+    seeds: tuple[tuple[int, int], ...]
+    settings: dict[str, Any]
 
 
 class Run:
@@ -81,7 +106,7 @@ class Run:
 
     def base_inputs(
         self, rows: np.ndarray, conditions: dict[str, Any]
-    ) -> stage.StageInputs:
+    ) -> stage_inputs.StageInputs:
         """Of the base model; image i shows prompt rows[i] under its conditions."""
         mode, asked = self.options.guidance_mode, [self.prompts[row] for row in rows]
         empty = clip_caption = None
@@ -90,7 +115,7 @@ class Run:
         if "clip" in mode:
             clip_caption = prompts.encode(self._clip, asked)
         options = self.options
-        return stage.StageInputs(
+        return stage_inputs.StageInputs(
             keys=self._keys(self.indices(len(rows)), batches.BASE_STREAM),
             caption=prompts.encode(self._base, asked),
             weights=prompts.weights(asked),
@@ -111,10 +136,10 @@ class Run:
 
     def upsampler_inputs(
         self, indices: np.ndarray, low: np.ndarray, conditions: dict[str, Any]
-    ) -> stage.StageInputs:
+    ) -> stage_inputs.StageInputs:
         """Of the upsampler, for small pictures (N, h, w, 3) with these indices."""
         rows = np.arange(self.count)
-        return stage.StageInputs(
+        return stage_inputs.StageInputs(
             keys=self._keys(indices, batches.UPSAMPLER_STREAM),
             caption=prompts.encode(self._upsampler, self.prompts),
             weights=prompts.weights(self.prompts),
@@ -147,7 +172,7 @@ class Run:
                 asked = [value[row] for row in rows]
                 found["source_caption"] = prompts.encode(model, asked)
             else:
-                found[name] = value if name in stage.SHARED else value[rows]
+                found[name] = value if name in stage_inputs.SHARED else value[rows]
         return found
 
     def _static(
@@ -158,7 +183,7 @@ class Run:
         inverts: bool,
     ) -> stage.StageSettings:
         is_base = model is self._base
-        return stage.StageSettings(
+        static = stage.StageSettings(
             guidance_mode=self.options.guidance_mode if is_base else "none",
             sampler=config.sampler,
             respacing=config.respacing,
@@ -167,6 +192,8 @@ class Run:
             is_thresholded=is_base and self.options.threshold_quantile is not None,
             inverts=inverts,
         )
+        stage.check(model.config, static, has_clip=self._clip is not None)
+        return static
 
     def _keys(self, indices: np.ndarray, stream: int):
         return batches.image_keys(self.options.seed, indices, stream)

@@ -132,7 +132,7 @@ def make_options(options: dict[str, Any]) -> SampleOptions:
     return chosen
 
 
-def check_strength(strength: float) -> None:
+def check_strength(strength: float | int) -> None:
     """Raises UserError unless an edit's strength lies in [0, 1]."""
     _check_number("strength", strength, 0, 1)
 
@@ -159,7 +159,9 @@ def _check_choice(name: str, value: str, known: tuple[str, ...]) -> None:
         raise errors.UserError(f"{name}={value!r} is not one of {', '.join(known)}")
 
 
-def _check_number(name: str, value: float, least: float, most: float) -> None:
+def _check_number(
+    name: str, value: float | int, least: float | int, most: float | int
+) -> None:
     if not math.isfinite(value) or not least <= value <= most:
         rule = f"{least} to {most}"
         if most == math.inf:

@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Callable
-from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -25,8 +24,8 @@ from glide_jax.diffusion import (
     thresholding,
 )
 from glide_jax.models import build
-from glide_jax.sample import steering
-from glide_jax.sample.steering import Caption
+from glide_jax.sample import stage_inputs, steering
+from glide_jax.sample.stage_inputs import StageInputs
 
 GUIDANCE_MODES = ("none", "cfg", "clip", "cfg+clip")
 INPAINT_MODES = ("pinned", "masked", "implicit")
@@ -62,72 +61,6 @@ class StageSettings:
     inverts: bool = False
 
 
-class StageInputs(NamedTuple):
-    """What one call of a stage takes beside parameters.
-
-    Arrays lead with the batch, but those of `SHARED` serve all images.
-
-    Attributes:
-        keys: (B,) typed keys, one per image: all of its randomness.
-        caption: What to draw: k weighted captions an image, (B, k, L) each.
-        weights: (B, k), non-negative, of the k captions; None: equal.
-        empty: The empty caption or a negative prompt, (1, L), for classifier-free
-            guidance.
-        clip_caption: The captions in the CLIP's tokens, (B, k, L), for CLIP guidance.
-        source_caption: (B, 1, L) what init_image shows, for inversion.
-        low_res: (B, h, w, 3) in [-1, 1], what an upsampler enlarges.
-        init_image: (B, H, W, 3) in [-1, 1], the picture that an edit starts from.
-        inpaint_image: (B, H, W, 3) in [-1, 1], the known picture.
-        inpaint_mask: (B, H, W, 1), 1 = known, 0 = to fill; soft edges between.
-        strength: Share of the timesteps that an edit walks, 0 to 1.
-        guidance_scale: Classifier-free; 1 is off.
-        guidance_first, guidance_last: Timesteps between which it acts, 0 to 999.
-        guidance_rescale: Share of 2305.08891's rescaling; 0 is off.
-        clip_guidance_scale: Of the similarity's gradient; 0 is off.
-        clip_guidance_first, clip_guidance_last: Timesteps between which it acts.
-        threshold_quantile: Of |x_start|, for dynamic thresholding.
-        eta: Share of fresh noise in a DDIM step, 0 to 1; others ignore it.
-        noise_temperature: Factor on the starting noise.
-    """
-
-    keys: shapes.PRNGKeys
-    caption: Caption
-    weights: jax.Array | None = None
-    empty: Caption | None = None
-    clip_caption: Caption | None = None
-    source_caption: Caption | None = None
-    low_res: shapes.Image | None = None
-    init_image: shapes.Image | None = None
-    inpaint_image: shapes.Image | None = None
-    inpaint_mask: shapes.Image | None = None
-    strength: shapes.Scalar = 1.0
-    guidance_scale: shapes.Scalar = 1.0
-    guidance_first: shapes.Scalar = 0.0
-    guidance_last: shapes.Scalar = 999.0
-    guidance_rescale: shapes.Scalar = 0.0
-    clip_guidance_scale: shapes.Scalar = 0.0
-    clip_guidance_first: shapes.Scalar = 0.0
-    clip_guidance_last: shapes.Scalar = 999.0
-    threshold_quantile: shapes.Scalar = 1.0
-    eta: shapes.Scalar = 0.0
-    noise_temperature: shapes.Scalar = 1.0
-
-
-SCALARS = (
-    "strength",
-    "guidance_scale",
-    "guidance_first",
-    "guidance_last",
-    "guidance_rescale",
-    "clip_guidance_scale",
-    "clip_guidance_first",
-    "clip_guidance_last",
-    "threshold_quantile",
-    "eta",
-    "noise_temperature",
-)
-SHARED = ("empty", *SCALARS)
-
 # (params, clip_params or None, inputs) -> x_start (B, H, W, 3) float32
 Stage = Callable[[shapes.Params, shapes.Params | None, StageInputs], jax.Array]
 
@@ -154,7 +87,7 @@ def make_stage(
     def stage(
         params: shapes.Params, clip_params: shapes.Params | None, inputs: StageInputs
     ) -> jax.Array:
-        return compiled(params, clip_params, with_array_scalars(inputs))
+        return compiled(params, clip_params, stage_inputs.with_array_scalars(inputs))
 
     return stage
 
@@ -172,8 +105,7 @@ def make_program(
             pinned inpainting with a model that takes no mask; match_low_res without
             low_res; inversion with another sampler than ddim.
     """
-    _check_names(settings)
-    _check_models(config, settings, clip_fns)
+    check(config, settings, has_clip=clip_fns is not None)
     diffusion = config.diffusion
     tables = respacing.respaced_tables(
         diffusion.schedule, diffusion.num_timesteps, settings.respacing
@@ -214,13 +146,6 @@ def make_program(
         return x_start if pin is None else pin(x_start)
 
     return program
-
-
-def with_array_scalars(inputs: StageInputs) -> StageInputs:
-    """Every scale as a float32 array: an int and a float would be two programs."""
-    return inputs._replace(
-        **{name: jnp.float32(getattr(inputs, name)) for name in SCALARS}
-    )
 
 
 def _start(
@@ -308,6 +233,16 @@ def _make_after_step(
     return after_step
 
 
+def check(config: defaults.Config, settings: StageSettings, *, has_clip: bool) -> None:
+    """Raises UserError for what `make_program` refuses, without making it."""
+    _check_names(settings)
+    _check_models(config, settings, has_clip)
+    diffusion = config.diffusion
+    respacing.kept_timesteps(
+        diffusion.num_timesteps, settings.respacing, diffusion.schedule
+    )
+
+
 def _check_names(settings: StageSettings) -> None:
     named = (
         ("guidance_mode", settings.guidance_mode, GUIDANCE_MODES),
@@ -321,9 +256,9 @@ def _check_names(settings: StageSettings) -> None:
 
 
 def _check_models(
-    config: defaults.Config, settings: StageSettings, clip_fns: build.ClipFns | None
+    config: defaults.Config, settings: StageSettings, has_clip: bool
 ) -> None:
-    if "clip" in settings.guidance_mode and clip_fns is None:
+    if "clip" in settings.guidance_mode and not has_clip:
         raise errors.UserError(
             f"guidance_mode={settings.guidance_mode} needs a noised CLIP and none was "
             "given; give one with --clip, or use guidance_mode=cfg"

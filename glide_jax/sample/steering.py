@@ -6,8 +6,6 @@ once for a whole batch.
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, NamedTuple
-
 import einops
 import jax
 import jax.numpy as jnp
@@ -15,16 +13,7 @@ import jax.numpy as jnp
 from glide_jax import shapes
 from glide_jax.diffusion import guidance, samplers
 from glide_jax.models import build, noised_clip
-
-if TYPE_CHECKING:
-    from glide_jax.sample.stage import StageInputs
-
-
-class Caption(NamedTuple):
-    """Tokenised captions: integers and booleans (..., L)."""
-
-    tokens: jax.Array
-    text_mask: jax.Array
+from glide_jax.sample.stage_inputs import Caption, StageInputs
 
 
 def make_denoise(

@@ -3,18 +3,19 @@
 from __future__ import annotations
 
 import pathlib
+from collections.abc import Mapping
 
 import jax
 import numpy as np
 
-import glide_jax
 from glide_jax import metrics, shapes
 from glide_jax.checkpoint import bundle
 from glide_jax.config import resolve
-from glide_jax.config.defaults import Config
 from glide_jax.errors import UserError
-from glide_jax.train import init_from
+from glide_jax.train import init_from, model_card
 from glide_jax.train import workdir as workdirs
+
+GRID = "grid.png"
 
 
 def export(
@@ -22,7 +23,8 @@ def export(
     output: pathlib.Path,
     *,
     decay: str = "",
-    dtype: str = "float32",
+    dtype: str = "bfloat16",
+    more_files: Mapping[str, bytes] | None = None,
 ) -> int:
     """Writes the newest checkpoint's average as a bundle; returns its step.
 
@@ -31,6 +33,7 @@ def export(
       output: the bundle's folder; an older bundle there is replaced.
       decay: which average, e.g. "0.999"; "" for the first of ema.decays.
       dtype: of the stored weights, "float32" or "bfloat16".
+      more_files: what else the bundle is to hold, name -> content.
 
     Raises:
       UserError: no workdir, no checkpoint, no such average, weights that are not
@@ -42,13 +45,19 @@ def export(
     averages, step = init_from.load_average(workdir, config, decay)
     params = jax.tree.map(np.asarray, averages)
     _check_finite(params, workdir, step)
-    bundle.write_bundle(
-        output,
-        params,
-        resolve.to_json(config),
-        tokenizer_files(workdir),
-        model_card(config, tokenizer.kind, step, decay, _last_losses(workdir)),
+    files = {**tokenizer_files(workdir), **_newest_grid(workdir), **(more_files or {})}
+    card = model_card.write_card(
+        config,
+        tokenizer=tokenizer.kind,
+        step=step,
+        decay=decay,
         dtype=dtype,
+        losses=_last_losses(workdir),
+        has_grid=GRID in files,
+        has_program=any(name.startswith("program/") for name in files),
+    )
+    bundle.write_bundle(
+        output, params, resolve.to_json(config), files, card, dtype=dtype
     )
     return step
 
@@ -69,33 +78,10 @@ def tokenizer_files(workdir: pathlib.Path) -> dict[str, bytes]:
     return {path.name: path.read_bytes() for path in sorted(folder.iterdir())}
 
 
-def model_card(
-    config: Config, tokenizer: str, step: int, decay: str, losses: dict[str, float]
-) -> str:
-    """What the model is, what it was trained on, and how to draw with it."""
-    model = config.model
-    rows = {
-        "family": model.family,
-        "resolution": f"{model.image_px} px",
-        "trained": f"{step} steps of {config.train.global_batch_size} images",
-        "data": ", ".join(config.data.sources),
-        "tokenizer": tokenizer,
-        "started from": config.train.init_from or "initialisation",
-        "captions dropped": config.train.caption_drop_prob,
-        "learning rate": f"{config.optim.learning_rate} ({config.optim.schedule})",
-        "average": decay,
-        "made by": f"glide_jax {glide_jax.__version__}",
-    }
-    rows |= {name: f"{value:.5f}" for name, value in losses.items()}
-    table = "\n".join(f"| {name} | {value} |" for name, value in rows.items())
-    role = "--clip" if model.family == "noised_clip" else "--base"
-    if model.family == "text2im" and model.low_res_px:
-        role = "--upsampler"
-    return (
-        f"# {config.name}\n\n| | |\n|---|---|\n{table}\n\n"
-        f"For `glide sample` and `glide inpaint`, as {role}. "
-        "config.json holds every setting.\n"
-    )
+def _newest_grid(workdir: pathlib.Path) -> dict[str, bytes]:
+    """The last sample grid that the training drew; names carry their step."""
+    grids = sorted((workdir / "grids").glob("*.png"))
+    return {GRID: grids[-1].read_bytes()} if grids else {}
 
 
 def _last_losses(workdir: pathlib.Path) -> dict[str, float]:

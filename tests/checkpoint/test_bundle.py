@@ -66,11 +66,36 @@ def test_a_bundle_replaces_a_bundle_but_nothing_else(tmp_path):
     assert (tmp_path / "photos" / "a.png").exists()
 
 
-@pytest.mark.parametrize("name", ["config.json", "bundle.json", "../evil", "a/b"])
-def test_tokenizer_files_cannot_take_other_places(tmp_path, name):
+@pytest.mark.parametrize(
+    "name", ["config.json", "bundle.json", "../evil", "a/../../evil", "/evil"]
+)
+def test_files_cannot_take_other_places(tmp_path, name):
     with pytest.raises(ValueError, match="may not be named"):
         bundle.write_bundle(tmp_path / "model", {}, "{}", {name: b""}, "")
     assert not (tmp_path / "model").exists()
+
+
+def test_files_in_a_folder_of_the_bundle_are_checked_as_well(tmp_path):
+    bundle.write_bundle(tmp_path / "model", {}, "{}", {"program/run.py": b"1"}, "")
+    folder = bundle.read_bundle(tmp_path / "model").folder
+    assert (folder / "program" / "run.py").read_bytes() == b"1"
+    (folder / "program" / "run.py").write_bytes(b"2")
+    with pytest.raises(UserError, match=r"program/run\.py is not the file"):
+        bundle.read_bundle(folder)
+
+
+def test_every_file_of_a_bundle_may_be_read_by_whom_one_of_them_may(tmp_path):
+    write(tmp_path / "model")
+    modes = {path.stat().st_mode for path in (tmp_path / "model").iterdir()}
+    assert len(modes) == 1
+
+
+def test_parameters_come_back_from_their_names():
+    flat = bundle.flatten(make_params())
+    assert flat.keys() == {"unet/kernel", "unet/half", "count"}
+    nested = bundle.nest(flat)
+    assert nested["unet"]["kernel"] is flat["unet/kernel"]
+    assert nested.keys() == make_params().keys()
 
 
 def test_what_is_not_a_whole_bundle_is_refused(tmp_path):

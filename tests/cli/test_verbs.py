@@ -1,4 +1,4 @@
-"""The verbs that prepare and hand over: data, export, and a training's dry run."""
+"""The verbs that prepare: data, and a training's dry run."""
 
 from __future__ import annotations
 
@@ -7,9 +7,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from glide_jax.checkpoint import bundle
 from glide_jax.cli import grid_hook, main
-from glide_jax.config import resolve
 from glide_jax.data import sources, transforms
 from glide_jax.sample import stage
 from glide_jax.text import tokenizers
@@ -72,23 +70,6 @@ def test_grids_are_guided_where_the_empty_caption_is_trained(
     run.checkpoints.close()
     grid_hook.make(run)
     assert asked == [mode]
-
-
-def test_an_exported_workdir_is_a_bundle_with_settings_tokenizer_and_card(
-    workdir, tmp_path, capsys
-):
-    output = tmp_path / "bundle"
-    argv = ["export", str(workdir), f"--output={output}"]
-    assert main.run([*argv, "--ema=0.5", "--dtype=bfloat16"]) == 0
-    assert str(output) in capsys.readouterr().out
-    content = bundle.read_bundle(output)
-    assert {str(leaf.dtype) for leaf in jax.tree.leaves(content.params)} == {"bfloat16"}
-    config = resolve.from_json(content.config_json)
-    assert config == resolve.from_json((workdir / "config.json").read_text())
-    assert (
-        tokenizers.load(output).digest()
-        == tokenizers.load(workdir / "tokenizer").digest()
-    )
 
 
 def test_a_tokenizer_is_trained_from_the_captions_of_a_source(tmp_path, capsys):

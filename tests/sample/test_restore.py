@@ -11,7 +11,7 @@ import pytest
 
 from glide_jax import errors
 from glide_jax.models import attention_kernels, build
-from glide_jax.sample import restore
+from glide_jax.sample import cascade, restore
 from tests.sample import conftest
 
 
@@ -46,6 +46,32 @@ def test_weights_stored_in_half_precision_come_back_as_float32(models, tmp_path)
     folder = conftest.write_bundle(tmp_path / "b", models["base"], dtype="bfloat16")
     params = restore.load_bundle(folder).params
     assert {leaf.dtype.name for leaf in jax.tree.leaves(params)} == {"float32"}
+
+
+def test_matrices_stay_in_half_precision_where_asked_and_draw_the_same(
+    models, tmp_path
+):
+    folder = conftest.write_bundle(tmp_path / "b", models["base"], dtype="bfloat16")
+    whole, half = (
+        restore.load_bundle(folder, param_dtype=dtype)
+        for dtype in ("float32", "bfloat16")
+    )
+    for path, leaf in jax.tree_util.tree_leaves_with_path(half.params):
+        is_matrix = path[-1].key == "kernel"
+        assert leaf.dtype == ("bfloat16" if is_matrix else "float32"), path
+    pictures = [
+        cascade.Glide(model).sample(["a big r circle"] * 2).base_images.astype(int)
+        for model in (whole, half)
+    ]
+    # The same numbers from the same weights; the cast may be compiled differently.
+    assert np.abs(pictures[0] - pictures[1]).max() <= 1
+
+
+def test_a_clips_temperature_is_not_rounded(models, tmp_path):
+    folder = conftest.write_bundle(tmp_path / "b", models["clip"], dtype="float32")
+    params = restore.load_bundle(folder, param_dtype="bfloat16").params
+    assert params["logit_scale"] == models["clip"].params["logit_scale"]
+    assert params["text"]["output"]["kernel"].dtype == "bfloat16"
 
 
 def test_weights_that_contradict_the_configuration_are_named(models, tmp_path):

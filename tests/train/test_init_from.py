@@ -31,7 +31,7 @@ def origin(make_config, tmp_path_factory):
     loop.save(run, state, 7)
     run.checkpoints.close()
     bundle = workdir / "bundle"
-    assert export.export(workdir, bundle) == 7
+    assert export.export(workdir, bundle, dtype="float32") == 7
     return workdir, bundle, averages
 
 
@@ -82,7 +82,7 @@ def test_a_run_under_way_does_not_need_its_origin_any_more(
 @pytest.mark.parametrize("decay", ["0.9", "0.5"])
 def test_the_average_that_was_asked_for_is_exported(origin, decay, tmp_path):
     workdir, _, averages = origin
-    export.export(workdir, tmp_path / "bundle", decay=decay)
+    export.export(workdir, tmp_path / "bundle", decay=decay, dtype="float32")
     found = init_from.load(str(tmp_path / "bundle")).params
     assert_trees_equal(jax.tree.map(np.asarray, averages[decay]), found)
     card = (tmp_path / "bundle" / "README.md").read_text()
@@ -140,7 +140,7 @@ def test_a_clip_starts_only_from_its_own_size(make_config, tokenizer_folder):
 
 def test_a_bundle_in_half_precision_starts_a_float32_run(origin, make_config, tmp_path):
     half = tmp_path / "half"
-    export.export(origin[0], half, dtype="bfloat16")
+    export.export(origin[0], half)
     config = make_config(changes={"train.init_from": str(half)})
     run, state = setup.prepare(config, tmp_path / "next")
     run.checkpoints.close()

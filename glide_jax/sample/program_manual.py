@@ -1,0 +1,182 @@
+"""What goes with a serialized sampler, so that a stranger can call it.
+
+The manifest names every argument of the program with its shape, type and place, says
+how captions become token ids, and gives an example.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import io
+import json
+import pathlib
+from typing import Any
+
+import jax
+import numpy as np
+from jax import export
+
+import glide_jax
+from glide_jax.checkpoint import bundle
+from glide_jax.sample import program_runner, restore
+from glide_jax.text import tokenizers
+
+FORMAT = 1
+PROGRAM, MANIFEST, RUNNER = "sampler.stablehlo", "manifest.json", "run.py"
+EXAMPLE, CLIP_PARAMS = "example.npz", "clip_params.safetensors"
+
+MEANINGS = {
+    "seed": "with index, all of a picture's randomness",
+    "index": "number of the picture in a run of that seed",
+    "tokens": "the caption's ids",
+    "text_mask": "True where tokens holds a real id, False on padding",
+    "uncond_tokens": "the empty caption, or one to steer away from",
+    "uncond_mask": "the mask of uncond_tokens: all False for the empty caption",
+    "clip_tokens": "the same caption in the noised CLIP's ids",
+    "clip_mask": "the mask of clip_tokens",
+    "guidance_scale": "classifier-free, uncond + s (cond - uncond); 1 is off",
+    "clip_guidance_scale": "of the CLIP similarity's gradient; 0 is off",
+    "eta": "share of fresh noise in each step, 0 to 1",
+    "noise_temperature": "factor on the starting noise",
+    "low_res": "the small RGB picture to enlarge, 0 to 255",
+    "inpaint_image": "RGB picture of which a part is known, 0 to 255",
+    "inpaint_mask": "1 where inpaint_image is known, 0 where it is to be drawn",
+}
+TOKEN_RULES = {
+    "gpt2": "text in lower case, GPT-2's byte-pair encoding, no special ids",
+    "clip": "text mended by ftfy, spaces collapsed, in lower case, CLIP's byte-pair "
+    "encoding between its start and end ids",
+    "sentencepiece": "text in lower case, SentencePiece's pieces, then its eos id; the "
+    "empty text has no ids",
+}
+
+# Sampling settings that are part of the program; the others are inputs.
+FIXED = ("sampler", "respacing", "match_low_res")
+
+# params, clip_params, inputs: shapes and types by name
+Arguments = tuple[dict[str, Any], dict[str, Any], dict[str, Any]]
+
+
+def make_files(
+    exported: export.Exported,
+    arguments: Arguments,
+    model: restore.SampleModel,
+    clip: restore.SampleModel | None,
+    guidance_mode: str,
+    prompt: str,
+) -> dict[str, bytes]:
+    """manifest.json, run.py and example.npz.
+
+    Args:
+        exported: The program.
+        arguments: Shapes and types of params, clip_params and inputs, by name.
+        model: Of the program; its config holds the sampling settings in the program.
+        clip: The noised CLIP that guides it, or None.
+        guidance_mode: Of the program.
+        prompt: The example's caption.
+    """
+    text = {"tokens": _token_rule(model)}
+    if clip is not None:
+        text["clip_tokens"] = _token_rule(clip)
+    manifest = {
+        "format": FORMAT,
+        "program": PROGRAM,
+        "call": "jax.export.deserialize(program).call(params, clip_params, inputs)",
+        **_versions(exported),
+        "params": {"file": f"../{bundle.PARAMS}"},
+        "clip_params": None if clip is None else {"file": CLIP_PARAMS},
+        "inputs": {
+            name: {**_describe(leaf), "meaning": MEANINGS[name]}
+            for name, leaf in arguments[2].items()
+        },
+        "output": {**_describe(exported.out_avals[0]), "meaning": "RGB pictures"},
+        "token_ids": text,
+        "fixed": {
+            "guidance_mode": guidance_mode,
+            **{name: getattr(model.config.sample, name) for name in FIXED},
+        },
+        "example": {"file": EXAMPLE, "prompt": prompt},
+        "order": _order(arguments),
+    }
+    example = _example(model, clip, prompt, arguments[2])
+    return {
+        MANIFEST: (json.dumps(manifest, indent=1, ensure_ascii=False) + "\n").encode(),
+        RUNNER: pathlib.Path(program_runner.__file__).read_bytes(),
+        EXAMPLE: _npz(example),
+    }
+
+
+def _versions(exported: export.Exported) -> dict[str, Any]:
+    return {
+        "platforms": list(exported.platforms),
+        "calling_convention_version": exported.calling_convention_version,
+        "jax_version": jax.__version__,
+        "made_by": f"glide_jax {glide_jax.__version__}",
+    }
+
+
+def _order(arguments: Arguments) -> list[dict[str, Any]]:
+    """The arrays in the order of the program's flat arguments: sorted by name."""
+    names = ("params", "clip_params", "inputs")
+    return [
+        {"argument": argument, "name": name, **_describe(leaf)}
+        for argument, leaves in zip(names, arguments, strict=True)
+        for name, leaf in sorted(leaves.items())
+    ]
+
+
+def _describe(leaf: Any) -> dict[str, Any]:
+    """Shape, a symbolic side as its letter, and type."""
+    sides = [side if isinstance(side, int) else str(side) for side in leaf.shape]
+    return {"shape": sides, "dtype": np.dtype(leaf.dtype).name}
+
+
+def _token_rule(model: restore.SampleModel) -> dict[str, Any]:
+    tokenizer = model.tokenizer
+    return {
+        "tokenizer": tokenizer.kind,
+        "files": sorted(tokenizer.files()),
+        "of_model": model.config.name,
+        "rule": TOKEN_RULES[tokenizer.kind],
+        "length": model.config.model.text_context,
+        "pad_id": tokenizer.pad_id,
+    }
+
+
+def _example(
+    model: restore.SampleModel,
+    clip: restore.SampleModel | None,
+    prompt: str,
+    described: dict[str, Any],
+) -> dict[str, np.ndarray]:
+    """One picture: the prompt, seed 0, the settings' scales, blank pictures."""
+    sample, context = model.config.sample, model.config.model.text_context
+    tokens, text_mask = model.tokenizer.encode_batch([prompt], context)
+    uncond_tokens, uncond_mask = tokenizers.empty_batch(model.tokenizer, 1, context)
+    values: dict[str, Any] = {
+        **dataclasses.asdict(sample),
+        "tokens": tokens,
+        "text_mask": text_mask,
+        "uncond_tokens": uncond_tokens,
+        "uncond_mask": uncond_mask,
+        "low_res": 128,
+    }
+    if clip is not None:
+        values["clip_tokens"], values["clip_mask"] = clip.tokenizer.encode_batch(
+            [prompt], clip.config.model.text_context
+        )
+    return {
+        name: np.array(np.broadcast_to(values.get(name, 0), _one(leaf)), leaf.dtype)
+        for name, leaf in described.items()
+    }
+
+
+def _one(leaf: Any) -> tuple[int, ...]:
+    """The shape for one picture."""
+    return tuple(side if isinstance(side, int) else 1 for side in leaf.shape)
+
+
+def _npz(arrays: dict[str, np.ndarray]) -> bytes:
+    file = io.BytesIO()
+    np.savez_compressed(file, **arrays)
+    return file.getvalue()

@@ -1,0 +1,146 @@
+"""Draws pictures with the sampler beside this file; needs jax, flatbuffers and numpy.
+
+    python run.py                                    the example of example.npz
+    python run.py --inputs=mine.json --output=out    inputs of your own
+
+manifest.json tells what the inputs are. A file gives them by name, as .npz or as JSON
+lists. What it leaves out comes from example.npz, repeated for every picture; `index`
+then counts the pictures: 0, 1, 2, ... Pictures go to OUTPUT/000000.png, ..., and to
+OUTPUT/pixels.npy, which the next model may read as its low_res.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import pathlib
+import struct
+import sys
+import zlib
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import jax
+import ml_dtypes
+import numpy as np
+from jax import export
+
+DTYPES = {"F32": np.float32, "BF16": ml_dtypes.bfloat16}
+
+# A caption's ids mean nothing without their mask.
+PAIRS = {
+    "text_mask": "tokens",
+    "uncond_mask": "uncond_tokens",
+    "clip_mask": "clip_tokens",
+}
+
+Arrays = dict[str, np.ndarray]
+
+
+def load(folder: pathlib.Path) -> Callable[[Mapping[str, Any]], np.ndarray]:
+    """The sampler in `folder`: inputs by name -> uint8 pictures (b, h, w, 3)."""
+    manifest = json.loads((folder / "manifest.json").read_text())
+    program = export.deserialize(bytearray((folder / manifest["program"]).read_bytes()))
+    weights = [
+        read_safetensors(folder / manifest[name]["file"]) if manifest[name] else {}
+        for name in ("params", "clip_params")
+    ]
+    weights = jax.device_put(weights)
+    call = jax.jit(program.call)  # compiled once for each number of pictures
+    with np.load(folder / "example.npz") as arrays:
+        example = dict(arrays)
+
+    def draw(given: Mapping[str, Any]) -> np.ndarray:
+        inputs = complete(given, example, manifest["inputs"])
+        return np.asarray(call(*weights, inputs))
+
+    return draw
+
+
+def complete(given: Mapping[str, Any], example: Arrays, described: dict) -> Arrays:
+    """Every input that the manifest describes, in its type and for the same batch.
+
+    Raises:
+        ValueError: an input that the program does not take, of another shape than
+            described, without its mask, or for another number of pictures than the
+            rest.
+    """
+    unknown = sorted(given.keys() - described.keys())
+    if unknown:
+        raise ValueError(f"{unknown[0]} is no input; known: {', '.join(described)}")
+    for mask, tokens in PAIRS.items():
+        if (mask in given) != (tokens in given):
+            raise ValueError(f"give {tokens} and {mask} together")
+    given = {n: np.asarray(v, described[n]["dtype"]) for n, v in given.items()}
+    rows = {len(v) for n, v in given.items() if described[n]["shape"]}
+    if len(rows) > 1:
+        raise ValueError(
+            f"inputs are for {sorted(rows)} pictures; give as many of each"
+        )
+    batch = rows.pop() if rows else 1
+    defaults = {**example, "index": np.arange(batch, dtype=np.uint32)}
+    inputs = {}
+    for name, about in described.items():
+        shape = tuple(batch if side == "b" else side for side in about["shape"])
+        value = given.get(name)
+        inputs[name] = (
+            np.broadcast_to(defaults[name], shape) if value is None else value
+        )
+        if inputs[name].shape != shape:
+            raise ValueError(f"{name} has shape {value.shape}; it has to be {shape}")
+    return inputs
+
+
+def read_safetensors(path: pathlib.Path) -> Arrays:
+    """A file of tensors: length of the header, header in JSON, then the numbers."""
+    content = np.memmap(path, np.uint8, mode="r")
+    start = 8 + int.from_bytes(content[:8].tobytes(), "little")
+    header = json.loads(content[8:start].tobytes())
+    tensors = {}
+    for name, about in header.items():
+        if name != "__metadata__":
+            begin, end = (start + offset for offset in about["data_offsets"])
+            flat = content[begin:end].view(DTYPES[about["dtype"]])
+            tensors[name] = flat.reshape(about["shape"])
+    return tensors
+
+
+def png(pixels: np.ndarray) -> bytes:
+    """A uint8 picture (h, w, 3) as a PNG file's content."""
+
+    def chunk(kind: bytes, data: bytes) -> bytes:
+        check = struct.pack(">I", zlib.crc32(kind + data))
+        return struct.pack(">I", len(data)) + kind + data + check
+
+    height, width, _ = pixels.shape
+    header = struct.pack(">IIBBBBB", width, height, 8, 2, 0, 0, 0)
+    # In front of each row the number of its filter: none.
+    rows = np.pad(pixels.reshape(height, 3 * width), ((0, 0), (1, 0)))
+    data = chunk(b"IDAT", zlib.compress(rows.tobytes()))
+    return b"\x89PNG\r\n\x1a\n" + chunk(b"IHDR", header) + data + chunk(b"IEND", b"")
+
+
+def main() -> None:
+    """The command line."""
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("--inputs", type=pathlib.Path, help=".npz or .json")
+    parser.add_argument("--output", type=pathlib.Path, default=pathlib.Path("pictures"))
+    flags = parser.parse_args()
+    given: Mapping[str, Any] = {}
+    if flags.inputs is not None:
+        is_json = flags.inputs.suffix == ".json"
+        given = (
+            json.loads(flags.inputs.read_text()) if is_json else np.load(flags.inputs)
+        )
+    pictures = load(pathlib.Path(__file__).parent)(given)
+    flags.output.mkdir(parents=True, exist_ok=True)
+    np.save(flags.output / "pixels.npy", pictures)
+    for i, pixels in enumerate(pictures):
+        (flags.output / f"{i:06d}.png").write_bytes(png(pixels))
+    sys.stdout.write(f"{len(pictures)} pictures are in {flags.output}\n")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,91 @@
+"""What one call of a sampling stage takes beside parameters."""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+
+from glide_jax import shapes
+
+
+class Caption(NamedTuple):
+    """Tokenised captions: integers and booleans (..., L)."""
+
+    tokens: jax.Array
+    text_mask: jax.Array
+
+
+class StageInputs(NamedTuple):
+    """What one call of a stage takes beside parameters.
+
+    Arrays lead with the batch, but those of `SHARED` serve all images.
+
+    Attributes:
+        keys: (B,) typed keys, one per image: all of its randomness.
+        caption: What to draw: k weighted captions an image, (B, k, L) each.
+        weights: (B, k), non-negative, of the k captions; None: equal.
+        empty: The empty caption or a negative prompt, (1, L), for classifier-free
+            guidance.
+        clip_caption: The captions in the CLIP's tokens, (B, k, L), for CLIP guidance.
+        source_caption: (B, 1, L) what init_image shows, for inversion.
+        low_res: (B, h, w, 3) in [-1, 1], what an upsampler enlarges.
+        init_image: (B, H, W, 3) in [-1, 1], the picture that an edit starts from.
+        inpaint_image: (B, H, W, 3) in [-1, 1], the known picture.
+        inpaint_mask: (B, H, W, 1), 1 = known, 0 = to fill; soft edges between.
+        strength: Share of the timesteps that an edit walks, 0 to 1.
+        guidance_scale: Classifier-free; 1 is off.
+        guidance_first, guidance_last: Timesteps between which it acts, 0 to 999.
+        guidance_rescale: Share of 2305.08891's rescaling; 0 is off.
+        clip_guidance_scale: Of the similarity's gradient; 0 is off.
+        clip_guidance_first, clip_guidance_last: Timesteps between which it acts.
+        threshold_quantile: Of |x_start|, for dynamic thresholding.
+        eta: Share of fresh noise in a DDIM step, 0 to 1; others ignore it.
+        noise_temperature: Factor on the starting noise.
+    """
+
+    keys: shapes.PRNGKeys
+    caption: Caption
+    weights: jax.Array | None = None
+    empty: Caption | None = None
+    clip_caption: Caption | None = None
+    source_caption: Caption | None = None
+    low_res: shapes.Image | None = None
+    init_image: shapes.Image | None = None
+    inpaint_image: shapes.Image | None = None
+    inpaint_mask: shapes.Image | None = None
+    strength: shapes.Scalar = 1.0
+    guidance_scale: shapes.Scalar = 1.0
+    guidance_first: shapes.Scalar = 0.0
+    guidance_last: shapes.Scalar = 999.0
+    guidance_rescale: shapes.Scalar = 0.0
+    clip_guidance_scale: shapes.Scalar = 0.0
+    clip_guidance_first: shapes.Scalar = 0.0
+    clip_guidance_last: shapes.Scalar = 999.0
+    threshold_quantile: shapes.Scalar = 1.0
+    eta: shapes.Scalar = 0.0
+    noise_temperature: shapes.Scalar = 1.0
+
+
+SCALARS = (
+    "strength",
+    "guidance_scale",
+    "guidance_first",
+    "guidance_last",
+    "guidance_rescale",
+    "clip_guidance_scale",
+    "clip_guidance_first",
+    "clip_guidance_last",
+    "threshold_quantile",
+    "eta",
+    "noise_temperature",
+)
+SHARED = ("empty", *SCALARS)
+
+
+def with_array_scalars(inputs: StageInputs) -> StageInputs:
+    """Every scale as a float32 array: an int and a float would be two programs."""
+    return inputs._replace(
+        **{name: jnp.float32(getattr(inputs, name)) for name in SCALARS}
+    )

@@ -1,0 +1,157 @@
+"""A bundle's README: what the model is, what it has seen, and how to draw with it."""
+
+from __future__ import annotations
+
+import glide_jax
+from glide_jax.config import defaults
+from glide_jax.models import build
+
+# Role -> how a command of the package draws with a bundle of it.
+COMMANDS = {
+    "base model": 'glide sample --base=THIS_FOLDER --prompt="..." --output=pictures',
+    "inpainting base model": "glide inpaint --base=THIS_FOLDER --image=photo.png \\\n"
+    '    --mask=hole.png --prompt="..." --output=pictures',
+    "upsampler": "glide sample --base=BASE_BUNDLE --upsampler=THIS_FOLDER \\\n"
+    '    --prompt="..." --output=pictures',
+    "inpainting upsampler": "glide inpaint --base=INPAINTING_BASE_BUNDLE \\\n"
+    "    --upsampler=THIS_FOLDER --image=photo.png --mask=hole.png \\\n"
+    '    --prompt="..." --output=pictures',
+    "noised CLIP": "glide sample --base=BASE_BUNDLE --clip=THIS_FOLDER \\\n"
+    '    --guidance_mode=clip --prompt="..." --output=pictures',
+}
+
+
+def write_card(
+    config: defaults.Config,
+    *,
+    tokenizer: str,
+    step: int,
+    decay: str,
+    dtype: str,
+    losses: dict[str, float],
+    has_grid: bool,
+    has_program: bool,
+) -> str:
+    """The model card, Markdown.
+
+    Args:
+        config: The run that trained the model.
+        tokenizer: Its kind.
+        step: Of the checkpoint that was exported.
+        decay: Of the average that was exported.
+        dtype: Of the stored weights.
+        losses: The newest ones of the run, by name.
+        has_grid: grid.png lies beside the card.
+        has_program: The folder program/ does.
+    """
+    parts = [
+        f"# {config.name}\n\n{_describe(config)}",
+        _table("model", _model_rows(config, tokenizer, dtype)),
+        _table("training", _training_rows(config, step, decay) | _rounded(losses)),
+        f"## How to draw with it\n\n```\n{COMMANDS[role(config)]}\n```\n\n"
+        f"`glide` comes with glide_jax {glide_jax.__version__}, which wrote this.",
+    ]
+    if role(config) != "noised CLIP":
+        parts.append(_table("default of sampling", _sampling_rows(config)))
+    if has_program:
+        parts.append(
+            "Without glide_jax, with jax, flatbuffers and numpy alone: "
+            "`python program/run.py`; program/manifest.json tells how."
+        )
+    if has_grid:
+        parts.append(
+            "## Pictures of the last grid\n\n![grid](grid.png)\n\nAbove, held-out "
+            "pictures; below, what the model drew from their captions."
+        )
+    parts.append(
+        "config.json holds every setting of the run, bundle.json the SHA-256 of every "
+        "file."
+    )
+    return "\n\n".join(parts) + "\n"
+
+
+def role(config: defaults.Config) -> str:
+    """What the model does in the cascade, a key of COMMANDS."""
+    model = config.model
+    if isinstance(model, defaults.NoisedClipConfig):
+        return "noised CLIP"
+    name = "upsampler" if model.low_res_px else "base model"
+    return f"inpainting {name}" if model.inpaint else name
+
+
+def _describe(config: defaults.Config) -> str:
+    model = config.model
+    task = {
+        "base model": "draws {0} px pictures from captions",
+        "inpainting base model": "fills the unknown part of {0} px pictures to fit a "
+        "caption",
+        "upsampler": "enlarges captioned pictures to {0} px",
+        "inpainting upsampler": "enlarges captioned pictures to {0} px, of which a "
+        "part is known",
+        "noised CLIP": "tells how well a caption fits a noised {0} px picture, and so "
+        "guides a base model",
+    }[role(config)].format(model.image_px)
+    return f"The {role(config)} of a GLIDE cascade (arXiv 2112.10741): {task}."
+
+
+def _model_rows(
+    config: defaults.Config, tokenizer: str, dtype: str
+) -> dict[str, object]:
+    model = config.model
+    count = build.parameter_count(build.abstract_params(model))
+    rows: dict[str, object] = {
+        "role": role(config),
+        "resolution": f"{model.image_px} px",
+        "parameters": f"{count:,}",
+        "weights": f"{dtype}; computes in {model.compute_dtype}",
+        "captions": f"{model.text_context} tokens of {tokenizer}",
+        "noise": f"{config.diffusion.schedule}, {config.diffusion.num_timesteps} steps",
+    }
+    if role(config).endswith("upsampler"):
+        rows["enlarges"] = f"{model.low_res_px} px pictures"
+    return rows
+
+
+def _training_rows(config: defaults.Config, step: int, decay: str) -> dict[str, object]:
+    train, optim = config.train, config.optim
+    weights = config.data.weights
+    shares = [
+        f"{weight / sum(weights):.0%} of " if weights[1:] else "" for weight in weights
+    ]
+    return {
+        "data": ", ".join(
+            share + source
+            for share, source in zip(shares, config.data.sources, strict=True)
+        ),
+        "trained": f"{step} steps of {train.global_batch_size} images",
+        "started from": train.init_from or "initialisation",
+        "objective": "contrastive"
+        if role(config) == "noised CLIP"
+        else train.loss_type,
+        "captions dropped": f"{train.caption_drop_prob:.0%}",
+        "learning rate": f"{optim.learning_rate} ({optim.schedule})",
+        "average": decay,
+        "seed": config.seed,
+    }
+
+
+def _sampling_rows(config: defaults.Config) -> dict[str, object]:
+    sample = config.sample
+    rows: dict[str, object] = {
+        "sampler": sample.sampler,
+        "timesteps": sample.respacing or "all",
+        "start noise": sample.noise_temperature,
+    }
+    if role(config).endswith("base model"):
+        rows["guidance scale"] = sample.guidance_scale
+        rows["CLIP guidance scale"] = sample.clip_guidance_scale
+    return rows
+
+
+def _rounded(losses: dict[str, float]) -> dict[str, object]:
+    return {f"last {name}": f"{value:.5f}" for name, value in losses.items()}
+
+
+def _table(title: str, rows: dict[str, object]) -> str:
+    lines = [f"| {title} | |", "|---|---|"]
+    return "\n".join(lines + [f"| {name} | {value} |" for name, value in rows.items()])
