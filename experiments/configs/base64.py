@@ -26,7 +26,7 @@ def tiny(config: ConfigDict) -> None:
     config.data.sources = ("shapes:quickstart",)
     config.data.validation_sources = ("shapes:quickstart",)
     config.data.tokenizer = "sentencepiece:384"
-    config.train.num_steps = 1600
+    config.train.num_steps = 2200
     # Colour and shape are decided where little of the picture is left.
     config.train.timestep_sampling = "power"
     config.train.timestep_power = 2.0
@@ -39,7 +39,7 @@ def tiny(config: ConfigDict) -> None:
     config.ema.decays = (0.995,)
     config.checkpoint.every_steps = 500
     config.log.every_steps = 100
-    config.sample.respacing = "100"
+    config.sample.respacing = "50"
 
 
 def emoji(config: ConfigDict) -> None:

@@ -30,7 +30,7 @@ def tiny(config: ConfigDict) -> None:
     config.train.timestep_sampling = "power"
     config.train.timestep_power = 2.0
     config.train.global_batch_size = 32
-    config.optim.learning_rate = 1e-3
+    config.optim.learning_rate = 5e-4
     config.optim.b2 = 0.99
     config.optim.warmup_steps = 50
     config.optim.schedule = "cosine"
@@ -38,7 +38,7 @@ def tiny(config: ConfigDict) -> None:
     config.ema.decays = (0.99,)
     config.checkpoint.every_steps = 300
     config.log.every_steps = 100
-    config.sample.respacing = "100"
+    config.sample.respacing = "50"
     # This CLIP's logit scale is a sixth of the released one's, so its gradient too.
     config.sample.clip_guidance_scale = 10.0
 

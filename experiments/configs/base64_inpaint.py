@@ -41,7 +41,7 @@ def tiny(config: ConfigDict) -> None:
     config.ema.decays = (0.99,)
     config.checkpoint.every_steps = 300
     config.log.every_steps = 100
-    config.sample.respacing = "100"
+    config.sample.respacing = "50"
 
 
 def emoji(config: ConfigDict) -> None:

@@ -33,6 +33,7 @@ def get_config(size: str = "paper") -> ConfigDict:
 def tiny(config: ConfigDict) -> None:
     """A minute or two on two CPU cores."""
     config.update_from_flattened_dict(presets.SHORT_UPSAMPLING)
+    config.sample.respacing = "25"
     config.data.sources = ("shapes:quickstart",)
     config.data.validation_sources = ("shapes:quickstart",)
     config.data.low_res_corruption = "noise"
