@@ -20,11 +20,13 @@ from collections.abc import Callable
 
 import jax
 import jax.numpy as jnp
-from jaxtyping import Bool, Float
+from jaxtyping import Bool, Float, Int
 
 from glide_jax import shapes
 from glide_jax.diffusion import process
 
+# On the training chain.
+Timestep = shapes.Scalar | Int[shapes.Array, ""]
 # One for all images, or each image's own.
 Scale = shapes.Scalar | Float[shapes.Array, "b 1 1 1"]
 PerExampleBool = Bool[shapes.Array, "b"]
@@ -49,7 +51,7 @@ def classifier_free(
 
 
 def is_active(
-    timesteps: shapes.Timesteps, first: shapes.Scalar, last: shapes.Scalar
+    timesteps: shapes.Timesteps, first: Timestep, last: Timestep
 ) -> PerExampleBool:
     """Where first <= timesteps <= last, on the training chain: guide only there.
 
