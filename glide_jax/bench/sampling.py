@@ -216,7 +216,9 @@ def _make_inputs(
 
 
 def _num_passes(config: defaults.Config, spec: str) -> int:
-    return len(respacing.kept_timesteps(config.diffusion.num_timesteps, spec))
+    diffusion = config.diffusion
+    kept = respacing.kept_timesteps(diffusion.num_timesteps, spec, diffusion.schedule)
+    return len(kept)
 
 
 def _count_by_xla(

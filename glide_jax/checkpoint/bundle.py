@@ -132,7 +132,7 @@ def read_bundle(folder: str | pathlib.Path) -> Bundle:
     folder = pathlib.Path(folder).absolute()
     if not is_bundle(folder):
         raise UserError(
-            f"{folder} is not a bundle (it has no {MARK}); make one with glide export"
+            f"{folder} is not a bundle (it has no {MARK}); {_advice(folder)}"
         )
     try:
         mark = json.loads((folder / MARK).read_bytes())
@@ -151,8 +151,24 @@ def read_bundle(folder: str | pathlib.Path) -> Bundle:
             "export the bundle again"
         )
     _check_digests(folder, digests)
-    params = nest(safetensors.numpy.load_file(folder / PARAMS))
+    try:
+        params = nest(safetensors.numpy.load_file(folder / PARAMS))
+    except safetensors.SafetensorError as error:
+        raise UserError(
+            f"{folder / PARAMS} is no safetensors file ({error}); export it again"
+        ) from error
     return Bundle(params, (folder / CONFIG).read_text(), folder)
+
+
+def _advice(folder: pathlib.Path) -> str:
+    """What to do with a folder that is no bundle."""
+    if is_bundle(folder / "bundle"):
+        return f"{folder / 'bundle'} is one"
+    if (folder / "checkpoints").is_dir():
+        return f"make one with glide export {folder}"
+    if list(folder.glob("clip-*.safetensors")):
+        return "it holds one half of a CLIP: glide convert the other into it"
+    return "make one with glide export or glide convert"
 
 
 def tensor_bytes(params: shapes.Params, dtype: Any) -> bytes:

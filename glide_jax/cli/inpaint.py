@@ -48,7 +48,7 @@ def define_flags(fv: flags.FlagValues) -> None:
 
 def run(fv: flags.FlagValues, args: list[str]) -> int:
     """Repaints the picture for every prompt and writes the results."""
-    from glide_jax.sample import images
+    from glide_jax.sample import images, outpaint
 
     if args:
         raise UserError(f"{args[0]!r} is no flag; prompts are --prompt={args[0]!r}")
@@ -66,17 +66,22 @@ def run(fv: flags.FlagValues, args: list[str]) -> int:
         mask = images.read_mask(fv.mask)
         record["mask"] = sampling.file_record(fv.mask)
     else:
-        margins = [int(number) for number in sampling.read_numbers(fv, "extend")]
+        margins = sampling.read_numbers(fv, "extend")
     with sampling.open_output(fv) as output:
         models = sampling.load_models(fv)
         drawn = len(asked) * (fv.candidates + models.num_stages - 1)
+        if not fv.mask:
+            canvas = outpaint.make_canvas(image[None], outpaint.as_margins(margins))
+            drawn *= len(outpaint.squares(canvas, models.image_px))
         with sampling.progress_bar(drawn) as progress:
             if fv.mask:
                 result = models.inpaint(
                     image, mask, asked, progress=progress, **options
                 )
             else:
-                result = models.outpaint(image, asked, margins, **options)
+                result = models.outpaint(
+                    image, asked, margins, progress=progress, **options
+                )
         columns = sampling.grid_columns(fv.num_images, len(asked))
         sampling.write_result(output, models, asked, columns, result, **record)
     print(f"{len(asked)} pictures and samples.json are in {output}")

@@ -45,6 +45,12 @@ def define_flags(values: flags.FlagValues) -> None:
     text("base", "bundle of the base model, e.g. runs/base/bundle")
     text("upsampler", "bundle of the upsampler; left out: small pictures only")
     text("clip", "bundle of the noised CLIP, for guidance by it and --candidates")
+    choice(
+        "compute_dtype",
+        None,
+        ["float32", "bfloat16", "float16"],
+        "in which the models compute and keep their weights; the bundles'",
+    )
     whole("fsdp", 1, "devices each model is spread over, if one cannot hold it")
     flags.DEFINE_multi_string(
         "prompt", None, "what to draw; may be given again", flag_values=values
@@ -104,10 +110,10 @@ def read_prompts(values: flags.FlagValues) -> list[Prompt]:
     if values.blend is None:
         return prompts
     weights = read_numbers(values, "blend")
-    if len(weights) != len(set(prompts)):
+    if len(weights) != len(prompts) or len(prompts) != len(set(prompts)):
         raise UserError(
-            f"--blend has {len(weights)} weights for {len(set(prompts))} prompts; give "
-            "one for each"
+            f"--blend has {len(weights)} weights for {len(prompts)} prompts; give one "
+            "for each, and no prompt twice"
         )
     return [dict(zip(prompts, weights, strict=True))]
 
@@ -119,12 +125,13 @@ def read_numbers(values: flags.FlagValues, name: str) -> list[float]:
         UserError: Something in it is no number.
     """
     try:
-        return [float(part) for part in values[name].value]
-    except ValueError as error:
+        found = [float(part) for part in values[name].value]
+    except ValueError:
+        found = [math.nan]
+    if not all(map(math.isfinite, found)):
         given = ",".join(values[name].value)
-        raise UserError(
-            f"--{name}={given} is no list of numbers; write e.g. 0.7,0.3"
-        ) from error
+        raise UserError(f"--{name}={given} is no list of numbers; write e.g. 0.7,0.3")
+    return found
 
 
 def open_output(
@@ -146,7 +153,7 @@ def read_options(values: flags.FlagValues) -> dict[str, Any]:
             continue
         options[field.name] = values[field.name].value
         if field.name.endswith("_interval"):
-            options[field.name] = tuple(map(int, read_numbers(values, field.name)))
+            options[field.name] = tuple(read_numbers(values, field.name))
     return options
 
 
@@ -157,7 +164,11 @@ def load_models(values: flags.FlagValues) -> Glide:
     if not values.base:
         raise UserError("--base is missing, e.g. --base=runs/base/bundle")
     return cascade.Glide.load(
-        values.base, values.upsampler, values.clip, fsdp=values.fsdp
+        values.base,
+        values.upsampler,
+        values.clip,
+        fsdp=values.fsdp,
+        compute_dtype=values.compute_dtype,
     )
 
 

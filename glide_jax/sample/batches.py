@@ -24,6 +24,7 @@ Progress = Callable[[int], None]
 
 # Folded into an image's key, so that the two stages draw different noise.
 BASE_STREAM, UPSAMPLER_STREAM = 0, 1
+NUM_STREAMS = 2
 
 
 def image_keys(seed: int, indices: np.ndarray, stream: int) -> shapes.PRNGKeys:

@@ -24,7 +24,6 @@ from glide_jax.sample import (
     compatible,
     known,
     outpaint,
-    prompts,
     rerank,
     restore,
     settings,
@@ -32,9 +31,10 @@ from glide_jax.sample import (
     stage_inputs,
 )
 from glide_jax.sample import images as images_lib
+from glide_jax.sample import prompts as prompts_lib
 from glide_jax.sample import run as run_lib
 
-Prompts = prompts.Prompt | Sequence[prompts.Prompt]
+Prompts = prompts_lib.Prompt | Sequence[prompts_lib.Prompt]
 
 
 class Glide:
@@ -76,6 +76,7 @@ class Glide:
         clip: str | pathlib.Path | None = None,
         *,
         fsdp: int = 1,
+        compute_dtype: str | None = None,
     ) -> Glide:
         """The models in bundles, on every device of this machine.
 
@@ -83,6 +84,8 @@ class Glide:
             base, upsampler, clip: Folders that `glide export` or `glide convert` wrote.
             fsdp: Devices that each model's parameters are spread over, for models that
                 one device cannot hold; batches are spread over all devices anyway.
+            compute_dtype: "float32", "bfloat16" or "float16", in which the models
+                compute and keep their matrices; None: the bundles'.
 
         Raises:
             UserError: A folder that is not a bundle or is damaged; bundles that do not
@@ -94,7 +97,8 @@ class Glide:
         elif fsdp != 1:
             raise errors.UserError(f"fsdp={fsdp}, but there is one device; leave it 1")
         models = [
-            None if folder is None else restore.load_bundle(folder, mesh=mesh)
+            folder
+            and restore.load_bundle(folder, mesh=mesh, compute_dtype=compute_dtype)
             for folder in (base, upsampler, clip)
         ]
         return cls(*models, mesh=mesh)
@@ -151,6 +155,15 @@ class Glide:
         run = self._start(prompts, num_images, options, len(images), fills=True)
         images = run.repeat(images)
         masks = run.repeat(images_lib.as_masks(masks))
+        return self._fill(run, images, masks, progress)
+
+    def _fill(
+        self,
+        run: run_lib.Run,
+        images: np.ndarray,
+        masks: np.ndarray,
+        progress: batches.Progress | None,
+    ) -> run_lib.Pictures:
         masks = known.checked_masks(images, masks, run.count, self.base_px)
         feather_px = run.options.feather_px
 
@@ -204,7 +217,9 @@ class Glide:
         known.check_square(images, run.count)
         source = {}
         if inverts:
-            source = {"source_prompts": self._sources(source_prompts, run.count)}
+            source = {
+                "source_prompts": prompts_lib.as_sources(source_prompts, run.count)
+            }
 
         def conditions(px: int) -> dict[str, Any]:
             picture = images_lib.from_pixels(images_lib.resize(images, px))
@@ -248,7 +263,7 @@ class Glide:
         self,
         images: Any,
         prompts: Prompts,
-        margins: Sequence[int],
+        margins: Sequence[float | int],
         *,
         progress: batches.Progress | None = None,
         **options,
@@ -270,16 +285,13 @@ class Glide:
         """
         images = images_lib.as_pixels(images)
         run = self._start(prompts, 1, options, len(images), fills=True)
-        canvas = outpaint.make_canvas(run.repeat(images), outpaint.Margins(*margins))
+        canvas = outpaint.make_canvas(run.repeat(images), outpaint.as_margins(margins))
         drawn = []
 
         def draw(part: outpaint.Canvas) -> np.ndarray:
             masks = np.broadcast_to(part.known, (run.count, *part.known.shape))
-            drawn.append(
-                self.inpaint(
-                    part.images, masks, run.prompts, progress=progress, **options
-                )
-            )
+            square = self._start(run.prompts, 1, options, fills=True, square=len(drawn))
+            drawn.append(self._fill(square, part.images, masks, progress))
             return drawn[-1].images
 
         outpaint.fill(canvas, self.image_px, draw)
@@ -319,16 +331,6 @@ class Glide:
             num_pictures=num_pictures,
             **kind,
         )
-
-    def _sources(self, asked: Prompts, count: int) -> list[prompts.Prompt]:
-        found = prompts.as_prompts(asked, 1)
-        found = found * count if len(found) == 1 else found
-        if len(found) != count:
-            raise errors.UserError(
-                f"{len(found)} source_prompts for {count} pictures; give one of each, "
-                "or one for all"
-            )
-        return found
 
     def _large(self, conditions) -> dict[str, Any]:
         """Conditions of the upsampler, if there is one."""

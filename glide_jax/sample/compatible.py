@@ -20,12 +20,22 @@ def check_models(
             "and a noised CLIP as --clip"
         )
     if upsampler is not None:
+        if not getattr(upsampler.config.model, "low_res_px", 0):
+            raise errors.UserError(
+                f"{upsampler.folder} is not an upsampler (model.low_res_px=0); give "
+                "the bundle of an upsample256 run"
+            )
         low_res_px = getattr(upsampler.config.model, "low_res_px", 0)
         if low_res_px != size.image_px:
             raise errors.UserError(
                 f"{upsampler.folder} enlarges pictures of {low_res_px} px, but "
                 f"{base.folder} draws {size.image_px} px; give the upsampler that was "
                 "trained for this base model"
+            )
+        if upsampler.tokenizer.digest() != base.tokenizer.digest():
+            raise errors.UserError(
+                f"{upsampler.folder} and {base.folder} have different tokenizers; give "
+                "models that were trained with one"
             )
     if clip is not None:
         _check_clip(base, clip)

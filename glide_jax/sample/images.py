@@ -6,12 +6,12 @@ import importlib.metadata
 import json
 import pathlib
 import platform
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import numpy as np
 from jaxtyping import Float, UInt8
-from PIL import Image, UnidentifiedImageError
+from PIL import Image, ImageOps, UnidentifiedImageError
 
 import glide_jax
 from glide_jax import errors, shapes
@@ -38,20 +38,12 @@ def as_pixels(images: Any) -> np.ndarray:
     """One picture or several, PIL or arrays, as one array (N, H, W, 3).
 
     Arrays keep their dtype and are checked where they are used; PIL pictures become
-    RGB, uint8.
+    RGB, uint8, white where they are transparent.
 
     Raises:
-        UserError: Pictures of several sizes.
+        UserError: No picture, something else, or pictures of several sizes.
     """
-    if isinstance(images, Image.Image):
-        images = [images]
-    if not isinstance(images, np.ndarray):
-        images = [_as_array(one) for one in images]
-        if len({one.shape for one in images}) > 1:
-            sizes = ", ".join(sorted({str(one.shape) for one in images}))
-            raise errors.UserError(f"pictures have shapes {sizes}; give one size")
-        images = np.stack(images)
-    return images[None] if images.ndim == 3 else images
+    return _stacked(images, _rgb, "images", 3)
 
 
 def as_masks(masks: Any) -> np.ndarray:
@@ -59,24 +51,52 @@ def as_masks(masks: Any) -> np.ndarray:
 
     A PIL mask is known where it is lighter than mid grey. (A mask file of a painting
     tool is the other way round: `read_mask` turns it.)
+
+    Raises:
+        UserError: No mask, something else, or masks of several sizes.
     """
-    if isinstance(masks, Image.Image):
-        masks = [masks]
-    if not isinstance(masks, np.ndarray):
-        masks = [
-            np.asarray(one.convert("L")) >= 128
-            if isinstance(one, Image.Image)
-            else np.asarray(one)
-            for one in masks
+    return _stacked(
+        masks, lambda mask: np.asarray(mask.convert("L")) >= 128, "masks", 2
+    )
+
+
+def _stacked(
+    given: Any, convert: Callable[[Image.Image], np.ndarray], name: str, ndim: int
+) -> np.ndarray:
+    if isinstance(given, Image.Image):
+        given = [given]
+    if not isinstance(given, np.ndarray):
+        if not isinstance(given, list | tuple) or not given:
+            raise errors.UserError(
+                f"{name} are {given!r:.60}; give PIL pictures or arrays, at least one"
+            )
+        found = [
+            convert(one) if isinstance(one, Image.Image) else np.asarray(one)
+            for one in given
         ]
-        masks = np.stack(masks)
-    return masks[None] if masks.ndim == 2 else masks
+        if len({one.shape for one in found}) > 1:
+            sizes = ", ".join(sorted({str(one.shape) for one in found}))
+            raise errors.UserError(f"{name} have shapes {sizes}; give one size")
+        given = np.stack(found)
+    given = given[None] if given.ndim == ndim else given
+    if given.ndim != ndim + 1 or not given.size:
+        sides = "(N, H, W, 3) or (H, W, 3)" if ndim == 3 else "(N, H, W) or (H, W)"
+        raise errors.UserError(f"{name} have shape {given.shape}; give {sides}")
+    return given
 
 
-def _as_array(image: Any) -> np.ndarray:
-    if isinstance(image, Image.Image):
-        image = image.convert("RGB")
-    return np.asarray(image)
+def _rgb(picture: Image.Image) -> np.ndarray:
+    """(H, W, 3) uint8, upright, white where it is transparent."""
+    picture = ImageOps.exif_transpose(_eight_bit(picture)).convert("RGBA")
+    white = Image.new("RGBA", picture.size, "white")
+    return np.asarray(Image.alpha_composite(white, picture).convert("RGB"))
+
+
+def _eight_bit(picture: Image.Image) -> Image.Image:
+    """PIL clips 16-bit greys at 255 where it should scale them."""
+    if not picture.mode.startswith("I;16"):
+        return picture
+    return Image.fromarray((np.asarray(picture) / 257).round().astype(np.uint8))
 
 
 def resize(pixels: PixelBatch, image_px: int) -> ResizedBatch:
@@ -119,9 +139,7 @@ def read_image(path: str | pathlib.Path) -> Pixels:
     Raises:
         UserError: No such file, or not a picture.
     """
-    picture = _open(path).convert("RGBA")
-    white = Image.new("RGBA", picture.size, "white")
-    return np.asarray(Image.alpha_composite(white, picture).convert("RGB"))
+    return _rgb(_open(path))
 
 
 def read_mask(path: str | pathlib.Path) -> Mask:
@@ -134,7 +152,7 @@ def read_mask(path: str | pathlib.Path) -> Mask:
     Raises:
         UserError: No such file, or not a picture.
     """
-    picture = _open(path).convert("RGBA")
+    picture = ImageOps.exif_transpose(_eight_bit(_open(path))).convert("RGBA")
     alpha = np.asarray(picture.getchannel("A"))
     if (alpha < 128).any():
         return (alpha >= 128).astype(np.float32)

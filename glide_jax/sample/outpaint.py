@@ -7,12 +7,15 @@ what is drawn goes on from what is there.
 from __future__ import annotations
 
 import dataclasses
+import numbers
 from collections.abc import Callable
 from typing import NamedTuple
 
 import numpy as np
 
 from glide_jax import errors
+
+MAX_MARGIN = 65_536
 
 
 class Margins(NamedTuple):
@@ -29,7 +32,8 @@ class Canvas:
     """Pictures being extended; every one alike.
 
     Attributes:
-        images: uint8 (N, H, W, 3), black where unknown.
+        images: uint8 (N, H, W, 3); where unknown the nearest known pixel, which does
+            not darken what is known when the picture is made smaller.
         known: bool (H, W).
     """
 
@@ -45,8 +49,12 @@ def make_canvas(images: np.ndarray, margins: Margins) -> Canvas:
     """The pictures with unknown margins around them.
 
     Raises:
-        UserError: No margin, or a negative one.
+        UserError: No margin, or a negative one; pictures that are not RGB, uint8.
     """
+    if images.ndim != 4 or images.shape[-1] != 3 or images.dtype != np.uint8:
+        raise errors.UserError(
+            f"images are {images.dtype} {images.shape}; give uint8 (N, H, W, 3)"
+        )
     if min(margins) < 0 or max(margins) < 1:
         raise errors.UserError(
             f"margins {tuple(margins)} extend nothing; give pixels to add at the left, "
@@ -56,9 +64,23 @@ def make_canvas(images: np.ndarray, margins: Margins) -> Canvas:
     size = images.shape[1:3]
     pad = ((top, bottom), (left, right))
     return Canvas(
-        np.pad(images, ((0, 0), *pad, (0, 0))),
+        np.pad(images, ((0, 0), *pad, (0, 0)), mode="edge"),
         np.pad(np.ones(size, bool), pad),
     )
+
+
+def as_margins(margins: object) -> Margins:
+    """Raises UserError unless these are four whole numbers."""
+    is_row = isinstance(margins, tuple | list) and len(margins) == 4
+    if not is_row or not all(
+        isinstance(m, numbers.Real) and 0 <= m <= MAX_MARGIN and m == int(m)
+        for m in margins
+    ):
+        raise errors.UserError(
+            f"margins {margins!r}; give four whole numbers from 0 to {MAX_MARGIN}: "
+            "pixels to add at the left, top, right and bottom"
+        )
+    return Margins(*map(int, margins))
 
 
 def squares(canvas: Canvas, side: int) -> list[tuple[int, int]]:
@@ -101,7 +123,8 @@ def fill(canvas: Canvas, side: int, draw: Draw) -> None:
     """
     for at in squares(canvas, side):
         part = window(canvas, at, side)
-        part.images[:] = draw(part)
+        known = part.known[..., None]
+        part.images[:] = np.where(known, part.images, draw(part))
         part.known[:] = True
 
 

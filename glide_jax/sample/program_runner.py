@@ -72,7 +72,10 @@ def complete(given: Mapping[str, Any], example: Arrays, described: dict) -> Arra
         if (mask in given) != (tokens in given):
             raise ValueError(f"give {tokens} and {mask} together")
     given = {n: np.asarray(v, described[n]["dtype"]) for n, v in given.items()}
-    rows = {len(v) for n, v in given.items() if described[n]["shape"]}
+    for name, value in given.items():
+        if described[name]["shape"] and not value.ndim:
+            given[name] = value[None]  # one number for one picture
+    rows = {len(v) for n, v in given.items() if described[n]["shape"][:1] == ["b"]}
     if len(rows) > 1:
         raise ValueError(
             f"inputs are for {sorted(rows)} pictures; give as many of each"
@@ -120,6 +123,16 @@ def png(pixels: np.ndarray) -> bytes:
     return b"\x89PNG\r\n\x1a\n" + chunk(b"IHDR", header) + data + chunk(b"IEND", b"")
 
 
+def read_inputs(path: pathlib.Path | None) -> dict[str, Any]:
+    """Arrays or lists by name, from a .json or .npz file."""
+    if path is None:
+        return {}
+    given = json.loads(path.read_text()) if path.suffix == ".json" else np.load(path)
+    if not hasattr(given, "keys"):
+        raise ValueError(f"{path} holds no inputs by name; see manifest.json")
+    return dict(given)
+
+
 def main() -> None:
     """The command line."""
     parser = argparse.ArgumentParser(
@@ -128,13 +141,10 @@ def main() -> None:
     parser.add_argument("--inputs", type=pathlib.Path, help=".npz or .json")
     parser.add_argument("--output", type=pathlib.Path, default=pathlib.Path("pictures"))
     flags = parser.parse_args()
-    given: Mapping[str, Any] = {}
-    if flags.inputs is not None:
-        is_json = flags.inputs.suffix == ".json"
-        given = (
-            json.loads(flags.inputs.read_text()) if is_json else np.load(flags.inputs)
-        )
-    pictures = load(pathlib.Path(__file__).parent)(given)
+    try:
+        pictures = load(pathlib.Path(__file__).parent)(read_inputs(flags.inputs))
+    except (AttributeError, OSError, OverflowError, TypeError, ValueError) as error:
+        sys.exit(f"run.py: {error}")
     flags.output.mkdir(parents=True, exist_ok=True)
     np.save(flags.output / "pixels.npy", pictures)
     for i, pixels in enumerate(pictures):

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-import math
+import numbers
 from collections.abc import Mapping, Sequence
 
 import numpy as np
@@ -25,14 +25,36 @@ def as_prompts(prompts: Prompt | Sequence[Prompt], num_images: int) -> list[Prom
     """
     if isinstance(prompts, str | Mapping):
         prompts = [prompts]
+    prompts = list(prompts) if isinstance(prompts, Sequence) else prompts
     if not prompts:
         raise errors.UserError("no prompts given; give at least one")
-    if num_images < 1:
-        raise errors.UserError(f"num_images={num_images}; give at least 1")
-    for prompt in prompts:
+    if not isinstance(num_images, int) or num_images < 1:
+        raise errors.UserError(f"num_images={num_images}; give a whole number from 1")
+    for prompt in prompts if isinstance(prompts, list) else [prompts]:
         if isinstance(prompt, Mapping):
             _check_blend(prompt)
+        elif not isinstance(prompt, str):
+            raise errors.UserError(
+                f"{prompt!r:.60} is no prompt; give a text, {{text: weight}} or a list "
+                "of them"
+            )
     return [prompt for prompt in prompts for _ in range(num_images)]
+
+
+def as_sources(asked: Prompt | Sequence[Prompt], count: int) -> list[Prompt]:
+    """What each of `count` pictures shows: one prompt of each, or one for all.
+
+    Raises:
+        UserError: As `as_prompts`; another number of them.
+    """
+    found = as_prompts(asked, 1)
+    found = found * count if len(found) == 1 else found
+    if len(found) != count:
+        raise errors.UserError(
+            f"{len(found)} source_prompts for {count} pictures; give one of each, or "
+            "one for all"
+        )
+    return found
 
 
 def weights(prompts: Sequence[Prompt]) -> np.ndarray:
@@ -75,7 +97,10 @@ def encode_empty(model: restore.SampleModel, negative_prompt: str) -> Caption:
 def _warn_if_cut(model: restore.SampleModel, text: str, context: int) -> None:
     ids = model.tokenizer.encode(text)
     if len(ids) > context:
-        lost = model.tokenizer.decode(ids[context - 1 :])
+        seen = model.tokenizer.encode_batch([text], context)[0][0].tolist()
+        # The last may be the closing id, moved up.
+        num_seen = context - (seen[-1] != ids[context - 1])
+        lost = model.tokenizer.decode(ids[num_seen:])
         logging.warning(
             "%s reads %d tokens, this prompt has %d; not seen: %r",
             model.folder.name,
@@ -89,8 +114,10 @@ def _check_blend(blend: Mapping[str, float]) -> None:
     if not blend:
         raise errors.UserError("a blend names no prompt; give {prompt: weight, ...}")
     for text, weight in blend.items():
-        if not math.isfinite(weight) or weight <= 0:
+        is_number = isinstance(text, str) and isinstance(weight, numbers.Real)
+        # In float32, as the program sees it.
+        if not is_number or not 1e-6 <= weight <= 1e6:
             raise errors.UserError(
-                f"weight {weight} of {text!r} is not a positive number; leave the "
+                f"weight {weight} of {text!r} is no number from 1e-6 to 1e6; leave the "
                 "prompt out, or put it into negative_prompt"
             )

@@ -14,9 +14,9 @@ import jax.numpy as jnp
 import numpy as np
 from jax.sharding import Mesh
 
-from glide_jax import shapes
+from glide_jax import errors, shapes
 from glide_jax.checkpoint import bundle
-from glide_jax.config import defaults, resolve
+from glide_jax.config import defaults, resolve, validate
 from glide_jax.models import attention, attention_kernels, build
 from glide_jax.parallel import sharding
 from glide_jax.text import tokenizers
@@ -45,6 +45,7 @@ def load_bundle(
     folder: str | pathlib.Path,
     *,
     param_dtype: str | None = None,
+    compute_dtype: str | None = None,
     mesh: Mesh | None = None,
 ) -> SampleModel:
     """The model in a bundle that `glide export` wrote.
@@ -55,6 +56,7 @@ def load_bundle(
             takes half of it; None: the type the model computes in, to which layers
             cast them anyway. Norms, biases, embeddings and the CLIP's temperature are
             float32 always: some are added up before any layer casts them.
+        compute_dtype: In which layers compute, in place of the bundle's.
         mesh: Devices to hold the parameters, large ones spread over its fsdp axis;
             None: the default device.
 
@@ -64,13 +66,19 @@ def load_bundle(
     """
     content = bundle.read_bundle(pathlib.Path(folder))
     config = resolve.from_json(content.config_json)
+    if compute_dtype is not None:
+        config = resolve.override(config, {"model.compute_dtype": compute_dtype})
+    try:
+        validate.validate(config)
+    except errors.UserError as error:
+        raise errors.UserError(f"bundle {content.folder}: {error}") from error
     if isinstance(config.model, defaults.NoisedClipConfig):
         fns = build.make_clip(config.model)
     else:
         fns = build.make_denoiser(config.model, attention=_attention(mesh))
     where = f"bundle {content.folder}"
     params = build.checked_params(content.params, config.model, where)
-    params = _in_memory(params, param_dtype or config.model.compute_dtype)
+    params = in_memory(params, param_dtype or config.model.compute_dtype)
     if mesh is None:
         params = jax.tree.map(jnp.asarray, params)
     else:
@@ -89,7 +97,9 @@ def _attention(mesh: Mesh | None) -> attention.AttentionFn | None:
     return None
 
 
-def _in_memory(params: shapes.Params, param_dtype: str) -> shapes.Params:
+def in_memory(params: shapes.Params, param_dtype: str) -> shapes.Params:
+    """The layers' matrices in a type, all else in float32, as numpy arrays."""
+
     def cast(path: jax.tree_util.KeyPath, leaf: np.ndarray) -> np.ndarray:
         is_matrix = path[-1].key == "kernel"
         return np.asarray(leaf, jnp.dtype(param_dtype if is_matrix else "float32"))

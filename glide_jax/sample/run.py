@@ -58,6 +58,7 @@ class Run:
         num_pictures: int = 1,
         fills: bool = False,
         inverts: bool = False,
+        square: int = 0,
     ):
         """Raises UserError for what `Glide`'s methods refuse.
 
@@ -69,11 +70,14 @@ class Run:
             num_pictures: Given to fill or edit; one prompt serves several.
             fills: Whether known pixels are kept.
             inverts: Whether pictures are inverted.
+            square: Number of the part of one picture, each with noise of its own.
         """
         self._base, self._upsampler, self._clip = models
-        self.prompts = prompts.as_prompts(asked, num_images)
+        self.prompts = prompts.as_prompts(asked, 1)
         if len(self.prompts) == 1:
             self.prompts *= num_pictures
+        self.prompts = prompts.as_prompts(self.prompts, num_images)
+        self._num_images, self._square = num_images, square
         self.options = settings.make_options(options)
         if self.options.candidates > 1 and self._clip is None:
             raise errors.UserError(
@@ -99,10 +103,10 @@ class Run:
         return self.options.first_index + np.arange(count)
 
     def repeat(self, arrays: np.ndarray) -> np.ndarray:
-        """One picture for every prompt; those of several stay."""
+        """One picture for every prompt, or each of several as often as asked for."""
         if len(arrays) == 1:
             return np.repeat(arrays, self.count, axis=0)
-        return arrays
+        return np.repeat(arrays, self._num_images, axis=0)
 
     def base_inputs(
         self, rows: np.ndarray, conditions: dict[str, Any]
@@ -171,6 +175,7 @@ class Run:
             if name == "source_prompts":
                 asked = [value[row] for row in rows]
                 found["source_caption"] = prompts.encode(model, asked)
+                found["source_weights"] = prompts.weights(asked)
             else:
                 found[name] = value if name in stage_inputs.SHARED else value[rows]
         return found
@@ -196,4 +201,5 @@ class Run:
         return static
 
     def _keys(self, indices: np.ndarray, stream: int):
+        stream += batches.NUM_STREAMS * self._square
         return batches.image_keys(self.options.seed, indices, stream)

@@ -4,7 +4,10 @@ from __future__ import annotations
 
 import dataclasses
 import math
+import numbers
 from typing import Any
+
+import numpy as np
 
 from glide_jax import errors
 from glide_jax.config import defaults
@@ -53,10 +56,10 @@ class SampleOptions:
     candidates: int = 1
     guidance_mode: str = "cfg"
     guidance_scale: float | int | None = None
-    guidance_interval: tuple[int, int] = (0, LAST_TIMESTEP)
+    guidance_interval: tuple[float | int, float | int] = (0, LAST_TIMESTEP)
     guidance_rescale: float | int = 0.0
     clip_guidance_scale: float | int | None = None
-    clip_guidance_interval: tuple[int, int] = (0, LAST_TIMESTEP)
+    clip_guidance_interval: tuple[float | int, float | int] = (0, LAST_TIMESTEP)
     negative_prompt: str = ""
     threshold_quantile: float | None = None
     sampler: str | None = None
@@ -82,9 +85,21 @@ class SampleOptions:
             ("feather_px", 0, 1024),
         ):
             _check_number(name, getattr(self, name), least, most)
+            if getattr(self, name) != int(getattr(self, name)):
+                raise errors.UserError(
+                    f"{name}={getattr(self, name)} is not a whole number"
+                )
         _check_number("guidance_rescale", self.guidance_rescale, 0, 1)
         if self.threshold_quantile is not None:
             _check_number("threshold_quantile", self.threshold_quantile, 0.5, 1)
+        for name in ("negative_prompt", "respacing", "upsampler_respacing"):
+            value = getattr(self, name)
+            if value is not None and not isinstance(value, str):
+                raise errors.UserError(f'{name}={value!r} is no text; e.g. "{value}"')
+        if self.match_low_res not in (None, True, False):
+            raise errors.UserError(
+                f"match_low_res={self.match_low_res!r}; give True or False"
+            )
         _check_interval("guidance_interval", self.guidance_interval)
         _check_interval("clip_guidance_interval", self.clip_guidance_interval)
         if self.negative_prompt and "cfg" not in self.guidance_mode:
@@ -132,7 +147,7 @@ def make_options(options: dict[str, Any]) -> SampleOptions:
     return chosen
 
 
-def check_strength(strength: float | int) -> None:
+def check_strength(strength: object) -> None:
     """Raises UserError unless an edit's strength lies in [0, 1]."""
     _check_number("strength", strength, 0, 1)
 
@@ -160,17 +175,28 @@ def _check_choice(name: str, value: str, known: tuple[str, ...]) -> None:
 
 
 def _check_number(
-    name: str, value: float | int, least: float | int, most: float | int
+    name: str, value: object, least: float | int, most: float | int
 ) -> None:
-    if not math.isfinite(value) or not least <= value <= most:
+    if not isinstance(value, numbers.Real) or isinstance(value, bool):
+        raise errors.UserError(f"{name}={value!r} is not a number")
+    # As the program sees it: 1e50 is infinite there.
+    if not np.isfinite(np.float32(value)) or not least <= value <= most:
         rule = f"{least} to {most}"
         if most == math.inf:
             rule = f"a finite number of at least {least}"
         raise errors.UserError(f"{name}={value} is out of range; give {rule}")
 
 
-def _check_interval(name: str, interval: tuple[int, int]) -> None:
-    if len(interval) != 2 or not 0 <= interval[0] <= interval[1] <= LAST_TIMESTEP:
+def _check_interval(name: str, interval: object) -> None:
+    is_pair = isinstance(interval, tuple | list) and len(interval) == 2
+    if not is_pair or not all(isinstance(t, numbers.Real) for t in interval):
+        raise errors.UserError(
+            f"{name}={interval!r}; give two timesteps, (first, last)"
+        )
+    if (
+        any(t != t or t in (math.inf, -math.inf) or t != int(t) for t in interval)
+        or not 0 <= interval[0] <= interval[1] <= LAST_TIMESTEP
+    ):
         raise errors.UserError(
             f"{name}={interval} is no interval of timesteps; give two numbers, the "
             f"smaller first, from 0 to {LAST_TIMESTEP}"

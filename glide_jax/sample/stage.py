@@ -10,6 +10,7 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Callable
 
+import einops
 import jax
 import jax.numpy as jnp
 
@@ -127,8 +128,9 @@ def make_program(
         gradient_fn = None
         if clip_fns is not None:
             gradient_fn = steering.make_gradient(clip_fns, clip_params, inputs)
-        num_steps, x_init = _start(fns, params, inputs, tables, settings, side)
-        pin = _make_pin(inputs, settings)
+        num_steps, x_init = _start(
+            fns, params, inputs, tables, settings, diffusion.num_timesteps, side
+        )
         x_start = samplers.sample_loop(
             denoise,
             tables,
@@ -138,12 +140,11 @@ def make_program(
             eta=inputs.eta,
             num_steps=num_steps,
             gradient_fn=gradient_fn,
-            denoised_fn=_make_denoised(inputs, settings, pin),
+            denoised_fn=_make_denoised(inputs, settings),
             clip_denoised=not settings.is_thresholded,
             after_step=_make_after_step(inputs, settings, tables),
         )
-        # A guidance gradient also moves what is known, after the last projection.
-        return x_start if pin is None else pin(x_start)
+        return _finished(x_start, inputs, settings)
 
     return program
 
@@ -154,6 +155,7 @@ def _start(
     inputs: StageInputs,
     tables: process.DiffusionTables,
     settings: StageSettings,
+    chain_length: int,
     side: int,
 ) -> tuple[jax.Array | None, jax.Array]:
     """How many steps to walk (None: all) and from which x_t."""
@@ -163,19 +165,44 @@ def _start(
     if inputs.init_image is None:
         return None, noise
     image = jnp.asarray(inputs.init_image)
-    num_steps = jnp.round(inputs.strength * tables.num_timesteps).astype(jnp.int32)
+    # A share of the training chain, so that it is the same noise in any respacing.
+    first = inputs.strength * chain_length
+    num_steps = jnp.sum(jnp.asarray(tables.timesteps) < first).astype(jnp.int32)
     if settings.inverts:
         source = inputs._replace(
             caption=inputs.source_caption,
-            weights=None,
-            inpaint_image=None,
-            inpaint_mask=None,
+            weights=inputs.source_weights,
+            low_res=_made_small(image, inputs.low_res),
         )
         denoise = steering.make_denoise(fns, params, source, is_guided=False)
         return num_steps, samplers.invert(denoise, tables, image, num_steps=num_steps)
     t = jnp.full(image.shape[:1], jnp.maximum(num_steps - 1, 0), jnp.int32)
     x_t = process.q_sample(tables, image, t, noise)
     return num_steps, jnp.where(num_steps > 0, x_t, image)
+
+
+def _made_small(
+    image: jax.Array, low_res_like: shapes.Image | None
+) -> jax.Array | None:
+    """The picture that an upsampler would have made `image` from."""
+    if low_res_like is None:
+        return None
+    _, height, width, _ = low_res_like.shape
+    return einops.reduce(image, "b (h f) (w g) c -> b h w c", "mean", h=height, w=width)
+
+
+def _finished(
+    x_start: jax.Array, inputs: StageInputs, settings: StageSettings
+) -> jax.Array:
+    """x_start with what is known put back: guidance gradients move that as well.
+
+    Soft edges were blended in the last step; doing so twice would harden them.
+    """
+    if inputs.inpaint_mask is not None:
+        is_known = jnp.asarray(inputs.inpaint_mask) >= 1
+        inputs = inputs._replace(inpaint_mask=is_known.astype(jnp.float32))
+    pin = _make_pin(inputs, settings)
+    return x_start if pin is None else pin(x_start)
 
 
 def _make_pin(
@@ -199,9 +226,10 @@ def _make_pin(
 
 
 def _make_denoised(
-    inputs: StageInputs, settings: StageSettings, pin: process.DenoisedFn | None
+    inputs: StageInputs, settings: StageSettings
 ) -> process.DenoisedFn | None:
     """What becomes of each x_start before it is clipped."""
+    pin = _make_pin(inputs, settings)
     if settings.inpaint_mode == "implicit":
         # There the known pixels enter after the step alone.
         pin = _make_pin(inputs, dataclasses.replace(settings, inpaint_mode=None))

@@ -29,12 +29,13 @@ class StageInputs(NamedTuple):
         empty: The empty caption or a negative prompt, (1, L), for classifier-free
             guidance.
         clip_caption: The captions in the CLIP's tokens, (B, k, L), for CLIP guidance.
-        source_caption: (B, 1, L) what init_image shows, for inversion.
+        source_caption: (B, k, L) what init_image shows, for inversion.
+        source_weights: As weights, of the source captions.
         low_res: (B, h, w, 3) in [-1, 1], what an upsampler enlarges.
         init_image: (B, H, W, 3) in [-1, 1], the picture that an edit starts from.
         inpaint_image: (B, H, W, 3) in [-1, 1], the known picture.
         inpaint_mask: (B, H, W, 1), 1 = known, 0 = to fill; soft edges between.
-        strength: Share of the timesteps that an edit walks, 0 to 1.
+        strength: Share of the training chain that an edit walks, 0 to 1.
         guidance_scale: Classifier-free; 1 is off.
         guidance_first, guidance_last: Timesteps between which it acts, 0 to 999.
         guidance_rescale: Share of 2305.08891's rescaling; 0 is off.
@@ -51,6 +52,7 @@ class StageInputs(NamedTuple):
     empty: Caption | None = None
     clip_caption: Caption | None = None
     source_caption: Caption | None = None
+    source_weights: jax.Array | None = None
     low_res: shapes.Image | None = None
     init_image: shapes.Image | None = None
     inpaint_image: shapes.Image | None = None

@@ -11,6 +11,7 @@ from PIL import Image
 from glide_jax import errors
 from glide_jax.config import defaults
 from glide_jax.sample import cascade, images, rerank, run, settings
+from glide_jax.text import sentencepiece_model, sentencepiece_training
 
 PROMPTS = ["a big r circle", "a small g circle", "a big b circle"]
 
@@ -224,6 +225,27 @@ def test_a_picture_continued_beyond_its_sides_keeps_what_was_there(inpainter):
     assert wider.settings["margins"] == [4, 0, 16, 0]
 
 
+def test_pictures_are_drawn_as_often_as_asked_for(inpainter):
+    pictures = make_pictures(2, 16)
+    mask = np.zeros((16, 16))
+    mask[:, :8] = 1
+    drawn = inpainter.inpaint(pictures, mask, PROMPTS[:2], num_images=2)
+    assert drawn.images.shape[0] == 4
+    known = drawn.images[:, :, :8]
+    np.testing.assert_array_equal(known, np.repeat(pictures, 2, axis=0)[:, :, :8])
+    both_of_one = inpainter.inpaint(pictures, mask, PROMPTS[0], num_images=2)
+    assert both_of_one.images.shape[0] == 4
+
+
+def test_models_of_different_tokenizers_are_refused(models):
+    other = sentencepiece_model.SentencePieceTokenizer(
+        sentencepiece_training.train_sentencepiece(["a dog", "a cat"], 280)
+    )
+    upsampler = dataclasses.replace(models["upsampler"], tokenizer=other)
+    with pytest.raises(errors.UserError, match="different tokenizers"):
+        cascade.Glide(models["base"], upsampler)
+
+
 def test_a_feathered_mask_keeps_what_lies_beyond_its_edge(inpainter):
     pictures = make_pictures(2, 16)
     masks = np.ones((2, 16, 16))
@@ -249,7 +271,7 @@ def test_models_that_do_not_fit_are_refused_by_name(models):
     for parts, named in (
         ((upsampler,), "bundles/upsampler is not a base model"),
         ((clip,), "bundles/clip is not a base model"),
-        ((base, base), "bundles/base enlarges pictures of 0 px"),
+        ((base, base), "bundles/base is not an upsampler"),
         ((base, change(upsampler, "model", low_res_px=4)), "of 4 px"),
         ((base, None, upsampler), "not a noised CLIP"),
         ((base, None, change(clip, "model", image_px=16)), "looks at 16 px"),
@@ -281,6 +303,7 @@ def test_models_that_do_not_fit_are_refused_by_name(models):
         ({"upsampler_eta": 0.5, "upsampler_sampler": "plms"}, "means nothing"),
         ({"negative_prompt": "x", "guidance_mode": "none"}, "means nothing to"),
         ({"candidates": 0}, "candidates=0"),
+        ({"guidance_scale": 1e50}, "guidance_scale=1e"),
         ({"respacing": "lambda0"}, "lambda0"),
     ],
 )

@@ -240,6 +240,87 @@ def test_a_stronger_edit_leaves_the_picture_further_behind(draw):
     assert distances == sorted(distances)
 
 
+def test_an_edit_reaches_the_same_noise_in_any_respacing(models):
+    base, walked = models["base"], {}
+    picture = np.zeros((2, 8, 8, 3), np.float32)
+    for spec in ("150", "lambda20", "fast27"):
+        seen = walked[spec] = []
+
+        def denoise(params, x_t, timesteps, text, *, seen=seen, **conditions):
+            jax.debug.callback(lambda t: seen.append(int(t)), timesteps[0])
+            return jnp.concatenate([x_t, x_t], axis=-1)
+
+        draw = stage.make_stage(
+            base.config,
+            base.fns._replace(denoise=denoise),
+            stage.StageSettings(guidance_mode="none", sampler="ddim", respacing=spec),
+        )
+        inputs = make_inputs(models, init_image=picture, strength=0.6)
+        jax.block_until_ready(draw(base.params, None, inputs))
+        jax.effects_barrier()
+        tables = respacing.respaced_tables("squaredcos_cap_v2", 1000, spec)
+        kept = np.asarray(tables.timesteps)
+        assert max(seen) == kept[kept < 600].max()
+        assert len(seen) == (kept < 600).sum()
+
+
+@pytest.mark.parametrize("mode", ["masked", "implicit"])
+def test_a_soft_edge_is_blended_once(models, mode):
+    base = models["base"]
+    picture = np.full((2, 8, 8, 3), 0.8, np.float32)
+
+    def denoise(params, x_t, timesteps, text, **conditions):
+        # Whatever it is shown, it says that the picture is black.
+        tables = respacing.respaced_tables("squaredcos_cap_v2", 1000, "4")
+        index = jnp.argmax(jnp.asarray(tables.timesteps) == timesteps[0])
+        scale = jnp.asarray(tables.sqrt_recip_alphas_cumprod)[index]
+        root = jnp.asarray(tables.sqrt_recipm1_alphas_cumprod)[index]
+        eps = (scale * x_t + 1) / root
+        return jnp.concatenate([eps, jnp.zeros_like(eps)], axis=-1)
+
+    mask = np.broadcast_to(np.linspace(0, 1, 8, dtype="f4")[:, None], (2, 8, 8, 1))
+    draw = stage.make_stage(
+        base.config,
+        base.fns._replace(denoise=denoise),
+        stage.StageSettings(guidance_mode="none", respacing="4", inpaint_mode=mode),
+    )
+    inputs = make_inputs(models, inpaint_image=picture, inpaint_mask=np.array(mask))
+    drawn = draw(base.params, None, inputs)
+    blended = np.broadcast_to(mask * 0.8 - (1 - mask), picture.shape)
+    np.testing.assert_allclose(drawn, blended, atol=1e-4)
+
+
+def test_an_inverted_picture_is_enlarged_to_its_edited_small_one(models):
+    upsampler, spec = models["upsampler"], "50"
+    tables = respacing.respaced_tables("squaredcos_cap_v2", 1000, spec)
+
+    def denoise(params, x_t, timesteps, text, *, low_res, **conditions):
+        # The ideal one for pixels spread by 0.3 around the small picture's.
+        index = jnp.argmax(jnp.asarray(tables.timesteps) == timesteps[0])
+        signal = jnp.asarray(tables.alphas_cumprod)[index]
+        mean = low_res.repeat(2, axis=1).repeat(2, axis=2)
+        gain = 0.09 * jnp.sqrt(signal) / (0.09 * signal + 1 - signal)
+        x_start = mean + gain * (x_t - jnp.sqrt(signal) * mean)
+        eps = (x_t - jnp.sqrt(signal) * x_start) / jnp.sqrt(1 - signal)
+        return jnp.concatenate([eps, jnp.zeros_like(eps)], axis=-1)
+
+    draw = stage.make_stage(
+        upsampler.config,
+        upsampler.fns._replace(denoise=denoise),
+        stage.StageSettings(
+            guidance_mode="none", sampler="ddim", respacing=spec, inverts=True
+        ),
+    )
+    inputs = make_inputs(
+        models,
+        init_image=np.full((2, 16, 16, 3), -0.5, np.float32),
+        low_res=np.full((2, 8, 8, 3), 0.5, np.float32),
+        source_caption=prompts.encode(upsampler, PROMPTS),
+    )
+    drawn = np.asarray(draw(upsampler.params, None, inputs))
+    np.testing.assert_allclose(drawn.mean(), 0.5, atol=0.1)
+
+
 @pytest.mark.parametrize("mode", stage.INPAINT_MODES)
 def test_every_way_of_inpainting_keeps_an_all_known_picture(models, mode):
     picture = np.random.default_rng(0).uniform(-1, 1, (2, 8, 8, 3)).astype(np.float32)
