@@ -39,8 +39,6 @@ def tiny(config: ConfigDict) -> None:
     config.checkpoint.every_steps = 300
     config.log.every_steps = 100
     config.sample.respacing = "50"
-    # This CLIP's logit scale is a sixth of the released one's, so its gradient too.
-    config.sample.clip_guidance_scale = 5.0
 
 
 def emoji(config: ConfigDict) -> None:
