@@ -101,7 +101,7 @@ def drawn_large(glide: glide_jax.Glide) -> dict:
     """One small picture enlarged in several ways."""
     small = glide.sample(CAPTION).base_images
     variants = {
-        "ddpm, 50": {},
+        "ddpm, 25": {},
         "free colours": {"match_low_res": False},
         "ddim, 27": {"upsampler_sampler": "ddim", "upsampler_respacing": "fast27"},
         "DPM-Solver++, 10": {
