@@ -17,7 +17,7 @@ from glide_jax.bench import machine, timing, weights
 from glide_jax.config import defaults
 from glide_jax.diffusion import respacing
 from glide_jax.models import attention_kernels, build, flops
-from glide_jax.sample import batches, stage, stage_inputs
+from glide_jax.sample import batches, restore, stage, stage_inputs
 
 
 @dataclasses.dataclass(frozen=True)
@@ -141,7 +141,9 @@ def _measure(
     config: defaults.Config, settings: Settings, guidance_mode: str
 ) -> StageTimes:
     fns = build.make_denoiser(config.model, attention=attention_kernels.attend)
+    # In the types that a loaded bundle has in memory.
     params = weights.random_params(config.model)
+    params = jax.device_put(restore.in_memory(params, config.model.compute_dtype))
     is_guided = guidance_mode == "cfg"
     spec = config.sample.respacing
     if settings.passes is not None:

@@ -100,7 +100,7 @@ def _attention(mesh: Mesh | None) -> attention.AttentionFn | None:
 def in_memory(params: shapes.Params, param_dtype: str) -> shapes.Params:
     """The layers' matrices in a type, all else in float32, as numpy arrays."""
 
-    def cast(path: jax.tree_util.KeyPath, leaf: np.ndarray) -> np.ndarray:
+    def cast(path: jax.tree_util.KeyPath, leaf: shapes.Array) -> np.ndarray:
         is_matrix = path[-1].key == "kernel"
         return np.asarray(leaf, jnp.dtype(param_dtype if is_matrix else "float32"))
 
