@@ -210,7 +210,9 @@ class Glide:
         settings.check_strength(strength)
         inverts = source_prompts is not None
         if inverts:
-            options = {"sampler": "ddim", "upsampler_sampler": "ddim", **options}
+            options = {"sampler": "ddim", **options}
+            if self.upsampler is not None:
+                options = {"upsampler_sampler": "ddim", **options}
         images = images_lib.as_pixels(images)
         run = self._start(prompts, num_images, options, len(images), inverts=inverts)
         images = run.repeat(images)

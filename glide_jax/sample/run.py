@@ -87,7 +87,9 @@ class Run:
         self.base = self.options.base(self._base.config.sample)
         self.base_static = self._static(self._base, self.base, fills, inverts)
         self.upsampler = self.upsampler_static = None
-        if self._upsampler is not None:
+        if self._upsampler is None:
+            self._refuse_upsampling()
+        else:
             self.upsampler = self.options.upsampler(self._upsampler.config.sample)
             self.upsampler_static = self._static(
                 self._upsampler, self.upsampler, fills, inverts
@@ -162,6 +164,15 @@ class Run:
             "base": dataclasses.asdict(self.base),
             "upsampler": self.upsampler and dataclasses.asdict(self.upsampler),
         }
+
+    def _refuse_upsampling(self) -> None:
+        """Raises UserError for an option that only an upsampler could follow."""
+        for name in (*settings.UPSAMPLER_OPTIONS, "match_low_res"):
+            if getattr(self.options, name) is not None:
+                raise errors.UserError(
+                    f"{name}={getattr(self.options, name)!r} is for an upsampler and "
+                    "none was given; give its bundle, or leave the option out"
+                )
 
     def _of_rows(
         self,

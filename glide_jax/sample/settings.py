@@ -15,6 +15,7 @@ from glide_jax.sample import stage
 
 # The largest timestep a network is told: intervals lie on the training chain.
 LAST_TIMESTEP = 999
+UPSAMPLER_OPTIONS = ("upsampler_sampler", "upsampler_respacing", "upsampler_eta")
 
 
 @dataclasses.dataclass(frozen=True)

@@ -162,7 +162,7 @@ def test_bundles_of_the_wrong_kind_are_named(refused, workdir, clip_bundle):
     base = workdir / "bundle"
     ask = "sample", "--prompt=x", "--output=o"
     assert "is not a base model" in refused(*ask, f"--base={clip_bundle}")
-    assert "enlarges pictures of 0 px" in refused(
+    assert "is not an upsampler" in refused(
         *ask, f"--base={base}", f"--upsampler={base}"
     )
     assert "is not a noised CLIP" in refused(

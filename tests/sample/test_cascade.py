@@ -339,6 +339,10 @@ def test_pictures_and_masks_of_the_wrong_size_are_refused(both, inpainter):
 
 def test_enlarging_needs_an_upsampler(models):
     alone = cascade.Glide(models["base"])
+    with pytest.raises(
+        errors.UserError, match="match_low_res=True is for an upsampler"
+    ):
+        alone.sample(PROMPTS, match_low_res=True)
     with pytest.raises(errors.UserError, match="needs an upsampler"):
         alone.upsample(make_pictures(1, 8), PROMPTS[:1])
 
