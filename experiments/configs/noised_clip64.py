@@ -38,11 +38,11 @@ def tiny(config: ConfigDict) -> None:
 
 
 def emoji(config: ConfigDict) -> None:
-    """Ten minutes on two CPU cores."""
+    """Ten minutes on a CPU core."""
     config.data.sources = ("webdataset:runs/emoji/emoji128-train-*.tar",)
     config.data.validation_sources = ("webdataset:runs/emoji/emoji128-val-*.tar",)
     config.data.tokenizer = "sentencepiece:2048"
-    config.train.num_steps = 2000
+    config.train.num_steps = 300
     config.train.global_batch_size = 128
     config.optim.learning_rate = 5e-4
     config.optim.b2 = 0.98

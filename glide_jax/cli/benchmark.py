@@ -20,6 +20,7 @@ from typing import IO, TYPE_CHECKING
 
 from absl import flags
 
+from glide_jax.cli import define
 from glide_jax.errors import UserError
 
 if TYPE_CHECKING:
@@ -41,28 +42,18 @@ def define_flags(values: flags.FlagValues) -> None:
             flag_values=values,
         )
 
-    def whole(name: str, default: int | None, least: int, meaning: str) -> None:
-        flags.DEFINE_integer(
-            name, default, meaning, lower_bound=least, flag_values=values
-        )
-
-    def text(name: str, meaning: str) -> None:
-        flags.DEFINE_string(name, None, meaning, flag_values=values)
-
-    whole("batch", 1, 1, "pictures drawn at once")
-    whole("repeats", MIN_REPEATS, MIN_REPEATS, "timed runs; the row has their median")
-    whole("passes", None, 1, "denoiser passes of each stage, instead of whole pictures")
-    flags.DEFINE_enum(
-        "guidance_mode",
-        "cfg",
-        ["none", "cfg"],
-        "of the base model; cfg doubles its rows",
-        flag_values=values,
-    )
-    text("respacing", "timesteps of the base model, e.g. 150; the configuration's")
-    text("upsampler_respacing", "timesteps of the upsampler, e.g. fast27")
-    text("compute_dtype", "float32, bfloat16 or float16; the configurations'")
-    text("output", "file that the row is added to, e.g. rows.jsonl")
+    add = define.Define(values)
+    add.whole("batch", "pictures drawn at once", 1, least=1)
+    meaning = "timed runs; the row has their median"
+    add.whole("repeats", meaning, MIN_REPEATS, least=MIN_REPEATS)
+    meaning = "denoiser passes of each stage, instead of whole pictures"
+    add.whole("passes", meaning, least=1)
+    meaning = "of the base model; cfg doubles its rows"
+    add.choice("guidance_mode", ["none", "cfg"], meaning, "cfg")
+    add.text("respacing", "timesteps of the base model, e.g. 150; the configuration's")
+    add.text("upsampler_respacing", "timesteps of the upsampler, e.g. fast27")
+    add.text("compute_dtype", "float32, bfloat16 or float16; the configurations'")
+    add.text("output", "file that the row is added to, e.g. rows.jsonl")
 
 
 def run(values: flags.FlagValues, arguments: list[str]) -> int:

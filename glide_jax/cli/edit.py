@@ -14,20 +14,17 @@ from __future__ import annotations
 
 from absl import flags
 
-from glide_jax.cli import sampling
+from glide_jax.cli import define, sampling
 from glide_jax.errors import UserError
 
 
 def define_flags(fv: flags.FlagValues) -> None:
     """The flags of every sampling verb, the picture and how far to leave it."""
     sampling.define_flags(fv)
-    flags.DEFINE_string("image", None, "picture to change, square", flag_values=fv)
-    flags.DEFINE_float(
-        "strength", 0.6, "0 gives the picture back, 1 keeps nothing", flag_values=fv
-    )
-    flags.DEFINE_string(
-        "source_prompt", None, "what the picture shows now", flag_values=fv
-    )
+    add = define.Define(fv)
+    add.text("image", "picture to change, square")
+    add.number("strength", "0 gives the picture back, 1 keeps nothing", 0.6)
+    add.text("source_prompt", "what the picture shows now")
 
 
 def run(fv: flags.FlagValues, args: list[str]) -> int:

@@ -15,6 +15,7 @@ import pathlib
 
 from absl import flags
 
+from glide_jax.cli import define
 from glide_jax.errors import UserError
 
 PROGRAM_FLAGS = ("clip", "guidance_mode", "sampler", "respacing", "prompt")
@@ -22,32 +23,18 @@ PROGRAM_FLAGS = ("clip", "guidance_mode", "sampler", "respacing", "prompt")
 
 def define_flags(values: flags.FlagValues) -> None:
     """--output, --ema, --dtype, --program and what is fixed in the program."""
-
-    def text(name: str, meaning: str) -> None:
-        flags.DEFINE_string(name, None, meaning, flag_values=values)
-
-    def choice(name: str, default: str | None, names: list[str], meaning: str) -> None:
-        flags.DEFINE_enum(name, default, names, meaning, flag_values=values)
-
-    text("output", "the bundle's folder; WORKDIR/bundle")
-    text("ema", "which average, e.g. 0.999; the first one")
-    choice("dtype", "bfloat16", ["bfloat16", "float32"], "of the stored weights")
-    flags.DEFINE_bool(
-        "program",
-        False,
-        "also write the sampler as a serialized program for cpu, cuda and tpu",
-        flag_values=values,
-    )
-    text("clip", "bundle of the noised CLIP, for --guidance_mode=clip or cfg+clip")
-    choice(
-        "guidance_mode",
-        None,
-        ["none", "cfg", "clip", "cfg+clip"],
-        "of the program; cfg for a base model",
-    )
-    text("sampler", "of the program, e.g. ddim; the run's")
-    text("respacing", "timesteps of the program, e.g. 50; the run's")
-    text("prompt", "caption of the program's example")
+    add = define.Define(values)
+    add.text("output", "the bundle's folder; WORKDIR/bundle")
+    add.text("ema", "which average, e.g. 0.999; the first one")
+    add.choice("dtype", ["bfloat16", "float32"], "of the stored weights", "bfloat16")
+    meaning = "also write the sampler as a serialized program for cpu, cuda and tpu"
+    add.switch("program", meaning, False)
+    add.text("clip", "bundle of the noised CLIP, for --guidance_mode=clip or cfg+clip")
+    modes = ["none", "cfg", "clip", "cfg+clip"]
+    add.choice("guidance_mode", modes, "of the program; cfg for a base model")
+    add.text("sampler", "of the program, e.g. ddim; the run's")
+    add.text("respacing", "timesteps of the program, e.g. 50; the run's")
+    add.text("prompt", "caption of the program's example")
 
 
 def run(values: flags.FlagValues, arguments: list[str]) -> int:

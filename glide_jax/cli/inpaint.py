@@ -13,37 +13,26 @@ from __future__ import annotations
 
 from absl import flags
 
-from glide_jax.cli import sampling
+from glide_jax.cli import define, sampling
 from glide_jax.errors import UserError
 
 
 def define_flags(fv: flags.FlagValues) -> None:
     """The flags of every sampling verb and what is to be filled."""
     sampling.define_flags(fv)
-    flags.DEFINE_string("image", None, "picture to repaint", flag_values=fv)
-    flags.DEFINE_string(
-        "mask",
-        None,
-        "white or transparent where to repaint, of the picture's size",
-        flag_values=fv,
-    )
-    flags.DEFINE_list(
-        "extend",
-        None,
-        "instead of --mask: pixels to add at the left, top, right and bottom",
-        flag_values=fv,
-    )
-    flags.DEFINE_enum(
+    add = define.Define(fv)
+    add.text("image", "picture to repaint")
+    add.text("mask", "white or transparent where to repaint, of the picture's size")
+    meaning = "instead of --mask: pixels to add at the left, top, right and bottom"
+    add.numbers("extend", meaning)
+    add.choice(
         "inpaint_mode",
-        "pinned",
         ["pinned", "masked", "implicit"],
         "pinned: the model sees the known part (GLIDE's way); masked: it does not; "
         "implicit: nor is it pinned, but noised anew at each step",
-        flag_values=fv,
+        "pinned",
     )
-    flags.DEFINE_integer(
-        "feather_px", 0, "width of the mask's soft edge, in pixels", flag_values=fv
-    )
+    add.whole("feather_px", "width of the mask's soft edge, in pixels", 0)
 
 
 def run(fv: flags.FlagValues, args: list[str]) -> int:

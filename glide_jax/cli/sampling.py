@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 from absl import flags
 
-from glide_jax.cli import output
+from glide_jax.cli import define, output
 from glide_jax.errors import UserError
 
 if TYPE_CHECKING:
@@ -26,73 +26,60 @@ MAX_GRID = 100
 
 def define_flags(values: flags.FlagValues) -> None:
     """Models, prompts, randomness, guidance, timesteps and output."""
+    add = define.Define(values)
+    _define_pictures(add)
+    _define_guidance(add)
+    _define_steps(add)
 
-    def text(name: str, meaning: str) -> None:
-        flags.DEFINE_string(name, None, meaning, flag_values=values)
 
-    def number(name: str, meaning: str) -> None:
-        flags.DEFINE_float(name, None, meaning, flag_values=values)
-
-    def whole(name: str, default: int, meaning: str) -> None:
-        flags.DEFINE_integer(name, default, meaning, flag_values=values)
-
-    def numbers(name: str, meaning: str) -> None:
-        flags.DEFINE_list(name, None, meaning, flag_values=values)
-
-    def choice(name: str, default: str | None, names: list[str], meaning: str) -> None:
-        flags.DEFINE_enum(name, default, names, meaning, flag_values=values)
-
-    text("base", "bundle of the base model, e.g. runs/base/bundle")
-    text("upsampler", "bundle of the upsampler; left out: small pictures only")
-    text("clip", "bundle of the noised CLIP, for guidance by it and --candidates")
-    choice(
+def _define_pictures(add: define.Define) -> None:
+    add.text("base", "bundle of the base model, e.g. runs/base/bundle")
+    add.text("upsampler", "bundle of the upsampler; left out: small pictures only")
+    add.text("clip", "bundle of the noised CLIP, for guidance by it and --candidates")
+    add.choice(
         "compute_dtype",
-        None,
         ["float32", "bfloat16", "float16"],
         "in which the models compute and keep their weights; the bundles'",
     )
-    whole("fsdp", 1, "devices each model is spread over, if one cannot hold it")
-    flags.DEFINE_multi_string(
-        "prompt", None, "what to draw; may be given again", flag_values=values
-    )
-    text("prompt_file", "instead of --prompt: a UTF-8 file with a prompt a line")
-    text("negative_prompt", "what classifier-free guidance is to steer away from")
-    numbers("blend", "weights of all --prompt in ONE picture, e.g. 0.7,0.3")
-    text("output", "folder for the pictures and samples.json, e.g. out/corgi")
-    whole("num_images", 1, "pictures of each prompt")
-    whole("candidates", 1, "drawn of each picture, of which the CLIP keeps one")
-    whole("seed", 0, "another number gives other pictures")
-    whole(
-        "first_index",
-        0,
-        "index of the first picture: 17 draws picture 17 of that seed alone",
-    )
-    whole("batch_size", 16, "pictures drawn at once; lower it if memory runs out")
-    choice(
+    add.whole("fsdp", "devices each model is spread over, if one cannot hold it", 1)
+    add.texts("prompt", "what to draw; may be given again")
+    add.text("prompt_file", "instead of --prompt: a UTF-8 file with a prompt a line")
+    add.numbers("blend", "weights of all --prompt in ONE picture, e.g. 0.7,0.3")
+    add.text("output", "folder for the pictures and samples.json, e.g. out/corgi")
+    add.whole("num_images", "pictures of each prompt", 1)
+    add.whole("candidates", "drawn of each picture, of which the CLIP keeps one", 1)
+    add.whole("seed", "another number gives other pictures", 0)
+    meaning = "index of the first picture: 17 draws picture 17 of that seed alone"
+    add.whole("first_index", meaning, 0)
+    add.whole("batch_size", "pictures drawn at once; lower it if memory runs out", 16)
+
+
+def _define_guidance(add: define.Define) -> None:
+    add.choice(
         "guidance_mode",
-        "cfg",
         ["none", "cfg", "clip", "cfg+clip"],
         "what steers the base model: nothing, classifier-free, CLIP or both",
+        "cfg",
     )
-    number("guidance_scale", "classifier-free, 1 is off; the bundle's if left out")
-    numbers("guidance_interval", "timesteps between which it acts, e.g. 200,800")
-    number("guidance_rescale", "share of its rescaling, 0 (off) to 1, e.g. 0.7")
-    number("clip_guidance_scale", "CLIP, 0 is off; the bundle's if left out")
-    numbers("clip_guidance_interval", "timesteps between which it acts")
-    number("threshold_quantile", "dynamic thresholding, e.g. 0.995; left out: clip")
+    add.number("guidance_scale", "classifier-free, 1 is off; the bundle's if left out")
+    add.numbers("guidance_interval", "timesteps between which it acts, e.g. 200,800")
+    add.number("guidance_rescale", "share of its rescaling, 0 (off) to 1, e.g. 0.7")
+    add.text("negative_prompt", "what classifier-free guidance is to steer away from")
+    add.number("clip_guidance_scale", "CLIP, 0 is off; the bundle's if left out")
+    add.numbers("clip_guidance_interval", "timesteps between which it acts")
+    add.number("threshold_quantile", "dynamic thresholding, e.g. 0.995; left out: clip")
+
+
+def _define_steps(add: define.Define) -> None:
     samplers = ["ddpm", "ddim", "plms", "dpm_solver_pp"]
-    choice("sampler", None, samplers, "of the base model; the bundle's")
-    text("respacing", "timesteps of the base model, e.g. 150, fast27, lambda20")
-    number("eta", "fresh noise in the base model's ddim steps, 0 to 1, e.g. 0.5")
-    choice("upsampler_sampler", None, samplers, "of the upsampler; the bundle's")
-    text("upsampler_respacing", "timesteps of the upsampler, e.g. fast27")
-    number("upsampler_eta", "fresh noise in the upsampler's ddim steps, 0 to 1")
-    flags.DEFINE_bool(
-        "match_low_res",
-        None,
-        "hold the enlarged picture to the small one's colours; the bundle's",
-        flag_values=values,
-    )
+    add.choice("sampler", samplers, "of the base model; the bundle's")
+    add.text("respacing", "timesteps of the base model, e.g. 150, fast27, lambda20")
+    add.number("eta", "fresh noise in the base model's ddim steps, 0 to 1, e.g. 0.5")
+    add.choice("upsampler_sampler", samplers, "of the upsampler; the bundle's")
+    add.text("upsampler_respacing", "timesteps of the upsampler, e.g. fast27")
+    add.number("upsampler_eta", "fresh noise in the upsampler's ddim steps, 0 to 1")
+    meaning = "hold the enlarged picture to the small one's colours; the bundle's"
+    add.switch("match_low_res", meaning)
 
 
 def read_prompts(values: flags.FlagValues) -> list[Prompt]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import json
 from collections.abc import Sequence
 from typing import Any
 
@@ -79,6 +80,12 @@ class Run:
         self.prompts = prompts.as_prompts(self.prompts, num_images)
         self._num_images, self._square = num_images, square
         self.options = settings.make_options(options)
+        last = self.options.first_index + self.count * self.options.candidates - 1
+        if last >= 2**32:
+            raise errors.UserError(
+                f"first_index={self.options.first_index} leads to picture {last}; keys "
+                "are made of 32 bits: give a smaller one"
+            )
         if self.options.candidates > 1 and self._clip is None:
             raise errors.UserError(
                 f"candidates={self.options.candidates} are compared by a noised CLIP "
@@ -159,11 +166,13 @@ class Run:
 
     def settings(self) -> dict[str, Any]:
         """Options as given, and what they came to for each model, as JSON values."""
-        return {
+        found = {
             **dataclasses.asdict(self.options),
             "base": dataclasses.asdict(self.base),
             "upsampler": self.upsampler and dataclasses.asdict(self.upsampler),
         }
+        # Numbers may have come as numpy's.
+        return json.loads(json.dumps(found, default=float))
 
     def _refuse_upsampling(self) -> None:
         """Raises UserError for an option that only an upsampler could follow."""

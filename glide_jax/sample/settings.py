@@ -103,6 +103,11 @@ class SampleOptions:
             )
         _check_interval("guidance_interval", self.guidance_interval)
         _check_interval("clip_guidance_interval", self.clip_guidance_interval)
+        if self.clip_guidance_scale is not None and "clip" not in self.guidance_mode:
+            raise errors.UserError(
+                f"clip_guidance_scale={self.clip_guidance_scale} means nothing to "
+                f"guidance_mode={self.guidance_mode}; use clip or cfg+clip"
+            )
         if self.negative_prompt and "cfg" not in self.guidance_mode:
             raise errors.UserError(
                 f"negative_prompt={self.negative_prompt!r} means nothing to "

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -62,15 +63,7 @@ def make_train_step(config: Config, objective: objectives.Objective) -> TrainSte
             return state.params, state.ema_params, state.opt_state
 
         params, averages, opt_state = jax.lax.cond(is_finite, apply_update, skip_update)
-        resampler = state.resampler
-        if config.train.timestep_sampling == "loss_second_moment":
-            seen = timestep_sampling.update_loss_second_moment(
-                resampler, aux.t, aux.losses
-            )
-            # One loss that is not a number would make every later draw one.
-            resampler = jax.tree.map(
-                lambda new, old: jnp.where(is_finite, new, old), seen, resampler
-            )
+        resampler = _seen(config, state.resampler, aux, is_finite)
         growth = jnp.where(is_finite, LOSS_SCALE_GROWTH, -1.0) if is_float16 else 0.0
         new_state = TrainState(
             step=state.step + 1,
@@ -92,6 +85,19 @@ def make_train_step(config: Config, objective: objectives.Objective) -> TrainSte
         return new_state, metrics
 
     return train_step
+
+
+def _seen(
+    config: Config, resampler: Any, aux: objectives.Aux, is_finite: jax.Array
+) -> Any:
+    """The resampler's history with this step's losses, where it keeps one."""
+    if config.train.timestep_sampling != "loss_second_moment":
+        return resampler
+    seen = timestep_sampling.update_loss_second_moment(resampler, aux.t, aux.losses)
+    # One loss that is not a number would make every later draw one.
+    return jax.tree.map(
+        lambda new, old: jnp.where(is_finite, new, old), seen, resampler
+    )
 
 
 def jit_train_step(

@@ -303,6 +303,8 @@ def test_models_that_do_not_fit_are_refused_by_name(models):
         ({"upsampler_eta": 0.5, "upsampler_sampler": "plms"}, "means nothing"),
         ({"negative_prompt": "x", "guidance_mode": "none"}, "means nothing to"),
         ({"candidates": 0}, "candidates=0"),
+        ({"first_index": 2**32 - 2}, "first_index=4294967294 leads to picture"),
+        ({"clip_guidance_scale": 2.0}, "means nothing to guidance_mode=cfg"),
         ({"guidance_scale": 1e50}, "guidance_scale=1e"),
         ({"respacing": "lambda0"}, "lambda0"),
     ],
