@@ -79,6 +79,7 @@ def paper(config: ConfigDict) -> None:
     config.train.num_steps = 2_500_000
     config.train.global_batch_size = 2048
     config.optim.learning_rate = 1.2e-4  # inferred: unCLIP's decoder, the same U-Net
-    config.train.remat = True
+    config.train.remat = ("blocks",)
+    config.train.remat_text = "blocks"
     config.mesh.fsdp = 8
     config.checkpoint.every_steps = 1000

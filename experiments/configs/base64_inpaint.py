@@ -75,6 +75,7 @@ def paper(config: ConfigDict) -> None:
     config.train.num_steps = 500_000  # ours
     config.train.global_batch_size = 2048
     config.optim.learning_rate = 1.2e-4  # inferred: as the first phase
-    config.train.remat = True
+    config.train.remat = ("blocks",)
+    config.train.remat_text = "blocks"
     config.mesh.fsdp = 8
     config.checkpoint.every_steps = 1000

@@ -122,16 +122,24 @@ class TrainConfig:
     timestep_power: float = 0.0
     # A workdir or a bundle whose weights this phase starts from; "": none
     init_from: str = ""
-    # Recompute each U-Net block in the backward pass: activations of one block at a
-    # time, for a third more work (ours)
-    remat: bool = False
+    # Parts of a batch that go through the network one after another; the gradient is
+    # that of the whole batch (ours)
+    microbatches: int = 1
+    # What the backward pass computes again instead of keeping it, see models/remat.py:
+    # none, dots, blocks, full or offload; one name, or one for each level of the U-Net
+    # from the finest. Of a noised CLIP: its image tower (ours)
+    remat: tuple[str, ...] = ("none",)
+    remat_text: str = "none"  # the same, of the text transformer's layers (ours)
     init_log2_loss_scale: float = 20.0  # float16 only (published in ADM's code)
+    # float16 only: a gradient that overflows even at this scale ends the run (ours)
+    min_log2_loss_scale: float = 0.0
 
 
 @dataclass(frozen=True)
 class OptimConfig:
-    """AdamW and its learning rate; GLIDE states none of these (inferred: ADM)."""
+    """The optimizer and its learning rate; GLIDE states none of these (inferred: ADM)."""
 
+    name: str = "adamw"  # adamw, adafactor or lion
     learning_rate: float = 1e-4  # peak
     warmup_steps: int = 0  # linear from 0
     schedule: str = "constant"  # after warm-up: constant, cosine or linear to 0
@@ -140,6 +148,11 @@ class OptimConfig:
     eps: float = 1e-8
     weight_decay: float = 0.0  # on kernels and tables, not biases and norm gains
     grad_clip_norm: float = 0.0  # global norm; 0: off
+    # float32 or bfloat16: of the first moment (Lion's only one, Adafactor has none)
+    moments_dtype: str = "float32"
+    # Keep moments in the host's memory between updates: slower, 8 bytes a parameter
+    # less on the device
+    moments_on_host: bool = False
 
 
 @dataclass(frozen=True)
@@ -150,13 +163,17 @@ class EmaConfig:
     # decay at step k is min(decay, (1 + k) / (10 + k)), so that a short run's
     # average forgets its initialisation (ours)
     warmup: bool = True
+    every_steps: int = 1  # updates between two looks at the parameters (ours)
+    on_host: bool = False  # keep averages in the host's memory between updates
 
 
 @dataclass(frozen=True)
 class MeshConfig:
     """Devices as axes; one of the sizes may be -1: what is left.
 
-    Nothing is cut over tensor yet, so its two sizes have to be 1.
+    data: copies of the model, each with its part of the batch. fsdp: the same, but the
+    copies share their memory. tensor: parts of each attention head's and perceptron's
+    work.
 
     The *_dcn parts span slices over the data-centre network, the others the chips
     of one slice.
@@ -169,6 +186,9 @@ class MeshConfig:
     fsdp_dcn: int = 1
     tensor_dcn: int = 1
     min_shard_mb: float = 1.0  # smaller tensors stay whole on every device
+    # Before the rules of the model's family, see parallel/rules.py: "REGEX=AXES" with
+    # an axis or - for each dimension, e.g. "mlp_in/kernel=-,fsdp,tensor"
+    rules: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -189,6 +209,7 @@ class LogConfig:
     validation_examples: int = 256
     grid_every_steps: int = 0  # fixed-seed sample grid from the EMA; 0: never
     grid_images: int = 8
+    wandb_project: str = ""  # also log to this project of Weights & Biases; "": do not
 
 
 @dataclass(frozen=True)

@@ -64,7 +64,7 @@ def _make_denoising(
     config: Config, pad_id: int, is_training: bool, constrain: Any
 ) -> Objective:
     fns = build.make_denoiser(
-        config.model, constrain=constrain, remat=config.train.remat
+        config.model, constrain=constrain, remat=config.train.remat != ("none",)
     )
     tables = _tables(config)
     draw_t = _make_timestep_draw(config, is_training)

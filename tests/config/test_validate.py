@@ -95,7 +95,7 @@ def test_a_broken_rule_names_its_setting(changes, message):
         ({"train.caption_drop_prob": 0.2}, "use 0 with model.family=noised_clip"),
         ({"train.timestep_sampling": "loss_second_moment"}, "uniform or power"),
         ({"train.loss_type": "mse"}, "leave it at 'hybrid'"),
-        ({"train.remat": True}, "leave it at False"),
+        ({"train.remat": ("blocks",)}, "leave it at ('none',)"),
         ({"train.low_pass_factors": (4,)}, "train.low_pass_factors"),
         ({"diffusion.num_timesteps": 1001}, "use 1000 or less"),
     ],
