@@ -39,7 +39,7 @@ class Profiler(contextlib.AbstractContextManager):
     def __init__(self, folder: pathlib.Path, steps: range) -> None:
         self._folder = folder
         self._steps = steps if jax.process_index() == 0 else range(0)
-        self._is_tracing = False
+        self._is_tracing = self._has_traced = False
 
     def step(self, step: int, state: Any) -> jax.profiler.StepTraceAnnotation:
         """A context that marks one step in the trace; `state` is what it begins from.
@@ -54,11 +54,12 @@ class Profiler(contextlib.AbstractContextManager):
     def __exit__(self, *exception: object) -> None:
         if self._is_tracing:
             self._switch()
-        elif self._steps and not self._folder.exists():
+        elif self._steps and not self._has_traced:
             logging.warning("--profile_steps: none of %s was made", self._named())
 
     def _switch(self) -> None:
         self._is_tracing = not self._is_tracing
+        self._has_traced = True
         if self._is_tracing:
             jax.profiler.start_trace(self._folder)
         else:
