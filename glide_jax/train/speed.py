@@ -66,7 +66,7 @@ class Meter:
 
     def row(
         self, step: int, lap: Mapping[str, float], steps: int, elapsed: float
-    ) -> dict[str, float]:
+    ) -> dict[str, float | int]:
         """What a row says of the `steps` steps of this lap, the last of them `step`.
 
         Args:
@@ -95,7 +95,7 @@ class Meter:
         return {f"speed/{name}": value for name, value in found.items()} | memory()
 
 
-def host_skew(parts: Mapping[str, float]) -> dict[str, float]:
+def host_skew(parts: Mapping[str, float]) -> dict[str, float | int]:
     """Slowest and fastest host of several; nothing where there is one.
 
     In a synchronous step every host takes as long as the slowest, because the others
@@ -117,7 +117,7 @@ def host_skew(parts: Mapping[str, float]) -> dict[str, float]:
     }
 
 
-def memory() -> dict[str, float]:
+def memory() -> dict[str, int]:
     """High-water marks of this process in bytes: its fullest device, and the host's.
 
     A platform that keeps no account (the CPU) has no mark of the device.
@@ -137,7 +137,7 @@ def host_peak_bytes() -> int:
     return peak if sys.platform == "darwin" else peak * 1024  # Linux counts KiB
 
 
-def line(step: int, row: Mapping[str, float]) -> str:
+def line(step: int, row: Mapping[str, float | int]) -> str:
     """One line of a log row for people and grep."""
     parts = [
         f"{row['speed/step_seconds']:.3g} s",

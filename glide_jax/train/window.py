@@ -47,7 +47,7 @@ class Window:
         if len(self._pending) > 1:
             self._read(self._pending.popleft())
 
-    def row(self, step: int) -> dict[str, float]:
+    def row(self, step: int) -> dict[str, float | int]:
         """Means over the steps since the last row, `step` the last, and their speed."""
         self._drain()
         means = {
