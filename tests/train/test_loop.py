@@ -252,6 +252,6 @@ def test_weights_and_biases_is_refused_at_once_where_it_is_not_installed(
     make_config, tmp_path, monkeypatch
 ):
     monkeypatch.setitem(sys.modules, "wandb", None)
-    with pytest.raises(UserError, match=r"log.wandb_project='x' needs .* \[wandb\]"):
+    with pytest.raises(UserError, match=r"log.wandb_project='x' needs .*\[wandb\]"):
         loop.train(make_config(CLIP, {"log.wandb_project": "x"}), tmp_path / "run")
     assert not (tmp_path / "run").exists()
