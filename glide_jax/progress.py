@@ -16,7 +16,7 @@ class ProgressBar:
     """A bar on a terminal; elsewhere one line each LOG_EVERY_SECS, so logs stay short.
 
     A context manager. `initial` is where a resumed loop starts: the rate counts only
-    what was done since.
+    what was done since. One that is not `enabled` stays silent.
     """
 
     def __init__(
@@ -25,6 +25,7 @@ class ProgressBar:
         description: str,
         *,
         initial: int = 0,
+        enabled: bool = True,
         stream: TextIO | io.TextIOBase | None = None,
     ) -> None:
         self._stream = sys.stderr if stream is None else stream
@@ -34,6 +35,7 @@ class ProgressBar:
             total=total,
             desc=description,
             initial=initial,
+            disable=not enabled,
             file=self._stream if self._is_terminal else _Nowhere(),
             dynamic_ncols=self._is_terminal,
         )
@@ -52,7 +54,9 @@ class ProgressBar:
         """Counts n more."""
         self._bar.update(n)
         now = time.monotonic()
-        if not self._is_terminal and now - self._last_line_secs >= LOG_EVERY_SECS:
+        if self._bar.disable or self._is_terminal:
+            return
+        if now - self._last_line_secs >= LOG_EVERY_SECS:
             self._last_line_secs = now
             self._write_line()
 

@@ -7,6 +7,8 @@
 
 from __future__ import annotations
 
+import logging
+import os
 import pathlib
 
 from absl import flags
@@ -49,6 +51,7 @@ def run(values: flags.FlagValues, arguments: list[str]) -> int:
     """Trains, and draws grids of the first average as it goes."""
     from glide_jax.cli import dry_run, grid_hook
     from glide_jax.config import resolve
+    from glide_jax.parallel import distributed
     from glide_jax.train import loop
 
     if arguments:
@@ -73,4 +76,16 @@ def run(values: flags.FlagValues, arguments: list[str]) -> int:
     if not values.workdir:
         raise UserError("--workdir is missing, e.g. --workdir=runs/base")
     workdir = pathlib.Path(values.workdir)
-    return loop.train(config, workdir, make_grid_hook=grid_hook.make)
+    with distributed.Together(config):
+        _quiet_others(distributed.process_id())
+        return loop.train(config, workdir, make_grid_hook=grid_hook.make)
+
+
+def _quiet_others(process_id: int) -> None:
+    """Of many processes the first tells how it goes, the others what is wrong."""
+    if process_id > 0:
+        root = logging.getLogger()
+        if "GLIDE_JAX_LOG" not in os.environ:
+            root.setLevel(logging.WARNING)
+        for handler in root.handlers:
+            handler.setFormatter(logging.Formatter(f"[{process_id}] %(message)s"))

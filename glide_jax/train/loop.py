@@ -18,7 +18,7 @@ from glide_jax import lifecycle, metrics, progress, shapes
 from glide_jax.config import resolve
 from glide_jax.config.defaults import Config
 from glide_jax.errors import UserError
-from glide_jax.parallel import sharding
+from glide_jax.parallel import distributed, sharding
 from glide_jax.train import setup
 from glide_jax.train import state as states
 
@@ -39,7 +39,8 @@ def train(
 ) -> lifecycle.ExitCode:
     """Trains to train.num_steps; returns OK, or PREEMPTED after a signal.
 
-    Called again on the same folder it goes on from the newest checkpoint.
+    Called again on the same folder it goes on from the newest checkpoint. Of several
+    processes all call it and go the same way; process 0 alone writes what is no state.
 
     Raises:
       UserError: a start that is refused (see `setup.prepare`), too much data that
@@ -51,14 +52,17 @@ def train(
         run.checkpoints.close()
         logging.info("already trained to step %d", first)
         return lifecycle.ExitCode.OK
-    writer = metrics.MetricsWriter(workdir, enabled=jax.process_index() == 0)
+    is_first_process = jax.process_index() == 0
+    writer = metrics.MetricsWriter(workdir, enabled=is_first_process)
     # A fresh start writes its row of step 0 itself.
     writer.truncate_after(first or -1)
     draw_grid = make_grid_hook(run) if make_grid_hook else None
     window = Window(config.train.global_batch_size)
     with (
-        lifecycle.StopRequest() as stop,
-        progress.ProgressBar(last, config.name, initial=first) as bar,
+        lifecycle.StopRequest(is_shared=distributed.is_joined()) as stop,
+        progress.ProgressBar(
+            last, config.name, initial=first, enabled=is_first_process
+        ) as bar,
         contextlib.closing(run.checkpoints),
         contextlib.closing(writer),
     ):
@@ -76,7 +80,7 @@ def train(
             bar.update()
             # Everything below is due at its own interval, and all of it at the end.
             is_last = step == last
-            is_stopping = stop.requested and not is_last
+            is_stopping = distributed.stop_agreed(step, stop.requested) and not is_last
             row = {}
             if is_last or step == 1 or is_due(step, config.log.every_steps):
                 row |= window.means()
@@ -183,8 +187,10 @@ def save_grid(
     writer: metrics.MetricsWriter,
     step: int,
 ) -> None:
-    """Draws the fixed-seed grid of the first average."""
+    """Draws the fixed-seed grid of the first average; all processes draw it."""
     picture = draw_grid(state.ema_params[str(run.config.ema.decays[0])])
+    if jax.process_index() != 0:
+        return
     writer.image(step, "grid", picture)
     folder = run.workdir / "grids"
     folder.mkdir(exist_ok=True)
