@@ -45,7 +45,7 @@ def test_each_process_knows_its_place_and_its_devices(tmp_path):
         ("42 42 42", 42),
         ("0 2 0", 2),
         ("0 137 2", 2),  # lost because of the mistake, whoever ends first
-        ("134 42 0", 42),
+        ("42 2 42", 2),
         ("0 0 139", 139),
     ],
 )

@@ -7,7 +7,7 @@ The first row that is set decides; with none of them a process trains alone.
 | us, launch/local.sh | GLIDE_JAX_NUM_PROCESSES, GLIDE_JAX_PROCESS_ID | GLIDE_JAX_COORDINATOR=host:port |
 | a person on a TPU VM | GLIDE_JAX_COORDINATOR=auto | JAX asks the cloud, for the rest too |
 | srun | SLURM_STEP_NUM_TASKS above 1, SLURM_PROCID | GLIDE_JAX_COORDINATOR, else the first of SLURM_STEP_NODELIST |
-| Cloud TPU on GKE | several TPU_WORKER_HOSTNAMES, or MEGASCALE_NUM_SLICES above 1 | JAX finds it, and the rest |
+| Cloud TPU on GKE | several TPU_WORKER_HOSTNAMES, or MEGASCALE_NUM_SLICES above 1; TPU_WORKER_ID, MEGASCALE_SLICE_ID | the first worker, or MEGASCALE_COORDINATOR_ADDRESS |
 | JobSet, as xpk writes it for GPUs | NNODES above 1, NODE_RANK | JAX_COORDINATOR_ADDRESS and JAX_COORDINATOR_PORT |
 
 GLIDE_JAX_HOSTS=a,b,... may name the hosts in the order of their processes where nothing
@@ -28,6 +28,7 @@ from glide_jax.errors import UserError
 
 DEFAULT_TIMEOUT_SECS = 300  # as long as JAX itself waits
 DEFAULT_JOBSET_PORT = "6002"  # xpk's
+TPU_PORT = 8476  # where JAX meets on TPUs
 _DYNAMIC_PORTS = range(61440, 65536)
 
 
@@ -123,8 +124,16 @@ def _tpu(environment: Mapping[str, str]) -> Cluster | None:
     slices = _number(environment, "MEGASCALE_NUM_SLICES", 1)
     if len(workers) < 2 and slices < 2:
         return None
+    first = environment.get("MEGASCALE_COORDINATOR_ADDRESS") or workers[0]
+    before = _number(environment, "MEGASCALE_SLICE_ID", 0) * len(workers)
+    cluster = _made(
+        f"{first.partition(':')[0]}:{TPU_PORT}",
+        slices * len(workers),
+        before + _number(environment, "TPU_WORKER_ID"),
+        "TPU_WORKER_HOSTNAMES",
+    )
     # Of several slices, each names its own workers only.
-    return Cluster(None, hosts=workers if slices < 2 else ())
+    return cluster._replace(hosts=workers if slices < 2 else ())
 
 
 def _jobset(environment: Mapping[str, str]) -> Cluster | None:

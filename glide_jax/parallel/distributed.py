@@ -33,6 +33,7 @@ from glide_jax.config import resolve
 from glide_jax.config.defaults import Config
 from glide_jax.errors import UserError
 from glide_jax.parallel import cluster as clusters
+from glide_jax.parallel import rendezvous
 
 # How often a process looks whether another one has failed.
 POLL_SECS = 1.0
@@ -168,7 +169,25 @@ def stop_agreed(step: int, is_requested: bool) -> bool:
 
 
 def _connect(cluster: clusters.Cluster) -> None:
-    pass
+    arguments: dict[str, Any] = {"initialization_timeout": cluster.timeout_secs}
+    if cluster.coordinator is not None:
+        rendezvous.meet(cluster)
+        arguments |= {
+            "coordinator_address": cluster.coordinator,
+            "num_processes": cluster.num_processes,
+            "process_id": cluster.process_id,
+            "local_device_ids": cluster.local_devices,
+            # Else JAX takes one device a process wherever it sees Slurm.
+            "cluster_detection_method": "deactivate",
+        }
+    try:
+        jax.distributed.initialize(**arguments)
+    except jax.errors.JaxRuntimeError as error:
+        reason = str(error).partition("\n")[0]
+        raise UserError(
+            f"the processes did not come together within {cluster.timeout_secs} s "
+            f"({reason}); see whether all were started and reach each other"
+        ) from error
 
 
 def check_facts(config: Config) -> None:

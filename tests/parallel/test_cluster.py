@@ -22,6 +22,12 @@ SLURM = {
 }
 GPUS = {**SLURM, "SLURM_STEP_NUM_TASKS": "8", "SLURM_STEP_NODELIST": "n[1-2]"}
 GKE = {"TPU_WORKER_HOSTNAMES": "w0,w1,w2,w3", "TPU_WORKER_ID": "2"}
+SLICES = {
+    **GKE,
+    "MEGASCALE_NUM_SLICES": "2",
+    "MEGASCALE_SLICE_ID": "1",
+    "MEGASCALE_COORDINATOR_ADDRESS": "run-0-0:8080",
+}
 JOBSET = {
     "JAX_COORDINATOR_ADDRESS": "run-slice-0-0.run",
     "JAX_COORDINATOR_PORT": "6002",
@@ -59,8 +65,8 @@ def test_a_process_with_no_others_trains_alone(environment):
             {**SLURM, "GLIDE_JAX_COORDINATOR": "10.0.0.9:99"},
             Cluster("10.0.0.9:99", 3, 2, ("gpu09", "gpu10", "big")),
         ),
-        (GKE, Cluster(None, hosts=("w0", "w1", "w2", "w3"))),
-        ({"TPU_WORKER_HOSTNAMES": "w0", "MEGASCALE_NUM_SLICES": "2"}, Cluster(None)),
+        (GKE, Cluster("w0:8476", 4, 2, ("w0", "w1", "w2", "w3"))),
+        (SLICES, Cluster("run-0-0:8476", 8, 6)),
         (JOBSET, Cluster("run-slice-0-0.run:6002", 2, 0)),
     ],
 )
