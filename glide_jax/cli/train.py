@@ -3,6 +3,10 @@
     glide train --config=experiments/configs/base64.py:tiny --workdir=runs/base
     glide train --config=experiments/configs/base64_cfg.py:tiny --workdir=runs/cfg \\
         --config.train.init_from=runs/base --config.optim.learning_rate=3e-4
+
+Started on every host of a cluster it trains as one run: under srun and on Cloud TPUs by
+itself, elsewhere by GLIDE_JAX_COORDINATOR=host:port, GLIDE_JAX_NUM_PROCESSES and
+GLIDE_JAX_PROCESS_ID. launch/local.sh starts several processes on one machine.
 """
 
 from __future__ import annotations

@@ -122,7 +122,7 @@ def _slurm(environment: Mapping[str, str]) -> Cluster | None:
 def _tpu(environment: Mapping[str, str]) -> Cluster | None:
     workers = _names(environment.get("TPU_WORKER_HOSTNAMES", ""))
     slices = _number(environment, "MEGASCALE_NUM_SLICES", 1)
-    if len(workers) < 2 and slices < 2:
+    if not workers or (len(workers) < 2 and slices < 2):
         return None
     first = environment.get("MEGASCALE_COORDINATOR_ADDRESS") or workers[0]
     before = _number(environment, "MEGASCALE_SLICE_ID", 0) * len(workers)
