@@ -129,7 +129,7 @@ def test_a_batch_that_does_not_divide_over_the_devices_is_refused(experiment, tm
     """)
     assert output.count("\n") == 1
     assert output.startswith("2 ")
-    assert "global_batch_size=12 is not divisible by 8 devices" in output
+    assert "global_batch_size=12 is not divisible by 8 (mesh data=4, fsdp=2)" in output
     assert "data=4, fsdp=2" in output
     assert "use 8 or 16" in output
     assert not (tmp_path / "run").exists()
