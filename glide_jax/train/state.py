@@ -61,7 +61,7 @@ def make_state(
         history = timestep_sampling.init_loss_second_moment(
             config.diffusion.num_timesteps
         )
-    return TrainState(
+    state = TrainState(
         step=jnp.zeros((), jnp.int32),
         updates=jnp.zeros((), jnp.int32),
         log2_loss_scale=jnp.float32(
@@ -76,6 +76,9 @@ def make_state(
         opt_state=optimizer.init(params),
         resampler=history,
     )
+    # Initializers leave weakly typed zeros and ones. A step returns none, and would be
+    # compiled a second time for the state that it returned.
+    return jax.tree.map(lambda leaf: leaf.astype(leaf.dtype), state)
 
 
 def to_items(state: TrainState) -> dict[str, Any]:
