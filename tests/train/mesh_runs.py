@@ -14,6 +14,7 @@ import jax
 import numpy as np
 
 from glide_jax.config import defaults, resolve
+from glide_jax.data import pipeline
 from glide_jax.parallel import mesh as meshes
 from glide_jax.parallel import sharding
 from glide_jax.train import abstract, optimizer, randomness, step
@@ -140,11 +141,19 @@ def run(config: defaults.Config, mesh, steps: int = STEPS) -> Outcome:
     train_step, state = start(config, mesh)
     losses = []
     for k in range(steps):
-        batch = sharding.to_global(make_batch(config, k), mesh)
+        batch = sharding.to_global(own_rows(make_batch(config, k), mesh), mesh)
         state, metrics = train_step(state, batch)
         losses.append(float(metrics["loss"][0] / metrics["loss"][1]))
     assert int(state.updates) == steps
-    return Outcome(losses, flat(state.params), jax.block_until_ready(state))
+    # Gathered, for a process sees its own part only.
+    whole = jax.jit(lambda tree: tree, out_shardings=sharding.replicated(mesh))
+    return Outcome(losses, flat(whole(state.params)), jax.block_until_ready(state))
+
+
+def own_rows(batch: dict[str, np.ndarray], mesh) -> dict[str, np.ndarray]:
+    """The rows that this process makes of a batch."""
+    rows = pipeline.rows_of(ROWS, *meshes.batch_slice(mesh))
+    return {name: value[rows.start : rows.stop] for name, value in batch.items()}
 
 
 def flat(tree: Any) -> dict[str, np.ndarray]:
