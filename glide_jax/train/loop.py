@@ -88,7 +88,7 @@ def train(
                 window.part("compile" if step == first + 1 else "dispatch"),
             ):
                 batch = sharding.to_global(batch, run.mesh)
-                state, step_metrics = run.train_step(state, batch)
+                state, step_metrics, _ = run.train_step(state, batch)
             window.add(step_metrics)
             bar.update()
             # Everything below is due at its own interval, and all of it at the end.

@@ -142,7 +142,7 @@ def run(config: defaults.Config, mesh, steps: int = STEPS) -> Outcome:
     losses = []
     for k in range(steps):
         batch = sharding.to_global(own_rows(make_batch(config, k), mesh), mesh)
-        state, metrics = train_step(state, batch)
+        state, metrics, _ = train_step(state, batch)
         losses.append(float(metrics["loss"][0] / metrics["loss"][1]))
     assert int(state.updates) == steps
     # Gathered, for a process sees its own part only.
