@@ -27,6 +27,7 @@ VERBS = {
     "inpaint": "repaint a part of a picture, or continue it beyond its sides",
     "edit": "change a picture or finish a sketch",
     "benchmark": "sample: how fast a picture is drawn on this machine",
+    "flags": "the compiler flags of a chip, for a shell to set",
     "data": "build | tokenizer | emoji: prepare a data set",
 }
 
