@@ -38,7 +38,7 @@ read_flags() {
     key="${argument%%=*}"
     key="${key#--}"
     [[ "$argument" == --*=* && "$known" == *" $key "* && "$key" != dry_run ]] ||
-      die "$argument is not a flag; use --FLAG=VALUE with one of ${known// / --}"
+      die "$argument is not a flag; use --FLAG=VALUE with one of --$(echo $known | sed 's| | --|g')"
     [ -n "${argument#*=}" ] || die "$argument has no value; give one, or leave it out"
     printf -v "$key" '%s' "${argument#*=}"
   done

@@ -46,23 +46,23 @@ host_command "--chip=$chip" "--slices=$slices"
 again="$(for code in {0..255}; do if is_again "$code"; then echo "$code"; fi; done | paste -sd,)"
 manifest="$(render gke.yaml "NAME=$name" "SLICES=$slices" "HOSTS=$hosts" "IMAGE=$image" \
   "RESTARTS=$restarts" "AGAIN=$again" "ACCELERATOR=$gke_accelerator" "SHAPE=$shape" \
-  "CHIPS=$chips_per_host" "COMMAND=$(yaml_list 16 "${command[@]}")" \
-  "SELECTOR=${selector:+                $selector}" \
-  "ACCOUNT=${service_account:+              serviceAccountName: $service_account}" \
-  "ANNOTATIONS=${bucket:+            metadata:
-              annotations:
-                gke-gcsfuse/volumes: \"true\"}" \
-  "MOUNTS=${bucket:+                volumeMounts:
-                - name: bucket
-                  mountPath: $mount}" \
-  "VOLUMES=${bucket:+              volumes:
+  "CHIPS=$chips_per_host" "COMMAND=$(yaml_list 14 "${command[@]}")" \
+  "SELECTOR=${selector:+              $selector}" \
+  "ACCOUNT=${service_account:+            serviceAccountName: $service_account}" \
+  "ANNOTATIONS=${bucket:+          metadata:
+            annotations:
+              gke-gcsfuse/volumes: \"true\"}" \
+  "MOUNTS=${bucket:+              volumeMounts:
               - name: bucket
-                csi:
-                  driver: gcsfuse.csi.storage.gke.io
-                  volumeAttributes:
-                    bucketName: $bucket
-                    hostNetworkPodKSA: \"true\"
-                    mountOptions: implicit-dirs,rename-dir-limit=200000,metadata-cache:ttl-secs:0,metadata-cache:negative-ttl-secs:0}")"
+                mountPath: $mount}" \
+  "VOLUMES=${bucket:+            volumes:
+            - name: bucket
+              csi:
+                driver: gcsfuse.csi.storage.gke.io
+                volumeAttributes:
+                  bucketName: $bucket
+                  hostNetworkPodKSA: \"true\"
+                  mountOptions: implicit-dirs,rename-dir-limit=200000,metadata-cache:ttl-secs:0,metadata-cache:negative-ttl-secs:0}")"
 apply=(kubectl apply ${namespace:+"--namespace=$namespace"} -f -)
 if [ -n "$dry_run" ]; then
   show "${apply[*]}, with this manifest on its standard input" "$manifest"

@@ -46,14 +46,14 @@ host_command "--chip=$chip" "--slices=$slices" "--restarts=$restarts"
 nodes="--node-id=$name"
 [ "$slices" -eq 1 ] || nodes="--node-count=$slices --node-prefix=$name"
 where=(${zone:+"--zone=$zone"} ${project:+"--project=$project"})
-create=("--accelerator-type=$accelerator" "--runtime-version=$runtime"
-  ${capacity_flag:+"$capacity_flag"} --scopes=https://www.googleapis.com/auth/cloud-platform
-  ${service_account:+"--service-account=$service_account"})
+account="${service_account:+--service-account=$(quoted "$service_account")}"
 startup="$(render startup.sh "NAME=$name" "CODE=$workdir/launch/$name.tar.gz" \
   "COMMAND=$(quoted "${command[@]}")")"
 script="$(render queued_resource.sh "ROOT=$(quoted "$ROOT")" "NAME=$name" "NODES=$nodes" \
   "CODE=$workdir/launch/$name.tar.gz" "WHERE=$(quoted ${where[@]+"${where[@]}"})" \
-  "CREATE=$(quoted "${create[@]}")" "RESTARTS=$restarts" "LOGS=$workdir/logs")"
+  "ACCELERATOR=$accelerator" \
+  "RUNTIME=$(quoted "$runtime")" "CAPACITY=${capacity_flag:+    $capacity_flag \\}" \
+  "ACCOUNT=${account:+    $account \\}" "RESTARTS=$restarts" "LOGS=$workdir/logs")"
 if [ -n "$dry_run" ]; then
   show "bash, with this script and \$startup, the file below" "$script"
   show "\$startup, which each host runs at boot" "$startup"

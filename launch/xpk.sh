@@ -34,12 +34,11 @@ tpu_type="$accelerator"
 need_program xpk "install it (pip install xpk)"
 
 host_command "--chip=$chip" "--slices=$slices"
-submit=(xpk workload create "--cluster=$cluster" ${zone:+"--zone=$zone"}
-  ${project:+"--project=$project"} "--workload=$name" "--tpu-type=$tpu_type"
-  "--num-slices=$slices" "--max-restarts=$restarts" --termination-grace-period-seconds=600
-  --base-docker-image=python:3.12 ${storage:+"--storage=$storage"}
-  "--command=$(quoted "${command[@]}")")
-script="$(render xpk.sh "ROOT=$(quoted "$ROOT")" "SUBMIT=$(quoted "${submit[@]}")")"
+where=("--cluster=$cluster" ${zone:+"--zone=$zone"} ${project:+"--project=$project"})
+script="$(render xpk.sh "ROOT=$(quoted "$ROOT")" "NAME=$name" "TPU=$tpu_type" \
+  "SLICES=$slices" "RESTARTS=$restarts" "WHERE=$(quoted "${where[@]}")" \
+  "STORAGE=${storage:+  --storage=$(quoted "$storage") \\}" \
+  "COMMAND=$(quoted "${command[@]}")")"
 if [ -n "$dry_run" ]; then
   show "bash, with this script" "$script"
   exit

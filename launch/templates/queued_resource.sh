@@ -4,7 +4,11 @@ queue() {
   gcloud compute tpus queued-resources "$@" @WHERE@
 }
 ask() {
-  queue create @NAME@ @NODES@ @CREATE@ \
+  queue create @NAME@ @NODES@ \
+    --accelerator-type=@ACCELERATOR@ --runtime-version=@RUNTIME@ \
+@CAPACITY@
+@ACCOUNT@
+    --scopes=https://www.googleapis.com/auth/cloud-platform \
     --metadata-from-file=startup-script="$startup"
 }
 # Empty once the resource is deleted; a failed look is not an answer.

@@ -22,7 +22,7 @@ engines = pytest.mark.parametrize("engine", launchers.COMMANDS)
 
 
 def yaml_of(engine: str) -> dict:
-    """The file that an engine renders, read by a YAML library that JAX's tools bring."""
+    """The file that an engine renders, as a YAML library reads it."""
     yaml = pytest.importorskip("yaml")
     return yaml.safe_load(launchers.parts(golden(engine))[0])
 
