@@ -1,4 +1,4 @@
-"""A Slurm cluster of two nodes on this machine, with its own key, sockets and folder."""
+"""A Slurm cluster of two nodes on this machine, with its own key and folder."""
 
 from __future__ import annotations
 
@@ -39,8 +39,9 @@ SelectTypeParameters=CR_Core
 SlurmdParameters=config_overrides
 KillWait=30
 JobRequeue=1
-NodeName=n1 NodeHostname=localhost NodeAddr=127.0.0.1 Port={node1} CPUs=2 RealMemory=8000
-NodeName=n2 NodeHostname=localhost NodeAddr=127.0.0.1 Port={node2} CPUs=2 RealMemory=8000
+NodeName=DEFAULT NodeHostname=localhost NodeAddr=127.0.0.1 CPUs=2 RealMemory=2000
+NodeName=n1 Port={node1}
+NodeName=n2 Port={node2}
 PartitionName=debug Nodes=n[1-2] Default=YES State=UP
 """
 
