@@ -36,7 +36,7 @@ case "$capacity" in
   spot) spot=true ;;
   *) die "--capacity=$capacity is not one of spot, on_demand" ;;
 esac
-meeting=""
+meeting="export GLIDE_JAX_COORDINATOR=auto"
 if [ -n "$tpu" ]; then
   [ -z "$accelerators$chip" ] && [ "$nodes" -eq 1 ] ||
     die "--tpu=$tpu is one slice with all of its hosts; leave out --accelerators, --chip and --nodes"
@@ -46,6 +46,7 @@ if [ -n "$tpu" ]; then
 else
   need accelerators H100:8 chip h100
   meeting='export GLIDE_JAX_COORDINATOR="$(echo "$SKYPILOT_NODE_IPS" | head -n 1):8476"
+  export GLIDE_JAX_HOSTS="$(echo "$SKYPILOT_NODE_IPS" | paste -sd,)"
   export GLIDE_JAX_NUM_PROCESSES="$SKYPILOT_NUM_NODES" GLIDE_JAX_PROCESS_ID="$SKYPILOT_NODE_RANK"'
 fi
 bucket=""
@@ -59,7 +60,7 @@ need_program sky "install it (pip install skypilot)"
 host_command "--chip=$chip"
 task="$(render skypilot.yaml "NAME=$name" "NODES=$nodes" "ROOT=$ROOT" \
   "ACCELERATORS=$accelerators" "SPOT=$spot" "INFRA=${infra:+  infra: $infra}" \
-  "MEETING=${meeting:+  $meeting}" "COMMAND=$(quoted "${command[@]}")" \
+  "MEETING=  $meeting" "COMMAND=$(quoted "${command[@]}")" \
   "MOUNTS=${bucket:+file_mounts:
   /mnt/$bucket:
     source: gs://$bucket

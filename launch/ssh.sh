@@ -29,7 +29,7 @@ need_program rsync "install it"
 
 first="${hosts%%,*}"
 host_command "--chip=$chip"
-script="$(render ssh.sh "ROOT=$(quoted "$ROOT")" "HOSTS=${hosts//,/ }" "FOLDER=$(quoted "$folder")" \
+script="$(render ssh.sh "ROOT=$(quoted "$ROOT")" "HOSTS=${hosts//,/ }" "NAMES=$hosts" "FOLDER=$(quoted "$folder")" \
   "COORDINATOR=${coordinator:-${first#*@}}:$port" "RESTARTS=$restarts" \
   "COMMAND=$(quoted "${command[@]}")")"
 if [ -n "$dry_run" ]; then

@@ -12,8 +12,7 @@
 #
 # The checkout is copied to every host and the run started there in the background, so
 # that it outlives the connection. Each host starts it again by itself, but not after a
-# reboot or when the slice is taken away: launch/queued_resource.sh does that. The hosts
-# find each other by the slice's metadata.
+# reboot or when the slice is taken away: launch/queued_resource.sh does that.
 set -euo pipefail
 . "$(dirname "$0")/common.sh"
 . "$ROOT/launch/tpu.sh"

@@ -10,6 +10,7 @@ Sources:
   [MaxText] https://github.com/AI-Hypercomputer/maxtext, benchmarks/xla_flags_library.py
     and the scripts in configs/tpu by chip, measured there on language models
   [JAX] https://docs.jax.dev/en/latest/gpu_performance_tips.html
+  [NVIDIA] https://docs.nvidia.com/jax-toolbox/performance-profiling/gpu-performance
 They were not measured on this model.
 """
 
@@ -47,7 +48,7 @@ class FlagSet:
 
 
 TPUS = ("v4", "v5e", "v5p", "v6e", "tpu7x")
-GPUS = ("a100", "h100", "h200", "b200")
+GPUS = ("a100", "h100", "h200")
 CHIPS = ("cpu", *GPUS, *TPUS)
 
 # FSDP gathers every parameter before its layer; hidden behind the layer before, that
@@ -141,19 +142,19 @@ GPU_OVERLAP = FlagSet(
             "xla_gpu_enable_latency_hiding_scheduler",
             "true",
             "collectives start as early and end as late as their data allow",
-            "[JAX] latency hiding scheduler",
+            "[JAX], and set in NVIDIA's images",
         ),
         Flag(
             "xla_gpu_enable_pipelined_all_gather",
             "true",
             "in a loop, the next layer's gather runs during this layer",
-            "[JAX] communication tips",
+            "[NVIDIA] slow collectives",
         ),
         Flag(
             "xla_gpu_enable_pipelined_reduce_scatter",
             "true",
             "in a loop, the last layer's gradients are reduced during this layer",
-            "[JAX] communication tips",
+            "[NVIDIA] slow collectives",
         ),
     ),
 )

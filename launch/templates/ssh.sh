@@ -28,7 +28,7 @@ on_all_hosts() {
   for index in "${!hosts[@]}"; do
     ssh -tt -o ServerAliveInterval=30 "${hosts[$index]}" "cd $folder && \
       GLIDE_JAX_COORDINATOR=@COORDINATOR@ GLIDE_JAX_NUM_PROCESSES=${#hosts[@]} \
-      GLIDE_JAX_PROCESS_ID=$index $command" </dev/null &
+      GLIDE_JAX_PROCESS_ID=$index GLIDE_JAX_HOSTS=@NAMES@ $command" </dev/null &
     jobs+=($!)
   done
   for index in "${!hosts[@]}"; do

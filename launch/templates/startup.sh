@@ -9,6 +9,8 @@ metadata() {
 
 mkdir -p /opt/@NAME@ && cd /opt/@NAME@ || exit
 gcloud storage cat @CODE@ | tar -xz
+# auto: the hosts find each other by the slices' metadata.
+export GLIDE_JAX_COORDINATOR=auto
 @COMMAND@
 
 # It has ended for good; host 0 of slice 0 gives the slices back.

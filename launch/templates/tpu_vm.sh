@@ -14,6 +14,7 @@ run="$(cat <<'RUN'
 @COMMAND@
 RUN
 )"
-on_all_hosts "cd ~/@NAME@ && nohup setsid $run >/tmp/@NAME@.log 2>&1 </dev/null &"
+# auto: the hosts find each other by the slice's metadata.
+on_all_hosts "cd ~/@NAME@ && export GLIDE_JAX_COORDINATOR=auto && nohup setsid $run >/tmp/@NAME@.log 2>&1 </dev/null &"
 echo "Started on every host; logs are in @LOGS@, what comes before them in /tmp/@NAME@.log."
 echo "To stop it: on every host, pkill -TERM -f launch/run_on_host.sh"
