@@ -24,7 +24,7 @@ die() {
 # read_flags "FLAGS OF THE ENGINE" "$@": --some_flag=value becomes $some_flag, all others
 # are empty; --config.KEY=VALUE are collected in the array `settings`.
 read_flags() {
-  local known=" $COMMON_FLAGS $1 " argument key
+  local known="$COMMON_FLAGS $1" argument key
   shift
   for key in $known; do printf -v "$key" '%s' ''; done
   settings=()
@@ -37,8 +37,8 @@ read_flags() {
     esac
     key="${argument%%=*}"
     key="${key#--}"
-    [[ "$argument" == --*=* && "$known" == *" $key "* && "$key" != dry_run ]] ||
-      die "$argument is not a flag; use --FLAG=VALUE with one of --$(echo $known | sed 's| | --|g')"
+    [[ "$argument" == --*=* && " $known " == *" $key "* && "$key" != dry_run ]] ||
+      die "$argument is not a flag; use --FLAG=VALUE with one of --${known// / --}"
     [ -n "${argument#*=}" ] || die "$argument has no value; give one, or leave it out"
     printf -v "$key" '%s' "${argument#*=}"
   done
@@ -94,11 +94,15 @@ check_workdir() {
         ;;
     esac
   done
-  local rule="$*"
-  rule="${rule/absolute/a path from the root that all hosts share}"
-  rule="${rule/path/a path}"
-  rule="${rule/gs/gs://BUCKET/PATH}"
-  die "--workdir=$workdir cannot be used here; name ${rule/s3/s3://BUCKET/PATH}"
+  local rule=""
+  for kind in "$@"; do
+    case "$kind" in
+      path) rule+=" or a path" ;;
+      absolute) rule+=" or a path from the root that all hosts share" ;;
+      *) rule+=" or $kind://BUCKET/PATH" ;;
+    esac
+  done
+  die "--workdir=$workdir cannot be used here; name ${rule# or }"
 }
 
 # need_program NAME HOW_TO_GET_IT: not asked in a dry run.

@@ -23,8 +23,8 @@ check_run "$HOST_NAME" "$HOST_NAME_RULE"
 workdir="${workdir:-runs/$name}"
 check_workdir path gs s3
 check_number nodes 1
-check_number tasks 1
 [ -z "$gpus" ] || check_number gpus 1
+check_number tasks 1
 # Relative to the checkout, whose path all nodes share.
 logs="$workdir/logs"
 [[ "$workdir" != *://* ]] || logs="runs/$name/logs"

@@ -1,7 +1,7 @@
 #!/usr/bin/env bash
 # Sets up what the tests need and runs them: the default suite, or with --all also the
-# heavy proofs marked slow, for which root's apt-get installs Slurm, an ssh server and
-# shellcheck where they are missing. Other arguments go to pytest.
+# heavy proofs marked slow, for which root's apt-get installs Slurm, shellcheck and an ssh
+# server where they are missing. Other arguments go to pytest.
 set -euo pipefail
 cd "$(dirname "$0")/.."
 . launch/environment.sh

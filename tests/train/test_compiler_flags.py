@@ -63,6 +63,7 @@ def losses(make_config, tmp_path):
     return train
 
 
+@pytest.mark.slow  # two runs in processes of their own
 def test_the_flags_of_the_cpu_do_not_change_the_losses(losses):
     """The same program, so the same bits."""
     with_flags = losses("cpu", compiler.flags_for("cpu"))
