@@ -53,16 +53,24 @@ CHIPS = ("cpu", *GPUS, *TPUS)
 
 # FSDP gathers every parameter before its layer; hidden behind the layer before, that
 # costs little. Ironwood (tpu7x) gathers on its SparseCores without being asked.
-GATHER_BEHIND_COMPUTE = FlagSet(
-    ("v5e", "v5p", "v6e"),
+GATHER_EARLY = FlagSet(
+    ("v4", "v5e", "v5p", "v6e"),
     TPU,
     (
         Flag(
             "xla_enable_async_all_gather",
             "true",
             "gathers start before they are needed",
-            "[MaxText] CF_FOR_ALL_GATHER; [XLA] v5e/Async",
+            "[MaxText] configs/tpu/v4, CF_FOR_ALL_GATHER; [XLA] v5e/Async",
         ),
+    ),
+)
+# MaxText has these for v5p and v6e as well, but there libtpu 0.0.51 refuses to compile
+# a fused gather, as one that may give wrong results.
+GATHER_BEHIND_COMPUTE = FlagSet(
+    ("v5e",),
+    TPU,
+    (
         Flag(
             "xla_tpu_enable_async_collective_fusion",
             "true",
@@ -86,18 +94,6 @@ GATHER_BEHIND_COMPUTE = FlagSet(
             "true",
             "the TensorCore computes while the interconnect is busy",
             "[MaxText] CF_FOR_ALL_GATHER",
-        ),
-    ),
-)
-GATHER_EARLY = FlagSet(
-    ("v4",),
-    TPU,
-    (
-        Flag(
-            "xla_enable_async_all_gather",
-            "true",
-            "gathers start before they are needed; v4 has no fusion of collectives",
-            "[MaxText] configs/tpu/v4",
         ),
     ),
 )
@@ -174,8 +170,8 @@ PATIENT_CPU = FlagSet(
 )
 
 FLAG_SETS = (
-    GATHER_BEHIND_COMPUTE,
     GATHER_EARLY,
+    GATHER_BEHIND_COMPUTE,
     LARGE_SCRATCH,
     GRADIENTS_BETWEEN_SLICES,
     GPU_OVERLAP,

@@ -39,9 +39,8 @@ SelectTypeParameters=CR_Core
 SlurmdParameters=config_overrides
 KillWait=30
 JobRequeue=1
-NodeName=DEFAULT NodeHostname=localhost NodeAddr=127.0.0.1 CPUs=2 RealMemory=2000
-NodeName=n1 Port={node1}
-NodeName=n2 Port={node2}
+NodeName=n1 NodeHostname=localhost NodeAddr=127.0.0.1 Port={node1} CPUs=2 RealMemory=2000
+NodeName=n2 NodeHostname=localhost NodeAddr=127.0.0.1 Port={node2} CPUs=2 RealMemory=2000
 PartitionName=debug Nodes=n[1-2] Default=YES State=UP
 """
 
@@ -93,6 +92,13 @@ class Cluster:
         text = self.run("scontrol", "--oneliner", "show", "job", number)
         return dict(pair.split("=", 1) for pair in text.split() if "=" in pair)
 
+    def cancel_all(self) -> None:
+        """Of a test that failed: jobs outlive the daemons that started them."""
+        if self.run("squeue", "--noheader"):
+            self.run("scancel", "--full", "--signal=KILL", "--user=root")
+            self.run("scancel", "--user=root")
+            wait_until(lambda: not self.run("squeue", "--noheader"), "the jobs' end")
+
     def states(self) -> list[str]:
         """Of the nodes."""
         shown = subprocess.run(
@@ -120,28 +126,46 @@ def start(folder: pathlib.Path) -> Iterator[Cluster]:
     key.chmod(0o600)
     cluster = Cluster(folder)
     munge = folder / "munge"
-    daemons = [
-        [
+    daemons = {
+        "munged": [
             *("munged", "--foreground", "--force", f"--key-file={key}"),
             *(f"--socket={munge}/socket", f"--pid-file={munge}/pid"),
             *(f"--log-file={munge}/log", f"--seed-file={munge}/seed"),
         ],
-        ["slurmctld", "-D", "-c"],
-        ["slurmd", "-D", "-N", "n1"],
-        ["slurmd", "-D", "-N", "n2"],
-    ]
+        "slurmctld": ["slurmctld", "-D", "-c"],
+        "n1": ["slurmd", "-D", "-N", "n1"],
+        "n2": ["slurmd", "-D", "-N", "n2"],
+    }
     with contextlib.ExitStack() as stack:
-        for command in daemons:
-            log = stack.enter_context((folder / "daemons.log").open("a"))
-            daemon = subprocess.Popen(
+        started = {}
+        for name, command in daemons.items():
+            log = stack.enter_context((folder / f"{name}.out").open("w"))
+            started[name] = subprocess.Popen(
                 [shutil.which(command[0]), *command[1:]],
                 env=cluster.environment,
                 stdout=log,
                 stderr=log,
             )
-            stack.callback(daemon.wait)
-            stack.callback(daemon.terminate)
-            if command[0] == "munged":
+            stack.callback(end, started[name])
+            if name == "munged":
                 wait_until((munge / "socket").exists, "munged's socket")
-        wait_until(lambda: cluster.states() == ["idle", "idle"], "two idle nodes")
+
+        def is_ready() -> bool:
+            for name, daemon in started.items():
+                last_words = (folder / f"{name}.out").read_text()[-1000:]
+                assert daemon.poll() is None, f"{name} has ended: {last_words}"
+            return cluster.states() == ["idle", "idle"]
+
+        wait_until(is_ready, "two idle nodes")
+        stack.callback(cluster.cancel_all)
         yield cluster
+
+
+def end(daemon: subprocess.Popen) -> None:
+    """Asks it to end, and no longer asks after half a minute."""
+    daemon.terminate()
+    try:
+        daemon.wait(timeout=30)
+    except subprocess.TimeoutExpired:
+        daemon.kill()
+        daemon.wait()

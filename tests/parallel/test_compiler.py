@@ -40,7 +40,13 @@ def run_python(script: str, *arguments: str, **environment: str):
     return subprocess.run(
         [sys.executable, "-c", script, *arguments],
         cwd=fake_devices.ROOT,
-        env={**os.environ, "PYTHONPATH": str(fake_devices.ROOT), **environment},
+        env={
+            **os.environ,
+            "PYTHONPATH": os.pathsep.join(
+                [str(fake_devices.ROOT), *filter(None, [os.environ.get("PYTHONPATH")])]
+            ),
+            **environment,
+        },
         capture_output=True,
         text=True,
         timeout=300,
