@@ -1,6 +1,13 @@
-# Sourced: which exit codes of `glide train` mean "start me again", and the loop that
-# does so. 0 is done, 2 a mistake of the user's, 42 stopped by a signal with everything
-# saved, 128 and up lost (killed by a signal, or aborted after another host was).
+# Sourced by all launchers: which exit codes of `glide train` mean "start me again", and
+# the loop that does so. The one place that says it; glide_jax/lifecycle.py has the names.
+#
+#   0          done                                                      ends
+#   1          an error of ours, with its traceback                      ends
+#   2          a mistake of the user's, told in one line                 ends
+#   42         stopped by a signal, everything is saved                  again
+#   128 to 255 lost: killed by signal code-128, aborted after another    again
+#              process was (134), or its ssh connection broke (255)
+#   others     none of ours: a program is missing (127), ...             ends
 
 is_again() {
   [ "$1" -eq 42 ] || [ "$1" -ge 128 ]

@@ -45,6 +45,7 @@ def host(tmp_path):
             env={
                 **os.environ,
                 "VIRTUAL_ENV": str(tmp_path),
+                "TMPDIR": str(tmp_path),
                 "GLIDE_JAX_RESTART_PAUSE_SECS": "0",
                 **environment,
             },

@@ -15,7 +15,7 @@ from tests.train import small_runs
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(600)]
 
-STEPS = 600
+STEPS = 300
 
 
 @pytest.fixture(scope="module")
@@ -23,11 +23,15 @@ def cluster(tmp_path_factory):
     reason = slurm_cluster.why_not()
     if reason:
         pytest.skip(reason)
-    with slurm_cluster.start(tmp_path_factory.mktemp("slurm")) as cluster:
+    folder = tmp_path_factory.mktemp("slurm")
+    with slurm_cluster.start(folder) as cluster:
         (port,) = slurm_cluster.free_ports(1)
         cluster.environment |= {
             "VIRTUAL_ENV": sys.prefix,
+            "TMPDIR": str(folder),
             "JAX_PLATFORMS": "cpu",
+            # Programs that run for milliseconds; see tests/quick_compilation.py.
+            "JAX_DISABLE_MOST_OPTIMIZATIONS": "1",
             # Room for the threads of two processes; see tests/fake_devices.py.
             "NPROC": "8",
             # Both nodes are this machine, which does not know them by n1 and n2.
@@ -38,13 +42,13 @@ def cluster(tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def experiment(tmp_path_factory):
-    """An experiment file: 600 updates of a small model, saved once in a while."""
+    """An experiment file: 300 updates of a small model, saved once in a while."""
     folder = tmp_path_factory.mktemp("experiment")
     tokenizer = small_runs.write_tokenizer(folder / "tokenizer")
     changes = {
         "train.num_steps": STEPS,
         "log.every_steps": 10,
-        "checkpoint.every_steps": 300,
+        "checkpoint.every_steps": 150,
     }
     config = small_runs.make_config(tokenizer, changes=changes)
     return small_runs.write_experiment(folder / "small.py", config)

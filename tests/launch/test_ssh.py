@@ -17,6 +17,8 @@ from tests.train import small_runs
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(300)]
 
 STEPS = 300
+# Programs that run for milliseconds; see tests/quick_compilation.py.
+QUICK = "JAX_DISABLE_MOST_OPTIMIZATIONS=1"
 SSHD_CONFIG = """\
 Port {port}
 ListenAddress 127.0.0.1
@@ -26,7 +28,7 @@ AuthorizedKeysFile {folder}/user_key.pub
 StrictModes no
 PermitRootLogin yes
 UsePAM no
-SetEnv VIRTUAL_ENV={environment} JAX_PLATFORMS=cpu NPROC=8
+SetEnv VIRTUAL_ENV={environment} TMPDIR={folder} JAX_PLATFORMS=cpu NPROC=8 {quick}
 """
 SSH_CONFIG = """\
 Host first second
@@ -49,7 +51,12 @@ def programs(tmp_path):
     for name in ("host_key", "user_key"):
         command = ["ssh-keygen", "-q", "-t", "ed25519", "-N", "", "-f", tmp_path / name]
         subprocess.run(command, check=True)
-    facts = {"port": port, "folder": tmp_path, "environment": sys.prefix}
+    facts = {
+        "port": port,
+        "folder": tmp_path,
+        "environment": sys.prefix,
+        "quick": QUICK,
+    }
     (tmp_path / "sshd_config").write_text(SSHD_CONFIG.format(**facts))
     (tmp_path / "ssh_config").write_text(SSH_CONFIG.format(**facts))
     os.makedirs("/run/sshd", exist_ok=True)  # sshd asks for it

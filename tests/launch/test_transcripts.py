@@ -12,6 +12,7 @@ import subprocess
 
 import pytest
 
+from glide_jax import lifecycle
 from tests.launch import launchers
 
 GOLDEN = launchers.ROOT / "tests" / "golden" / "launch"
@@ -85,6 +86,12 @@ def test_the_exit_codes_that_restart_are_exactly_those_that_mean_again():
         ["bash", "-c", script], cwd=launchers.ROOT, capture_output=True, text=True
     )
     assert [int(line) for line in result.stdout.split()] == AGAIN
+    own = {code: code in AGAIN for code in lifecycle.ExitCode}
+    assert own == {
+        lifecycle.ExitCode.OK: False,
+        lifecycle.ExitCode.USER_ERROR: False,
+        lifecycle.ExitCode.PREEMPTED: True,
+    }
 
 
 def test_a_jobset_fails_at_once_on_every_other_code():
