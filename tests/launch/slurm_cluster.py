@@ -39,8 +39,8 @@ SelectTypeParameters=CR_Core
 SlurmdParameters=config_overrides
 KillWait=30
 JobRequeue=1
-NodeName=n1 NodeHostname=localhost NodeAddr=127.0.0.1 Port={node1} CPUs=2 RealMemory=2000
-NodeName=n2 NodeHostname=localhost NodeAddr=127.0.0.1 Port={node2} CPUs=2 RealMemory=2000
+NodeName=n1 NodeHostname=localhost NodeAddr=127.0.0.1 Port={node1} CPUs=2
+NodeName=n2 NodeHostname=localhost NodeAddr=127.0.0.1 Port={node2} CPUs=2
 PartitionName=debug Nodes=n[1-2] Default=YES State=UP
 """
 
