@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import pathlib
 import shutil
 import signal
 import subprocess
@@ -16,7 +17,7 @@ from tests.train import small_runs
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(300)]
 
-STEPS = 300
+STEPS = 150
 # Programs that run for milliseconds; see tests/quick_compilation.py.
 QUICK = "JAX_DISABLE_MOST_OPTIMIZATIONS=1"
 SSHD_CONFIG = """\
@@ -59,7 +60,9 @@ def programs(tmp_path):
     }
     (tmp_path / "sshd_config").write_text(SSHD_CONFIG.format(**facts))
     (tmp_path / "ssh_config").write_text(SSH_CONFIG.format(**facts))
-    os.makedirs("/run/sshd", exist_ok=True)  # sshd asks for it
+    asked_for = pathlib.Path("/run/sshd")  # by sshd, which lets nobody see it
+    made = not asked_for.exists()
+    asked_for.mkdir(exist_ok=True)
     folder = tmp_path / "programs"
     script = f'exec {shutil.which("ssh")} -F {tmp_path}/ssh_config "$@"'
     launchers.write_program(folder, "ssh", script)
@@ -77,6 +80,8 @@ def programs(tmp_path):
         finally:
             daemon.terminate()
             daemon.wait()
+            if made:
+                asked_for.rmdir()
 
 
 @pytest.fixture
