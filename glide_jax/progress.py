@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import contextlib
 import io
 import sys
 import time
 from typing import TextIO
 
 import tqdm
+from tqdm.contrib import logging as tqdm_logging
 
 LOG_EVERY_SECS = 30.0
 
@@ -15,8 +17,9 @@ LOG_EVERY_SECS = 30.0
 class ProgressBar:
     """A bar on a terminal; elsewhere one line each LOG_EVERY_SECS, so logs stay short.
 
-    A context manager. `initial` is where a resumed loop starts: the rate counts only
-    what was done since.
+    A context manager, inside of which log records go above the bar. `initial` is where
+    a resumed loop starts: the rate counts only what was done since. One that is not
+    `enabled` stays silent.
     """
 
     def __init__(
@@ -25,20 +28,25 @@ class ProgressBar:
         description: str,
         *,
         initial: int = 0,
+        enabled: bool = True,
         stream: TextIO | io.TextIOBase | None = None,
     ) -> None:
         self._stream = sys.stderr if stream is None else stream
         self._is_terminal = self._stream.isatty()
+        self._redirection = contextlib.ExitStack()
         self._last_line_secs = time.monotonic()
         self._bar = tqdm.tqdm(
             total=total,
             desc=description,
             initial=initial,
+            disable=not enabled,
             file=self._stream if self._is_terminal else _Nowhere(),
             dynamic_ncols=self._is_terminal,
         )
 
     def __enter__(self) -> ProgressBar:
+        if self._is_terminal:
+            self._redirection.enter_context(tqdm_logging.logging_redirect_tqdm())
         return self
 
     def __exit__(self, *exception: object) -> None:
@@ -52,7 +60,9 @@ class ProgressBar:
         """Counts n more."""
         self._bar.update(n)
         now = time.monotonic()
-        if not self._is_terminal and now - self._last_line_secs >= LOG_EVERY_SECS:
+        if self._bar.disable or self._is_terminal:
+            return
+        if now - self._last_line_secs >= LOG_EVERY_SECS:
             self._last_line_secs = now
             self._write_line()
 
@@ -61,6 +71,7 @@ class ProgressBar:
         if not self._bar.disable and not self._is_terminal:
             self._write_line()
         self._bar.close()
+        self._redirection.close()
 
     def _write_line(self) -> None:
         bar = self._bar.format_dict

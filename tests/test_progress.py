@@ -1,6 +1,8 @@
 """Logs stay short, terminals get a bar."""
 
 import io
+import logging
+import sys
 import time
 
 from glide_jax import progress
@@ -37,6 +39,16 @@ def test_a_log_gets_a_line_each_interval(monkeypatch):
     assert last.startswith("sample: 2/4")
 
 
+def test_a_silent_bar_writes_nothing(monkeypatch):
+    monkeypatch.setattr(progress, "LOG_EVERY_SECS", 0.0)
+    for stream in (io.StringIO(), Terminal()):
+        bar = progress.ProgressBar(2, "train", stream=stream, enabled=False)
+        with bar:
+            bar.update(1)
+            bar.note(loss=0.25)
+        assert stream.getvalue() == ""
+
+
 def test_closing_twice_writes_once():
     log = io.StringIO()
     bar = progress.ProgressBar(1, "sample", stream=log)
@@ -53,3 +65,16 @@ def test_a_terminal_gets_a_bar_with_rate_and_fields():
         bar.update(10)
     assert "train: 100%" in terminal.getvalue()
     assert "loss=0.5" in terminal.getvalue()
+
+
+def test_a_log_record_goes_above_the_bar_and_leaves_it_whole(monkeypatch):
+    terminal = Terminal()
+    monkeypatch.setattr(sys, "stderr", terminal)
+    console = logging.StreamHandler(terminal)
+    monkeypatch.setattr(logging.root, "handlers", [console])
+    with progress.ProgressBar(10, "train") as bar:
+        bar.update(5)
+        logging.warning("step 5: 0.5 s")
+    # The bar is wiped before the record, which has a line of its own.
+    assert "\rstep 5: 0.5 s\n" in terminal.getvalue()
+    assert logging.root.handlers == [console]

@@ -3,10 +3,16 @@
     glide train --config=experiments/configs/base64.py:tiny --workdir=runs/base
     glide train --config=experiments/configs/base64_cfg.py:tiny --workdir=runs/cfg \\
         --config.train.init_from=runs/base --config.optim.learning_rate=3e-4
+
+Started on every host of a cluster it trains as one run: under srun and on Cloud TPUs by
+itself, elsewhere by GLIDE_JAX_COORDINATOR=host:port, GLIDE_JAX_NUM_PROCESSES and
+GLIDE_JAX_PROCESS_ID. launch/local.sh starts several processes on one machine.
 """
 
 from __future__ import annotations
 
+import logging
+import os
 import pathlib
 
 from absl import flags
@@ -15,7 +21,7 @@ from glide_jax.errors import UserError
 
 
 def define_flags(values: flags.FlagValues) -> None:
-    """--config (a file, with :size after it), --workdir, --dry_run, --devices."""
+    """--config (a file, with :size after it), --workdir, and how to run it."""
     from ml_collections import config_flags
 
     config_flags.DEFINE_config_file(
@@ -43,13 +49,21 @@ def define_flags(values: flags.FlagValues) -> None:
         lower_bound=1,
         flag_values=values,
     )
+    flags.DEFINE_string(
+        "profile_steps",
+        None,
+        "steps to trace for TensorBoard's profiler into WORKDIR/profile, e.g. 100:105 "
+        "for 100 to 104",
+        flag_values=values,
+    )
 
 
 def run(values: flags.FlagValues, arguments: list[str]) -> int:
     """Trains, and draws grids of the first average as it goes."""
     from glide_jax.cli import dry_run, grid_hook
     from glide_jax.config import resolve
-    from glide_jax.train import loop
+    from glide_jax.parallel import distributed
+    from glide_jax.train import loop, profiling
 
     if arguments:
         raise UserError(f"{arguments[0]!r} is no flag; settings are --config.a.b=value")
@@ -65,6 +79,7 @@ def run(values: flags.FlagValues, arguments: list[str]) -> int:
             "experiments/configs/base64.py:tiny"
         ) from error
     config = resolve.from_config_dict(values.config)
+    profile_steps = profiling.read_steps(values.profile_steps)
     if values.dry_run:
         print(dry_run.report(config, devices=values.devices))
         return 0
@@ -73,4 +88,18 @@ def run(values: flags.FlagValues, arguments: list[str]) -> int:
     if not values.workdir:
         raise UserError("--workdir is missing, e.g. --workdir=runs/base")
     workdir = pathlib.Path(values.workdir)
-    return loop.train(config, workdir, make_grid_hook=grid_hook.make)
+    with distributed.Together(config):
+        _quiet_others(distributed.process_id())
+        return loop.train(
+            config, workdir, make_grid_hook=grid_hook.make, profile_steps=profile_steps
+        )
+
+
+def _quiet_others(process_id: int) -> None:
+    """Of many processes the first tells how it goes, the others what is wrong."""
+    if process_id > 0:
+        root = logging.getLogger()
+        if "GLIDE_JAX_LOG" not in os.environ:
+            root.setLevel(logging.WARNING)
+        for handler in root.handlers:
+            handler.setFormatter(logging.Formatter(f"[{process_id}] %(message)s"))
