@@ -14,6 +14,8 @@ from collections.abc import Callable, Iterator
 
 PROGRAMS = ("sbatch", "scontrol", "slurmctld", "slurmd", "munged")
 
+# A requeued job starts when the credential of its last start has expired: after
+# cred_expire seconds (120 unless set). A start before that may be refused by its node.
 SLURM_CONF = """\
 ClusterName=local
 SlurmctldHost=localhost
@@ -21,7 +23,7 @@ SlurmctldPort={controller}
 SlurmUser=root
 SlurmdUser=root
 AuthType=auth/munge
-AuthInfo=socket={folder}/munge/socket
+AuthInfo=socket={folder}/munge/socket,cred_expire=8
 StateSaveLocation={folder}/state
 SlurmdSpoolDir={folder}/spool-%n
 SlurmctldPidFile={folder}/slurmctld.pid

@@ -4,9 +4,7 @@ from __future__ import annotations
 
 import json
 import re
-import subprocess
 import sys
-import time
 
 import pytest
 
@@ -94,22 +92,14 @@ def wait_for_steps(cluster, number, workdir, step):
     slurm_cluster.wait_until(has_come, f"step {step}", 120)
 
 
-def start_again_now(cluster, number, restarts):
-    """Slurm waits two minutes before it starts a requeued job; we do not."""
+def wait_for_requeue(cluster, number, restarts):
+    """Until the job waits for that start."""
 
     def is_pending() -> bool:
         job = cluster.job(number)
         return job["Restarts"] == str(restarts) and job["JobState"] == "PENDING"
 
     slurm_cluster.wait_until(is_pending, f"restart {restarts}", 90)
-    while cluster.job(number)["JobState"] == "PENDING":
-        # Refused while the nodes are still cleaning up after the last start.
-        subprocess.run(
-            ["scontrol", "update", f"jobid={number}", "StartTime=now"],
-            env=cluster.environment,
-            capture_output=True,
-        )
-        time.sleep(1)
 
 
 def saved_steps(workdir) -> list[int]:
@@ -124,7 +114,7 @@ def test_a_run_that_is_requeued_and_preempted_goes_on_to_its_end(
     wait_for_steps(cluster, number, workdir, 30)
     # As an administrator, or a partition that preempts by requeueing.
     cluster.run("scontrol", "requeue", number)
-    start_again_now(cluster, number, 1)
+    wait_for_requeue(cluster, number, 1)
     first = newest_step(workdir)
     assert 30 <= first < STEPS
     assert saved_steps(workdir)[-1] >= first, "it saved itself when it was stopped"
@@ -132,7 +122,7 @@ def test_a_run_that_is_requeued_and_preempted_goes_on_to_its_end(
     wait_for_steps(cluster, number, workdir, first + 30)
     # As the time limit sends it: the script requeues the job by itself.
     cluster.run("scancel", "--signal=TERM", f"{number}.0")
-    start_again_now(cluster, number, 2)
+    wait_for_requeue(cluster, number, 2)
     assert newest_step(workdir) < STEPS
 
     def is_over() -> bool:
