@@ -36,6 +36,7 @@ VERBS = {
     "inpaint": "repaint a part of a picture, or continue it beyond its sides",
     "edit": "change a picture or finish a sketch",
     "benchmark": "sample | train: how fast this machine draws, or makes a step",
+    "flags": "the compiler flags of a chip, for a shell to set",
     "data": "build | tokenizer | emoji: prepare a data set",
 }
 
