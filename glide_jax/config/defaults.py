@@ -137,7 +137,7 @@ class TrainConfig:
 
 @dataclass(frozen=True)
 class OptimConfig:
-    """The optimizer and its learning rate; GLIDE states none of these (inferred: ADM)."""
+    """Optimizer and learning rate; GLIDE states none of these (inferred: ADM)."""
 
     name: str = "adamw"  # adamw, adafactor or lion
     learning_rate: float = 1e-4  # peak

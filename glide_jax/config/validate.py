@@ -16,6 +16,9 @@ MAX_SEED = 2**31 - 1  # what JAX and numpy both take as they are
 DTYPES = ("float32", "bfloat16", "float16")
 TIMESTEP_SAMPLINGS = ("uniform", "loss_second_moment", "power")
 CORRUPTIONS = ("none", "blur", "noise", "quantise")
+OPTIMIZERS = ("adamw", "adafactor", "lion")
+MOMENTS_DTYPES = ("float32", "bfloat16")
+REMAT_POLICIES = ("none", "dots", "blocks", "full", "offload")
 LEARNING_RATE_SCHEDULES = ("constant", "cosine", "linear")
 
 
@@ -35,6 +38,7 @@ def validate(config: defaults.Config) -> None:
     _check_intervals(config)
     _check_sample(config.sample)
     _check_family_rules(config)
+    _check_remat(config)
     if isinstance(config.model, defaults.NoisedClipConfig):
         _check_clip_training(config)
     else:
@@ -170,6 +174,19 @@ def _check_family_rules(config: defaults.Config) -> None:
     )
 
 
+def _check_remat(config: defaults.Config) -> None:
+    remat, levels = config.train.remat, 1
+    if isinstance(config.model, defaults.Text2ImConfig):
+        levels = len(config.model.channel_mult)
+    _require(
+        len(remat) in (1, levels),
+        "train.remat",
+        remat,
+        f"has {len(remat)} policies",
+        "give one" + (f", or {levels}: one for each level" if levels > 1 else ""),
+    )
+
+
 def _check_clip_training(config: defaults.Config) -> None:
     train, longest = config.train, defaults.NOISED_CLIP_TIMESTEPS
     _require(
@@ -193,7 +210,7 @@ def _check_clip_training(config: defaults.Config) -> None:
         "needs a loss for each timestep, which CLIP's has not",
         "use uniform or power with model.family=noised_clip",
     )
-    for name in ("loss_type", "low_pass_factors", "remat"):
+    for name in ("loss_type", "low_pass_factors"):
         value, default = getattr(train, name), getattr(defaults.TrainConfig, name)
         rule = "has no effect with model.family=noised_clip"
         remedy = f"leave it at {default!r}"
@@ -248,8 +265,12 @@ def _check_data(data: defaults.DataConfig) -> None:
 
 
 def _check_train(train: defaults.TrainConfig) -> None:
-    _at_least("train", train, 1, ["num_steps", "global_batch_size"])
+    _at_least("train", train, 1, ["num_steps", "global_batch_size", "microbatches"])
     _at_least("train", train, 0, ["timestep_power", "init_log2_loss_scale"])
+    _at_least("train", train, 0, ["min_log2_loss_scale"])
+    _one_of("train.remat_text", train.remat_text, REMAT_POLICIES)
+    for policy in train.remat:
+        _one_of("train.remat", policy, REMAT_POLICIES)
     _within("train.caption_drop_prob", train.caption_drop_prob, 0.0, 1.0)
     _one_of("train.loss_type", train.loss_type, losses.LOSS_TYPES)
     _one_of("train.timestep_sampling", train.timestep_sampling, TIMESTEP_SAMPLINGS)
@@ -264,6 +285,8 @@ def _check_train(train: defaults.TrainConfig) -> None:
 
 def _check_optim(config: defaults.Config) -> None:
     optim, num_steps = config.optim, config.train.num_steps
+    _one_of("optim.name", optim.name, OPTIMIZERS)
+    _one_of("optim.moments_dtype", optim.moments_dtype, MOMENTS_DTYPES)
     _one_of("optim.schedule", optim.schedule, LEARNING_RATE_SCHEDULES)
     _at_least("optim", optim, 0, ["warmup_steps", "weight_decay", "grad_clip_norm"])
     for name in ("learning_rate", "eps"):
@@ -289,6 +312,7 @@ def _check_ema(ema: defaults.EmaConfig) -> None:
     is_distinct = len(set(ema.decays)) == len(ema.decays)
     rule = "names a decay twice"
     _require(is_distinct, "ema.decays", ema.decays, rule, "leave one out")
+    _at_least("ema", ema, 1, ["every_steps"])
 
 
 def _check_mesh(mesh: defaults.MeshConfig) -> None:
@@ -301,10 +325,6 @@ def _check_mesh(mesh: defaults.MeshConfig) -> None:
     unknown = ", ".join(n for n, s in zip(names, sizes, strict=True) if s == -1)
     rule, remedy = "is -1 more than once", "leave one -1 and give the others"
     _require(sizes.count(-1) <= 1, "mesh", unknown, rule, remedy)
-    for name in ("tensor", "tensor_dcn"):
-        rule = "asks for tensor parallelism, which is not there yet"
-        value = getattr(mesh, name)
-        _require(value == 1, f"mesh.{name}", value, rule, "use 1, and mesh.fsdp")
     _at_least("mesh", mesh, 0, ["min_shard_mb"])
 
 

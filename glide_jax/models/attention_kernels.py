@@ -8,18 +8,20 @@ configuration: a bundle trained on one machine is sampled on any other.
 |----------|-------------------------|------------------------------------------------|
 | cpu      | one head after another  | from 256 queries: logits that fit no cache     |
 | gpu      | cuDNN flash attention   | float16, bfloat16; heads of 8, 16, .. 128      |
-| tpu      | splash attention        | queries and keys in 128s, one device           |
+| tpu      | splash attention        | queries and keys in 128s                       |
 | any      | plain XLA               | everywhere else                                |
 """
 
 from __future__ import annotations
 
 import functools
+import math
 from typing import Any
 
 import einops
 import jax
 import jax.numpy as jnp
+from jax.sharding import Mesh, PartitionSpec
 from jaxtyping import Float
 
 from glide_jax import shapes
@@ -44,12 +46,48 @@ def attend(
 ) -> Float[shapes.Array, "b n heads ch"]:
     """Attention by the program that suits the machine this is traced on."""
     platform = jax.default_backend()
-    # A Pallas kernel is not partitioned by the compiler: on several devices it would
-    # have to stand in a shard_map over the batch.
+    # A Pallas kernel is not partitioned by the compiler; over a mesh, see attend_on.
     if platform == "tpu" and jax.device_count() > 1:
         return attention.xla_attention(queries, keys, values)
     chosen = choose_attention(platform, queries.shape, keys.shape, queries.dtype)
     return chosen(queries, keys, values)
+
+
+def attend_on(
+    mesh: Mesh, batch_axes: tuple[str, ...], head_axis: str
+) -> attention.AttentionFn:
+    """Attention over a mesh by the program that suits its devices, with gradients.
+
+    They need not be those of this process: a program may be compiled for a machine
+    that is not there. The compiler partitions XLA's and cuDNN's programs by itself;
+    each device runs a Pallas kernel on its own pictures and heads.
+    """
+    platform = mesh.devices.flat[0].platform
+    num_batch_shards = math.prod(mesh.shape[axis] for axis in batch_axes)
+    spec = PartitionSpec(batch_axes, None, head_axis)
+    splash = jax.shard_map(
+        splash_attention,
+        mesh=mesh,
+        in_specs=(spec, spec, spec),
+        out_specs=spec,
+        check_vma=False,
+    )
+
+    def attend_over_mesh(
+        queries: Heads, keys: KeyHeads, values: KeyHeads
+    ) -> Float[shapes.Array, "b n heads ch"]:
+        batch, _, heads, _ = queries.shape
+        divides = batch % num_batch_shards == 0 and heads % mesh.shape[head_axis] == 0
+        chosen = attention.xla_attention
+        if platform != "cpu":
+            chosen = choose_attention(
+                platform, queries.shape, keys.shape, queries.dtype
+            )
+        if chosen is splash_attention:
+            chosen = splash if divides else attention.xla_attention
+        return chosen(queries, keys, values)
+
+    return attend_over_mesh
 
 
 def choose_attention(

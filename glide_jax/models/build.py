@@ -19,7 +19,7 @@ from glide_jax import shapes
 from glide_jax.config.defaults import ModelConfig, NoisedClipConfig, Text2ImConfig
 from glide_jax.errors import UserError
 from glide_jax.models import attention as attention_lib
-from glide_jax.models import initial, noised_clip, text2im, text_encoder, unet
+from glide_jax.models import initial, noised_clip, text2im, text_encoder
 
 TextFeatures = text_encoder.TextFeatures
 TextConditioning = text2im.TextConditioning
@@ -54,9 +54,10 @@ class DenoiserFns(NamedTuple):
 def make_denoiser(
     config: Text2ImConfig,
     *,
-    constrain: unet.ConstrainFn | None = None,
+    constrain: text_encoder.ConstrainFn | None = None,
     attention: attention_lib.AttentionFn | None = None,
-    remat: bool = False,
+    remat: tuple[str, ...] = ("none",),
+    remat_text: str = "none",
 ) -> DenoiserFns:
     """The functions of a text-to-image, upsampling or inpainting model.
 
@@ -64,14 +65,16 @@ def make_denoiser(
       config: sizes, and which pictures the model reads.
       constrain: hook on activations (batch axis first), e.g. a sharding constraint.
       attention: replaces plain attention over images, e.g. a fused kernel.
-      remat: recompute each block's activations in the backward pass: less memory, a
-        third more work.
+      remat: what the backward pass computes again, a policy of `models.remat` for all
+        levels or one for each from the finest.
+      remat_text: the same, of the text transformer's layers.
     """
     model = text2im.Text2Im(
         config,
         attention or attention_lib.xla_attention,
         constrain or _identity,
         remat,
+        remat_text,
     )
 
     def init(key: shapes.PRNGKey) -> shapes.Params:
@@ -133,9 +136,18 @@ class ClipFns(NamedTuple):
     logit_scale: Callable[..., jax.Array]
 
 
-def make_clip(config: NoisedClipConfig) -> ClipFns:
-    """The functions of a noised CLIP; `noised_clip.similarity` compares features."""
-    model = noised_clip.NoisedClip(config)
+def make_clip(
+    config: NoisedClipConfig,
+    *,
+    constrain: text_encoder.ConstrainFn | None = None,
+    remat: str = "none",
+    remat_text: str = "none",
+) -> ClipFns:
+    """The functions of a noised CLIP; `noised_clip.similarity` compares features.
+
+    The other arguments are those of `make_denoiser`, `remat` of the image tower.
+    """
+    model = noised_clip.NoisedClip(config, constrain or _identity, remat, remat_text)
 
     def init(key: shapes.PRNGKey) -> shapes.Params:
         x_t = jnp.zeros((1, config.image_px, config.image_px, 3))

@@ -20,7 +20,7 @@ from jaxtyping import Float
 from glide_jax import shapes
 from glide_jax.config import defaults
 from glide_jax.config.defaults import NoisedClipConfig
-from glide_jax.models import attention, initial, layers, text2im, text_encoder
+from glide_jax.models import attention, initial, layers, remat, text2im, text_encoder
 
 NUM_TIMESTEPS = defaults.NOISED_CLIP_TIMESTEPS
 # Of 8-bit pixels, per channel, over GLIDE's training images (published).
@@ -52,10 +52,12 @@ class ClipBlock(nn.Module):
     heads: int
     num_layers: int  # of the whole tower: residual branches start smaller in deep ones
     causal: bool
+    constrain: text_encoder.ConstrainFn
     dtype: Any
 
     @nn.compact
     def __call__(self, x, _):
+        x = remat.name_input(x)
         narrow = self.width**-0.5
         closing = narrow / (2 * self.num_layers)
         widening = math.sqrt(2 / (4 * self.width))
@@ -82,13 +84,15 @@ class ClipBlock(nn.Module):
         y = layers.LayerNorm(name="ln_2")(x)
         y = linear("mlp_in", 4 * self.width, widening)(y)
         y = nn.gelu(y, approximate=False)
-        return x + linear("mlp_out", self.width, closing)(y), None
+        return self.constrain(x + linear("mlp_out", self.width, closing)(y)), None
 
 
 class ImageTower(nn.Module):
     """x_t in [-1, 1] (B, H, W, 3), timesteps -> features (B, embed_dim), float32."""
 
     config: NoisedClipConfig
+    constrain: text_encoder.ConstrainFn
+    remat: str  # policy of the layers
 
     @nn.compact
     def __call__(self, x_t, timesteps):
@@ -111,9 +115,10 @@ class ImageTower(nn.Module):
         x = jnp.concatenate([first, tokens.astype(jnp.float32)], axis=1) + positions
         x = layers.LayerNorm(name="ln_in")(x).astype(dtype)
         num_layers = self.config.image_layers
-        x, _ = text_encoder.stack(ClipBlock, num_layers)(
-            width, self.config.image_heads, num_layers, False, dtype, name="layers"
-        )(x, None)
+        heads = self.config.image_heads
+        x, _ = text_encoder.stack(ClipBlock, num_layers, self.remat)(
+            width, heads, num_layers, False, self.constrain, dtype, name="layers"
+        )(self.constrain(x), None)
         return _project(x[:, 0], self.config.embed_dim)
 
 
@@ -121,6 +126,8 @@ class TextTower(nn.Module):
     """tokens int (B, L), text_mask bool (B, L) -> features (B, embed_dim), float32."""
 
     config: NoisedClipConfig
+    constrain: text_encoder.ConstrainFn
+    remat: str  # policy of the layers
 
     @nn.compact
     def __call__(self, tokens, text_mask):
@@ -139,9 +146,10 @@ class TextTower(nn.Module):
         )
         x = (jnp.take(table, tokens, axis=0) + positions).astype(dtype)
         # Causal: positions after the caption's end cannot reach its last token.
-        x, _ = text_encoder.stack(ClipBlock, config.text_layers)(
-            width, config.text_heads, config.text_layers, True, dtype, name="layers"
-        )(x, None)
+        heads, num_layers = config.text_heads, config.text_layers
+        x, _ = text_encoder.stack(ClipBlock, num_layers, self.remat)(
+            width, heads, num_layers, True, self.constrain, dtype, name="layers"
+        )(self.constrain(x), None)
         last = jnp.maximum(jnp.sum(text_mask, axis=-1), 1) - 1
         x = jnp.take_along_axis(x, last[:, None, None], axis=1)[:, 0]
         return _project(x, config.embed_dim)
@@ -158,10 +166,13 @@ class NoisedClip(nn.Module):
     """Both towers and the temperature of training."""
 
     config: NoisedClipConfig
+    constrain: text_encoder.ConstrainFn
+    remat: str  # policy of the image tower's layers
+    remat_text: str  # of the text tower's
 
     def setup(self):
-        self.image = ImageTower(self.config)
-        self.text = TextTower(self.config)
+        self.image = ImageTower(self.config, self.constrain, self.remat)
+        self.text = TextTower(self.config, self.constrain, self.remat_text)
         self.logit_scale = self.param(
             "logit_scale", initial.Distribution("constant", INIT_LOGIT_SCALE), ()
         )

@@ -32,12 +32,15 @@ class Text2Im(nn.Module):
 
     config: Text2ImConfig
     attention_fn: attention_lib.AttentionFn
-    constrain: unet.ConstrainFn
-    remat: bool
+    constrain: text_encoder.ConstrainFn
+    remat: tuple[str, ...]  # policy of all levels, or of each from the finest
+    remat_text: str
 
     def setup(self):
         dtype = jnp.dtype(self.config.compute_dtype)
-        self.text = text_encoder.TextEncoder(self.config, dtype)
+        self.text = text_encoder.TextEncoder(
+            self.config, self.constrain, self.remat_text, dtype
+        )
         self.unet = unet.UNet(
             self.config, self.attention_fn, self.constrain, self.remat, dtype
         )

@@ -6,21 +6,25 @@ not vanish; it holds a learned embedding of its own, and is attended to like the
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import einops
+import jax
 import jax.numpy as jnp
 from flax import linen as nn
 
 from glide_jax import shapes
 from glide_jax.config.defaults import Text2ImConfig
-from glide_jax.models import attention, initial, layers
+from glide_jax.models import attention, initial, layers, remat
 
 # The release only infers, so its initialisation is unknown. OpenAI's point-e trains the
 # same blocks with N(0, (0.25 / sqrt(width))^2); the embeddings follow CLIP and GPT-2.
 LINEAR_INIT_GAIN = 0.25
 TOKEN_INIT_STD = 0.02
 POSITION_INIT_STD = 0.01
+# A hook on activations, batch axis first; it may pin how they lie over devices.
+ConstrainFn = Callable[[jax.Array], jax.Array]
 # Loop iterations unrolled: a CPU or GPU runs a short stack faster without the loop.
 MAX_UNROLL = 4
 
@@ -32,14 +36,18 @@ class TextFeatures(NamedTuple):
     sequence: shapes.TextSequence  # (B, L, text_width), for the attention keys
 
 
-def stack(block_class: type[nn.Module], num_layers: int):
-    """The block repeated, its parameters stacked on a leading layer axis."""
+def stack(block_class: type[nn.Module], num_layers: int, policy: str):
+    """The block repeated, its parameters stacked on a leading layer axis.
+
+    policy: of recomputation in the backward pass, see `remat`.
+    """
+    is_unrolled = num_layers <= MAX_UNROLL
     return nn.scan(
-        block_class,
+        remat.remat_block(block_class, policy, in_loop=not is_unrolled),
         variable_axes={"params": 0},
         split_rngs={"params": True},
         length=num_layers,
-        unroll=num_layers if num_layers <= MAX_UNROLL else 1,
+        unroll=num_layers if is_unrolled else 1,
     )
 
 
@@ -48,10 +56,12 @@ class TransformerBlock(nn.Module):
 
     width: int
     heads: int
+    constrain: ConstrainFn
     dtype: Any
 
     @nn.compact
     def __call__(self, x, _):
+        x = remat.name_input(x)
         init = initial.normal_init(LINEAR_INIT_GAIN * self.width**-0.5)
 
         def linear(features, name):
@@ -65,20 +75,23 @@ class TransformerBlock(nn.Module):
         hidden = linear(4 * self.width, "mlp_in")(layers.LayerNorm(name="ln_2")(x))
         # The exact error function; Flax's default is the tanh approximation.
         hidden = nn.gelu(hidden, approximate=False)
-        return x + linear(self.width, "mlp_out")(hidden), None
+        return self.constrain(x + linear(self.width, "mlp_out")(hidden)), None
 
 
 class TextEncoder(nn.Module):
     """tokens int (B, L), text_mask bool (B, L) -> TextFeatures, float32."""
 
     config: Text2ImConfig
+    constrain: ConstrainFn
+    remat: str  # policy of the layers
     dtype: Any
 
     @nn.compact
     def __call__(self, tokens, text_mask):
-        x = self._embed(tokens, text_mask).astype(self.dtype)
-        blocks = stack(TransformerBlock, self.config.text_layers)(
-            self.config.text_width, self.config.text_heads, self.dtype, name="layers"
+        width, heads = self.config.text_width, self.config.text_heads
+        x = self.constrain(self._embed(tokens, text_mask).astype(self.dtype))
+        blocks = stack(TransformerBlock, self.config.text_layers, self.remat)(
+            width, heads, self.constrain, self.dtype, name="layers"
         )
         x, _ = blocks(x, None)
         x = layers.LayerNorm(name="final_ln")(x)

@@ -6,7 +6,6 @@ scale and shift from the embedding after the second norm, attention with caption
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from typing import Any
 
 import jax
@@ -15,10 +14,8 @@ from flax import linen as nn
 
 from glide_jax.config.defaults import Text2ImConfig
 from glide_jax.models import attention as attention_lib
-from glide_jax.models import initial, layers, layout
-
-# A hook on activations, batch axis first; it may pin how they lie over devices.
-ConstrainFn = Callable[[jax.Array], jax.Array]
+from glide_jax.models import initial, layers, layout, text_encoder
+from glide_jax.models import remat as remat_lib
 
 _RESAMPLE = {"": lambda x: x, "up": layers.upsample, "down": layers.downsample}
 
@@ -96,7 +93,11 @@ class Block(nn.Module):
         """The caption's keys and values for this block's attention."""
         return self.attention.text_keys_values(sequence)
 
-    def __call__(self, x, embedding, text_keys_values, dropout_keys):
+    def __call__(self, x, skip, embedding, text_keys_values, dropout_keys):
+        x = remat_lib.name_input(x)
+        if skip is not None:
+            # Joined in here, so that a block computed again keeps no copy of both.
+            x = jnp.concatenate([x, remat_lib.name_input(skip)], axis=-1)
         x = self.res(x, embedding, dropout_keys)
         if self.spec.attention:
             x = self.attention(x, text_keys_values)
@@ -110,8 +111,8 @@ class UNet(nn.Module):
 
     config: Text2ImConfig
     attention_fn: attention_lib.AttentionFn
-    constrain: ConstrainFn
-    remat: bool  # recompute each block in the backward pass
+    constrain: text_encoder.ConstrainFn
+    remat: tuple[str, ...]  # policy of all levels, or of each from the finest
     dtype: Any
 
     def setup(self):
@@ -122,10 +123,10 @@ class UNet(nn.Module):
         self.time_out = layers.Linear(4 * width, precision=highest)
         self.stem = layers.Conv3x3(width, dtype=self.dtype)
         plan = layout.make_layout(self.config)
-        block_class = nn.remat(Block) if self.remat else Block
         count = 0  # residual blocks so far, each with its own dropout layer
         blocks = []
         for spec in plan.blocks():
+            block_class = remat_lib.remat_block(Block, self._policy(spec))
             block = block_class(spec, self.config, count, self.attention_fn, self.dtype)
             blocks.append(block)
             count += 1 + bool(spec.last)
@@ -139,26 +140,60 @@ class UNet(nn.Module):
 
     def text_keys_values(self, sequence):
         """One (B, L, 2 * channels) array per attention, in order of use."""
-        blocks = (*self.inputs, self.middle, *self.outputs)
+        blocks = self._blocks()
         return tuple(b.text_keys_values(sequence) for b in blocks if b.spec.attention)
 
     def __call__(self, x, timesteps, pooled, text_keys_values, dropout_keys):
         embedding = nn.silu(self._embed(timesteps) + pooled)
         remaining = iter(text_keys_values)
-
-        def run(block, h):
-            keys_values = next(remaining) if block.spec.attention else None
-            return self.constrain(block(h, embedding, keys_values, dropout_keys))
-
+        # What every block reads beside the image; some attend to no caption.
+        conditions = [
+            (embedding, next(remaining) if b.spec.attention else None, dropout_keys)
+            for b in self._blocks()
+        ]
         h = self.constrain(self.stem(x))
         skips = [h]
-        for block in self.inputs:
-            h = run(block, h)
+        for index in range(len(self.inputs)):
+            h = self._run(index, h, None, conditions[index])
             skips.append(h)
-        h = run(self.middle, h)
-        for block in self.outputs:
-            h = run(block, jnp.concatenate([h, skips.pop()], axis=-1))
+        h = self._run(len(self.inputs), h, None, conditions[len(self.inputs)])
+        for level in self._ascent():
+            entering = [(skips.pop(), conditions[index]) for index in level]
+            h = self._ascend(level, h, entering)
         return self.conv_out(nn.silu(self.norm_out(h)))
+
+    def _blocks(self):
+        return (*self.inputs, self.middle, *self.outputs)
+
+    def _run(self, index, h, skip, conditions):
+        return self.constrain(self._blocks()[index](h, skip, *conditions))
+
+    def _ascent(self):
+        """The blocks of the ascending half by level, as ranges of their indices."""
+        first = len(self.inputs) + 1
+        per_level = self.config.num_res_blocks + 1
+        count = len(self.outputs) // per_level
+        return [
+            range(first + i * per_level, first + (i + 1) * per_level)
+            for i in range(count)
+        ]
+
+    def _ascend(self, level, h, entering):
+        """A level's ascending half, computed again as a whole where its policy says."""
+
+        def ascend(unet, h, entering):
+            for index, (skip, conditions) in zip(level, entering, strict=True):
+                h = unet._run(index, h, skip, conditions)
+            return h
+
+        if self._policy(self._blocks()[level[0]].spec) == "full":
+            ascend = remat_lib.remat_level(ascend)
+        return ascend(self, h, entering)
+
+    def _policy(self, spec):
+        if len(self.remat) == 1:
+            return self.remat[0]
+        return self.remat[(self.config.image_px // spec.px).bit_length() - 1]
 
     def _embed(self, timesteps):
         sinusoids = layers.timestep_embedding(timesteps, self.config.num_channels)

@@ -64,18 +64,20 @@ def check_batch(
     global_batch_size: int,
     mesh: Mesh | AbstractMesh,
     *,
+    microbatches: int = 1,
     path: str = "train.global_batch_size",
 ) -> None:
-    """Raises UserError unless the batch divides over the data and fsdp axes."""
-    shards = num_batch_shards(mesh)
+    """Raises UserError unless every microbatch divides over the data and fsdp axes."""
+    shards = num_batch_shards(mesh) * microbatches
     if global_batch_size > 0 and global_batch_size % shards == 0:
         return
     below = global_batch_size // shards * shards
     choices = [str(size) for size in (below, below + shards) if size > 0]
     sizes = ", ".join(f"{axis}={mesh.shape[axis]}" for axis in BATCH_AXES)
+    parts = f", in {microbatches} microbatches" if microbatches > 1 else ""
     raise UserError(
-        f"{path}={global_batch_size} is not divisible by {shards} devices "
-        f"(mesh {sizes}); use {' or '.join(choices)}"
+        f"{path}={global_batch_size} is not divisible by {shards} "
+        f"(mesh {sizes}{parts}); use {' or '.join(choices)}"
     )
 
 

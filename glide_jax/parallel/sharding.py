@@ -1,6 +1,6 @@
-"""Where arrays lie on the mesh: state by one rule, batches over data and fsdp.
+"""Where arrays lie on the mesh: state by rules, batches over data and fsdp.
 
-The rule for state looks at shapes only, so parameters, their averages and the
+The rules look at paths and shapes only, so parameters, their averages and the
 optimizer's moments of one parameter always lie alike.
 """
 
@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import logging
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import jax
@@ -16,43 +16,93 @@ import numpy as np
 from jax.sharding import AbstractMesh, Mesh, NamedSharding
 from jax.sharding import PartitionSpec as P
 
+from glide_jax.errors import UserError
 from glide_jax.parallel import mesh as mesh_lib
+from glide_jax.parallel import rules as rules_lib
 
 logger = logging.getLogger(__name__)
 
+HOST = "pinned_host"  # the kind of memory beside a device's own
+# Sizes are compared as those of float32, so that moments of a shorter type lie as their
+# parameter.
+_BYTES = 4
+
 
 def shard_tree(
-    abstract_tree: Any, mesh: Mesh | AbstractMesh, *, min_shard_mb: float | int
+    abstract_tree: Any,
+    mesh: Mesh | AbstractMesh,
+    *,
+    rules: Sequence[rules_lib.Rule] = (),
+    min_shard_mb: float | int,
 ) -> Any:
     """A NamedSharding for every leaf of a tree of arrays or ShapeDtypeStructs.
 
-    A tensor of at least `min_shard_mb` MiB is cut over fsdp along its largest
-    dimension that divides evenly; all else lies whole on every device. Large
-    tensors that no dimension lets cut (3-channel convolutions, odd vocabularies)
-    are logged.
+    The first of `rules` that speaks of a tensor says which axes cut it. fsdp, where
+    that rule does not name it, cuts the largest dimension left that divides evenly, of
+    tensors of at least `min_shard_mb` MiB. Large tensors that stay whole because no
+    dimension divides (3-channel convolutions, odd vocabularies) are logged.
+
+    Raises:
+      UserError: a rule asks for a cut that does not divide evenly.
     """
-    parts = mesh.shape["fsdp"]
     uncut: list[str] = []
 
-    def rule(path: tuple, leaf: Any) -> NamedSharding:
-        size_mb = math.prod(leaf.shape) * leaf.dtype.itemsize / 2**20
-        if parts == 1 or not leaf.shape or size_mb < min_shard_mb:
+    def place(path: tuple, leaf: Any) -> NamedSharding:
+        name = jax.tree_util.keystr(path, simple=True, separator="/")
+        spoken = (r for r in rules if r.speaks_of(name, len(leaf.shape)))
+        rule = next(spoken, None)
+        if rule is not None and rule.axes is None:
             return replicated(mesh)
-        axis = _largest_divisible_axis(leaf.shape, parts)
-        if axis is None:
-            name = jax.tree_util.keystr(path, simple=True, separator="/")
-            uncut.append(f"{name} {tuple(leaf.shape)} {size_mb:.1f} MiB")
-            return replicated(mesh)
-        return NamedSharding(mesh, P(*[None] * axis, "fsdp"))
+        axes = list(rule.axes) if rule else [None] * len(leaf.shape)
+        _check_divides(name, leaf.shape, axes, mesh)
+        size_mb = math.prod(leaf.shape) * _BYTES / 2**20
+        parts = mesh.shape["fsdp"]
+        if "fsdp" not in axes and parts > 1 and leaf.shape and size_mb >= min_shard_mb:
+            free = _largest_divisible_axis(leaf.shape, axes, parts)
+            if free is not None:
+                axes[free] = "fsdp"
+            elif not any(axes):
+                uncut.append(f"{name} {tuple(leaf.shape)} {size_mb:.1f} MiB")
+        while axes and axes[-1] is None:  # equal places get equal specs
+            axes.pop()
+        return NamedSharding(mesh, P(*axes))
 
-    shardings = jax.tree_util.tree_map_with_path(rule, abstract_tree)
+    shardings = jax.tree_util.tree_map_with_path(place, abstract_tree)
     if uncut:
         logger.info(
             "no dimension divides by mesh.fsdp=%d, so whole on every device: %s",
-            parts,
+            mesh.shape["fsdp"],
             "; ".join(uncut),
         )
     return shardings
+
+
+def check_rules(
+    params: Any, mesh: Mesh | AbstractMesh, rules: Sequence[rules_lib.Rule]
+) -> None:
+    """Raises UserError for a rule that speaks of no parameter: it would do nothing."""
+    leaves = jax.tree_util.tree_flatten_with_path(params)[0]
+    names = [
+        (jax.tree_util.keystr(path, simple=True, separator="/"), len(leaf.shape))
+        for path, leaf in leaves
+    ]
+    for rule in rules:
+        if not any(rule.speaks_of(*name) for name in names):
+            dims = "" if rule.axes is None else f" of {len(rule.axes)} dimensions"
+            raise UserError(
+                f"mesh.rules: {rule.pattern!r} speaks of no parameter{dims}; "
+                "`glide train --dry_run` lists their paths and shapes"
+            )
+
+
+def on_devices(where: Any) -> Any:
+    """The same places, but none of them in the host's memory."""
+    return jax.tree.map(
+        lambda place: (
+            place.with_memory_kind("device") if place.memory_kind == HOST else place
+        ),
+        where,
+    )
 
 
 def batch_sharding(mesh: Mesh) -> NamedSharding:
@@ -92,7 +142,28 @@ def make_constrain(mesh: Mesh) -> Callable[[jax.Array], jax.Array]:
     return constrain
 
 
-def _largest_divisible_axis(shape: tuple[int, ...], parts: int) -> int | None:
-    """The last of the largest axes that `parts` divides, or None."""
-    axes = [axis for axis, size in enumerate(shape) if size and size % parts == 0]
-    return max(axes, key=lambda axis: (shape[axis], axis), default=None)
+def _check_divides(
+    name: str,
+    shape: tuple[int, ...],
+    axes: list[str | None],
+    mesh: Mesh | AbstractMesh,
+) -> None:
+    for size, axis in zip(shape, axes, strict=True):
+        if axis is not None and size % mesh.shape[axis]:
+            raise UserError(
+                f"{name} {tuple(shape)}: its dimension of {size} cannot be cut into "
+                f"mesh.{axis}={mesh.shape[axis]} parts; use a size of that axis that "
+                f"divides {size}, or the rule '{name}=whole' in mesh.rules"
+            )
+
+
+def _largest_divisible_axis(
+    shape: tuple[int, ...], axes: list[str | None], parts: int
+) -> int | None:
+    """The last of the largest free dimensions that `parts` divides, or None."""
+    free = [
+        index
+        for index, size in enumerate(shape)
+        if axes[index] is None and size and size % parts == 0
+    ]
+    return max(free, key=lambda index: (shape[index], index), default=None)

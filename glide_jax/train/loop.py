@@ -164,7 +164,7 @@ class Window:
 def validate(run: setup.Run, state: states.TrainState) -> dict[str, float]:
     """Metrics of the first average on held-out examples, as `validation/...`."""
     sums: dict[str, np.ndarray] = {}
-    params = state.ema_params[str(run.config.ema.decays[0])]
+    params = first_average(run, state)
     for batch in run.validation:
         found = run.eval_step(params, sharding.to_global(batch, run.mesh))
         for name, pair in jax.device_get(found).items():
@@ -176,6 +176,13 @@ def validate(run: setup.Run, state: states.TrainState) -> dict[str, float]:
     }
 
 
+def first_average(run: setup.Run, state: states.TrainState) -> shapes.Params:
+    """The average that is validated and drawn, on the devices."""
+    params = state.ema_params[str(run.config.ema.decays[0])]
+    where = jax.tree.map(lambda leaf: leaf.sharding, params)
+    return jax.device_put(params, sharding.on_devices(where))
+
+
 def save_grid(
     run: setup.Run,
     draw_grid: GridHook,
@@ -184,7 +191,7 @@ def save_grid(
     step: int,
 ) -> None:
     """Draws the fixed-seed grid of the first average."""
-    picture = draw_grid(state.ema_params[str(run.config.ema.decays[0])])
+    picture = draw_grid(first_average(run, state))
     writer.image(step, "grid", picture)
     folder = run.workdir / "grids"
     folder.mkdir(exist_ok=True)

@@ -35,12 +35,17 @@ class Objective(NamedTuple):
     """`init(key) -> params`; `loss(params, batch, keys_of, resampler) -> (loss, Aux)`.
 
     `keys_of(stream)` gives the (B,) keys of a named stream. `constrain_params` maps
-    updated parameters back into their allowed range.
+    updated parameters back into their allowed range. A loss that compares examples with
+    each other also comes in two halves, None where the loss is a mean over examples:
+    `encode(params, batch, keys_of) -> features`, of any part of a batch, and
+    `contrast(params, features, batch, keys_of) -> (loss, Aux)`, of the whole.
     """
 
     init: Callable[..., shapes.Params]
     loss: Callable[..., tuple[jax.Array, Aux]]
     constrain_params: Callable[[shapes.Params], shapes.Params]
+    encode: Callable[..., Any] | None = None
+    contrast: Callable[..., tuple[jax.Array, Aux]] | None = None
 
 
 def make_objective(
@@ -49,22 +54,28 @@ def make_objective(
     *,
     is_training: bool = True,
     constrain: Callable[[jax.Array], jax.Array] | None = None,
+    attention: Callable[..., jax.Array] | None = None,
 ) -> Objective:
     """The objective that the model's family asks for.
 
     Without `is_training` captions are kept, dropout is off and timesteps are spread
-    evenly over the rows, so that validation losses are comparable.
+    evenly over the rows, so that validation losses are comparable. `constrain` and
+    `attention` are those of `build.make_denoiser`.
     """
     if isinstance(config.model, NoisedClipConfig):
-        return _make_contrastive(config, is_training)
-    return _make_denoising(config, pad_id, is_training, constrain)
+        return _make_contrastive(config, is_training, constrain)
+    return _make_denoising(config, pad_id, is_training, constrain, attention)
 
 
 def _make_denoising(
-    config: Config, pad_id: int, is_training: bool, constrain: Any
+    config: Config, pad_id: int, is_training: bool, constrain: Any, attention: Any
 ) -> Objective:
     fns = build.make_denoiser(
-        config.model, constrain=constrain, remat=config.train.remat != ("none",)
+        config.model,
+        constrain=constrain,
+        attention=attention,
+        remat=config.train.remat,
+        remat_text=config.train.remat_text,
     )
     tables = _tables(config)
     draw_t = _make_timestep_draw(config, is_training)
@@ -120,43 +131,63 @@ def _make_denoising(
     return Objective(fns.init, loss, lambda params: params)
 
 
-def _make_contrastive(config: Config, is_training: bool) -> Objective:
-    fns = build.make_clip(config.model)
+def _make_contrastive(config: Config, is_training: bool, constrain: Any) -> Objective:
+    fns = build.make_clip(
+        config.model,
+        constrain=constrain,
+        remat=config.train.remat[0],
+        remat_text=config.train.remat_text,
+    )
     tables = _tables(config)
     draw_t = _make_timestep_draw(config, is_training)
+    rows_on_their_devices = constrain or (lambda x: x)
 
-    def loss(params, batch, keys_of, resampler):
+    def draw(batch, keys_of):
+        return draw_t(keys_of("timestep"), batch["example_index"], {})[0]
+
+    def encode(params, batch, keys_of):
         x_start = jnp.asarray(batch["image"])
-        t, _ = draw_t(keys_of("timestep"), batch["example_index"], resampler)
+        t = draw(batch, keys_of)
         x_t = process.q_sample(tables, x_start, t, _normal(keys_of("noise"), x_start))
         images = fns.encode_image(params, x_t, tables.timesteps[t])
         texts = fns.encode_text(params, batch["tokens"], batch["text_mask"])
-        # Every image against every caption of the global batch, both ways.
-        logits = fns.logit_scale(params) * _normalise(images) @ _normalise(texts).T
-        targets = jnp.arange(logits.shape[0])
+        return _normalise(images), _normalise(texts)
+
+    def contrast(params, features, batch, keys_of):
+        images, texts = features
+        t = draw(batch, keys_of)
+        scale = fns.logit_scale(params)
+        # Every image against every caption of the global batch, both ways; each device
+        # has the rows of its own examples.
+        by_image = rows_on_their_devices(scale * images @ texts.T)
+        by_text = rows_on_their_devices(scale * texts @ images.T)
+        targets = jnp.arange(by_image.shape[0])
         cross_entropy = optax.softmax_cross_entropy_with_integer_labels
         per_example = 0.5 * (
-            cross_entropy(logits, targets) + cross_entropy(logits.T, targets)
+            cross_entropy(by_image, targets) + cross_entropy(by_text, targets)
         )
         # Right is a caption of the same words, whichever row of the batch it came from.
         tokens = jnp.asarray(batch["tokens"])
-        is_right = jnp.all(tokens[jnp.argmax(logits, axis=1)] == tokens, axis=1)
+        is_right = jnp.all(tokens[jnp.argmax(by_image, axis=1)] == tokens, axis=1)
         accuracy = jnp.asarray(is_right, jnp.float32)
         metrics = {
             "loss": _total(per_example),
             "accuracy": _total(accuracy),
-            "logit_scale": _total(fns.logit_scale(params)[None]),
+            "logit_scale": _total(scale[None]),
         }
         metrics |= _by_quartile("loss", per_example, t, tables.num_timesteps)
         metrics |= _by_quartile("accuracy", accuracy, t, tables.num_timesteps)
         return jnp.mean(per_example), Aux(t, per_example, metrics)
+
+    def loss(params, batch, keys_of, resampler):
+        return contrast(params, encode(params, batch, keys_of), batch, keys_of)
 
     def cap_logit_scale(params):
         # CLIP section 2.5: the scale is kept from growing past 100.
         capped = jnp.minimum(params["logit_scale"], jnp.log(100.0))
         return {**params, "logit_scale": capped}
 
-    return Objective(fns.init, loss, cap_logit_scale)
+    return Objective(fns.init, loss, cap_logit_scale, encode, contrast)
 
 
 def drop_captions(
@@ -178,10 +209,9 @@ def drop_captions(
 def _make_timestep_draw(config: Config, is_training: bool) -> Callable:
     """(keys, rows, resampler) -> (t, weights), both (B,)."""
     T = config.diffusion.num_timesteps
-    sampling = config.train.timestep_sampling
+    sampling, batch = config.train.timestep_sampling, config.train.global_batch_size
 
     def evenly(keys, rows, resampler):
-        batch = rows.shape[0]
         t = jnp.asarray((rows % batch + 0.5) / batch * T, jnp.int32)
         return t, jnp.ones(t.shape, jnp.float32)
 

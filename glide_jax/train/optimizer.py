@@ -1,4 +1,4 @@
-"""AdamW as an optax chain without its learning rate, and the learning rate by step.
+"""The optimizer as an optax chain without its learning rate, and that rate by step.
 
 The learning rate is a function of the step (batches consumed) and is applied in
 `step.py`, so that a skipped update does not shift the schedule.
@@ -6,22 +6,73 @@ The learning rate is a function of the step (batches consumed) and is applied in
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import jax
+import jax.numpy as jnp
 import optax
 
 from glide_jax import shapes
 from glide_jax.config.defaults import OptimConfig
 
+# Adafactor's, arXiv 1804.04235 sections 7.2 and 6: the second moment forgets as
+# 1 - step ** -0.8, and an update's root mean square is at most 1.
+ADAFACTOR_DECAY_EXPONENT = 0.8
+ADAFACTOR_CLIP = 1.0
+
 
 def make_optimizer(config: OptimConfig) -> optax.GradientTransformation:
-    """Clipping by global norm, Adam, decoupled decay of matrices and kernels."""
+    """Clipping by global norm, the named rule, decoupled decay of matrices and kernels.
+
+    Moments of `moments_dtype` are first moments only: a second moment that forgets one
+    thousandth a step would not move at all in bfloat16's eight bits.
+    """
     parts = []
     if config.grad_clip_norm > 0:
         parts.append(optax.clip_by_global_norm(config.grad_clip_norm))
-    parts.append(optax.scale_by_adam(b1=config.b1, b2=config.b2, eps=config.eps))
+    parts.append(RULES[config.name](config))
     if config.weight_decay > 0:
         parts.append(optax.add_decayed_weights(config.weight_decay, mask=_is_decayed))
     return optax.chain(*parts)
+
+
+def _adamw(config: OptimConfig) -> optax.GradientTransformation:
+    """Adam with decoupled decay (arXiv 1711.05101)."""
+    return optax.scale_by_adam(
+        b1=config.b1,
+        b2=config.b2,
+        eps=config.eps,
+        mu_dtype=jnp.dtype(config.moments_dtype),
+    )
+
+
+def _lion(config: OptimConfig) -> optax.GradientTransformation:
+    """The sign of a momentum (arXiv 2302.06675): one moment instead of two."""
+    dtype = jnp.dtype(config.moments_dtype)
+    return optax.scale_by_lion(b1=config.b1, b2=config.b2, mu_dtype=dtype)
+
+
+def _adafactor(config: OptimConfig) -> optax.GradientTransformation:
+    """Second moments of a matrix by row and column sums (arXiv 1804.04235).
+
+    As in arXiv 2106.04560 with the learning rate of Adam instead of one relative to the
+    parameters, and with a first moment unless b1 is 0.
+    """
+    parts = [
+        optax.scale_by_factored_rms(decay_rate=ADAFACTOR_DECAY_EXPONENT),
+        optax.clip_by_block_rms(ADAFACTOR_CLIP),
+    ]
+    if config.b1 > 0:
+        dtype = jnp.dtype(config.moments_dtype)
+        parts.append(optax.ema(config.b1, debias=False, accumulator_dtype=dtype))
+    return optax.chain(*parts)
+
+
+RULES: dict[str, Callable[[OptimConfig], optax.GradientTransformation]] = {
+    "adamw": _adamw,
+    "adafactor": _adafactor,
+    "lion": _lion,
+}
 
 
 def make_learning_rate(config: OptimConfig, num_steps: int) -> optax.Schedule:

@@ -23,9 +23,15 @@ from glide_jax.data import pipeline, schema, sources
 from glide_jax.errors import UserError
 from glide_jax.models import build
 from glide_jax.parallel import mesh as meshes
-from glide_jax.parallel import sharding
 from glide_jax.text import sentencepiece_model, sentencepiece_training, tokenizers
-from glide_jax.train import init_from, objectives, optimizer, randomness, step
+from glide_jax.train import (
+    abstract,
+    init_from,
+    objectives,
+    optimizer,
+    randomness,
+    step,
+)
 from glide_jax.train import state as states
 from glide_jax.train import workdir as workdirs
 
@@ -63,7 +69,7 @@ def prepare(config: Config, workdir: pathlib.Path) -> tuple[Run, states.TrainSta
     """
     validate.validate(config)
     mesh = meshes.make_mesh(config.mesh)
-    meshes.check_batch(config.train.global_batch_size, mesh)
+    abstract.check_fits(config, mesh)
     source, held_out = open_sources(config)
     checkpoints = store.CheckpointStore(
         workdirs.checkpoints(workdir), keep=config.checkpoint.keep
@@ -83,8 +89,7 @@ def prepare(config: Config, workdir: pathlib.Path) -> tuple[Run, states.TrainSta
     _check_vocabulary(config, tokenizer)
     _warn_of_cut_captions(config, source, tokenizer)
     validation = _validation_batches(config, held_out, tokenizer)
-    constrain = sharding.make_constrain(mesh)
-    objective = objectives.make_objective(config, tokenizer.pad_id, constrain=constrain)
+    objective = abstract.make_objective(config, mesh, tokenizer.pad_id)
     state, shardings = _make_state(config, mesh, objective, checkpoints, start)
     # Last, so that a start that was refused leaves the folder as it was.
     workdirs.save_tokenizer(workdir, tokenizer)
@@ -96,13 +101,15 @@ def prepare(config: Config, workdir: pathlib.Path) -> tuple[Run, states.TrainSta
         tokenizer=tokenizer,
         checkpoints=checkpoints,
         train_step=step.jit_train_step(
-            step.make_train_step(config, objective), mesh, shardings
+            step.make_train_step(config, objective, pin=step.pin_to(shardings.params)),
+            mesh,
+            shardings,
         ),
         eval_step=jax.jit(
             step.make_eval_step(
                 config,
-                objectives.make_objective(
-                    config, tokenizer.pad_id, is_training=False, constrain=constrain
+                abstract.make_objective(
+                    config, mesh, tokenizer.pad_id, is_training=False
                 ),
             )
         ),
@@ -150,20 +157,12 @@ def _make_state(
         return states.make_state(config, objective.init(key), optim)
 
     key = randomness.stream_key(config.seed, "init")
-    abstract = jax.eval_shape(fresh, key)
-    shardings = sharding.shard_tree(
-        abstract, mesh, min_shard_mb=config.mesh.min_shard_mb
-    )
-    logging.info("parameters: %s", f"{build.parameter_count(abstract.params):,}")
+    described = abstract.abstract_state(config, objective)
+    shardings = abstract.place_state(config, described, mesh)
+    logging.info("parameters: %s", f"{build.parameter_count(described.params):,}")
     latest = checkpoints.latest_step()
     if latest is not None:
-        targets = jax.tree.map(
-            lambda leaf, where: jax.ShapeDtypeStruct(
-                leaf.shape, leaf.dtype, sharding=where
-            ),
-            abstract,
-            shardings,
-        )
+        targets = abstract.with_places(described, shardings)
         restored = checkpoints.restore(latest, states.to_items(targets))
         logging.info("resumed at step %d", latest)
         return states.from_items(restored), shardings

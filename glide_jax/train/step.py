@@ -13,7 +13,7 @@ from jax.sharding import Mesh
 from glide_jax.config.defaults import Config
 from glide_jax.diffusion import timestep_sampling
 from glide_jax.parallel import sharding
-from glide_jax.train import ema, objectives, optimizer, randomness
+from glide_jax.train import accumulation, ema, objectives, optimizer, randomness
 from glide_jax.train.state import TrainState
 
 # ADM's rule: the scale grows by 2 ** 0.001 a good step and halves on an overflow.
@@ -24,55 +24,59 @@ TrainStep = Callable[
 ]
 
 
-def make_train_step(config: Config, objective: objectives.Objective) -> TrainStep:
+def make_train_step(
+    config: Config,
+    objective: objectives.Objective,
+    *,
+    pin: accumulation.Pin = lambda tree: tree,
+) -> TrainStep:
     """(state, batch) -> (state, metrics); metrics are (sum, count) pairs.
 
     An update whose gradient is not finite is skipped: the step counts, the batch is
-    consumed, parameters, averages and the history of losses stay.
+    consumed, parameters, averages and the history of losses stay. `pin` holds gradients
+    to where parameters lie.
     """
     optim = optimizer.make_optimizer(config.optim)
     learning_rate = optimizer.make_learning_rate(config.optim, config.train.num_steps)
     is_float16 = config.model.compute_dtype == "float16"
 
     def train_step(state: TrainState, batch: objectives.Batch):
-        def keys_of(stream: str):
-            return randomness.example_keys(
-                config.seed, stream, state.step, batch["example_index"]
+        def make_keys_of(rows):
+            return lambda stream: randomness.example_keys(
+                config.seed, stream, state.step, rows["example_index"]
             )
 
-        scale = jnp.exp2(state.log2_loss_scale)
-
-        def scaled_loss(params):
-            loss, aux = objective.loss(params, batch, keys_of, state.resampler)
-            return loss * scale, aux
-
-        grads, aux = jax.grad(scaled_loss, has_aux=True)(state.params)
-        grads = jax.tree.map(lambda g: g / scale, grads)
+        grads, aux = accumulation.gradient(
+            objective,
+            state.params,
+            batch,
+            make_keys_of,
+            state.resampler,
+            microbatches=config.train.microbatches,
+            loss_scale=jnp.exp2(state.log2_loss_scale),
+            pin=pin,
+        )
         grad_norm = optax.global_norm(grads)
         is_finite = jnp.isfinite(grad_norm)
         rate = learning_rate(state.step)
-
-        def apply_update():
-            directions, opt_state = optim.update(grads, state.opt_state, state.params)
-            params = jax.tree.map(lambda p, d: p - rate * d, state.params, directions)
-            params = objective.constrain_params(params)
-            averages = ema.update(config.ema, state.ema_params, params, state.updates)
-            return params, averages, opt_state
-
-        def skip_update():
-            return state.params, state.ema_params, state.opt_state
-
-        params, averages, opt_state = jax.lax.cond(is_finite, apply_update, skip_update)
-        resampler = _seen(config, state.resampler, aux, is_finite)
-        growth = jnp.where(is_finite, LOSS_SCALE_GROWTH, -1.0) if is_float16 else 0.0
+        directions, opt_state = optim.update(grads, state.opt_state, state.params)
+        params = jax.tree.map(lambda p, d: p - rate * d, state.params, directions)
+        params = objective.constrain_params(params)
+        averages = ema.update(config.ema, state.ema_params, params, state.updates)
+        # Chosen leaf by leaf, so that no copy of the whole state has to exist.
+        params, averages, opt_state = jax.tree.map(
+            lambda new, old: jnp.where(is_finite, new, old),
+            (params, averages, opt_state),
+            (state.params, state.ema_params, state.opt_state),
+        )
         new_state = TrainState(
             step=state.step + 1,
             updates=state.updates + is_finite,
-            log2_loss_scale=state.log2_loss_scale + growth,
+            log2_loss_scale=_next_loss_scale(config, state.log2_loss_scale, is_finite),
             params=params,
             ema_params=averages,
             opt_state=opt_state,
-            resampler=resampler,
+            resampler=_seen(config, state.resampler, aux, is_finite),
         )
         one = jnp.float32(1)
         metrics = aux.metrics | {
@@ -85,6 +89,16 @@ def make_train_step(config: Config, objective: objectives.Objective) -> TrainSte
         return new_state, metrics
 
     return train_step
+
+
+def _next_loss_scale(
+    config: Config, log2_loss_scale: jax.Array, is_finite: jax.Array
+) -> jax.Array:
+    """ADM's rule, with a floor; only float16 has a scale."""
+    if config.model.compute_dtype != "float16":
+        return log2_loss_scale
+    moved = log2_loss_scale + jnp.where(is_finite, LOSS_SCALE_GROWTH, -1.0)
+    return jnp.maximum(moved, config.train.min_log2_loss_scale)
 
 
 def _seen(
@@ -103,26 +117,55 @@ def _seen(
 def jit_train_step(
     train_step: TrainStep, mesh: Mesh, state_shardings: TrainState
 ) -> TrainStep:
-    """`train_step` over a mesh: state donated, output shardings pinned."""
+    """`train_step` over a mesh: state donated, output shardings pinned.
+
+    What lies in the host's memory between steps is brought to the devices for the
+    update and taken back by the output's shardings.
+    """
+    on_devices = sharding.on_devices(state_shardings)
+
+    def step_on_devices(state, batch):
+        if on_devices != state_shardings:
+            state = jax.device_put(state, on_devices)
+        return train_step(state, batch)
+
     return jax.jit(
-        train_step,
+        step_on_devices,
         in_shardings=(state_shardings, sharding.batch_sharding(mesh)),
         out_shardings=(state_shardings, sharding.replicated(mesh)),
         donate_argnums=0,
     )
 
 
+def pin_to(params_shardings: Any) -> accumulation.Pin:
+    """Holds a tree shaped like the parameters to their places.
+
+    Without it the compiler may lay gradients whole on every device.
+    """
+
+    def pin(tree):
+        return jax.tree.map(jax.lax.with_sharding_constraint, tree, params_shardings)
+
+    return pin
+
+
 def make_eval_step(config: Config, objective: objectives.Objective) -> Callable:
     """(params, batch) -> metrics of a validation batch, the same draws every time."""
 
     def eval_step(params, batch):
-        # The step is no part of it, so that losses of different steps compare.
-        def keys_of(stream: str):
-            del stream  # only the noise is drawn in validation
-            return randomness.example_keys(
-                config.seed, "validation", 0, batch["example_index"]
+        # The step is no part of it, so that losses of different steps compare; and of
+        # the streams only the noise is drawn in validation.
+        def make_keys_of(rows):
+            return lambda stream: randomness.example_keys(
+                config.seed, "validation", 0, rows["example_index"]
             )
 
-        return objective.loss(params, batch, keys_of, {})[1].metrics
+        return accumulation.metrics(
+            objective,
+            params,
+            batch,
+            make_keys_of,
+            microbatches=config.train.microbatches,
+        )
 
     return eval_step

@@ -52,7 +52,7 @@ def test_eight_devices_take_any_layout_and_name_the_batch_that_fits():
             mesh.check_batch(100, made)
         except UserError as error:
             assert str(error) == (
-                "train.global_batch_size=100 is not divisible by 8 devices "
+                "train.global_batch_size=100 is not divisible by 8 "
                 "(mesh data=4, fsdp=2); use 96 or 104"
             ), error
         else:

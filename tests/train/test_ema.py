@@ -38,3 +38,15 @@ def test_every_horizon_follows_the_formula(warmup):
     for name, average in expected.items():
         # Six float32 steps against float64 ones.
         np.testing.assert_allclose(averages[name]["w"], average, rtol=1e-5, atol=1e-6)
+
+
+def test_every_third_update_averages_with_the_horizon_of_three():
+    config = defaults.EmaConfig(decays=(0.9,), warmup=False, every_steps=3)
+    values = np.random.default_rng(0).normal(size=(7, 3)).astype(np.float32)
+    averages = {"0.9": {"w": jnp.zeros(3)}}
+    expected = np.zeros(3)
+    for k, value in enumerate(values):
+        averages = ema.update(config, averages, {"w": jnp.asarray(value)}, jnp.int32(k))
+        if k in (2, 5):
+            expected = 0.9**3 * expected + (1 - 0.9**3) * value
+        np.testing.assert_allclose(averages["0.9"]["w"], expected, rtol=1e-5, atol=1e-6)

@@ -7,7 +7,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from glide_jax.config import defaults
+from glide_jax.config import defaults, validate
 from glide_jax.train import optimizer
 
 
@@ -84,3 +84,43 @@ def test_the_gradient_is_clipped_to_its_global_norm(norm, expected):
     moments = next(part for part in state if hasattr(part, "mu")).mu
     found = np.hypot(float(moments["a"][0]), float(moments["b"][0, 0]))
     np.testing.assert_allclose(found, expected, rtol=1e-5)
+
+
+def test_the_settings_name_the_optimizers_there_are():
+    assert tuple(optimizer.RULES) == validate.OPTIMIZERS
+
+
+def test_lions_first_update_is_the_gradients_sign():
+    config = defaults.OptimConfig(name="lion")
+    optim = optimizer.make_optimizer(config)
+    params = {"w": jnp.ones(3)}
+    grads = {"w": jnp.array([3.0, -0.1, 0.0])}
+    updates, state = optim.update(grads, optim.init(params), params)
+    np.testing.assert_array_equal(updates["w"], [1.0, -1.0, 0.0])
+    # m = (1 - b2) g
+    mu = next(x for x in jax.tree.leaves(state) if x.shape == (3,))
+    np.testing.assert_allclose(mu, 0.001 * grads["w"], rtol=1e-4)
+
+
+def test_adafactor_keeps_rows_and_columns_instead_of_a_matrix():
+    params = {"w": jnp.ones((256, 128))}
+    config = defaults.OptimConfig(name="adafactor", b1=0.0)
+    optim = optimizer.make_optimizer(config)
+    state = optim.init(params)
+    assert sum(x.size for x in jax.tree.leaves(state)) < 256 + 128 + 10
+    # g = r c^T has second moments that factor exactly, so the update is its sign.
+    grads = {"w": jnp.outer(jnp.linspace(0.5, 2, 256), jnp.linspace(-1, 3, 128))}
+    updates, _ = optim.update(grads, state, params)
+    np.testing.assert_allclose(updates["w"], jnp.sign(grads["w"]), rtol=1e-3)
+
+
+@pytest.mark.parametrize("name", validate.OPTIMIZERS)
+def test_first_moments_may_be_half_as_wide(name):
+    params = {"w": jnp.ones((4, 4))}
+    config = defaults.OptimConfig(name=name, moments_dtype="bfloat16")
+    optim = optimizer.make_optimizer(config)
+    state = optim.init(params)
+    assert jnp.dtype("bfloat16") in {x.dtype for x in jax.tree.leaves(state)}
+    updates, state = optim.update({"w": jnp.full((4, 4), 0.3)}, state, params)
+    assert (params["w"] - jnp.float32(0.1) * updates["w"]).dtype == jnp.float32
+    assert jnp.dtype("bfloat16") in {x.dtype for x in jax.tree.leaves(state)}

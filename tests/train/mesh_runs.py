@@ -1,0 +1,173 @@
+"""Five steps of a small model on a mesh, for tests that compare meshes.
+
+Imported by scripts on fake devices; every kind of phase is here, with dropout on and
+every random stream drawn.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Mapping
+from typing import Any, NamedTuple
+
+import jax
+import numpy as np
+
+from glide_jax.config import defaults, resolve
+from glide_jax.parallel import mesh as meshes
+from glide_jax.parallel import sharding
+from glide_jax.train import abstract, optimizer, randomness, step
+from glide_jax.train import state as states
+
+ROWS, STEPS = 16, 5
+
+# Attention of two heads, on the way down, in the middle and on the way up.
+BASE = defaults.Text2ImConfig(
+    image_px=8,
+    num_channels=16,
+    channel_mult=(1,),
+    num_res_blocks=1,
+    attention_px=(8,),
+    head_channels=8,
+    norm_groups=4,
+    dropout_prob=0.1,
+    text_context=8,
+    vocab_size=320,
+    text_width=32,
+    text_layers=2,
+    text_heads=4,
+    compute_dtype="float32",
+)
+MODELS: dict[str, defaults.ModelConfig] = {
+    "base": BASE,
+    "upsampler": dataclasses.replace(BASE, low_res_px=4),
+    "inpainting": dataclasses.replace(BASE, inpaint=True),
+    "clip": defaults.NoisedClipConfig(
+        image_px=8,
+        patch_px=4,
+        image_width=32,
+        image_layers=2,
+        image_heads=4,
+        text_context=8,
+        vocab_size=320,
+        text_width=32,
+        text_layers=2,
+        text_heads=4,
+        embed_dim=16,
+        compute_dtype="float32",
+    ),
+}
+
+
+class Outcome(NamedTuple):
+    """What five steps came to: losses, parameters, and the whole state."""
+
+    losses: list[float]
+    params: dict[str, np.ndarray]
+    state: states.TrainState
+
+
+def make_config(kind: str, changes: Mapping[str, Any] | None = None) -> defaults.Config:
+    """Settings of a kind of phase; every tensor is cut that can be."""
+    is_clip = kind == "clip"
+    config = defaults.Config(
+        model=MODELS[kind],
+        optim=defaults.OptimConfig(learning_rate=1e-3),
+        train=defaults.TrainConfig(
+            global_batch_size=ROWS, caption_drop_prob=0.0 if is_clip else 0.2
+        ),
+        mesh=defaults.MeshConfig(min_shard_mb=0.0),
+    )
+    return resolve.override(config, changes or {})
+
+
+def make_mesh(data: int, fsdp: int, tensor: int):
+    """A mesh of the first devices."""
+    config = defaults.MeshConfig(data=data, fsdp=fsdp, tensor=tensor)
+    return meshes.make_mesh(config, jax.devices()[: data * fsdp * tensor])
+
+
+def make_batch(config: defaults.Config, seed: int) -> dict[str, np.ndarray]:
+    """Noise in the shapes of the run's batches."""
+    rng = np.random.default_rng(seed)
+    mesh = make_mesh(1, 1, 1)
+    batch = {}
+    for name, leaf in abstract.abstract_batch(config, mesh).items():
+        if leaf.dtype == np.float32:
+            batch[name] = rng.uniform(-1, 1, leaf.shape).astype(np.float32)
+        else:
+            batch[name] = rng.integers(1, 300, leaf.shape).astype(leaf.dtype)
+    batch["text_mask"] = rng.random(batch["tokens"].shape) < 0.8
+    batch["example_index"] = np.arange(seed * ROWS, (seed + 1) * ROWS, dtype=np.int32)
+    if "inpaint_mask" in batch:
+        batch["inpaint_mask"] = (batch["inpaint_mask"] > 0).astype(np.float32)
+    return batch
+
+
+def start(config: defaults.Config, mesh) -> tuple[Any, states.TrainState]:
+    """The jitted step of a run, and its first state."""
+    objective = abstract.make_objective(config, mesh, 0)
+    described = abstract.abstract_state(config, objective)
+    where = abstract.place_state(config, described, mesh)
+    optim = optimizer.make_optimizer(config.optim)
+
+    def fresh(key):
+        return states.make_state(config, objective.init(key), optim)
+
+    state = jax.jit(fresh, out_shardings=where)(randomness.stream_key(0, "init"))
+    train_step = step.make_train_step(config, objective, pin=step.pin_to(where.params))
+    return step.jit_train_step(train_step, mesh, where), state
+
+
+def run(config: defaults.Config, mesh, steps: int = STEPS) -> Outcome:
+    """The steps, one after the other."""
+    train_step, state = start(config, mesh)
+    losses = []
+    for k in range(steps):
+        batch = sharding.to_global(make_batch(config, k), mesh)
+        state, metrics = train_step(state, batch)
+        losses.append(float(metrics["loss"][0] / metrics["loss"][1]))
+    assert int(state.updates) == steps
+    return Outcome(losses, flat(state.params), jax.block_until_ready(state))
+
+
+def flat(tree: Any) -> dict[str, np.ndarray]:
+    """Arrays by path."""
+    return {
+        jax.tree_util.keystr(path, simple=True, separator="/"): np.asarray(leaf)
+        for path, leaf in jax.tree_util.tree_leaves_with_path(tree)
+    }
+
+
+def gradient_at(config: defaults.Config, params: Any) -> dict[str, np.ndarray]:
+    """The gradient of the first batch at these parameters, on one device."""
+    objective = abstract.make_objective(config, make_mesh(1, 1, 1), 0)
+    batch = make_batch(config, 0)
+
+    def loss(params):
+        def keys_of(stream):
+            return randomness.example_keys(0, stream, 0, batch["example_index"])
+
+        return objective.loss(params, batch, keys_of, {})[0]
+
+    return flat(jax.jit(jax.grad(loss))(params))
+
+
+def assert_same(
+    found: Outcome, expected: Outcome, config: defaults.Config, rtol: float
+) -> None:
+    """Equal losses, and equal tensors where there was a gradient to learn from.
+
+    Adam divides a gradient by its own size, so a tensor whose gradient is rounding
+    alone (a bias in front of a norm) moves by rounding's signs.
+    """
+    gradient = gradient_at(config, expected.state.params)
+    np.testing.assert_allclose(found.losses, expected.losses, rtol=rtol)
+    assert expected.losses[0] != expected.losses[-1], "nothing was learnt"
+    compared = 0
+    for name, value in expected.params.items():
+        if np.linalg.norm(gradient[name]) > 1e-6:
+            error = np.linalg.norm(found.params[name] - value) / np.linalg.norm(value)
+            assert error < rtol, (name, error)
+            compared += 1
+    assert compared > len(expected.params) / 2, compared
