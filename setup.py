@@ -51,6 +51,7 @@ setup(
         # Only `glide convert` reads and writes .pt files; before 2.6 a crafted file
         # could run code past weights_only (CVE-2025-32434).
         "torch": ["torch>=2.6,<3"],
+        "wandb": ["wandb>=0.19,<1"],  # log.wandb_project
         "dev": [
             "beartype>=0.20,<1",  # run-time check of array types in tests
             "pytest>=8,<10",

@@ -1,20 +1,29 @@
-"""What a run tells about itself: metrics.jsonl (the truth) and TensorBoard (a view).
+"""What a run tells about itself: metrics.jsonl (the truth), TensorBoard, W&B (views).
 
 One row a step: {"step": 50, "loss": 0.31, ...}. JSON has no NaN or infinity, so these
 are the strings "nan", "inf" and "-inf"; `read_metrics` turns them back into floats.
+
+Weights & Biases is an option (log.wandb_project, `pip install -e ".[wandb]"`) and is
+imported only then. All starts of a workdir are one run there: its id lies in wandb/.
 """
 
 from __future__ import annotations
 
+import dataclasses
+import importlib.util
 import json
 import math
 import os
 import pathlib
+import secrets
 from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
 import tensorboardX
+
+from glide_jax.config.defaults import Config
+from glide_jax.errors import UserError
 
 _NOT_FINITE = {"nan": math.nan, "inf": math.inf, "-inf": -math.inf}
 
@@ -22,18 +31,29 @@ _NOT_FINITE = {"nan": math.nan, "inf": math.inf, "-inf": -math.inf}
 class MetricsWriter:
     """Appends to the metrics of a workdir; does nothing unless `enabled`.
 
-    Only one process of a run may be enabled.
+    Only one process of a run may be enabled. `config` says whether W&B gets them too,
+    and is shown there.
     """
 
-    def __init__(self, workdir: str | pathlib.Path, *, enabled: bool = True) -> None:
+    def __init__(
+        self,
+        workdir: str | pathlib.Path,
+        config: Config | None = None,
+        *,
+        enabled: bool = True,
+    ) -> None:
         self._folder = pathlib.Path(workdir)
         self._path = self._folder / "metrics.jsonl"
         self._enabled = enabled
         self._purge_step: int | None = None
         self._open_board: tensorboardX.SummaryWriter | None = None
-        if enabled:
-            self._folder.mkdir(parents=True, exist_ok=True)
-            self.truncate_after(math.inf)
+        self._wandb: _WandbRun | None = None
+        if not enabled:
+            return
+        self._folder.mkdir(parents=True, exist_ok=True)
+        self.truncate_after(math.inf)
+        if config is not None and config.log.wandb_project:
+            self._wandb = _WandbRun(self._folder, config)
 
     def __enter__(self) -> MetricsWriter:
         return self
@@ -51,12 +71,24 @@ class MetricsWriter:
             file.write(json.dumps({"step": step, **safe}) + "\n")
         for name, value in row.items():
             self._board.add_scalar(name, value, step)
+        if self._wandb is not None:
+            self._wandb.log(step, row)
 
     def image(self, step: int, name: str, image: np.ndarray) -> None:
-        """Shows a uint8 (h, w, 3) image in TensorBoard."""
-        if self._enabled:
-            self._board.add_image(name, image, step, dataformats="HWC")
-            self._board.flush()
+        """Shows a uint8 (h, w, 3) image in TensorBoard and W&B."""
+        if not self._enabled:
+            return
+        self._board.add_image(name, image, step, dataformats="HWC")
+        self._board.flush()
+        if self._wandb is not None:
+            self._wandb.image(step, name, image)
+
+    def last(self, name: str, *, default: float) -> float:
+        """The newest value of this name in metrics.jsonl."""
+        if not self._enabled or not self._path.exists():
+            return default
+        values = [row[name] for row in read_metrics(self._path) if name in row]
+        return values[-1] if values else default
 
     def truncate_after(self, step: float | int) -> None:
         """Forgets rows of later steps: the run goes on from a state of `step`."""
@@ -67,11 +99,17 @@ class MetricsWriter:
         scratch.write_text("".join(rows))
         os.replace(scratch, self._path)
         if math.isfinite(step):
-            self.close()
+            self._close_board()
             self._purge_step = int(step) + 1
 
     def close(self) -> None:
-        """Flushes TensorBoard; rows of metrics.jsonl are on disk already."""
+        """Flushes TensorBoard and W&B; rows of metrics.jsonl are on disk already."""
+        self._close_board()
+        if self._wandb is not None:
+            self._wandb.finish()
+            self._wandb = None
+
+    def _close_board(self) -> None:
         if self._open_board is not None:
             self._open_board.close()
             self._open_board = None
@@ -83,6 +121,60 @@ class MetricsWriter:
                 str(self._folder / "tensorboard"), purge_step=self._purge_step
             )
         return self._open_board
+
+
+def check_wandb(project: str) -> None:
+    """Raises UserError where W&B is asked for and not installed."""
+    if project and importlib.util.find_spec("wandb") is None:
+        raise UserError(
+            f"log.wandb_project={project!r} needs Weights & Biases, which is not "
+            'installed; pip install -e ".[wandb]", or leave it empty'
+        )
+
+
+class _WandbRun:
+    """The run at W&B that belongs to a workdir."""
+
+    def __init__(self, folder: pathlib.Path, config: Config) -> None:
+        import wandb
+
+        self._wandb = wandb
+        try:
+            self._run = wandb.init(
+                project=config.log.wandb_project,
+                name=f"{config.name} {folder.name}",
+                id=_stored_id(folder / "wandb" / "run_id"),
+                resume="allow",
+                dir=folder,
+                config=dataclasses.asdict(config),
+                settings=wandb.Settings(console="off"),
+            )
+        except wandb.Error as error:
+            raise UserError(
+                f"log.wandb_project={config.log.wandb_project!r}: "
+                f"{str(error).splitlines()[0]}; `wandb login` first, or set "
+                "WANDB_MODE=offline"
+            ) from error
+        # W&B's own step may not go back, as that of a resumed run does.
+        self._run.define_metric("step")
+        self._run.define_metric("*", step_metric="step")
+
+    def log(self, step: int, row: Mapping[str, Any]) -> None:
+        self._run.log({"step": step, **row})
+
+    def image(self, step: int, name: str, image: np.ndarray) -> None:
+        self._run.log({"step": step, name: self._wandb.Image(image)})
+
+    def finish(self) -> None:
+        self._run.finish()
+
+
+def _stored_id(path: pathlib.Path) -> str:
+    """The id in this file, which is made with the first start."""
+    if not path.exists():
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text(secrets.token_hex(4))
+    return path.read_text()
 
 
 def read_metrics(path: str | pathlib.Path) -> list[dict[str, Any]]:

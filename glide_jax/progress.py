@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import contextlib
 import io
 import sys
 import time
 from typing import TextIO
 
 import tqdm
+from tqdm.contrib import logging as tqdm_logging
 
 LOG_EVERY_SECS = 30.0
 
@@ -15,8 +17,8 @@ LOG_EVERY_SECS = 30.0
 class ProgressBar:
     """A bar on a terminal; elsewhere one line each LOG_EVERY_SECS, so logs stay short.
 
-    A context manager. `initial` is where a resumed loop starts: the rate counts only
-    what was done since.
+    A context manager, inside of which log records go above the bar. `initial` is where
+    a resumed loop starts: the rate counts only what was done since.
     """
 
     def __init__(
@@ -29,6 +31,7 @@ class ProgressBar:
     ) -> None:
         self._stream = sys.stderr if stream is None else stream
         self._is_terminal = self._stream.isatty()
+        self._redirection = contextlib.ExitStack()
         self._last_line_secs = time.monotonic()
         self._bar = tqdm.tqdm(
             total=total,
@@ -39,6 +42,8 @@ class ProgressBar:
         )
 
     def __enter__(self) -> ProgressBar:
+        if self._is_terminal:
+            self._redirection.enter_context(tqdm_logging.logging_redirect_tqdm())
         return self
 
     def __exit__(self, *exception: object) -> None:
@@ -61,6 +66,7 @@ class ProgressBar:
         if not self._bar.disable and not self._is_terminal:
             self._write_line()
         self._bar.close()
+        self._redirection.close()
 
     def _write_line(self) -> None:
         bar = self._bar.format_dict

@@ -2,12 +2,15 @@
 
 import json
 import math
+import sys
 
 import jax.numpy as jnp
 import numpy as np
 import pytest
 
 from glide_jax import metrics
+from glide_jax.config import defaults
+from glide_jax.errors import UserError
 
 
 def test_rows_come_back_in_order(tmp_path):
@@ -63,8 +66,42 @@ def test_tensorboard_gets_scalars_and_images(tmp_path):
 
 
 def test_a_disabled_writer_leaves_no_trace(tmp_path):
-    with metrics.MetricsWriter(tmp_path / "run", enabled=False) as writer:
+    config = defaults.Config(log=defaults.LogConfig(wandb_project="glide"))
+    with metrics.MetricsWriter(tmp_path / "run", config, enabled=False) as writer:
         writer.scalars(1, {"loss": 1.0})
         writer.image(1, "samples", np.zeros((4, 4, 3), np.uint8))
         writer.truncate_after(0)
     assert not (tmp_path / "run").exists()
+
+
+def test_the_newest_value_of_a_name_is_found(tmp_path):
+    with metrics.MetricsWriter(tmp_path) as writer:
+        assert writer.last("hours", default=0.0) == 0.0
+        writer.scalars(1, {"hours": 2.0})
+        writer.scalars(2, {"loss": 1.0})
+        assert writer.last("hours", default=0.0) == 2.0
+        assert writer.last("days", default=0.5) == 0.5
+
+
+def test_all_starts_of_a_workdir_are_one_run_of_weights_and_biases(
+    tmp_path, monkeypatch
+):
+    pytest.importorskip("wandb", reason='needs pip install -e ".[wandb]"')
+    monkeypatch.setenv("WANDB_MODE", "offline")
+    config = defaults.Config(log=defaults.LogConfig(wandb_project="glide"))
+    for step in (1, 2):
+        with metrics.MetricsWriter(tmp_path, config) as writer:
+            writer.scalars(step, {"loss": 0.5})
+            writer.image(step, "grid", np.zeros((4, 6, 3), np.uint8))
+    run_id = (tmp_path / "wandb" / "run_id").read_text()
+    files = list((tmp_path / "wandb").glob(f"offline-run-*-{run_id}/*.wandb"))
+    assert files
+    assert b"loss" in files[0].read_bytes()
+    assert list((tmp_path / "wandb").rglob("grid*.png"))
+
+
+def test_only_a_run_that_asks_for_it_needs_weights_and_biases(monkeypatch):
+    monkeypatch.setitem(sys.modules, "wandb", None)
+    metrics.check_wandb("")
+    with pytest.raises(UserError, match=r"log.wandb_project='glide' needs"):
+        metrics.check_wandb("glide")

@@ -1,6 +1,8 @@
 """Logs stay short, terminals get a bar."""
 
 import io
+import logging
+import sys
 import time
 
 from glide_jax import progress
@@ -53,3 +55,16 @@ def test_a_terminal_gets_a_bar_with_rate_and_fields():
         bar.update(10)
     assert "train: 100%" in terminal.getvalue()
     assert "loss=0.5" in terminal.getvalue()
+
+
+def test_a_log_record_goes_above_the_bar_and_leaves_it_whole(monkeypatch):
+    terminal = Terminal()
+    monkeypatch.setattr(sys, "stderr", terminal)
+    console = logging.StreamHandler(terminal)
+    monkeypatch.setattr(logging.root, "handlers", [console])
+    with progress.ProgressBar(10, "train") as bar:
+        bar.update(5)
+        logging.warning("step 5: 0.5 s")
+    # The bar is wiped before the record, which has a line of its own.
+    assert "\rstep 5: 0.5 s\n" in terminal.getvalue()
+    assert logging.root.handlers == [console]

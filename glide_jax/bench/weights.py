@@ -27,8 +27,9 @@ def random_params(config: ModelConfig, seed: int = 0) -> shapes.Params:
     rng = np.random.default_rng(seed)
 
     def draw(path, leaf) -> jax.Array:
-        unit = rng.standard_normal(leaf.shape, np.float32)
-        return jax.device_put(_scaled(path[-1].key, unit))
+        # At least one dimension, or numpy would make numbers of arrays.
+        unit = rng.standard_normal(leaf.shape or (1,), np.float32)
+        return jax.device_put(_scaled(path[-1].key, unit).reshape(leaf.shape))
 
     return jax.tree_util.tree_map_with_path(draw, build.abstract_params(config))
 

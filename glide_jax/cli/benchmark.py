@@ -1,4 +1,4 @@
-"""Time the sampler on this machine: one JSON row.
+"""Time the sampler or a training step on this machine: one JSON row.
 
     glide benchmark sample --config=experiments/configs/base64.py:released
     glide benchmark sample --config=experiments/configs/base64.py:released \\
@@ -6,17 +6,18 @@
         --batch=8 --compute_dtype=bfloat16 --output=rows.jsonl
     glide benchmark sample --config=experiments/configs/base64.py:released \\
         --compute_dtype=float32 --passes=1
+    glide benchmark train --config=experiments/configs/base64.py:released --batch=64
 
-Weights and captions are random: what they say costs no time. --passes times that many
-denoiser passes of each stage, where a whole picture would take minutes.
+Weights, captions and pictures are random: what they say costs no time. --passes times
+that many denoiser passes of each stage, where a whole picture would take minutes.
 """
 
 from __future__ import annotations
 
 import contextlib
 import json
-from collections.abc import Iterator
-from typing import IO, TYPE_CHECKING
+from collections.abc import Callable, Iterator, Mapping
+from typing import IO, TYPE_CHECKING, Any
 
 from absl import flags
 
@@ -26,14 +27,22 @@ from glide_jax.errors import UserError
 if TYPE_CHECKING:
     from glide_jax.config import defaults
 
-MIN_REPEATS = 5  # bench.timing.MIN_REPEATS; naming it here keeps --help quick
+# The least number of timed runs, bench.*.MIN_REPEATS; here it keeps --help quick.
+MIN_REPEATS = {"sample": 5, "train": 10}
+SAMPLE_ONLY = (
+    "upsampler_config",
+    "passes",
+    "guidance_mode",
+    "respacing",
+    "upsampler_respacing",
+)
 
 
 def define_flags(values: flags.FlagValues) -> None:
-    """Models, what to draw, how often, and where the row goes."""
+    """What to time, how often, and where the row goes."""
     from ml_collections import config_flags
 
-    for name, stage in (("config", "base model"), ("upsampler_config", "upsampler")):
+    for name, stage in (("config", "model"), ("upsampler_config", "upsampler")):
         config_flags.DEFINE_config_file(
             name,
             help_string=f"the {stage}'s run: a file with get_config(size), as "
@@ -43,52 +52,84 @@ def define_flags(values: flags.FlagValues) -> None:
         )
 
     add = define.Define(values)
-    add.whole("batch", "pictures drawn at once", 1, least=1)
-    meaning = "timed runs; the row has their median"
-    add.whole("repeats", meaning, MIN_REPEATS, least=MIN_REPEATS)
-    meaning = "denoiser passes of each stage, instead of whole pictures"
+    meaning = "pictures at once: drawn (1), or in a step (train.global_batch_size)"
+    add.whole("batch", meaning, least=1)
+    meaning = "timed runs, of which the row has the median: 5 of sample, 10 of train"
+    add.whole("repeats", meaning, least=1)
+    meaning = "sample: denoiser passes of each stage, instead of whole pictures"
     add.whole("passes", meaning, least=1)
-    meaning = "of the base model; cfg doubles its rows"
-    add.choice("guidance_mode", ["none", "cfg"], meaning, "cfg")
-    add.text("respacing", "timesteps of the base model, e.g. 150; the configuration's")
-    add.text("upsampler_respacing", "timesteps of the upsampler, e.g. fast27")
+    meaning = "sample: of the base model; cfg (default) doubles its rows"
+    add.choice("guidance_mode", ["none", "cfg"], meaning)
+    meaning = "sample: timesteps of the base model, e.g. 150; the configuration's"
+    add.text("respacing", meaning)
+    add.text("upsampler_respacing", "sample: timesteps of the upsampler, e.g. fast27")
     add.text("compute_dtype", "float32, bfloat16 or float16; the configurations'")
     add.text("output", "file that the row is added to, e.g. rows.jsonl")
 
 
 def run(values: flags.FlagValues, arguments: list[str]) -> int:
     """Prints the row, and adds it to --output."""
-    if arguments != ["sample"]:
+    if len(arguments) != 1 or arguments[0] not in MIN_REPEATS:
         raise UserError(
-            f"{' '.join(arguments) or 'nothing'!r} cannot be timed; say what, e.g. "
-            "glide benchmark sample"
+            f"{' '.join(arguments) or 'nothing'!r} cannot be timed; say what, "
+            "glide benchmark sample or glide benchmark train"
         )
+    (subject,) = arguments
     if values.config is None:
         raise UserError(
             "--config is missing, e.g. --config=experiments/configs/base64.py:released"
         )
-    from glide_jax.bench import sampling
-
-    base = _read_config(values, "config", values.respacing)
-    upsampler = None
-    if values.upsampler_config is not None:
-        upsampler = _read_config(values, "upsampler_config", values.upsampler_respacing)
-    elif values.upsampler_respacing is not None:
-        raise UserError("--upsampler_respacing needs --upsampler_config")
-    settings = sampling.Settings(
-        values.batch, values.guidance_mode, values.passes, values.repeats
-    )
-    sampling.check(base, upsampler, settings)
+    least = MIN_REPEATS[subject]
+    if values.repeats is not None and values.repeats < least:
+        raise UserError(
+            f"--repeats={values.repeats} says little of glide benchmark {subject}; "
+            f"time at least {least}"
+        )
+    repeats = values.repeats or least
+    make_row = _prepare_sample if subject == "sample" else _prepare_train
+    measure = make_row(values, repeats)
     with _open_output(values.output) as output:
-        row = json.dumps(sampling.benchmark(base, upsampler, settings))
+        row = json.dumps(measure())
         print(row)
         if output is not None:
             output.write(row + "\n")
     return 0
 
 
+def _prepare_sample(values: flags.FlagValues, repeats: int) -> Callable[[], Any]:
+    """All that can be refused is; what comes back makes the row."""
+    from glide_jax.bench import sampling
+
+    base = _read_config(values, "config", {"sample.respacing": values.respacing})
+    upsampler = None
+    if values.upsampler_config is not None:
+        changes = {"sample.respacing": values.upsampler_respacing}
+        upsampler = _read_config(values, "upsampler_config", changes)
+    elif values.upsampler_respacing is not None:
+        raise UserError("--upsampler_respacing needs --upsampler_config")
+    settings = sampling.Settings(
+        values.batch or 1, values.guidance_mode or "cfg", values.passes, repeats
+    )
+    sampling.check(base, upsampler, settings)
+    return lambda: sampling.benchmark(base, upsampler, settings)
+
+
+def _prepare_train(values: flags.FlagValues, repeats: int) -> Callable[[], Any]:
+    """As `_prepare_sample`."""
+    from glide_jax.bench import training
+
+    for name in SAMPLE_ONLY:
+        if values[name].value is not None:
+            raise UserError(
+                f"--{name} is of glide benchmark sample; training has no use for it"
+            )
+    config = _read_config(values, "config", {"train.global_batch_size": values.batch})
+    training.check(config)
+    return lambda: training.benchmark(config, repeats=repeats)
+
+
 def _read_config(
-    values: flags.FlagValues, name: str, respacing: str | None
+    values: flags.FlagValues, name: str, changes: Mapping[str, Any]
 ) -> defaults.Config:
     """The configuration of a flag, with what other flags say of it."""
     from glide_jax.config import resolve, validate
@@ -100,10 +141,7 @@ def _read_config(
             f"--{name}: {str(error).splitlines()[-1].strip()}; name a file such as "
             "experiments/configs/base64.py:released"
         ) from error
-    given = {
-        "sample.respacing": respacing,
-        "model.compute_dtype": values.compute_dtype,
-    }
+    given = {**changes, "model.compute_dtype": values.compute_dtype}
     config = resolve.override(
         resolve.from_config_dict(values[name].value),
         {path: value for path, value in given.items() if value is not None},

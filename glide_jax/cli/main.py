@@ -27,7 +27,7 @@ VERBS = {
     "sample": "pictures from prompts",
     "inpaint": "repaint a part of a picture, or continue it beyond its sides",
     "edit": "change a picture or finish a sketch",
-    "benchmark": "sample: how fast a picture is drawn on this machine",
+    "benchmark": "sample | train: how fast this machine draws, or makes a step",
     "data": "build | tokenizer | emoji: prepare a data set",
 }
 

@@ -15,7 +15,7 @@ from glide_jax.errors import UserError
 
 
 def define_flags(values: flags.FlagValues) -> None:
-    """--config (a file, with :size after it), --workdir, --dry_run, --devices."""
+    """--config (a file, with :size after it), --workdir, and how to run it."""
     from ml_collections import config_flags
 
     config_flags.DEFINE_config_file(
@@ -43,13 +43,20 @@ def define_flags(values: flags.FlagValues) -> None:
         lower_bound=1,
         flag_values=values,
     )
+    flags.DEFINE_string(
+        "profile_steps",
+        None,
+        "steps to trace for TensorBoard's profiler into WORKDIR/profile, e.g. 100:105 "
+        "for 100 to 104",
+        flag_values=values,
+    )
 
 
 def run(values: flags.FlagValues, arguments: list[str]) -> int:
     """Trains, and draws grids of the first average as it goes."""
     from glide_jax.cli import dry_run, grid_hook
     from glide_jax.config import resolve
-    from glide_jax.train import loop
+    from glide_jax.train import loop, profiling
 
     if arguments:
         raise UserError(f"{arguments[0]!r} is no flag; settings are --config.a.b=value")
@@ -65,6 +72,7 @@ def run(values: flags.FlagValues, arguments: list[str]) -> int:
             "experiments/configs/base64.py:tiny"
         ) from error
     config = resolve.from_config_dict(values.config)
+    profile_steps = profiling.read_steps(values.profile_steps)
     if values.dry_run:
         print(dry_run.report(config, devices=values.devices))
         return 0
@@ -73,4 +81,6 @@ def run(values: flags.FlagValues, arguments: list[str]) -> int:
     if not values.workdir:
         raise UserError("--workdir is missing, e.g. --workdir=runs/base")
     workdir = pathlib.Path(values.workdir)
-    return loop.train(config, workdir, make_grid_hook=grid_hook.make)
+    return loop.train(
+        config, workdir, make_grid_hook=grid_hook.make, profile_steps=profile_steps
+    )

@@ -2,13 +2,10 @@
 
 from __future__ import annotations
 
-import collections
 import contextlib
 import logging
 import pathlib
-import time
-from collections.abc import Callable
-from typing import Any
+from collections.abc import Callable, Mapping
 
 import jax
 import numpy as np
@@ -19,8 +16,10 @@ from glide_jax.config import resolve
 from glide_jax.config.defaults import Config
 from glide_jax.errors import UserError
 from glide_jax.parallel import sharding
-from glide_jax.train import setup
+from glide_jax.train import clock as clocks
+from glide_jax.train import profiling, setup, speed
 from glide_jax.train import state as states
+from glide_jax.train import window as windows
 
 # Updates skipped one after the other that end a run: float16 needs about twenty to find
 # its loss scale. At the end of a run fewer tell that it came to nothing.
@@ -36,61 +35,80 @@ def train(
     workdir: pathlib.Path,
     *,
     make_grid_hook: MakeGridHook | None = None,
+    profile_steps: range = range(0),
 ) -> lifecycle.ExitCode:
     """Trains to train.num_steps; returns OK, or PREEMPTED after a signal.
 
-    Called again on the same folder it goes on from the newest checkpoint.
+    Called again on the same folder it goes on from the newest checkpoint. The
+    `profile_steps` are traced for TensorBoard's profiler into its `profile/`.
 
     Raises:
       UserError: a start that is refused (see `setup.prepare`), too much data that
         cannot be read (the steps made are saved), or a run that has diverged.
     """
+    clock = clocks.Clock()
+    metrics.check_wandb(config.log.wandb_project)
     run, state = setup.prepare(config, workdir)
     first, last = int(state.step), config.train.num_steps
     if first >= last:
         run.checkpoints.close()
         logging.info("already trained to step %d", first)
         return lifecycle.ExitCode.OK
-    writer = metrics.MetricsWriter(workdir, enabled=jax.process_index() == 0)
+    draw_grid = make_grid_hook(run) if make_grid_hook else None
+    writer = metrics.MetricsWriter(workdir, config, enabled=jax.process_index() == 0)
+    # Read before the rows of lost steps are cut off: these have been paid for as well.
+    device_hours = writer.last("speed/device_hours", default=0.0)
     # A fresh start writes its row of step 0 itself.
     writer.truncate_after(first or -1)
-    draw_grid = make_grid_hook(run) if make_grid_hook else None
-    window = Window(config.train.global_batch_size)
+    window = windows.Window(clock, speed.Meter(config, device_hours))
     with (
         lifecycle.StopRequest() as stop,
         progress.ProgressBar(last, config.name, initial=first) as bar,
+        profiling.Profiler(workdir / "profile", profile_steps) as profiler,
         contextlib.closing(run.checkpoints),
         contextlib.closing(writer),
     ):
         if first == 0 and run.validation:
-            writer.scalars(0, validate(run, state))
+            with window.pause("evaluation"):
+                writer.scalars(0, validate(run, state))
         batches = run.make_batches(first)
         for step in range(first + 1, last + 1):
             try:
-                batch = window.fetch(batches, run)
+                with window.part("input_wait"):
+                    batch = next(batches)
             except UserError:
                 save_what_is_done(run, state, step - 1)
                 raise
-            state, step_metrics = run.train_step(state, batch)
+            with (
+                profiler.step(step, state),
+                window.part("compile" if step == first + 1 else "dispatch"),
+            ):
+                batch = sharding.to_global(batch, run.mesh)
+                state, step_metrics = run.train_step(state, batch)
             window.add(step_metrics)
             bar.update()
             # Everything below is due at its own interval, and all of it at the end.
             is_last = step == last
             is_stopping = stop.requested and not is_last
             row = {}
-            if is_last or step == 1 or is_due(step, config.log.every_steps):
-                row |= window.means()
-                bar.note(loss=row["loss"])
             if is_last or is_due(step, config.log.validate_every_steps):
-                row |= validate(run, state)
+                with window.pause("evaluation"):
+                    row |= validate(run, state)
+            if is_last or step == 1 or is_due(step, config.log.every_steps):
+                row |= window.row(step)
+                bar.note(loss=row["loss"])
+                logging.info(speed.line(step, row))
             if row:
                 writer.scalars(step, row)
+                check_loss_scale(run, row, step)
                 check_divergence(run, window.skipped_in_a_row, step, is_last=is_last)
             if draw_grid and (is_last or is_due(step, config.log.grid_every_steps)):
-                save_grid(run, draw_grid, state, writer, step)
+                with window.pause("evaluation"):
+                    save_grid(run, draw_grid, state, writer, step)
             # Saved last, so that a step once saved has all of its rows and pictures.
             if is_last or is_stopping or is_due(step, config.checkpoint.every_steps):
-                save(run, state, step)
+                with window.pause("checkpoint"):
+                    save(run, state, step)
             if is_stopping:
                 run.checkpoints.wait()
                 logging.warning("stopped by a signal; step %d is saved", step)
@@ -101,64 +119,6 @@ def train(
 def is_due(step: int, every_steps: int) -> bool:
     """Whether something done every N steps (0: never) is due after this one."""
     return every_steps > 0 and step % every_steps == 0
-
-
-class Window:
-    """Metrics since the last log row, as sums and counts, and where the time went."""
-
-    def __init__(self, images_per_step: int):
-        self._images_per_step = images_per_step
-        self._pending: collections.deque = collections.deque()
-        self.skipped_in_a_row = 0  # updates skipped since the last one made
-        self._reset()
-
-    def _reset(self) -> None:
-        self._sums: dict[str, np.ndarray] = {}
-        self._steps = 0
-        self._input_wait = 0.0
-        self._start = time.monotonic()
-
-    def fetch(self, batches: Any, run: setup.Run) -> dict[str, jax.Array]:
-        """The next batch on the devices; waiting for it is counted."""
-        start = time.monotonic()
-        batch = next(batches)
-        self._input_wait += time.monotonic() - start
-        return sharding.to_global(batch, run.mesh)
-
-    def add(self, step_metrics: dict[str, tuple[jax.Array, jax.Array]]) -> None:
-        """Takes one step's metrics, reading those of the step before it.
-
-        One step late, so that the next step is dispatched while this one runs.
-        """
-        self._pending.append(step_metrics)
-        if len(self._pending) > 1:
-            self._read(self._pending.popleft())
-
-    def means(self) -> dict[str, float]:
-        """Means over the steps since the last call."""
-        while self._pending:
-            self._read(self._pending.popleft())
-        seconds = (time.monotonic() - self._start) / self._steps
-        means = {
-            name: float(total / count)
-            for name, (total, count) in self._sums.items()
-            if count > 0
-        }
-        means |= {
-            "step_seconds": seconds,
-            "images_per_second": self._images_per_step / seconds,
-            "input_wait_seconds": self._input_wait / self._steps,
-        }
-        self._reset()
-        return means
-
-    def _read(self, step_metrics: dict[str, tuple[jax.Array, jax.Array]]) -> None:
-        read = jax.device_get(step_metrics)
-        for name, pair in read.items():
-            self._sums[name] = self._sums.get(name, 0.0) + np.asarray(pair, np.float64)
-        is_skipped = "skipped_updates" in read and read["skipped_updates"][0] > 0
-        self.skipped_in_a_row = self.skipped_in_a_row + 1 if is_skipped else 0
-        self._steps += 1
 
 
 def validate(run: setup.Run, state: states.TrainState) -> dict[str, float]:
@@ -217,6 +177,19 @@ def save_what_is_done(run: setup.Run, state: states.TrainState, step: int) -> No
         save(run, state, step)
         run.checkpoints.wait()
         logging.warning("step %d is saved", step)
+
+
+def check_loss_scale(run: setup.Run, row: Mapping[str, float], step: int) -> None:
+    """Raises UserError where a gradient overflowed that could be scaled no lower."""
+    if not row.get("overflows_at_floor"):
+        return
+    run.checkpoints.wait()
+    floor = run.config.train.min_log2_loss_scale
+    raise UserError(
+        f"at step {step} float16 gradients overflow with the loss scale at its floor, "
+        f"train.min_log2_loss_scale={floor:g}; go on with a lower optim.learning_rate, "
+        "or start anew with model.compute_dtype=bfloat16"
+    )
 
 
 def check_divergence(

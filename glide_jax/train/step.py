@@ -86,6 +86,9 @@ def make_train_step(
         }
         if is_float16:
             metrics["log2_loss_scale"] = (new_state.log2_loss_scale, one)
+            at_floor = state.log2_loss_scale <= config.train.min_log2_loss_scale
+            overflows = jnp.asarray(at_floor & ~is_finite, jnp.float32)
+            metrics["overflows_at_floor"] = (overflows, one)
         return new_state, metrics
 
     return train_step

@@ -39,6 +39,8 @@ IDENTITY = (
     "train.timestep_sampling",
     "train.timestep_power",
     "train.init_from",
+    "optim.name",
+    "optim.moments_dtype",
     "ema.decays",
 )
 # The optimizer has one part more while these are above 0; their size may change.

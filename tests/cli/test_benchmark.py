@@ -1,4 +1,4 @@
-"""`glide benchmark sample`: one row out, one line on a mistake."""
+"""`glide benchmark`: one row out, one line on a mistake."""
 
 from __future__ import annotations
 
@@ -35,22 +35,42 @@ def test_a_row_is_printed_and_added_to_the_file(tmp_path, capsys, monkeypatch):
     assert row["stages"]["base"]["passes"] == 2
 
 
+def test_a_row_of_training_has_the_batch_that_was_asked_for(capsys, monkeypatch):
+    from glide_jax.bench import machine
+
+    monkeypatch.setattr(machine, "_MATMUL_SIDES", {"default": (64,)})
+    flags = ["--batch=2", "--compute_dtype=float32"]
+    assert main.run(["benchmark", "train", TINY, *SMALL, *flags]) == 0
+    row = json.loads(capsys.readouterr().out)
+    assert (row["benchmark"], row["batch"], row["repeats"]) == ("train", 2, 10)
+
+
 @pytest.mark.parametrize(
     ("flags", "named"),
     [
         ([], "nothing"),
-        (["train"], "'train' cannot be timed"),
+        (["export"], "'export' cannot be timed"),
+        (["sample", "train"], "'sample train' cannot be timed"),
         (["sample"], "--config is missing"),
         (["sample", "--config=absent.py"], "absent.py"),
         (["sample", TINY, "--upsampler_config=absent.py"], "absent.py"),
         (["sample", TINY, "--upsampler_respacing=2"], "needs --upsampler_config"),
-        (["sample", TINY, "--repeats=2"], "repeats"),
+        (["sample", TINY, "--repeats=2"], "--repeats=2"),
         (["sample", TINY, "--passes=0"], "passes"),
         (["sample", TINY, "--guidance_mode=clip"], "guidance_mode"),
         (["sample", TINY, "--respacing=many"], "many"),
         (["sample", TINY, "--compute_dtype=int8"], "int8"),
         (["sample", TINY, UPSAMPLER], "draws 16 px"),
         (["sample", TINY, "--output=absent/rows.jsonl"], "absent/rows.jsonl"),
+        (["train"], "--config is missing"),
+        (["train", TINY, "--repeats=9"], "at least 10"),
+        (["train", TINY, "--passes=2"], "--passes is of glide benchmark sample"),
+        (["train", TINY, "--guidance_mode=cfg"], "--guidance_mode is of"),
+        (["train", TINY, "--respacing=2"], "--respacing is of"),
+        (["train", TINY, UPSAMPLER], "--upsampler_config is of"),
+        (["train", TINY, "--batch=0"], "batch"),
+        (["train", TINY, "--config.mesh.fsdp=3"], "mesh.fsdp=3"),
+        (["train", TINY, "--output=absent/rows.jsonl"], "absent/rows.jsonl"),
     ],
 )
 def test_a_mistake_is_named_in_one_line(refused, flags, named):
@@ -58,6 +78,7 @@ def test_a_mistake_is_named_in_one_line(refused, flags, named):
 
 
 def test_the_help_and_the_clock_agree_on_the_least_number_of_runs():
-    from glide_jax.bench import timing
+    from glide_jax.bench import timing, training
 
-    assert benchmark.MIN_REPEATS == timing.MIN_REPEATS
+    least = {"sample": timing.MIN_REPEATS, "train": training.MIN_REPEATS}
+    assert least == benchmark.MIN_REPEATS

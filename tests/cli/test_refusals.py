@@ -71,6 +71,10 @@ def test_a_mistake_on_the_command_line_is_named(refused, argv, named):
         (["--workdir=run", "--config.mesh.fsdp=3"], "mesh.fsdp=3"),
         (["--workdir=run", "--config.sample.respacing=x"], "sample.respacing='x'"),
         (["--workdir=run", "--devices=8"], "add --dry_run"),
+        (["--workdir=run", "--profile_steps=5"], "--profile_steps=5 names no steps"),
+        (["--workdir=run", "--profile_steps=5:5"], "e.g. 100:105"),
+        (["--workdir=run", "--profile_steps=0:2"], "the first, from 1"),
+        (["--dry_run", "--profile_steps=a:b"], "--profile_steps=a:b names no steps"),
         (["--dry_run", "--config.seed=9999999999"], "seed=9999999999"),
         (["--dry_run", "--config.sample.respacing=x"], "sample.respacing='x'"),
         (["--dry_run", "--config.data.sources=('folder:absent',)"], "absent"),
@@ -129,7 +133,7 @@ def test_a_batch_that_does_not_divide_over_the_devices_is_refused(experiment, tm
     """)
     assert output.count("\n") == 1
     assert output.startswith("2 ")
-    assert "global_batch_size=12 is not divisible by 8 devices" in output
+    assert "global_batch_size=12 is not divisible by 8 (mesh data=4, fsdp=2)" in output
     assert "data=4, fsdp=2" in output
     assert "use 8 or 16" in output
     assert not (tmp_path / "run").exists()

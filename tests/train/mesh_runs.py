@@ -72,7 +72,9 @@ def make_config(kind: str, changes: Mapping[str, Any] | None = None) -> defaults
     is_clip = kind == "clip"
     config = defaults.Config(
         model=MODELS[kind],
-        optim=defaults.OptimConfig(learning_rate=1e-3),
+        # Attention's key bias has no gradient but rounding's, 1e-9, in the tensor of a
+        # query bias that has one: an epsilon above it, or Adam follows its signs.
+        optim=defaults.OptimConfig(learning_rate=1e-3, eps=1e-6),
         train=defaults.TrainConfig(
             global_batch_size=ROWS, caption_drop_prob=0.0 if is_clip else 0.2
         ),
@@ -112,11 +114,25 @@ def start(config: defaults.Config, mesh) -> tuple[Any, states.TrainState]:
     optim = optimizer.make_optimizer(config.optim)
 
     def fresh(key):
-        return states.make_state(config, objective.init(key), optim)
+        params = leave_zero(objective.init(key), key)
+        return states.make_state(config, params, optim)
 
     state = jax.jit(fresh, out_shardings=where)(randomness.stream_key(0, "init"))
     train_step = step.make_train_step(config, objective, pin=step.pin_to(where.params))
     return step.jit_train_step(train_step, mesh, where), state
+
+
+def leave_zero(params: Any, key: jax.Array) -> Any:
+    """A model's first parameters with some noise on each.
+
+    The last layers begin at zero, and nothing before them has a gradient until they
+    have moved: rounding would decide the first steps of all the rest.
+    """
+    leaves, treedef = jax.tree.flatten(params)
+    keys = jax.random.split(key, len(leaves))
+    noise = [jax.random.normal(k, x.shape) for k, x in zip(keys, leaves, strict=True)]
+    moved = [x + 0.05 * n for x, n in zip(leaves, noise, strict=True)]
+    return jax.tree.unflatten(treedef, moved)
 
 
 def run(config: defaults.Config, mesh, steps: int = STEPS) -> Outcome:

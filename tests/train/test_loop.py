@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import itertools
 import math
+import re
+import sys
 
-import jax.numpy as jnp
 import numpy as np
 import pytest
 from PIL import Image
@@ -14,32 +15,9 @@ from glide_jax import metrics
 from glide_jax.checkpoint import store
 from glide_jax.data import pipeline
 from glide_jax.errors import UserError
-from glide_jax.train import loop, setup
+from glide_jax.train import clock, loop, setup
 from glide_jax.train import state as states
 from tests.train.small_runs import CLIP
-
-
-def pair(total, count):
-    return jnp.float32(total), jnp.float32(count)
-
-
-def test_means_weigh_every_example_alike_and_leave_out_what_was_not_seen():
-    window = loop.Window(images_per_step=4)
-    window.add({"loss": pair(6, 2), "loss_q0": pair(0, 0), "rare": pair(0, 0)})
-    window.add({"loss": pair(2, 6), "loss_q0": pair(3, 1), "rare": pair(0, 0)})
-    means = window.means()
-    assert means["loss"] == 1.0
-    assert means["loss_q0"] == 3.0
-    assert "rare" not in means
-    assert means["images_per_second"] == pytest.approx(4 / means["step_seconds"])
-
-
-def test_each_window_starts_anew():
-    window = loop.Window(images_per_step=1)
-    window.add({"loss": pair(5, 1)})
-    assert window.means()["loss"] == 5.0
-    window.add({"loss": pair(1, 1)})
-    assert window.means()["loss"] == 1.0
 
 
 @pytest.mark.parametrize(
@@ -211,9 +189,86 @@ def test_a_run_whose_updates_are_all_skipped_stops_with_one_line(make_config, tm
         assert stored.latest_step() == 59
 
 
-def test_updates_skipped_are_counted_until_one_is_made():
-    window = loop.Window(images_per_step=1)
-    for skipped in (1, 0, 1, 1):
-        window.add({"loss": pair(1, 1), "skipped_updates": pair(skipped, 1)})
-    window.means()
-    assert window.skipped_in_a_row == 2
+def test_an_overflow_at_the_loss_scales_floor_ends_the_run_with_its_reason(
+    make_config, tmp_path
+):
+    changes = {
+        "model.compute_dtype": "float16",
+        "train.init_log2_loss_scale": 40.0,  # no gradient of float16 bears it
+        "train.min_log2_loss_scale": 39.0,
+        "train.num_steps": 9,
+        "log.every_steps": 3,
+    }
+    with pytest.raises(
+        UserError, match="at step 3 float16 gradients overflow"
+    ) as error:
+        loop.train(make_config(CLIP, changes), tmp_path)
+    assert "floor, train.min_log2_loss_scale=39; go on with" in str(error.value)
+
+
+def test_a_second_start_counts_on_from_what_all_starts_have_used(make_config, tmp_path):
+    path = tmp_path / "metrics.jsonl"
+    loop.train(make_config(CLIP, {"train.num_steps": 2}), tmp_path)
+    # A step that is lost to the second start, but whose device-hours were paid for.
+    with path.open("a") as file:
+        file.write('{"step": 3, "speed/device_hours": 100.0}\n')
+    loop.train(make_config(CLIP, {"train.num_steps": 4}), tmp_path)
+    rows = metrics.read_metrics(path)
+    assert [row["step"] for row in rows] == [1, 2, 3, 4]
+    assert [row["speed/examples_seen"] for row in rows] == [4, 8, 12, 16]
+    hours = [row["speed/device_hours"] for row in rows]
+    assert 0 < hours[0] < hours[1] < 1 < 100 < hours[2] < hours[3] < 101
+
+
+def test_the_parts_of_a_step_add_up_to_it(make_config, tmp_path):
+    changes = {
+        "data.validation_sources": ("shapes:quickstart",),
+        "log.every_steps": 2,
+        "log.validate_every_steps": 2,
+        "log.validation_examples": 4,
+        "checkpoint.every_steps": 3,
+    }
+    loop.train(make_config(CLIP, changes), tmp_path)
+    _, first, second, fourth = metrics.read_metrics(tmp_path / "metrics.jsonl")
+    for row in (first, second, fourth):
+        parts = [
+            row[f"speed/{name}_seconds"]
+            for name in (*clock.STEP_PARTS, *clock.PAUSES, "other")
+        ]
+        assert min(parts) >= 0
+        assert sum(parts) == pytest.approx(row["speed/step_seconds"])
+        assert row["memory/host_peak_bytes"] > 0
+    # Compiled once; validated before steps 1, 2 and 4; saved between 2 and 4.
+    assert [row.get("speed/compile_seconds", 0) > 0 for row in (first, second)] == [
+        True,
+        False,
+    ]
+    assert second["speed/evaluation_seconds"] > 0
+    assert second["speed/checkpoint_seconds"] == 0 < fourth["speed/checkpoint_seconds"]
+
+
+def test_a_log_row_is_one_line_to_grep_for(make_config, tmp_path, caplog):
+    with caplog.at_level("INFO"):
+        loop.train(make_config(CLIP, {"log.every_steps": 4}), tmp_path)
+    found = [
+        line
+        for line in caplog.messages
+        if re.match(r"step \d+: .* images/s/chip", line)
+    ]
+    assert [line.split(":")[0] for line in found] == ["step 1", "step 4"]
+
+
+def test_steps_are_traced_when_asked_for(make_config, tmp_path, caplog):
+    with caplog.at_level("INFO"):
+        loop.train(make_config(CLIP), tmp_path, profile_steps=range(2, 4))
+    assert list((tmp_path / "profile").rglob("*.xplane.pb"))
+    assert f"steps 2 to 3 are traced in {tmp_path / 'profile'}" in caplog.messages
+
+
+def test_weights_and_biases_is_refused_at_once_where_it_is_not_installed(
+    make_config, tmp_path, monkeypatch
+):
+    monkeypatch.setitem(sys.modules, "wandb", None)
+    with pytest.raises(UserError, match=r"log.wandb_project='x' needs .*\[wandb\]"):
+        loop.train(make_config(CLIP, {"log.wandb_project": "x"}), tmp_path / "run")
+    assert not (tmp_path / "run").exists()

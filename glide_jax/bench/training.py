@@ -1,0 +1,166 @@
+"""How long does a training step take, and how much of the machine does that use?
+
+The step is the program that `glide train` runs on this mesh, with random weights and
+pictures: neither data nor a workdir is needed.
+"""
+
+from __future__ import annotations
+
+import time
+from typing import Any
+
+import jax
+import numpy as np
+
+from glide_jax import errors
+from glide_jax.bench import machine, timing, weights
+from glide_jax.config import defaults
+from glide_jax.parallel import mesh as meshes
+from glide_jax.parallel import sharding
+from glide_jax.train import abstract, optimizer, speed
+from glide_jax.train import state as states
+
+MIN_REPEATS = 10
+WARM_UP_STEPS = 2
+
+
+def benchmark(config: defaults.Config, *, repeats: int = MIN_REPEATS) -> dict[str, Any]:
+    """One row, as JSON values: the step, its FLOPs and bytes, the machine's own peak.
+
+    Raises:
+      UserError: the step does not fit into a device's memory.
+    """
+    mesh = meshes.make_mesh(config.mesh)
+    parts = abstract.abstract_step(config, mesh)
+    try:
+        start = time.perf_counter()
+        program = parts.step.lower(parts.state, parts.batch).compile()
+        compile_seconds = time.perf_counter() - start
+        state = make_state(config, parts.state)
+        batch = sharding.to_global(make_batch(config, parts.batch), mesh)
+        seconds, skipped = time_steps(program, state, batch, repeats)
+    except jax.errors.JaxRuntimeError as error:
+        if "RESOURCE_EXHAUSTED" not in str(error):
+            raise
+        raise errors.UserError(
+            f"train.global_batch_size={config.train.global_batch_size} does not fit "
+            "into a device's memory; give a smaller --batch, more train.microbatches, "
+            "train.remat, or a larger mesh.fsdp"
+        ) from error
+    return {
+        "benchmark": "train",
+        "machine": machine.describe(),
+        **describe(config, mesh),
+        "repeats": repeats,
+        "compile_seconds": timing.rounded(compile_seconds),
+        "step_seconds": timing.spread(seconds).to_json(),
+        "skipped_updates": skipped,
+        **utilisation(config, timing.spread(seconds).median),
+        "bytes": count_bytes(program),
+    }
+
+
+def check(config: defaults.Config) -> None:
+    """Raises UserError where these devices do not make this mesh, or not this run."""
+    abstract.check_fits(config, meshes.make_mesh(config.mesh))
+
+
+def describe(config: defaults.Config, mesh: jax.sharding.Mesh) -> dict[str, Any]:
+    """The settings that a step's time and memory depend on."""
+    return {
+        "config": config.name,
+        "batch": config.train.global_batch_size,
+        "microbatches": config.train.microbatches,
+        "mesh": dict(mesh.shape),
+        "remat": list(config.train.remat),
+        "remat_text": config.train.remat_text,
+        "compute_dtype": config.model.compute_dtype,
+        "optimizer": config.optim.name,
+        "moments_dtype": config.optim.moments_dtype,
+        "ema_decays": list(config.ema.decays),
+        "ema_every_steps": config.ema.every_steps,
+    }
+
+
+def utilisation(config: defaults.Config, step_seconds: float) -> dict[str, Any]:
+    """Rates by chip, and their share of what this machine does in matrix products."""
+    images_per_second = config.train.global_batch_size / step_seconds
+    rates = speed.rates(config.model, images_per_second, speed.count_chips())
+    peak = machine.matmul_peak(config.model.compute_dtype)  # of one device
+    flops = speed.train_flops(config.model) * images_per_second / jax.device_count()
+    found = {
+        "images_per_second_per_chip": rates["images_per_second_per_chip"],
+        "model_tflops_per_second_per_chip": rates["tflops_per_second_per_chip"],
+        "matmul_peak_tflops": peak / 1e12,
+        "mfu_of_measured_peak": flops / peak,
+    }
+    if "mfu" in rates:
+        found["mfu_of_published_peak"] = rates["mfu"]
+    rounded = {name: timing.rounded(value) for name, value in found.items()}
+    return {**rounded, "flops_formula": speed.FORMULA}
+
+
+def count_bytes(program: jax.stages.Compiled) -> dict[str, int | None]:
+    """Of one device: what the compiler planned and, where told, what was held at most.
+
+    "arguments" are state and batch, "temporaries" what a step needs beside them; the
+    new state takes the place of the old one.
+    """
+    planned = program.memory_analysis()
+    return {
+        "arguments": getattr(planned, "argument_size_in_bytes", None),
+        "temporaries": getattr(planned, "temp_size_in_bytes", None),
+        "peak": getattr(planned, "peak_memory_in_bytes", None),
+        "device_peak": machine.peak_memory_bytes(),
+        "host_peak": speed.host_peak_bytes(),
+    }
+
+
+def make_state(config: defaults.Config, like: states.TrainState) -> states.TrainState:
+    """A state before its first step, of random weights, where `like` says it lies."""
+    where = jax.tree.map(lambda leaf: leaf.sharding, like)
+    optim = optimizer.make_optimizer(config.optim)
+    begin = jax.jit(
+        lambda params: states.make_state(config, params, optim), out_shardings=where
+    )
+    return begin(jax.device_put(weights.random_params(config.model), where.params))
+
+
+def make_batch(config: defaults.Config, like: dict[str, Any]) -> dict[str, np.ndarray]:
+    """Noise pictures, random masks, and captions that fill half of their context."""
+    rng = np.random.default_rng(0)
+    shapes = {name: leaf.shape for name, leaf in like.items()}
+    rows, context = shapes["tokens"]
+    filled = np.arange(context) < context // 2
+    known = {
+        "tokens": rng.integers(
+            0, config.model.vocab_size, (rows, context), dtype=np.int32
+        ),
+        "text_mask": np.broadcast_to(filled, (rows, context)),
+        "example_index": np.arange(rows, dtype=np.int32),
+    }
+    if "inpaint_mask" in shapes:
+        known["inpaint_mask"] = np.float32(rng.random(shapes["inpaint_mask"]) < 0.5)
+    pictures = {
+        name: rng.uniform(-1, 1, shape).astype(np.float32)
+        for name, shape in shapes.items()
+        if name not in known
+    }
+    return known | pictures
+
+
+def time_steps(
+    program: jax.stages.Compiled, state: Any, batch: Any, repeats: int
+) -> tuple[list[float], int]:
+    """Seconds of `repeats` steps after a few that are not counted; updates skipped.
+
+    Each step goes on from the state of the one before, which it takes the memory of.
+    """
+    seconds, skipped = [], 0
+    for step in range(WARM_UP_STEPS + repeats):
+        start = time.perf_counter()
+        state, metrics = jax.block_until_ready(program(state, batch))
+        if step >= WARM_UP_STEPS:
+            seconds.append(time.perf_counter() - start)
+            skipped += int(metrics["skipped_updates"][0])
+    return seconds, skipped

@@ -1,0 +1,60 @@
+"""What is a chip good for at best: the published peak and memory of each kind.
+
+Peaks are dense bfloat16 products with float32 sums, without sparsity. Sources: the
+specification tables of the Cloud TPU documentation (v2 to v6e, Ironwood) and NVIDIA's
+data sheets (A100, H100, H200, HGX B200, L4), whose sparse figures are halved here.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+
+GIB = 2**30
+
+
+@dataclasses.dataclass(frozen=True)
+class Chip:
+    """One kind of accelerator.
+
+    Attributes:
+      device_kinds: what `jax.Device.device_kind` says of it.
+      bf16_tflops: peak TFLOP/s of the whole chip.
+      memory_bytes: of the whole chip. TPU: what its compiler lets programs use
+        (libtpu 0.0.51); GPU: as published, in powers of ten.
+      devices: how many JAX devices the chip shows as; peak and memory are split evenly.
+    """
+
+    device_kinds: tuple[str, ...]
+    bf16_tflops: float
+    memory_bytes: int
+    devices: int = 1
+
+
+CHIPS: dict[str, Chip] = {
+    "v2": Chip(("TPU v2",), 45.0, int(2 * 7.48 * GIB), devices=2),
+    "v3": Chip(("TPU v3",), 123.0, int(2 * 15.48 * GIB), devices=2),
+    "v4": Chip(("TPU v4",), 275.0, int(30.75 * GIB)),
+    "v5e": Chip(("TPU v5 lite", "TPU v5e"), 197.0, int(15.75 * GIB)),
+    "v5p": Chip(("TPU v5", "TPU v5p"), 459.0, int(95.73 * GIB)),
+    "v6e": Chip(("TPU v6 lite", "TPU v6e"), 918.0, int(31.24 * GIB)),
+    "tpu7x": Chip(("TPU7x",), 2307.0, int(2 * 94.74 * GIB), devices=2),
+    "a100-40gb": Chip(
+        ("NVIDIA A100-SXM4-40GB", "NVIDIA A100-PCIE-40GB"), 312.0, 40 * 10**9
+    ),
+    "a100-80gb": Chip(
+        ("NVIDIA A100-SXM4-80GB", "NVIDIA A100 80GB PCIe"), 312.0, 80 * 10**9
+    ),
+    "h100": Chip(("NVIDIA H100 80GB HBM3",), 989.0, 80 * 10**9),
+    "h100-pcie": Chip(("NVIDIA H100 PCIe",), 756.0, 80 * 10**9),
+    "h200": Chip(("NVIDIA H200",), 989.0, 141 * 10**9),
+    "b200": Chip(("NVIDIA B200",), 2250.0, 180 * 10**9),
+    "l4": Chip(("NVIDIA L4",), 121.0, 24 * 10**9),
+}
+
+
+def find(device_kind: str) -> Chip | None:
+    """The chip that a device says it is; None for a CPU or a kind not in the table."""
+    for chip in CHIPS.values():
+        if device_kind in chip.device_kinds:
+            return chip
+    return None

@@ -1,0 +1,70 @@
+"""A trace of a few steps for TensorBoard's profiler, asked for by --profile_steps."""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+import pathlib
+from typing import Any
+
+import jax
+
+from glide_jax.errors import UserError
+
+
+def read_steps(text: str | None) -> range:
+    """The steps that "100:105" names, as Python counts: 100 to 104; "" or None: none.
+
+    Raises:
+      UserError: it names no steps.
+    """
+    if not text:
+        return range(0)
+    first, _, end = text.partition(":")
+    if not (first.isdecimal() and end.isdecimal() and 0 < int(first) < int(end)):
+        raise UserError(
+            f"--profile_steps={text} names no steps; give the first, from 1, and the "
+            "one after the last, e.g. 100:105"
+        )
+    return range(int(first), int(end))
+
+
+class Profiler(contextlib.AbstractContextManager):
+    """Traces the host's and the devices' work of some steps into a folder.
+
+    Process 0 alone writes: the devices of the others do the same work. A run that
+    goes on in the midst of the steps traces what is left of them.
+    """
+
+    def __init__(self, folder: pathlib.Path, steps: range) -> None:
+        self._folder = folder
+        self._steps = steps if jax.process_index() == 0 else range(0)
+        self._is_tracing = self._has_traced = False
+
+    def step(self, step: int, state: Any) -> jax.profiler.StepTraceAnnotation:
+        """A context that marks one step in the trace; `state` is what it begins from.
+
+        The trace begins and ends when the state is there, so that it holds whole steps.
+        """
+        if (step in self._steps) != self._is_tracing:
+            jax.block_until_ready(state)
+            self._switch()
+        return jax.profiler.StepTraceAnnotation("train", step_num=step)
+
+    def __exit__(self, *exception: object) -> None:
+        if self._is_tracing:
+            self._switch()
+        elif self._steps and not self._has_traced:
+            logging.warning("--profile_steps: none of %s was made", self._named())
+
+    def _switch(self) -> None:
+        self._is_tracing = not self._is_tracing
+        self._has_traced = True
+        if self._is_tracing:
+            jax.profiler.start_trace(self._folder)
+        else:
+            jax.profiler.stop_trace()
+            logging.info("%s are traced in %s", self._named(), self._folder)
+
+    def _named(self) -> str:
+        return f"steps {self._steps.start} to {self._steps.stop - 1}"
