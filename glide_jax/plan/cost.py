@@ -67,7 +67,7 @@ def estimate(
     per_step = (
         BACKWARD_AND_FORWARD * config.train.global_batch_size * sum(forward.values())
     )
-    peak = topology.num_chips * topology.chip.peak_flops
+    peak = topology.num_chips * topology.machine.peak_flops
     seconds = {"compute": per_step / (peak * mfu), **network_seconds}
     slowest = max(seconds, key=seconds.__getitem__)
     hours = seconds[slowest] * config.train.num_steps / 3600

@@ -73,13 +73,13 @@ def make_problem(config: Config, topology: topologies.Topology) -> Problem:
     mesh = meshes.make_abstract_mesh(mesh_config, topology.num_devices)
     spans = topologies.spans(mesh_config, mesh, topology)
     parts = math.prod(span.slow for span in spans.values())
-    if topology.chip.is_tpu and parts != topology.num_slices:
+    if topology.machine.is_tpu and parts != topology.num_slices:
         raise UserError(
             f"the mesh.*_dcn sizes make {parts} parts of {topology.num_slices} slices; "
             f"set them so that their product is --slices={topology.num_slices}"
         )
     abstract.check_fits(config, mesh)
-    state = abstract.abstract_state(config, objectives.make_objective(config, 0))
+    state = abstract.abstract_state(config, objectives.make_objective(config, pad_id=0))
     where = abstract.place_state(config, state, mesh)
     return Problem(
         config=config,

@@ -55,8 +55,8 @@ def _topology(where: topology.Topology) -> dict[str, Any]:
         "devices": where.num_devices,
         "hosts": where.num_hosts,
         "sold_as": where.sold_as,
-        "fast_network": where.chip.fast_network,
-        "peak_flops_per_chip": where.chip.peak_flops,
+        "fast_network": where.machine.fast_network,
+        "peak_flops_per_chip": where.machine.peak_flops,
     }
 
 
@@ -79,12 +79,12 @@ def _memory(given: problem.Problem) -> dict[str, Any]:
     host = memory.estimate_host(given.config, state, given.batch, where, given.examples)
     return {
         "bytes_per_device": dataclasses.asdict(device) | {"total": device.total},
-        "bytes_available_per_device": where.chip.memory_bytes,
-        "fits": device.total <= where.chip.memory_bytes,
+        "bytes_available_per_device": where.machine.memory_bytes,
+        "fits": device.total <= where.machine.memory_bytes,
         "checkpoint_bytes": state.total,
         "host_bytes_peak": host.total,
         "host_bytes": dataclasses.asdict(host),
-        "host_bytes_available": where.chip.host_memory_bytes,
+        "host_bytes_available": where.machine.host_memory_bytes,
     }
 
 

@@ -146,7 +146,7 @@ def _weigh(given: problem.Problem, state: memory.StateBytes, mfu: float) -> Opti
         microbatches=train.microbatches,
         bytes_per_device=device.total,
         seconds=max(computing, *traffic.seconds(rows, where).values()),
-        fits=device.total <= (1 - FREE_SHARE) * where.chip.memory_bytes,
+        fits=device.total <= (1 - FREE_SHARE) * where.machine.memory_bytes,
     )
 
 

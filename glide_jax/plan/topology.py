@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING
 
 from glide_jax.config import defaults
 from glide_jax.errors import UserError
-from glide_jax.plan import chips
+from glide_jax.plan import machines
 
 if TYPE_CHECKING:
     import jax
@@ -30,12 +30,12 @@ class Topology:
     """Chips of one kind.
 
     Attributes:
-      chip: the kind.
+      machine: the kind.
       shape: of one slice of TPUs; of GPUs, the one number of all.
       num_slices: of that shape; 1 with GPUs.
     """
 
-    chip: chips.Chip
+    machine: machines.Machine
     shape: tuple[int, ...]
     num_slices: int = 1
 
@@ -47,14 +47,14 @@ class Topology:
     @property
     def num_devices(self) -> int:
         """As JAX counts them."""
-        return self.num_chips * self.chip.devices_per_chip
+        return self.num_chips * self.machine.chip.devices
 
     @property
     def devices_per_host(self) -> int:
         """JAX devices of one machine."""
         per_slice = math.prod(self.shape)
-        chips_here = min(self.chip.chips_per_host, per_slice)
-        return chips_here * self.chip.devices_per_chip
+        chips_here = min(self.machine.chips_per_host, per_slice)
+        return chips_here * self.machine.chip.devices
 
     @property
     def num_hosts(self) -> int:
@@ -64,27 +64,27 @@ class Topology:
     @property
     def fast_domain(self) -> int:
         """Devices that the fast network joins."""
-        if self.chip.is_tpu:
+        if self.machine.is_tpu:
             return self.num_devices // self.num_slices
         return self.devices_per_host
 
     @property
     def name(self) -> str:
         """As a flag takes it: v5p:4x4x8 or h100:64."""
-        return f"{self.chip.name}:{'x'.join(map(str, self.shape))}"
+        return f"{self.machine.name}:{'x'.join(map(str, self.shape))}"
 
     @property
     def sold_as(self) -> str:
         """The product's name, "" where it is the same or none is known."""
-        if not self.chip.count_in_name:
+        if not self.machine.count_in_name:
             return ""
-        count = math.prod(self.shape) * self.chip.count_in_name
-        kind = {"v5e": "v5litepod"}.get(self.chip.name, self.chip.name)
+        count = math.prod(self.shape) * self.machine.count_in_name
+        kind = {"v5e": "v5litepod"}.get(self.machine.name, self.machine.name)
         return f"{kind}-{count}"
 
     def describe(self) -> str:
         """One line for a person."""
-        parts = [f"{self.num_chips} {self.chip.name} chips"]
+        parts = [f"{self.num_chips} {self.machine.name} chips"]
         if self.num_slices > 1:
             parts = [f"{self.num_slices} slices of {self.name}", *parts]
         else:
@@ -118,38 +118,38 @@ def parse(topology: str | None, gpus: str | None, num_slices: int | None) -> Top
 
 def _parse_tpu(text: str, num_slices: int) -> Topology:
     kind, _, shape = text.lower().partition(":")
-    if kind not in chips.TPUS:
-        named = ", ".join(chips.TPUS)
+    if kind not in machines.TPUS:
+        named = ", ".join(machines.TPUS)
         raise UserError(
             f"--topology={text} names no TPU; use one of {named} with a shape, e.g. "
             "v5p:4x4x8"
         )
-    chip = chips.CHIPS[kind]
-    if not _exists(chip, shape):
+    machine = machines.MACHINES[kind]
+    if not _exists(machine, shape):
         larger = ""
         if shape.count("x") == 2 or "x" not in shape:
-            larger = _larger_shapes(chip)
+            larger = _larger_shapes(machine)
         raise UserError(
             f"--topology={text} does not exist; slices of {kind} are "
-            f"{', '.join(chip.shapes)}{larger}"
+            f"{', '.join(machine.shapes)}{larger}"
         )
-    return Topology(chip, tuple(map(int, shape.split("x"))), num_slices)
+    return Topology(machine, tuple(map(int, shape.split("x"))), num_slices)
 
 
-def _larger_shapes(chip: chips.Chip) -> str:
-    if len(chip.shapes[0].split("x")) < 3:
+def _larger_shapes(machine: machines.Machine) -> str:
+    if len(machine.shapes[0].split("x")) < 3:
         return ""
     return (
         f", and larger ones of multiples of 4 in rising order (e.g. 8x8x16), up to "
-        f"{chip.max_chips} chips"
+        f"{machine.max_chips} chips"
     )
 
 
-def _exists(chip: chips.Chip, shape: str) -> bool:
-    if shape in chip.shapes:
+def _exists(machine: machines.Machine, shape: str) -> bool:
+    if shape in machine.shapes:
         return True
     sides = shape.split("x")
-    if len(sides) != 3 or len(chip.shapes[0].split("x")) != 3:
+    if len(sides) != 3 or len(machine.shapes[0].split("x")) != 3:
         return False
     if not all(side.isdecimal() and int(side) for side in sides):
         return False
@@ -157,25 +157,25 @@ def _exists(chip: chips.Chip, shape: str) -> bool:
     return (
         all(number % 4 == 0 for number in numbers)
         and numbers == sorted(numbers)
-        and math.prod(numbers) <= chip.max_chips
+        and math.prod(numbers) <= machine.max_chips
     )
 
 
 def _parse_gpu(text: str) -> Topology:
     kind, _, count = text.lower().partition(":")
-    if kind not in chips.GPUS:
+    if kind not in machines.GPUS:
         raise UserError(
-            f"--chips={text} names no known GPU; use one of {', '.join(chips.GPUS)} "
+            f"--chips={text} names no known GPU; use one of {', '.join(machines.GPUS)} "
             "with a number, e.g. h100:64"
         )
-    per_host = chips.CHIPS[kind].chips_per_host
+    per_host = machines.MACHINES[kind].chips_per_host
     is_whole = count.isdecimal() and int(count) > 0
     if not is_whole or (int(count) > per_host and int(count) % per_host):
         raise UserError(
             f"--chips={text}: {count!r} is no number of GPUs in machines of "
             f"{per_host}; use up to {per_host} or a multiple, e.g. {kind}:64"
         )
-    return Topology(chips.CHIPS[kind], (int(count),))
+    return Topology(machines.MACHINES[kind], (int(count),))
 
 
 def over_slices(mesh: defaults.MeshConfig, topology: Topology) -> defaults.MeshConfig:
@@ -212,7 +212,7 @@ def spans(
     fill a machine.
     """
     slow = {axis: getattr(config, f"{axis}_dcn") for axis in AXES}
-    if topology.chip.is_tpu or math.prod(slow.values()) != 1:
+    if topology.machine.is_tpu or math.prod(slow.values()) != 1:
         for axis in AXES:
             if slow[axis] == -1:
                 slow[axis] = mesh.shape[axis] // getattr(config, axis)
@@ -227,10 +227,10 @@ def spans(
 
 def missing_for_compiling(topology: Topology) -> list[str]:
     """Why nothing can be compiled for these chips here, a sentence each; often none."""
-    if not topology.chip.is_tpu:
+    if not topology.machine.is_tpu:
         return [
-            f"no compiler for {topology.chip.name}: XLA compiles for a GPU only where "
-            "one is; bytes are by formula"
+            f"no compiler for {topology.machine.name}: XLA compiles for a GPU only "
+            "where one is; bytes are by formula"
         ]
     if importlib.util.find_spec("libtpu") is None:
         return [
@@ -269,10 +269,10 @@ def make_devices(topology: Topology) -> list[jax.Device]:
     from jax.experimental import topologies
 
     options = {"num_slices": topology.num_slices} if topology.num_slices > 1 else {}
-    if topology.chip.name == "v4":
+    if topology.machine.name == "v4":
         # Its two cores as one device, as JAX has them on a real one.
         options["chip_config_name"] = "megacore"
-    if math.prod(topology.shape) < topology.chip.chips_per_host:
+    if math.prod(topology.shape) < topology.machine.chips_per_host:
         options["chips_per_host_bounds"] = (*topology.shape, *(1,) * 3)[:3]
     described = topologies.get_topology_desc(
         platform="tpu", topology_name=topology.name, **options

@@ -98,11 +98,11 @@ def collectives(
 
 def seconds(rows: Iterable[Collective], topology: Topology) -> dict[str, float]:
     """Seconds of a step on each network, by the published bandwidths."""
-    rows, chip = list(rows), topology.chip
-    fast = chip.fast_bytes / chip.devices_per_chip
-    slow = chip.slow_bytes / chip.devices_per_chip
+    rows, machine = list(rows), topology.machine
+    fast = machine.fast_bytes / machine.chip.devices
+    slow = machine.slow_bytes / machine.chip.devices
     return {
-        chip.fast_network: sum(row.fast_bytes for row in rows) / fast,
+        machine.fast_network: sum(row.fast_bytes for row in rows) / fast,
         "DCN": sum(row.slow_bytes for row in rows) / slow,
     }
 

@@ -7,7 +7,7 @@ from jax.sharding import AbstractMesh
 
 from glide_jax.config import defaults
 from glide_jax.errors import UserError
-from glide_jax.plan import chips, topology
+from glide_jax.plan import machines, topology
 
 
 def mesh(data: int, fsdp: int, tensor: int = 1) -> AbstractMesh:
@@ -70,7 +70,7 @@ def test_slices_of_whole_cubes_exist(name):
         (None, "h100", None, "h100:64"),
         (None, "h100:12", None, "machines of 8"),
         (None, "h100:0", None, "machines of 8"),
-        (None, "b300:8", None, "a100, h100, h200"),
+        (None, "b300:8", None, "a100-80gb, h100, h200"),
         (None, "h100:16", 2, "--slices=2"),
     ],
 )
@@ -115,14 +115,14 @@ def test_axes_fill_a_gpu_machine_from_the_last_one(sizes, fsdp, data):
     assert reach["data"] == topology.Span(*data)
 
 
-def test_every_chip_has_sane_figures():
-    for chip in chips.CHIPS.values():
+def test_every_machine_has_sane_figures():
+    for machine in machines.MACHINES.values():
         # Of every generation the network inside is faster than the one outside, and
         # a device has at least the 15 GB of a v5e.
-        assert chip.fast_bytes > chip.slow_bytes
-        assert chip.memory_bytes > 15e9
-        assert chip.host_memory_bytes > chip.memory_bytes
-        assert chip.is_tpu == (chip.name in chips.TPUS)
+        assert machine.fast_bytes > machine.slow_bytes
+        assert machine.memory_bytes > 15e9
+        assert machine.host_memory_bytes > machine.memory_bytes
+        assert machine.is_tpu == (machine.name in machines.TPUS)
 
 
 def test_the_environment_for_libtpu_keeps_what_the_user_set():

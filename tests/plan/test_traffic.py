@@ -71,11 +71,13 @@ def test_each_microbatch_repeats_the_collectives():
 
 
 def test_tensor_parallelism_sums_activations_and_cuts_parameters():
-    given = plans.small(mesh={"fsdp": 2, "tensor": 2})
+    # Its attentions have 2, 4 and, in the text, 4 heads.
+    model = {"channel_mult": (1, 2, 4)}
+    given = plans.small(model=model, mesh={"fsdp": 2, "tensor": 2})
     rows = by_name(given)
     summed = rows["activations", "all-reduce"]
-    # Two for the one text layer and one for each of 5 attentions, and all of it back.
-    attentions = 5
+    # Two for the one text layer and one for each of 7 attentions, and all of it back.
+    attentions = 7
     assert summed.tensors == 2 * (2 + attentions)
     assert summed.fast_bytes > 0
 
