@@ -7,11 +7,13 @@ from typing import Any
 GIB = 2**30
 _MEMORY_NOTES = {
     "params": "float32",
-    "grads": "float32, of the whole batch",
     "moments": "of the optimizer",
     "ema": "averages of the parameters",
+    "batch": "of a step",
+    "grads": "float32, of the whole batch",
     "activations": "kept for the backward pass",
-    "other": "the block at work, gathered parameters, the batch",
+    "work": "the block at work, gathered parameters",
+    "step": "the last three where they are most: some go as others come",
 }
 
 

@@ -2,19 +2,33 @@
 
 from __future__ import annotations
 
+import dataclasses
 import math
 
 import jax
 import pytest
 
 from glide_jax import presets
-from glide_jax.plan import activations, memory
+from glide_jax.config import defaults
+from glide_jax.plan import memory, problem, topology
 from tests.plan import plans
+
+PAPER = presets.base("paper")
 
 
 def estimate(given) -> memory.DeviceBytes:
     state = memory.measure_state(given.state)
     return memory.estimate(given.config, state, given.batch, given.examples)
+
+
+def paper(model=PAPER):
+    """A run of a paper's model, 16 examples a device, state cut eightfold."""
+    config = dataclasses.replace(
+        plans.small_config(train={"global_batch_size": 1024}),
+        model=model,
+        mesh=defaults.MeshConfig(fsdp=8),
+    )
+    return problem.make_problem(config, topology.parse("v5p:4x4x4", None, None))
 
 
 def test_the_state_of_a_device_is_its_parts_of_all_tensors():
@@ -61,9 +75,9 @@ def test_bfloat16_moments_take_half_of_the_first_moment():
 
 @pytest.mark.parametrize("model", [presets.base("paper"), presets.upsampler("paper")])
 def test_a_stronger_policy_keeps_less(model):
-    given = plans.released(model, "v5p:4x4x4", global_batch_size=256)
+    given = paper(model)
     kept = [
-        activations.estimate(given.with_train(remat=(policy,)).config, 4).kept
+        estimate(given.with_train(remat=(policy,))).activations
         for policy in ("none", "dots", "blocks", "full", "offload")
     ]
     assert kept == sorted(kept, reverse=True)
@@ -71,10 +85,10 @@ def test_a_stronger_policy_keeps_less(model):
 
 
 def test_policies_by_level_lie_between_those_of_all_levels():
-    given = plans.released(presets.base("paper"), "v5p:4x4x4", global_batch_size=256)
+    given = paper()
 
     def kept(*remat):
-        return activations.estimate(given.with_train(remat=remat).config, 4).kept
+        return estimate(given.with_train(remat=remat)).activations
 
     mixed = kept("blocks", "blocks", "none", "none")
     assert kept("blocks") < mixed < kept("none")
@@ -83,17 +97,41 @@ def test_policies_by_level_lie_between_those_of_all_levels():
 
 
 def test_offloaded_inputs_are_the_hosts():
-    given = plans.released(presets.base("paper"), "v5p:4x4x4", global_batch_size=256)
-    blocks = activations.estimate(given.with_train(remat=("blocks",)).config, 4)
-    moved = activations.estimate(given.with_train(remat=("offload",)).config, 4)
-    assert blocks.on_host == 0
-    assert moved.on_host + moved.kept == pytest.approx(blocks.kept)
+    given = paper()
+
+    def host(policy):
+        changed = given.with_train(remat=(policy,))
+        state = memory.measure_state(changed.state)
+        return memory.estimate_host(
+            changed.config, state, changed.batch, changed.topology, changed.examples
+        )
+
+    moved = estimate(given.with_train(remat=("offload",))).activations
+    kept = estimate(given.with_train(remat=("blocks",))).activations
+    per_host = given.topology.devices_per_host
+    assert host("blocks").activations == 0
+    assert host("offload").activations == per_host * (kept - moved)
 
 
 def test_activations_grow_with_the_examples_of_a_microbatch():
-    config = plans.small_config()
-    one, three = (activations.estimate(config, n) for n in (1, 3))
-    assert (three.kept, three.work) == (3 * one.kept, 3 * one.work)
+    # In float32 no second copy of the parameters is kept.
     whole, parts = (plans.small(train={"microbatches": n}) for n in (1, 4))
     assert parts.examples == whole.examples / 4
     assert estimate(parts).activations == estimate(whole).activations / 4
+
+
+def test_a_step_needs_its_parts_but_never_all_at_once():
+    for policy in ("none", "blocks"):
+        found = estimate(paper().with_train(remat=(policy,)))
+        together = found.grads + found.activations + found.work
+        assert max(found.grads, found.activations) <= found.step < together
+
+
+def test_summing_microbatches_holds_all_gradients_from_the_start():
+    once, twice = (
+        estimate(paper().with_train(microbatches=n, remat=("none",))) for n in (1, 2)
+    )
+    # Activations rule here, and half of them are there at once beside the sum.
+    kept = once.grads + once.activations / 2
+    assert twice.step > kept > once.grads
+    assert twice.step < once.step

@@ -1,0 +1,129 @@
+"""Plans of the paper's models on four machines, and the table of them.
+
+    python experiments/figures/plan_table.py
+    python experiments/figures/plan_table.py --compile base64_v5p
+
+Each plan is what its command, in the table, prints with --json. The first form makes
+them again by formula and keeps what the compiler has said of a plan, if it was asked;
+--compile asks it again for one (libtpu; for the 3.5B model, half an hour of CPU time).
+"""
+
+from __future__ import annotations
+
+import argparse
+import contextlib
+import io
+import json
+import pathlib
+import shlex
+
+from glide_jax.cli import main
+
+RESULTS = pathlib.Path("experiments/results/plan")
+GIB = 2**30
+CONFIGS = {
+    "base64": "base64.py:paper",
+    "upsample256": "upsample256.py:paper",
+    "noised_clip64": "noised_clip64.py:paper",
+}
+MACHINES = {
+    "v5p": "--topology=v5p:4x4x8",
+    "v6e": "--topology=v6e:16x16",
+    "v5e": "--topology=v5e:16x16",
+    "h100": "--chips=h100:64",
+}
+# What the first machine's settings, those of the experiment files, are changed to.
+CHANGES: dict[str, tuple[str, ...]] = {}
+
+
+def make_flags(name: str) -> list[str]:
+    """Of the plan called MODEL_MACHINE."""
+    model, machine = name.rsplit("_", 1)
+    return [
+        f"--config=experiments/configs/{CONFIGS[model]}",
+        MACHINES[machine],
+        *CHANGES.get(name, ()),
+    ]
+
+
+def make_plan(name: str, *, compiles: bool) -> dict:
+    """What `glide plan` says; the compiler's word from the last time it was asked."""
+    printed = io.StringIO()
+    flags = [*make_flags(name), *(["--compile"] if compiles else [])]
+    with contextlib.redirect_stdout(printed):
+        if main.run(["plan", *flags, "--json"]):
+            raise SystemExit(f"glide plan {shlex.join(flags)} failed")
+    plan, path = json.loads(printed.getvalue()), RESULTS / f"{name}.json"
+    if not compiles and path.exists():
+        plan["compiler"] = json.loads(path.read_text())["compiler"]
+    path.write_text(json.dumps(plan, indent=1) + "\n")
+    return plan
+
+
+def make_row(plan: dict) -> str:
+    """A line of the table."""
+    mesh = " ".join(f"{axis}={size}" for axis, size in plan["mesh"].items() if size > 1)
+    run, sizes, compiler = plan["run"], plan["bytes_per_device"], plan["compiler"]
+    remat = ", ".join([*run["remat"], f"text {run['remat_text']}"])
+    cells = [
+        plan["config"],
+        plan["topology"]["name"],
+        f"{run['global_batch_size']:,} / {run['microbatches']}",
+        mesh,
+        remat,
+        f"{sizes['total'] / GIB:.1f}",
+        "" if compiler is None else f"{compiler['total_bytes'] / GIB:.1f}",
+        f"{plan['bytes_available_per_device'] / GIB:.1f}",
+        f"{plan['seconds_per_step']:.2f}",
+        f"{plan['days']:.1f}",
+        f"{plan['chip_hours']:,.0f}",
+        f"{plan['checkpoint_bytes'] / GIB:.0f}",
+        f"{plan['host_bytes_peak'] / GIB:.0f}",
+    ]
+    return f"| {' | '.join(cells)} |"
+
+
+def main_script() -> None:
+    """Writes the plans and README.md beside them."""
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--compile", metavar="PLAN", help="e.g. base64_v5p")
+    compiled = parser.parse_args().compile
+    names = [f"{model}_{machine}" for machine in MACHINES for model in CONFIGS]
+    if compiled and compiled not in names:
+        raise SystemExit(f"--compile={compiled}: use one of {', '.join(names)}")
+    RESULTS.mkdir(parents=True, exist_ok=True)
+    plans = {name: make_plan(name, compiles=name == compiled) for name in names}
+    rows = "\n".join(map(make_row, plans.values()))
+    commands = "\n".join(f"glide plan {shlex.join(make_flags(name))}" for name in names)
+    compilers = sorted(
+        {p["compiler"]["compiler"] for p in plans.values() if p["compiler"]}
+    )
+    by = f" ({'; '.join(compilers)})" if compilers else ""
+    (RESULTS / "README.md").write_text(
+        PAGE.format(rows=rows, commands=commands, compilers=by)
+    )
+
+
+PAGE = """# Plans of the paper's models
+
+What one phase of each model takes of four machines, by `glide plan`. Beside this page
+lie the whole plans, one JSON file each. GiB are those of one device: by formula, by
+libtpu's compiler for the real train step{compilers}, and what a program may use.
+Seconds a step are assumed, not measured: MFU 40% on every machine, or the network where
+that takes longer. Checkpoint and host (while a checkpoint is written) are in GiB too.
+
+| config | machine | batch / parts | mesh | remat | formula | compiler | room | s a step | days | chip-hours | checkpoint | host |
+|---|---|---|---|---|---|---|---|---|---|---|---|---|
+{rows}
+
+The commands, in the table's order (with `--compile` where the compiler has a figure):
+
+```
+{commands}
+```
+
+`python experiments/figures/plan_table.py` makes all of it again.
+"""
+
+if __name__ == "__main__":
+    main_script()
