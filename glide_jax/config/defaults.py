@@ -133,6 +133,17 @@ class TrainConfig:
     init_log2_loss_scale: float = 20.0  # float16 only (published in ADM's code)
     # float16 only: a gradient that overflows even at this scale ends the run (ours)
     min_log2_loss_scale: float = 0.0
+    # Also skip an update whose loss is more than so many times the recent ones'
+    # average; 0: never (ours)
+    skip_loss_above: float = 0.0
+    # So many skipped updates in a row take the run back to the last good checkpoint,
+    # and past the batches that they were of; so many times at most (ours). float16
+    # needs about twenty to find its loss scale
+    max_skipped_in_a_row: int = 50
+    max_rewinds: int = 3
+    check_replicas_every_steps: int = 0  # compare the devices' copies; 0: never
+    stall_secs: float = 1800.0  # longer without a step ends the process; 0: never
+    grace_secs: float = 30.0  # from a signal to the end of the process, saved by then
 
 
 @dataclass(frozen=True)
@@ -197,6 +208,11 @@ class CheckpointConfig:
 
     every_steps: int = 1000
     keep: int = 3  # newest ones
+    # And besides, for good: every so many steps, one in so many hours; 0: none
+    keep_every_steps: int = 0
+    keep_every_hours: float = 0.0
+    keep_best: int = 0  # and those with the lowest best_metric
+    best_metric: str = "validation/loss"  # as it is named in metrics.jsonl
 
 
 @dataclass(frozen=True)

@@ -267,7 +267,16 @@ def _check_data(data: defaults.DataConfig) -> None:
 def _check_train(train: defaults.TrainConfig) -> None:
     _at_least("train", train, 1, ["num_steps", "global_batch_size", "microbatches"])
     _at_least("train", train, 0, ["timestep_power", "init_log2_loss_scale"])
-    _at_least("train", train, 0, ["min_log2_loss_scale"])
+    _at_least("train", train, 0, ["min_log2_loss_scale", "max_rewinds"])
+    _at_least("train", train, 0, ["check_replicas_every_steps", "stall_secs"])
+    _at_least("train", train, 1, ["max_skipped_in_a_row", "grace_secs"])
+    _require(
+        train.skip_loss_above == 0 or train.skip_loss_above > 1,
+        "train.skip_loss_above",
+        train.skip_loss_above,
+        "would skip common losses",
+        "use more than 1, e.g. 3, or 0 for never",
+    )
     _one_of("train.remat_text", train.remat_text, REMAT_POLICIES)
     for policy in train.remat:
         _one_of("train.remat", policy, REMAT_POLICIES)
@@ -330,6 +339,8 @@ def _check_mesh(mesh: defaults.MeshConfig) -> None:
 
 def _check_intervals(config: defaults.Config) -> None:
     _at_least("checkpoint", config.checkpoint, 1, ["every_steps", "keep"])
+    also_kept = ["keep_every_steps", "keep_every_hours", "keep_best"]
+    _at_least("checkpoint", config.checkpoint, 0, also_kept)
     _at_least("log", config.log, 1, ["every_steps", "validation_examples"])
     _at_least("log", config.log, 1, ["grid_images"])
     _at_least("log", config.log, 0, ["validate_every_steps", "grid_every_steps"])
