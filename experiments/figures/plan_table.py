@@ -15,7 +15,6 @@ import contextlib
 import io
 import json
 import pathlib
-import shlex
 
 from glide_jax.cli import main
 
@@ -33,7 +32,17 @@ MACHINES = {
     "h100": "--chips=h100:64",
 }
 # What the first machine's settings, those of the experiment files, are changed to.
-CHANGES: dict[str, tuple[str, ...]] = {}
+CHANGES = {
+    "base64_v5e": ("--config.mesh.fsdp=16",),
+    "noised_clip64_v5e": (
+        "--config.train.remat=('blocks',)",
+        "--config.train.remat_text=blocks",
+    ),
+    "noised_clip64_h100": (
+        "--config.train.remat=('blocks',)",
+        "--config.train.remat_text=blocks",
+    ),
+}
 
 
 def make_flags(name: str) -> list[str]:
@@ -46,13 +55,18 @@ def make_flags(name: str) -> list[str]:
     ]
 
 
+def to_shell(flags: list[str]) -> str:
+    """As one types them."""
+    return " ".join(f'"{flag}"' if "'" in flag else flag for flag in flags)
+
+
 def make_plan(name: str, *, compiles: bool) -> dict:
     """What `glide plan` says; the compiler's word from the last time it was asked."""
     printed = io.StringIO()
     flags = [*make_flags(name), *(["--compile"] if compiles else [])]
     with contextlib.redirect_stdout(printed):
         if main.run(["plan", *flags, "--json"]):
-            raise SystemExit(f"glide plan {shlex.join(flags)} failed")
+            raise SystemExit(f"glide plan {to_shell(flags)} failed")
     plan, path = json.loads(printed.getvalue()), RESULTS / f"{name}.json"
     if not compiles and path.exists():
         plan["compiler"] = json.loads(path.read_text())["compiler"]
@@ -60,30 +74,45 @@ def make_plan(name: str, *, compiles: bool) -> dict:
     return plan
 
 
-def make_row(plan: dict) -> str:
-    """A line of the table."""
+def make_row(plan: dict) -> dict[str, str]:
+    """A line of the table by column."""
     mesh = " ".join(f"{axis}={size}" for axis, size in plan["mesh"].items() if size > 1)
     run, sizes, compiler = plan["run"], plan["bytes_per_device"], plan["compiler"]
-    remat = ", ".join([*run["remat"], f"text {run['remat_text']}"])
-    cells = [
-        plan["config"],
-        plan["topology"]["name"],
-        f"{run['global_batch_size']:,} / {run['microbatches']}",
-        mesh,
-        remat,
-        f"{sizes['total'] / GIB:.1f}",
-        "" if compiler is None else f"{compiler['total_bytes'] / GIB:.1f}",
-        f"{plan['bytes_available_per_device'] / GIB:.1f}",
-        f"{plan['seconds_per_step']:.2f}",
-        f"{plan['days']:.1f}",
-        f"{plan['chip_hours']:,.0f}",
-        f"{plan['checkpoint_bytes'] / GIB:.0f}",
-        f"{plan['host_bytes_peak'] / GIB:.0f}",
-    ]
-    return f"| {' | '.join(cells)} |"
+    return {
+        "config": plan["config"],
+        "machine": plan["topology"]["name"],
+        "batch / parts": f"{run['global_batch_size']:,} / {run['microbatches']}",
+        "mesh": mesh,
+        "remat": ", ".join([*run["remat"], f"text {run['remat_text']}"]),
+        "formula": f"{sizes['total'] / GIB:.1f}",
+        "compiler": f"{compiler['total_bytes'] / GIB:.1f}" if compiler else "",
+        "room": f"{plan['bytes_available_per_device'] / GIB:.1f}",
+        "s a step": f"{plan['seconds_per_step']:.2f}",
+        "days": f"{plan['days']:.1f}",
+        "chip-hours": f"{plan['chip_hours']:,.0f}",
+        "checkpoint": f"{plan['checkpoint_bytes'] / GIB:.0f}",
+        "host": f"{plan['host_bytes_peak'] / GIB:.0f}",
+    }
 
 
-def main_script() -> None:
+def make_page(plans: dict[str, dict]) -> str:
+    """README.md of plans by name."""
+    rows = [make_row(plan) for plan in plans.values()]
+    columns = list(rows[0])
+    table = [columns, ["---"] * len(columns), *(row.values() for row in rows)]
+    words = [plan["compiler"] for plan in plans.values() if plan["compiler"]]
+    return PAGE.format(
+        compilers="; ".join(sorted({word["compiler"] for word in words})),
+        table="\n".join(f"| {' | '.join(cells)} |" for cells in table),
+        commands="\n".join(
+            f"glide plan {to_shell(make_flags(name))}"
+            + (" --compile" if plan["compiler"] else "")
+            for name, plan in plans.items()
+        ),
+    )
+
+
+def run() -> None:
     """Writes the plans and README.md beside them."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--compile", metavar="PLAN", help="e.g. base64_v5p")
@@ -93,37 +122,28 @@ def main_script() -> None:
         raise SystemExit(f"--compile={compiled}: use one of {', '.join(names)}")
     RESULTS.mkdir(parents=True, exist_ok=True)
     plans = {name: make_plan(name, compiles=name == compiled) for name in names}
-    rows = "\n".join(map(make_row, plans.values()))
-    commands = "\n".join(f"glide plan {shlex.join(make_flags(name))}" for name in names)
-    compilers = sorted(
-        {p["compiler"]["compiler"] for p in plans.values() if p["compiler"]}
-    )
-    by = f" ({'; '.join(compilers)})" if compilers else ""
-    (RESULTS / "README.md").write_text(
-        PAGE.format(rows=rows, commands=commands, compilers=by)
-    )
+    (RESULTS / "README.md").write_text(make_page(plans))
 
 
 PAGE = """# Plans of the paper's models
 
 What one phase of each model takes of four machines, by `glide plan`. Beside this page
-lie the whole plans, one JSON file each. GiB are those of one device: by formula, by
-libtpu's compiler for the real train step{compilers}, and what a program may use.
+lie the whole plans, one JSON file each. GiB are those of one device: by formula, by the
+compiler for the real train step ({compilers}), and what a program may use.
 Seconds a step are assumed, not measured: MFU 40% on every machine, or the network where
 that takes longer. Checkpoint and host (while a checkpoint is written) are in GiB too.
 
-| config | machine | batch / parts | mesh | remat | formula | compiler | room | s a step | days | chip-hours | checkpoint | host |
-|---|---|---|---|---|---|---|---|---|---|---|---|---|
-{rows}
+{table}
 
-The commands, in the table's order (with `--compile` where the compiler has a figure):
+The commands, in the table's order:
 
 ```
 {commands}
 ```
 
-`python experiments/figures/plan_table.py` makes all of it again.
+`python experiments/figures/plan_table.py` makes all of it again but the compiler's
+figures, which it keeps; each of those is made by `--compile` and the plan's name.
 """
 
 if __name__ == "__main__":
-    main_script()
+    run()
