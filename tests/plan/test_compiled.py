@@ -46,54 +46,34 @@ def test_gpus_have_no_compiler_here():
     assert "h100" in reasons[0]
 
 
-# Of the widths and sides that the published models have, but of few blocks, as each
-# takes the compiler a quarter of a minute.
+# Of the widths and the side that the published models have, but of few blocks; three
+# or four minutes of two cores, most of them in the compiler.
 COMPILE = """
-import dataclasses, json
+import json
 from glide_jax.config import defaults
 from glide_jax.plan import plan, topology
 
-where = topology.parse("{where}", None, None)
 topology.prepare_environment()
 model = defaults.Text2ImConfig(
     num_channels=256, channel_mult=(1, 2), num_res_blocks=1, attention_px=(32,),
     text_width=512, text_layers=4, text_heads=8,
 )
-train = defaults.TrainConfig(
-    global_batch_size={batch}, remat=("{remat}",), remat_text="{remat}"
-)
-mesh = defaults.MeshConfig(fsdp=4)
-config = defaults.Config(name="probe", model=model, train=train, mesh=mesh)
+train = defaults.TrainConfig(global_batch_size=64)
+config = defaults.Config(name="probe", model=model, train=train)
+where = topology.parse("v5p:2x2x1", None, None)
 print(json.dumps(plan.make_plan(config, where, compiles=True)))
 """
-needs_libtpu = pytest.mark.skipif(
-    bool(topology.missing_for_compiling(topology.parse("v5e:2x2", None, None))),
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(
+    bool(topology.missing_for_compiling(topology.parse("v5p:2x2x1", None, None))),
     reason="libtpu is not installed: pip install 'glide_jax[tpu]'",
 )
-
-
-def compile_probe(where: str, batch: int, remat: str) -> dict:
-    script = COMPILE.format(where=where, batch=batch, remat=remat)
-    printed = fake_devices.run_with_devices(script, devices=1, timeout_secs=1800)
-    return json.loads(printed.splitlines()[-1])
-
-
-@needs_libtpu
-@pytest.mark.slow
-@pytest.mark.parametrize("remat", ["none", "blocks"])
-def test_the_formulas_bytes_are_near_the_compilers(remat):
-    report = compile_probe("v5p:2x2x1", 64, remat)
+def test_the_formulas_bytes_are_near_the_compilers():
+    printed = fake_devices.run_with_devices(COMPILE, devices=1, timeout_secs=1800)
+    report = json.loads(printed.splitlines()[-1])
     assert report["compiler"]["fits"]
     formula = report["bytes_per_device"]["total"]
-    # 15% is what `glide plan` promises; the search leaves a tenth of the memory free.
+    # 15% is what the formula is held to; libtpu 0.0.51 says 3.65 GiB, the formula 3.83.
     assert formula == pytest.approx(report["compiler"]["total_bytes"], rel=0.15)
-
-
-@needs_libtpu
-@pytest.mark.slow
-def test_what_the_compiler_cannot_place_becomes_advice():
-    report = compile_probe("v5e:2x2", 512, "none")
-    said = report["compiler"]
-    assert not said["fits"]
-    assert said["total_bytes"] > said["available_bytes"] > 15 * GIB
-    assert "--config.train.remat" in report["advice"]
