@@ -136,10 +136,10 @@ that takes longer. Checkpoint and host (while a checkpoint is written) are in Gi
 {table}
 
 The formula has each device hold the activations of its own examples. Where parameters
-are cut over fsdp the compiler departs from that: within blocks it cuts activations by
-channels too, 64 of 512 a device, and moves them between the two ways to lie. The base
-on v5p therefore takes far more than its formula says, so believe the compiler, and a
-plan by formula with fsdp above 1 only as far as `--compile` confirms it.
+are cut over fsdp the compiler departs from that: in the partitioned program of a small
+model, activations within blocks are cut by channels too and moved between the two ways
+to lie. That this is why the base on v5p takes 3.6 times its formula is likely, but not
+shown. Trust a plan by formula with fsdp above 1 only as far as `--compile` confirms it.
 
 The commands, in the table's order:
 
