@@ -29,6 +29,7 @@ from glide_jax import cache, errors, lifecycle
 
 VERBS = {
     "quickstart": "the whole system at toy size: train, sample, measure, draw",
+    "plan": "what a training run would take of machines that are not here",
     "train": "train one phase from a configuration",
     "export": "turn a trained workdir into a bundle for sampling",
     "convert": "released PyTorch weights into a bundle, and back",
