@@ -152,6 +152,7 @@ def process_of(launcher: subprocess.Popen, process_id: int) -> int:
     raise AssertionError(f"no process {process_id}")
 
 
+@pytest.mark.slow
 def test_a_signal_to_one_process_saves_one_step_of_all(whole_run, tmp_path):
     experiment, saved, _ = whole_run
     workdir, logs = tmp_path / "run", tmp_path / "logs"
