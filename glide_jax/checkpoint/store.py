@@ -73,6 +73,10 @@ class CheckpointStore:
             manager.wait_until_finished()
             manager.close()
 
+    def remove(self, step: int) -> None:
+        """Removes a stored state for good."""
+        self._manager.delete(step)
+
     def steps(self) -> list[int]:
         """The stored steps, oldest first."""
         if not self.directory.is_dir():
