@@ -92,6 +92,7 @@ class Together:
             self._tell(error)
             raise
         wait_for_all("start")
+        _compile_together()
         return self
 
     def __exit__(
@@ -224,6 +225,16 @@ def _connect(cluster: clusters.Cluster) -> None:
             f"the processes did not come together within {cluster.timeout_secs} s "
             f"({reason}); see whether all were started and reach each other"
         ) from error
+
+
+def _compile_together() -> None:
+    """Has no process compile much longer than another.
+
+    gloo gives up on a process that comes to a collective 30 s after the others. On CPUs
+    only process 0 finds its programs in JAX's cache again, and would run ahead.
+    """
+    if jax.default_backend() == "cpu":
+        jax.config.update("jax_enable_compilation_cache", False)
 
 
 def check_facts(config: Config) -> None:
