@@ -15,7 +15,7 @@ from collections.abc import Iterator
 from typing import Any
 
 import tensorflow_datasets as tfds
-from google.protobuf import message
+from google.protobuf import json_format, message
 
 from glide_jax import errors
 from glide_jax.data import captions, disk, schema
@@ -31,6 +31,7 @@ _BROKEN = (
     LookupError,
     TypeError,
     message.Error,
+    json_format.Error,
 )
 
 
@@ -154,7 +155,9 @@ class TfdsRecords:
         self._shards.check_unchanged(index, key)
         try:
             record = self._records[index]
-            text, image = record[self._caption], bytes(record[self._image])
+            text, image = record[self._caption], record[self._image]
+            if not isinstance(image, bytes):
+                raise TypeError(f"the picture is a {type(image).__name__}")
             while not isinstance(text, bytes | str):
                 text = text[0] if len(text) else ""
         except _BROKEN as fault:
