@@ -13,14 +13,11 @@ when it is whole, so that nothing is left behind: the same command starts over.
 
 from __future__ import annotations
 
-import logging
 import pathlib
-from collections.abc import Callable
 
 from absl import flags
 
-from glide_jax import lifecycle
-from glide_jax.cli import output, sampling
+from glide_jax.cli import output, sampling, stopping
 from glide_jax.errors import UserError
 
 ACTIONS = ("build", "tokenizer", "emoji")
@@ -73,31 +70,15 @@ def run(values: flags.FlagValues, arguments: list[str]) -> int:
     if not values.output:
         raise UserError("--output is missing, e.g. --output=runs/data")
     act = {"build": _build, "tokenizer": _train_tokenizer, "emoji": _draw_emoji}
-    with lifecycle.StopRequest() as stop:
 
-        def poll() -> None:
-            if stop.requested:
-                raise _StoppedError
+    def work(poll: stopping.Poll) -> None:
+        with output.made_folder(values.output) as folder:
+            act[arguments[0]](values, folder, poll)
 
-        try:
-            with output.made_folder(values.output) as folder:
-                act[arguments[0]](values, folder, poll)
-        except _StoppedError:
-            logging.warning(
-                "stopped by %s with nothing written; the same command starts over",
-                stop.signal.name,
-            )
-            return lifecycle.ExitCode.PREEMPTED
-    return lifecycle.ExitCode.OK
+    return stopping.run(work)
 
 
-class _StoppedError(Exception):
-    """Leads out of the work when a signal has come."""
-
-
-def _build(
-    values: flags.FlagValues, folder: pathlib.Path, poll: Callable[[], None]
-) -> None:
+def _build(values: flags.FlagValues, folder: pathlib.Path, poll: stopping.Poll) -> None:
     from glide_jax.data import builders
 
     source = _source(values, values.split)
@@ -120,7 +101,7 @@ def _build(
 
 
 def _train_tokenizer(
-    values: flags.FlagValues, folder: pathlib.Path, poll: Callable[[], None]
+    values: flags.FlagValues, folder: pathlib.Path, poll: stopping.Poll
 ) -> None:
     from glide_jax.data import sources
     from glide_jax.text import sentencepiece_model, sentencepiece_training, tokenizers
@@ -139,7 +120,7 @@ def _train_tokenizer(
 
 
 def _draw_emoji(
-    values: flags.FlagValues, folder: pathlib.Path, poll: Callable[[], None]
+    values: flags.FlagValues, folder: pathlib.Path, poll: stopping.Poll
 ) -> None:
     from glide_jax import progress
     from glide_jax.data import emoji
