@@ -1,4 +1,4 @@
-"""The one exception for what a user can cause and mend."""
+"""The exceptions for what a user can cause and mend."""
 
 from __future__ import annotations
 
@@ -6,5 +6,19 @@ from __future__ import annotations
 class UserError(ValueError):
     """A mistake the user can mend: one line with what was given, the rule, the remedy.
 
-    The command line prints it without a traceback and exits with status 2.
+    The command line prints it without a traceback and exits with `exit_code`.
     """
+
+    exit_code = 2
+
+
+class NoCheckpointError(UserError):
+    """There are checkpoints, and none of them is good."""
+
+    exit_code = 3
+
+
+class DivergedError(UserError):
+    """Numbers went wrong, and what was tried against it did not help."""
+
+    exit_code = 4

@@ -73,6 +73,10 @@ class CheckpointStore:
             manager.wait_until_finished()
             manager.close()
 
+    def remove(self, step: int) -> None:
+        """Removes a stored state for good."""
+        self._manager.delete(step)
+
     def steps(self) -> list[int]:
         """The stored steps, oldest first."""
         if not self.directory.is_dir():
@@ -101,7 +105,7 @@ class CheckpointStore:
         """The items asked for, each like its tree of jax.ShapeDtypeStruct.
 
         Values are cast to the dtype asked for and laid out by its sharding; without
-        one they go to the first device.
+        one they go to this process's first device.
 
         Raises:
           UserError: no such step or item, a damaged file, or a tree that differs from
@@ -213,7 +217,8 @@ def _check_items(items: Mapping[str, Any]) -> None:
 def _placed(leaf: Any) -> jax.ShapeDtypeStruct:
     sharding = getattr(leaf, "sharding", None)
     if sharding is None:
-        sharding = jax.sharding.SingleDeviceSharding(jax.devices()[0])
+        # The first of all devices may be another process's.
+        sharding = jax.sharding.SingleDeviceSharding(jax.local_devices()[0])
     return jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=sharding)
 
 

@@ -71,10 +71,10 @@ def run(argv: list[str]) -> int:
         return module.run(values, arguments) or lifecycle.ExitCode.OK
     except errors.UserError as error:
         print(f"glide {verb}: {error}", file=sys.stderr)
-        return lifecycle.ExitCode.USER_ERROR
+        return error.exit_code
     except KeyboardInterrupt:
         print(f"glide {verb}: interrupted", file=sys.stderr)
-        return 130
+        return lifecycle.ExitCode.INTERRUPTED
 
 
 def _parse(values: flags.FlagValues, argv: list[str]) -> list[str]:

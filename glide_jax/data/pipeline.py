@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import dataclasses
 import functools
+import logging
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import NamedTuple
 
@@ -17,6 +18,8 @@ import numpy as np
 
 from glide_jax import errors
 from glide_jax.data import captions, fault, masks, order, schema, streams, transforms
+
+logger = logging.getLogger(__name__)
 
 # After so many bad draws in a row for one position, the source is beyond use.
 MAX_ATTEMPTS = 100
@@ -153,6 +156,7 @@ class _BatchMaker:
         positions = [step * global_batch_size + row for row in rows]
         seed = self.recipe.seed
         indices = [order.record_at(self.source, seed, p) for p in positions]
+        logger.debug("step %d, rows from %d: records %s", step, rows.start, indices)
         return self.batch(indices, positions)
 
 
@@ -233,8 +237,7 @@ def make_batches(
     )
     faults = fault.FaultCounter(max_bad_frac, on_bad, faults_before)
     maker = _BatchMaker(_drawn_at(source, image_px), tokenizer, recipe)
-    local = global_batch_size // process_count
-    rows = range(process_index * local, (process_index + 1) * local)
+    rows = rows_of(global_batch_size, process_index, process_count)
     make = functools.partial(maker.step_batch, global_batch_size, rows)
     options = grain.ReadOptions(
         num_threads=num_threads,
@@ -242,6 +245,12 @@ def make_batches(
     )
     steps = grain.MapDataset.range(start_step, _LAST_STEP)
     return Batches(iter(steps.map(make).to_iter_dataset(options)), faults)
+
+
+def rows_of(global_batch_size: int, process_index: int, process_count: int) -> range:
+    """The rows of a global batch that a process makes."""
+    local = global_batch_size // process_count
+    return range(process_index * local, (process_index + 1) * local)
 
 
 def _check_sizes(
@@ -271,6 +280,7 @@ def fixed_batch(
     *,
     image_px: int,
     text_context: int,
+    rows: range | None = None,
     seed: int = 0,
     low_res_px: int = 0,
     low_res_corruption: str = "none",
@@ -280,7 +290,7 @@ def fixed_batch(
     """The batch of the given records, the same in every run; never mirrored.
 
     Row i holds record indices[i] (or, if that is bad, a keyed replacement), its
-    `example_index` and its mask are those of position i.
+    `example_index` and its mask are those of position i. Only `rows` are made, or all.
     """
     recipe = Recipe(
         image_px,
@@ -292,7 +302,8 @@ def fixed_batch(
         inpaint,
     )
     maker = _BatchMaker(_drawn_at(source, image_px), tokenizer, recipe)
-    batch, bad = maker.batch(indices, range(len(indices)))
+    rows = range(len(indices)) if rows is None else rows
+    batch, bad = maker.batch([indices[row] for row in rows], rows)
     # Every record may be bad but for the limit on attempts: validation goes on.
-    fault.FaultCounter(max_bad_frac=1.0).count(len(indices), bad)
+    fault.FaultCounter(max_bad_frac=1.0).count(len(rows), bad)
     return batch

@@ -7,12 +7,15 @@ is meant to be spread over many.
 from __future__ import annotations
 
 import dataclasses
+import functools
 import logging
+import operator
 import pathlib
 from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
 import jax
+import numpy as np
 from jax.sharding import Mesh
 
 from glide_jax import shapes
@@ -22,6 +25,7 @@ from glide_jax.config.defaults import Config
 from glide_jax.data import pipeline, schema, sources
 from glide_jax.errors import UserError
 from glide_jax.models import build
+from glide_jax.parallel import distributed, sharding
 from glide_jax.parallel import mesh as meshes
 from glide_jax.text import sentencepiece_model, sentencepiece_training, tokenizers
 from glide_jax.train import (
@@ -42,6 +46,10 @@ MEASURED_CAPTIONS = 200
 DEFAULT_TOKENIZER = "gpt2"  # GLIDE's (published)
 
 
+# The newest checkpoint's state, and what it says beside arrays.
+Restore = Callable[[], tuple[states.TrainState, Mapping[str, Any]]]
+
+
 @dataclasses.dataclass(frozen=True)
 class Run:
     """The parts of a run; the loop holds the state itself."""
@@ -53,8 +61,12 @@ class Run:
     checkpoints: store.CheckpointStore
     train_step: step.TrainStep
     eval_step: Callable[..., objectives.Metrics]
-    validation: list[schema.Batch]
+    validation: list[schema.Batch]  # the rows of this process, as in training
+    grid: schema.Batch | None  # the first validation examples, whole in every process
     make_batches: Callable[[int], Iterator[schema.Batch]]
+    pass_over: Callable[[states.TrainState], states.TrainState]
+    restore: Restore
+    past: Mapping[str, Any]  # what the checkpoint it began with says beside arrays
 
 
 def prepare(config: Config, workdir: pathlib.Path) -> tuple[Run, states.TrainState]:
@@ -75,6 +87,9 @@ def prepare(config: Config, workdir: pathlib.Path) -> tuple[Run, states.TrainSta
         workdirs.checkpoints(workdir), keep=config.checkpoint.keep
     )
     latest = checkpoints.latest_step()
+    distributed.check_alike(
+        "the newest checkpoint in --workdir", latest, workdirs.SHARED_REMEDY
+    )
     start = None
     if latest is not None:
         # A run under way needs its origin no more; that may have been deleted since.
@@ -88,9 +103,24 @@ def prepare(config: Config, workdir: pathlib.Path) -> tuple[Run, states.TrainSta
         tokenizer = _find_tokenizer(config, source, origin)
     _check_vocabulary(config, tokenizer)
     _warn_of_cut_captions(config, source, tokenizer)
-    validation = _validation_batches(config, held_out, tokenizer)
+    part = meshes.batch_slice(mesh)
+    validation = _validation_batches(config, held_out, tokenizer, part)
     objective = abstract.make_objective(config, mesh, tokenizer.pad_id)
-    state, shardings = _make_state(config, mesh, objective, checkpoints, start)
+    described = abstract.abstract_state(config, objective)
+    shardings = abstract.place_state(config, described, mesh)
+    logging.info("parameters: %s", f"{build.parameter_count(described.params):,}")
+
+    def restore() -> tuple[states.TrainState, Mapping[str, Any]]:
+        targets = abstract.with_places(described, shardings)
+        newest = checkpoints.latest_step()
+        items = checkpoints.restore(newest, states.to_items(targets))
+        logging.info("resumed at step %d", newest)
+        return states.from_items(items), checkpoints.restore_meta(newest)
+
+    if latest is not None:
+        state, past = restore()
+    else:
+        state, past = _first_state(config, objective, shardings, start), {}
     # Last, so that a start that was refused leaves the folder as it was.
     workdirs.save_tokenizer(workdir, tokenizer)
     workdirs.save_config(workdir, config)
@@ -111,10 +141,15 @@ def prepare(config: Config, workdir: pathlib.Path) -> tuple[Run, states.TrainSta
                 abstract.make_objective(
                     config, mesh, tokenizer.pad_id, is_training=False
                 ),
-            )
+            ),
+            out_shardings=sharding.replicated(mesh),
         ),
         validation=validation,
-        make_batches=lambda start: _batches(config, source, tokenizer, start),
+        grid=_grid_batch(config, held_out, tokenizer),
+        make_batches=lambda start: _batches(config, source, tokenizer, start, part),
+        pass_over=step.jit_pass_over(shardings),
+        restore=restore,
+        past=past,
     )
     return run, state
 
@@ -143,31 +178,20 @@ def _load_origin(config: Config) -> init_from.Origin | None:
     return origin
 
 
-def _make_state(
+def _first_state(
     config: Config,
-    mesh: Mesh,
     objective: objectives.Objective,
-    checkpoints: store.CheckpointStore,
+    shardings: states.TrainState,
     start: tuple[shapes.Params, list[str]] | None,
-) -> tuple[states.TrainState, Any]:
-    """The newest checkpoint, else `start` (and the names grown in it), else fresh."""
+) -> states.TrainState:
+    """The state of `start` (and the names grown in it), else a fresh one."""
     optim = optimizer.make_optimizer(config.optim)
-
-    def fresh(key):
-        return states.make_state(config, objective.init(key), optim)
-
-    key = randomness.stream_key(config.seed, "init")
-    described = abstract.abstract_state(config, objective)
-    shardings = abstract.place_state(config, described, mesh)
-    logging.info("parameters: %s", f"{build.parameter_count(described.params):,}")
-    latest = checkpoints.latest_step()
-    if latest is not None:
-        targets = abstract.with_places(described, shardings)
-        restored = checkpoints.restore(latest, states.to_items(targets))
-        logging.info("resumed at step %d", latest)
-        return states.from_items(restored), shardings
     if start is None:
-        return jax.jit(fresh, out_shardings=shardings)(key), shardings
+        key = randomness.stream_key(config.seed, "init")
+        return jax.jit(
+            lambda key: states.make_state(config, objective.init(key), optim),
+            out_shardings=shardings,
+        )(key)
     params, grown = start
     for name in grown:
         logging.info("grown: %s", name)
@@ -175,7 +199,15 @@ def _make_state(
         lambda params: states.make_state(config, params, optim),
         out_shardings=shardings,
     )
-    return begin(jax.device_put(params, shardings.params)), shardings
+    # (Putting the whole on a mesh of several processes compares all of it first.)
+    params = jax.tree.map(
+        lambda leaf, where: jax.make_array_from_callback(
+            leaf.shape, where, functools.partial(operator.getitem, np.asarray(leaf))
+        ),
+        params,
+        shardings.params,
+    )
+    return begin(params)
 
 
 def _stored_tokenizer(
@@ -215,9 +247,13 @@ def _find_tokenizer(
             f"data.tokenizer={config.data.tokenizer!r} names no number of pieces; "
             "e.g. sentencepiece:2048"
         )
-    captions = sources.sample_captions(source, TOKENIZER_CAPTIONS, seed=config.seed)
+
+    def train() -> bytes:
+        captions = sources.sample_captions(source, TOKENIZER_CAPTIONS, seed=config.seed)
+        return sentencepiece_training.train_sentencepiece(captions, int(pieces))
+
     return sentencepiece_model.SentencePieceTokenizer(
-        sentencepiece_training.train_sentencepiece(captions, int(pieces))
+        distributed.from_first("tokenizer", train)
     )
 
 
@@ -264,6 +300,7 @@ def _batches(
     source: schema.Source,
     tokenizer: tokenizers.Tokenizer,
     start_step: int,
+    part: tuple[int, int],
 ) -> Iterator[schema.Batch]:
     return pipeline.make_batches(
         source,
@@ -271,8 +308,8 @@ def _batches(
         global_batch_size=config.train.global_batch_size,
         seed=config.seed,
         start_step=start_step,
-        process_index=jax.process_index(),
-        process_count=jax.process_count(),
+        process_index=part[0],
+        process_count=part[1],
         flip_prob=config.data.flip_prob,
         num_threads=config.data.num_threads,
         prefetch_batches=config.data.prefetch_batches,
@@ -282,20 +319,44 @@ def _batches(
 
 
 def _validation_batches(
-    config: Config, source: schema.Source | None, tokenizer: tokenizers.Tokenizer
+    config: Config,
+    source: schema.Source | None,
+    tokenizer: tokenizers.Tokenizer,
+    part: tuple[int, int],
 ) -> list[schema.Batch]:
-    """Held-out examples in whole global batches; none where no source names them."""
+    """This process's rows of whole global batches of held-out examples.
+
+    None where no source names them.
+    """
     if source is None:
         return []
     size = config.train.global_batch_size
+    rows = pipeline.rows_of(size, *part)
     count = max(1, min(len(source), config.log.validation_examples) // size)
     return [
         pipeline.fixed_batch(
             source,
             tokenizer,
             [k % len(source) for k in range(i * size, (i + 1) * size)],
+            rows=rows,
             seed=config.seed,
             **_data_settings(config),
         )
         for i in range(count)
     ]
+
+
+def _grid_batch(
+    config: Config, source: schema.Source | None, tokenizer: tokenizers.Tokenizer
+) -> schema.Batch | None:
+    """The examples of the sample grid, or None where there are none held out."""
+    if source is None:
+        return None
+    count = min(config.log.grid_images, config.train.global_batch_size)
+    return pipeline.fixed_batch(
+        source,
+        tokenizer,
+        [k % len(source) for k in range(count)],
+        seed=config.seed,
+        **_data_settings(config),
+    )
