@@ -15,6 +15,7 @@ import pathlib
 import stat
 import threading
 import time
+from collections.abc import Callable
 from typing import NamedTuple
 
 from glide_jax.data import schema
@@ -130,7 +131,9 @@ def check_unchanged(path: pathlib.Path, stamp: Stamp, key: str) -> None:
     read_span(path, 0, 0, stamp, key)
 
 
-def _persist(attempt, path: pathlib.Path, what: str, key: str) -> bytes:
+def _persist(
+    attempt: Callable[[], bytes], path: pathlib.Path, what: str, key: str
+) -> bytes:
     """What attempt() gives in the end; see `read_span`."""
     waits = iter(() if path in _given_up else WAITS_SECS)
     while True:

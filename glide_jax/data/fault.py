@@ -11,6 +11,8 @@ import pathlib
 from collections.abc import Callable, Iterable, Mapping
 from typing import NamedTuple
 
+import numpy as np
+
 from glide_jax import errors
 from glide_jax.data import schema
 
@@ -24,6 +26,26 @@ MAX_REMEMBERED = 100_000
 # No log of bad records grows beyond this.
 MAX_LOG_BYTES = 10 << 20
 SEEN = "seen"
+# Every kind of BadRecordError that sources and transforms raise.
+KINDS = (
+    "broken caption",
+    "broken image",
+    "broken record",
+    "changed file",
+    "changed shard",
+    "decompression bomb",
+    "empty caption",
+    "huge caption",
+    "huge image",
+    "missing caption",
+    "missing image",
+    "narrow image",
+    "truncated tar",
+    "unreadable file",
+    "unreadable shard",
+    "vanished file",
+    "vanished shard",
+)
 
 
 class Bad(NamedTuple):
@@ -106,6 +128,17 @@ class FaultCounter:
             f" data.max_bad_frac={self._max_bad_frac:g} allows; mend the data or raise"
             " it"
         )
+
+
+def to_vector(state: Mapping[str, int]) -> np.ndarray:
+    """A counter's state as int64 (1 + KINDS,), to be summed over processes."""
+    return np.array([state.get(name, 0) for name in (SEEN, *KINDS)], np.int64)
+
+
+def from_vector(vector: np.ndarray) -> dict[str, int]:
+    """The state that `to_vector` took; kinds never met are left out."""
+    pairs = zip((SEEN, *KINDS), vector.tolist(), strict=True)
+    return {name: count for name, count in pairs if count or name == SEEN}
 
 
 class RecordLog:

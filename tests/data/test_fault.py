@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import ast
 import collections
 import itertools
 import json
+import pathlib
+import re
 
 import numpy as np
 import pytest
@@ -190,6 +193,31 @@ def test_the_record_log_stops_growing(tmp_path, monkeypatch):
     for i in range(50):
         log(_bad(f"record {i}"))
     assert 200 < (tmp_path / "log.jsonl").stat().st_size <= 300
+
+
+def test_counts_of_processes_add_up_as_vectors():
+    parts = [{"seen": 7, "empty caption": 2}, {"seen": 5, "vanished shard": 1}]
+    total = sum(map(fault.to_vector, parts))
+    want = {"seen": 12, "empty caption": 2, "vanished shard": 1}
+    assert fault.from_vector(total) == want
+    assert fault.from_vector(fault.to_vector({})) == {"seen": 0}
+
+
+def test_every_kind_of_fault_in_the_code_has_its_place_in_the_vector():
+    files = pathlib.Path(fault.__file__).parent.glob("*.py")
+    literals = {
+        node.value
+        for path in files
+        if path.name != "fault.py"
+        for node in ast.walk(ast.parse(path.read_text()))
+        if isinstance(node, ast.Constant) and isinstance(node.value, str)
+    }
+    whole = {kind for kind in fault.KINDS if kind.split()[-1] not in ("shard", "file")}
+    pattern = r"(broken|empty|huge|missing|narrow) (caption|image|record)"
+    said = {text for text in literals if re.fullmatch(pattern, text)}
+    assert said | {"decompression bomb", "truncated tar"} == whole
+    fates = itertools.product(("changed", "vanished", "unreadable"), ("file", "shard"))
+    assert {" ".join(pair) for pair in fates} == {*fault.KINDS} - whole
 
 
 def test_rows_are_the_same_for_bad_records_of_any_kind(
