@@ -96,11 +96,6 @@ class FaultCounter:
         """What a resumed run is to be given: "seen", and the count of each kind."""
         return {SEEN: self.seen, **self.by_kind}
 
-    def metrics(self) -> dict[str, int]:
-        """Bad records since the run began: data/bad, and data/bad/KIND_OF_FAULT."""
-        kinds = {f"data/bad/{k.replace(' ', '_')}": n for k, n in self.by_kind.items()}
-        return {"data/bad": self.by_kind.total(), **dict(sorted(kinds.items()))}
-
     def count(self, good: int, bad: Iterable[Bad]) -> None:
         """Notes some records that were usable, and those that were not.
 
@@ -128,6 +123,16 @@ class FaultCounter:
             f" data.max_bad_frac={self._max_bad_frac:g} allows; mend the data or raise"
             " it"
         )
+
+
+def metrics(state: Mapping[str, int]) -> dict[str, int]:
+    """A counter's state as data/bad and data/bad/KIND_OF_FAULT."""
+    kinds = {
+        f"data/bad/{kind.replace(' ', '_')}": count
+        for kind, count in sorted(state.items())
+        if kind != SEEN
+    }
+    return {"data/bad": sum(kinds.values()), **kinds}
 
 
 def to_vector(state: Mapping[str, int]) -> np.ndarray:
