@@ -12,7 +12,11 @@ class ExitCode(enum.IntEnum):
 
     OK = 0
     USER_ERROR = 2  # starting again changes nothing
+    NO_CHECKPOINT = 3  # checkpoints are there and none is good; nothing starts over
+    DIVERGED = 4  # losses or gradients not finite after the policy gave up
     PREEMPTED = 42  # the state is saved; the same command resumes
+    PEER_LOST = 134  # another process died (JAX aborts the rest); run all again
+    STALLED = 135  # a step took longer than the watchdog allows; run all again
 
 
 class StopRequest:

@@ -1,8 +1,9 @@
 """`glide VERB [FLAGS]`: imports only the chosen verb and ends with its exit code.
 
-Exit codes: 0 done, 2 a mistake of the user's (one line on stderr), 42 stopped by a
-signal with everything saved (run the same command again), 130 interrupted (Ctrl-C)
-with nothing saved since the last checkpoint.
+Exit codes (lifecycle.ExitCode): 0 done; with one line on stderr 2 a mistake of the
+user's, 3 checkpoints of which none is good, 4 a run whose numbers went wrong; 42
+stopped by a signal with everything saved (run the same command again), 130 interrupted
+(Ctrl-C) with nothing saved since the last checkpoint.
 """
 
 from __future__ import annotations
@@ -26,6 +27,7 @@ VERBS = {
     "sample": "pictures from prompts",
     "inpaint": "repaint a part of a picture, or continue it beyond its sides",
     "edit": "change a picture or finish a sketch",
+    "verify": "check a workdir or a bundle against what was written",
     "benchmark": "sample | train: how fast this machine draws, or makes a step",
     "data": "build | tokenizer | emoji: prepare a data set",
 }
@@ -57,6 +59,8 @@ def run(argv: list[str]) -> int:
     # Orbax and absl tell of every file they touch.
     for noisy in ("absl", "orbax", "jax", "etils", "tensorstore"):
         logging.getLogger(noisy).setLevel(logging.ERROR)
+    # And of a write that fails, each a page long; checkpoint/ tells it in one line.
+    logging.getLogger("absl").setLevel(logging.CRITICAL)
     module = importlib.import_module(f"glide_jax.cli.{verb}")
     values = flags.FlagValues()
     try:
@@ -71,7 +75,7 @@ def run(argv: list[str]) -> int:
         return module.run(values, arguments) or lifecycle.ExitCode.OK
     except errors.UserError as error:
         print(f"glide {verb}: {error}", file=sys.stderr)
-        return lifecycle.ExitCode.USER_ERROR
+        return error.exit_code
     except KeyboardInterrupt:
         print(f"glide {verb}: interrupted", file=sys.stderr)
         return 130

@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import logging
 import pathlib
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping
 
 import jax
 import numpy as np
@@ -36,6 +36,7 @@ def train(
     *,
     make_grid_hook: MakeGridHook | None = None,
     profile_steps: range = range(0),
+    allow_change: Collection[str] = (),
 ) -> lifecycle.ExitCode:
     """Trains to train.num_steps; returns OK, or PREEMPTED after a signal.
 
@@ -48,7 +49,7 @@ def train(
     """
     clock = clocks.Clock()
     metrics.check_wandb(config.log.wandb_project)
-    run, state = setup.prepare(config, workdir)
+    run, state = setup.prepare(config, workdir, allow_change=allow_change)
     first, last = int(state.step), config.train.num_steps
     if first >= last:
         run.checkpoints.close()
@@ -108,7 +109,7 @@ def train(
             # Saved last, so that a step once saved has all of its rows and pictures.
             if is_last or is_stopping or is_due(step, config.checkpoint.every_steps):
                 with window.pause("checkpoint"):
-                    save(run, state, step)
+                    save(run, state, step, row)
             if is_stopping:
                 run.checkpoints.wait()
                 logging.warning("stopped by a signal; step %d is saved", step)
@@ -158,13 +159,23 @@ def save_grid(
     Image.fromarray(picture).save(folder / f"{step:08d}.png")
 
 
-def save(run: setup.Run, state: states.TrainState, step: int) -> None:
-    """Writes a checkpoint, with the digests of what lies once in the workdir."""
+def save(
+    run: setup.Run,
+    state: states.TrainState,
+    step: int,
+    row: Mapping[str, float] | None = None,
+) -> None:
+    """Writes a checkpoint, with the digests of what lies once in the workdir.
+
+    What the metrics' `row` of the step says of checkpoint.best_metric goes along.
+    """
+    best = run.config.checkpoint.best_metric
+    metrics = {best: row[best]} if row and best in row else {}
     meta = {
         "config_digest": resolve.digest(run.config),
         "tokenizer_digest": run.tokenizer.digest(),
     }
-    run.checkpoints.save(step, states.to_items(state), meta)
+    run.checkpoints.save(step, states.to_items(state), meta, metrics)
 
 
 def save_what_is_done(run: setup.Run, state: states.TrainState, step: int) -> None:

@@ -9,7 +9,7 @@ from __future__ import annotations
 import dataclasses
 import logging
 import pathlib
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterator, Mapping
 from typing import Any
 
 import jax
@@ -17,7 +17,7 @@ from jax.sharding import Mesh
 
 from glide_jax import shapes
 from glide_jax.checkpoint import store
-from glide_jax.config import validate
+from glide_jax.config import resolve, validate
 from glide_jax.config.defaults import Config
 from glide_jax.data import pipeline, schema, sources
 from glide_jax.errors import UserError
@@ -57,30 +57,36 @@ class Run:
     make_batches: Callable[[int], Iterator[schema.Batch]]
 
 
-def prepare(config: Config, workdir: pathlib.Path) -> tuple[Run, states.TrainState]:
+def prepare(
+    config: Config, workdir: pathlib.Path, *, allow_change: Collection[str] = ()
+) -> tuple[Run, states.TrainState]:
     """A run ready for its next step: fresh, started from another, or resumed.
 
-    Precedence: this workdir's newest checkpoint, then train.init_from, then
-    initialisation.
+    Precedence: this workdir's newest good checkpoint, then train.init_from, then
+    initialisation. Settings that make another run of it may differ from the workdir's
+    only where `allow_change` names them.
 
     Raises:
+      NoCheckpointError: the workdir has checkpoints, and none of them is good.
       UserError: for settings, data or a folder that the user has to mend; then
         nothing has been written beyond an empty folder.
     """
     validate.validate(config)
+    for name in allow_change:
+        resolve.check_key(config, name)
     mesh = meshes.make_mesh(config.mesh)
     abstract.check_fits(config, mesh)
     source, held_out = open_sources(config)
     checkpoints = store.CheckpointStore(
-        workdirs.checkpoints(workdir), keep=config.checkpoint.keep
+        workdirs.checkpoints(workdir), config.checkpoint
     )
-    latest = checkpoints.latest_step()
     start = None
-    if latest is not None:
+    if not checkpoints.is_empty():
         # A run under way needs its origin no more; that may have been deleted since.
-        workdirs.check_continues(workdir, config)
+        workdirs.check_continues(workdir, config, allow_change)
         workdirs.prepare(workdir)
-        tokenizer = _stored_tokenizer(workdir, checkpoints.restore_meta(latest))
+        _, meta = checkpoints.newest()
+        tokenizer = _stored_tokenizer(workdir, meta)
     else:
         origin = _load_origin(config)
         start = init_from.adapt(origin, config) if origin else None
@@ -94,6 +100,7 @@ def prepare(config: Config, workdir: pathlib.Path) -> tuple[Run, states.TrainSta
     # Last, so that a start that was refused leaves the folder as it was.
     workdirs.save_tokenizer(workdir, tokenizer)
     workdirs.save_config(workdir, config)
+    workdirs.seal(workdir)
     run = Run(
         config=config,
         workdir=workdir,
@@ -160,12 +167,11 @@ def _make_state(
     described = abstract.abstract_state(config, objective)
     shardings = abstract.place_state(config, described, mesh)
     logging.info("parameters: %s", f"{build.parameter_count(described.params):,}")
-    latest = checkpoints.latest_step()
-    if latest is not None:
-        targets = abstract.with_places(described, shardings)
-        restored = checkpoints.restore(latest, states.to_items(targets))
-        logging.info("resumed at step %d", latest)
-        return states.from_items(restored), shardings
+    targets = abstract.with_places(described, shardings)
+    restored = checkpoints.restore_newest(states.to_items(targets))
+    if restored is not None:
+        logging.info("resumed at step %d", restored.step)
+        return states.from_items(restored.items), shardings
     if start is None:
         return jax.jit(fresh, out_shardings=shardings)(key), shardings
     params, grown = start

@@ -69,7 +69,7 @@ def test_a_run_logs_validates_draws_and_saves_when_asked_to_and_at_its_end(
     names = sorted(path.name for path in (tmp_path / "grids").iterdir())
     assert names == ["00000004.png", "00000005.png"]
     assert Image.open(tmp_path / "grids" / names[0]).size == (4, 4)
-    with store.CheckpointStore(tmp_path / "checkpoints", keep=2) as stored:
+    with store.CheckpointStore(tmp_path / "checkpoints") as stored:
         assert stored.steps() == [4, 5]
         assert stored.restore_meta(5).keys() == {"config_digest", "tokenizer_digest"}
 
@@ -184,7 +184,7 @@ def test_a_run_whose_updates_are_all_skipped_stops_with_one_line(make_config, tm
     assert "optim.learning_rate than 1e+30" in line
     first = int(line.split("steps ")[1].split()[0])
     assert f"checkpoints/{first - 1}; go on there (after removing {first}," in line
-    with store.CheckpointStore(tmp_path / "checkpoints", keep=100) as stored:
+    with store.CheckpointStore(tmp_path / "checkpoints") as stored:
         # Found at a row, and nothing is saved after it.
         assert stored.latest_step() == 59
 
