@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import enum
+import os
 import signal
 from types import FrameType, TracebackType
 
@@ -25,9 +26,13 @@ class StopRequest:
     The loop polls `requested`, saves and returns. A second SIGINT raises
     KeyboardInterrupt, for those who will not wait. The flag is of this process
     only. Must be entered in the main thread: Python handles signals nowhere else.
+
+    With `is_shared`, for one of several processes, SIGTERM is left to JAX, which tells
+    all of them (see `parallel.distributed.stop_agreed`), and SIGINT becomes one.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, *, is_shared: bool = False) -> None:
+        self._is_shared = is_shared
         self.signal: signal.Signals | None = None
         self._previous: dict[signal.Signals, object] = {}
 
@@ -37,7 +42,8 @@ class StopRequest:
         return self.signal is not None
 
     def __enter__(self) -> StopRequest:
-        for number in (signal.SIGTERM, signal.SIGINT):
+        shared, own = (signal.SIGINT,), (signal.SIGTERM, signal.SIGINT)
+        for number in shared if self._is_shared else own:
             self._previous[number] = signal.signal(number, self._handle)
         return self
 
@@ -55,4 +61,6 @@ class StopRequest:
     def _handle(self, number: int, frame: FrameType | None) -> None:
         if self.requested and number == signal.SIGINT:
             raise KeyboardInterrupt
+        if self._is_shared:
+            os.kill(os.getpid(), signal.SIGTERM)
         self.signal = signal.Signals(number)

@@ -18,7 +18,8 @@ class ProgressBar:
     """A bar on a terminal; elsewhere one line each LOG_EVERY_SECS, so logs stay short.
 
     A context manager, inside of which log records go above the bar. `initial` is where
-    a resumed loop starts: the rate counts only what was done since.
+    a resumed loop starts: the rate counts only what was done since. One that is not
+    `enabled` stays silent.
     """
 
     def __init__(
@@ -27,6 +28,7 @@ class ProgressBar:
         description: str,
         *,
         initial: int = 0,
+        enabled: bool = True,
         stream: TextIO | io.TextIOBase | None = None,
     ) -> None:
         self._stream = sys.stderr if stream is None else stream
@@ -37,6 +39,7 @@ class ProgressBar:
             total=total,
             desc=description,
             initial=initial,
+            disable=not enabled,
             file=self._stream if self._is_terminal else _Nowhere(),
             dynamic_ncols=self._is_terminal,
         )
@@ -57,7 +60,9 @@ class ProgressBar:
         """Counts n more."""
         self._bar.update(n)
         now = time.monotonic()
-        if not self._is_terminal and now - self._last_line_secs >= LOG_EVERY_SECS:
+        if self._bar.disable or self._is_terminal:
+            return
+        if now - self._last_line_secs >= LOG_EVERY_SECS:
             self._last_line_secs = now
             self._write_line()
 

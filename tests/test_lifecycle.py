@@ -39,6 +39,19 @@ def test_only_an_interrupt_breaks_off_a_requested_stop():
             send(signal.SIGINT)
 
 
+def test_one_of_several_processes_leaves_sigterm_alone_and_turns_ctrl_c_into_it():
+    seen = []
+    before = signal.signal(signal.SIGTERM, lambda number, frame: seen.append(number))
+    try:
+        with lifecycle.StopRequest(is_shared=True):
+            send(signal.SIGTERM, signal.SIGINT)
+            assert seen == [signal.SIGTERM] * 2
+            with pytest.raises(KeyboardInterrupt):
+                send(signal.SIGINT)
+    finally:
+        signal.signal(signal.SIGTERM, before)
+
+
 def test_exit_codes_are_distinct_and_fixed():
     # Launch scripts compare with these numbers.
     assert {code.name: int(code) for code in lifecycle.ExitCode} == {

@@ -39,6 +39,16 @@ def test_a_log_gets_a_line_each_interval(monkeypatch):
     assert last.startswith("sample: 2/4")
 
 
+def test_a_silent_bar_writes_nothing(monkeypatch):
+    monkeypatch.setattr(progress, "LOG_EVERY_SECS", 0.0)
+    for stream in (io.StringIO(), Terminal()):
+        bar = progress.ProgressBar(2, "train", stream=stream, enabled=False)
+        with bar:
+            bar.update(1)
+            bar.note(loss=0.25)
+        assert stream.getvalue() == ""
+
+
 def test_closing_twice_writes_once():
     log = io.StringIO()
     bar = progress.ProgressBar(1, "sample", stream=log)

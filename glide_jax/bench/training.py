@@ -159,7 +159,7 @@ def time_steps(
     seconds, skipped = [], 0
     for step in range(WARM_UP_STEPS + repeats):
         start = time.perf_counter()
-        state, metrics = jax.block_until_ready(program(state, batch))
+        state, metrics, _ = jax.block_until_ready(program(state, batch))
         if step >= WARM_UP_STEPS:
             seconds.append(time.perf_counter() - start)
             skipped += int(metrics["skipped_updates"][0])

@@ -87,7 +87,7 @@ class Writing:
 def read(folder: pathlib.Path, abstract_items: Mapping[str, Any]) -> dict[str, Any]:
     """Each item like its tree of jax.ShapeDtypeStruct: cast, and laid out, by it.
 
-    Without a sharding an array goes to the first device.
+    Without a sharding an array goes to this process's first device.
 
     Raises:
       DamagedError: a file cannot be read.
@@ -122,7 +122,8 @@ class _Reading:
 def _placed(leaf: Any) -> jax.ShapeDtypeStruct:
     sharding = getattr(leaf, "sharding", None)
     if sharding is None:
-        sharding = jax.sharding.SingleDeviceSharding(jax.devices()[0])
+        # The first of all devices may be another process's.
+        sharding = jax.sharding.SingleDeviceSharding(jax.local_devices()[0])
     return jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=sharding)
 
 

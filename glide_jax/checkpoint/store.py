@@ -148,8 +148,9 @@ class CheckpointStore:
         """The newest state that is good in the items asked for, or None without any.
 
         Each item comes back like its tree of jax.ShapeDtypeStruct: values are cast to
-        the dtype asked for and laid out by its sharding; without one they go to the
-        first device. States that are not good are passed over, and logged with reasons.
+        the dtype asked for and laid out by its sharding; without one they go to this
+        process's first device. States that are not good are passed over, and logged
+        with reasons.
 
         Raises:
           NoCheckpointError: there are states, and none is good.
@@ -210,12 +211,13 @@ class CheckpointStore:
                 return read(step)
             except manifest.DamagedError as error:
                 passed_over.append(step)
-                logger.warning(
-                    "checkpoint step %d in %s is passed over: %s",
-                    step,
-                    self.directory,
-                    error,
-                )
+                if self._talk.index == 0:
+                    logger.warning(
+                        "checkpoint step %d in %s is passed over: %s",
+                        step,
+                        self.directory,
+                        error,
+                    )
         if passed_over:
             listed = ", ".join(map(str, passed_over))
             raise NoCheckpointError(

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import jax
 import numpy as np
 
 from glide_jax import shapes
 from glide_jax.models import build
+from glide_jax.parallel import sharding
 from glide_jax.sample import batches, images, stage, stage_inputs
 from glide_jax.text import tokenizers
 from glide_jax.train import loop, setup
@@ -21,11 +23,11 @@ def make(run: setup.Run) -> loop.GridHook | None:
     where there is nothing to draw: a noised CLIP, or no validation data.
     """
     config = run.config
-    if not run.validation or config.model.family != "text2im":
+    if run.grid is None or config.model.family != "text2im":
         return None
     # Guidance needs a model that has seen the empty caption.
     is_guided = not config.model.low_res_px and config.train.caption_drop_prob > 0
-    draw = stage.make_stage(
+    program = stage.make_program(
         config,
         build.make_denoiser(config.model),
         stage.StageSettings(
@@ -36,7 +38,10 @@ def make(run: setup.Run) -> loop.GridHook | None:
             match_low_res=config.sample.match_low_res,
         ),
     )
-    batch = {k: v[: config.log.grid_images] for k, v in run.validation[0].items()}
+    # Parameters lie over the devices of all processes, so all of them draw, and each
+    # has the picture.
+    draw = jax.jit(program, out_shardings=sharding.replicated(run.mesh))
+    batch = run.grid
     count = len(batch["image"])
     inputs = stage_inputs.StageInputs(
         keys=batches.image_keys(GRID_SEED, np.arange(count), batches.BASE_STREAM),
@@ -56,7 +61,8 @@ def make(run: setup.Run) -> loop.GridHook | None:
     real = images.to_pixels(batch["image"])
 
     def draw_grid(params: shapes.Params) -> np.ndarray:
-        drawn = images.to_pixels(draw(params, None, inputs))
+        drawn = draw(params, None, stage_inputs.with_array_scalars(inputs))
+        drawn = images.to_pixels(drawn)
         return images.make_grid(np.concatenate([real, drawn]), columns=count)
 
     return draw_grid

@@ -3,10 +3,16 @@
     glide train --config=experiments/configs/base64.py:tiny --workdir=runs/base
     glide train --config=experiments/configs/base64_cfg.py:tiny --workdir=runs/cfg \\
         --config.train.init_from=runs/base --config.optim.learning_rate=3e-4
+
+Started on every host of a cluster it trains as one run: under srun and on Cloud TPUs by
+itself, elsewhere by GLIDE_JAX_COORDINATOR=host:port, GLIDE_JAX_NUM_PROCESSES and
+GLIDE_JAX_PROCESS_ID. launch/local.sh starts several processes on one machine.
 """
 
 from __future__ import annotations
 
+import logging
+import os
 import pathlib
 
 from absl import flags
@@ -63,6 +69,7 @@ def run(values: flags.FlagValues, arguments: list[str]) -> int:
     """Trains, and draws grids of the first average as it goes."""
     from glide_jax.cli import dry_run, grid_hook
     from glide_jax.config import resolve
+    from glide_jax.parallel import distributed
     from glide_jax.train import loop, profiling
 
     if arguments:
@@ -88,10 +95,22 @@ def run(values: flags.FlagValues, arguments: list[str]) -> int:
     if not values.workdir:
         raise UserError("--workdir is missing, e.g. --workdir=runs/base")
     workdir = pathlib.Path(values.workdir)
-    return loop.train(
-        config,
-        workdir,
-        make_grid_hook=grid_hook.make,
-        profile_steps=profile_steps,
-        allow_change=values.allow_change,
-    )
+    with distributed.Together(config):
+        _quiet_others(distributed.process_id())
+        return loop.train(
+            config,
+            workdir,
+            make_grid_hook=grid_hook.make,
+            profile_steps=profile_steps,
+            allow_change=values.allow_change,
+        )
+
+
+def _quiet_others(process_id: int) -> None:
+    """Of many processes the first tells how it goes, the others what is wrong."""
+    if process_id > 0:
+        root = logging.getLogger()
+        if "GLIDE_JAX_LOG" not in os.environ:
+            root.setLevel(logging.WARNING)
+        for handler in root.handlers:
+            handler.setFormatter(logging.Formatter(f"[{process_id}] %(message)s"))

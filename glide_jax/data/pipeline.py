@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import dataclasses
 import functools
+import logging
 from collections.abc import Callable, Iterator, Sequence
 
 import grain
@@ -16,6 +17,8 @@ import numpy as np
 
 from glide_jax import errors
 from glide_jax.data import fault, masks, order, schema, streams, transforms
+
+logger = logging.getLogger(__name__)
 
 # After so many bad draws in a row for one position, the source is beyond use.
 MAX_ATTEMPTS = 100
@@ -144,6 +147,7 @@ class _BatchMaker:
         positions = [step * global_batch_size + row for row in rows]
         seed = self.recipe.seed
         indices = [order.record_at(self.source, seed, p) for p in positions]
+        logger.debug("step %d, rows from %d: records %s", step, rows.start, indices)
         return self.batch(indices, positions)
 
 
@@ -202,8 +206,7 @@ def make_batches(
     )
     faults = fault.FaultCounter(max_bad_frac, on_bad)
     maker = _BatchMaker(_drawn_at(source, image_px), tokenizer, recipe, faults)
-    local = global_batch_size // process_count
-    rows = range(process_index * local, (process_index + 1) * local)
+    rows = rows_of(global_batch_size, process_index, process_count)
     make = functools.partial(maker.step_batch, global_batch_size, rows)
     options = grain.ReadOptions(
         num_threads=num_threads,
@@ -211,6 +214,12 @@ def make_batches(
     )
     steps = grain.MapDataset.range(start_step, _LAST_STEP)
     return iter(steps.map(make).to_iter_dataset(options))
+
+
+def rows_of(global_batch_size: int, process_index: int, process_count: int) -> range:
+    """The rows of a global batch that a process makes."""
+    local = global_batch_size // process_count
+    return range(process_index * local, (process_index + 1) * local)
 
 
 def _check_sizes(
@@ -240,6 +249,7 @@ def fixed_batch(
     *,
     image_px: int,
     text_context: int,
+    rows: range | None = None,
     seed: int = 0,
     low_res_px: int = 0,
     low_res_corruption: str = "none",
@@ -249,7 +259,7 @@ def fixed_batch(
     """The batch of the given records, the same in every run; never mirrored.
 
     Row i holds record indices[i] (or, if that is bad, a keyed replacement), its
-    `example_index` and its mask are those of position i.
+    `example_index` and its mask are those of position i. Only `rows` are made, or all.
     """
     recipe = Recipe(
         image_px,
@@ -263,4 +273,5 @@ def fixed_batch(
     # Every record may be bad but for the limit on attempts: validation goes on.
     faults = fault.FaultCounter(max_bad_frac=1.0)
     maker = _BatchMaker(_drawn_at(source, image_px), tokenizer, recipe, faults)
-    return maker.batch(indices, range(len(indices)))
+    rows = range(len(indices)) if rows is None else rows
+    return maker.batch([indices[row] for row in rows], rows)

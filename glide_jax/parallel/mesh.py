@@ -60,6 +60,35 @@ def num_batch_shards(mesh: Mesh | AbstractMesh) -> int:
     return math.prod(mesh.shape[axis] for axis in BATCH_AXES)
 
 
+def batch_slice(mesh: Mesh) -> tuple[int, int]:
+    """(i, n): this process holds the i-th of n equal slices of a batch's rows.
+
+    Processes that the tensor axis joins hold the same one. Slices are numbered by
+    their first rows; where a process's devices lie apart in the mesh the rows of its
+    slice do as well, which changes nothing: what is random goes by example_index.
+
+    Raises:
+      UserError: a process would share some of its rows with another, but not all.
+    """
+    shards = np.arange(num_batch_shards(mesh)).reshape(
+        *(mesh.shape[axis] for axis in BATCH_AXES), 1
+    )
+    held: dict[int, set[int]] = {}
+    for device, shard in zip(
+        mesh.devices.flat, np.broadcast_to(shards, mesh.devices.shape).flat, strict=True
+    ):
+        held.setdefault(device.process_index, set()).add(int(shard))
+    slices = sorted({tuple(sorted(part)) for part in held.values()})
+    if sum(len(part) for part in slices) != shards.size:
+        raise UserError(
+            f"mesh.tensor={mesh.shape['tensor']} does not fit processes of "
+            f"{mesh.devices.size // len(held)} devices; use one that divides this "
+            "number, or is a multiple of it"
+        )
+    mine = tuple(sorted(held[jax.process_index()]))
+    return slices.index(mine), len(slices)
+
+
 def check_batch(
     global_batch_size: int,
     mesh: Mesh | AbstractMesh,

@@ -15,7 +15,7 @@ from glide_jax import lifecycle, metrics, progress, shapes
 from glide_jax.config import resolve
 from glide_jax.config.defaults import Config
 from glide_jax.errors import UserError
-from glide_jax.parallel import sharding
+from glide_jax.parallel import distributed, sharding
 from glide_jax.train import clock as clocks
 from glide_jax.train import profiling, setup, speed
 from glide_jax.train import state as states
@@ -40,8 +40,9 @@ def train(
 ) -> lifecycle.ExitCode:
     """Trains to train.num_steps; returns OK, or PREEMPTED after a signal.
 
-    Called again on the same folder it goes on from the newest checkpoint. The
-    `profile_steps` are traced for TensorBoard's profiler into its `profile/`.
+    Called again on the same folder it goes on from the newest checkpoint. Of several
+    processes all call it and go the same way; process 0 alone writes what is no state.
+    The `profile_steps` are traced for TensorBoard's profiler into its `profile/`.
 
     Raises:
       UserError: a start that is refused (see `setup.prepare`), too much data that
@@ -56,15 +57,18 @@ def train(
         logging.info("already trained to step %d", first)
         return lifecycle.ExitCode.OK
     draw_grid = make_grid_hook(run) if make_grid_hook else None
-    writer = metrics.MetricsWriter(workdir, config, enabled=jax.process_index() == 0)
+    is_first_process = jax.process_index() == 0
+    writer = metrics.MetricsWriter(workdir, config, enabled=is_first_process)
     # Read before the rows of lost steps are cut off: these have been paid for as well.
     device_hours = writer.last("speed/device_hours", default=0.0)
     # A fresh start writes its row of step 0 itself.
     writer.truncate_after(first or -1)
     window = windows.Window(clock, speed.Meter(config, device_hours))
     with (
-        lifecycle.StopRequest() as stop,
-        progress.ProgressBar(last, config.name, initial=first) as bar,
+        lifecycle.StopRequest(is_shared=distributed.is_joined()) as stop,
+        progress.ProgressBar(
+            last, config.name, initial=first, enabled=is_first_process
+        ) as bar,
         profiling.Profiler(workdir / "profile", profile_steps) as profiler,
         contextlib.closing(run.checkpoints),
         contextlib.closing(writer),
@@ -85,12 +89,12 @@ def train(
                 window.part("compile" if step == first + 1 else "dispatch"),
             ):
                 batch = sharding.to_global(batch, run.mesh)
-                state, step_metrics = run.train_step(state, batch)
+                state, step_metrics, _ = run.train_step(state, batch)
             window.add(step_metrics)
             bar.update()
             # Everything below is due at its own interval, and all of it at the end.
             is_last = step == last
-            is_stopping = stop.requested and not is_last
+            is_stopping = distributed.stop_agreed(step, stop.requested) and not is_last
             row = {}
             if is_last or is_due(step, config.log.validate_every_steps):
                 with window.pause("evaluation"):
@@ -151,8 +155,10 @@ def save_grid(
     writer: metrics.MetricsWriter,
     step: int,
 ) -> None:
-    """Draws the fixed-seed grid of the first average."""
+    """Draws the fixed-seed grid of the first average; all processes draw it."""
     picture = draw_grid(first_average(run, state))
+    if jax.process_index() != 0:
+        return
     writer.image(step, "grid", picture)
     folder = run.workdir / "grids"
     folder.mkdir(exist_ok=True)

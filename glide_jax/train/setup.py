@@ -7,12 +7,15 @@ is meant to be spread over many.
 from __future__ import annotations
 
 import dataclasses
+import functools
 import logging
+import operator
 import pathlib
 from collections.abc import Callable, Collection, Iterator, Mapping
 from typing import Any
 
 import jax
+import numpy as np
 from jax.sharding import Mesh
 
 from glide_jax import shapes
@@ -22,6 +25,7 @@ from glide_jax.config.defaults import Config
 from glide_jax.data import pipeline, schema, sources
 from glide_jax.errors import UserError
 from glide_jax.models import build
+from glide_jax.parallel import distributed, sharding
 from glide_jax.parallel import mesh as meshes
 from glide_jax.text import sentencepiece_model, sentencepiece_training, tokenizers
 from glide_jax.train import (
@@ -53,7 +57,8 @@ class Run:
     checkpoints: store.CheckpointStore
     train_step: step.TrainStep
     eval_step: Callable[..., objectives.Metrics]
-    validation: list[schema.Batch]
+    validation: list[schema.Batch]  # the rows of this process, as in training
+    grid: schema.Batch | None  # the first validation examples, whole in every process
     make_batches: Callable[[int], Iterator[schema.Batch]]
 
 
@@ -80,6 +85,11 @@ def prepare(
     checkpoints = store.CheckpointStore(
         workdirs.checkpoints(workdir), config.checkpoint
     )
+    distributed.check_alike(
+        "the newest checkpoint in --workdir",
+        checkpoints.latest_step(),
+        workdirs.SHARED_REMEDY,
+    )
     start = None
     if not checkpoints.is_empty():
         # A run under way needs its origin no more; that may have been deleted since.
@@ -94,7 +104,8 @@ def prepare(
         tokenizer = _find_tokenizer(config, source, origin)
     _check_vocabulary(config, tokenizer)
     _warn_of_cut_captions(config, source, tokenizer)
-    validation = _validation_batches(config, held_out, tokenizer)
+    part = meshes.batch_slice(mesh)
+    validation = _validation_batches(config, held_out, tokenizer, part)
     objective = abstract.make_objective(config, mesh, tokenizer.pad_id)
     state, shardings = _make_state(config, mesh, objective, checkpoints, start)
     # Last, so that a start that was refused leaves the folder as it was.
@@ -118,10 +129,12 @@ def prepare(
                 abstract.make_objective(
                     config, mesh, tokenizer.pad_id, is_training=False
                 ),
-            )
+            ),
+            out_shardings=sharding.replicated(mesh),
         ),
         validation=validation,
-        make_batches=lambda start: _batches(config, source, tokenizer, start),
+        grid=_grid_batch(config, held_out, tokenizer),
+        make_batches=lambda start: _batches(config, source, tokenizer, start, part),
     )
     return run, state
 
@@ -181,7 +194,15 @@ def _make_state(
         lambda params: states.make_state(config, params, optim),
         out_shardings=shardings,
     )
-    return begin(jax.device_put(params, shardings.params)), shardings
+    # (Putting the whole on a mesh of several processes compares all of it first.)
+    params = jax.tree.map(
+        lambda leaf, where: jax.make_array_from_callback(
+            leaf.shape, where, functools.partial(operator.getitem, np.asarray(leaf))
+        ),
+        params,
+        shardings.params,
+    )
+    return begin(params), shardings
 
 
 def _stored_tokenizer(
@@ -221,9 +242,13 @@ def _find_tokenizer(
             f"data.tokenizer={config.data.tokenizer!r} names no number of pieces; "
             "e.g. sentencepiece:2048"
         )
-    captions = sources.sample_captions(source, TOKENIZER_CAPTIONS, seed=config.seed)
+
+    def train() -> bytes:
+        captions = sources.sample_captions(source, TOKENIZER_CAPTIONS, seed=config.seed)
+        return sentencepiece_training.train_sentencepiece(captions, int(pieces))
+
     return sentencepiece_model.SentencePieceTokenizer(
-        sentencepiece_training.train_sentencepiece(captions, int(pieces))
+        distributed.from_first("tokenizer", train)
     )
 
 
@@ -270,6 +295,7 @@ def _batches(
     source: schema.Source,
     tokenizer: tokenizers.Tokenizer,
     start_step: int,
+    part: tuple[int, int],
 ) -> Iterator[schema.Batch]:
     return pipeline.make_batches(
         source,
@@ -277,8 +303,8 @@ def _batches(
         global_batch_size=config.train.global_batch_size,
         seed=config.seed,
         start_step=start_step,
-        process_index=jax.process_index(),
-        process_count=jax.process_count(),
+        process_index=part[0],
+        process_count=part[1],
         flip_prob=config.data.flip_prob,
         num_threads=config.data.num_threads,
         prefetch_batches=config.data.prefetch_batches,
@@ -288,20 +314,44 @@ def _batches(
 
 
 def _validation_batches(
-    config: Config, source: schema.Source | None, tokenizer: tokenizers.Tokenizer
+    config: Config,
+    source: schema.Source | None,
+    tokenizer: tokenizers.Tokenizer,
+    part: tuple[int, int],
 ) -> list[schema.Batch]:
-    """Held-out examples in whole global batches; none where no source names them."""
+    """This process's rows of whole global batches of held-out examples.
+
+    None where no source names them.
+    """
     if source is None:
         return []
     size = config.train.global_batch_size
+    rows = pipeline.rows_of(size, *part)
     count = max(1, min(len(source), config.log.validation_examples) // size)
     return [
         pipeline.fixed_batch(
             source,
             tokenizer,
             [k % len(source) for k in range(i * size, (i + 1) * size)],
+            rows=rows,
             seed=config.seed,
             **_data_settings(config),
         )
         for i in range(count)
     ]
+
+
+def _grid_batch(
+    config: Config, source: schema.Source | None, tokenizer: tokenizers.Tokenizer
+) -> schema.Batch | None:
+    """The examples of the sample grid, or None where there are none held out."""
+    if source is None:
+        return None
+    count = min(config.log.grid_images, config.train.global_batch_size)
+    return pipeline.fixed_batch(
+        source,
+        tokenizer,
+        [k % len(source) for k in range(count)],
+        seed=config.seed,
+        **_data_settings(config),
+    )

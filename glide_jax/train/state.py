@@ -13,6 +13,14 @@ from glide_jax import shapes
 from glide_jax.config.defaults import Config
 from glide_jax.diffusion import timestep_sampling
 
+COUNTERS = (
+    "step",
+    "updates",
+    "log2_loss_scale",
+    "skipped_in_a_row",
+    "loss_average",
+)
+
 
 @jax.tree_util.register_dataclass
 @dataclasses.dataclass(frozen=True)
@@ -24,6 +32,8 @@ class TrainState:
         the data and the random draws.
       updates: int32 scalar, optimizer updates made; it warms up the averages.
       log2_loss_scale: float32 scalar; 0 unless compute_dtype is float16.
+      skipped_in_a_row: int32 scalar, updates skipped since the last one made.
+      loss_average: float32 scalar, of the losses that updates were made from.
       params: float32 parameters.
       ema_params: average of the parameters by its decay, written as a string.
       opt_state: of the optax chain.
@@ -33,6 +43,8 @@ class TrainState:
     step: shapes.Array | Any
     updates: shapes.Array | Any
     log2_loss_scale: shapes.Array | Any
+    skipped_in_a_row: shapes.Array | Any
+    loss_average: shapes.Array | Any
     params: shapes.Params
     ema_params: dict[str, shapes.Params]
     opt_state: Any
@@ -49,12 +61,14 @@ def make_state(
         history = timestep_sampling.init_loss_second_moment(
             config.diffusion.num_timesteps
         )
-    return TrainState(
+    state = TrainState(
         step=jnp.zeros((), jnp.int32),
         updates=jnp.zeros((), jnp.int32),
         log2_loss_scale=jnp.float32(
             config.train.init_log2_loss_scale if is_float16 else 0.0
         ),
+        skipped_in_a_row=jnp.zeros((), jnp.int32),
+        loss_average=jnp.zeros((), jnp.float32),
         params=params,
         ema_params={
             str(decay): jax.tree.map(jnp.copy, params) for decay in config.ema.decays
@@ -62,6 +76,9 @@ def make_state(
         opt_state=optimizer.init(params),
         resampler=history,
     )
+    # Initializers leave weakly typed zeros and ones. A step returns none, and would be
+    # compiled a second time for the state that it returned.
+    return jax.tree.map(lambda leaf: leaf.astype(leaf.dtype), state)
 
 
 def to_items(state: TrainState) -> dict[str, Any]:
@@ -70,11 +87,7 @@ def to_items(state: TrainState) -> dict[str, Any]:
         "params": state.params,
         "ema_params": state.ema_params,
         "opt_state": state.opt_state,
-        "counters": {
-            "step": state.step,
-            "updates": state.updates,
-            "log2_loss_scale": state.log2_loss_scale,
-        },
+        "counters": {name: getattr(state, name) for name in COUNTERS},
     }
     # Orbax stores no empty item.
     return items | ({"resampler": state.resampler} if state.resampler else {})

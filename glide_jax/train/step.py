@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Callable
 from typing import Any
 
@@ -18,9 +19,13 @@ from glide_jax.train.state import TrainState
 
 # ADM's rule: the scale grows by 2 ** 0.001 a good step and halves on an overflow.
 LOSS_SCALE_GROWTH = 1e-3
+# The average that a loss is compared with: of so many losses, and after so many updates.
+AVERAGED_LOSSES, LOSSES_BEFORE_SPIKES = 100, 20
 
+# What each example of a batch was used for, (B,): its index, timestep and loss.
+Examples = dict[str, jax.Array]
 TrainStep = Callable[
-    [TrainState, objectives.Batch], tuple[TrainState, objectives.Metrics]
+    [TrainState, objectives.Batch], tuple[TrainState, objectives.Metrics, Examples]
 ]
 
 
@@ -30,11 +35,12 @@ def make_train_step(
     *,
     pin: accumulation.Pin = lambda tree: tree,
 ) -> TrainStep:
-    """(state, batch) -> (state, metrics); metrics are (sum, count) pairs.
+    """(state, batch) -> (state, metrics, examples); metrics are (sum, count) pairs.
 
-    An update whose gradient is not finite is skipped: the step counts, the batch is
-    consumed, parameters, averages and the history of losses stay. `pin` holds gradients
-    to where parameters lie.
+    An update whose gradient is not finite, or whose loss is a spike
+    (train.skip_loss_above), is skipped: the step counts, the batch is consumed,
+    parameters, averages and the history of losses stay. `pin` holds gradients to where
+    parameters lie.
     """
     optim = optimizer.make_optimizer(config.optim)
     learning_rate = optimizer.make_learning_rate(config.optim, config.train.num_steps)
@@ -57,7 +63,10 @@ def make_train_step(
             pin=pin,
         )
         grad_norm = optax.global_norm(grads)
-        is_finite = jnp.isfinite(grad_norm)
+        loss = jnp.mean(aux.losses)
+        is_finite = jnp.isfinite(grad_norm) & jnp.isfinite(loss)
+        is_spike = is_finite & _is_spike(config, state, loss)
+        is_good = is_finite & ~is_spike
         rate = learning_rate(state.step)
         directions, opt_state = optim.update(grads, state.opt_state, state.params)
         params = jax.tree.map(lambda p, d: p - rate * d, state.params, directions)
@@ -65,33 +74,59 @@ def make_train_step(
         averages = ema.update(config.ema, state.ema_params, params, state.updates)
         # Chosen leaf by leaf, so that no copy of the whole state has to exist.
         params, averages, opt_state = jax.tree.map(
-            lambda new, old: jnp.where(is_finite, new, old),
+            lambda new, old: jnp.where(is_good, new, old),
             (params, averages, opt_state),
             (state.params, state.ema_params, state.opt_state),
         )
         new_state = TrainState(
             step=state.step + 1,
-            updates=state.updates + is_finite,
+            updates=state.updates + is_good,
             log2_loss_scale=_next_loss_scale(config, state.log2_loss_scale, is_finite),
+            skipped_in_a_row=jnp.where(is_good, 0, state.skipped_in_a_row + 1),
+            loss_average=jnp.where(
+                is_good, _average_loss(state, loss), state.loss_average
+            ),
             params=params,
             ema_params=averages,
             opt_state=opt_state,
-            resampler=_seen(config, state.resampler, aux, is_finite),
+            resampler=_seen(config, state.resampler, aux, is_good),
         )
         one = jnp.float32(1)
         metrics = aux.metrics | {
             "grad_norm": (grad_norm, one),
             "learning_rate": (jnp.asarray(rate, jnp.float32), one),
-            "skipped_updates": (jnp.asarray(~is_finite, jnp.float32), one),
+            "skipped_updates": (jnp.asarray(~is_good, jnp.float32), one),
         }
+        if config.train.skip_loss_above:
+            metrics["loss_spikes"] = (jnp.asarray(is_spike, jnp.float32), one)
         if is_float16:
             metrics["log2_loss_scale"] = (new_state.log2_loss_scale, one)
             at_floor = state.log2_loss_scale <= config.train.min_log2_loss_scale
             overflows = jnp.asarray(at_floor & ~is_finite, jnp.float32)
             metrics["overflows_at_floor"] = (overflows, one)
-        return new_state, metrics
+        examples = {
+            "example_index": batch["example_index"],
+            "timestep": aux.t,
+            "loss": aux.losses,
+        }
+        return new_state, metrics, examples
 
     return train_step
+
+
+def _is_spike(config: Config, state: TrainState, loss: jax.Array) -> jax.Array:
+    """Whether a loss is beyond what the losses before it let expect."""
+    factor = config.train.skip_loss_above
+    if not factor:
+        return jnp.bool_(False)
+    is_known = state.updates >= LOSSES_BEFORE_SPIKES
+    return is_known & (loss > factor * state.loss_average)
+
+
+def _average_loss(state: TrainState, loss: jax.Array) -> jax.Array:
+    """The average of the losses so far, later of about the newest AVERAGED_LOSSES."""
+    count = jnp.minimum(state.updates + 1, AVERAGED_LOSSES)
+    return state.loss_average + (loss - state.loss_average) / count
 
 
 def _next_loss_scale(
@@ -105,16 +140,14 @@ def _next_loss_scale(
 
 
 def _seen(
-    config: Config, resampler: Any, aux: objectives.Aux, is_finite: jax.Array
+    config: Config, resampler: Any, aux: objectives.Aux, is_good: jax.Array
 ) -> Any:
     """The resampler's history with this step's losses, where it keeps one."""
     if config.train.timestep_sampling != "loss_second_moment":
         return resampler
     seen = timestep_sampling.update_loss_second_moment(resampler, aux.t, aux.losses)
     # One loss that is not a number would make every later draw one.
-    return jax.tree.map(
-        lambda new, old: jnp.where(is_finite, new, old), seen, resampler
-    )
+    return jax.tree.map(lambda new, old: jnp.where(is_good, new, old), seen, resampler)
 
 
 def jit_train_step(
@@ -126,6 +159,7 @@ def jit_train_step(
     update and taken back by the output's shardings.
     """
     on_devices = sharding.on_devices(state_shardings)
+    everywhere = sharding.replicated(mesh)
 
     def step_on_devices(state, batch):
         if on_devices != state_shardings:
@@ -135,7 +169,17 @@ def jit_train_step(
     return jax.jit(
         step_on_devices,
         in_shardings=(state_shardings, sharding.batch_sharding(mesh)),
-        out_shardings=(state_shardings, sharding.replicated(mesh)),
+        out_shardings=(state_shardings, everywhere, everywhere),
+        donate_argnums=0,
+    )
+
+
+def jit_pass_over(state_shardings: TrainState) -> Callable[[TrainState], TrainState]:
+    """state -> the state after a batch that was consumed and not learnt from."""
+    return jax.jit(
+        lambda state: dataclasses.replace(state, step=state.step + 1),
+        in_shardings=(state_shardings,),
+        out_shardings=state_shardings,
         donate_argnums=0,
     )
 

@@ -12,6 +12,9 @@ from __future__ import annotations
 import logging
 import os
 import pathlib
+import secrets
+import socket
+import time
 from collections.abc import Collection
 
 import jax
@@ -20,6 +23,7 @@ from glide_jax.checkpoint import manifest
 from glide_jax.config import resolve
 from glide_jax.config.defaults import Config
 from glide_jax.errors import UserError
+from glide_jax.parallel import distributed
 from glide_jax.text import tokenizers
 
 # Settings that say what the parameters mean, in which order the data come and what a
@@ -48,6 +52,9 @@ IDENTITY = (
 )
 # The optimizer has one part more while these are above 0; their size may change.
 SWITCHES = ("grad_clip_norm", "weight_decay")
+# NFS lets a client believe for so long that what was not there is not there.
+SEEN_WITHIN_SECS = 60
+SHARED_REMEDY = "--workdir has to be the same folder, on a disk that all hosts share"
 
 
 def checkpoints(workdir: pathlib.Path) -> pathlib.Path:
@@ -56,17 +63,44 @@ def checkpoints(workdir: pathlib.Path) -> pathlib.Path:
 
 
 def prepare(workdir: pathlib.Path, *, flag: str = "--workdir") -> None:
-    """Makes the folder that `flag` named, or says why it cannot be written."""
-    try:
-        workdir.mkdir(parents=True, exist_ok=True)
-        probe = workdir / ".writable"
-        probe.write_text("")
-        probe.unlink()
-    except OSError as error:
+    """Makes the folder that `flag` named; one process does so for all.
+
+    Raises:
+      UserError: the folder cannot be written, or another process sees another one.
+    """
+    probe = workdir / ".writable"
+
+    def write() -> bytes:
+        mark = secrets.token_hex(8)
+        try:
+            workdir.mkdir(parents=True, exist_ok=True)
+            probe.write_text(mark)
+        except OSError as error:
+            raise UserError(
+                f"{flag}={workdir} cannot be written ({error.strerror}); "
+                "name a folder that you may write"
+            ) from error
+        return mark.encode()
+
+    mark = distributed.from_first("workdir", write).decode()
+    if not _comes_to_hold(probe, mark):
         raise UserError(
-            f"{flag}={workdir} cannot be written ({error.strerror}); "
-            "name a folder that you may write"
-        ) from error
+            f"{flag}={workdir} is another folder on {socket.gethostname()} than to "
+            f"process 0; {SHARED_REMEDY}"
+        )
+    distributed.wait_for_all("workdir seen")
+    if jax.process_index() == 0:
+        probe.unlink()
+
+
+def _comes_to_hold(path: pathlib.Path, text: str) -> bool:
+    """Whether the file holds the text by the time a shared disk shows new files."""
+    deadline = time.monotonic() + SEEN_WITHIN_SECS
+    while not path.is_file() or path.read_text() != text:
+        if time.monotonic() > deadline:
+            return False
+        time.sleep(1)
+    return True
 
 
 def check_continues(

@@ -1,6 +1,9 @@
 """The mesh uses every device once, or says which size to change."""
 
+import dataclasses
+
 import jax
+import numpy as np
 import pytest
 
 from glide_jax.config import defaults
@@ -72,3 +75,44 @@ def test_a_batch_smaller_than_the_mesh_is_told_the_smallest_that_fits():
     mesh.check_batch(1, made)
     with pytest.raises(UserError, match=r"=0 is not divisible .*; use 1$"):
         mesh.check_batch(0, made)
+
+
+@pytest.mark.parametrize(
+    ("sizes", "processes", "expected"),
+    [
+        # (data, fsdp, tensor), process of each device, slice of each process
+        ((8, 1, 1), [0, 0, 0, 0, 1, 1, 1, 1], [(0, 2), (1, 2)]),
+        ((2, 4, 1), [0, 0, 1, 1, 2, 2, 3, 3], [(0, 4), (1, 4), (2, 4), (3, 4)]),
+        ((4, 1, 2), [0, 0, 0, 0, 1, 1, 1, 1], [(0, 2), (1, 2)]),
+        # The tensor axis joins processes 0 and 1, and 2 and 3.
+        ((2, 1, 4), [0, 0, 1, 1, 2, 2, 3, 3], [(0, 2), (0, 2), (1, 2), (1, 2)]),
+        # A torus may lay its hosts across the mesh.
+        ((8, 1, 1), [0, 0, 1, 1, 0, 0, 1, 1], [(0, 2), (1, 2)]),
+    ],
+)
+def test_processes_share_out_the_batch(monkeypatch, sizes, processes, expected):
+    made = mesh_of(sizes, processes)
+    found = []
+    for process in sorted(set(processes)):
+        monkeypatch.setattr(jax, "process_index", lambda process=process: process)
+        found.append(mesh.batch_slice(made))
+    assert found == expected
+
+
+def test_a_tensor_axis_that_cuts_through_processes_is_refused():
+    made = mesh_of((2, 1, 3), [0, 0, 1, 1, 2, 2])
+    with pytest.raises(UserError, match="tensor=3 does not fit processes of 2 devices"):
+        mesh.batch_slice(made)
+
+
+@dataclasses.dataclass(frozen=True)
+class Device:
+    """As much of a device as a mesh looks at."""
+
+    id: int
+    process_index: int
+
+
+def mesh_of(sizes, processes) -> jax.sharding.Mesh:
+    devices = [Device(id, process) for id, process in enumerate(processes)]
+    return jax.sharding.Mesh(np.reshape(devices, sizes), mesh.AXES)

@@ -141,7 +141,7 @@ def run(config: defaults.Config, mesh, steps: int = STEPS) -> Outcome:
     losses = []
     for k in range(steps):
         batch = sharding.to_global(make_batch(config, k), mesh)
-        state, metrics = train_step(state, batch)
+        state, metrics, _ = train_step(state, batch)
         losses.append(float(metrics["loss"][0] / metrics["loss"][1]))
     assert int(state.updates) == steps
     return Outcome(losses, flat(state.params), jax.block_until_ready(state))

@@ -107,3 +107,13 @@ def test_a_damaged_config_is_named_by_its_path(tmp_path, content):
         workdirs.load_config(tmp_path)
     assert str(tmp_path) in str(error.value)
     assert "\n" not in str(error.value)
+
+
+def test_a_folder_that_process_0_does_not_see_is_refused(tmp_path, monkeypatch):
+    monkeypatch.setattr(workdirs, "SEEN_WITHIN_SECS", 0)
+    # As on a host whose disk is its own: what process 0 wrote is not there.
+    monkeypatch.setattr(
+        workdirs.distributed, "from_first", lambda name, make: b"written elsewhere"
+    )
+    with pytest.raises(UserError, match=r"another folder on .* disk that all hosts"):
+        workdirs.prepare(tmp_path)

@@ -1,0 +1,197 @@
+"""Which processes train together, as the environment tells it.
+
+The first row that is set decides; with none of them a process trains alone.
+
+| set by | variables | coordinator (process 0) |
+|---|---|---|
+| us, launch/local.sh | GLIDE_JAX_NUM_PROCESSES, GLIDE_JAX_PROCESS_ID | GLIDE_JAX_COORDINATOR=host:port |
+| a person on a TPU VM | GLIDE_JAX_COORDINATOR=auto | JAX asks the cloud, for the rest too |
+| srun | SLURM_STEP_NUM_TASKS above 1, SLURM_PROCID | GLIDE_JAX_COORDINATOR, else the first of SLURM_STEP_NODELIST |
+| Cloud TPU on GKE | several TPU_WORKER_HOSTNAMES, or MEGASCALE_NUM_SLICES above 1; TPU_WORKER_ID, MEGASCALE_SLICE_ID | the first worker, or MEGASCALE_COORDINATOR_ADDRESS |
+| JobSet, as xpk writes it for GPUs | NNODES above 1, NODE_RANK | JAX_COORDINATOR_ADDRESS and JAX_COORDINATOR_PORT |
+
+GLIDE_JAX_HOSTS=a,b,... may name the hosts in the order of their processes where nothing
+else does, so that a missing one is called by its name.
+GLIDE_JAX_START_TIMEOUT_SECS says how long a start waits for all of them (300).
+
+A process uses all accelerators of its host. Only where srun starts several on a host
+does each take its own: the one numbered SLURM_LOCALID, unless srun hides the others.
+"""  # noqa: E501 (a table)
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator, Mapping
+from typing import NamedTuple
+
+from glide_jax.errors import UserError
+
+DEFAULT_TIMEOUT_SECS = 300  # as long as JAX itself waits
+DEFAULT_JOBSET_PORT = "6002"  # xpk's
+TPU_PORT = 8476  # where JAX meets on TPUs
+_DYNAMIC_PORTS = range(61440, 65536)
+
+
+class Cluster(NamedTuple):
+    """The processes of a run and which of them this one is.
+
+    Attributes:
+      coordinator: host:port of process 0; None: JAX finds out all that follows.
+      num_processes: of the run; 0 where JAX finds out.
+      process_id: of this one, from 0.
+      hosts: names in the order of processes, as far as they are known.
+      local_devices: the accelerators of this process; None: all of the host.
+      timeout_secs: how long to wait for all processes at the start.
+    """
+
+    coordinator: str | None
+    num_processes: int = 0
+    process_id: int = 0
+    hosts: tuple[str, ...] = ()
+    local_devices: tuple[int, ...] | None = None
+    timeout_secs: int = DEFAULT_TIMEOUT_SECS
+
+    def name(self, process_id: int) -> str:
+        """ "process 3" or, where hosts are known, "process 3 (node4)"."""
+        if process_id < len(self.hosts):
+            return f"process {process_id} ({self.hosts[process_id]})"
+        return f"process {process_id}"
+
+
+def find(environment: Mapping[str, str]) -> Cluster | None:
+    """The cluster that the environment names; None for a process by itself.
+
+    Raises:
+      UserError: a variable that is missing beside another, or is no number.
+    """
+    cluster = None
+    for look in (_ours, _slurm, _tpu, _jobset):
+        cluster = look(environment)
+        if cluster is not None:
+            break
+    if cluster is None:
+        return None
+    hosts = _names(environment.get("GLIDE_JAX_HOSTS", "")) or cluster.hosts
+    timeout = _number(environment, "GLIDE_JAX_START_TIMEOUT_SECS", DEFAULT_TIMEOUT_SECS)
+    return cluster._replace(hosts=hosts, timeout_secs=max(timeout, 1))
+
+
+def _ours(environment: Mapping[str, str]) -> Cluster | None:
+    coordinator = environment.get("GLIDE_JAX_COORDINATOR", "")
+    if coordinator == "auto":
+        return Cluster(None)
+    num_processes = _number(environment, "GLIDE_JAX_NUM_PROCESSES", 1)
+    if num_processes == 1:
+        return None
+    return _made(
+        _address(coordinator),
+        num_processes,
+        _number(environment, "GLIDE_JAX_PROCESS_ID"),
+        "GLIDE_JAX_NUM_PROCESSES",
+    )
+
+
+def _slurm(environment: Mapping[str, str]) -> Cluster | None:
+    # Of the step, for the batch script around it has SLURM_NTASKS as well.
+    num_processes = _number(environment, "SLURM_STEP_NUM_TASKS", 1)
+    if num_processes == 1:
+        return None
+    nodes = tuple(_expanded(environment.get("SLURM_STEP_NODELIST", "")))
+    per_node = -(-num_processes // max(len(nodes), 1))
+    coordinator = environment.get("GLIDE_JAX_COORDINATOR", "")
+    if not coordinator and nodes:
+        # Each process has to come to the same port, and no other job of the node.
+        job = _number(environment, "SLURM_JOB_ID", 0)
+        port = _DYNAMIC_PORTS[job % len(_DYNAMIC_PORTS)]
+        coordinator = f"{nodes[0]}:{port}"
+    cluster = _made(
+        _address(coordinator),
+        num_processes,
+        _number(environment, "SLURM_PROCID"),
+        "SLURM_STEP_NUM_TASKS",
+    )
+    local_devices = None
+    visible = _names(environment.get("CUDA_VISIBLE_DEVICES", ""))
+    if per_node > 1 and len(visible) != 1:
+        local_devices = (_number(environment, "SLURM_LOCALID"),)
+    # srun fills a node before the next one, unless told otherwise.
+    hosts = tuple(node for node in nodes for _ in range(per_node))
+    return cluster._replace(hosts=hosts[:num_processes], local_devices=local_devices)
+
+
+def _tpu(environment: Mapping[str, str]) -> Cluster | None:
+    workers = _names(environment.get("TPU_WORKER_HOSTNAMES", ""))
+    slices = _number(environment, "MEGASCALE_NUM_SLICES", 1)
+    if not workers or (len(workers) < 2 and slices < 2):
+        return None
+    first = environment.get("MEGASCALE_COORDINATOR_ADDRESS") or workers[0]
+    before = _number(environment, "MEGASCALE_SLICE_ID", 0) * len(workers)
+    cluster = _made(
+        f"{first.partition(':')[0]}:{TPU_PORT}",
+        slices * len(workers),
+        before + _number(environment, "TPU_WORKER_ID"),
+        "TPU_WORKER_HOSTNAMES",
+    )
+    # Of several slices, each names its own workers only.
+    return cluster._replace(hosts=workers if slices < 2 else ())
+
+
+def _jobset(environment: Mapping[str, str]) -> Cluster | None:
+    num_processes = _number(environment, "NNODES", 1)
+    host = environment.get("JAX_COORDINATOR_ADDRESS", "")
+    if num_processes == 1 or not host:
+        return None
+    port = environment.get("JAX_COORDINATOR_PORT", DEFAULT_JOBSET_PORT)
+    return _made(
+        host if ":" in host else f"{host}:{port}",
+        num_processes,
+        _number(environment, "NODE_RANK"),
+        "NNODES",
+    )
+
+
+def _made(coordinator: str, num_processes: int, process_id: int, name: str) -> Cluster:
+    if not 0 <= process_id < num_processes:
+        raise UserError(
+            f"process {process_id} is none of the {num_processes} that {name} counts; "
+            "number the processes from 0"
+        )
+    return Cluster(coordinator, num_processes, process_id)
+
+
+def _address(coordinator: str) -> str:
+    if not re.fullmatch(r".+:[0-9]+", coordinator):
+        raise UserError(
+            f"GLIDE_JAX_COORDINATOR={coordinator!r} is not the host:port at which "
+            "process 0 can be reached; e.g. GLIDE_JAX_COORDINATOR=10.0.0.1:12355"
+        )
+    return coordinator
+
+
+def _number(
+    environment: Mapping[str, str], name: str, default: int | None = None
+) -> int:
+    text = environment.get(name, "")
+    if not text and default is not None:
+        return default
+    if not text.isdecimal():
+        raise UserError(f"{name}={text!r} is not a whole number; e.g. {name}=1")
+    return int(text)
+
+
+def _names(text: str) -> tuple[str, ...]:
+    return tuple(name.strip() for name in text.split(",") if name.strip())
+
+
+def _expanded(node_list: str) -> Iterator[str]:
+    """The nodes of "gpu[01-03,7],login": gpu01, gpu02, gpu03, gpu7, login."""
+    for prefix, ranges, suffix in re.findall(
+        r"([^,\[]+)(?:\[([^\]]*)\])?([^,\[]*)", node_list
+    ):
+        if not ranges:
+            yield prefix + suffix
+            continue
+        for part in ranges.split(","):
+            first, _, last = part.partition("-")
+            for number in range(int(first), int(last or first) + 1):
+                yield f"{prefix}{number:0{len(first)}d}{suffix}"

@@ -1,0 +1,257 @@
+"""Many processes as one run: they start together, agree, and none is left behind.
+
+JAX shares arrays among processes; what is no array (settings, a tokenizer, a failure)
+goes here through the key-value store of its coordinator. For a process by itself all
+of this does nothing.
+"""
+
+from __future__ import annotations
+
+import atexit
+import hashlib
+import json
+import logging
+import os
+import pathlib
+import socket
+import sys
+import threading
+import time
+from collections.abc import Callable
+from types import TracebackType
+from typing import Any
+
+import jax
+import jaxlib
+
+# The store has no public way in, as of jax 0.11.
+from jax._src import distributed as jax_distributed
+from jax.experimental import multihost_utils
+
+import glide_jax
+from glide_jax.config import resolve
+from glide_jax.config.defaults import Config
+from glide_jax.errors import UserError
+from glide_jax.parallel import cluster as clusters
+from glide_jax.parallel import rendezvous
+
+# How often a process looks whether another one has failed.
+POLL_SECS = 1.0
+# Waiting has no limit of its own: whoever does not come has failed, and that is told.
+_FOREVER_MS = 7 * 24 * 3600 * 1000
+_FAILED = "glide_jax/failed"
+
+
+def is_joined() -> bool:
+    """Whether this process trains together with others."""
+    return jax.distributed.is_initialized()
+
+
+def process_id() -> int:
+    """Which of the processes this one is, without starting the devices."""
+    return _state().process_id
+
+
+class Together:
+    """Joins the processes that the environment names, while the `with` block runs.
+
+    All enter it before any of them computes. An error that leaves the block in one
+    process ends every other with that one's line and exit code, whatever they are
+    waiting for: a step, a checkpoint, the next barrier.
+    """
+
+    def __init__(self, config: Config) -> None:
+        self._config = config
+        self._is_over = threading.Event()
+
+    def __enter__(self) -> Together:
+        """Returns once all processes are there and of one mind.
+
+        Raises:
+          UserError: processes that did not come in time, by name; settings or versions
+            that are not those of process 0.
+        """
+        cluster = clusters.find(os.environ)
+        if cluster is None:
+            return self
+        _connect(cluster)
+        threading.Thread(target=self._listen, daemon=True).start()
+        try:
+            check_facts(self._config)
+        except UserError as error:
+            self._tell(error)
+            raise
+        wait_for_all("start")
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        if not is_joined():
+            return
+        if error is not None:
+            self._tell(error)
+            return
+        wait_for_all("end")
+        self._is_over.set()
+
+    def _tell(self, error: BaseException) -> None:
+        """Has the others end; this process ends with its own traceback or line."""
+        self._is_over.set()
+        code = _exit_code(error)
+        kind = "" if isinstance(error, UserError) else f"{type(error).__name__}: "
+        line = f"{_own_name()}: {kind}{str(error).partition(chr(10))[0]}"
+        try:
+            key = f"{_FAILED}/{process_id()}"
+            _state().client.key_value_set(key, json.dumps([code, line]))
+        except jax.errors.JaxRuntimeError:
+            pass  # the coordinator is gone, and with it all others
+        _let_others_hear()
+        # Before JAX's own end, which would wait for those that have ended.
+        atexit.register(_leave, code)
+
+    def _listen(self) -> None:
+        while not self._is_over.wait(POLL_SECS):
+            try:
+                failures = _state().client.key_value_dir_get(_FAILED)
+            except jax.errors.JaxRuntimeError:
+                return  # the coordinator is gone, and JAX ends this process
+            if failures and not self._is_over.is_set():
+                code, line = json.loads(failures[0][1])
+                logging.error("stopped: %s", line)
+                _let_others_hear()
+                _leave(code)
+
+
+def from_first(name: str, make: Callable[[], bytes]) -> bytes:
+    """What `make` returns in process 0, in every process; it runs in no other.
+
+    Each name serves once in a run.
+    """
+    if not is_joined():
+        return make()
+    key, client = f"glide_jax/{name}", _state().client
+    if process_id() > 0:
+        return client.blocking_key_value_get_bytes(key, _FOREVER_MS)
+    made = make()
+    client.key_value_set_bytes(key, made)
+    return made
+
+
+def check_alike(what: str, value: object, remedy: str) -> None:
+    """Raises UserError in every process whose value is not that of process 0."""
+    mine = str(value)
+    first = from_first(what, mine.encode).decode()
+    if mine != first:
+        raise UserError(
+            f"{what} is {mine} to {_own_name()}, {first} to process 0; {remedy}"
+        )
+
+
+def wait_for_all(name: str) -> None:
+    """Returns once every process has come here; each name serves once in a run."""
+    if is_joined():
+        _state().client.wait_at_barrier(f"glide_jax/{name}", _FOREVER_MS)
+
+
+def stop_agreed(step: int, is_requested: bool) -> bool:
+    """Whether to stop after this step; the same answer in every process.
+
+    A process by itself stops when `is_requested`. Of several, SIGTERM to any one makes
+    JAX name a step that none has passed yet. Must then be asked at every step.
+    """
+    if not is_joined():
+        return is_requested
+    return multihost_utils.reached_preemption_sync_point(step)
+
+
+def _connect(cluster: clusters.Cluster) -> None:
+    arguments: dict[str, Any] = {"initialization_timeout": cluster.timeout_secs}
+    if cluster.coordinator is not None:
+        rendezvous.meet(cluster)
+        arguments |= {
+            "coordinator_address": cluster.coordinator,
+            "num_processes": cluster.num_processes,
+            "process_id": cluster.process_id,
+            "local_device_ids": cluster.local_devices,
+            # Else JAX takes one device a process wherever it sees Slurm.
+            "cluster_detection_method": "deactivate",
+        }
+    try:
+        jax.distributed.initialize(**arguments)
+    except jax.errors.JaxRuntimeError as error:
+        reason = str(error).partition("\n")[0]
+        raise UserError(
+            f"the processes did not come together within {cluster.timeout_secs} s "
+            f"({reason}); see whether all were started and reach each other"
+        ) from error
+
+
+def check_facts(config: Config) -> None:
+    """Raises UserError where this process is not what process 0 is."""
+    versions = {
+        "glide_jax": f"{glide_jax.__version__} with code {code_digest()[:12]}",
+        "jax": jax.__version__,
+        "jaxlib": jaxlib.__version__,
+        "python": ".".join(map(str, sys.version_info[:2])),
+    }
+    mine = [socket.gethostname(), versions, resolve.to_json(config)]
+    facts = from_first("facts", lambda: json.dumps(mine).encode())
+    host, first_versions, settings = json.loads(facts)
+    for name, version in versions.items():
+        if version != first_versions[name]:
+            raise UserError(
+                f"{_own_name()} runs {name} {version}, process 0 ({host}) "
+                f"{first_versions[name]}; install the same on every host"
+            )
+    differences = resolve.differences(resolve.from_json(settings), config)
+    if differences:
+        raise UserError(
+            f"{_own_name()} has other settings than process 0 ({host}): "
+            f"{'; '.join(differences)}; start every process with the same --config "
+            "and the same flags after it"
+        )
+
+
+def code_digest(folder: pathlib.Path = pathlib.Path(__file__).parents[1]) -> str:
+    """SHA-256 of the folder's Python files, of this package by default."""
+    digest = hashlib.sha256()
+    for path in sorted(folder.rglob("*.py")):
+        digest.update(f"{path.relative_to(folder)}\0".encode() + path.read_bytes())
+    return digest.hexdigest()
+
+
+def _own_name() -> str:
+    return f"process {process_id()} ({socket.gethostname()})"
+
+
+def _exit_code(error: BaseException) -> int:
+    """As the command line ends after it."""
+    if isinstance(error, UserError):
+        return error.exit_code
+    return 130 if isinstance(error, KeyboardInterrupt) else 1
+
+
+def _let_others_hear() -> None:
+    """Process 0 holds the store, so it leaves after those that listen to it."""
+    if process_id() == 0:
+        time.sleep(3 * POLL_SECS)
+
+
+def _leave(code: int) -> None:
+    """Ends this process at once: its other threads may wait forever."""
+    logging.shutdown()
+    sys.stdout.flush()
+    sys.stderr.flush()
+    os._exit(code)
+
+
+def _state() -> Any:
+    """JAX's record of the distributed run: client, process_id, num_processes.
+
+    Read instead of jax.process_index(), which starts the devices.
+    """
+    return jax_distributed.global_state

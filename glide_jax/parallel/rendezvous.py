@@ -1,0 +1,142 @@
+"""Who has come, and who is missing, before JAX joins the processes.
+
+JAX waits for all processes too, but tells at most two of those that are missing, and
+may end a process instead of raising. So processes first report to process 0, at the
+port where JAX's coordinator listens right after: one line of JSON each,
+[process, number of processes], which is answered by one line when all are there or the
+time is up: what is wrong, or nothing.
+"""
+
+from __future__ import annotations
+
+import json
+import socket
+import time
+
+from glide_jax.errors import UserError
+from glide_jax.parallel.cluster import Cluster
+
+RETRY_SECS = 0.2
+_LINE_SECS = 5.0  # a peer that says nothing for so long is none of ours
+_MAX_NAMED = 20
+
+
+def meet(cluster: Cluster) -> None:
+    """Returns once every process of the cluster is there; needs its coordinator.
+
+    Raises:
+      UserError: in all that came, naming those that did not; two processes of one
+        number; a port that is taken.
+    """
+    if cluster.process_id == 0:
+        _receive(cluster)
+    else:
+        _report(cluster)
+
+
+def _receive(cluster: Cluster) -> None:
+    here: dict[int, socket.socket] = {}
+    deadline = time.monotonic() + cluster.timeout_secs
+    trouble = ""
+    with _listen(cluster) as listener:
+        while len(here) < cluster.num_processes - 1 and not trouble:
+            listener.settimeout(max(deadline - time.monotonic(), 0.01))
+            try:
+                connection, _ = listener.accept()
+            except TimeoutError:
+                trouble = _missing(cluster, here)
+            else:
+                trouble = _admit(cluster, connection, here)
+    for connection in here.values():
+        with connection:
+            connection.sendall(f"{trouble}\n".encode())
+    if trouble:
+        raise UserError(trouble)
+
+
+def _listen(cluster: Cluster) -> socket.socket:
+    port = int(cluster.coordinator.rpartition(":")[2])
+    has_both = socket.has_dualstack_ipv6()
+    try:
+        return socket.create_server(
+            ("", port),
+            family=socket.AF_INET6 if has_both else socket.AF_INET,
+            dualstack_ipv6=has_both,
+            backlog=cluster.num_processes,
+        )
+    except OSError as error:
+        raise UserError(
+            f"process 0 cannot listen on port {port} of {socket.gethostname()} "
+            f"({error.strerror}); end the run that does, or name another port in "
+            "GLIDE_JAX_COORDINATOR"
+        ) from error
+
+
+def _admit(
+    cluster: Cluster, connection: socket.socket, here: dict[int, socket.socket]
+) -> str:
+    """Adds the process at the other end, unless it is none; says what is wrong."""
+    try:
+        connection.settimeout(_LINE_SECS)
+        process, num_processes = map(int, json.loads(_line(connection)))
+    except (OSError, TypeError, ValueError):
+        connection.close()
+        return ""
+    trouble = ""
+    if num_processes != cluster.num_processes:
+        trouble = (
+            f"process {process} counts {num_processes} processes, process 0 counts "
+            f"{cluster.num_processes}; give all of them the same number"
+        )
+    elif process == 0 or process in here:
+        trouble = f"two processes are numbered {process}; number each of them once"
+    # Whoever is refused is told why as well.
+    here[-1 if trouble else process] = connection
+    return trouble
+
+
+def _missing(cluster: Cluster, here: dict[int, socket.socket]) -> str:
+    absent = [n for n in range(1, cluster.num_processes) if n not in here]
+    names = [cluster.name(n) for n in absent[:_MAX_NAMED]]
+    if len(absent) > len(names):
+        names.append(f"{len(absent) - len(names)} more")
+    return (
+        f"{', '.join(names)} of {cluster.num_processes} did not arrive within "
+        f"{cluster.timeout_secs} s; see whether they were started, and whether they "
+        f"reach {cluster.coordinator}"
+    )
+
+
+def _report(cluster: Cluster) -> None:
+    host, _, port = cluster.coordinator.rpartition(":")
+    deadline = time.monotonic() + cluster.timeout_secs
+    while True:
+        try:
+            with socket.create_connection(
+                (host.strip("[]"), int(port)), timeout=_LINE_SECS
+            ) as connection:
+                hello = [cluster.process_id, cluster.num_processes]
+                connection.sendall(f"{json.dumps(hello)}\n".encode())
+                connection.settimeout(None)  # process 0 keeps the time
+                trouble = _line(connection)
+            break
+        except OSError as error:
+            # Not there yet; its name may not be known yet either.
+            if time.monotonic() > deadline:
+                raise UserError(
+                    f"{cluster.name(0)} did not answer at {cluster.coordinator} within "
+                    f"{cluster.timeout_secs} s ({error.strerror or error}); see "
+                    "whether it was started, and whether that is its address"
+                ) from error
+            time.sleep(RETRY_SECS)
+    if trouble:
+        raise UserError(trouble)
+
+
+def _line(connection: socket.socket) -> str:
+    """The next line; ConnectionError if it ends before its newline."""
+    with connection.makefile("r", encoding="utf-8") as stream:
+        line = stream.readline(4096)
+    if not line.endswith("\n"):
+        raise ConnectionError("the other end hung up")
+    return line.rstrip("\n")

@@ -1,0 +1,76 @@
+"""What processes tell each other, seen from one; tests/train runs several."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+
+import pytest
+
+from glide_jax.config import defaults
+from glide_jax.errors import UserError
+from glide_jax.parallel import distributed
+
+CONFIG = defaults.Config()
+
+
+@pytest.fixture
+def process_0(monkeypatch):
+    """process_0(change): what process 0 shares is what this one would, changed."""
+
+    def set_up(change):
+        def from_first(name, make):
+            value = json.loads(make())
+            change(value)
+            return json.dumps(value).encode()
+
+        monkeypatch.setattr(distributed, "from_first", from_first)
+
+    return set_up
+
+
+def test_a_process_by_itself_waits_for_nobody(monkeypatch):
+    monkeypatch.delenv("GLIDE_JAX_NUM_PROCESSES", raising=False)
+    with distributed.Together(CONFIG):
+        assert not distributed.is_joined()
+        assert distributed.from_first("x", lambda: b"mine") == b"mine"
+        distributed.check_alike("x", 1, "")
+        distributed.wait_for_all("x")
+        assert distributed.stop_agreed(1, True)
+        assert not distributed.stop_agreed(2, False)
+
+
+def test_processes_of_one_mind_may_start(process_0):
+    process_0(lambda facts: None)
+    distributed.check_facts(CONFIG)
+
+
+@pytest.mark.parametrize("name", ["glide_jax", "jax", "jaxlib", "python"])
+def test_another_version_is_one_line_with_both(process_0, name):
+    process_0(lambda facts: facts[1].update({name: "0.0.0"}))
+    with pytest.raises(UserError, match=rf"{name} .*process 0 \(.*\) 0\.0\.0; install"):
+        distributed.check_facts(CONFIG)
+
+
+def test_other_settings_are_one_line_with_both(process_0):
+    def change(facts):
+        settings = json.loads(facts[2])
+        settings["seed"] = 7
+        facts[2] = json.dumps(settings)
+
+    process_0(change)
+    with pytest.raises(
+        UserError, match=r"than process 0 \(.*\): seed: 7 -> 1;"
+    ) as error:
+        distributed.check_facts(dataclasses.replace(CONFIG, seed=1))
+    assert "\n" not in str(error.value)
+
+
+def test_an_edited_file_is_another_version(tmp_path):
+    (tmp_path / "a").mkdir()
+    file = tmp_path / "a" / "b.py"
+    file.write_text("x = 1\n")
+    before = distributed.code_digest(tmp_path)
+    assert distributed.code_digest(tmp_path) == before
+    file.write_text("x = 2\n")
+    assert distributed.code_digest(tmp_path) != before

@@ -1,0 +1,101 @@
+"""Processes meet before JAX does; whoever is missing is named to all that came."""
+
+from __future__ import annotations
+
+import concurrent.futures
+import socket
+import time
+
+import pytest
+
+from glide_jax.errors import UserError
+from glide_jax.parallel import rendezvous
+from glide_jax.parallel.cluster import Cluster
+
+
+@pytest.fixture
+def address():
+    with socket.socket() as listener:
+        listener.bind(("127.0.0.1", 0))
+        return f"127.0.0.1:{listener.getsockname()[1]}"
+
+
+def meet(*clusters: Cluster) -> list[str]:
+    """What each of these is told, all at once; "" for a start."""
+
+    def run(cluster: Cluster) -> str:
+        try:
+            rendezvous.meet(cluster)
+        except UserError as error:
+            return str(error)
+        return ""
+
+    with concurrent.futures.ThreadPoolExecutor(len(clusters)) as pool:
+        return list(pool.map(run, clusters))
+
+
+def test_all_start_when_all_are_there_and_the_port_is_free_again(address):
+    clusters = [Cluster(address, 3, n, timeout_secs=20) for n in (2, 1, 0)]
+    assert meet(*clusters) == [""] * 3
+    assert meet(*clusters) == [""] * 3
+
+
+def test_the_missing_are_named_to_all_that_came(address):
+    hosts = tuple("abcd")
+    clusters = [Cluster(address, 4, n, hosts, timeout_secs=1) for n in (0, 2)]
+    begin = time.monotonic()
+    told = meet(*clusters)
+    assert time.monotonic() - begin < 10
+    assert told[0] == told[1]
+    assert "process 1 (b), process 3 (d) of 4 did not arrive within 1 s" in told[0]
+    assert "\n" not in told[0]
+
+
+def test_of_many_missing_some_are_named_and_the_rest_counted(address):
+    (told,) = meet(Cluster(address, 1000, 0, timeout_secs=1))
+    assert "process 20, 979 more of 1000 did not arrive" in told
+
+
+def test_without_process_0_the_others_name_it(address):
+    (told,) = meet(Cluster(address, 2, 1, ("a", "b"), timeout_secs=1))
+    assert f"process 0 (a) did not answer at {address} within 1 s" in told
+
+
+def test_one_number_for_two_processes_is_told(address):
+    clusters = [Cluster(address, 3, n, timeout_secs=20) for n in (0, 1, 1)]
+    told = meet(*clusters)
+    assert told == ["two processes are numbered 1; number each of them once"] * 3
+
+
+def test_another_count_of_processes_is_told(address):
+    told = meet(Cluster(address, 2, 0), Cluster(address, 3, 1))
+    assert told[0] == told[1]
+    assert "process 1 counts 3 processes, process 0 counts 2" in told[0]
+
+
+def test_a_taken_port_is_told(address):
+    host, port = address.split(":")
+    with socket.create_server((host, int(port))):
+        (told,) = meet(Cluster(address, 2, 0, timeout_secs=1))
+    assert f"cannot listen on port {port}" in told
+
+
+def test_strangers_at_the_port_are_passed_over(address, monkeypatch):
+    monkeypatch.setattr(rendezvous, "_LINE_SECS", 0.5)
+    host, port = address.split(":")
+
+    def stray(line: bytes) -> None:
+        deadline = time.monotonic() + 10
+        while time.monotonic() < deadline:
+            try:
+                with socket.create_connection((host, int(port))) as connection:
+                    connection.sendall(line)
+                    return
+            except OSError:
+                time.sleep(0.01)
+
+    with concurrent.futures.ThreadPoolExecutor(3) as pool:
+        first = pool.submit(meet, Cluster(address, 2, 0, timeout_secs=20))
+        list(pool.map(stray, [b"GET / HTTP/1.1\r\n\r\n", b"", b"3\n"]))
+        assert meet(Cluster(address, 2, 1, timeout_secs=20)) == [""]
+        assert first.result() == [""]

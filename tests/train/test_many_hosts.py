@@ -1,0 +1,277 @@
+"""Several processes train as one: launch/local.sh runs them as hosts would be run."""
+
+from __future__ import annotations
+
+import os
+import pathlib
+import re
+import shutil
+import signal
+import socket
+import subprocess
+import sys
+import time
+
+import jax
+import numpy as np
+import pytest
+from PIL import Image
+
+from glide_jax import metrics
+from glide_jax.checkpoint import store
+from glide_jax.config import resolve
+from glide_jax.train import loop
+from tests import fake_devices
+from tests.train import small_runs
+from tests.train.small_runs import CLIP, TEXT2IM
+
+TRAIN = [sys.executable, "-m", "glide_jax.cli.main", "train"]
+RUN = {
+    "train.num_steps": 4,
+    "train.global_batch_size": 8,
+    "train.caption_drop_prob": 0.2,
+    "data.tokenizer": "sentencepiece:300",
+    "data.validation_sources": ("shapes:quickstart",),
+    "checkpoint.every_steps": 2,
+    "checkpoint.keep": 10,
+    "log.validate_every_steps": 2,
+    "log.validation_examples": 8,
+    "log.grid_every_steps": 2,
+    "log.grid_images": 3,
+    "sample.respacing": "2",
+    "mesh.fsdp": 4,
+    "mesh.min_shard_mb": 0,
+}
+
+
+def environment(**more: str) -> dict[str, str]:
+    """One that shares the compiled programs of this test run."""
+    return {
+        **os.environ,
+        "JAX_COMPILATION_CACHE_DIR": jax.config.jax_compilation_cache_dir,
+        "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0",
+        "JAX_PERSISTENT_CACHE_MIN_ENTRY_SIZE_BYTES": "-1",
+        "JAX_DISABLE_MOST_OPTIMIZATIONS": "1",
+        "PYTHONPATH": str(fake_devices.ROOT),
+        **more,
+    }
+
+
+def start(
+    logs: pathlib.Path, command: list[str], *, processes: int = 2, devices: int = 4
+) -> subprocess.Popen:
+    """The command in so many processes; their output goes to logs/process*.log."""
+    return subprocess.Popen(
+        [
+            str(fake_devices.ROOT / "launch" / "local.sh"),
+            f"--processes={processes}",
+            f"--devices={devices}",
+            f"--logs={logs}",
+            "--",
+            *command,
+        ],
+        env=environment(GLIDE_JAX_LOG="DEBUG", GLIDE_JAX_START_TIMEOUT_SECS="60"),
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.DEVNULL,
+    )
+
+
+def told(logs: pathlib.Path) -> str:
+    """All that a run said, for a failing test."""
+    return "\n".join(path.read_text()[-3000:] for path in sorted(logs.iterdir()))
+
+
+def finish(process: subprocess.Popen, logs: pathlib.Path, expected: int = 0) -> None:
+    code = process.wait(timeout=180)
+    assert code == expected, told(logs)
+
+
+def records(logs: pathlib.Path, steps: range) -> list[list[int]]:
+    """The records that all processes together took at each step, in order of rows."""
+    pattern = re.compile(r"step (\d+), rows from (\d+): records \[(.*)\]")
+    found: dict[int, dict[int, list[int]]] = {}
+    for path in logs.glob("process*.log"):
+        for step, row, indices in pattern.findall(path.read_text()):
+            found.setdefault(int(step), {})[int(row)] = [
+                int(index) for index in indices.split(",")
+            ]
+    return [
+        [index for row in sorted(found[step]) for index in found[step][row]]
+        for step in steps
+    ]
+
+
+@pytest.fixture(scope="module")
+def whole_run(tokenizer_folder, tmp_path_factory):
+    """(experiment, workdir, logs) of 4 steps on 2 processes of 4 devices."""
+    folder = tmp_path_factory.mktemp("two_by_four")
+    config = small_runs.make_config(tokenizer_folder, TEXT2IM, RUN)
+    experiment = small_runs.write_experiment(folder / "experiment.py", config)
+    workdir, logs = folder / "run", folder / "logs"
+    command = [*TRAIN, f"--config={experiment}", f"--workdir={workdir}"]
+    finish(start(logs, command), logs)
+    return experiment, workdir, logs
+
+
+def test_two_processes_leave_the_files_of_one(whole_run):
+    _, workdir, logs = whole_run
+    rows = metrics.read_metrics(workdir / "metrics.jsonl")
+    assert [row["step"] for row in rows] == [0, 1, 2, 3, 4]
+    assert "validation/loss" in rows[0]
+    names = {path.name for path in workdir.iterdir()}
+    expected = {"config.json", "tokenizer", "checkpoints", "grids", "tensorboard"}
+    assert names == {*expected, "metrics.jsonl"}
+    assert len(list((workdir / "tensorboard").iterdir())) == 1
+    grids = sorted(path.name for path in (workdir / "grids").iterdir())
+    assert grids == ["00000002.png", "00000004.png"]
+    assert "small: 4/4" in (logs / "process0.log").read_text()
+    assert "small: " not in (logs / "process1.log").read_text()
+
+
+# Sums in another order: float32, two steps.
+LAYOUTS = [
+    pytest.param(1, 8, ["--config.mesh.fsdp=2"], id="1x8"),
+    pytest.param(1, 1, ["--config.mesh.fsdp=1"], id="1x1", marks=pytest.mark.slow),
+    pytest.param(4, 2, ["--config.mesh.fsdp=8"], id="4x2", marks=pytest.mark.slow),
+]
+
+
+@pytest.mark.parametrize(("processes", "devices", "flags"), LAYOUTS)
+def test_what_two_by_four_saved_goes_on_alike_on_any_layout(
+    whole_run, tmp_path, processes, devices, flags
+):
+    experiment, saved, saved_logs = whole_run
+    workdir, logs = tmp_path / "run", tmp_path / "logs"
+    shutil.copytree(saved, workdir)
+    shutil.rmtree(workdir / "checkpoints" / "4")
+    command = [*TRAIN, f"--config={experiment}", f"--workdir={workdir}", *flags]
+    finish(start(logs, command, processes=processes, devices=devices), logs)
+
+    expected = metrics.read_metrics(saved / "metrics.jsonl")
+    found = metrics.read_metrics(workdir / "metrics.jsonl")
+    assert [row["step"] for row in found] == [0, 1, 2, 3, 4]
+    for name in ("loss", "grad_norm"):
+        losses, before = ([row[name] for row in rows[3:]] for rows in (found, expected))
+        np.testing.assert_allclose(losses, before, rtol=1e-5)
+        assert losses != [row[name] for row in found[1:3]], "nothing was learnt"
+    key = "validation/loss"
+    np.testing.assert_allclose(found[4][key], expected[4][key], rtol=1e-5)
+    # Numbered from 0, so steps 2 and 3 were left to do.
+    steps = range(2, 4)
+    assert records(logs, steps) == records(saved_logs, steps)
+    assert all(len(set(step)) == 8 for step in records(logs, steps))
+
+
+def process_of(launcher: subprocess.Popen, process_id: int) -> int:
+    """The system's number of one of the processes that local.sh started."""
+    name = f"GLIDE_JAX_PROCESS_ID={process_id}\0".encode()
+    children = pathlib.Path(f"/proc/{launcher.pid}/task/{launcher.pid}/children")
+    for child in children.read_text().split():
+        folder = pathlib.Path("/proc", child)
+        if (
+            name in (folder / "environ").read_bytes()
+            and b"glide_jax" in (folder / "cmdline").read_bytes()
+        ):
+            return int(child)
+    raise AssertionError(f"no process {process_id}")
+
+
+def test_a_signal_to_one_process_saves_one_step_of_all(make_config, tmp_path):
+    config = make_config(CLIP, {"train.num_steps": 1000})
+    experiment = small_runs.write_experiment(tmp_path / "experiment.py", config)
+    workdir, logs = tmp_path / "run", tmp_path / "logs"
+    command = [*TRAIN, f"--config={experiment}", f"--workdir={workdir}"]
+    launcher = start(logs, command, devices=2)
+    wait_for(workdir / "metrics.jsonl", launcher, logs)
+    os.kill(process_of(launcher, 1), signal.SIGTERM)
+    finish(launcher, logs, expected=42)
+
+    with store.CheckpointStore(workdir / "checkpoints") as stored:
+        (stopped_at,) = stored.steps()
+    assert 1 <= stopped_at < 1000
+    for process in (0, 1):
+        log = (logs / f"process{process}.log").read_text()
+        assert f"stopped by a signal; step {stopped_at} is saved" in log
+    longer = resolve.override(config, {"train.num_steps": stopped_at + 1})
+    assert loop.train(longer, workdir) == 0
+    rows = metrics.read_metrics(workdir / "metrics.jsonl")
+    assert [row["step"] for row in rows] == list(range(1, stopped_at + 2))
+
+
+def wait_for(path: pathlib.Path, launcher: subprocess.Popen, logs: pathlib.Path):
+    """Until the first row of metrics."""
+    deadline = time.monotonic() + 120
+    while not (path.exists() and path.read_text()):
+        assert launcher.poll() is None, told(logs)
+        assert time.monotonic() < deadline
+        time.sleep(0.1)
+
+
+def test_other_settings_in_one_process_end_all_in_one_line(make_config, tmp_path):
+    experiment = small_runs.write_experiment(tmp_path / "e.py", make_config(CLIP))
+    workdir, logs = tmp_path / "run", tmp_path / "logs"
+    train = " ".join([*TRAIN, f"--config={experiment}", f"--workdir={workdir}"])
+    command = f"exec {train} --config.seed=$GLIDE_JAX_PROCESS_ID"
+    finish(start(logs, ["bash", "-c", command], devices=1), logs, expected=2)
+    message = r"process 1 \(.*\) has other settings than process 0 \(.*\): seed: 0 -> 1"
+    for process in (0, 1):
+        log = (logs / f"process{process}.log").read_text()
+        assert len(re.findall(message, log)) == 1, log
+        assert "Traceback" not in log
+    assert not workdir.exists()
+
+
+def test_a_mistake_on_one_host_ends_all_with_its_line(make_config, tmp_path):
+    # The first host has the pictures, the second has not.
+    changes = {"data.sources": ("folder:pictures",)}
+    config = make_config(CLIP, changes)
+    experiment = small_runs.write_experiment(tmp_path / "experiment.py", config)
+    logs = tmp_path / "logs"
+    (tmp_path / "host1").mkdir()
+    pictures = tmp_path / "host0" / "pictures"
+    pictures.mkdir(parents=True)
+    for i in range(8):
+        Image.new("RGB", (8, 8), (30 * i, 0, 0)).save(pictures / f"{i}.png")
+        (pictures / f"{i}.txt").write_text("a square")
+    train = " ".join([*TRAIN, f"--config={experiment}", f"--workdir={tmp_path}/run"])
+    command = f"cd {tmp_path}/host$GLIDE_JAX_PROCESS_ID && exec {train}"
+    finish(start(logs, ["bash", "-c", command], devices=1), logs, expected=2)
+    log = (logs / "process0.log").read_text()
+    assert re.search(r"stopped: process 1 \(.*\): .*pictures", log), log
+    assert "Traceback" not in log
+
+
+@pytest.mark.parametrize(
+    ("present", "missing"), [(0, r"process 1 \(b\)"), (1, r"process 0 \(a\)")]
+)
+def test_a_host_that_does_not_come_is_named(make_config, tmp_path, present, missing):
+    experiment = small_runs.write_experiment(tmp_path / "e.py", make_config(CLIP))
+    workdir = tmp_path / "run"
+    begin = time.monotonic()
+    result = subprocess.run(
+        [*TRAIN, f"--config={experiment}", f"--workdir={workdir}"],
+        env=environment(
+            JAX_PLATFORMS="cpu",
+            GLIDE_JAX_COORDINATOR=f"127.0.0.1:{free_port()}",
+            GLIDE_JAX_NUM_PROCESSES="2",
+            GLIDE_JAX_PROCESS_ID=str(present),
+            GLIDE_JAX_HOSTS="a,b",
+            GLIDE_JAX_START_TIMEOUT_SECS="3",
+        ),
+        capture_output=True,
+        text=True,
+        timeout=100,
+        check=False,
+    )
+    assert result.returncode == 2, result.stderr
+    (line,) = result.stderr.splitlines()
+    assert re.search(f"{missing} .* within 3 s", line)
+    assert time.monotonic() - begin < 60
+    assert not workdir.exists()
+
+
+def free_port() -> int:
+    """One that nobody listens on."""
+    with socket.socket() as listener:
+        listener.bind(("127.0.0.1", 0))
+        return listener.getsockname()[1]
