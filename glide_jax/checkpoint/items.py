@@ -35,7 +35,6 @@ class Attempt:
     def __exit__(self, kind: type | None, error: Any, traceback: Any) -> bool:
         if isinstance(error, Exception):
             self.reason, self.error = reason_of(error), error
-            _silence_abandoned_futures()
         return isinstance(error, Exception)
 
 
@@ -59,6 +58,7 @@ class Writing:
             epath.Path(folder / name): ocp.StandardCheckpointHandler() for name in items
         }
         self._futures: list[Any] = []
+        _silence_abandoned_futures()
         # In a thread of its own asyncio works wherever the caller is, notebooks too.
         with concurrent.futures.ThreadPoolExecutor(1) as thread:
             thread.submit(asyncio.run, self._start(items.values())).result()
@@ -130,7 +130,8 @@ def _placed(leaf: Any) -> jax.ShapeDtypeStruct:
 def _silence_abandoned_futures() -> None:
     """Keeps what Orbax gave up from each printing a page when it is collected.
 
-    It starts the reads of all arrays at once and tells of the first that fails.
+    It starts the reads or writes of all arrays at once, tells of the first that fails
+    and ends the loop in which the others would have ended.
     """
     previous = sys.unraisablehook
     if getattr(previous, "is_silent", False):
@@ -140,7 +141,8 @@ def _silence_abandoned_futures() -> None:
         is_read = inspect.iscoroutine(unraisable.object) and (
             "orbax" in unraisable.object.cr_code.co_filename
         )
-        if not is_read:
+        is_late = str(unraisable.exc_value) == "Event loop is closed"
+        if not (is_read or is_late):
             previous(unraisable)
 
     hook.is_silent = True
