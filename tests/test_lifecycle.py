@@ -5,7 +5,7 @@ import signal
 
 import pytest
 
-from glide_jax import lifecycle
+from glide_jax import errors, lifecycle
 
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
@@ -59,3 +59,21 @@ def test_exit_codes_are_distinct_and_fixed():
         "USER_ERROR": 2,
         "PREEMPTED": 42,
     }
+
+
+@pytest.mark.parametrize(
+    ("error", "code"),
+    [
+        (errors.UserError, lifecycle.ExitCode.USER_ERROR),
+        (errors.NoCheckpointError, lifecycle.ExitCode.NO_CHECKPOINT),
+        (errors.DivergedError, lifecycle.ExitCode.DIVERGED),
+    ],
+)
+def test_an_error_ends_with_the_code_of_its_kind(error, code):
+    assert error("told").exit_code == code
+    assert isinstance(error("told"), errors.UserError), "one line, no traceback"
+
+
+def test_again_is_42_and_everything_from_128_up():
+    again = {code for code in lifecycle.ExitCode if code == 42 or code >= 128}
+    assert {code.name for code in again} == {"PREEMPTED", "PEER_LOST", "STALLED"}

@@ -87,7 +87,11 @@ def write(folder: pathlib.Path, manifest: Manifest) -> None:
 
 def sync_folder(folder: pathlib.Path) -> None:
     """Makes the names in a folder outlast a loss of power."""
-    descriptor = os.open(folder, os.O_RDONLY)
+    _sync(folder)
+
+
+def _sync(path: pathlib.Path) -> None:
+    descriptor = os.open(path, os.O_RDONLY)
     try:
         os.fsync(descriptor)
     finally:
@@ -140,11 +144,16 @@ def list_files(folder: pathlib.Path) -> list[str]:
 def hash_files(
     folder: pathlib.Path, names: Iterable[str]
 ) -> dict[str, dict[str, int | str]]:
-    """Size and SHA-256 of files, as a manifest lists them."""
+    """Size and SHA-256 of files as a manifest lists them, once they are on the disk."""
     names = list(names)
     with concurrent.futures.ThreadPoolExecutor(_THREADS) as threads:
-        facts = threads.map(lambda name: _facts(folder / name), names)
+        facts = threads.map(lambda name: _synced_facts(folder / name), names)
         return dict(zip(names, facts, strict=True))
+
+
+def _synced_facts(path: pathlib.Path) -> dict[str, int | str]:
+    _sync(path)
+    return _facts(path)
 
 
 def _facts(path: pathlib.Path) -> dict[str, int | str]:

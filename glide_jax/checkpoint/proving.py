@@ -33,7 +33,7 @@ class Prover:
 
     def __init__(self, directory: pathlib.Path) -> None:
         self._directory = directory
-        self._peers = peers.Peers(f"proof of {directory}")
+        self._peers = peers.Peers(f"proof of {directory.name}")
         self._proven: dict[int, set[str]] = {}
 
     def list_steps(self) -> list[int]:

@@ -36,7 +36,7 @@ class CheckpointStore:
         self.directory = pathlib.Path(directory).absolute()
         self._policy = policy
         self._prover = proving.Prover(self.directory)
-        self._talk = peers.Peers(f"writes of {self.directory}")
+        self._talk = peers.Peers(f"writes of {self.directory.name}")
         self._thread: concurrent.futures.ThreadPoolExecutor | None = None
         self._writing: tuple[writing.Write, concurrent.futures.Future[str]] | None
         self._writing = None
