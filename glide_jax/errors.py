@@ -1,4 +1,4 @@
-"""The exceptions for what a user can cause and mend, each with its exit code."""
+"""The exceptions for what a user can cause and mend."""
 
 from __future__ import annotations
 
@@ -6,20 +6,19 @@ from __future__ import annotations
 class UserError(ValueError):
     """A mistake the user can mend: one line with what was given, the rule, the remedy.
 
-    The command line prints it without a traceback and exits with `exit_code`, which is
-    one of `lifecycle.ExitCode`.
+    The command line prints it without a traceback and exits with `exit_code`.
     """
 
     exit_code = 2
 
 
 class NoCheckpointError(UserError):
-    """Checkpoints are there and none of them is good: nothing may start over."""
+    """There are checkpoints, and none of them is good."""
 
     exit_code = 3
 
 
 class DivergedError(UserError):
-    """The numbers of a run went wrong, and its policy gave up."""
+    """Numbers went wrong, and what was tried against it did not help."""
 
     exit_code = 4

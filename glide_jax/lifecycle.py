@@ -12,12 +12,14 @@ class ExitCode(enum.IntEnum):
     """What a launcher may conclude from the exit status."""
 
     OK = 0
-    USER_ERROR = 2  # starting again changes nothing
-    NO_CHECKPOINT = 3  # checkpoints are there and none is good; nothing starts over
-    DIVERGED = 4  # losses or gradients not finite after the policy gave up
+    USER_ERROR = 2  # starting again changes nothing, as with 3 and 4
+    NO_CHECKPOINT = 3  # there are checkpoints and none is good
+    DIVERGED = 4  # numbers went wrong beyond what the run may mend
     PREEMPTED = 42  # the state is saved; the same command resumes
-    PEER_LOST = 134  # another process died (JAX aborts the rest); run all again
-    STALLED = 135  # a step took longer than the watchdog allows; run all again
+    INTERRUPTED = 130  # by a second Ctrl-C; resumes from the last checkpoint, as all
+    PEER_LOST = 134  # another process of the run is gone; as JAX ends by SIGABRT
+    STALLED = 135  # no step in too long a time
+    TERMINATED = 143  # by a signal, and the state could not be saved in time
 
 
 class StopRequest:

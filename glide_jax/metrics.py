@@ -1,7 +1,9 @@
 """What a run tells about itself: metrics.jsonl (the truth), TensorBoard, W&B (views).
 
-One row a step: {"step": 50, "loss": 0.31, ...}. JSON has no NaN or infinity, so these
-are the strings "nan", "inf" and "-inf"; `read_metrics` turns them back into floats.
+One row a line: {"step": 50, "loss": 0.31, ...}; what is measured at its own intervals
+(validation) has rows of its own. JSON has no NaN or infinity, so these are the strings
+"nan", "inf" and "-inf"; `read_metrics` turns them back into floats. Updates that were
+skipped are told of in skipped.jsonl, in the same way.
 
 Weights & Biases is an option (log.wandb_project, `pip install -e ".[wandb]"`) and is
 imported only then. All starts of a workdir are one run there: its id lies in wandb/.
@@ -16,7 +18,7 @@ import math
 import os
 import pathlib
 import secrets
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from typing import Any
 
 import numpy as np
@@ -44,6 +46,7 @@ class MetricsWriter:
     ) -> None:
         self._folder = pathlib.Path(workdir)
         self._path = self._folder / "metrics.jsonl"
+        self._skipped_path = self._folder / "skipped.jsonl"
         self._enabled = enabled
         self._purge_step: int | None = None
         self._open_board: tensorboardX.SummaryWriter | None = None
@@ -66,9 +69,7 @@ class MetricsWriter:
         if not self._enabled:
             return
         row = {name: float(value) for name, value in values.items()}
-        safe = {n: v if math.isfinite(v) else str(v) for n, v in row.items()}
-        with self._path.open("a") as file:
-            file.write(json.dumps({"step": step, **safe}) + "\n")
+        _append(self._path, {"step": step, **row})
         for name, value in row.items():
             self._board.add_scalar(name, value, step)
         if self._wandb is not None:
@@ -83,6 +84,11 @@ class MetricsWriter:
         if self._wandb is not None:
             self._wandb.image(step, name, image)
 
+    def skipped(self, step: int, record: Mapping[str, Any]) -> None:
+        """Tells of an update that was not made: numbers, and lists of numbers."""
+        if self._enabled:
+            _append(self._skipped_path, {"step": step, **record})
+
     def last(self, name: str, *, default: float) -> float:
         """The newest value of this name in metrics.jsonl."""
         if not self._enabled or not self._path.exists():
@@ -90,14 +96,34 @@ class MetricsWriter:
         values = [row[name] for row in read_metrics(self._path) if name in row]
         return values[-1] if values else default
 
-    def truncate_after(self, step: float | int) -> None:
-        """Forgets rows of later steps: the run goes on from a state of `step`."""
-        if not self._enabled or not self._path.exists():
+    def names(self, step: int) -> set[str]:
+        """What the rows of a step tell of."""
+        return set(self.row(step))
+
+    def row(self, step: int) -> dict[str, float]:
+        """All that the rows of a step say, {} without any."""
+        if not self._path.exists():
+            return {}
+        rows = [row for row in read_metrics(self._path) if row["step"] == step]
+        return {name: value for row in rows for name, value in row.items()}
+
+    def truncate_after(
+        self, step: float | int, passed_over: Collection[int] = ()
+    ) -> None:
+        """Forgets rows of later steps: the run goes on from a state of `step`.
+
+        Why updates were skipped that will not be tried again is not forgotten.
+        """
+        if not self._enabled:
             return
-        rows = [line for line in _whole_lines(self._path) if _step(line) <= step]
-        scratch = self._path.with_suffix(".tmp")
-        scratch.write_text("".join(rows))
-        os.replace(scratch, self._path)
+        for path, kept in ((self._path, ()), (self._skipped_path, passed_over)):
+            if path.exists():
+                lines = [(line, _step(line)) for line in _whole_lines(path)]
+                scratch = path.with_suffix(".tmp")
+                scratch.write_text(
+                    "".join(line for line, at in lines if at <= step or at in kept)
+                )
+                os.replace(scratch, path)
         if math.isfinite(step):
             self._close_board()
             self._purge_step = int(step) + 1
@@ -180,9 +206,28 @@ def _stored_id(path: pathlib.Path) -> str:
 def read_metrics(path: str | pathlib.Path) -> list[dict[str, Any]]:
     """The rows of a metrics.jsonl in order; a last row cut short is left out."""
     return [
-        {name: _NOT_FINITE.get(v, v) for name, v in json.loads(line).items()}
+        {name: _restored(value) for name, value in json.loads(line).items()}
         for line in _whole_lines(pathlib.Path(path))
     ]
+
+
+def _append(path: pathlib.Path, row: Mapping[str, Any]) -> None:
+    with path.open("a") as file:
+        file.write(json.dumps({n: _safe(v) for n, v in row.items()}) + "\n")
+
+
+def _safe(value: Any) -> Any:
+    """A number or a list of numbers as JSON has them."""
+    if isinstance(value, list):
+        return [_safe(one) for one in value]
+    return value if math.isfinite(value) else str(value)
+
+
+def _restored(value: Any) -> Any:
+    """What `_safe` was given."""
+    if isinstance(value, list):
+        return [_restored(one) for one in value]
+    return _NOT_FINITE[value] if isinstance(value, str) else value
 
 
 def _whole_lines(path: pathlib.Path) -> list[str]:

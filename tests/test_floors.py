@@ -16,13 +16,21 @@ from typing import Any
 PACKAGE = pathlib.Path(__file__).parents[1] / "glide_jax"
 
 FLOORS = (
-    ("errors", "shapes", "cache", "presets", "config", "text", "diffusion"),
+    (
+        "errors",
+        "lifecycle",
+        "shapes",
+        "cache",
+        "presets",
+        "config",
+        "text",
+        "diffusion",
+    ),
     (
         "models",
         "data",
         "parallel",
         "checkpoint",
-        "lifecycle",
         "metrics",
         "progress",
     ),

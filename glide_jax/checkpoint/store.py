@@ -70,7 +70,7 @@ class CheckpointStore:
           meta: JSON.
           metrics: what the policy may keep the step for.
         """
-        self._join()
+        self.settle()
         if step in self._stored:
             return False
         _check_items(items)
@@ -97,13 +97,20 @@ class CheckpointStore:
     def poll(self) -> str:
         """A failure not returned yet, in one line; "" if there is none. Never waits."""
         if self._writing is not None and self._writing[1].done():
-            self._join()
+            self.settle()
         untold, self._untold = self._untold, ""
         return untold
 
+    def settle(self) -> None:
+        """Returns once nothing is being written, however that ended."""
+        if self._writing is not None:
+            write, future = self._writing
+            self._writing = None
+            self._conclude(write.step, future.result())
+
     def wait(self) -> None:
         """Returns once the newest write is committed; UserError if it has failed."""
-        self._join()
+        self.settle()
         failure, self._failure = self._failure, ""
         if failure:
             raise UserError(failure)
@@ -116,6 +123,10 @@ class CheckpointStore:
             if self._thread is not None:
                 self._thread.shutdown()
                 self._thread = None
+
+    def remove(self, step: int) -> None:
+        """Removes a stored state for good."""
+        self._manager.delete(step)
 
     def steps(self) -> list[int]:
         """Steps that were committed, oldest first; not all need be good still."""
@@ -195,7 +206,7 @@ class CheckpointStore:
 
     def discard_after(self, step: int) -> None:
         """Deletes later steps, for a run that goes back to `step` for good."""
-        self._join()
+        self.settle()
         if self._talk.index == 0:
             folders.delete_after(self.directory, step)
         self._talk.exchange("")
@@ -229,13 +240,6 @@ class CheckpointStore:
 
     def _read_meta(self, step: int) -> dict[str, Any]:
         return json.loads((self.directory / str(step) / proving.META).read_bytes())
-
-    def _join(self) -> None:
-        """Waits for the write under way and takes note of how it ended."""
-        if self._writing is not None:
-            write, future = self._writing
-            self._writing = None
-            self._conclude(write.step, future.result())
 
     def _conclude(self, step: int, failure: str) -> None:
         self._failure = failure

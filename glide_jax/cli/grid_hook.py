@@ -10,12 +10,12 @@ from glide_jax.models import build
 from glide_jax.parallel import sharding
 from glide_jax.sample import batches, images, stage, stage_inputs
 from glide_jax.text import tokenizers
-from glide_jax.train import loop, setup
+from glide_jax.train import looks, setup
 
 GRID_SEED = 0
 
 
-def make(run: setup.Run) -> loop.GridHook | None:
+def make(run: setup.Run) -> looks.GridHook | None:
     """A function from averaged parameters to a grid of held-out captions.
 
     Upper row: the real pictures. Lower row: what the model makes of their captions

@@ -78,7 +78,7 @@ def run(argv: list[str]) -> int:
         return error.exit_code
     except KeyboardInterrupt:
         print(f"glide {verb}: interrupted", file=sys.stderr)
-        return 130
+        return lifecycle.ExitCode.INTERRUPTED
 
 
 def _parse(values: flags.FlagValues, argv: list[str]) -> list[str]:

@@ -13,6 +13,7 @@ import json
 import logging
 import os
 import pathlib
+import re
 import socket
 import sys
 import threading
@@ -29,6 +30,7 @@ from jax._src import distributed as jax_distributed
 from jax.experimental import multihost_utils
 
 import glide_jax
+from glide_jax import lifecycle
 from glide_jax.config import resolve
 from glide_jax.config.defaults import Config
 from glide_jax.errors import UserError
@@ -37,6 +39,12 @@ from glide_jax.parallel import rendezvous
 
 # How often a process looks whether another one has failed.
 POLL_SECS = 1.0
+# What JAX's ways of talking between processes say when one of them is gone.
+_PEER_LOST = re.compile(
+    r"gloo|connection (closed|reset|refused)|closed by peer|unavailable|heartbeat"
+    r"|coordination service|preempted|nccl|socket",
+    re.IGNORECASE,
+)
 # Waiting has no limit of its own: whoever does not come has failed, and that is told.
 _FOREVER_MS = 7 * 24 * 3600 * 1000
 _FAILED = "glide_jax/failed"
@@ -157,15 +165,33 @@ def wait_for_all(name: str) -> None:
         _state().client.wait_at_barrier(f"glide_jax/{name}", _FOREVER_MS)
 
 
-def stop_agreed(step: int, is_requested: bool) -> bool:
-    """Whether to stop after this step; the same answer in every process.
+def stop_agreed(asked: int, is_requested: bool) -> bool:
+    """Whether to stop, `asked` for the n-th time; the same in every process.
 
     A process by itself stops when `is_requested`. Of several, SIGTERM to any one makes
-    JAX name a step that none has passed yet. Must then be asked at every step.
+    JAX name a number that none has come to yet.
     """
     if not is_joined():
         return is_requested
-    return multihost_utils.reached_preemption_sync_point(step)
+    return multihost_utils.reached_preemption_sync_point(asked)
+
+
+class StopPoll:
+    """Asks now and again whether to stop; every process gets the same answers.
+
+    All of them have to ask equally often. Once it is yes it stays so.
+    """
+
+    def __init__(self, stop: lifecycle.StopRequest) -> None:
+        self._stop = stop
+        self._asked = 0
+        self.is_stopping = False
+
+    def __call__(self) -> bool:
+        if not self.is_stopping:
+            self._asked += 1
+            self.is_stopping = stop_agreed(self._asked, self._stop.requested)
+        return self.is_stopping
 
 
 def _connect(cluster: clusters.Cluster) -> None:
@@ -232,7 +258,16 @@ def _exit_code(error: BaseException) -> int:
     """As the command line ends after it."""
     if isinstance(error, UserError):
         return error.exit_code
-    return 130 if isinstance(error, KeyboardInterrupt) else 1
+    if isinstance(error, KeyboardInterrupt):
+        return lifecycle.ExitCode.INTERRUPTED
+    return lifecycle.ExitCode.PEER_LOST if is_peer_lost(error) else 1
+
+
+def is_peer_lost(error: BaseException) -> bool:
+    """Whether it says that another process can be reached no more."""
+    return isinstance(error, jax.errors.JaxRuntimeError) and bool(
+        _PEER_LOST.search(str(error))
+    )
 
 
 def _let_others_hear() -> None:

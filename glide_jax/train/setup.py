@@ -46,6 +46,10 @@ MEASURED_CAPTIONS = 200
 DEFAULT_TOKENIZER = "gpt2"  # GLIDE's (published)
 
 
+# The newest checkpoint's state, and what it says beside arrays.
+Restore = Callable[[], tuple[states.TrainState, Mapping[str, Any]]]
+
+
 @dataclasses.dataclass(frozen=True)
 class Run:
     """The parts of a run; the loop holds the state itself."""
@@ -60,6 +64,9 @@ class Run:
     validation: list[schema.Batch]  # the rows of this process, as in training
     grid: schema.Batch | None  # the first validation examples, whole in every process
     make_batches: Callable[[int], Iterator[schema.Batch]]
+    pass_over: Callable[[states.TrainState], states.TrainState]
+    restore: Restore
+    past: Mapping[str, Any]  # what the checkpoint it began with says beside arrays
 
 
 def prepare(
@@ -90,8 +97,8 @@ def prepare(
         checkpoints.latest_step(),
         workdirs.SHARED_REMEDY,
     )
-    start = None
-    if not checkpoints.is_empty():
+    start, is_fresh = None, checkpoints.is_empty()
+    if not is_fresh:
         # A run under way needs its origin no more; that may have been deleted since.
         workdirs.check_continues(workdir, config, allow_change)
         workdirs.prepare(workdir)
@@ -107,7 +114,20 @@ def prepare(
     part = meshes.batch_slice(mesh)
     validation = _validation_batches(config, held_out, tokenizer, part)
     objective = abstract.make_objective(config, mesh, tokenizer.pad_id)
-    state, shardings = _make_state(config, mesh, objective, checkpoints, start)
+    described = abstract.abstract_state(config, objective)
+    shardings = abstract.place_state(config, described, mesh)
+    logging.info("parameters: %s", f"{build.parameter_count(described.params):,}")
+
+    def restore() -> tuple[states.TrainState, Mapping[str, Any]]:
+        targets = abstract.with_places(described, shardings)
+        newest = checkpoints.restore_newest(states.to_items(targets))
+        logging.info("resumed at step %d", newest.step)
+        return states.from_items(newest.items), newest.meta
+
+    if is_fresh:
+        state, past = _first_state(config, objective, shardings, start), {}
+    else:
+        state, past = restore()
     # Last, so that a start that was refused leaves the folder as it was.
     workdirs.save_tokenizer(workdir, tokenizer)
     workdirs.save_config(workdir, config)
@@ -135,6 +155,9 @@ def prepare(
         validation=validation,
         grid=_grid_batch(config, held_out, tokenizer),
         make_batches=lambda start: _batches(config, source, tokenizer, start, part),
+        pass_over=step.jit_pass_over(shardings),
+        restore=restore,
+        past=past,
     )
     return run, state
 
@@ -163,30 +186,20 @@ def _load_origin(config: Config) -> init_from.Origin | None:
     return origin
 
 
-def _make_state(
+def _first_state(
     config: Config,
-    mesh: Mesh,
     objective: objectives.Objective,
-    checkpoints: store.CheckpointStore,
+    shardings: states.TrainState,
     start: tuple[shapes.Params, list[str]] | None,
-) -> tuple[states.TrainState, Any]:
-    """The newest checkpoint, else `start` (and the names grown in it), else fresh."""
+) -> states.TrainState:
+    """The state of `start` (and the names grown in it), else a fresh one."""
     optim = optimizer.make_optimizer(config.optim)
-
-    def fresh(key):
-        return states.make_state(config, objective.init(key), optim)
-
-    key = randomness.stream_key(config.seed, "init")
-    described = abstract.abstract_state(config, objective)
-    shardings = abstract.place_state(config, described, mesh)
-    logging.info("parameters: %s", f"{build.parameter_count(described.params):,}")
-    targets = abstract.with_places(described, shardings)
-    restored = checkpoints.restore_newest(states.to_items(targets))
-    if restored is not None:
-        logging.info("resumed at step %d", restored.step)
-        return states.from_items(restored.items), shardings
     if start is None:
-        return jax.jit(fresh, out_shardings=shardings)(key), shardings
+        key = randomness.stream_key(config.seed, "init")
+        return jax.jit(
+            lambda key: states.make_state(config, objective.init(key), optim),
+            out_shardings=shardings,
+        )(key)
     params, grown = start
     for name in grown:
         logging.info("grown: %s", name)
@@ -202,7 +215,7 @@ def _make_state(
         params,
         shardings.params,
     )
-    return begin(params), shardings
+    return begin(params)
 
 
 def _stored_tokenizer(

@@ -13,6 +13,7 @@ and evaluation and the compilation of the step are told apart.
 from __future__ import annotations
 
 import dataclasses
+import math
 import resource
 import sys
 from collections.abc import Mapping
@@ -146,4 +147,5 @@ def line(step: int, row: Mapping[str, float | int]) -> str:
     ]
     if "speed/mfu" in row:
         parts.append(f"MFU {100 * row['speed/mfu']:.1f}%")
-    return f"step {step}: {', '.join(parts)}, loss {row['loss']:.4g}"
+    # Of batches that are passed over there is no loss.
+    return f"step {step}: {', '.join(parts)}, loss {row.get('loss', math.nan):.4g}"

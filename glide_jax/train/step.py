@@ -19,13 +19,14 @@ from glide_jax.train.state import TrainState
 
 # ADM's rule: the scale grows by 2 ** 0.001 a good step and halves on an overflow.
 LOSS_SCALE_GROWTH = 1e-3
-# The average that a loss is compared with: of so many losses, and after so many updates.
+# A loss is compared with the average of so many, once there were so many updates.
 AVERAGED_LOSSES, LOSSES_BEFORE_SPIKES = 100, 20
 
-# What each example of a batch was used for, (B,): its index, timestep and loss.
-Examples = dict[str, jax.Array]
+# What a log tells of a skipped update: of each example, (B,), its example_index,
+# timestep and loss; of the batch whether it was a loss_spike, and skipped_in_a_row.
+Details = dict[str, jax.Array]
 TrainStep = Callable[
-    [TrainState, objectives.Batch], tuple[TrainState, objectives.Metrics, Examples]
+    [TrainState, objectives.Batch], tuple[TrainState, objectives.Metrics, Details]
 ]
 
 
@@ -35,7 +36,7 @@ def make_train_step(
     *,
     pin: accumulation.Pin = lambda tree: tree,
 ) -> TrainStep:
-    """(state, batch) -> (state, metrics, examples); metrics are (sum, count) pairs.
+    """(state, batch) -> (state, metrics, details); metrics are (sum, count) pairs.
 
     An update whose gradient is not finite, or whose loss is a spike
     (train.skip_loss_above), is skipped: the step counts, the batch is consumed,
@@ -104,12 +105,14 @@ def make_train_step(
             at_floor = state.log2_loss_scale <= config.train.min_log2_loss_scale
             overflows = jnp.asarray(at_floor & ~is_finite, jnp.float32)
             metrics["overflows_at_floor"] = (overflows, one)
-        examples = {
+        details = {
+            "skipped_in_a_row": new_state.skipped_in_a_row,
+            "loss_spike": is_spike,
             "example_index": batch["example_index"],
             "timestep": aux.t,
             "loss": aux.losses,
         }
-        return new_state, metrics, examples
+        return new_state, metrics, details
 
     return train_step
 
@@ -176,8 +179,13 @@ def jit_train_step(
 
 def jit_pass_over(state_shardings: TrainState) -> Callable[[TrainState], TrainState]:
     """state -> the state after a batch that was consumed and not learnt from."""
+
+    def pass_over(state):
+        no_more = jnp.zeros_like(state.skipped_in_a_row)
+        return dataclasses.replace(state, step=state.step + 1, skipped_in_a_row=no_more)
+
     return jax.jit(
-        lambda state: dataclasses.replace(state, step=state.step + 1),
+        pass_over,
         in_shardings=(state_shardings,),
         out_shardings=state_shardings,
         donate_argnums=0,

@@ -4,28 +4,56 @@ from __future__ import annotations
 
 import collections
 import contextlib
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from typing import Any
 
 import jax
 import numpy as np
 
 from glide_jax.train import clock as clocks
 from glide_jax.train import objectives, speed
+from glide_jax.train import step as steps
+
+# Told of each skipped update: its step, and the step's details as JSON values.
+OnSkipped = Callable[[int, dict[str, Any]], None]
 
 
 class Window:
-    """Metrics since the last log row, as sums and counts, and seconds by part."""
+    """Metrics since the last log row, as sums and counts, and seconds by part.
 
-    def __init__(self, clock: clocks.Clock, meter: speed.Meter) -> None:
-        self._clock, self._meter = clock, meter
-        self._pending: collections.deque[objectives.Metrics] = collections.deque()
-        self.skipped_in_a_row = 0  # updates skipped since the last one made
+    Attributes:
+      skipped: steps whose updates were skipped since the last one made, as far as read.
+    """
+
+    def __init__(
+        self,
+        clock: clocks.Clock,
+        meter: speed.Meter,
+        on_skipped: OnSkipped = lambda step, record: None,
+    ) -> None:
+        self._clock, self._meter, self._on_skipped = clock, meter, on_skipped
+        self.rewind({})
         self._clock.lap()  # what came before the first step is no step's
-        self._reset()
 
-    def _reset(self) -> None:
-        self._sums: dict[str, np.ndarray] = {}
+    def rewind(self, sums: Mapping[str, Sequence[float]]) -> None:
+        """Forgets everything but these sums, which `sums` gave at a checkpoint."""
+        self._pending: collections.deque = collections.deque()
+        self.skipped = range(0)
+        self._begin(sums)
+
+    def _begin(self, sums: Mapping[str, Sequence[float]]) -> None:
+        self._sums = {name: np.asarray(pair, float) for name, pair in sums.items()}
         self._steps = 0
+
+    @property
+    def skipped_in_a_row(self) -> int:
+        """How many there are in `skipped`."""
+        return len(self.skipped)
+
+    def sums(self) -> dict[str, list[float]]:
+        """(sum, count) of every metric since the last row, as JSON values."""
+        self._drain()
+        return {name: pair.tolist() for name, pair in self._sums.items()}
 
     def part(self, name: str) -> contextlib.AbstractContextManager[None]:
         """Counts the `with` block as this part of the step's time."""
@@ -38,14 +66,22 @@ class Window:
         with self.part(name):
             yield
 
-    def add(self, step_metrics: objectives.Metrics) -> None:
-        """Takes one step's metrics, reading those of the step before it.
+    def add(
+        self, step: int, metrics: objectives.Metrics, details: steps.Details
+    ) -> None:
+        """Takes one step's results, reading those of the step before it.
 
         One step late, so that the next step is dispatched while this one runs.
         """
-        self._pending.append(step_metrics)
+        self._pending.append((step, metrics, details))
         if len(self._pending) > 1:
-            self._read(self._pending.popleft())
+            self._read(*self._pending.popleft())
+
+    def pass_over(self) -> None:
+        """Counts a batch that was consumed and not learnt from."""
+        self._drain()
+        self._steps += 1
+        self.skipped = range(0)
 
     def row(self, step: int) -> dict[str, float | int]:
         """Means over the steps since the last row, `step` the last, and their speed."""
@@ -57,18 +93,23 @@ class Window:
         }
         lap, elapsed = self._clock.lap(), self._clock.elapsed()
         means |= self._meter.row(step, lap, self._steps, elapsed)
-        self._reset()
+        self._begin({})
         return means
 
     def _drain(self) -> None:
         while self._pending:
-            self._read(self._pending.popleft())
+            self._read(*self._pending.popleft())
 
-    def _read(self, step_metrics: objectives.Metrics) -> None:
+    def _read(
+        self, step: int, metrics: objectives.Metrics, details: steps.Details
+    ) -> None:
+        skipped_in_a_row = details["skipped_in_a_row"]
         with self.part("device"):
-            read = jax.device_get(step_metrics)
+            read, skipped_in_a_row = jax.device_get((metrics, skipped_in_a_row))
         for name, pair in read.items():
             self._sums[name] = self._sums.get(name, 0.0) + np.asarray(pair, np.float64)
-        is_skipped = "skipped_updates" in read and read["skipped_updates"][0] > 0
-        self.skipped_in_a_row = self.skipped_in_a_row + 1 if is_skipped else 0
         self._steps += 1
+        self.skipped = range(step + 1 - int(skipped_in_a_row), step + 1)
+        if self.skipped:
+            details = jax.device_get(details)
+            self._on_skipped(step, {n: v.tolist() for n, v in details.items()})

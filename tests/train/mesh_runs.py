@@ -14,6 +14,7 @@ import jax
 import numpy as np
 
 from glide_jax.config import defaults, resolve
+from glide_jax.data import pipeline
 from glide_jax.parallel import mesh as meshes
 from glide_jax.parallel import sharding
 from glide_jax.train import abstract, optimizer, randomness, step
@@ -73,8 +74,8 @@ def make_config(kind: str, changes: Mapping[str, Any] | None = None) -> defaults
     config = defaults.Config(
         model=MODELS[kind],
         # Attention's key bias has no gradient but rounding's, 1e-9, in the tensor of a
-        # query bias that has one: an epsilon above it, or Adam follows its signs.
-        optim=defaults.OptimConfig(learning_rate=1e-3, eps=1e-6),
+        # query bias that has one: an epsilon far above it, or Adam follows its signs.
+        optim=defaults.OptimConfig(learning_rate=1e-3, eps=1e-5),
         train=defaults.TrainConfig(
             global_batch_size=ROWS, caption_drop_prob=0.0 if is_clip else 0.2
         ),
@@ -112,27 +113,30 @@ def start(config: defaults.Config, mesh) -> tuple[Any, states.TrainState]:
     described = abstract.abstract_state(config, objective)
     where = abstract.place_state(config, described, mesh)
     optim = optimizer.make_optimizer(config.optim)
-
-    def fresh(key):
-        params = leave_zero(objective.init(key), key)
-        return states.make_state(config, params, optim)
-
-    state = jax.jit(fresh, out_shardings=where)(randomness.stream_key(0, "init"))
+    begin = jax.jit(
+        lambda params: states.make_state(config, params, optim), out_shardings=where
+    )
+    state = begin(make_params(described.params))
     train_step = step.make_train_step(config, objective, pin=step.pin_to(where.params))
     return step.jit_train_step(train_step, mesh, where), state
 
 
-def leave_zero(params: Any, key: jax.Array) -> Any:
-    """A model's first parameters with some noise on each.
+def make_params(described: Any) -> Any:
+    """Noise for every parameter, in numpy: initializers take longer to compile.
 
-    The last layers begin at zero, and nothing before them has a gradient until they
-    have moved: rounding would decide the first steps of all the rest.
+    A model's own last layers begin at zero, and nothing before them has a gradient
+    until they have moved: rounding would decide the first steps of all the rest.
     """
-    leaves, treedef = jax.tree.flatten(params)
-    keys = jax.random.split(key, len(leaves))
-    noise = [jax.random.normal(k, x.shape) for k, x in zip(keys, leaves, strict=True)]
-    moved = [x + 0.05 * n for x, n in zip(leaves, noise, strict=True)]
-    return jax.tree.unflatten(treedef, moved)
+    rng = np.random.default_rng(0)
+
+    def draw(path, leaf):
+        noise = 0.05 * rng.standard_normal(leaf.shape)
+        if path[-1].key == "kernel":
+            fan_in = np.prod(leaf.shape[-2:-1] if leaf.ndim < 4 else leaf.shape[:-1])
+            noise *= 20 / np.sqrt(fan_in)
+        return np.float32(noise + (path[-1].key == "scale"))
+
+    return jax.tree_util.tree_map_with_path(draw, described)
 
 
 def run(config: defaults.Config, mesh, steps: int = STEPS) -> Outcome:
@@ -140,11 +144,19 @@ def run(config: defaults.Config, mesh, steps: int = STEPS) -> Outcome:
     train_step, state = start(config, mesh)
     losses = []
     for k in range(steps):
-        batch = sharding.to_global(make_batch(config, k), mesh)
+        batch = sharding.to_global(own_rows(make_batch(config, k), mesh), mesh)
         state, metrics, _ = train_step(state, batch)
         losses.append(float(metrics["loss"][0] / metrics["loss"][1]))
     assert int(state.updates) == steps
-    return Outcome(losses, flat(state.params), jax.block_until_ready(state))
+    # Gathered, for a process sees its own part only.
+    whole = jax.jit(lambda tree: tree, out_shardings=sharding.replicated(mesh))
+    return Outcome(losses, flat(whole(state.params)), jax.block_until_ready(state))
+
+
+def own_rows(batch: dict[str, np.ndarray], mesh) -> dict[str, np.ndarray]:
+    """The rows that this process makes of a batch."""
+    rows = pipeline.rows_of(ROWS, *meshes.batch_slice(mesh))
+    return {name: value[rows.start : rows.stop] for name, value in batch.items()}
 
 
 def flat(tree: Any) -> dict[str, np.ndarray]:

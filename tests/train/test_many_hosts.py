@@ -12,7 +12,6 @@ import subprocess
 import sys
 import time
 
-import jax
 import numpy as np
 import pytest
 from PIL import Image
@@ -21,7 +20,7 @@ from glide_jax import metrics
 from glide_jax.checkpoint import store
 from glide_jax.config import resolve
 from glide_jax.train import loop
-from tests import fake_devices
+from tests import local_processes
 from tests.train import small_runs
 from tests.train.small_runs import CLIP, TEXT2IM
 
@@ -42,48 +41,6 @@ RUN = {
     "mesh.fsdp": 4,
     "mesh.min_shard_mb": 0,
 }
-
-
-def environment(**more: str) -> dict[str, str]:
-    """One that shares the compiled programs of this test run."""
-    return {
-        **os.environ,
-        "JAX_COMPILATION_CACHE_DIR": jax.config.jax_compilation_cache_dir,
-        "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0",
-        "JAX_PERSISTENT_CACHE_MIN_ENTRY_SIZE_BYTES": "-1",
-        "JAX_DISABLE_MOST_OPTIMIZATIONS": "1",
-        "PYTHONPATH": str(fake_devices.ROOT),
-        **more,
-    }
-
-
-def start(
-    logs: pathlib.Path, command: list[str], *, processes: int = 2, devices: int = 4
-) -> subprocess.Popen:
-    """The command in so many processes; their output goes to logs/process*.log."""
-    return subprocess.Popen(
-        [
-            str(fake_devices.ROOT / "launch" / "local.sh"),
-            f"--processes={processes}",
-            f"--devices={devices}",
-            f"--logs={logs}",
-            "--",
-            *command,
-        ],
-        env=environment(GLIDE_JAX_LOG="DEBUG", GLIDE_JAX_START_TIMEOUT_SECS="60"),
-        stdout=subprocess.DEVNULL,
-        stderr=subprocess.DEVNULL,
-    )
-
-
-def told(logs: pathlib.Path) -> str:
-    """All that a run said, for a failing test."""
-    return "\n".join(path.read_text()[-3000:] for path in sorted(logs.iterdir()))
-
-
-def finish(process: subprocess.Popen, logs: pathlib.Path, expected: int = 0) -> None:
-    code = process.wait(timeout=180)
-    assert code == expected, told(logs)
 
 
 def records(logs: pathlib.Path, steps: range) -> list[list[int]]:
@@ -109,7 +66,7 @@ def whole_run(tokenizer_folder, tmp_path_factory):
     experiment = small_runs.write_experiment(folder / "experiment.py", config)
     workdir, logs = folder / "run", folder / "logs"
     command = [*TRAIN, f"--config={experiment}", f"--workdir={workdir}"]
-    finish(start(logs, command), logs)
+    local_processes.run(logs, command)
     return experiment, workdir, logs
 
 
@@ -145,7 +102,7 @@ def test_what_two_by_four_saved_goes_on_alike_on_any_layout(
     shutil.copytree(saved, workdir)
     shutil.rmtree(workdir / "checkpoints" / "4")
     command = [*TRAIN, f"--config={experiment}", f"--workdir={workdir}", *flags]
-    finish(start(logs, command, processes=processes, devices=devices), logs)
+    local_processes.run(logs, command, processes=processes, devices=devices)
 
     expected = metrics.read_metrics(saved / "metrics.jsonl")
     found = metrics.read_metrics(workdir / "metrics.jsonl")
@@ -181,10 +138,10 @@ def test_a_signal_to_one_process_saves_one_step_of_all(make_config, tmp_path):
     experiment = small_runs.write_experiment(tmp_path / "experiment.py", config)
     workdir, logs = tmp_path / "run", tmp_path / "logs"
     command = [*TRAIN, f"--config={experiment}", f"--workdir={workdir}"]
-    launcher = start(logs, command, devices=2)
+    launcher = local_processes.start(logs, command, devices=2)
     wait_for(workdir / "metrics.jsonl", launcher, logs)
     os.kill(process_of(launcher, 1), signal.SIGTERM)
-    finish(launcher, logs, expected=42)
+    local_processes.finish(launcher, logs, expected=42)
 
     with store.CheckpointStore(workdir / "checkpoints") as stored:
         (stopped_at,) = stored.steps()
@@ -202,7 +159,7 @@ def wait_for(path: pathlib.Path, launcher: subprocess.Popen, logs: pathlib.Path)
     """Until the first row of metrics."""
     deadline = time.monotonic() + 120
     while not (path.exists() and path.read_text()):
-        assert launcher.poll() is None, told(logs)
+        assert launcher.poll() is None, local_processes.told(logs)
         assert time.monotonic() < deadline
         time.sleep(0.1)
 
@@ -212,7 +169,7 @@ def test_other_settings_in_one_process_end_all_in_one_line(make_config, tmp_path
     workdir, logs = tmp_path / "run", tmp_path / "logs"
     train = " ".join([*TRAIN, f"--config={experiment}", f"--workdir={workdir}"])
     command = f"exec {train} --config.seed=$GLIDE_JAX_PROCESS_ID"
-    finish(start(logs, ["bash", "-c", command], devices=1), logs, expected=2)
+    local_processes.run(logs, ["bash", "-c", command], devices=1, expected=2)
     message = r"process 1 \(.*\) has other settings than process 0 \(.*\): seed: 0 -> 1"
     for process in (0, 1):
         log = (logs / f"process{process}.log").read_text()
@@ -235,7 +192,7 @@ def test_a_mistake_on_one_host_ends_all_with_its_line(make_config, tmp_path):
         (pictures / f"{i}.txt").write_text("a square")
     train = " ".join([*TRAIN, f"--config={experiment}", f"--workdir={tmp_path}/run"])
     command = f"cd {tmp_path}/host$GLIDE_JAX_PROCESS_ID && exec {train}"
-    finish(start(logs, ["bash", "-c", command], devices=1), logs, expected=2)
+    local_processes.run(logs, ["bash", "-c", command], devices=1, expected=2)
     log = (logs / "process0.log").read_text()
     assert re.search(r"stopped: process 1 \(.*\): .*pictures", log), log
     assert "Traceback" not in log
@@ -250,7 +207,7 @@ def test_a_host_that_does_not_come_is_named(make_config, tmp_path, present, miss
     begin = time.monotonic()
     result = subprocess.run(
         [*TRAIN, f"--config={experiment}", f"--workdir={workdir}"],
-        env=environment(
+        env=local_processes.environment(
             JAX_PLATFORMS="cpu",
             GLIDE_JAX_COORDINATOR=f"127.0.0.1:{free_port()}",
             GLIDE_JAX_NUM_PROCESSES="2",

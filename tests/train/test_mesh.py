@@ -2,10 +2,15 @@
 
 from __future__ import annotations
 
+import sys
+
+import numpy as np
 import pytest
 
-from tests import fake_devices
+from tests import fake_devices, local_processes
+from tests.train import mesh_runs
 
+MESHES = [(8, 1, 1), (2, 4, 1), (1, 8, 1), (2, 2, 2)]
 SCRIPT = """
     import jax
     jax.config.update("jax_disable_most_optimizations", True)
@@ -35,9 +40,71 @@ def test_data_fsdp_and_tensor_train_as_one_device(kind):
 @pytest.mark.slow
 @pytest.mark.parametrize("kind", ["base", "upsampler", "inpainting", "clip"])
 def test_every_mesh_trains_as_one_device(kind):
-    meshes = [(8, 1, 1), (2, 4, 1), (1, 8, 1), (2, 2, 2)]
-    script = SCRIPT.format(kinds=[kind], meshes=meshes)
+    script = SCRIPT.format(kinds=[kind], meshes=MESHES)
     fake_devices.run_with_devices(script, timeout_secs=900)
+
+
+PROCESS_SCRIPT = """
+import jax
+import numpy as np
+from glide_jax.parallel import distributed
+from tests.train import mesh_runs
+
+config = mesh_runs.make_config({kind!r})
+with distributed.Together(config):
+    assert jax.device_count() == 8 and jax.process_count() == 2
+    for sizes in {meshes}:
+        found = mesh_runs.run(config, mesh_runs.make_mesh(*sizes))
+        if jax.process_index() == 0:
+            name = "x".join(map(str, sizes))
+            np.savez("{folder}/" + name, losses=found.losses, **found.params)
+"""
+
+
+def check_two_processes(kind, meshes, folder):
+    """Two processes of four devices, each with its rows, against one device here."""
+    script = PROCESS_SCRIPT.format(kind=kind, meshes=meshes, folder=folder)
+    local_processes.run(folder / "logs", [sys.executable, "-c", script])
+    config = mesh_runs.make_config(kind)
+    expected = mesh_runs.run(config, mesh_runs.make_mesh(1, 1, 1))
+    for sizes in meshes:
+        with np.load(folder / ("x".join(map(str, sizes)) + ".npz")) as file:
+            params = dict(file)
+        found = mesh_runs.Outcome(params.pop("losses").tolist(), params, None)
+        mesh_runs.assert_same(found, expected, config, rtol=1e-5)
+
+
+def test_two_processes_train_as_one_device(tmp_path):
+    check_two_processes("base", [(2, 2, 2)], tmp_path)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("kind", ["base", "upsampler", "inpainting", "clip"])
+def test_every_mesh_of_two_processes_trains_as_one_device(kind, tmp_path):
+    check_two_processes(kind, MESHES, tmp_path)
+
+
+@pytest.mark.slow
+def test_every_remat_policy_trains_alike():
+    fake_devices.run_with_devices(
+        """
+        import jax
+        jax.config.update("jax_disable_most_optimizations", True)
+        from glide_jax.models import remat
+        from tests.train import mesh_runs
+
+        mesh = mesh_runs.make_mesh(2, 2, 2)
+        plain = mesh_runs.make_config("base")
+        alone = mesh_runs.run(plain, mesh_runs.make_mesh(1, 1, 1))
+        for policy in remat.POLICIES:
+            changes = {"train.remat": (policy,), "train.remat_text": policy}
+            config = mesh_runs.make_config("base", changes)
+            found = mesh_runs.run(config, mesh)
+            # The same sums, that XLA may fuse differently.
+            mesh_runs.assert_same(found, alone, plain, rtol=1e-5)
+        """,
+        timeout_secs=600,
+    )
 
 
 @pytest.mark.slow

@@ -82,7 +82,7 @@ def test_the_step_is_compiled_once():
     assert yielding.init(None)["w"].weak_type
     train_step, state = make(yielding)
     for _ in range(2):
-        state, _ = train_step(state, batch())
+        state, *_ = train_step(state, batch())
     assert train_step._cache_size() == 1
 
 
@@ -166,3 +166,26 @@ def test_a_state_survives_being_taken_apart():
     for sections in ({}, {"train": train}):
         _, state = make(**sections)
         assert_trees_equal(states.from_items(states.to_items(state)), state)
+
+
+def test_a_loss_spike_is_skipped_once_there_is_an_average_to_compare_with():
+    # A loss falls from 3 as w learns 0; a spike is a batch far from what it learnt.
+    train_step, state = make(
+        train=defaults.TrainConfig(skip_loss_above=3.0),
+        optim=defaults.OptimConfig(learning_rate=1e-3),
+    )
+    state, metrics, details = train_step(state, batch(9.0))
+    assert value(metrics, "skipped_updates") == 0, "nothing is known yet"
+    for _ in range(step.LOSSES_BEFORE_SPIKES + 100):
+        state, metrics, details = train_step(state, batch(0.0))
+        assert value(metrics, "skipped_updates") == 0
+    before = state
+    state, metrics, details = train_step(before, batch(9.0))
+    assert value(metrics, "loss_spikes") == value(metrics, "skipped_updates") == 1
+    assert bool(details["loss_spike"])
+    assert int(details["skipped_in_a_row"]) == 1
+    np.testing.assert_array_equal(state.params["w"], before.params["w"])
+    assert float(state.loss_average) == float(before.loss_average)
+    state, metrics, details = train_step(state, batch(0.0))
+    assert value(metrics, "skipped_updates") == 0
+    assert int(details["skipped_in_a_row"]) == 0

@@ -1,0 +1,127 @@
+"""What a run shows of itself at intervals: validation losses and sample grids.
+
+A look that a signal cuts off is made when the run goes on, before its next step.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+
+import jax
+import numpy as np
+from PIL import Image
+
+from glide_jax import metrics, shapes
+from glide_jax.parallel import distributed, sharding
+from glide_jax.train import setup
+from glide_jax.train import state as states
+from glide_jax.train import window as windows
+
+# Draws a uint8 picture (H, W, 3) of what the averaged parameters make.
+GridHook = Callable[[shapes.Params], np.ndarray]
+MakeGridHook = Callable[[setup.Run], GridHook | None]
+
+
+def is_due(step: int, every_steps: int) -> bool:
+    """Whether something done every N steps (0: never) is due after this one."""
+    return every_steps > 0 and step % every_steps == 0
+
+
+class Looks:
+    """Validates and draws when it is time to.
+
+    Attributes:
+      are_cut_off: whether a signal kept some from being made.
+    """
+
+    def __init__(
+        self,
+        run: setup.Run,
+        writer: metrics.MetricsWriter,
+        window: windows.Window,
+        make_grid_hook: MakeGridHook | None,
+        is_stopping: Callable[[], bool],
+    ) -> None:
+        self._run, self._writer, self._window = run, writer, window
+        self._draw = make_grid_hook(run) if make_grid_hook else None
+        self._is_stopping = is_stopping
+        self.are_cut_off = False
+
+    def missing(self, step: int) -> list[str]:
+        """Those of a step that its rows and pictures do not have; asked once."""
+
+        def look() -> bytes:
+            found = self._writer.names(step)
+            has = {
+                "validation": any(name.startswith("validation/") for name in found),
+                "grid": self._grid_path(step).exists(),
+            }
+            return json.dumps([n for n in self._due(step) if not has[n]]).encode()
+
+        return json.loads(distributed.from_first("looks", look))
+
+    def make_due(self, state: states.TrainState, step: int) -> None:
+        """Makes those that are due after a step."""
+        self.make(self._due(step), state, step)
+
+    def make(self, names: list[str], state: states.TrainState, step: int) -> None:
+        """Makes these, until told to stop."""
+        makers = {"validation": self._validate, "grid": self._draw_grid}
+        for name in names:
+            if not self.are_cut_off:
+                with self._window.pause("evaluation"):
+                    self.are_cut_off = not makers[name](state, step)
+
+    def _due(self, step: int) -> list[str]:
+        log, is_last = self._run.config.log, step == self._run.config.train.num_steps
+        due = []
+        every = log.validate_every_steps
+        if self._run.validation and (step == 0 or is_last or is_due(step, every)):
+            due.append("validation")
+        if self._draw and step and (is_last or is_due(step, log.grid_every_steps)):
+            due.append("grid")
+        return due
+
+    def _validate(self, state: states.TrainState, step: int) -> bool:
+        """A row of the first average on held-out examples; False where cut off."""
+        run = self._run
+        sums: dict[str, np.ndarray] = {}
+        params = first_average(run, state)
+        for batch in run.validation:
+            if self._is_stopping():
+                return False
+            found = run.eval_step(params, sharding.to_global(batch, run.mesh))
+            for name, pair in jax.device_get(found).items():
+                sums[name] = sums.get(name, 0.0) + np.asarray(pair, np.float64)
+        row = {
+            f"validation/{name}": float(total / count)
+            for name, (total, count) in sums.items()
+            if count > 0
+        }
+        self._writer.scalars(step, row)
+        return True
+
+    def _draw_grid(self, state: states.TrainState, step: int) -> bool:
+        """The fixed-seed grid of the first average; all processes draw it."""
+        if self._is_stopping():
+            return False
+        picture = self._draw(first_average(self._run, state))
+        if jax.process_index() == 0:
+            self._writer.image(step, "grid", picture)
+            path = self._grid_path(step)
+            path.parent.mkdir(exist_ok=True)
+            scratch = path.with_suffix(".tmp")
+            Image.fromarray(picture).save(scratch, format="PNG")
+            scratch.replace(path)
+        return True
+
+    def _grid_path(self, step: int):
+        return self._run.workdir / "grids" / f"{step:08d}.png"
+
+
+def first_average(run: setup.Run, state: states.TrainState) -> shapes.Params:
+    """The average that is validated and drawn, on the devices."""
+    params = state.ema_params[str(run.config.ema.decays[0])]
+    where = jax.tree.map(lambda leaf: leaf.sharding, params)
+    return jax.device_put(params, sharding.on_devices(where))

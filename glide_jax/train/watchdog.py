@@ -1,0 +1,89 @@
+"""Ends a process that no longer moves, so that its launcher can start it again."""
+
+from __future__ import annotations
+
+import contextlib
+import faulthandler
+import logging
+import os
+import pathlib
+import sys
+import threading
+import time
+
+import jax
+
+from glide_jax import lifecycle
+from glide_jax.config.defaults import TrainConfig
+
+LOOK_EVERY_SECS = 0.5
+
+
+class Watchdog(contextlib.AbstractContextManager):
+    """A thread that ends the process when the loop has stood still for too long.
+
+    A collective operation that waits for a device that is gone, or a disk that does not
+    answer, can be ended by nothing in its own thread. The stacks of all threads go to
+    `stacks/` of the workdir first. Between two beats pass no more than
+    train.stall_secs, in which the first step compiles as well; from a signal to the end
+    of the `with` block no more than train.grace_secs.
+    """
+
+    def __init__(
+        self,
+        config: TrainConfig,
+        workdir: pathlib.Path,
+        stop: lifecycle.StopRequest,
+    ) -> None:
+        self._folder, self._stop = workdir / "stacks", stop
+        self._stall_secs, self._grace_secs = config.stall_secs, config.grace_secs
+        self._is_over = threading.Event()
+        self._thread = threading.Thread(target=self._watch, daemon=True)
+        self._stop_seen: float | None = None
+        self.beat()
+
+    def __enter__(self) -> Watchdog:
+        self._thread.start()
+        return self
+
+    def __exit__(self, *exception: object) -> None:
+        self._is_over.set()
+        self._thread.join()
+
+    def beat(self) -> None:
+        """Says that the loop is moving."""
+        self._last_beat = time.monotonic()
+
+    def _watch(self) -> None:
+        while not self._is_over.wait(LOOK_EVERY_SECS):
+            now = time.monotonic()
+            if self._stop.requested and self._stop_seen is None:
+                self._stop_seen = now
+            if self._stall_secs and now - self._last_beat > self._stall_secs:
+                self._end(
+                    lifecycle.ExitCode.STALLED,
+                    f"no step in train.stall_secs={self._stall_secs:g} seconds",
+                )
+            if self._stop_seen and now - self._stop_seen > self._grace_secs:
+                self._end(
+                    lifecycle.ExitCode.TERMINATED,
+                    "nothing saved in the train.grace_secs="
+                    f"{self._grace_secs:g} seconds since a signal",
+                )
+
+    def _end(self, code: lifecycle.ExitCode, reason: str) -> None:
+        told = "where every thread stood could not be written"
+        try:
+            self._folder.mkdir(parents=True, exist_ok=True)
+            path = self._folder / f"process_{jax.process_index()}.txt"
+            with path.open("a") as file:
+                file.write(f"{time.strftime('%Y-%m-%dT%H:%M:%S%z')} {reason}\n")
+                file.flush()
+                faulthandler.dump_traceback(file, all_threads=True)
+            told = f"where every thread stood is in {path}"
+        except OSError:
+            pass  # the disk may be what does not answer, or is full
+        logging.error("ended: %s; %s; the same command goes on", reason, told)
+        logging.shutdown()
+        sys.stderr.flush()
+        os._exit(code)

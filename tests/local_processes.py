@@ -1,0 +1,79 @@
+"""Runs a command in several processes, as launch/local.sh starts them."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import pathlib
+import signal
+import subprocess
+
+import jax
+
+from tests import fake_devices
+
+
+def environment(**more: str) -> dict[str, str]:
+    """One that shares the compiled programs of this test run."""
+    return {
+        **os.environ,
+        "JAX_COMPILATION_CACHE_DIR": jax.config.jax_compilation_cache_dir,
+        "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0",
+        "JAX_PERSISTENT_CACHE_MIN_ENTRY_SIZE_BYTES": "-1",
+        "JAX_DISABLE_MOST_OPTIMIZATIONS": "1",
+        "PYTHONPATH": str(fake_devices.ROOT),
+        **more,
+    }
+
+
+def start(
+    logs: pathlib.Path, command: list[str], *, processes: int = 2, devices: int = 4
+) -> subprocess.Popen:
+    """The command in so many processes; their output goes to logs/process*.log."""
+    return subprocess.Popen(
+        [
+            str(fake_devices.ROOT / "launch" / "local.sh"),
+            f"--processes={processes}",
+            f"--devices={devices}",
+            f"--logs={logs}",
+            "--",
+            *command,
+        ],
+        env=environment(GLIDE_JAX_LOG="DEBUG", GLIDE_JAX_START_TIMEOUT_SECS="60"),
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.DEVNULL,
+        start_new_session=True,  # so that `finish` can end all of it
+    )
+
+
+def run(
+    logs: pathlib.Path,
+    command: list[str],
+    *,
+    processes: int = 2,
+    devices: int = 4,
+    expected: int = 0,
+) -> None:
+    """Starts the command and waits for the exit code that is expected."""
+    launcher = start(logs, command, processes=processes, devices=devices)
+    finish(launcher, logs, expected)
+
+
+def finish(
+    launcher: subprocess.Popen,
+    logs: pathlib.Path,
+    expected: int = 0,
+    timeout_secs: float = 600,
+) -> None:
+    """Waits for the exit code that is expected, and leaves no process behind."""
+    try:
+        code = launcher.wait(timeout=timeout_secs)
+    finally:
+        with contextlib.suppress(ProcessLookupError):
+            os.killpg(launcher.pid, signal.SIGKILL)
+    assert code == expected, told(logs)
+
+
+def told(logs: pathlib.Path) -> str:
+    """All that a run said, for a failing test."""
+    return "\n".join(path.read_text()[-3000:] for path in sorted(logs.iterdir()))
