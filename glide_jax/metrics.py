@@ -100,7 +100,7 @@ class MetricsWriter:
         """What the rows of a step tell of."""
         return set(self.row(step))
 
-    def row(self, step: int) -> dict[str, float]:
+    def row(self, step: int) -> dict[str, float | int]:
         """All that the rows of a step say, {} without any."""
         if not self._path.exists():
             return {}
