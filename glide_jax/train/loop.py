@@ -191,7 +191,7 @@ def save(
     state: states.TrainState,
     step: int,
     sums: Mapping[str, Sequence[float]],
-    row: Mapping[str, float] | None = None,
+    row: Mapping[str, float | int] | None = None,
 ) -> None:
     """Writes a checkpoint: the state, the window's sums, and digests of the rest.
 
