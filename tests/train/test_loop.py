@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import itertools
 import math
 import re
 import sys
@@ -71,7 +70,7 @@ def test_a_run_logs_validates_draws_and_saves_when_asked_to_and_at_its_end(
     assert Image.open(tmp_path / "grids" / names[0]).size == (4, 4)
     with store.CheckpointStore(tmp_path / "checkpoints") as stored:
         assert stored.steps() == [4, 5]
-        known = {"config_digest", "tokenizer_digest", "window"}
+        known = {"config_digest", "tokenizer_digest", "window", "bad_records"}
         assert stored.restore_meta(5).keys() == known
 
 
@@ -173,14 +172,32 @@ def test_a_tokenizer_that_the_checkpoint_was_not_made_with_is_refused(
         setup.prepare(make_config(CLIP), tmp_path)
 
 
+def change_batches(monkeypatch, change):
+    """Has change(step, batch) stand between the data and the run."""
+    make_batches = pipeline.make_batches
+
+    class Changed(pipeline.Batches):
+        def __init__(self, batches, step):
+            self.batches, self.faults, self.step = batches, batches.faults, step
+
+        def __next__(self):
+            self.step += 1
+            return change(self.step, next(self.batches))
+
+    def make(*args, start_step=0, **settings):
+        batches = make_batches(*args, start_step=start_step, **settings)
+        return Changed(batches, start_step)
+
+    monkeypatch.setattr(pipeline, "make_batches", make)
+
+
 def test_steps_made_before_the_data_fail_are_saved(make_config, tmp_path, monkeypatch):
-    whole = pipeline.make_batches
+    def fail(step, batch):
+        if step == 3:
+            raise UserError("too many bad records")
+        return batch
 
-    def failing(*args, **kwargs):
-        yield from itertools.islice(whole(*args, **kwargs), 2)
-        raise UserError("too many bad records")
-
-    monkeypatch.setattr(pipeline, "make_batches", failing)
+    change_batches(monkeypatch, fail)
     with pytest.raises(UserError, match="too many bad records"):
         loop.train(make_config(CLIP), tmp_path)
     with store.CheckpointStore(tmp_path / "checkpoints") as stored:
@@ -215,27 +232,6 @@ def test_a_run_that_goes_back_too_often_has_diverged(make_config, tmp_path):
     assert all(map(math.isnan, skipped[-1]["loss"]))
 
 
-def poisoned(monkeypatch, steps):
-    """Batches whose pictures are no numbers at some steps."""
-    make_batches = pipeline.make_batches
-
-    class Poisoned(pipeline.Batches):
-        def __init__(self, batches, step):
-            self.batches, self.faults, self.step = batches, batches.faults, step
-
-        def __next__(self):
-            batch = next(self.batches)
-            self.step += 1
-            poison = np.nan if self.step in steps else 0.0
-            return batch | {"image": batch["image"] + np.float32(poison)}
-
-    def make(*args, start_step=0, **settings):
-        batches = make_batches(*args, start_step=start_step, **settings)
-        return Poisoned(batches, start_step)
-
-    monkeypatch.setattr(pipeline, "make_batches", make)
-
-
 def test_a_run_goes_back_and_past_the_batches_that_led_astray(
     make_config, tmp_path, monkeypatch
 ):
@@ -246,7 +242,12 @@ def test_a_run_goes_back_and_past_the_batches_that_led_astray(
         "checkpoint.keep": 100,
     }
     config = make_config(CLIP, changes)
-    poisoned(monkeypatch, {2, 6, 7, 8, 10})
+
+    def poison(step, batch):
+        poison = np.float32(np.nan if step in {2, 6, 7, 8, 10} else 0.0)
+        return batch | {"image": batch["image"] + poison}
+
+    change_batches(monkeypatch, poison)
     assert loop.train(config, tmp_path) == lifecycle.ExitCode.OK
     # One or two in a row are no reason to go back.
     assert rewind.load(tmp_path) == rewind.PassedOver(frozenset({6, 7, 8}), 1)
