@@ -22,6 +22,14 @@ class ExitCode(enum.IntEnum):
     TERMINATED = 143  # by a signal, and the state could not be saved in time
 
 
+def is_again(code: int) -> bool:
+    """Whether a launcher is to start the same command again; launch/restart.sh does.
+
+    128 and up is also what a shell says of a process that a signal ended.
+    """
+    return code == ExitCode.PREEMPTED or code >= 128
+
+
 class StopRequest:
     """Turns SIGTERM and SIGINT into a flag while the `with` block runs.
 

@@ -7,6 +7,7 @@ import os
 import pathlib
 import signal
 import subprocess
+from collections.abc import Iterator
 
 import jax
 
@@ -66,12 +67,20 @@ def finish(
     timeout_secs: float = 600,
 ) -> None:
     """Waits for the exit code that is expected, and leaves no process behind."""
-    try:
+    with ended(launcher):
         code = launcher.wait(timeout=timeout_secs)
+    assert code == expected, told(logs)
+
+
+@contextlib.contextmanager
+def ended(launcher: subprocess.Popen) -> Iterator[None]:
+    """Leaves no process of the launcher's behind the `with` block."""
+    try:
+        yield
     finally:
         with contextlib.suppress(ProcessLookupError):
             os.killpg(launcher.pid, signal.SIGKILL)
-    assert code == expected, told(logs)
+        launcher.wait()
 
 
 def told(logs: pathlib.Path) -> str:

@@ -57,5 +57,16 @@ def test_exit_codes_are_distinct_and_fixed():
     assert {code.name: int(code) for code in lifecycle.ExitCode} == {
         "OK": 0,
         "USER_ERROR": 2,
+        "NO_CHECKPOINT": 3,
+        "DIVERGED": 4,
         "PREEMPTED": 42,
+        "INTERRUPTED": 130,
+        "PEER_LOST": 134,
+        "STALLED": 135,
+        "TERMINATED": 143,
     }
+
+
+def test_the_same_command_is_run_again_after_42_and_from_128_up():
+    again = [code for code in range(256) if lifecycle.is_again(code)]
+    assert again == [42, *range(128, 256)]

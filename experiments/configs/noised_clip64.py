@@ -78,5 +78,9 @@ def paper(config: ConfigDict) -> None:
     config.optim.eps = 1e-6  # inferred: CLIP
     config.optim.warmup_steps = 2000  # inferred: CLIP
     config.optim.weight_decay = 0.0125  # published
+    # For v5p:4x4x8; for other machines see experiments/results/plan and
+    # `glide plan --search`.
+    config.train.remat = ("dots",)
+    config.train.remat_text = "dots"
     config.mesh.fsdp = 8
     config.checkpoint.every_steps = 1000

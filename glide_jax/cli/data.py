@@ -6,6 +6,9 @@
     glide data tokenizer --source="webdataset:runs/emoji/*-train-*.tar" \\
         --vocab_size=2048 --output=runs/emoji/tokenizer
     glide data emoji --output=runs/emoji
+
+A SIGTERM or Ctrl-C ends it with exit code 42. What it makes appears under its name only
+when it is whole, so that nothing is left behind: the same command starts over.
 """
 
 from __future__ import annotations
@@ -14,7 +17,7 @@ import pathlib
 
 from absl import flags
 
-from glide_jax.cli import output, sampling
+from glide_jax.cli import output, sampling, stopping
 from glide_jax.errors import UserError
 
 ACTIONS = ("build", "tokenizer", "emoji")
@@ -67,34 +70,47 @@ def run(values: flags.FlagValues, arguments: list[str]) -> int:
     if not values.output:
         raise UserError("--output is missing, e.g. --output=runs/data")
     act = {"build": _build, "tokenizer": _train_tokenizer, "emoji": _draw_emoji}
-    with output.made_folder(values.output) as folder:
-        act[arguments[0]](values, folder)
-    return 0
+
+    def work(poll: stopping.Poll) -> None:
+        with output.made_folder(values.output) as folder:
+            act[arguments[0]](values, folder, poll)
+
+    return stopping.run(work)
 
 
-def _build(values: flags.FlagValues, folder: pathlib.Path) -> None:
+def _build(values: flags.FlagValues, folder: pathlib.Path, poll: stopping.Poll) -> None:
     from glide_jax.data import builders
 
     source = _source(values, values.split)
     with sampling.progress_bar(len(source), "writing records") as update:
+
+        def on_progress() -> None:
+            poll()
+            update(1)
+
         place = builders.build_array_records(
             source,
             folder,
             values.name,
             split=values.split,
             max_bad_frac=values.max_bad_frac,
-            on_progress=lambda: update(1),
+            on_progress=on_progress,
         )
     spec = f"'tfds:{place}?split={values.split}'"
     print(f"records are in {place}; use them with data.sources=({spec},)")
 
 
-def _train_tokenizer(values: flags.FlagValues, folder: pathlib.Path) -> None:
+def _train_tokenizer(
+    values: flags.FlagValues, folder: pathlib.Path, poll: stopping.Poll
+) -> None:
     from glide_jax.data import sources
     from glide_jax.text import sentencepiece_model, sentencepiece_training, tokenizers
 
-    captions = sources.sample_captions(_source(values), values.max_captions)
+    source = _source(values)
+    captions = sources.sample_captions(source, values.max_captions, on_progress=poll)
+    # Seconds, during which SentencePiece lets no signal through.
     model = sentencepiece_training.train_sentencepiece(captions, values.vocab_size)
+    poll()
     tokenizer = sentencepiece_model.SentencePieceTokenizer(model)
     tokenizers.save(tokenizer, folder)
     print(
@@ -103,12 +119,20 @@ def _train_tokenizer(values: flags.FlagValues, folder: pathlib.Path) -> None:
     )
 
 
-def _draw_emoji(values: flags.FlagValues, folder: pathlib.Path) -> None:
+def _draw_emoji(
+    values: flags.FlagValues, folder: pathlib.Path, poll: stopping.Poll
+) -> None:
     from glide_jax import progress
     from glide_jax.data import emoji
 
     with progress.ProgressBar(len(emoji.read_names()), "drawing emoji") as bar:
-        paths = emoji.build_emoji(folder, on_progress=lambda *_: bar.update())
+
+        def on_progress(done: int, total: int) -> None:
+            del done, total
+            poll()
+            bar.update()
+
+        paths = emoji.build_emoji(folder, on_progress=on_progress)
     for split, path in paths.items():
         print(f"{split}: {path}")
 

@@ -7,6 +7,9 @@
 
 With --program, the bundle's folder "program" holds the whole sampler, for others to run
 without this package: python BUNDLE/program/run.py
+
+A SIGTERM or Ctrl-C ends it with exit code 42 and an older bundle as it was; the same
+command starts over.
 """
 
 from __future__ import annotations
@@ -15,7 +18,7 @@ import pathlib
 
 from absl import flags
 
-from glide_jax.cli import define
+from glide_jax.cli import define, stopping
 from glide_jax.errors import UserError
 
 PROGRAM_FLAGS = ("clip", "guidance_mode", "sampler", "respacing", "prompt")
@@ -47,15 +50,19 @@ def run(values: flags.FlagValues, arguments: list[str]) -> int:
         )
     workdir = pathlib.Path(arguments[0])
     output = pathlib.Path(values.output) if values.output else workdir / "bundle"
-    step = export.export(
-        workdir,
-        output,
-        decay=values.ema or "",
-        dtype=values.dtype,
-        more_files=_program_files(values, workdir),
-    )
-    print(f"step {step} of {workdir} is exported to {output}")
-    return 0
+
+    def work(poll: stopping.Poll) -> None:
+        step = export.export(
+            workdir,
+            output,
+            decay=values.ema or "",
+            dtype=values.dtype,
+            more_files=_program_files(values, workdir),
+            on_progress=poll,
+        )
+        print(f"step {step} of {workdir} is exported to {output}")
+
+    return stopping.run(work)
 
 
 def _program_files(values: flags.FlagValues, workdir: pathlib.Path) -> dict[str, bytes]:

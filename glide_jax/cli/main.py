@@ -1,8 +1,17 @@
 """`glide VERB [FLAGS]`: imports only the chosen verb and ends with its exit code.
 
-Exit codes: 0 done, 2 a mistake of the user's (one line on stderr), 42 stopped by a
-signal with everything saved (run the same command again), 130 interrupted (Ctrl-C)
-with nothing saved since the last checkpoint.
+Exit codes, which launchers act on: the same command is to be run again after 42 and
+everything from 128 up, and after nothing else.
+
+      0  done
+      2  a mistake of the user's: one line on stderr
+      3  there are checkpoints, and none of them is good
+      4  numbers went wrong beyond what the run may mend
+     42  stopped by a signal, everything is saved
+    130  interrupted by a second Ctrl-C; goes on from the last checkpoint, as do these:
+    134  another process of the run is gone
+    135  no step in too long a time (train.stall_secs)
+    143  a signal came and saving took too long (train.grace_secs)
 """
 
 from __future__ import annotations
@@ -20,6 +29,7 @@ from glide_jax import cache, errors, lifecycle
 
 VERBS = {
     "quickstart": "the whole system at toy size: train, sample, measure, draw",
+    "plan": "what a training run would take of machines that are not here",
     "train": "train one phase from a configuration",
     "export": "turn a trained workdir into a bundle for sampling",
     "convert": "released PyTorch weights into a bundle, and back",
@@ -27,6 +37,7 @@ VERBS = {
     "inpaint": "repaint a part of a picture, or continue it beyond its sides",
     "edit": "change a picture or finish a sketch",
     "benchmark": "sample | train: how fast this machine draws, or makes a step",
+    "flags": "the compiler flags of a chip, for a shell to set",
     "data": "build | tokenizer | emoji: prepare a data set",
 }
 

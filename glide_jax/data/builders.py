@@ -20,7 +20,7 @@ import tensorflow_datasets as tfds
 from PIL import Image
 
 from glide_jax import errors
-from glide_jax.data import fault, schema
+from glide_jax.data import captions, fault, schema
 
 _log = logging.getLogger(__name__)
 _RECORDS = "array_record"
@@ -87,10 +87,11 @@ class CaptionedImages(tfds.core.GeneratorBasedBuilder, skip_registration=True):
             self._on_progress()
             try:
                 example = self._source[index]
-            except schema.BadRecordError as bad:
-                self._faults.count_bad(bad)
+                captions.check(example.caption, example.key)
+            except schema.BadRecordError as error:
+                self._faults.count(0, [fault.bad_at(index, error)])
                 continue
-            self._faults.count_good()
+            self._faults.count(1, [])
             count += 1
             yield (
                 str(index),
@@ -129,7 +130,7 @@ def build_array_records(
       split: spelt like a name; added to the data set, if that was written by us and
         lacks it.
       max_bad_frac: left-out records beyond this share stop the work.
-      on_progress: called with every record.
+      on_progress: called with every record; what it raises ends the work.
 
     Raises:
       UserError: a name or split that is taken or cannot be one; too many bad records.
@@ -162,7 +163,7 @@ def build_array_records(
     return place
 
 
-def _tell_left_out(bad: schema.BadRecordError) -> None:
+def _tell_left_out(bad: fault.Bad) -> None:
     _log.warning("left out: %s: %s", bad.key, bad.reason)
 
 

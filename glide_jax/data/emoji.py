@@ -149,7 +149,8 @@ def build_emoji(
         emoji128-val-00000.tar.
       font_path, names_path: where Debian's packages put them.
       limit: the first so many emoji only.
-      on_progress: called with (done, total) after each emoji.
+      on_progress: called with (done, total) after each emoji; what it raises ends the
+        work.
 
     Returns:
       {"train": path, "val": path}.
@@ -165,9 +166,26 @@ def build_emoji(
         for split in ("train", "val")
     }
     drafts = {split: path.with_suffix(".tar.part") for split, path in paths.items()}
+    try:
+        _write_tars(drafts, emojis, font, on_progress)
+        # Under their final names only when whole.
+        for split, draft in drafts.items():
+            draft.replace(paths[split])
+    finally:
+        for draft in drafts.values():
+            draft.unlink(missing_ok=True)
+    return paths
+
+
+def _write_tars(
+    places: dict[str, pathlib.Path],
+    emojis: list[Emoji],
+    font: ImageFont.FreeTypeFont,
+    on_progress: Callable[[int, int], None] | None,
+) -> None:
     with (
-        tarfile.open(drafts["train"], "w") as train,
-        tarfile.open(drafts["val"], "w") as val,
+        tarfile.open(places["train"], "w") as train,
+        tarfile.open(places["val"], "w") as val,
     ):
         tars = {"train": train, "val": val}
         for number, emoji in enumerate(emojis):
@@ -178,7 +196,3 @@ def build_emoji(
                 tars[emoji.split].addfile(info, io.BytesIO(content))
             if on_progress:
                 on_progress(number + 1, len(emojis))
-    # Under their final names only when whole.
-    for split, draft in drafts.items():
-        draft.replace(paths[split])
-    return paths

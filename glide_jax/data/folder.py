@@ -5,7 +5,7 @@ from __future__ import annotations
 import pathlib
 
 from glide_jax import errors
-from glide_jax.data import schema
+from glide_jax.data import captions, disk, schema
 
 SUFFIXES = frozenset({".jpg", ".jpeg", ".png", ".webp"})
 
@@ -45,13 +45,9 @@ class Folder:
             raise IndexError(f"record {index} of {self!r}")
         path = self._images[index]
         key = str(path.relative_to(self._root))
-        try:
-            caption = path.with_suffix(".txt").read_text(encoding="utf-8").strip()
-        except FileNotFoundError as fault:
-            raise schema.BadRecordError("missing caption", key) from fault
-        except UnicodeDecodeError as fault:
-            raise schema.BadRecordError("broken caption", key, "not UTF-8") from fault
-        try:
-            return schema.Example(path.read_bytes(), caption, key)
-        except OSError as fault:
-            raise schema.BadRecordError("broken image", key, str(fault)) from fault
+        text = path.with_suffix(".txt")
+        if not text.is_file():
+            raise schema.BadRecordError("missing caption", key)
+        content = disk.read_whole(text, disk.MAX_CAPTION_BYTES, "huge caption", key)
+        image = disk.read_whole(path, disk.MAX_IMAGE_BYTES, "huge image", key)
+        return schema.Example(image, captions.from_text(content, key), key)

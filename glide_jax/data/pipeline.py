@@ -10,13 +10,14 @@ from __future__ import annotations
 import dataclasses
 import functools
 import logging
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from typing import NamedTuple
 
 import grain
 import numpy as np
 
 from glide_jax import errors
-from glide_jax.data import fault, masks, order, schema, streams, transforms
+from glide_jax.data import captions, fault, masks, order, schema, streams, transforms
 
 logger = logging.getLogger(__name__)
 
@@ -78,8 +79,7 @@ def _make_row(
     recipe: Recipe, example: schema.Example, position: int
 ) -> dict[str, np.ndarray]:
     """The image fields of one row; raises BadRecordError."""
-    if not example.caption.strip():
-        raise schema.BadRecordError("empty caption", example.key)
+    captions.check(example.caption, example.key)
     image = transforms.load_image(example, recipe.image_px)
     if recipe.flip_prob > 0:
         rng = streams.generator(recipe.seed, streams.FLIP, position)
@@ -98,6 +98,13 @@ def _make_row(
     return row
 
 
+class _Made(NamedTuple):
+    """A batch and what was left out of it."""
+
+    batch: schema.Batch
+    bad: list[fault.Bad]
+
+
 @dataclasses.dataclass(frozen=True)
 class _BatchMaker:
     """Rows and batches of one source under one recipe."""
@@ -105,32 +112,36 @@ class _BatchMaker:
     source: schema.Source
     tokenizer: schema.Tokenizer
     recipe: Recipe
-    faults: fault.FaultCounter
 
-    def _row(self, index: int, position: int) -> tuple[str, dict[str, np.ndarray]]:
+    def _row(
+        self, index: int, position: int, bad: list[fault.Bad]
+    ) -> tuple[str, dict[str, np.ndarray]]:
         """Caption and image fields of record `index`, or of what replaces it."""
         for attempt in range(MAX_ATTEMPTS):
             try:
                 example = self.source[index]
-                row = _make_row(self.recipe, example, position)
-            except schema.BadRecordError as bad:
-                self.faults.count_bad(bad)
+                return example.caption, _make_row(self.recipe, example, position)
+            except schema.BadRecordError as error:
+                bad.append(fault.bad_at(position, error))
                 index = order.replacement_at(
                     self.source, self.recipe.seed, position, attempt
                 )
-            else:
-                self.faults.count_good()
-                return example.caption, row
         raise errors.UserError(
             f"{MAX_ATTEMPTS} draws in a row from {self.source!r} gave no usable"
-            " record; check the data, or lower data.max_bad_frac to stop sooner"
+            f" record (the last: {bad[-1].key}: {bad[-1].reason}); check the data, or"
+            " lower data.max_bad_frac to stop sooner"
         )
 
-    def batch(self, indices: Sequence[int], positions: Sequence[int]) -> schema.Batch:
+    def batch(self, indices: Sequence[int], positions: Sequence[int]) -> _Made:
         """The rows of these records, stacked; positions key their randomness."""
-        captions, rows = zip(*map(self._row, indices, positions), strict=True)
+        bad: list[fault.Bad] = []
+        made = [
+            self._row(index, position, bad)
+            for index, position in zip(indices, positions, strict=True)
+        ]
+        texts, rows = zip(*made, strict=True)
         tokens, text_mask = self.tokenizer.encode_batch(
-            list(captions), self.recipe.text_context
+            list(texts), self.recipe.text_context
         )
         batch = {name: np.stack([row[name] for row in rows]) for name in rows[0]}
         batch["tokens"], batch["text_mask"] = tokens, text_mask
@@ -138,17 +149,35 @@ class _BatchMaker:
         batch["example_index"] = (np.asarray(positions, np.int64) % (1 << 31)).astype(
             np.int32
         )
-        return batch
+        return _Made(batch, bad)
 
-    def step_batch(
-        self, global_batch_size: int, rows: range, step: int
-    ) -> schema.Batch:
+    def step_batch(self, global_batch_size: int, rows: range, step: int) -> _Made:
         """These rows of the global batch of a step."""
         positions = [step * global_batch_size + row for row in rows]
         seed = self.recipe.seed
         indices = [order.record_at(self.source, seed, p) for p in positions]
         logger.debug("step %d, rows from %d: records %s", step, rows.start, indices)
         return self.batch(indices, positions)
+
+
+class Batches(Iterator[schema.Batch]):
+    """Batches of one step after another.
+
+    Bad records are counted with the batch they were met in, when it is taken: at a
+    given step the counts are the same however many threads read ahead.
+
+    Attributes:
+      faults: the bad records of the batches taken so far.
+    """
+
+    def __init__(self, made: Iterator[_Made], faults: fault.FaultCounter) -> None:
+        self._made = made
+        self.faults = faults
+
+    def __next__(self) -> schema.Batch:
+        batch, bad = next(self._made)
+        self.faults.count(len(batch["example_index"]), bad)
+        return batch
 
 
 def _drawn_at(source: schema.Source, px: int) -> schema.Source:
@@ -175,8 +204,9 @@ def make_batches(
     num_threads: int = 2,
     prefetch_batches: int = 4,
     max_bad_frac: float = 0.01,
-    on_bad: Callable[[schema.BadRecordError], None] | None = None,
-) -> Iterator[schema.Batch]:
+    on_bad: Callable[[fault.Bad], None] | None = None,
+    faults_before: Mapping[str, int] | None = None,
+) -> Batches:
     """This process's slice of the batches of steps start_step, start_step + 1, ...
 
     Args (all others are those of `Recipe`):
@@ -188,7 +218,8 @@ def make_batches(
       num_threads: threads that make batches ahead; 0 makes them on demand.
       prefetch_batches: batches held ready, at least one per thread.
       max_bad_frac: bad records beyond this share stop the stream.
-      on_bad: called once with each bad record, from a reading thread; logs by default.
+      on_bad: called once with each bad record, as its batch is taken; logs by default.
+      faults_before: what `Batches.faults.state()` said when start_step was reached.
 
     Raises:
       UserError: sizes that do not divide; from the iterator, too many bad records.
@@ -204,8 +235,8 @@ def make_batches(
         inpaint,
         flip_prob,
     )
-    faults = fault.FaultCounter(max_bad_frac, on_bad)
-    maker = _BatchMaker(_drawn_at(source, image_px), tokenizer, recipe, faults)
+    faults = fault.FaultCounter(max_bad_frac, on_bad, faults_before)
+    maker = _BatchMaker(_drawn_at(source, image_px), tokenizer, recipe)
     rows = rows_of(global_batch_size, process_index, process_count)
     make = functools.partial(maker.step_batch, global_batch_size, rows)
     options = grain.ReadOptions(
@@ -213,7 +244,7 @@ def make_batches(
         prefetch_buffer_size=max(prefetch_batches, num_threads),
     )
     steps = grain.MapDataset.range(start_step, _LAST_STEP)
-    return iter(steps.map(make).to_iter_dataset(options))
+    return Batches(iter(steps.map(make).to_iter_dataset(options)), faults)
 
 
 def rows_of(global_batch_size: int, process_index: int, process_count: int) -> range:
@@ -270,8 +301,9 @@ def fixed_batch(
         low_res_corruption_strength,
         inpaint,
     )
-    # Every record may be bad but for the limit on attempts: validation goes on.
-    faults = fault.FaultCounter(max_bad_frac=1.0)
-    maker = _BatchMaker(_drawn_at(source, image_px), tokenizer, recipe, faults)
+    maker = _BatchMaker(_drawn_at(source, image_px), tokenizer, recipe)
     rows = range(len(indices)) if rows is None else rows
-    return maker.batch([indices[row] for row in rows], rows)
+    batch, bad = maker.batch([indices[row] for row in rows], rows)
+    # Every record may be bad but for the limit on attempts: validation goes on.
+    fault.FaultCounter(max_bad_frac=1.0).count(len(rows), bad)
+    return batch

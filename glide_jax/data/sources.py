@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import logging
 import urllib.parse
+from collections.abc import Callable
 
 from glide_jax import errors
 from glide_jax.data import (
+    captions,
     folder,
     mixture,
     order,
@@ -94,30 +96,37 @@ def open_mixture(
     return mixed if len(parts) > 1 else parts[0]
 
 
-def sample_captions(source: schema.Source, count: int, *, seed: int = 0) -> list[str]:
+def sample_captions(
+    source: schema.Source,
+    count: int,
+    *,
+    seed: int = 0,
+    on_progress: Callable[[], None] = lambda: None,
+) -> list[str]:
     """Up to `count` captions in the order of the stream, e.g. to train a tokenizer.
 
-    Records without a usable caption are left out, and told of in the log.
+    Records without a usable caption are left out, and told of in the log. `on_progress`
+    is called before each record; what it raises ends the work.
 
     Raises:
       UserError: not one of the records has a usable caption.
     """
-    captions: list[str] = []
+    found: list[str] = []
     skipped: list[schema.BadRecordError] = []
     for position in range(min(count, len(source))):
+        on_progress()
         try:
             example = source[order.record_at(source, seed, position)]
-            if not example.caption.strip():
-                raise schema.BadRecordError("empty caption", example.key)
+            captions.check(example.caption, example.key)
         except schema.BadRecordError as bad:
             skipped.append(bad)
         else:
-            captions.append(example.caption)
+            found.append(example.caption)
     if skipped:
         first = ", ".join(f"{bad.key}: {bad.reason}" for bad in skipped[:NAMED])
-        found = f"{len(captions)} of {len(captions) + len(skipped)} records"
-        told = f"{source!r}: {found} have a usable caption; left out: {first}"
-        if not captions:
+        share = f"{len(found)} of {len(found) + len(skipped)} records"
+        told = f"{source!r}: {share} have a usable caption; left out: {first}"
+        if not found:
             raise errors.UserError(f"{told}; captions are UTF-8 text and not empty")
         _log.warning("%s%s", told, ", ..." if len(skipped) > NAMED else "")
-    return captions
+    return found

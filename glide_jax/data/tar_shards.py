@@ -5,6 +5,9 @@ KEY.json (whose "caption" stands in for a missing KEY.txt). An index is built on
 tar by walking its headers, never reading payloads, and kept in the user's cache under
 the tar's path, size and time of change. Records are then read by offset, so any order
 is possible without unpacking or shuffle buffers.
+
+Of a tar that was cut or damaged the whole records are read; what is lost counts as one
+bad record at each damaged place.
 """
 
 from __future__ import annotations
@@ -12,18 +15,16 @@ from __future__ import annotations
 import functools
 import glob
 import hashlib
-import json
 import logging
 import os
 import pathlib
 import re
-import tarfile
 from concurrent import futures
 
 import numpy as np
 
 from glide_jax import cache, errors
-from glide_jax.data import schema
+from glide_jax.data import captions, disk, schema, tar_headers
 
 _log = logging.getLogger(__name__)
 _FIELD_OF_SUFFIX = {
@@ -34,9 +35,16 @@ _FIELD_OF_SUFFIX = {
     "txt": "text",
     "json": "json",
 }
-_FIELDS = ("image", "text", "json")
+_COLUMNS = tuple(
+    f"{field}_{what}" for field in ("image", "text", "json") for what in ("at", "size")
+)
 # Part of the cache's file name: raise it when the index's meaning changes.
-_INDEX_VERSION = 1
+_INDEX_VERSION = 2
+# A tar of a million records takes 50 MB of index; img2dataset packs ten thousand.
+MAX_RECORDS = 1_000_000
+MAX_KEY_BYTES = 256
+# Past the end of any file.
+_BEYOND = 1 << 62
 # Headers are read a few bytes at a time: on network disks waiting dominates.
 _WALKERS = 8
 _RANGE = re.compile(r"\{(\d+)\.\.(\d+)\}")
@@ -78,45 +86,31 @@ def _expand_ranges(pattern: str) -> list[str]:
     ]
 
 
-def _check_end(path: pathlib.Path, end: int) -> None:
-    """Raises tarfile.ReadError unless the last member, which ends at `end`, is whole.
+def _walk(path: pathlib.Path, descriptor: int, end: int) -> np.ndarray:
+    """One row per KEY of a tar: the key, and offset and size of each field, or -1.
 
-    tarfile itself takes a cut or damaged header for the end of the archive, which
-    would lose the rest of a shard in silence.
+    Each damaged place is a row as well, whose picture lies past the end of the file: it
+    is drawn, counted and named like any other record that cannot be used.
     """
-    if end > path.stat().st_size:
-        raise tarfile.ReadError("the last member runs past the end of the file")
-    with path.open("rb") as stream:
-        stream.seek(-(-end // tarfile.BLOCKSIZE) * tarfile.BLOCKSIZE)
-        mark = stream.read(tarfile.BLOCKSIZE)
-    if not mark:
-        _log.warning("%s has no end mark; it may have been cut", path)
-    if any(mark):
-        raise tarfile.ReadError("a header is cut or damaged")
-
-
-def _walk(path: pathlib.Path) -> np.ndarray:
-    """One row per KEY of a tar: the key, and offset and size of each field, or -1."""
     rows: dict[str, dict[str, tuple[int, int]]] = {}
-    try:
-        with tarfile.open(path, "r:") as tar:
-            end = 0
-            for member in tar:
-                stem, _, suffix = member.name.removeprefix("./").rpartition(".")
-                end = max(end, member.offset_data + member.size)
-                field = _FIELD_OF_SUFFIX.get(suffix.lower())
-                if member.isfile() and field:
-                    place = (member.offset_data, member.size)
-                    rows.setdefault(stem, {})[field] = place
-        _check_end(path, end)
-    except (tarfile.TarError, OSError) as fault:
-        raise errors.UserError(
-            f"{path} is not a whole, uncompressed tar file ({fault}); fetch or pack it"
-            " again, or leave it out of data.sources"
-        ) from fault
-    keys = [key.encode() for key in rows]
+    for found in tar_headers.walk(descriptor, end):
+        if isinstance(found, tar_headers.Damage):
+            _note_damage(path, found.offset, end, rows)
+        else:
+            stem, _, suffix = found.name.removeprefix("./").rpartition(".")
+            field = _FIELD_OF_SUFFIX.get(suffix.lower())
+            if field:
+                # A header may claim more than 64 bits hold.
+                place = (found.offset, min(found.size, _BEYOND))
+                rows.setdefault(stem, {})[field] = place
+        if len(rows) > MAX_RECORDS:
+            raise errors.UserError(
+                f"{path} holds more than {MAX_RECORDS:,} records; pack it as several"
+            )
+    # A name may have 64 KiB, and one width holds for all.
+    keys = [key.encode(errors="replace")[:MAX_KEY_BYTES] for key in rows]
     width = max(map(len, keys), default=1)
-    columns = [(f"{f}_{what}", np.int64) for f in _FIELDS for what in ("at", "size")]
+    columns = [(name, np.int64) for name in _COLUMNS]
     table = np.full(len(rows), -1, dtype=[("key", f"S{width}"), *columns])
     table["key"] = keys
     for i, fields in enumerate(rows.values()):
@@ -125,32 +119,65 @@ def _walk(path: pathlib.Path) -> np.ndarray:
     return table[(table["image_at"] >= 0) | (table["text_at"] >= 0)]
 
 
+def _note_damage(
+    path: pathlib.Path, offset: int, end: int, rows: dict[str, dict]
+) -> None:
+    if offset == 0:
+        raise errors.UserError(
+            f"{path} is not an uncompressed tar file; fetch or pack it again, or leave"
+            " it out of data.sources"
+        )
+    if offset == end:
+        _log.warning("%s has no end mark; it may have been cut", path)
+        return
+    _log.warning("%s is damaged at byte %d; what lies there is left out", path, offset)
+    rows[f"(damage at byte {offset})"] = {"image": (offset, _BEYOND)}
+
+
 def _read_cached(place: pathlib.Path) -> np.ndarray | None:
     """A cached index, memory-mapped; None without a usable one."""
     try:
-        return np.load(place, mmap_mode="r", allow_pickle=False)
+        table = np.load(place, mmap_mode="r", allow_pickle=False)
     except (OSError, ValueError, EOFError):
         return None
+    return table if table.dtype.names == ("key", *_COLUMNS) else None
 
 
-def load_index(path: pathlib.Path, cache_dir: pathlib.Path) -> np.ndarray:
-    """The index of one tar, from the cache if its size and time still agree.
+def load_index(
+    path: pathlib.Path, cache_dir: pathlib.Path
+) -> tuple[np.ndarray, disk.Stamp]:
+    """The index of one tar, from the cache if its stamp still agrees, and that stamp.
 
     Raises:
-      UserError: the file is not a whole tar.
+      UserError: the file is not a tar, or cannot be read.
     """
-    stat = path.stat()
-    identity = (str(path.resolve()), stat.st_size, stat.st_mtime_ns, _INDEX_VERSION)
+    try:
+        descriptor, stamp = disk.open_file(path)
+        try:
+            return _find_index(path, cache_dir, descriptor, stamp), stamp
+        finally:
+            os.close(descriptor)
+    except OSError as fault:
+        raise errors.UserError(
+            f"{path} cannot be read ({fault.strerror}); mend it, or leave it out of"
+            " data.sources"
+        ) from fault
+
+
+def _find_index(
+    path: pathlib.Path, cache_dir: pathlib.Path, descriptor: int, stamp: disk.Stamp
+) -> np.ndarray:
+    identity = (str(path.resolve()), *stamp, _INDEX_VERSION)
     digest = hashlib.sha256(repr(identity).encode()).hexdigest()
     place = cache_dir / "tar_index" / f"{digest[:32]}.npy"
     cached = _read_cached(place)
     if cached is not None:
         return cached
-    table = _walk(path)
+    table = _walk(path, descriptor, stamp.size)
     draft = place.with_name(f".{place.name}.{os.getpid()}.{id(table)}.npy")
     try:
         place.parent.mkdir(parents=True, exist_ok=True)
-        np.save(draft, table)
+        np.save(draft, table, allow_pickle=False)
         # Several processes may index the same shard; a rename is all or nothing.
         draft.replace(place)
     except OSError as fault:
@@ -171,7 +198,9 @@ class TarShards:
         folder = cache_dir or cache.folder()
         with futures.ThreadPoolExecutor(_WALKERS) as pool:
             read = functools.partial(load_index, cache_dir=folder)
-            self._tables = list(pool.map(read, self.paths))
+            found = list(pool.map(read, self.paths))
+        self._tables = [table for table, _ in found]
+        self._stamps = [stamp for _, stamp in found]
         self._ends = np.cumsum([len(table) for table in self._tables])
         if not len(self):
             raise errors.UserError(
@@ -185,34 +214,32 @@ class TarShards:
     def __repr__(self) -> str:
         return f"webdataset:{self._pattern}"
 
-    def _read(self, shard: int, row: np.void, field: str) -> bytes | None:
+    def _read(
+        self, shard: int, row: np.void, field: str, limit: int, key: str
+    ) -> bytes | None:
+        """The bytes of a field of at most `limit` bytes; None where it has none."""
         offset, size = int(row[f"{field}_at"]), int(row[f"{field}_size"])
         if offset < 0:
             return None
-        # pread on a descriptor of its own: safe from any number of threads, and no
-        # limit on the number of shards.
-        descriptor = os.open(self.paths[shard], os.O_RDONLY)
-        try:
-            return os.pread(descriptor, size, offset)
-        finally:
-            os.close(descriptor)
+        stamp = self._stamps[shard]
+        if offset + size > stamp.size:
+            detail = f"{field} runs past its {stamp.size} bytes"
+            raise schema.BadRecordError("truncated tar", key, detail)
+        if size > limit:
+            kind = "huge image" if field == "image" else "huge caption"
+            raise schema.BadRecordError(kind, key, f"{size} bytes")
+        # A descriptor for each read: safe from any number of threads, and no limit on
+        # the number of shards.
+        return disk.read_span(self.paths[shard], offset, size, stamp, key)
 
     def _caption(self, shard: int, row: np.void, key: str) -> str:
-        if (text := self._read(shard, row, "text")) is not None:
-            try:
-                return text.decode().strip()
-            except UnicodeDecodeError as fault:
-                raise schema.BadRecordError(
-                    "broken caption", key, "not UTF-8"
-                ) from fault
-        record = self._read(shard, row, "json")
-        try:
-            caption = json.loads(record)["caption"] if record is not None else None
-        except (ValueError, KeyError, TypeError):
-            caption = None
-        if not isinstance(caption, str):
+        text = self._read(shard, row, "text", disk.MAX_CAPTION_BYTES, key)
+        if text is not None:
+            return captions.from_text(text, key)
+        record = self._read(shard, row, "json", disk.MAX_JSON_BYTES, key)
+        if record is None:
             raise schema.BadRecordError("missing caption", key)
-        return caption.strip()
+        return captions.from_json(record, key)
 
     def __getitem__(self, index: int) -> schema.Example:
         if not 0 <= index < len(self):
@@ -221,7 +248,7 @@ class TarShards:
         table = self._tables[shard]
         row = table[index - int(self._ends[shard]) + len(table)]
         key = f"{self.paths[shard].name}:{row['key'].decode(errors='replace')}"
-        image = self._read(shard, row, "image")
+        image = self._read(shard, row, "image", disk.MAX_IMAGE_BYTES, key)
         if image is None:
             raise schema.BadRecordError("missing image", key)
         return schema.Example(image, self._caption(shard, row, key), key)

@@ -22,6 +22,13 @@ def forward_flops(config: ModelConfig) -> dict[str, float]:
     return _text2im_flops(config)
 
 
+def unet_block_flops(config: Text2ImConfig) -> list[float]:
+    """FLOPs of one image's forward pass in each block, in the layout's order of use."""
+    embedding = 4 * config.num_channels
+    blocks = layout.make_layout(config).blocks()
+    return [_block(spec, embedding, config.text_context) for spec in blocks]
+
+
 def _linear(rows: int, in_features: int, features: int) -> float:
     return 2.0 * rows * in_features * features
 
@@ -50,7 +57,7 @@ def _text2im_flops(config: Text2ImConfig) -> dict[str, float]:
     unet += _linear(1, embedding, embedding)
     unet += _conv3x3(config.image_px, config.input_channels, config.num_channels)
     unet += _conv3x3(config.image_px, config.num_channels, 6)
-    unet += sum(_block(spec, embedding, config.text_context) for spec in blocks)
+    unet += sum(unet_block_flops(config))
     keys_values = sum(
         _linear(config.text_context, config.text_width, 2 * spec.channels)
         for spec in blocks

@@ -28,6 +28,7 @@ class ResBlock(nn.Module):
     norm_groups: int
     dropout_prob: float
     dropout_index: int  # which of the network's dropout layers this is
+    constrain: text_encoder.ConstrainFn
     dtype: Any
 
     @nn.compact
@@ -36,8 +37,11 @@ class ResBlock(nn.Module):
         h = nn.silu(layers.GroupNorm(self.norm_groups, name="norm_in")(x)).astype(
             self.dtype
         )
-        h = layers.Conv3x3(self.channels, dtype=self.dtype, name="conv_in")(resample(h))
+        h = self.constrain(resample(h))
+        h = layers.Conv3x3(self.channels, dtype=self.dtype, name="conv_in")(h)
+        h = self.constrain(h)
         scale_shift = layers.Linear(2 * self.channels, name="embedding")(embedding)
+        scale_shift = self.constrain(scale_shift)
         scale, shift = jnp.split(scale_shift[:, None, None], 2, axis=-1)
         h = layers.GroupNorm(self.norm_groups, name="norm_out")(h) * (1 + scale) + shift
         h = nn.silu(h).astype(self.dtype)
@@ -48,11 +52,11 @@ class ResBlock(nn.Module):
             h = layers.dropout(h, keys, self.dropout_prob)
         h = layers.Conv3x3(
             self.channels, init=initial.zero_init, dtype=self.dtype, name="conv_out"
-        )(h)
+        )(self.constrain(h))
         skip = resample(x)
         if x.shape[-1] != self.channels:
             skip = layers.Linear(self.channels, dtype=self.dtype, name="skip")(skip)
-        return skip + h
+        return self.constrain(skip + h)
 
 
 class Block(nn.Module):
@@ -62,6 +66,7 @@ class Block(nn.Module):
     config: Text2ImConfig
     dropout_index: int
     attention_fn: attention_lib.AttentionFn
+    constrain: text_encoder.ConstrainFn
     dtype: Any
 
     def setup(self):
@@ -86,6 +91,7 @@ class Block(nn.Module):
             self.config.norm_groups,
             self.config.dropout_prob,
             dropout_index,
+            self.constrain,
             self.dtype,
         )
 
@@ -100,7 +106,7 @@ class Block(nn.Module):
             x = jnp.concatenate([x, remat_lib.name_input(skip)], axis=-1)
         x = self.res(x, embedding, dropout_keys)
         if self.spec.attention:
-            x = self.attention(x, text_keys_values)
+            x = self.constrain(self.attention(x, text_keys_values))
         if self.spec.last:
             x = self.last(x, embedding, dropout_keys)
         return x
@@ -127,7 +133,9 @@ class UNet(nn.Module):
         blocks = []
         for spec in plan.blocks():
             block_class = remat_lib.remat_block(Block, self._policy(spec))
-            block = block_class(spec, self.config, count, self.attention_fn, self.dtype)
+            block = block_class(
+                spec, self.config, count, self.attention_fn, self.constrain, self.dtype
+            )
             blocks.append(block)
             count += 1 + bool(spec.last)
         self.inputs = blocks[: len(plan.inputs)]

@@ -37,6 +37,8 @@ from glide_jax.errors import UserError
 from glide_jax.parallel import cluster as clusters
 from glide_jax.parallel import rendezvous
 
+# A process that has been silent for so long is gone; JAX then ends the others.
+HEARTBEAT_SECS = 60
 # How often a process looks whether another one has failed.
 POLL_SECS = 1.0
 # What JAX's ways of talking between processes say when one of them is gone.
@@ -103,6 +105,11 @@ class Together:
             return
         if error is not None:
             self._tell(error)
+            if is_peer_lost(error):
+                # Threads of this process may wait for the other one forever.
+                reason = str(error).partition("\n")[0]
+                logging.error("another process is gone (%s)", reason)
+                _leave(_exit_code(error))
             return
         wait_for_all("end")
         self._is_over.set()
@@ -196,7 +203,10 @@ class StopPoll:
 
 
 def _connect(cluster: clusters.Cluster) -> None:
-    arguments: dict[str, Any] = {"initialization_timeout": cluster.timeout_secs}
+    arguments: dict[str, Any] = {
+        "initialization_timeout": cluster.timeout_secs,
+        "heartbeat_timeout_seconds": HEARTBEAT_SECS,
+    }
     if cluster.coordinator is not None:
         rendezvous.meet(cluster)
         arguments |= {

@@ -105,7 +105,7 @@ def on_devices(where: Any) -> Any:
     )
 
 
-def batch_sharding(mesh: Mesh) -> NamedSharding:
+def batch_sharding(mesh: Mesh | AbstractMesh) -> NamedSharding:
     """First axis over data and fsdp, the rest whole."""
     return NamedSharding(mesh, P(mesh_lib.BATCH_AXES))
 

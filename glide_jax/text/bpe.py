@@ -42,7 +42,7 @@ class Gpt2Tokenizer:
     def __init__(self, encoder: bytes, merges: bytes):
         """Takes the contents of ``encoder.json`` (token -> id) and ``vocab.bpe``."""
         self._files = {"encoder.json": encoder, "vocab.bpe": merges}
-        ids = json.loads(encoder)
+        ids = _parse_ids(encoder)
         if _END_OF_TEXT not in ids:
             raise errors.UserError(
                 f"encoder.json has no {_END_OF_TEXT} entry, which GLIDE pads with; "
@@ -185,19 +185,47 @@ def _make_bpe(
     ids: dict[str, int], pairs: list[tuple[str, str]], **options: str
 ) -> models.BPE:
     """The merge model; a UserError if merges speak of tokens without an id."""
-    missing = [a + b for a, b in pairs if a + b not in ids]
-    if missing:
+    tokens = (token for a, b in pairs for token in (a, b, a + b))
+    missing = next((token for token in tokens if token not in ids), None)
+    if missing is not None:
         raise errors.UserError(
-            f"the merges make {missing[0]!r}, which the vocabulary does not hold; "
+            f"the merges speak of {missing!r}, which the vocabulary does not hold; "
             f"use vocabulary and merges files of the same tokenizer"
         )
     return models.BPE(vocab=ids, merges=pairs, **options)
 
 
+def _parse_ids(encoder: bytes) -> dict[str, int]:
+    """Token -> id of encoder.json: each id from 0 on once, or rows would be missing."""
+    try:
+        ids = json.loads(encoder)
+    except (ValueError, RecursionError) as error:
+        raise errors.UserError(
+            f"encoder.json is not JSON in UTF-8 ({error}); use the published file"
+        ) from error
+    is_whole = (
+        isinstance(ids, dict)
+        and all(type(index) is int for index in ids.values())
+        and sorted(ids.values()) == list(range(len(ids)))
+    )
+    if not is_whole:
+        raise errors.UserError(
+            "encoder.json does not give its tokens the ids 0, 1, 2 and so on, each "
+            "once; use the published file"
+        )
+    return ids
+
+
 def _parse_merges(merges: bytes) -> list[tuple[str, str]]:
     """Pairs in merge order; the first line is a header."""
+    try:
+        lines = merges.decode("utf-8").split("\n")
+    except UnicodeDecodeError as error:
+        raise errors.UserError(
+            f"the merges file is not UTF-8 ({error}); use the published file"
+        ) from error
     pairs = []
-    for number, line in enumerate(merges.decode("utf-8").split("\n")[1:], start=2):
+    for number, line in enumerate(lines[1:], start=2):
         # Only plain spaces part the two: other Unicode blanks are alphabet symbols.
         symbols = line.split(" ")
         if len(symbols) == 2:

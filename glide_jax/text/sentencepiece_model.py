@@ -34,7 +34,8 @@ class SentencePieceTokenizer:
         self._files = {"sentencepiece.model": model}
         try:
             self._processor = sentencepiece.SentencePieceProcessor(model_proto=model)
-        except RuntimeError as error:
+        except (RuntimeError, UnicodeDecodeError) as error:
+            # Its messages quote the file, which need not be UTF-8.
             raise errors.UserError(
                 f"the file is not a SentencePiece model ({error}); give a .model file "
                 f"that SentencePiece's trainer wrote"

@@ -115,7 +115,9 @@ def with_places(abstract_tree: Any, where: Any) -> Any:
     )
 
 
-def abstract_batch(config: Config, mesh: Mesh) -> dict[str, jax.ShapeDtypeStruct]:
+def abstract_batch(
+    config: Config, mesh: Mesh | AbstractMesh
+) -> dict[str, jax.ShapeDtypeStruct]:
     """A global batch (data/schema.py) over the mesh."""
     model, rows = config.model, config.train.global_batch_size
     px, length = model.image_px, model.text_context

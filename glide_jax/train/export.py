@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import pathlib
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 
 import jax
 import numpy as np
@@ -25,6 +25,7 @@ def export(
     decay: str = "",
     dtype: str = "bfloat16",
     more_files: Mapping[str, bytes] | None = None,
+    on_progress: Callable[[], None] = lambda: None,
 ) -> int:
     """Writes the newest checkpoint's average as a bundle; returns its step.
 
@@ -34,15 +35,19 @@ def export(
       decay: which average, e.g. "0.999"; "" for the first of ema.decays.
       dtype: of the stored weights, "float32" or "bfloat16".
       more_files: what else the bundle is to hold, name -> content.
+      on_progress: called between the parts of the work; what it raises ends it, with an
+        older bundle as it was.
 
     Raises:
       UserError: no workdir, no checkpoint, no such average, weights that are not
         finite, or a folder that is in the way or cannot be written.
     """
+    on_progress()
     config = workdirs.load_config(workdir)
     tokenizer = workdirs.load_tokenizer(workdir)
     decay = decay or str(config.ema.decays[0])
     averages, step = init_from.load_average(workdir, config, decay)
+    on_progress()
     params = jax.tree.map(np.asarray, averages)
     _check_finite(params, workdir, step)
     files = {**tokenizer_files(workdir), **_newest_grid(workdir), **(more_files or {})}
@@ -56,6 +61,7 @@ def export(
         has_grid=GRID in files,
         has_program=any(name.startswith("program/") for name in files),
     )
+    on_progress()
     bundle.write_bundle(
         output, params, resolve.to_json(config), files, card, dtype=dtype
     )

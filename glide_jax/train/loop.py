@@ -6,7 +6,7 @@ import contextlib
 import dataclasses
 import logging
 import pathlib
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import jax
@@ -14,11 +14,12 @@ import jax
 from glide_jax import lifecycle, metrics, progress
 from glide_jax.config import resolve
 from glide_jax.config.defaults import Config
+from glide_jax.data import fault, pipeline
 from glide_jax.errors import DivergedError, UserError
 from glide_jax.parallel import distributed, sharding
+from glide_jax.train import bad_records, profiling, rewind, setup, speed, watchdog
 from glide_jax.train import clock as clocks
 from glide_jax.train import looks as looking
-from glide_jax.train import profiling, rewind, setup, speed, watchdog
 from glide_jax.train import state as states
 from glide_jax.train import window as windows
 
@@ -109,7 +110,7 @@ class Loop:
         """Makes and saves steps from `step` on; returns the last one."""
         run, window, config = self.run, self.window, self.run.config
         last = config.train.num_steps
-        batches = run.make_batches(step)
+        batches = run.make_batches(step, run.past.get("bad_records", {}))
         part = "compile"
         is_over = False
         while not is_over and step < last:
@@ -118,7 +119,7 @@ class Loop:
                 with window.part("input_wait"):
                     batch = next(batches)
             except UserError:
-                self.save_what_is_done(state, step - 1)
+                self.save_what_is_done(state, step - 1, batches)
                 raise
             if step in passed_over.steps:
                 state = run.pass_over(state)
@@ -132,12 +133,11 @@ class Loop:
             self.bar.update()
             if window.skipped_in_a_row >= config.train.max_skipped_in_a_row:
                 passed_over = rewind.go_back(run, passed_over, window.skipped)
-                state, step = self.restore(step, passed_over)
-                batches = run.make_batches(step)
+                state, step, batches = self.restore(step, passed_over)
                 continue
             # Everything below is due at its own interval, and all of it at the end.
             if step in (1, last) or looking.is_due(step, config.log.every_steps):
-                self.write_row(step)
+                self.write_row(step, batches)
             self.looks.make_due(state, step)
             # Saved last, so that a step once saved has all of its rows and pictures but
             # those that a signal cut off.
@@ -145,12 +145,12 @@ class Loop:
             every = config.checkpoint.every_steps
             if is_over or step == last or looking.is_due(step, every):
                 with window.pause("checkpoint"):
-                    save(run, state, step, window.sums())
+                    self.save(state, step, batches)
         return step
 
-    def write_row(self, step: int) -> None:
+    def write_row(self, step: int, batches: pipeline.Batches) -> None:
         """Writes what happened since the last row; raises where it is too bad."""
-        row = self.window.row(step)
+        row = self.window.row(step) | fault.metrics(self.count_bad(batches))
         if "loss" in row:
             self.bar.note(loss=row["loss"])
         logging.info(speed.line(step, row))
@@ -159,40 +159,56 @@ class Loop:
         if step == self.run.config.train.num_steps:
             check_end(self.run.config, self.window.skipped_in_a_row)
 
-    def save_what_is_done(self, state: states.TrainState, step: int) -> None:
+    def count_bad(self, batches: pipeline.Batches) -> dict[str, int]:
+        """Records of all processes that could not be used, until now."""
+        return bad_records.total(batches.faults, self.run.part)
+
+    def save(
+        self, state: states.TrainState, step: int, batches: pipeline.Batches
+    ) -> None:
+        """Writes a checkpoint, with all that a resumed run counts on from."""
+        counts = {
+            "window": self.window.sums(),
+            "bad_records": self.count_bad(batches),
+        }
+        save(self.run, state, step, counts)
+
+    def save_what_is_done(
+        self, state: states.TrainState, step: int, batches: pipeline.Batches
+    ) -> None:
         """Writes a checkpoint of the steps made before the data could not be read.
 
         One process of several that fails alone cannot: saving takes all of them, and
         the others are waiting inside a step.
         """
         if step > 0 and jax.process_count() == 1:
-            save(self.run, state, step, self.window.sums())
+            self.save(state, step, batches)
             self.run.checkpoints.wait()
             logging.warning("step %d is saved", step)
 
     def restore(
         self, step: int, passed_over: rewind.PassedOver
-    ) -> tuple[states.TrainState, int]:
-        """The newest checkpoint's state and step; forgets what came after it."""
+    ) -> tuple[states.TrainState, int, pipeline.Batches]:
+        """The newest checkpoint's state, step and batches; forgets what came after."""
         state, past = self.run.restore()
         back_to = int(state.step)
         self.window.rewind(past["window"])
         self.writer.truncate_after(back_to, passed_over.steps)
         self.bar.update(back_to - step)
-        return state, back_to
+        return state, back_to, self.run.make_batches(back_to, past["bad_records"])
 
 
 def save(
     run: setup.Run,
     state: states.TrainState,
     step: int,
-    sums: Mapping[str, Sequence[float]],
+    counts: Mapping[str, Any],
 ) -> None:
-    """Writes a checkpoint: the state, the window's sums, and digests of the rest."""
+    """Writes a checkpoint: state, what is counted between rows, digests of the rest."""
     meta = {
         "config_digest": resolve.digest(run.config),
         "tokenizer_digest": run.tokenizer.digest(),
-        "window": dict(sums),
+        **counts,
     }
     run.checkpoints.save(step, states.to_items(state), meta)
 

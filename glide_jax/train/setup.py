@@ -11,7 +11,7 @@ import functools
 import logging
 import operator
 import pathlib
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import jax
@@ -22,7 +22,7 @@ from glide_jax import shapes
 from glide_jax.checkpoint import store
 from glide_jax.config import validate
 from glide_jax.config.defaults import Config
-from glide_jax.data import pipeline, schema, sources
+from glide_jax.data import fault, pipeline, schema, sources
 from glide_jax.errors import UserError
 from glide_jax.models import build
 from glide_jax.parallel import distributed, sharding
@@ -30,6 +30,7 @@ from glide_jax.parallel import mesh as meshes
 from glide_jax.text import sentencepiece_model, sentencepiece_training, tokenizers
 from glide_jax.train import (
     abstract,
+    bad_records,
     init_from,
     objectives,
     optimizer,
@@ -63,7 +64,9 @@ class Run:
     eval_step: Callable[..., objectives.Metrics]
     validation: list[schema.Batch]  # the rows of this process, as in training
     grid: schema.Batch | None  # the first validation examples, whole in every process
-    make_batches: Callable[[int], Iterator[schema.Batch]]
+    part: tuple[int, int]  # (i, n): this process reads the i-th of n slices of rows
+    # From (the steps already made, the bad records counted until then).
+    make_batches: Callable[[int, Mapping[str, int]], pipeline.Batches]
     pass_over: Callable[[states.TrainState], states.TrainState]
     restore: Restore
     past: Mapping[str, Any]  # what the checkpoint it began with says beside arrays
@@ -146,7 +149,10 @@ def prepare(config: Config, workdir: pathlib.Path) -> tuple[Run, states.TrainSta
         ),
         validation=validation,
         grid=_grid_batch(config, held_out, tokenizer),
-        make_batches=lambda start: _batches(config, source, tokenizer, start, part),
+        part=part,
+        make_batches=functools.partial(
+            _batches, config, workdir, source, tokenizer, part
+        ),
         pass_over=step.jit_pass_over(shardings),
         restore=restore,
         past=past,
@@ -297,15 +303,20 @@ def _data_settings(config: Config) -> dict[str, Any]:
 
 def _batches(
     config: Config,
+    workdir: pathlib.Path,
     source: schema.Source,
     tokenizer: tokenizers.Tokenizer,
-    start_step: int,
     part: tuple[int, int],
-) -> Iterator[schema.Batch]:
+    start_step: int,
+    faults_before: Mapping[str, int],
+) -> pipeline.Batches:
+    size = config.train.global_batch_size
+    process = f"_{jax.process_index()}" if jax.process_count() > 1 else ""
+    log = workdir / f"bad_records{process}.jsonl"
     return pipeline.make_batches(
         source,
         tokenizer,
-        global_batch_size=config.train.global_batch_size,
+        global_batch_size=size,
         seed=config.seed,
         start_step=start_step,
         process_index=part[0],
@@ -314,6 +325,8 @@ def _batches(
         num_threads=config.data.num_threads,
         prefetch_batches=config.data.prefetch_batches,
         max_bad_frac=config.data.max_bad_frac,
+        on_bad=fault.RecordLog(log, position=start_step * size),
+        faults_before=bad_records.share_of(faults_before, part),
         **_data_settings(config),
     )
 

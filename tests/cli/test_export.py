@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import shutil
+import signal
 import subprocess
 import sys
 
@@ -18,6 +19,7 @@ from glide_jax.checkpoint import bundle
 from glide_jax.cli import main
 from glide_jax.config import resolve
 from glide_jax.text import tokenizers
+from glide_jax.train import model_card
 
 PROMPT = "a small red circle on a black background"
 
@@ -217,3 +219,20 @@ def test_a_program_that_cannot_be_is_one_line_and_no_bundle(
 def test_a_noised_clip_has_no_program(refused, clip_bundle):
     line = refused("export", str(clip_bundle.parent), "--output=o", "--program")
     assert "draws nothing" in line
+
+
+def test_a_stopped_export_leaves_the_bundle_as_it_was(workdir, tmp_path, monkeypatch):
+    output = tmp_path / "bundle"
+    command = ["export", str(workdir), f"--output={output}"]
+    assert main.run(command) == 0
+    before = {path: path.read_bytes() for path in output.iterdir()}
+    whole = model_card.write_card
+
+    def write_card(*arguments, **options):
+        os.kill(os.getpid(), signal.SIGTERM)
+        return whole(*arguments, **options)
+
+    monkeypatch.setattr(model_card, "write_card", write_card)
+    assert main.run([*command, "--dtype=float32"]) == 42
+    assert {path: path.read_bytes() for path in output.iterdir()} == before
+    assert [*tmp_path.iterdir()] == [output]

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import os
+
 import pytest
 
 from glide_jax import errors
-from glide_jax.data import builders, schema, shapes_world, sources, tar_shards
+from glide_jax.data import builders, disk, schema, shapes_world, sources, tar_shards
 
 
 @pytest.mark.parametrize(
@@ -49,6 +51,97 @@ def test_a_folder_without_captions_or_pictures_is_a_user_error(tmp_path, picture
     (tmp_path / "000.png").write_bytes(pictures(1)["000.png"])
     with pytest.raises(errors.UserError, match=r"caption of 000\.png in 000\.txt"):
         sources.open_source(f"folder:{tmp_path}")
+
+
+def test_files_of_a_folder_that_cannot_be_read_are_bad_records(
+    tmp_path, pictures, monkeypatch
+):
+    monkeypatch.setattr(disk, "WAITS_SECS", ())
+    for name, content in pictures(5).items():
+        (tmp_path / name).write_bytes(content)
+    source = sources.open_source(f"folder:{tmp_path}")
+    (tmp_path / "000.png").unlink()
+    for name, make in (("001.png", os.mkfifo), ("002.txt", os.mkdir)):
+        (tmp_path / name).unlink()
+        make(tmp_path / name)
+    os.truncate(tmp_path / "003.txt", 100_000_000)
+    os.truncate(tmp_path / "004.png", 1 << 40)
+    found = []
+    for index in range(5):
+        with pytest.raises(schema.BadRecordError) as caught:
+            source[index]
+        found.append(caught.value.kind)
+    assert found == [
+        "vanished file",
+        "unreadable file",
+        "missing caption",
+        "huge caption",
+        "huge image",
+    ]
+
+
+@pytest.fixture
+def records(tmp_path):
+    """The folder of twelve drawn records, and their one shard."""
+    world = shapes_world.ShapesWorld(size_px=16, length=12)
+    place = builders.build_array_records(world, tmp_path, "drawn")
+    (shard,) = place.glob("*array_record*")
+    return place, shard
+
+
+def test_a_record_shard_that_is_damaged_changes_or_vanishes_gives_bad_records(
+    records, monkeypatch
+):
+    monkeypatch.setattr(disk, "WAITS_SECS", ())
+    place, shard = records
+    whole = shard.read_bytes()
+    # Where records stand, past the first of the chunks.
+    used = [i for i in range(0, len(whole), 64) if any(whole[i : i + 64])]
+    at = used[len(used) // 2]
+    shard.write_bytes(whole[:at] + b"damage" + whole[at + 6 :])
+
+    def kinds(source: schema.Source) -> set[str]:
+        found = set()
+        for index in range(len(source)):
+            try:
+                source[index]
+                found.add("good")
+            except schema.BadRecordError as bad:
+                found.add(bad.kind)
+        return found
+
+    assert "broken record" in kinds(sources.open_source(f"tfds:{place}"))
+    shard.write_bytes(whole[:40_000])
+    assert kinds(sources.open_source(f"tfds:{place}")) == {"broken record"}
+    shard.write_bytes(whole)
+    source = sources.open_source(f"tfds:{place}")
+    assert kinds(source) == {"good"}
+    shard.write_bytes(whole + bytes(64))
+    assert kinds(source) == {"changed shard"}
+    shard.unlink()
+    assert kinds(source) == {"vanished shard"}
+    with pytest.raises(errors.UserError, match="a shard of split 'train'"):
+        sources.open_source(f"tfds:{place}")
+
+
+def test_a_data_set_cannot_have_modules_imported(records, tmp_path, monkeypatch):
+    place, _ = records
+    (tmp_path / "trap.py").write_text("raise SystemExit('run')")
+    monkeypatch.syspath_prepend(tmp_path)
+    described = (place / "features.json").read_text()
+    name = "tensorflow_datasets.core.features.text_feature.Text"
+    assert name in described
+    (place / "features.json").write_text(described.replace(name, "trap.Text"))
+    with pytest.raises(errors.UserError, match=r"names the class 'trap\.Text'"):
+        sources.open_source(f"tfds:{place}")
+
+
+@pytest.mark.parametrize("name", ["features.json", "dataset_info.json"])
+def test_a_data_set_with_a_damaged_description_is_a_user_error(records, name):
+    place, _ = records
+    (place / name).write_text('{"')
+    with pytest.raises(errors.UserError, match=r"copy (it|the data set) again"):
+        sources.open_source(f"tfds:{place}")
 
 
 def test_sampled_captions_leave_out_bad_records(tmp_path, write_tar, pictures):

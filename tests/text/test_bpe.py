@@ -166,3 +166,18 @@ def test_published_clip_equals_every_released_row():
         # The mask is a prefix, so its sum says all.
         assert mask[0].sum() == row["clip_len"]
         assert mask[0, : row["clip_len"]].all()
+
+
+@pytest.mark.parametrize(
+    "encoder",
+    [b"", b"\xff", b"[" * 100_000, b"[]", b'{"<|endoftext|>": 1}', b'{"a": 0, "b": 0}'],
+)
+def test_a_damaged_vocabulary_is_a_user_error(gpt2_files, encoder):
+    with pytest.raises(errors.UserError, match=r"encoder\.json"):
+        bpe.Gpt2Tokenizer(encoder, gpt2_files[1])
+
+
+@pytest.mark.parametrize("merges", [b"#\n\xff a", "#\né ß".encode()])
+def test_damaged_merges_are_a_user_error(gpt2_files, merges):
+    with pytest.raises(errors.UserError, match="merges"):
+        bpe.Gpt2Tokenizer(gpt2_files[0], merges)

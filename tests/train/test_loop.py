@@ -202,11 +202,19 @@ def poisoned(monkeypatch, steps):
     """Batches whose pictures are no numbers at some steps."""
     make_batches = pipeline.make_batches
 
+    class Poisoned(pipeline.Batches):
+        def __init__(self, batches, step):
+            self.batches, self.faults, self.step = batches, batches.faults, step
+
+        def __next__(self):
+            batch = next(self.batches)
+            self.step += 1
+            poison = np.nan if self.step in steps else 0.0
+            return batch | {"image": batch["image"] + np.float32(poison)}
+
     def make(*args, start_step=0, **settings):
         batches = make_batches(*args, start_step=start_step, **settings)
-        for step, batch in enumerate(batches, start=start_step + 1):
-            poison = np.nan if step in steps else 0.0
-            yield batch | {"image": batch["image"] + np.float32(poison)}
+        return Poisoned(batches, start_step)
 
     monkeypatch.setattr(pipeline, "make_batches", make)
 

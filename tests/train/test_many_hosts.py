@@ -16,7 +16,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from glide_jax import metrics
+from glide_jax import lifecycle, metrics
 from glide_jax.checkpoint import store
 from tests import local_processes
 from tests.train import small_runs
@@ -141,17 +141,17 @@ def test_what_two_by_four_saved_goes_on_alike_on_any_layout(
     assert all(len(set(step)) == 8 for step in records(logs, steps))
 
 
-def process_of(launcher: subprocess.Popen, process_id: int) -> int:
-    """The system's number of one of the processes that local.sh started."""
+def process_of(pid: int, process_id: int, program: bytes = b"glide_jax") -> int:
+    """The system's number of one of the processes that another one has started."""
     name = f"GLIDE_JAX_PROCESS_ID={process_id}\0".encode()
-    children = pathlib.Path(f"/proc/{launcher.pid}/task/{launcher.pid}/children")
-    for child in children.read_text().split():
-        folder = pathlib.Path("/proc", child)
+    children = pathlib.Path(f"/proc/{pid}/task/{pid}/children")
+    for child in map(int, children.read_text().split()):
+        folder = pathlib.Path("/proc", str(child))
         if (
             name in (folder / "environ").read_bytes()
-            and b"glide_jax" in (folder / "cmdline").read_bytes()
+            and program in (folder / "cmdline").read_bytes()
         ):
-            return int(child)
+            return child
     raise AssertionError(f"no process {process_id}")
 
 
@@ -170,7 +170,7 @@ def test_a_signal_to_one_process_saves_one_step_of_all(whole_run, tmp_path):
         ],
     )
     wait_for_row(5, workdir, launcher, logs)
-    os.kill(process_of(launcher, 1), signal.SIGTERM)
+    os.kill(process_of(launcher.pid, 1), signal.SIGTERM)
     local_processes.finish(launcher, logs, expected=42)
 
     with store.CheckpointStore(workdir / "checkpoints") as stored:
@@ -183,11 +183,35 @@ def test_a_signal_to_one_process_saves_one_step_of_all(whole_run, tmp_path):
     assert [row["step"] for row in rows] == list(range(1, stopped_at + 1))
 
 
+@pytest.mark.parametrize("killed", [0, pytest.param(1, marks=pytest.mark.slow)])
+def test_a_process_that_is_gone_ends_the_other_within_two_minutes(
+    make_config, tmp_path, killed
+):
+    config = make_config(CLIP, {"train.num_steps": 100_000})
+    experiment = small_runs.write_experiment(tmp_path / "experiment.py", config)
+    workdir, logs = tmp_path / "run", tmp_path / "logs"
+    # The shell outlives its process, to say how that ended, and waits for the other
+    # one, so that local.sh ends neither.
+    train = " ".join([*TRAIN, f"--config={experiment}", f"--workdir={workdir}"])
+    command = f"{train}; echo $? > {tmp_path}/code$GLIDE_JAX_PROCESS_ID; sleep 150"
+    launcher = local_processes.start(logs, ["bash", "-c", command], devices=1)
+    with local_processes.ended(launcher):
+        wait_for_row(1, workdir, launcher, logs)
+        shell = process_of(launcher.pid, killed, b"bash\0-c")
+        os.kill(process_of(shell, killed), signal.SIGKILL)
+        begin = time.monotonic()
+        path = tmp_path / f"code{1 - killed}"
+        while not (path.exists() and path.read_text()):
+            assert time.monotonic() - begin < 120, local_processes.told(logs)
+            time.sleep(0.1)
+    assert int(path.read_text()) == lifecycle.ExitCode.PEER_LOST
+
+
 def wait_for_row(step, workdir, launcher, logs) -> None:
     """Until the run has made this step."""
     path = workdir / "metrics.jsonl"
     deadline = time.monotonic() + 300
-    while f'{{"step": {step},' not in path.read_text():
+    while not path.exists() or f'{{"step": {step},' not in path.read_text():
         assert launcher.poll() is None, local_processes.told(logs)
         assert time.monotonic() < deadline
         time.sleep(0.1)

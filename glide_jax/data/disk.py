@@ -1,0 +1,167 @@
+"""Bytes of files that may vanish, change or fail in the middle of a long run.
+
+What the disk does is no property of a record, so a read that fails is tried again for a
+few seconds. After that its record is bad like any other: replaced, counted and named.
+The stream then is that of the data as they now lie, not of (seed, step) alone: a run
+that is resumed with the file mended will not repeat those rows, and the log says so.
+"""
+
+from __future__ import annotations
+
+import errno
+import logging
+import os
+import pathlib
+import stat
+import threading
+import time
+from collections.abc import Callable
+from typing import NamedTuple
+
+from glide_jax.data import schema
+
+_log = logging.getLogger(__name__)
+# Rides out a remount or a file that is moved and put back: 7.6 s in all (ours).
+WAITS_SECS = (0.1, 0.5, 2.0, 5.0)
+# Limits on what is read into memory at once. No photograph of the web is larger: 64 MiB
+# is four times what a full camera JPEG takes. A caption of 64 KiB is a small book; the
+# model sees some 128 tokens of it.
+MAX_IMAGE_BYTES = 64 << 20
+MAX_CAPTION_BYTES = 64 << 10
+# img2dataset writes EXIF and the like beside the caption.
+MAX_JSON_BYTES = 1 << 20
+
+_GONE = (errno.ENOENT, errno.ENOTDIR, errno.ESTALE)
+
+
+class Stamp(NamedTuple):
+    """Tells one content of a file from another."""
+
+    size: int
+    mtime_ns: int
+
+
+class _ChangedError(OSError):
+    """The file is not the one that was indexed."""
+
+
+# Files that were waited for in vain; their next record is not waited for again.
+_given_up: set[pathlib.Path] = set()
+_lock = threading.Lock()
+
+
+def open_file(path: pathlib.Path) -> tuple[int, Stamp]:
+    """A descriptor of a regular file, the caller's to close, and its stamp.
+
+    Raises:
+      OSError: it cannot be opened, or is a pipe or a device, which might never end.
+    """
+    descriptor = os.open(path, os.O_RDONLY | os.O_NONBLOCK)
+    try:
+        found = os.fstat(descriptor)
+        if not stat.S_ISREG(found.st_mode):
+            raise OSError(errno.EINVAL, "not a regular file", str(path))
+    except OSError:
+        os.close(descriptor)
+        raise
+    return descriptor, Stamp(found.st_size, found.st_mtime_ns)
+
+
+def read_at(descriptor: int, offset: int, size: int) -> bytes:
+    """Up to `size` bytes from `offset`; fewer only where the file ends."""
+    parts = []
+    while size > 0:
+        # Network disks give less than was asked for.
+        part = os.pread(descriptor, size, offset)
+        if not part:
+            break
+        parts.append(part)
+        offset, size = offset + len(part), size - len(part)
+    return b"".join(parts)
+
+
+def read_span(
+    path: pathlib.Path, offset: int, size: int, stamp: Stamp, key: str
+) -> bytes:
+    """These bytes of a file that is still the one of `stamp`.
+
+    Raises:
+      BadRecordError: the file is gone ("vanished shard"), is another ("changed shard")
+        or cannot be read ("unreadable shard"), and stayed so while we waited.
+    """
+
+    def attempt() -> bytes:
+        descriptor, found = open_file(path)
+        try:
+            if found != stamp:
+                raise _ChangedError(
+                    errno.ESTALE,
+                    f"{found.size} bytes, {stamp.size} when it was indexed"
+                    if found.size != stamp.size
+                    else "written to since it was indexed",
+                )
+            return read_at(descriptor, offset, size)
+        finally:
+            os.close(descriptor)
+
+    return _persist(attempt, path, "shard", key)
+
+
+def read_whole(path: pathlib.Path, limit: int, kind: str, key: str) -> bytes:
+    """A whole file of at most `limit` bytes.
+
+    Raises:
+      BadRecordError: larger (of this `kind`), or "vanished file" or "unreadable file".
+    """
+
+    def attempt() -> bytes:
+        descriptor, found = open_file(path)
+        try:
+            if found.size > limit:
+                raise schema.BadRecordError(kind, key, f"{found.size} bytes")
+            return read_at(descriptor, 0, limit)
+        finally:
+            os.close(descriptor)
+
+    return _persist(attempt, path, "file", key)
+
+
+def check_unchanged(path: pathlib.Path, stamp: Stamp, key: str) -> None:
+    """Raises BadRecordError unless the file is the one of `stamp`, as `read_span`."""
+    read_span(path, 0, 0, stamp, key)
+
+
+def _persist(
+    attempt: Callable[[], bytes], path: pathlib.Path, what: str, key: str
+) -> bytes:
+    """What attempt() gives in the end; see `read_span`."""
+    waits = iter(() if path in _given_up else WAITS_SECS)
+    while True:
+        try:
+            content = attempt()
+        except OSError as fault:
+            last = fault
+        else:
+            _given_up.discard(path)
+            return content
+        wait = next(waits, None)
+        if wait is None:
+            break
+        time.sleep(wait)
+    with _lock:
+        is_new = path not in _given_up
+        _given_up.add(path)
+    if is_new:
+        _log.error(
+            "%s cannot be read (%s): its records are replaced from here on, which a "
+            "run resumed with it in place would not repeat",
+            path,
+            last.strerror,
+        )
+    raise schema.BadRecordError(f"{_fate(last)} {what}", key, last.strerror) from last
+
+
+def _fate(fault: OSError) -> str:
+    if isinstance(fault, _ChangedError):
+        return "changed"
+    return "vanished" if fault.errno in _GONE else "unreadable"

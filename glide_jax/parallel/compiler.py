@@ -1,0 +1,196 @@
+"""The compiler flags that a run is started with, by chip and number of slices: data.
+
+XLA reads its flags once, before the first device is touched, so they are set by whoever
+starts the process: `glide flags --chip=v5p --slices=2` prints them for a shell. None of
+them may change what is computed. Flags that do, such as TPU's unsafe partitioned random
+numbers, have no place here: noise would depend on the mesh.
+
+Sources:
+  [XLA] https://github.com/openxla/xla/blob/main/docs/flags_guidance.md
+  [MaxText] https://github.com/AI-Hypercomputer/maxtext, benchmarks/xla_flags_library.py
+    and the scripts in configs/tpu by chip, measured there on language models
+  [JAX] https://docs.jax.dev/en/latest/gpu_performance_tips.html
+  [NVIDIA] https://docs.nvidia.com/jax-toolbox/performance-profiling/gpu-performance
+They were not measured on this model.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+
+from glide_jax.errors import UserError
+
+TPU = "LIBTPU_INIT_ARGS"  # read by libtpu alone; XLA_FLAGS would refuse its names
+XLA = "XLA_FLAGS"
+
+
+@dataclasses.dataclass(frozen=True)
+class Flag:
+    """One setting, as `--name=value`."""
+
+    name: str
+    value: str
+    why: str
+    source: str
+
+    def __str__(self) -> str:
+        return f"--{self.name}={self.value}"
+
+
+@dataclasses.dataclass(frozen=True)
+class FlagSet:
+    """Flags that belong together, and where they hold."""
+
+    chips: tuple[str, ...]
+    variable: str  # of the environment
+    flags: tuple[Flag, ...]
+    min_slices: int = 1
+
+
+TPUS = ("v4", "v5e", "v5p", "v6e", "tpu7x")
+GPUS = ("a100", "h100", "h200")
+CHIPS = ("cpu", *GPUS, *TPUS)
+
+# FSDP gathers every parameter before its layer; hidden behind the layer before, that
+# costs little. Ironwood (tpu7x) gathers on its SparseCores without being asked.
+GATHER_EARLY = FlagSet(
+    ("v4", "v5e", "v5p", "v6e"),
+    TPU,
+    (
+        Flag(
+            "xla_enable_async_all_gather",
+            "true",
+            "gathers start before they are needed",
+            "[MaxText] configs/tpu/v4, CF_FOR_ALL_GATHER; [XLA] v5e/Async",
+        ),
+    ),
+)
+# MaxText has these for v5p and v6e as well, but there libtpu 0.0.51 refuses to compile
+# a fused gather, as one that may give wrong results.
+GATHER_BEHIND_COMPUTE = FlagSet(
+    ("v5e",),
+    TPU,
+    (
+        Flag(
+            "xla_tpu_enable_async_collective_fusion",
+            "true",
+            "computation is fused into the time of a collective",
+            "[MaxText] CF_FOR_ALL_GATHER; [XLA] v5e/Async",
+        ),
+        Flag(
+            "xla_tpu_enable_async_collective_fusion_fuse_all_gather",
+            "true",
+            "for gathers too",
+            "[MaxText] CF_FOR_ALL_GATHER; [XLA] v5e/Async",
+        ),
+        Flag(
+            "xla_tpu_enable_async_collective_fusion_multiple_steps",
+            "true",
+            "one collective may be spread over several computations",
+            "[MaxText] CF_FOR_ALL_GATHER",
+        ),
+        Flag(
+            "xla_tpu_overlap_compute_collective_tc",
+            "true",
+            "the TensorCore computes while the interconnect is busy",
+            "[MaxText] CF_FOR_ALL_GATHER",
+        ),
+    ),
+)
+LARGE_SCRATCH = FlagSet(
+    ("v6e",),
+    TPU,
+    (
+        Flag(
+            "xla_tpu_scoped_vmem_limit_kib",
+            "98304",
+            "an operation may use 96 MiB of the 128 of on-chip memory, so that large "
+            "products and convolutions take fewer passes",
+            "[MaxText] DENSE_VMEM_LIMIT; [XLA] Compute centric",
+        ),
+    ),
+)
+# Slices share gradients over the data centre's network, far slower than their own.
+GRADIENTS_BETWEEN_SLICES = FlagSet(
+    TPUS,
+    TPU,
+    (
+        Flag(
+            "xla_tpu_enable_data_parallel_all_reduce_opt",
+            "true",
+            "gradients cross the network while the step goes on",
+            "[MaxText] DATA_PARALLEL_OVERLAP",
+        ),
+        Flag(
+            "xla_tpu_data_parallel_opt_different_sized_ops",
+            "true",
+            "also where they differ in size, as a U-Net's do",
+            "[MaxText] DATA_PARALLEL_OVERLAP",
+        ),
+    ),
+    min_slices=2,
+)
+GPU_OVERLAP = FlagSet(
+    GPUS,
+    XLA,
+    (
+        Flag(
+            "xla_gpu_enable_latency_hiding_scheduler",
+            "true",
+            "collectives start as early and end as late as their data allow",
+            "[JAX], and set in NVIDIA's images",
+        ),
+        Flag(
+            "xla_gpu_enable_pipelined_all_gather",
+            "true",
+            "in a loop, the next layer's gather runs during this layer",
+            "[NVIDIA] slow collectives",
+        ),
+        Flag(
+            "xla_gpu_enable_pipelined_reduce_scatter",
+            "true",
+            "in a loop, the last layer's gradients are reduced during this layer",
+            "[NVIDIA] slow collectives",
+        ),
+    ),
+)
+# Devices of a CPU exist for tests and for trying out a mesh. Where they outnumber the
+# cores, one waits for another longer than XLA's 40 seconds, which end the process.
+PATIENT_CPU = FlagSet(
+    ("cpu",),
+    XLA,
+    (
+        Flag(
+            "xla_cpu_collective_call_terminate_timeout_seconds",
+            "600",
+            "a slow device is not a lost one",
+            "XLA's message when it gives up",
+        ),
+    ),
+)
+
+FLAG_SETS = (
+    GATHER_EARLY,
+    GATHER_BEHIND_COMPUTE,
+    LARGE_SCRATCH,
+    GRADIENTS_BETWEEN_SLICES,
+    GPU_OVERLAP,
+    PATIENT_CPU,
+)
+
+
+def flags_for(chip: str, slices: int = 1) -> dict[str, str]:
+    """Environment variables by name, flags with spaces between; may be empty.
+
+    Raises:
+      UserError: the chip is not known, or there is no slice.
+    """
+    if chip not in CHIPS:
+        raise UserError(f"--chip={chip} is not known; use one of {', '.join(CHIPS)}")
+    if slices < 1:
+        raise UserError(f"--slices={slices} is no number of slices; use 1 or more")
+    variables: dict[str, list[str]] = {}
+    for flag_set in FLAG_SETS:
+        if chip in flag_set.chips and slices >= flag_set.min_slices:
+            variables.setdefault(flag_set.variable, []).extend(map(str, flag_set.flags))
+    return {name: " ".join(flags) for name, flags in variables.items()}

@@ -1,0 +1,1 @@
+"""Planning a run for machines that are not here: bytes, operations, days, cost."""

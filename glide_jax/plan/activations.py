@@ -1,0 +1,161 @@
+"""What does a forward pass keep for the backward pass, and what does one block need?
+
+Counted in numbers of one example by the network's own list of blocks
+(models/layout.py), for each policy of models/remat.py. Of a residual block from c_in to
+c channels at p x p pixels, of attention, and of a transformer layer of width w:
+
+| kept           | none                            | dots                        |
+|----------------|---------------------------------|-----------------------------|
+| residual block | joined input c_in, both normed  | both convolutions' and the  |
+|                | inputs c_in + c, first output c | skip map's outputs 2 c (+c) |
+| attention      | norm c, q k v 3 c, joined keys  | q k v 3 c                   |
+|                | and values 2 c, attended c      |                             |
+| layer          | two norms 2 w, q k v 3 w,       | q k v 3 w, the two maps'    |
+|                | attended w, two hidden 8 w      | outputs 2 w, hidden 4 w     |
+
+and nothing of them under blocks, full and offload. Everywhere the output of each block
+is kept too, since it is what enters the next (and the skip to the ascending half);
+under `full` only of descending blocks and of the last one of an ascending level; under
+`offload` in the host's memory. Each attention's projected caption is kept under every
+policy, because it is made before the blocks.
+
+Beside what is kept, the block at work holds all of its `none` column (computed again)
+and the gradients of its largest tensors.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+
+from glide_jax.config.defaults import Config, NoisedClipConfig, Text2ImConfig
+from glide_jax.models import layout
+
+
+@dataclasses.dataclass(frozen=True)
+class Part:
+    """A block, or a stack of layers; numbers of one example.
+
+    Attributes:
+      name: path of its parameters.
+      policy: of remat.
+      kept: from its forward to its backward pass.
+      work: at once within its backward pass.
+      on_host: kept in the host's memory.
+    """
+
+    name: str
+    policy: str
+    kept: int
+    work: int
+    on_host: int = 0
+
+
+def parts(config: Config) -> list[Part]:
+    """In the order of the forward pass, on one device with all heads and channels.
+
+    Tensor parallelism cuts what lies between the two halves of a pair of maps; that is
+    left out, so with mesh.tensor > 1 this is an upper bound.
+    """
+    model, train = config.model, config.train
+    if isinstance(model, NoisedClipConfig):
+        length = (model.image_px // model.patch_px) ** 2 + 1
+        sizes = length, model.image_width, model.image_heads, model.image_layers
+        image = _stack("image/layers", train.remat[0], *sizes)
+        return [image, _text(config), _contrast(config)]
+    return [_text(config), *_unet(config)]
+
+
+def compute_bytes(config: Config) -> int:
+    """Bytes of a number that the network computes with."""
+    return 4 if config.model.compute_dtype == "float32" else 2
+
+
+def policy_of(config: Config, px: int) -> str:
+    """The remat policy of the U-Net's blocks whose input has px pixels a side."""
+    remat = config.train.remat
+    if len(remat) == 1:
+        return remat[0]
+    return remat[(config.model.image_px // px).bit_length() - 1]
+
+
+def _text(config: Config) -> Part:
+    model = config.model
+    sizes = model.text_context, model.text_width, model.text_heads, model.text_layers
+    return _stack("text/layers", config.train.remat_text, *sizes)
+
+
+def _stack(
+    name: str, policy: str, length: int, width: int, heads: int, num_layers: int
+) -> Part:
+    """A stack of transformer layers."""
+    row = length * width
+    everything = (2 + 3 + 1 + 8) * row + heads * length**2
+    inside = {"none": everything, "dots": (3 + 2 + 4) * row}.get(policy, 0)
+    entering = num_layers * row
+    work = 2 * everything
+    if policy == "offload":
+        return Part(name, policy, 0, work, entering)
+    return Part(name, policy, entering + num_layers * inside, work)
+
+
+def _contrast(config: Config) -> Part:
+    """CLIP's logits, float32 both ways, with their gradients."""
+    row = config.train.global_batch_size * 4 // compute_bytes(config)
+    return Part("logit_scale", "none", 0, 4 * row)
+
+
+def _unet(config: Config) -> list[Part]:
+    """Its stem, its blocks with the caption's keys and values, and its end."""
+    model = config.model
+    plan = layout.make_layout(model)
+    ascending, per_level = len(plan.inputs) + 1, model.num_res_blocks + 1
+    ends = model.image_px**2 * model.num_channels
+    found = [Part("unet/stem", "none", ends, 0)]
+    for index, spec in enumerate(plan.blocks()):
+        policy = policy_of(config, spec.px)
+        is_last = (index - ascending) % per_level == per_level - 1
+        is_inside = policy == "full" and index >= ascending and not is_last
+        part = _block(_name(plan, index), spec, policy, model)
+        if is_inside:
+            part = dataclasses.replace(part, kept=part.kept - _output(spec))
+        found.append(part)
+    # float32: norm, its activation and the convolution's input, which are one size.
+    wide = 4 // compute_bytes(config)
+    return [*found, Part("unet/conv_out", "none", wide * ends, 2 * wide * ends)]
+
+
+def _name(plan: layout.Layout, index: int) -> str:
+    """The path of a block's parameters."""
+    if index < len(plan.inputs):
+        return f"unet/inputs_{index}"
+    if index == len(plan.inputs):
+        return "unet/middle"
+    return f"unet/outputs_{index - len(plan.inputs) - 1}"
+
+
+def _output(spec: layout.BlockSpec) -> int:
+    px = spec.px // 2 if spec.resample == "down" else spec.px
+    return (2 * px if spec.last == "up" else px) ** 2 * spec.channels
+
+
+def _block(
+    name: str, spec: layout.BlockSpec, policy: str, model: Text2ImConfig
+) -> Part:
+    px = spec.px // 2 if spec.resample == "down" else spec.px
+    area, c_in, c = px**2, spec.in_channels, spec.channels
+    has_skip = c_in != c
+    everything = area * (c_in + c + c) + spec.px**2 * c_in * has_skip
+    products = area * (2 * c + c * has_skip)
+    caption = 0
+    if spec.attention:
+        caption = 2 * model.text_context * c
+        everything += area * 5 * c + 2 * c * (area + model.text_context)
+        products += area * 3 * c
+    if spec.last:
+        everything += 3 * _output(spec)
+        products += 2 * _output(spec)
+    inside = {"none": everything, "dots": products}.get(policy, 0)
+    work = 2 * everything + _output(spec)
+    if policy == "offload":
+        return Part(name, policy, caption, work, _output(spec))
+    return Part(name, policy, caption + _output(spec) + inside, work)

@@ -1,0 +1,83 @@
+"""How many operations, seconds, days and chip-hours does a phase take?
+
+A training step of B images takes 3 B F operations, F those of a forward pass of one
+image (models/flops.py): the backward pass costs two forward passes. What rematerial-
+isation computes again is not counted, by the custom of MFU (PaLM, arXiv 2204.02311,
+appendix B): MFU is 3 B F / (seconds * chips * peak). So
+
+    seconds a step = max(3 B F / (chips * peak * MFU), seconds on either network)
+
+The networks' seconds are a lower bound by published bandwidths; they count only where
+they exceed the computation, which overlaps them.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+
+from glide_jax.config.defaults import Config
+from glide_jax.models import flops
+from glide_jax.plan.topology import Topology
+
+BACKWARD_AND_FORWARD = 3
+DEFAULT_MFU = 0.4
+
+
+@dataclasses.dataclass(frozen=True)
+class Cost:
+    """Of one phase.
+
+    Attributes:
+      forward_flops: of one image, by part.
+      flops_per_step: 3 B F.
+      seconds_per_step: expected.
+      limited_by: "compute", or the network that takes longer.
+      days: of train.num_steps.
+      chip_hours: the same over all chips.
+      price: of those, in the currency of the price given; None without one.
+    """
+
+    forward_flops: dict[str, float]
+    flops_per_step: float
+    seconds_per_step: float
+    limited_by: str
+    days: float
+    chip_hours: float
+    price: float | None
+
+
+def estimate(
+    config: Config,
+    topology: Topology,
+    *,
+    network_seconds: dict[str, float],
+    mfu: float = DEFAULT_MFU,
+    price: float | None = None,
+) -> Cost:
+    """The cost of the whole phase.
+
+    Args:
+      config: of the run.
+      topology: where it runs.
+      network_seconds: on each network by name, see `traffic.seconds`.
+      mfu: share of the peak that the model's own operations reach.
+      price: of a chip-hour.
+    """
+    forward = flops.forward_flops(config.model)
+    per_step = (
+        BACKWARD_AND_FORWARD * config.train.global_batch_size * sum(forward.values())
+    )
+    peak = topology.num_chips * topology.machine.peak_flops
+    seconds = {"compute": per_step / (peak * mfu), **network_seconds}
+    slowest = max(seconds, key=seconds.__getitem__)
+    hours = seconds[slowest] * config.train.num_steps / 3600
+    chip_hours = hours * topology.num_chips
+    return Cost(
+        forward_flops=forward,
+        flops_per_step=per_step,
+        seconds_per_step=seconds[slowest],
+        limited_by=slowest,
+        days=hours / 24,
+        chip_hours=chip_hours,
+        price=None if price is None else price * chip_hours,
+    )

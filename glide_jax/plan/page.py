@@ -1,0 +1,169 @@
+"""The plan as a page for a person, made of nothing but its dictionary."""
+
+from __future__ import annotations
+
+from typing import Any
+
+GIB = 2**30
+_MEMORY_NOTES = {
+    "params": "float32",
+    "moments": "of the optimizer",
+    "ema": "averages of the parameters",
+    "batch": "of a step",
+    "grads": "float32, of the whole batch",
+    "activations": "kept for the backward pass",
+    "work": "the block at work, gathered parameters",
+    "step": "the last three where they are most: some go as others come",
+}
+
+
+def to_text(report: dict[str, Any]) -> str:
+    """The report of `report.make_report`, in the order in which one asks."""
+    sections = [
+        _heading(report),
+        _parameters(report),
+        _memory(report),
+        _time(report),
+        _networks(report),
+        _hosts(report),
+        _ranking(report),
+        [f"missing: {reason}" for reason in report["missing"]],
+    ]
+    return "\n\n".join("\n".join(lines) for lines in sections if lines)
+
+
+def _heading(report):
+    run, mesh = report["run"], report["mesh"]
+    axes = " ".join(f"{axis}={size}" for axis, size in mesh.items() if size > 1)
+    slow = " ".join(f"{a}_dcn={n}" for a, n in report["mesh_dcn"].items() if n > 1)
+    if report["topology"]["slices"] > 1:
+        axes += f" (over slices: {slow})"
+    parts = (
+        "" if run["microbatches"] == 1 else f" in {run['microbatches']} microbatches"
+    )
+    return [
+        f"{report['config']} on {report['topology']['text']}",
+        f"mesh {axes or 'of one device'}; batch {run['global_batch_size']:,}{parts}, "
+        f"{run['examples_per_microbatch']} a device at once",
+        f"remat {', '.join(run['remat'])}; text {run['remat_text']}; "
+        f"{run['compute_dtype']}",
+    ]
+
+
+def _parameters(report):
+    total = report["params_total"]
+    gflop = report["forward_gflop_by_part"]
+    lines = [f"PARAMETERS {total:,}"]
+    lines += [f"  {name:<20} {n:>15,}" for name, n in _grouped(report).items()]
+    parts = " + ".join(f"{n:,.1f} {part}" for part, n in gflop.items())
+    whole = report["forward_gflop_per_image"]
+    lines.append(f"forward pass of an image: {whole:,.1f} GFLOP = {parts}")
+    return lines
+
+
+def _grouped(report):
+    """Parts, with the blocks of each half of a U-Net as one."""
+    groups = {}
+    for name, count in report["params_by_part"].items():
+        stem, _, last = name.rpartition("_")
+        name = stem if last.isdecimal() else name
+        groups[name] = groups.get(name, 0) + count
+    return groups
+
+
+def _memory(report):
+    sizes, room = report["bytes_per_device"], report["bytes_available_per_device"]
+    lines = ["MEMORY OF A DEVICE, by formula (GiB)"]
+    for name, note in _MEMORY_NOTES.items():
+        lines.append(f"  {name:<14} {sizes[name] / GIB:>8.2f}   {note}")
+    verdict = "fits" if report["fits"] else "DOES NOT FIT"
+    lines.append(
+        f"  {'total':<14} {sizes['total'] / GIB:>8.2f}   of {room / GIB:.2f}: {verdict}"
+    )
+    lines += _compiler(report)
+    return lines + ([f"  {report['advice']}"] if report["advice"] else [])
+
+
+def _compiler(report):
+    said = report["compiler"]
+    if said is None:
+        return []
+    if not said["fits"]:
+        return [
+            f"  the compiler   {said['total_bytes'] / GIB:>8.2f}   of "
+            f"{said['available_bytes'] / GIB:.2f}: DOES NOT FIT ({said['compiler']})"
+        ]
+    formula = report["bytes_per_device"]["total"]
+    return [
+        f"  the compiler   {said['total_bytes'] / GIB:>8.2f}   "
+        f"{said['argument_bytes'] / GIB:.2f} state and batch, "
+        f"{said['temporary_bytes'] / GIB:.2f} within the step; the formula is "
+        f"{formula / said['total_bytes'] - 1:+.0%}",
+        f"  ({said['compiler']}, {said['seconds'] / 60:.0f} minutes)",
+    ]
+
+
+def _time(report):
+    run, where = report["run"], report["topology"]
+    peak, gflop = where["peak_flops_per_chip"] / 1e12, report["forward_gflop_per_image"]
+    lines = [
+        f"TIME at an assumed MFU of {report['mfu']:.0%} of {where['chips']} x "
+        f"{peak:,.0f} TFLOP/s",
+        f"  {report['flops_per_step'] / 1e15:,.2f} PFLOP a step = 3 x "
+        f"{run['global_batch_size']:,} x {gflop:,.1f} GFLOP",
+        f"  {report['seconds_per_step']:,.3f} s a step, limited by "
+        f"{report['limited_by']}",
+        f"  {run['num_steps']:,} steps: {report['days']:,.1f} days, "
+        f"{report['chip_hours']:,.0f} chip-hours",
+    ]
+    if report["cost"] is not None:
+        lines.append(
+            f"  cost {report['cost']:,.0f} at {report['price_per_chip_hour']:g} a "
+            "chip-hour"
+        )
+    return lines
+
+
+def _networks(report):
+    fast = report["topology"]["fast_network"]
+    if not report["collectives"]:
+        return ["NETWORK none: every device has all it needs"]
+    lines = [f"NETWORK, received by a device a step (GB)     {fast:>7}     DCN"]
+    for row in report["collectives"]:
+        what = f"{row['operation']} {row['what']} over {row['axis']}"
+        fast_gb, slow_gb = row["fast_bytes"] / 1e9, row["slow_bytes"] / 1e9
+        lines.append(f"  {what:<42} {fast_gb:>8.3f} {slow_gb:>7.3f}")
+    seconds = ", ".join(
+        f"{value:.3f} s on {name}"
+        for name, value in report["network_seconds_per_step"].items()
+        if value
+    )
+    lines.append(f"  at published bandwidths: {seconds}, beside the computation")
+    return lines
+
+
+def _hosts(report):
+    peak, room = report["host_bytes_peak"], report["host_bytes_available"]
+    parts = ", ".join(
+        f"{size / GIB:.1f} {name}"
+        for name, size in report["host_bytes"].items()
+        if size
+    )
+    return [
+        f"CHECKPOINT {report['checkpoint_bytes'] / GIB:,.1f} GiB",
+        f"HOST MEMORY {peak / GIB:,.1f} of {room / GIB:,.0f} GiB while one is written "
+        f"({parts})",
+    ]
+
+
+def _ranking(report):
+    if not report["ranking"]:
+        return []
+    lines = ["SEARCH, best first: s a step with what is computed again, GiB a device"]
+    for option in report["ranking"]:
+        fits = "" if option["fits"] else "  does not fit"
+        lines.append(
+            f"  {option['seconds']:>7.3f} {option['bytes_per_device'] / GIB:>8.2f}  "
+            f"{option['flags']}{fits}"
+        )
+    return lines

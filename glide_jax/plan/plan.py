@@ -1,0 +1,51 @@
+"""From a configuration and the name of a machine to the whole plan."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from glide_jax.config.defaults import Config
+from glide_jax.plan import compiled, cost, problem, report, search
+from glide_jax.plan import topology as topologies
+
+
+def make_plan(
+    config: Config,
+    topology: topologies.Topology,
+    *,
+    mfu: float = cost.DEFAULT_MFU,
+    price: float | None = None,
+    compiles: bool = False,
+    searches: bool = False,
+) -> dict[str, Any]:
+    """The report (see `report`) of a run on these chips.
+
+    Args:
+      config: of the run.
+      topology: where it is to run.
+      mfu: share of the peak that is assumed.
+      price: of a chip-hour.
+      compiles: ask the compiler too, if it is here.
+      searches: take the remat policies and microbatches that `search` ranks first, and
+        compile those.
+
+    Raises:
+      UserError: what a start on those devices would refuse.
+    """
+    given = problem.make_problem(config, topology)
+    ranking = search.rank(given, mfu=mfu) if searches else []
+    if ranking:
+        given = given.with_train(**ranking[0].settings())
+    program, missing = None, []
+    if compiles or searches:
+        missing = topologies.missing_for_compiling(topology)
+        if not missing:
+            program = compiled.compile_step(given.config, topology)
+    return report.make_report(
+        given,
+        mfu=mfu,
+        price=price,
+        program=program,
+        ranking=ranking,
+        missing=missing,
+    )

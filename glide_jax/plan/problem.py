@@ -1,0 +1,91 @@
+"""What is planned: one configuration on one topology, checked, with its state's shapes.
+
+Everything that a start on those devices would refuse is refused here, before anything
+is allocated or compiled.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+from typing import Any
+
+from jax.sharding import AbstractMesh
+
+from glide_jax.config import validate
+from glide_jax.config.defaults import Config
+from glide_jax.errors import UserError
+from glide_jax.models import build
+from glide_jax.parallel import mesh as meshes
+from glide_jax.plan import topology as topologies
+from glide_jax.train import abstract, objectives
+from glide_jax.train.state import TrainState
+
+
+@dataclasses.dataclass(frozen=True)
+class Problem:
+    """A run on devices that need not be here.
+
+    Attributes:
+      config: with a mesh that uses every slice.
+      topology: of the devices.
+      mesh: of that many devices.
+      spans: how far each axis of the mesh reaches.
+      state: ShapeDtypeStructs with a NamedSharding each.
+      batch: the global batch, alike.
+    """
+
+    config: Config
+    topology: topologies.Topology
+    mesh: AbstractMesh
+    spans: dict[str, topologies.Span]
+    state: TrainState
+    batch: dict[str, Any]
+
+    @property
+    def examples(self) -> int:
+        """Of one microbatch on one device."""
+        shards = meshes.num_batch_shards(self.mesh) * self.config.train.microbatches
+        return self.config.train.global_batch_size // shards
+
+    @property
+    def params_by_part(self) -> dict[str, int]:
+        """Numbers in each part of the model."""
+        return build.parameters_by_part(self.state.params)
+
+    def with_train(self, **changes: Any) -> Problem:
+        """The same with other settings of the training section, which move no state."""
+        train = dataclasses.replace(self.config.train, **changes)
+        config = dataclasses.replace(self.config, train=train)
+        return dataclasses.replace(self, config=config)
+
+
+def make_problem(config: Config, topology: topologies.Topology) -> Problem:
+    """The run, checked.
+
+    Raises:
+      UserError: a setting that breaks a rule, a mesh that the devices do not fill, a
+        batch that does not divide.
+    """
+    mesh_config = topologies.over_slices(config.mesh, topology)
+    config = dataclasses.replace(config, mesh=mesh_config)
+    validate.validate(config)
+    mesh = meshes.make_abstract_mesh(mesh_config, topology.num_devices)
+    spans = topologies.spans(mesh_config, mesh, topology)
+    parts = math.prod(span.slow for span in spans.values())
+    if topology.machine.is_tpu and parts != topology.num_slices:
+        raise UserError(
+            f"the mesh.*_dcn sizes make {parts} parts of {topology.num_slices} slices; "
+            f"set them so that their product is --slices={topology.num_slices}"
+        )
+    abstract.check_fits(config, mesh)
+    state = abstract.abstract_state(config, objectives.make_objective(config, pad_id=0))
+    where = abstract.place_state(config, state, mesh)
+    return Problem(
+        config=config,
+        topology=topology,
+        mesh=mesh,
+        spans=spans,
+        state=abstract.with_places(state, where),
+        batch=abstract.abstract_batch(config, mesh),
+    )

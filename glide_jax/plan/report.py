@@ -1,0 +1,112 @@
+"""The whole plan as one dictionary: the JSON that the verb prints."""
+
+from __future__ import annotations
+
+import dataclasses
+from typing import Any
+
+from glide_jax.plan import compiled, cost, memory, problem, search, topology, traffic
+
+
+def make_report(
+    given: problem.Problem,
+    *,
+    mfu: float = cost.DEFAULT_MFU,
+    price: float | None = None,
+    program: compiled.Compiled | None = None,
+    ranking: list[search.Option] | None = None,
+    missing: list[str] | None = None,
+) -> dict[str, Any]:
+    """The plan as JSON values; sizes in bytes, times as their names say.
+
+    Args:
+      given: what is planned.
+      mfu: share of the chips' peak, see `cost`.
+      price: of a chip-hour.
+      program: what the compiler said, if it was asked.
+      ranking: settings that were searched, best first.
+      missing: what could not be done here, a sentence each.
+    """
+    memory_of, costs = _memory(given), _cost(given, mfu, price)
+    is_refused = program is not None and not program.fits
+    return {
+        "config": given.config.name,
+        "topology": _topology(given.topology),
+        "mesh": {axis: given.mesh.shape[axis] for axis in topology.AXES},
+        "mesh_dcn": {axis: given.spans[axis].slow for axis in topology.AXES},
+        "run": _run(given),
+        "params_total": sum(given.params_by_part.values()),
+        "params_by_part": given.params_by_part,
+        **memory_of,
+        **costs,
+        "compiler": program and dataclasses.asdict(program) | {"fits": program.fits},
+        "advice": search.advise(given) if is_refused or not memory_of["fits"] else None,
+        "ranking": [option.to_json() for option in ranking or []],
+        "missing": missing or [],
+    }
+
+
+def _topology(where: topology.Topology) -> dict[str, Any]:
+    return {
+        "name": where.name,
+        "text": where.describe(),
+        "slices": where.num_slices,
+        "chips": where.num_chips,
+        "devices": where.num_devices,
+        "hosts": where.num_hosts,
+        "sold_as": where.sold_as,
+        "fast_network": where.machine.fast_network,
+        "peak_flops_per_chip": where.machine.peak_flops,
+    }
+
+
+def _run(given: problem.Problem) -> dict[str, Any]:
+    train = given.config.train
+    return {
+        "num_steps": train.num_steps,
+        "global_batch_size": train.global_batch_size,
+        "microbatches": train.microbatches,
+        "examples_per_microbatch": given.examples,
+        "remat": list(train.remat),
+        "remat_text": train.remat_text,
+        "compute_dtype": given.config.model.compute_dtype,
+    }
+
+
+def _memory(given: problem.Problem) -> dict[str, Any]:
+    where, state = given.topology, memory.measure_state(given.state)
+    device = memory.estimate(given.config, state, given.batch, given.examples)
+    host = memory.estimate_host(given.config, state, given.batch, where, given.examples)
+    return {
+        "bytes_per_device": dataclasses.asdict(device) | {"total": device.total},
+        "bytes_available_per_device": where.machine.memory_bytes,
+        "fits": device.total <= where.machine.memory_bytes,
+        "checkpoint_bytes": state.total,
+        "host_bytes_peak": host.total,
+        "host_bytes": dataclasses.asdict(host),
+        "host_bytes_available": where.machine.host_memory_bytes,
+    }
+
+
+def _cost(given: problem.Problem, mfu: float, price: float | None) -> dict[str, Any]:
+    config, where = given.config, given.topology
+    rows = traffic.collectives(config, given.state.params, given.spans)
+    on_networks = traffic.seconds(rows, where)
+    costs = cost.estimate(
+        config, where, network_seconds=on_networks, mfu=mfu, price=price
+    )
+    forward = costs.forward_flops
+    return {
+        "forward_gflop_per_image": sum(forward.values()) / 1e9,
+        "forward_gflop_by_part": {part: n / 1e9 for part, n in forward.items()},
+        "flops_per_step": costs.flops_per_step,
+        "mfu": mfu,
+        "seconds_per_step": costs.seconds_per_step,
+        "limited_by": costs.limited_by,
+        "days": costs.days,
+        "chip_hours": costs.chip_hours,
+        "price_per_chip_hour": price,
+        "cost": costs.price,
+        "collectives": [dataclasses.asdict(row) for row in rows],
+        "network_seconds_per_step": on_networks,
+    }

@@ -1,0 +1,165 @@
+# Sourced by the launchers beside it: reads their flags, checks them, renders a template
+# and shows it (--dry_run) or hands it over.
+#
+#   launch/ENGINE.sh --config=FILE[:SIZE] --name=NAME [--workdir=WHERE] [--restarts=N]
+#       [--setup=COMMAND] [--config.section.key=value ...] [flags of the engine] [--dry_run]
+#
+# --workdir   the run's folder, shared by all hosts: a path (local disk for one host, NFS
+#             for several), gs://BUCKET/PATH or s3://BUCKET/PATH (see workdir.sh)
+# --restarts  how often the run is started again after an exit code that means "again":
+#             42 (stopped by a signal, all saved) and 128 up (lost); 100 unless given
+# --setup     a shell command that every host runs first, e.g. to mount a share
+# --dry_run   prints what would run and ends
+#
+# Whatever is wrong is told in one line, with exit code 2.
+
+ROOT="$(cd "$(dirname "${BASH_SOURCE[0]}")/.." && pwd)"
+COMMON_FLAGS="config name workdir restarts setup dry_run"
+
+die() {
+  echo "$(basename "$0"): $*" >&2
+  exit 2
+}
+
+# read_flags "FLAGS OF THE ENGINE" "$@": --some_flag=value becomes $some_flag, all others
+# are empty; --config.KEY=VALUE are collected in the array `settings`.
+read_flags() {
+  local known="$COMMON_FLAGS $1" argument key
+  shift
+  for key in $known; do printf -v "$key" '%s' ''; done
+  settings=()
+  for argument in "$@"; do
+    case "$argument" in
+      *$'\n'*) die "${argument%%$'\n'*}... has a line break; a flag is one line" ;;
+      --help | -h) show_usage && exit 0 ;;
+      --dry_run) dry_run=yes && continue ;;
+      --config.*=*) settings+=("$argument") && continue ;;
+    esac
+    key="${argument%%=*}"
+    key="${key#--}"
+    [[ "$argument" == --*=* && " $known " == *" $key "* && "$key" != dry_run ]] ||
+      die "$argument is not a flag; use --FLAG=VALUE with one of --${known// / --}"
+    [ -n "${argument#*=}" ] || die "$argument has no value; give one, or leave it out"
+    printf -v "$key" '%s' "${argument#*=}"
+  done
+  restarts="${restarts:-100}"
+}
+
+# The comment at the head of the script that was called.
+show_usage() {
+  sed -n '2,/^[^#]/{s/^# \{0,1\}//p}' "$0"
+  echo
+  sed -n '4,/^[^#]/{s/^# \{0,1\}//p}' "$ROOT/launch/common.sh"
+}
+
+# need FLAG EXAMPLE ...: refuses to go on without these flags.
+need() {
+  while [ $# -gt 0 ]; do
+    [ -n "${!1}" ] || die "--$1 is missing, e.g. --$1=$2"
+    shift 2
+  done
+}
+
+# check_run PATTERN RULE: what every engine asks of --config, --name, --restarts.
+check_run() {
+  need config experiments/configs/base64.py:paper name base64
+  [ -f "$ROOT/${config%%:*}" ] || [[ "$config" == /* && -f "${config%%:*}" ]] ||
+    die "--config=$config: there is no file ${config%%:*} in $ROOT; name one such as experiments/configs/base64.py:paper"
+  [[ "$name" =~ ^$1$ ]] || die "--name=$name is no name here; use $2"
+  check_number restarts 0
+}
+
+HOST_NAME='[A-Za-z0-9][A-Za-z0-9._-]{0,62}'
+HOST_NAME_RULE="up to 63 letters, digits, '.', '_' and '-', such as base64"
+# RFC 1123; pods, nodes and slices append up to 23 characters of 63.
+CLOUD_NAME='[a-z]([-a-z0-9]{0,38}[a-z0-9])?'
+CLOUD_NAME_RULE="up to 40 small letters, digits and '-', a letter first, such as base64-run1"
+
+# check_number FLAG LEAST
+check_number() {
+  [[ "${!1}" =~ ^[0-9]{1,6}$ ]] && [ "${!1}" -ge "$2" ] ||
+    die "--$1=${!1} is no whole number of $2 or more"
+}
+
+# check_workdir KIND ...: each of path, absolute, gs or s3 that the engine can reach.
+check_workdir() {
+  local kind
+  for kind in "$@"; do
+    case "$kind:$workdir" in
+      path:*://*) ;;
+      path:?* | absolute:/?*) return ;;
+      gs:gs://* | s3:s3://*)
+        [[ "$workdir" =~ ^(gs|s3)://[a-z0-9][a-z0-9._-]+/[A-Za-z0-9._/-]+$ ]] && return
+        die "--workdir=$workdir is no folder of a bucket; name one such as $kind://BUCKET/runs/$name"
+        ;;
+    esac
+  done
+  local rule=""
+  for kind in "$@"; do
+    case "$kind" in
+      path) rule+=" or a path" ;;
+      absolute) rule+=" or a path from the root that all hosts share" ;;
+      *) rule+=" or $kind://BUCKET/PATH" ;;
+    esac
+  done
+  die "--workdir=$workdir cannot be used here; name ${rule# or }"
+}
+
+# need_program NAME HOW_TO_GET_IT: not asked in a dry run.
+need_program() {
+  [ -n "$dry_run" ] || command -v "$1" >/dev/null || die "$1 is not on this machine; $2, or add --dry_run to see what it would be given"
+}
+
+# host_command FLAG=VALUE ...: the array `command` that each host runs in the checkout.
+host_command() {
+  command=(launch/run_on_host.sh "--workdir=$workdir" "$@")
+  [ -z "$setup" ] || command+=("--setup=$setup")
+  command+=(-- "--config=$config" ${settings[@]+"${settings[@]}"})
+}
+
+# quoted ARGUMENT ...: the arguments as the shell reads them back, on one line.
+quoted() {
+  local argument
+  for argument in "$@"; do
+    if [[ "$argument" =~ ^[A-Za-z0-9_./:=,@%+-]+$ ]]; then
+      printf '%s ' "$argument"
+    elif [[ "$argument" != *\'* ]]; then
+      printf "'%s' " "$argument"
+    elif [[ "$argument" != *[\"\$\`\\!]* ]]; then
+      printf '"%s" ' "$argument"
+    else
+      printf '%q ' "$argument"
+    fi
+  done | sed 's/ $//'
+}
+
+# yaml_list INDENT ARGUMENT ...: a block list of double-quoted strings. "$(" is doubled,
+# for Kubernetes would read it as a variable.
+yaml_list() {
+  local indent="$1" argument
+  shift
+  for argument in "$@"; do
+    argument="${argument//\\/\\\\}"
+    argument="${argument//\"/\\\"}"
+    printf '%*s- "%s"\n' "$indent" '' "${argument//\$(/\$\$(}"
+  done
+}
+
+# render TEMPLATE KEY=VALUE ...: launch/templates/TEMPLATE with @KEY@ replaced. A line
+# that is @KEY@ alone is left out where the value is empty.
+render() {
+  local text pair key value
+  text="$(cat "$ROOT/launch/templates/$1")"
+  shift
+  for pair in "$@"; do
+    key="@${pair%%=*}@" value="${pair#*=}"
+    [ -n "$value" ] || text="${text//$'\n'"$key"$'\n'/$'\n'}"
+    text="${text//"$key"/"$value"}"
+  done
+  printf '%s\n' "$text"
+}
+
+# show TITLE TEXT: one part of what a dry run prints.
+show() {
+  printf -- '--- %s\n%s\n' "$1" "$2"
+}

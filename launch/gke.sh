@@ -1,0 +1,71 @@
+#!/usr/bin/env bash
+# Applies a JobSet to a GKE cluster with TPU slices and the JobSet operator.
+#
+#   docker build -t REGISTRY/glide_jax -f launch/Dockerfile . && docker push REGISTRY/glide_jax
+#   launch/gke.sh --config=experiments/configs/base64.py:paper --name=base64 \
+#       --tpu=v5p:4x4x8 --slices=2 --image=REGISTRY/glide_jax --workdir=gs://my-bucket/runs/base64
+#
+# --tpu      a slice by the cloud's name or its shape
+# --slices   how many, one job each (1)
+# --image    this checkout with its environment
+# --capacity spot, reserved or on_demand (on_demand)
+# --service_account  of the pods, with access to the bucket; needed for gs://
+# --namespace        kubectl's own unless given
+#
+# A gs:// workdir is mounted by the cluster's Cloud Storage FUSE driver; a path has to be
+# one that the image or the nodes provide. All jobs start again together after the exit
+# codes that mean "again", and at once fail after others. Pods have ten minutes to save.
+set -euo pipefail
+. "$(dirname "$0")/common.sh"
+. "$ROOT/launch/restart.sh"
+. "$ROOT/launch/tpu.sh"
+
+read_flags "tpu slices image capacity service_account namespace" "$@"
+slices="${slices:-1}" capacity="${capacity:-on_demand}"
+check_run "$CLOUD_NAME" "$CLOUD_NAME_RULE"
+need tpu v5p:4x4x8 image REGISTRY/glide_jax workdir "gs://BUCKET/runs/$name"
+check_number slices 1
+read_tpu
+check_workdir absolute gs
+case "$capacity" in
+  on_demand) selector="" ;;
+  spot) selector='cloud.google.com/gke-spot: "true"' ;;
+  reserved) selector="cloud.google.com/reservation-affinity: any" ;;
+  *) die "--capacity=$capacity is not one of spot, reserved, on_demand" ;;
+esac
+bucket="" mount=""
+if [[ "$workdir" == gs://* ]]; then
+  need service_account glide
+  path="${workdir#gs://}"
+  bucket="${path%%/*}" mount="/mnt/$bucket"
+  workdir="/mnt/$path"
+fi
+need_program kubectl "install it (gcloud components install kubectl)"
+
+host_command "--chip=$chip" "--slices=$slices"
+again="$(for code in {0..255}; do if is_again "$code"; then echo "$code"; fi; done | paste -sd,)"
+manifest="$(render gke.yaml "NAME=$name" "SLICES=$slices" "HOSTS=$hosts" "IMAGE=$image" \
+  "RESTARTS=$restarts" "AGAIN=$again" "ACCELERATOR=$gke_accelerator" "SHAPE=$shape" \
+  "CHIPS=$chips_per_host" "COMMAND=$(yaml_list 14 "${command[@]}")" \
+  "SELECTOR=${selector:+              $selector}" \
+  "ACCOUNT=${service_account:+            serviceAccountName: $service_account}" \
+  "ANNOTATIONS=${bucket:+          metadata:
+            annotations:
+              gke-gcsfuse/volumes: \"true\"}" \
+  "MOUNTS=${bucket:+              volumeMounts:
+              - name: bucket
+                mountPath: $mount}" \
+  "VOLUMES=${bucket:+            volumes:
+            - name: bucket
+              csi:
+                driver: gcsfuse.csi.storage.gke.io
+                volumeAttributes:
+                  bucketName: $bucket
+                  hostNetworkPodKSA: \"true\"
+                  mountOptions: implicit-dirs,rename-dir-limit=200000,metadata-cache:ttl-secs:0,metadata-cache:negative-ttl-secs:0}")"
+apply=(kubectl apply ${namespace:+"--namespace=$namespace"} -f -)
+if [ -n "$dry_run" ]; then
+  show "${apply[*]}, with this manifest on its standard input" "$manifest"
+  exit
+fi
+"${apply[@]}" <<<"$manifest"

@@ -1,0 +1,65 @@
+#!/usr/bin/env bash
+# Asks Cloud TPU for one or more slices, trains on them, and gives them back.
+#
+#   launch/queued_resource.sh --config=experiments/configs/base64.py:paper --name=base64 \
+#       --tpu=v5p-256 --slices=2 --zone=us-east5-a --workdir=gs://my-bucket/runs/base64 --capacity=spot
+#
+# --tpu      the cloud's name of a slice
+# --slices   how many, joined by the data centre's network (1)
+# --runtime  the VM image; the chip's own unless given
+# --capacity spot, reserved or on_demand (on_demand)
+# --service_account  of the hosts; it must read and write the bucket and delete the
+#            resource. The project's default account unless given
+# --zone --project   gcloud's own settings unless given
+#
+# Stays in the foreground and watches: slices that are taken away are asked for again
+# (--restarts counts these). The hosts start the run at each boot and after the exit codes
+# that mean "again"; when it has ended for good, the first of them deletes the resource.
+# Stopped here (Ctrl-C), the run goes on unwatched; the same command watches it again.
+set -euo pipefail
+. "$(dirname "$0")/common.sh"
+. "$ROOT/launch/tpu.sh"
+
+read_flags "tpu slices runtime capacity service_account zone project" "$@"
+slices="${slices:-1}" capacity="${capacity:-on_demand}"
+check_run "$CLOUD_NAME" "$CLOUD_NAME_RULE"
+need tpu v5p-256 workdir "gs://BUCKET/runs/$name"
+check_number slices 1
+read_tpu
+need_usual_shape
+# The code travels through the bucket, and a local disk goes with its slice.
+check_workdir gs
+case "$capacity" in
+  on_demand) capacity_flag="" ;;
+  spot | reserved) capacity_flag="--$capacity" ;;
+  *) die "--capacity=$capacity is not one of spot, reserved, on_demand" ;;
+esac
+case "$chip" in
+  v4) runtime="${runtime:-tpu-ubuntu2204-base}" ;;
+  v5e) runtime="${runtime:-v2-alpha-tpuv5-lite}" ;;
+  v5p) runtime="${runtime:-v2-alpha-tpuv5}" ;;
+  v6e) runtime="${runtime:-v2-alpha-tpuv6e}" ;;
+esac
+need_program gcloud "install the Google Cloud CLI (https://cloud.google.com/sdk/docs/install)"
+
+host_command "--chip=$chip" "--slices=$slices" "--restarts=$restarts"
+nodes="--node-id=$name"
+[ "$slices" -eq 1 ] || nodes="--node-count=$slices --node-prefix=$name"
+where=(${zone:+"--zone=$zone"} ${project:+"--project=$project"})
+account="${service_account:+--service-account=$(quoted "$service_account")}"
+startup="$(render startup.sh "NAME=$name" "CODE=$workdir/launch/$name.tar.gz" \
+  "COMMAND=$(quoted "${command[@]}")")"
+script="$(render queued_resource.sh "ROOT=$(quoted "$ROOT")" "NAME=$name" "NODES=$nodes" \
+  "CODE=$workdir/launch/$name.tar.gz" "WHERE=$(quoted ${where[@]+"${where[@]}"})" \
+  "ACCELERATOR=$accelerator" \
+  "RUNTIME=$(quoted "$runtime")" "CAPACITY=${capacity_flag:+    $capacity_flag \\}" \
+  "ACCOUNT=${account:+    $account \\}" "RESTARTS=$restarts" "LOGS=$workdir/logs")"
+if [ -n "$dry_run" ]; then
+  show "bash, with this script and \$startup, the file below" "$script"
+  show "\$startup, which each host runs at boot" "$startup"
+  exit
+fi
+startup_file="$(mktemp)"
+trap 'rm "$startup_file"' EXIT
+printf '%s\n' "$startup" >"$startup_file"
+startup="$startup_file" bash -c "$script"

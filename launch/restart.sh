@@ -1,0 +1,46 @@
+# Sourced by all launchers: which exit codes of `glide train` mean "start me again", and
+# the loop that does so. The one place that says it; glide_jax/lifecycle.py has the names.
+#
+#   0          done                                                      ends
+#   1          an error of ours, with its traceback                      ends
+#   2          a mistake of the user's, told in one line                 ends
+#   42         stopped by a signal, everything is saved                  again
+#   128 to 255 lost: killed by signal code-128, aborted after another    again
+#              process was (134), or its ssh connection broke (255)
+#   others     none of ours: a program is missing (127), ...             ends
+
+is_again() {
+  [ "$1" -eq 42 ] || [ "$1" -ge 128 ]
+}
+
+# run_again N COMMAND ...: runs it, and again while it asks to be, N times at most; ends
+# with its last exit code. The pause keeps a host that fails at once from spinning.
+run_again() {
+  local restarts="$1" restart=0 code
+  shift
+  while true; do
+    code=0
+    "$@" || code=$?
+    if ! is_again "$code" || [ "$restart" -ge "$restarts" ] || [ -n "${STOP_AGAIN:-}" ]; then
+      return "$code"
+    fi
+    restart=$((restart + 1))
+    echo "exit code $code: starting again ($restart of $restarts)"
+    sleep "${GLIDE_JAX_RESTART_PAUSE_SECS:-10}"
+  done
+}
+
+# final_code CODE FOLDER: one exit code for a run of many processes, each of which left
+# its own in FOLDER/exit.*: a mistake outranks the others, for the processes that it left
+# behind are lost only because of it.
+final_code() {
+  local code="$1" file of_process
+  for file in "$2"/exit.*; do
+    [ -f "$file" ] || continue
+    of_process="$(cat "$file")"
+    if [ "$of_process" -ne 0 ] && ! is_again "$of_process"; then
+      code="$of_process"
+    fi
+  done
+  echo "$code"
+}

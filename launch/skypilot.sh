@@ -1,0 +1,75 @@
+#!/usr/bin/env bash
+# Submits a run to SkyPilot as a managed job, on whichever cloud has the machines.
+#
+#   launch/skypilot.sh --config=experiments/configs/base64.py:paper --name=base64 \
+#       --accelerators=H100:8 --chip=h100 --nodes=4 --workdir=s3://my-bucket/runs/base64 --capacity=spot \
+#       --setup='sudo apt-get install -y s3fs'
+#   launch/skypilot.sh --config=experiments/configs/base64.py:paper --name=base64 \
+#       --tpu=v5p-64 --workdir=gs://my-bucket/runs/base64
+#
+# --accelerators --nodes --chip   GPUs a node as SkyPilot names them, how many nodes (1),
+#              and which compiler flags
+# --tpu        a TPU slice in their place, by the cloud's name
+# --infra      a cloud, region or context, such as aws/us-east-1
+# --capacity   spot or on_demand (on_demand)
+#
+# SkyPilot mounts a gs:// workdir. An s3:// one is mounted by s3fs, which --setup has to
+# install: SkyPilot's own ways of mounting S3 either cannot append or show a node's files
+# to the others late. Lost machines are replaced without a limit, and SkyPilot knows none
+# for exit codes either, so --restarts is not of this launcher.
+set -euo pipefail
+. "$(dirname "$0")/common.sh"
+. "$ROOT/launch/tpu.sh"
+
+for argument in "$@"; do
+  [[ "$argument" != --restarts=* ]] ||
+    die "$argument: SkyPilot restarts without a limit; leave it out"
+done
+read_flags "accelerators nodes chip tpu infra capacity" "$@"
+nodes="${nodes:-1}" capacity="${capacity:-on_demand}"
+check_run "$CLOUD_NAME" "$CLOUD_NAME_RULE"
+need workdir "gs://BUCKET/runs/$name"
+check_number nodes 1
+check_workdir absolute gs s3
+case "$capacity" in
+  on_demand) spot=false ;;
+  spot) spot=true ;;
+  *) die "--capacity=$capacity is not one of spot, on_demand" ;;
+esac
+meeting="export GLIDE_JAX_COORDINATOR=auto"
+if [ -n "$tpu" ]; then
+  [ -z "$accelerators$chip" ] && [ "$nodes" -eq 1 ] ||
+    die "--tpu=$tpu is one slice with all of its hosts; leave out --accelerators, --chip and --nodes"
+  read_tpu
+  need_usual_shape
+  accelerators="tpu-$accelerator"
+else
+  need accelerators H100:8 chip h100
+  meeting='export GLIDE_JAX_COORDINATOR="$(echo "$SKYPILOT_NODE_IPS" | head -n 1):8476"
+  export GLIDE_JAX_HOSTS="$(echo "$SKYPILOT_NODE_IPS" | paste -sd,)"
+  export GLIDE_JAX_NUM_PROCESSES="$SKYPILOT_NUM_NODES" GLIDE_JAX_PROCESS_ID="$SKYPILOT_NODE_RANK"'
+fi
+bucket=""
+if [[ "$workdir" == gs://* ]]; then
+  path="${workdir#gs://}"
+  bucket="${path%%/*}"
+  workdir="/mnt/$path"
+fi
+need_program sky "install it (pip install skypilot)"
+
+host_command "--chip=$chip"
+task="$(render skypilot.yaml "NAME=$name" "NODES=$nodes" "ROOT=$ROOT" \
+  "ACCELERATORS=$accelerators" "SPOT=$spot" "INFRA=${infra:+  infra: $infra}" \
+  "MEETING=  $meeting" "COMMAND=$(quoted "${command[@]}")" \
+  "MOUNTS=${bucket:+file_mounts:
+  /mnt/$bucket:
+    source: gs://$bucket
+    mode: MOUNT}")"
+if [ -n "$dry_run" ]; then
+  show "sky jobs launch --yes --detach-run --name=$name, with this file" "$task"
+  exit
+fi
+file="$(mktemp --suffix=.yaml)"
+trap 'rm "$file"' EXIT
+printf '%s\n' "$task" >"$file"
+sky jobs launch --yes --detach-run "--name=$name" "$file"

@@ -1,0 +1,39 @@
+#!/usr/bin/env bash
+# Runs on plain hosts that ssh reaches without a password, one process on each.
+#
+#   launch/ssh.sh --config=experiments/configs/base64.py:emoji --name=base64 \
+#       --hosts=alice@gpu1,alice@gpu2 --chip=a100 --workdir=/nfs/runs/base64
+#
+# --hosts    the first is where the processes meet
+# --chip     which compiler flags: `glide flags --chip=...` shows them (cpu)
+# --port     where the processes meet (8476)
+# --coordinator  the first host as the others reach it; its name in --hosts unless given
+# --folder   where the checkout is copied to on each host (glide_jax, in the home folder)
+#
+# Stays in the foreground and shows what all hosts print; leave it running under tmux.
+# Ctrl-C ends it, and the run saves itself on all hosts. After a code that means "again"
+# the run is started again on all of them; a lost connection is such a code (255).
+set -euo pipefail
+. "$(dirname "$0")/common.sh"
+
+read_flags "hosts chip port coordinator folder" "$@"
+chip="${chip:-cpu}" port="${port:-8476}" folder="${folder:-glide_jax}"
+check_run "$HOST_NAME" "$HOST_NAME_RULE"
+need hosts alice@gpu1,alice@gpu2 workdir "/nfs/runs/$name"
+check_number port 1
+check_workdir absolute gs s3
+[[ "$hosts" =~ ^[A-Za-z0-9@._-]+(,[A-Za-z0-9@._-]+)*$ ]] ||
+  die "--hosts=$hosts is no list of hosts; name them as ssh does, with commas between, such as alice@gpu1,gpu2"
+need_program ssh "install OpenSSH's client"
+need_program rsync "install it"
+
+first="${hosts%%,*}"
+host_command "--chip=$chip"
+script="$(render ssh.sh "ROOT=$(quoted "$ROOT")" "HOSTS=${hosts//,/ }" "NAMES=$hosts" "FOLDER=$(quoted "$folder")" \
+  "COORDINATOR=${coordinator:-${first#*@}}:$port" "RESTARTS=$restarts" \
+  "COMMAND=$(quoted "${command[@]}")")"
+if [ -n "$dry_run" ]; then
+  show "bash, with this script" "$script"
+  exit
+fi
+bash -c "$script"

@@ -1,0 +1,43 @@
+set -uo pipefail
+cd @ROOT@ || exit
+. launch/restart.sh
+hosts=(@HOSTS@)
+folder=@FOLDER@
+codes="$(mktemp -d)"
+trap 'rm -r "$codes"' EXIT
+command="$(cat <<'RUN'
+@COMMAND@
+RUN
+)"
+# A host takes the loss of its terminal (-tt) as the signal to save itself and end.
+jobs=()
+stop() {
+  STOP_AGAIN=yes
+  [ ${#jobs[@]} -eq 0 ] || kill "${jobs[@]}" 2>/dev/null
+}
+trap stop INT TERM
+
+for host in "${hosts[@]}"; do
+  rsync -az --exclude=/.venv --exclude=/.git --exclude=/runs ./ "$host:$folder/" || exit 2
+done
+
+on_all_hosts() {
+  local index code worst=0
+  rm -f "$codes"/exit.*
+  jobs=()
+  for index in "${!hosts[@]}"; do
+    ssh -tt -o ServerAliveInterval=30 "${hosts[$index]}" "cd $folder && \
+      GLIDE_JAX_COORDINATOR=@COORDINATOR@ GLIDE_JAX_NUM_PROCESSES=${#hosts[@]} \
+      GLIDE_JAX_PROCESS_ID=$index GLIDE_JAX_HOSTS=@NAMES@ $command" </dev/null &
+    jobs+=($!)
+  done
+  for index in "${!hosts[@]}"; do
+    while kill -0 "${jobs[$index]}" 2>/dev/null; do wait "${jobs[$index]}"; done
+    wait "${jobs[$index]}"
+    code=$?
+    echo "$code" >"$codes/exit.$index"
+    worst=$((code > worst ? code : worst))
+  done
+  return "$(final_code "$worst" "$codes")"
+}
+run_again @RESTARTS@ on_all_hosts

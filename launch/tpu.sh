@@ -1,0 +1,48 @@
+# Sourced: the names of TPU slices. Clouds call a slice v5p-256 (by TensorCores for v4 and
+# v5p, by chips for v5e and v6e), Kubernetes and `glide plan` v5p:4x4x8 (by its shape).
+
+# The shape of each chip count where a cloud name alone does not say it, from
+# https://cloud.google.com/tpu/docs: v4, v5p and tpu7x are three-dimensional.
+declare -A SHAPES_2D=([1]=1x1 [4]=2x2 [8]=2x4 [16]=4x4 [32]=4x8 [64]=8x8 [128]=8x16
+  [256]=16x16)
+declare -A SHAPES_3D=([4]=2x2x1 [8]=2x2x2 [16]=2x2x4 [32]=2x4x4 [64]=4x4x4 [128]=4x4x8
+  [256]=4x8x8 [512]=8x8x8 [1024]=8x8x16 [2048]=8x16x16 [4096]=16x16x16 [6144]=16x16x24)
+
+# read_tpu: sets from $tpu, in either way of naming: chip (v5p), shape (4x4x8),
+# accelerator (v5p-256), hosts (32), chips_per_host (4) and gke_accelerator.
+read_tpu() {
+  local chips cores=1
+  if [[ "$tpu" =~ ^(v4|v5e|v5p|v6e|tpu7x):([0-9]+(x[0-9]+){1,2})$ ]]; then
+    chip="${BASH_REMATCH[1]}" shape="${BASH_REMATCH[2]}"
+    chips=$((${shape//x/*}))
+  elif [[ "$tpu" =~ ^(v4|v5litepod|v5p|v6e)-([0-9]+)$ ]]; then
+    chip="${BASH_REMATCH[1]/v5litepod/v5e}" chips="${BASH_REMATCH[2]}" shape=""
+    [[ "$chip" == v4 || "$chip" == v5p ]] && chips=$((chips / 2))
+  else
+    die "--tpu=$tpu names no slice; use the cloud's name, such as v5p-256, v5litepod-16 or v6e-64, or the shape, such as v5p:4x4x8"
+  fi
+  case "$chip" in
+    v5e | v6e) local known="${SHAPES_2D[$chips]:-}" ;;
+    *) local known="${SHAPES_3D[$chips]:-}" ;;
+  esac
+  shape="${shape:-$known}"
+  [ -n "$shape" ] || die "--tpu=$tpu: no slice of $chip has $chips chips; see https://cloud.google.com/tpu/docs for those there are"
+  [[ "$chip" != v4 && "$chip" != v5p ]] || cores=2
+  accelerator="${chip/v5e/v5litepod}-$((chips * cores))"
+  # The cloud gives each count one shape; another has to be asked for by its name.
+  is_usual_shape="$([ "$shape" != "$known" ] || echo yes)"
+  chips_per_host=$((chips < 4 ? chips : 4))
+  hosts=$((chips / chips_per_host))
+  case "$chip" in
+    v4) gke_accelerator=tpu-v4-podslice ;;
+    v5e) gke_accelerator=tpu-v5-lite-podslice ;;
+    tpu7x) gke_accelerator=tpu7x ;;
+    *) gke_accelerator="tpu-$chip-slice" ;;
+  esac
+}
+
+# Where a slice is asked for by its cloud name alone.
+need_usual_shape() {
+  [ "$chip" != tpu7x ] || die "--tpu=$tpu: Ironwood slices come through GKE; use launch/gke.sh or launch/xpk.sh"
+  [ -n "$is_usual_shape" ] || die "--tpu=$tpu: $accelerator comes in another shape here; leave the shape to the cloud with --tpu=$accelerator, or use launch/gke.sh"
+}

@@ -1,0 +1,46 @@
+#!/usr/bin/env bash
+# Submits a run to a cluster that xpk made (https://github.com/AI-Hypercomputer/xpk).
+#
+#   launch/xpk.sh --config=experiments/configs/base64.py:paper --name=base64 \
+#       --tpu=v5p-256 --slices=2 --cluster=my-cluster --workdir=/mnt/glide/runs/base64 --storage=glide
+#
+# --tpu      a slice by the cloud's name or its shape
+# --slices   how many (1)
+# --cluster --zone --project   where
+# --storage  an xpk storage that is mounted in the pods, and holds the workdir. A bucket
+#            becomes one, once, by
+#              xpk storage attach glide --cluster=my-cluster --type=gcsfuse --bucket=my-bucket \
+#                --mount-point=/mnt/glide --readonly=false --auto-mount=false --size=1 \
+#                --mount-options=implicit-dirs,metadata-cache:ttl-secs:0
+#
+# xpk puts this checkout into an image, on top of Python's; the environment is made when a
+# pod starts. xpk itself restarts the run after the codes 42 and 127 to 255: 127 (a command
+# that is not there) is its own addition. Pods have ten minutes to save.
+set -euo pipefail
+. "$(dirname "$0")/common.sh"
+. "$ROOT/launch/tpu.sh"
+
+read_flags "tpu slices cluster zone project storage" "$@"
+slices="${slices:-1}"
+check_run "$CLOUD_NAME" "$CLOUD_NAME_RULE"
+need tpu v5p-256 cluster my-cluster workdir "/mnt/glide/runs/$name"
+check_number slices 1
+read_tpu
+[[ "$workdir" != *://* ]] ||
+  die "--workdir=$workdir: xpk mounts buckets as storages; make one (see --help) and name a folder under its mount point, with --storage"
+check_workdir absolute
+tpu_type="$accelerator"
+[ -n "$is_usual_shape" ] && [ "$chip" != tpu7x ] || tpu_type="${accelerator%-*}-$shape"
+need_program xpk "install it (pip install xpk)"
+
+host_command "--chip=$chip" "--slices=$slices"
+where=("--cluster=$cluster" ${zone:+"--zone=$zone"} ${project:+"--project=$project"})
+script="$(render xpk.sh "ROOT=$(quoted "$ROOT")" "NAME=$name" "TPU=$tpu_type" \
+  "SLICES=$slices" "RESTARTS=$restarts" "WHERE=$(quoted "${where[@]}")" \
+  "STORAGE=${storage:+  --storage=$(quoted "$storage") \\}" \
+  "COMMAND=$(quoted "${command[@]}")")"
+if [ -n "$dry_run" ]; then
+  show "bash, with this script" "$script"
+  exit
+fi
+bash -c "$script"

@@ -1,0 +1,149 @@
+"""`glide plan`: a page or one JSON object out, one line on a mistake."""
+
+from __future__ import annotations
+
+import json
+
+import pytest
+
+from glide_jax.cli import main, plan
+from tests import fake_devices
+
+CONFIGS = fake_devices.ROOT / "experiments" / "configs"
+BASE = f"--config={CONFIGS / 'base64.py'}"
+WHERE = "--topology=v5p:4x4x8"
+
+
+def planned(capsys, *flags: str) -> dict:
+    """The JSON of a plan."""
+    assert main.run(["plan", *flags, "--json"]) == 0
+    return json.loads(capsys.readouterr().out)
+
+
+@pytest.mark.parametrize(
+    ("config", "params", "gigaflops"),
+    [
+        ("base64.py:released", 385_030_726, 238),
+        ("upsample256.py:released", 398_361_286, 1281),
+        ("base64.py:paper", None, 1858),
+        ("upsample256.py:paper", None, 5096),
+    ],
+)
+def test_the_report_has_the_published_sizes(capsys, config, params, gigaflops):
+    report = planned(capsys, f"--config={CONFIGS / config}", WHERE)
+    # One per cent: the published figures of operations are rounded.
+    assert report["forward_gflop_per_image"] == pytest.approx(gigaflops, rel=0.01)
+    assert report["params_total"] == sum(report["params_by_part"].values())
+    if params:
+        assert report["params_total"] == params
+
+
+def test_the_report_is_complete_and_adds_up(capsys):
+    report = planned(capsys, f"{BASE}:paper", WHERE, "--price=4.2", "--mfu=0.5")
+    sizes = report["bytes_per_device"]
+    at_once = ("params", "moments", "ema", "batch", "step")
+    assert sizes["total"] == sum(sizes[part] for part in at_once)
+    assert set(sizes) == {*at_once, "grads", "activations", "work", "total"}
+    assert report["topology"]["sold_as"] == "v5p-256"
+    assert report["mfu"] == 0.5
+    hours = report["seconds_per_step"] * 2_500_000 / 3600
+    assert report["days"] == pytest.approx(hours / 24)
+    assert report["chip_hours"] == pytest.approx(128 * hours)
+    assert report["cost"] == pytest.approx(4.2 * report["chip_hours"])
+    assert report["checkpoint_bytes"] > 4 * 4 * report["params_total"]
+    assert report["host_bytes_peak"] == sum(report["host_bytes"].values())
+    assert {row["operation"] for row in report["collectives"]} == {
+        *("all-gather", "reduce-scatter", "all-reduce")
+    }
+    assert report["compiler"] is None
+    assert report["missing"] == []
+
+
+def test_the_page_answers_in_order(capsys):
+    assert main.run(["plan", f"{BASE}:paper", "--chips=h100:64", "--price=2"]) == 0
+    page = capsys.readouterr().out
+    heads = ["PARAMETERS", "MEMORY", "TIME", "NETWORK", "CHECKPOINT", "HOST MEMORY"]
+    places = [page.index(head) for head in heads]
+    assert places == sorted(places)
+    assert "64 h100 chips" in page
+    assert "chip-hours" in page
+    assert "NVLink" in page
+    assert max(map(len, page.splitlines())) <= 100
+
+
+def test_gpus_cannot_be_compiled_for_and_the_rest_still_comes(capsys):
+    report = planned(capsys, f"{BASE}:released", "--chips=h100:8", "--compile")
+    assert report["compiler"] is None
+    assert "h100" in report["missing"][0]
+    assert report["seconds_per_step"] > 0
+
+
+def test_without_libtpu_the_rest_still_comes_and_its_absence_is_told(
+    capsys, monkeypatch
+):
+    from glide_jax.plan import topology
+
+    monkeypatch.setattr(topology.importlib.util, "find_spec", lambda name: None)
+    assert main.run(["plan", f"{BASE}:released", WHERE, "--compile"]) == 0
+    page = capsys.readouterr().out
+    assert "missing: libtpu is not installed" in page
+    assert "glide_jax[tpu]" in page
+
+
+def test_a_search_plans_with_what_it_found(capsys):
+    report = planned(capsys, f"{BASE}:released", "--chips=h100:8", "--search")
+    best = report["ranking"][0]
+    assert report["run"]["remat"] == best["remat"]
+    assert report["run"]["microbatches"] == best["microbatches"]
+    assert report["bytes_per_device"]["total"] == best["bytes_per_device"]
+
+
+def test_what_does_not_fit_comes_with_advice(capsys):
+    report = planned(capsys, f"{BASE}:released", "--topology=v5e:4x4")
+    assert not report["fits"]
+    assert "--config.train.remat" in report["advice"]
+
+
+@pytest.mark.parametrize(
+    ("flags", "named"),
+    [
+        ([WHERE], "--config is missing"),
+        (["--config=absent.py", WHERE], "absent.py"),
+        ([f"{BASE}:huge", WHERE], "huge"),
+        ([f"{BASE}:paper"], "neither given"),
+        ([f"{BASE}:paper", "--topology=v5p:5x5x5"], "4x4x8"),
+        ([f"{BASE}:paper", "--topology=v7x:2x2x1"], "tpu7x"),
+        ([f"{BASE}:paper", "--chips=tpu:8"], "h100"),
+        ([f"{BASE}:paper", "--chips=h100:8", "--slices=2"], "--slices=2"),
+        ([f"{BASE}:paper", WHERE, "--slices=0"], "slices"),
+        ([f"{BASE}:paper", WHERE, "--mfu=2"], "--mfu=2"),
+        ([f"{BASE}:paper", WHERE, "--mfu=nan"], "--mfu=nan"),
+        ([f"{BASE}:paper", WHERE, "--price=-1"], "--price=-1"),
+        ([f"{BASE}:paper", WHERE, "now"], "'now' is no flag"),
+        ([f"{BASE}:paper", WHERE, "--config.mesh.fsdp=3"], "does not divide"),
+        ([f"{BASE}:paper", WHERE, "--config.mesh.data=8"], "does not equal"),
+        (
+            [f"{BASE}:paper", WHERE, "--config.mesh.data_dcn=2"],
+            "--slices=1",
+        ),
+        (
+            [f"{BASE}:paper", WHERE, "--config.train.global_batch_size=100"],
+            "not divisible by 128",
+        ),
+        (
+            [f"{BASE}:paper", WHERE, "--config.train.microbatches=32"],
+            "32 microbatches",
+        ),
+        ([f"{BASE}:paper", WHERE, "--config.mesh.tensor=5"], "tensor"),
+        ([f"{BASE}:paper", WHERE, "--config.train.remat=('some',)"], "some"),
+        ([f"{BASE}:paper", WHERE, "--config.optim.learning_rate=-1"], "learning_rate"),
+    ],
+)
+def test_a_mistake_is_named_in_one_line(refused, flags, named):
+    assert named in refused("plan", *flags)
+
+
+def test_the_help_and_the_formula_agree_on_the_assumed_mfu():
+    from glide_jax.plan import cost
+
+    assert plan.DEFAULT_MFU == cost.DEFAULT_MFU

@@ -1,0 +1,141 @@
+"""Runs the scripts under launch/, with made-up programs of clouds on the path."""
+
+from __future__ import annotations
+
+import os
+import pathlib
+import re
+import subprocess
+
+ROOT = pathlib.Path(__file__).parents[2]
+LAUNCH = ROOT / "launch"
+CONFIG = "--config=experiments/configs/base64.py:paper"
+RUN = (CONFIG, "--name=base64")
+BUCKET = "--workdir=gs://my-bucket/runs/base64"
+
+# An ordinary command of each engine, some with a second one.
+COMMANDS = {
+    "slurm": (
+        "slurm.sh",
+        *RUN,
+        "--nodes=16",
+        "--gpus=8",
+        "--chip=h100",
+        "--partition=gpu",
+        "--account=art",
+        "--time=2-00:00:00",
+        "--config.data.sources=('folder:photos',)",
+    ),
+    "tpu_vm": (
+        "tpu_vm.sh",
+        *RUN,
+        "--tpu=v5p-64",
+        "--slice=my-slice",
+        "--zone=us-east5-a",
+        BUCKET,
+    ),
+    "queued_resource": (
+        "queued_resource.sh",
+        *RUN,
+        "--tpu=v5p-256",
+        "--slices=2",
+        "--zone=us-east5-a",
+        "--capacity=spot",
+        BUCKET,
+    ),
+    "gke": (
+        "gke.sh",
+        *RUN,
+        "--tpu=v5p:4x4x8",
+        "--slices=2",
+        "--image=registry.example/glide_jax",
+        "--service_account=glide",
+        "--capacity=spot",
+        "--namespace=art",
+        BUCKET,
+    ),
+    "gke_nfs": (
+        "gke.sh",
+        *RUN,
+        "--tpu=v6e-16",
+        "--image=registry.example/glide_jax",
+        "--workdir=/nfs/runs/base64",
+        "--restarts=3",
+        "--config.data.sources=('folder:photos',)",
+    ),
+    "xpk": (
+        "xpk.sh",
+        *RUN,
+        "--tpu=v5p-256",
+        "--slices=2",
+        "--cluster=my-cluster",
+        "--storage=glide",
+        "--workdir=/mnt/glide/runs/base64",
+        "--config.data.sources=('folder:photos',)",
+    ),
+    "skypilot": (
+        "skypilot.sh",
+        *RUN,
+        "--accelerators=H100:8",
+        "--chip=h100",
+        "--nodes=4",
+        "--infra=aws/us-east-1",
+        "--capacity=spot",
+        "--workdir=s3://my-bucket/runs/base64",
+        "--setup=sudo apt-get install -y s3fs",
+    ),
+    "skypilot_tpu": ("skypilot.sh", *RUN, "--tpu=v5p-64", BUCKET),
+    "ssh": (
+        "ssh.sh",
+        *RUN,
+        "--hosts=alice@gpu1,alice@gpu2",
+        "--chip=a100",
+        "--workdir=/nfs/runs/base64",
+        "--setup=mountpoint -q /nfs || sudo mount /nfs",
+    ),
+}
+
+
+def run(
+    command: tuple[str, ...],
+    *,
+    programs: pathlib.Path | None = None,
+    environment: dict[str, str] | None = None,
+    timeout_secs: float = 60,
+) -> subprocess.CompletedProcess[str]:
+    """A launcher's end; `programs` is a folder of made-up ones, before all others."""
+    path = os.environ["PATH"]
+    return subprocess.run(
+        [str(LAUNCH / command[0]), *command[1:]],
+        env={
+            **os.environ,
+            "PATH": f"{programs}:{path}" if programs else path,
+            **(environment or {}),
+        },
+        capture_output=True,
+        text=True,
+        timeout=timeout_secs,
+        check=False,
+    )
+
+
+def dry_run(command: tuple[str, ...]) -> str:
+    """What a launcher would run, where the checkout is called /checkout."""
+    result = run((*command, "--dry_run"))
+    assert result.returncode == 0, result.stderr
+    assert result.stderr == ""
+    return result.stdout.replace(str(ROOT), "/checkout")
+
+
+def parts(transcript: str) -> list[str]:
+    """The texts that a dry run shows, without their titles."""
+    return re.split(r"(?m)^--- .*\n", transcript)[1:]
+
+
+def write_program(folder: pathlib.Path, name: str, script: str) -> pathlib.Path:
+    """A program of that name in the folder."""
+    folder.mkdir(exist_ok=True)
+    path = folder / name
+    path.write_text(f"#!/usr/bin/env bash\n{script}\n")
+    path.chmod(0o755)
+    return path

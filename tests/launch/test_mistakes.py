@@ -1,0 +1,108 @@
+"""A launcher tells every mistake in one line, with exit code 2, and submits nothing."""
+
+from __future__ import annotations
+
+import pytest
+
+from tests.launch import launchers
+
+RUN = launchers.RUN
+SLURM = ("slurm.sh", *RUN)
+GKE = launchers.COMMANDS["gke"]
+QUEUED = launchers.COMMANDS["queued_resource"]
+SSH = launchers.COMMANDS["ssh"]
+
+
+def refused(*command: str) -> str:
+    """The one line."""
+    result = launchers.run((*command, "--dry_run"))
+    assert result.returncode == 2, result.stdout
+    assert result.stdout == ""
+    (line,) = result.stderr.splitlines()
+    assert line.startswith(f"{command[0]}: ")
+    return line
+
+
+@pytest.mark.parametrize("script", sorted({c[0] for c in launchers.COMMANDS.values()}))
+@pytest.mark.parametrize(
+    ("flags", "named"),
+    [
+        ((), "--config is missing, e.g. --config=experiments"),
+        ((launchers.CONFIG,), "--name is missing"),
+        (("--config=absent.py:tiny", "--name=a"), "there is no file absent.py"),
+        ((*RUN, "--nmae=b"), "--nmae=b is not a flag; use --FLAG=VALUE with one of"),
+        ((*RUN, "--dry_run=yes"), "--dry_run=yes is not a flag"),
+        ((*RUN, "runs/base"), "runs/base is not a flag"),
+        ((*RUN, "--workdir"), "--workdir is not a flag"),
+        ((*RUN, "--workdir="), "--workdir= has no value"),
+        ((*RUN, "--setup=a\nb"), "--setup=a... has a line break"),
+        ((launchers.CONFIG, "--name=a b"), "--name=a b is no name here; use up to"),
+    ],
+)
+def test_what_every_engine_asks(script, flags, named):
+    assert named in refused(script, *flags)
+
+
+@pytest.mark.parametrize(
+    ("command", "named"),
+    [
+        (("gke.sh", launchers.CONFIG, "--name=Base_64"), "up to 40 small letters"),
+        (("gke.sh", launchers.CONFIG, f"--name={'a' * 41}"), "up to 40 small letters"),
+        ((*SLURM, "--nodes=0"), "--nodes=0 is no whole number of 1 or more"),
+        ((*SLURM, "--gpus=eight"), "--gpus=eight is no whole number"),
+        ((*SLURM, "--restarts=-1"), "--restarts=-1 is no whole number of 0 or more"),
+        ((*SLURM, "--workdir=http://x/y"), "--workdir=http://x/y cannot be used here"),
+        ((*SLURM, "--workdir=s3://bucket"), "is no folder of a bucket"),
+        ((*GKE, "--tpu=v5p-9999"), "no slice of v5p has 4999 chips"),
+        ((*GKE, "--tpu=h100"), "--tpu=h100 names no slice"),
+        ((*GKE, "--capacity=cheap"), "--capacity=cheap is not one of spot, reserved"),
+        ((*GKE, "--workdir=runs/x"), "name a path from the root that all hosts share"),
+        ((*GKE, "--workdir=s3://b/x"), "--workdir=s3://b/x cannot be used here"),
+        (("gke.sh", *RUN, "--tpu=v5p-8"), "--image is missing, e.g."),
+        ((*QUEUED, "--workdir=/nfs/x"), "cannot be used here; name gs://BUCKET/PATH"),
+        ((*QUEUED, "--tpu=v5p:2x2x8"), "comes in another shape here"),
+        ((*QUEUED, "--tpu=tpu7x:4x4x4"), "use launch/gke.sh or launch/xpk.sh"),
+        ((*launchers.COMMANDS["xpk"], launchers.BUCKET), "xpk mounts buckets as"),
+        ((*launchers.COMMANDS["skypilot"], "--tpu=v5p-8"), "leave out --accelerators"),
+        ((*launchers.COMMANDS["skypilot"], "--restarts=3"), "restarts without a limit"),
+        ((*SSH, "--hosts=a;b"), "--hosts=a;b is no list of hosts"),
+        ((*SSH, "--workdir=runs/x"), "--workdir=runs/x cannot be used here"),
+    ],
+)
+def test_what_an_engine_cannot_do_is_named_with_the_remedy(command, named):
+    assert named in refused(*command)
+
+
+@pytest.mark.parametrize("engine", launchers.COMMANDS)
+def test_a_program_that_is_missing_is_asked_for_only_when_it_is_needed(
+    engine, tmp_path
+):
+    """The machine of this test has bash and the basic tools, and nothing else."""
+    needed = ["bash", "env", "basename", "dirname", "cat", "sed", "paste", "rm"]
+    for name in needed:
+        (tmp_path / name).symlink_to(f"/usr/bin/{name}")
+    command = launchers.COMMANDS[engine]
+    path = {"PATH": str(tmp_path)}
+    result = launchers.run(command, environment=path)
+    program = {
+        "slurm.sh": "sbatch",
+        "gke.sh": "kubectl",
+        "xpk.sh": "xpk",
+        "skypilot.sh": "sky",
+        "ssh.sh": "ssh",
+    }.get(command[0], "gcloud")
+    assert result.returncode == 2
+    (line,) = result.stderr.splitlines()
+    assert f"{program} is not on this machine" in line
+    assert "--dry_run" in line
+
+
+@pytest.mark.parametrize("script", sorted({c[0] for c in launchers.COMMANDS.values()}))
+def test_help_shows_an_example_and_every_flag(script):
+    result = launchers.run((script, "--help"))
+    assert result.returncode == 0
+    assert f"launch/{script} --config=" in result.stdout
+    text = (launchers.LAUNCH / script).read_text()
+    own = text.split('read_flags "')[1].split('"')[0].split()
+    for flag in (*own, "config", "name", "workdir", "restarts", "setup", "dry_run"):
+        assert f"--{flag}" in result.stdout, flag

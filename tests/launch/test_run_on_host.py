@@ -1,0 +1,201 @@
+"""What runs on every host: flags, log, signals, exit codes, restarts.
+
+`glide` is a stand-in here: a Python of a made-up environment that does what the test
+says. Slurm's test runs the whole of it.
+"""
+
+from __future__ import annotations
+
+import os
+import pathlib
+import shutil
+import signal
+import socket
+import subprocess
+import time
+
+import pytest
+
+from tests.launch import launchers
+
+HOST = socket.gethostname()
+
+
+@pytest.fixture
+def host(tmp_path):
+    """host(SCRIPT, FLAGS...) -> the started run_on_host.sh; SCRIPT is what trains."""
+    started = []
+
+    def start(script: str, *flags: str, **environment: str) -> subprocess.Popen:
+        launchers.write_program(
+            tmp_path / "bin",
+            "python",
+            '[ "$3" = flags ] && { echo "export XLA_FLAGS=chosen"; exit; }\n'
+            f'echo "$@" >>"{tmp_path}/calls"\n{script}',
+        )
+        process = subprocess.Popen(
+            [
+                launchers.LAUNCH / "run_on_host.sh",
+                f"--workdir={tmp_path}/run",
+                *flags,
+                "--",
+                "--config=a.py:tiny",
+                "--config.data.sources=('x y',)",
+            ],
+            env={
+                **os.environ,
+                "VIRTUAL_ENV": str(tmp_path),
+                "TMPDIR": str(tmp_path),
+                "GLIDE_JAX_RESTART_PAUSE_SECS": "0",
+                **environment,
+            },
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            text=True,
+            start_new_session=True,
+        )
+        started.append(process)
+        return process
+
+    yield start
+    for process in started:
+        if process.poll() is None:
+            os.killpg(process.pid, signal.SIGKILL)
+        process.wait()
+        process.stdout.close()
+        process.stderr.close()
+
+
+def wait_for(path: pathlib.Path) -> None:
+    """Until the file is there."""
+    for _ in range(200):
+        if path.exists():
+            return
+        time.sleep(0.05)
+    raise AssertionError(f"{path} has not come")
+
+
+@pytest.mark.parametrize("code", [0, 2, 42, 134])
+def test_the_exit_code_is_that_of_the_run(host, tmp_path, code):
+    process = host(f"exit {code}", f"--codes={tmp_path}")
+    assert process.wait(timeout=30) == code
+    left = tmp_path / f"exit.{HOST}.0"
+    assert left.read_text() == f"{code}\n"
+
+
+def test_arguments_reach_the_run_as_they_were_given(host, tmp_path):
+    script = f'printf "%s\\n" "$@" >"{tmp_path}/arguments"'
+    assert host(script).wait(timeout=30) == 0
+    assert (tmp_path / "arguments").read_text().splitlines() == [
+        *("-m", "glide_jax.cli.main", "train", f"--workdir={tmp_path}/run"),
+        *("--config=a.py:tiny", "--config.data.sources=('x y',)"),
+    ]
+
+
+def test_the_log_of_a_host_is_kept_beside_what_is_shown(host, tmp_path):
+    process = host('echo "$XLA_FLAGS"; echo wrong >&2; exit 2')
+    shown, _ = process.communicate(timeout=30)
+    log = (tmp_path / "run" / "logs" / f"{HOST}.log").read_text()
+    assert "chosen\nwrong\n" in shown
+    assert "chosen\nwrong\n" in log
+    assert log.splitlines()[-1].endswith("exit code 2")
+
+
+def test_processes_of_one_host_have_a_log_each(host, tmp_path):
+    assert host("exit 0", SLURM_PROCID="3").wait(timeout=30) == 0
+    assert (tmp_path / "run" / "logs" / f"{HOST}.3.log").exists()
+
+
+@pytest.mark.parametrize(
+    ("codes", "restarts", "last", "calls"),
+    [
+        ([42, 134, 0], 5, 0, 3),  # stopped, then lost, then done
+        ([42, 2], 5, 2, 2),  # a mistake ends it
+        ([137, 137, 137], 2, 137, 3),  # no more than two restarts
+        ([42], 0, 42, 1),
+        ([1], 5, 1, 1),  # an error of ours is no reason to try again
+    ],
+)
+def test_a_run_is_started_again_on_the_codes_that_mean_again(
+    host, tmp_path, codes, restarts, last, calls
+):
+    (tmp_path / "codes").write_text("\n".join(map(str, codes)) + "\n")
+    script = (
+        f'code="$(head -n 1 {tmp_path}/codes)"; sed -i 1d {tmp_path}/codes; exit $code'
+    )
+    process = host(script, f"--restarts={restarts}")
+    assert process.wait(timeout=30) == last
+    assert len((tmp_path / "calls").read_text().splitlines()) == calls
+
+
+SAVES_ITSELF = (
+    "trap 'sleep 0.5; echo saved; exit 42' TERM\n"
+    "touch {folder}/ready; while true; do sleep 0.05; done"
+)
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT, signal.SIGHUP])
+def test_a_signal_lets_the_run_save_itself_and_is_the_end(host, tmp_path, number):
+    process = host(SAVES_ITSELF.format(folder=tmp_path), "--restarts=5")
+    wait_for(tmp_path / "ready")
+    process.send_signal(number)
+    time.sleep(0.1)
+    process.send_signal(number)  # launchers may repeat theirs
+    shown, _ = process.communicate(timeout=30)
+    assert process.returncode == 42
+    assert "saved" in shown
+    assert "saved" in (tmp_path / "run" / "logs" / f"{HOST}.log").read_text()
+
+
+def test_a_signal_to_all_processes_leaves_the_last_words_in_the_log(host, tmp_path):
+    """As Slurm and a closed terminal send it."""
+    process = host(SAVES_ITSELF.format(folder=tmp_path))
+    wait_for(tmp_path / "ready")
+    os.killpg(process.pid, signal.SIGTERM)
+    assert process.wait(timeout=30) == 42
+    assert "saved" in (tmp_path / "run" / "logs" / f"{HOST}.log").read_text()
+
+
+def test_setup_runs_first_and_its_failure_is_the_end(host, tmp_path):
+    process = host("exit 0", f"--setup=touch {tmp_path}/mounted && false")
+    assert process.wait(timeout=30) == 2
+    assert (tmp_path / "mounted").exists()
+    assert not (tmp_path / "calls").exists()
+
+
+@pytest.mark.parametrize(("scheme", "program"), [("gs", "gcsfuse"), ("s3", "s3fs")])
+def test_a_bucket_is_mounted_once_and_written_as_a_folder(
+    host, tmp_path, scheme, program
+):
+    programs = tmp_path / "programs"
+    calls = tmp_path / "mounts"
+    launchers.write_program(programs, program, f'echo "$@" >>"{calls}"')
+    mounted = f'[ -s "{calls}" ]'
+    launchers.write_program(programs, "mountpoint", mounted)
+    environment = {
+        "TMPDIR": str(tmp_path),
+        "PATH": f"{programs}:{os.environ['PATH']}",
+    }
+    for _ in range(2):
+        process = host("exit 0", f"--workdir={scheme}://bucket/runs/a", **environment)
+        assert process.wait(timeout=30) == 0
+    assert len(calls.read_text().splitlines()) == 1
+    (folder,) = tmp_path.glob(f"glide_jax.*/{scheme}/bucket")
+    assert (folder / "runs" / "a" / "logs" / f"{HOST}.log").exists()
+
+
+def test_a_bucket_without_its_file_system_is_told_with_the_remedy(host, tmp_path):
+    programs = tmp_path / "programs"
+    for name in ("bash", "cat", "dirname", "flock", "hostname", "id", "mkdir"):
+        programs.mkdir(exist_ok=True)
+        (programs / name).symlink_to(shutil.which(name))
+    launchers.write_program(programs, "mountpoint", "false")
+    process = host(
+        "exit 0",
+        "--workdir=gs://bucket/runs/a",
+        TMPDIR=str(tmp_path),
+        PATH=str(programs),
+    )
+    assert process.wait(timeout=30) == 2
+    message = process.stderr.read()
+    assert f"gcsfuse is not on {HOST}; install it in --setup" in message

@@ -1,0 +1,157 @@
+"""launch/slurm.sh on a real Slurm: submitted, stopped twice, finished."""
+
+from __future__ import annotations
+
+import json
+import re
+import sys
+
+import pytest
+
+from tests.launch import launchers, slurm_cluster
+from tests.train import small_runs
+
+pytestmark = [pytest.mark.slow, pytest.mark.timeout(600)]
+
+STEPS = 200
+
+
+@pytest.fixture(scope="module")
+def cluster(tmp_path_factory):
+    reason = slurm_cluster.why_not()
+    if reason:
+        pytest.skip(reason)
+    folder = tmp_path_factory.mktemp("slurm")
+    with slurm_cluster.start(folder) as cluster:
+        (port,) = slurm_cluster.free_ports(1)
+        cluster.environment |= {
+            "VIRTUAL_ENV": sys.prefix,
+            "TMPDIR": str(folder),
+            "JAX_PLATFORMS": "cpu",
+            # Programs that run for milliseconds; see tests/quick_compilation.py.
+            "JAX_DISABLE_MOST_OPTIMIZATIONS": "1",
+            # Room for the threads of two processes; see tests/fake_devices.py.
+            "NPROC": "8",
+            # Both nodes are this machine, which does not know them by n1 and n2.
+            "GLIDE_JAX_COORDINATOR": f"127.0.0.1:{port}",
+        }
+        yield cluster
+
+
+@pytest.fixture(scope="module")
+def experiment(tmp_path_factory):
+    """An experiment file: 200 updates of a small model, saved once in a while."""
+    folder = tmp_path_factory.mktemp("experiment")
+    tokenizer = small_runs.write_tokenizer(folder / "tokenizer")
+    changes = {
+        "train.num_steps": STEPS,
+        "log.every_steps": 10,
+        "checkpoint.every_steps": 100,
+    }
+    config = small_runs.make_config(tokenizer, changes=changes)
+    return small_runs.write_experiment(folder / "small.py", config)
+
+
+def submit(cluster, experiment, workdir, *flags) -> str:
+    """The number of the job."""
+    result = launchers.run(
+        (
+            "slurm.sh",
+            f"--config={experiment}",
+            "--name=small",
+            f"--workdir={workdir}",
+            "--nodes=2",
+            *flags,
+        ),
+        environment=cluster.environment,
+    )
+    assert result.returncode == 0, result.stderr
+    return re.fullmatch(r"Submitted batch job (\d+)\n", result.stdout)[1]
+
+
+def newest_step(workdir) -> int:
+    """The last step in the metrics."""
+    rows = workdir / "metrics.jsonl"
+    lines = rows.read_text().splitlines() if rows.exists() else []
+    return json.loads(lines[-1])["step"] if lines else 0
+
+
+def logs(workdir) -> str:
+    files = sorted((workdir / "logs").glob("*.log"))
+    return "\n".join(f"== {file.name}\n{file.read_text()[-3000:]}" for file in files)
+
+
+def wait_for_steps(cluster, number, workdir, step):
+    """Until the run has made that step; the logs if it ends before."""
+
+    def has_come() -> bool:
+        state = cluster.job(number)["JobState"]
+        assert state not in ("FAILED", "COMPLETED", "CANCELLED"), logs(workdir)
+        return newest_step(workdir) >= step
+
+    slurm_cluster.wait_until(has_come, f"step {step}", 120)
+
+
+def wait_for_requeue(cluster, number, restarts):
+    """Until the job waits for that start."""
+
+    def is_pending() -> bool:
+        job = cluster.job(number)
+        return job["Restarts"] == str(restarts) and job["JobState"] == "PENDING"
+
+    slurm_cluster.wait_until(is_pending, f"restart {restarts}", 90)
+
+
+def saved_steps(workdir) -> list[int]:
+    return sorted(int(path.name) for path in (workdir / "checkpoints").iterdir())
+
+
+def test_a_run_that_is_requeued_and_preempted_goes_on_to_its_end(
+    cluster, experiment, tmp_path
+):
+    workdir = tmp_path / "run"
+    number = submit(cluster, experiment, workdir)
+    wait_for_steps(cluster, number, workdir, 30)
+    # As an administrator, or a partition that preempts by requeueing.
+    cluster.run("scontrol", "requeue", number)
+    wait_for_requeue(cluster, number, 1)
+    first = newest_step(workdir)
+    assert 30 <= first < STEPS
+    assert saved_steps(workdir)[-1] >= first, "it saved itself when it was stopped"
+
+    wait_for_steps(cluster, number, workdir, first + 30)
+    # As the time limit sends it: the script requeues the job by itself.
+    cluster.run("scancel", "--signal=TERM", f"{number}.0")
+    wait_for_requeue(cluster, number, 2)
+    assert newest_step(workdir) < STEPS
+
+    def is_over() -> bool:
+        return cluster.job(number)["JobState"] in ("COMPLETED", "FAILED")
+
+    slurm_cluster.wait_until(is_over, "the end", 180)
+    job = cluster.job(number)
+    assert job["JobState"] == "COMPLETED", logs(workdir)
+    assert (job["ExitCode"], job["Restarts"]) == ("0:0", "2")
+    assert saved_steps(workdir)[-1] == STEPS
+    rows = map(json.loads, (workdir / "metrics.jsonl").read_text().splitlines())
+    steps = [row["step"] for row in rows if "loss" in row]
+    assert steps == [1, *range(10, STEPS + 1, 10)], "no step is lost or told twice"
+    log = (workdir / "logs" / f"slurm-{number}.log").read_text()
+    assert "exit code 42 after 1 restarts" in log
+    assert "exit code 0 after 2 restarts" in log
+    assert len(list((workdir / "logs").glob("*.1.log"))) == 1, "a log for each process"
+
+
+def test_a_mistake_is_the_end_of_a_job(cluster, experiment, tmp_path):
+    workdir = tmp_path / "run"
+    number = submit(
+        cluster, experiment, workdir, "--config.train.num_steps=many", "--nodes=1"
+    )
+
+    def is_over() -> bool:
+        return cluster.job(number)["JobState"] in ("COMPLETED", "FAILED")
+
+    slurm_cluster.wait_until(is_over, "the end", 120)
+    job = cluster.job(number)
+    assert (job["JobState"], job["ExitCode"], job["Restarts"]) == ("FAILED", "2:0", "0")
+    assert "num_steps" in logs(workdir)

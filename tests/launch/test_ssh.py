@@ -1,0 +1,144 @@
+"""launch/ssh.sh over a real ssh server: two hosts, which are this machine twice."""
+
+from __future__ import annotations
+
+import json
+import os
+import pathlib
+import shutil
+import signal
+import subprocess
+import sys
+
+import pytest
+
+from tests.launch import launchers, slurm_cluster
+from tests.train import small_runs
+
+pytestmark = [pytest.mark.slow, pytest.mark.timeout(300)]
+
+STEPS = 150
+# Programs that run for milliseconds; see tests/quick_compilation.py.
+QUICK = "JAX_DISABLE_MOST_OPTIMIZATIONS=1"
+SSHD_CONFIG = """\
+Port {port}
+ListenAddress 127.0.0.1
+HostKey {folder}/host_key
+PidFile {folder}/pid
+AuthorizedKeysFile {folder}/user_key.pub
+StrictModes no
+PermitRootLogin yes
+UsePAM no
+SetEnv VIRTUAL_ENV={environment} TMPDIR={folder} JAX_PLATFORMS=cpu NPROC=8 {quick}
+"""
+SSH_CONFIG = """\
+Host first second
+  HostName 127.0.0.1
+  Port {port}
+  IdentityFile {folder}/user_key
+  StrictHostKeyChecking no
+  UserKnownHostsFile /dev/null
+  LogLevel ERROR
+"""
+
+
+@pytest.fixture
+def programs(tmp_path):
+    """A folder whose `ssh` knows the hosts `first` and `second`."""
+    absent = [n for n in ("sshd", "ssh", "ssh-keygen", "rsync") if not shutil.which(n)]
+    if absent or os.geteuid() != 0:
+        pytest.skip(f"no {absent or 'root'} here; ./launch/test.sh --all installs them")
+    (port,) = slurm_cluster.free_ports(1)
+    for name in ("host_key", "user_key"):
+        command = ["ssh-keygen", "-q", "-t", "ed25519", "-N", "", "-f", tmp_path / name]
+        subprocess.run(command, check=True)
+    facts = {
+        "port": port,
+        "folder": tmp_path,
+        "environment": sys.prefix,
+        "quick": QUICK,
+    }
+    (tmp_path / "sshd_config").write_text(SSHD_CONFIG.format(**facts))
+    (tmp_path / "ssh_config").write_text(SSH_CONFIG.format(**facts))
+    asked_for = pathlib.Path("/run/sshd")  # by sshd, which lets nobody see it
+    made = not asked_for.exists()
+    asked_for.mkdir(exist_ok=True)
+    folder = tmp_path / "programs"
+    script = f'exec {shutil.which("ssh")} -F {tmp_path}/ssh_config "$@"'
+    launchers.write_program(folder, "ssh", script)
+    server = [shutil.which("sshd"), "-D", "-e", "-f", str(tmp_path / "sshd_config")]
+    with (tmp_path / "sshd.log").open("w") as log:
+        daemon = subprocess.Popen(server, stderr=log)
+        try:
+            slurm_cluster.wait_until(
+                lambda: (
+                    subprocess.run([folder / "ssh", "first", "true"]).returncode == 0
+                ),
+                "the ssh server",
+            )
+            yield folder
+        finally:
+            daemon.terminate()
+            daemon.wait()
+            if made:
+                asked_for.rmdir()
+
+
+@pytest.fixture
+def command(tmp_path) -> list[str]:
+    """A run of two processes."""
+    tokenizer = small_runs.write_tokenizer(tmp_path / "tokenizer")
+    changes = {"train.num_steps": STEPS, "log.every_steps": 10}
+    config = small_runs.make_config(tokenizer, changes=changes)
+    experiment = small_runs.write_experiment(tmp_path / "small.py", config)
+    (port,) = slurm_cluster.free_ports(1)
+    return [
+        str(launchers.LAUNCH / "ssh.sh"),
+        f"--config={experiment}",
+        "--name=small",
+        f"--workdir={tmp_path}/run",
+        "--hosts=first,second",
+        "--coordinator=127.0.0.1",
+        f"--port={port}",
+        f"--folder={tmp_path}/checkout",
+    ]
+
+
+def newest_step(folder) -> int:
+    rows = folder / "run" / "metrics.jsonl"
+    lines = rows.read_text().splitlines() if rows.exists() else []
+    return json.loads(lines[-1])["step"] if lines else 0
+
+
+def test_a_run_that_is_interrupted_saves_itself_and_goes_on_later(
+    programs, command, tmp_path
+):
+    environment = {**os.environ, "PATH": f"{programs}:{os.environ['PATH']}"}
+    logs = tmp_path / "run" / "logs"
+    with (tmp_path / "shown").open("w") as shown:
+        launcher = subprocess.Popen(
+            command, env=environment, stdout=shown, stderr=shown, start_new_session=True
+        )
+        slurm_cluster.wait_until(
+            lambda: newest_step(tmp_path) >= 30 or launcher.poll() is not None,
+            "step 30",
+            120,
+        )
+        os.killpg(launcher.pid, signal.SIGINT)  # Ctrl-C
+        launcher.wait(timeout=60)
+    codes = "\n".join(path.read_text() for path in logs.glob("*.log"))
+    slurm_cluster.wait_until(
+        lambda: all("exit code 42" in p.read_text() for p in logs.glob("*.log")),
+        f"saving on both hosts: {codes[-3000:]}",
+    )
+    first = newest_step(tmp_path)
+    assert 30 <= first < STEPS
+    saved = {path.name for path in (tmp_path / "run" / "checkpoints").iterdir()}
+    assert saved
+
+    result = subprocess.run(
+        command, env=environment, capture_output=True, text=True, timeout=180
+    )
+    assert result.returncode == 0, result.stdout[-3000:]
+    assert newest_step(tmp_path) == STEPS
+    assert len(list(logs.glob("*.log"))) == 2, "a log for each process"

@@ -1,0 +1,180 @@
+"""What each launcher would run, held against drift.
+
+After a change that is meant, `python -m tests.launch.test_transcripts` writes the
+transcripts anew; the difference belongs into the same commit.
+"""
+
+from __future__ import annotations
+
+import re
+import shutil
+import subprocess
+
+import pytest
+
+from glide_jax import lifecycle
+from tests.launch import launchers
+
+GOLDEN = launchers.ROOT / "tests" / "golden" / "launch"
+SCRIPTS = sorted(launchers.LAUNCH.rglob("*.sh"))
+AGAIN = [42, *range(128, 256)]
+
+engines = pytest.mark.parametrize("engine", launchers.COMMANDS)
+
+
+def yaml_of(engine: str) -> dict:
+    """The file that an engine renders, as a YAML library reads it."""
+    yaml = pytest.importorskip("yaml")
+    return yaml.safe_load(launchers.parts(golden(engine))[0])
+
+
+def golden(engine: str) -> str:
+    return (GOLDEN / f"{engine}.txt").read_text()
+
+
+@engines
+def test_a_dry_run_prints_its_golden_transcript(engine):
+    assert launchers.dry_run(launchers.COMMANDS[engine]) == golden(engine)
+
+
+def test_every_transcript_has_its_command_and_every_engine_a_transcript():
+    assert {path.stem for path in GOLDEN.iterdir()} == set(launchers.COMMANDS)
+    scripts = {command[0] for command in launchers.COMMANDS.values()}
+    engines = {
+        path.name
+        for path in launchers.LAUNCH.glob("*.sh")
+        if 'read_flags "' in path.read_text() and path.name != "common.sh"
+    }
+    assert scripts == engines
+
+
+@engines
+def test_no_placeholder_is_left_and_bash_reads_every_script(engine):
+    for part in launchers.parts(golden(engine)):
+        assert not re.search(r"@[A-Z_]+@", part)
+        if part.startswith(("#!", "set ")):
+            subprocess.run(["bash", "-n"], input=part, text=True, check=True)
+
+
+@pytest.mark.parametrize("path", SCRIPTS, ids=lambda path: path.name)
+def test_bash_reads_every_file_of_launch(path):
+    subprocess.run(["bash", "-n", path], check=True)
+
+
+@pytest.mark.slow
+def test_shellcheck_has_nothing_against_the_launchers():
+    if shutil.which("shellcheck") is None:
+        pytest.skip("shellcheck is not installed; ./launch/test.sh --all does")
+    exclude = ",".join(
+        [
+            "SC1091",  # files that are sourced are checked by themselves
+            "SC2034,SC2154",  # flags are variables that common.sh shares
+            "SC2015",  # A && B || die: dying also where B fails is meant
+            "SC2016",  # `$` for the shell of another machine
+            "SC2317",  # functions that traps and run_again call
+        ]
+    )
+    own = [path for path in SCRIPTS if path.parent == launchers.LAUNCH]
+    command = ["shellcheck", "--shell=bash", f"--exclude={exclude}", *own]
+    result = subprocess.run(command, capture_output=True, text=True)
+    assert result.returncode == 0, result.stdout
+
+
+def test_the_exit_codes_that_restart_are_exactly_those_that_mean_again():
+    script = ". launch/restart.sh; for c in {0..255}; do is_again $c && echo $c; done"
+    result = subprocess.run(
+        ["bash", "-c", script], cwd=launchers.ROOT, capture_output=True, text=True
+    )
+    assert [int(line) for line in result.stdout.split()] == AGAIN
+    own = {code: code in AGAIN for code in lifecycle.ExitCode}
+    assert own == {
+        lifecycle.ExitCode.OK: False,
+        lifecycle.ExitCode.USER_ERROR: False,
+        lifecycle.ExitCode.PREEMPTED: True,
+    }
+
+
+def test_a_jobset_fails_at_once_on_every_other_code():
+    spec = yaml_of("gke")["spec"]
+    job = spec["replicatedJobs"][0]["template"]["spec"]
+    pod = job["template"]["spec"]
+    (rule,) = job["podFailurePolicy"]["rules"]
+    assert rule["action"] == "FailJob"
+    assert rule["onExitCodes"] == {
+        "containerName": pod["containers"][0]["name"],
+        "operator": "NotIn",
+        "values": AGAIN,
+    }
+    # Kubernetes heeds the policy only where pods are not restarted in place.
+    assert (pod["restartPolicy"], job["backoffLimit"]) == ("Never", 0)
+    (failure,) = spec["failurePolicy"]["rules"]
+    assert failure["action"] == "FailJobSet"
+    assert failure["onJobFailureReasons"] == ["PodFailurePolicy"]
+
+
+def test_a_jobset_has_a_pod_for_every_host_of_every_slice():
+    spec = yaml_of("gke")["spec"]
+    job = spec["replicatedJobs"][0]
+    assert job["replicas"] == 2
+    # v5p:4x4x8 has 128 chips, four to a host.
+    assert job["template"]["spec"]["completions"] == 128 // 4
+    assert job["template"]["spec"]["parallelism"] == 128 // 4
+    pod = job["template"]["spec"]["template"]["spec"]
+    selector = pod["nodeSelector"]
+    assert selector["cloud.google.com/gke-tpu-accelerator"] == "tpu-v5p-slice"
+    assert selector["cloud.google.com/gke-tpu-topology"] == "4x4x8"
+    assert selector["cloud.google.com/gke-spot"] == "true"
+    command = pod["containers"][0]["command"]
+    mount = pod["containers"][0]["volumeMounts"][0]["mountPath"]
+    assert f"--workdir={mount}/runs/base64" in command
+
+
+def test_settings_reach_a_pod_as_they_were_given():
+    job = yaml_of("gke_nfs")["spec"]["replicatedJobs"][0]["template"]["spec"]
+    command = job["template"]["spec"]["containers"][0]["command"]
+    assert command[-1] == "--config.data.sources=('folder:photos',)"
+    assert "volumes" not in job["template"]["spec"]
+
+
+def test_skypilot_recovers_on_the_one_code_that_its_script_ends_with():
+    task = yaml_of("skypilot")
+    recovery = task["resources"]["job_recovery"]
+    assert recovery["recover_on_exit_codes"] == [42]
+    assert "max_restarts_on_errors" not in recovery
+    assert task["num_nodes"] == 4
+    assert task["resources"]["use_spot"] is True
+    assert yaml_of("skypilot_tpu")["file_mounts"] == {
+        "/mnt/my-bucket": {"source": "gs://my-bucket", "mode": "MOUNT"}
+    }
+
+
+@pytest.mark.parametrize(
+    ("tpu", "shape", "hosts", "label"),
+    [
+        ("v5p-256", "4x4x8", 32, "tpu-v5p-slice"),
+        ("v5p-8", "2x2x1", 1, "tpu-v5p-slice"),
+        ("v4-128", "4x4x4", 16, "tpu-v4-podslice"),
+        ("v5litepod-16", "4x4", 4, "tpu-v5-lite-podslice"),
+        ("v5e:16x16", "16x16", 64, "tpu-v5-lite-podslice"),
+        ("v6e-1", "1x1", 1, "tpu-v6e-slice"),
+        ("v5p:2x2x8", "2x2x8", 8, "tpu-v5p-slice"),
+        ("tpu7x:4x4x4", "4x4x4", 16, "tpu7x"),
+    ],
+)
+def test_a_slice_is_understood_by_either_name(tpu, shape, hosts, label):
+    command = (*launchers.COMMANDS["gke_nfs"], f"--tpu={tpu}")
+    text = launchers.dry_run(command)
+    assert f"gke-tpu-topology: {shape}\n" in text
+    assert f"completions: {hosts}\n" in text
+    assert f"gke-tpu-accelerator: {label}\n" in text
+
+
+def write_golden_files() -> None:
+    """Takes what would run today as golden."""
+    GOLDEN.mkdir(parents=True, exist_ok=True)
+    for engine, command in launchers.COMMANDS.items():
+        (GOLDEN / f"{engine}.txt").write_text(launchers.dry_run(command))
+
+
+if __name__ == "__main__":
+    write_golden_files()

@@ -1,0 +1,48 @@
+"""Operations, seconds, days and prices by their formula."""
+
+from __future__ import annotations
+
+import dataclasses
+
+import pytest
+
+from glide_jax import presets
+from glide_jax.config import defaults
+from glide_jax.plan import cost, topology
+
+WHERE = topology.parse("v5p:4x4x8", None, None)
+
+
+def paper() -> defaults.Config:
+    train = defaults.TrainConfig(num_steps=2_500_000, global_batch_size=2048)
+    return defaults.Config(model=presets.base("paper"), train=train)
+
+
+def test_the_base_models_phase_costs_what_its_formula_says():
+    found = cost.estimate(paper(), WHERE, network_seconds={}, mfu=0.5, price=2.0)
+    per_step = 3 * 2048 * 1858.2e9
+    seconds = per_step / (128 * 459e12 * 0.5)
+    # The forward pass is known to a tenth of a GFLOP of 1858.
+    assert found.flops_per_step == pytest.approx(per_step, rel=1e-3)
+    assert found.seconds_per_step == pytest.approx(seconds, rel=1e-3)
+    assert found.days == pytest.approx(2.5e6 * seconds / 86400, rel=1e-3)
+    assert found.chip_hours == pytest.approx(24 * 128 * found.days)
+    assert found.price == pytest.approx(2 * found.chip_hours)
+    assert found.limited_by == "compute"
+
+
+def test_a_network_counts_only_where_it_takes_longer():
+    quick = cost.estimate(paper(), WHERE, network_seconds={"ICI": 1e-3})
+    slow = cost.estimate(paper(), WHERE, network_seconds={"ICI": 1e-3, "DCN": 9.0})
+    assert quick.limited_by == "compute"
+    assert (slow.limited_by, slow.seconds_per_step) == ("DCN", 9.0)
+
+
+def test_twice_the_chips_take_half_the_time_and_as_many_chip_hours():
+    double = dataclasses.replace(WHERE, num_slices=2)
+    one, two = (
+        cost.estimate(paper(), where, network_seconds={}) for where in (WHERE, double)
+    )
+    assert two.days == pytest.approx(one.days / 2)
+    assert two.chip_hours == pytest.approx(one.chip_hours)
+    assert one.price is None

@@ -1,0 +1,137 @@
+"""Bytes of a device: the state exactly, the rest by laws that its formula must keep."""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+
+import jax
+import pytest
+
+from glide_jax import presets
+from glide_jax.config import defaults
+from glide_jax.plan import memory, problem, topology
+from tests.plan import plans
+
+PAPER = presets.base("paper")
+
+
+def estimate(given) -> memory.DeviceBytes:
+    state = memory.measure_state(given.state)
+    return memory.estimate(given.config, state, given.batch, given.examples)
+
+
+def paper(model=PAPER):
+    """A run of a paper's model, 16 examples a device, state cut eightfold."""
+    config = dataclasses.replace(
+        plans.small_config(train={"global_batch_size": 1024}),
+        model=model,
+        mesh=defaults.MeshConfig(fsdp=8),
+    )
+    return problem.make_problem(config, topology.parse("v5p:4x4x4", None, None))
+
+
+def test_the_state_of_a_device_is_its_parts_of_all_tensors():
+    given = plans.small()  # fsdp 4, every tensor that divides is cut
+    params = sum(
+        4 * math.prod(leaf.shape) // (4 if "fsdp" in leaf.sharding.spec else 1)
+        for leaf in jax.tree.leaves(given.state.params)
+    )
+    found = estimate(given)
+    assert found.params == found.grads == params
+    assert found.ema == params  # one average
+    assert found.moments == 2 * params + 4  # and Adam's counter
+
+
+def test_a_checkpoint_holds_all_of_the_state():
+    given = plans.small(ema={"decays": (0.9, 0.99)})
+    numbers = sum(given.params_by_part.values())
+    state = memory.measure_state(given.state)
+    # Parameters, two moments, two averages; three counters and Adam's.
+    assert state.total == 4 * (5 * numbers + 4)
+
+
+def test_what_the_host_holds_leaves_the_device():
+    here = plans.small()
+    there = plans.small(optim={"moments_on_host": True}, ema={"on_host": True})
+    kept, moved = estimate(here), estimate(there)
+    assert moved.moments == 4  # the counter stays
+    assert moved.ema == 0
+    assert moved.params == kept.params
+    host = memory.estimate_host(
+        there.config, memory.measure_state(there.state), there.batch, there.topology, 1
+    )
+    per_host = there.topology.devices_per_host
+    assert host.state == per_host * (kept.moments - 4 + kept.ema)
+
+
+def test_bfloat16_moments_take_half_of_the_first_moment():
+    full, half = (
+        estimate(plans.small(optim={"moments_dtype": dtype})).moments
+        for dtype in ("float32", "bfloat16")
+    )
+    assert half - 4 == (full - 4) * 3 / 4
+
+
+@pytest.mark.parametrize("model", [presets.base("paper"), presets.upsampler("paper")])
+def test_a_stronger_policy_keeps_less(model):
+    given = paper(model)
+    kept = [
+        estimate(given.with_train(remat=(policy,))).activations
+        for policy in ("none", "dots", "blocks", "full", "offload")
+    ]
+    assert kept == sorted(kept, reverse=True)
+    assert len(set(kept)) == len(kept)
+
+
+def test_policies_by_level_lie_between_those_of_all_levels():
+    given = paper()
+
+    def kept(*remat):
+        return estimate(given.with_train(remat=remat)).activations
+
+    mixed = kept("blocks", "blocks", "none", "none")
+    assert kept("blocks") < mixed < kept("none")
+    # The finest levels weigh most.
+    assert mixed < kept("none", "none", "blocks", "blocks")
+
+
+def test_offloaded_inputs_are_the_hosts():
+    given = paper()
+
+    def host(policy):
+        changed = given.with_train(remat=(policy,))
+        state = memory.measure_state(changed.state)
+        return memory.estimate_host(
+            changed.config, state, changed.batch, changed.topology, changed.examples
+        )
+
+    moved = estimate(given.with_train(remat=("offload",))).activations
+    kept = estimate(given.with_train(remat=("blocks",))).activations
+    per_host = given.topology.devices_per_host
+    assert host("blocks").activations == 0
+    assert host("offload").activations == per_host * (kept - moved)
+
+
+def test_activations_grow_with_the_examples_of_a_microbatch():
+    # In float32 no second copy of the parameters is kept.
+    whole, parts = (plans.small(train={"microbatches": n}) for n in (1, 4))
+    assert parts.examples == whole.examples / 4
+    assert estimate(parts).activations == estimate(whole).activations / 4
+
+
+def test_a_step_needs_its_parts_but_never_all_at_once():
+    for policy in ("none", "blocks"):
+        found = estimate(paper().with_train(remat=(policy,)))
+        together = found.grads + found.activations + found.work
+        assert max(found.grads, found.activations) <= found.step < together
+
+
+def test_summing_microbatches_holds_all_gradients_from_the_start():
+    once, twice = (
+        estimate(paper().with_train(microbatches=n, remat=("none",))) for n in (1, 2)
+    )
+    # Activations rule here, and half of them are there at once beside the sum.
+    kept = once.grads + once.activations / 2
+    assert twice.step > kept > once.grads
+    assert twice.step < once.step

@@ -1,0 +1,72 @@
+"""The search by formula: what fits comes first, the fastest of it before the others."""
+
+from __future__ import annotations
+
+import dataclasses
+
+import pytest
+
+from glide_jax import presets
+from glide_jax.models import flops
+from glide_jax.plan import memory, search
+from tests.plan import plans
+
+
+@pytest.fixture(scope="module")
+def crowded():
+    """A run that fits a v5e only with some recomputation."""
+    return plans.released(presets.base("released"), "v5e:4x4", global_batch_size=1024)
+
+
+def test_the_first_option_fits_and_none_that_fits_is_faster(crowded):
+    options = search.rank(crowded)
+    fitting = [option.seconds for option in options if option.fits]
+    assert options[0].fits
+    assert fitting == sorted(fitting)
+    room = crowded.topology.machine.memory_bytes
+    assert options[0].bytes_per_device <= (1 - search.FREE_SHARE) * room
+
+
+def test_an_options_bytes_are_those_of_its_settings(crowded):
+    best = search.rank(crowded)[0]
+    taken = crowded.with_train(**best.settings())
+    state = memory.measure_state(taken.state)
+    again = memory.estimate(taken.config, state, taken.batch, taken.examples)
+    assert again.total == best.bytes_per_device
+
+
+def test_where_all_fits_nothing_is_computed_again():
+    roomy = plans.released(presets.base("released"), "v5p:4x4x4", global_batch_size=64)
+    best = search.rank(roomy)[0]
+    assert (best.remat, best.remat_text, best.microbatches) == (("none",), "none", 1)
+
+
+def test_advice_names_settings_that_fit_or_says_that_none_do(crowded):
+    assert "--config.train.remat" in search.advise(crowded)
+    # 3.5B parameters with moments and an average, whole on every device of 16 GiB.
+    huge = plans.released(presets.base("paper"), "v5e:4x4", global_batch_size=1024)
+    assert "mesh.fsdp" in search.advise(huge)
+
+
+def test_recomputed_operations_follow_the_policies():
+    given = plans.released(presets.base("paper"), "v5p:4x4x4", global_batch_size=256)
+
+    def again(**train):
+        return search.recomputed_flops(given.with_train(**train).config)
+
+    blocks = sum(flops.unet_block_flops(given.config.model))
+    assert again() == 0
+    assert again(remat=("dots",), remat_text="dots") == 0
+    assert again(remat=("blocks",)) == pytest.approx(blocks)
+    assert blocks < again(remat=("full",)) < 2 * blocks
+    text = flops.forward_flops(given.config.model)["text"]
+    assert again(remat_text="blocks") == text
+
+
+def test_the_flags_of_an_option_are_those_of_glide_train():
+    option = search.Option(("full", "none"), "blocks", 2, 1, 1.0, True)
+    assert option.flags() == (
+        "--config.train.remat=\"('full','none')\" --config.train.remat_text=blocks "
+        "--config.train.microbatches=2"
+    )
+    assert "('full',)" in dataclasses.replace(option, remat=("full",)).flags()
