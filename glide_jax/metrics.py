@@ -98,10 +98,14 @@ class MetricsWriter:
 
     def names(self, step: int) -> set[str]:
         """What the rows of a step tell of."""
+        return set(self.row(step))
+
+    def row(self, step: int) -> dict[str, float | int]:
+        """All that the rows of a step say, {} without any."""
         if not self._path.exists():
-            return set()
+            return {}
         rows = [row for row in read_metrics(self._path) if row["step"] == step]
-        return {name for row in rows for name in row}
+        return {name: value for row in rows for name, value in row.items()}
 
     def truncate_after(
         self, step: float | int, passed_over: Collection[int] = ()

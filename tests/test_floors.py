@@ -42,8 +42,9 @@ FLOORS = (
 FLOOR_OF = {part: floor for floor, parts in enumerate(FLOORS) for part in parts}
 # Floors whose parts are strangers to each other. The others may lean on a sibling.
 STRANGERS = (1, 2)
-# But these: a plan is of a training run.
-ACQUAINTED = {("plan", "train")}
+# But these: a plan is of a training run; what is restored is compared by digests of
+# what lies on the devices.
+ACQUAINTED = {("plan", "train"), ("checkpoint", "parallel")}
 
 # Where a library may be imported: it stops there.
 HOMES = {

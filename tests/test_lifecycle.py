@@ -5,7 +5,7 @@ import signal
 
 import pytest
 
-from glide_jax import lifecycle
+from glide_jax import errors, lifecycle
 
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
@@ -70,3 +70,16 @@ def test_exit_codes_are_distinct_and_fixed():
 def test_the_same_command_is_run_again_after_42_and_from_128_up():
     again = [code for code in range(256) if lifecycle.is_again(code)]
     assert again == [42, *range(128, 256)]
+
+
+@pytest.mark.parametrize(
+    ("error", "code"),
+    [
+        (errors.UserError, lifecycle.ExitCode.USER_ERROR),
+        (errors.NoCheckpointError, lifecycle.ExitCode.NO_CHECKPOINT),
+        (errors.DivergedError, lifecycle.ExitCode.DIVERGED),
+    ],
+)
+def test_an_error_ends_with_the_code_of_its_kind(error, code):
+    assert error("told").exit_code == code
+    assert isinstance(error("told"), errors.UserError), "one line, no traceback"

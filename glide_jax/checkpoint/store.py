@@ -1,38 +1,52 @@
-"""Training states by step, written while training goes on, restored onto any mesh.
+"""Training states by step: proven when written, proven when read, on any mesh.
 
-Every state is a set of named items (params, ema_params, opt_state, ...), each its own
-Orbax item, so a reader takes only what it wants. A step counts only once its commit
-file is there: a killed write leaves no state that could be taken for whole.
+Every state is a set of named items (params, ema_params, opt_state, ...), each a folder
+of its own, so a reader takes only what it wants. With several processes every method
+is called by all of them, in the same order, and all get the same answer.
 """
 
 from __future__ import annotations
 
-import inspect
+import concurrent.futures
+import json
+import logging
 import pathlib
-import sys
 from collections.abc import Mapping
 from typing import Any
 
 import jax
-import orbax.checkpoint as ocp
-from etils import epath
 
-from glide_jax.errors import UserError
+from glide_jax.checkpoint import folders, manifest, peers, proving, writing
+from glide_jax.config.defaults import CheckpointConfig
+from glide_jax.errors import NoCheckpointError, UserError
 
-_META = "meta"
+logger = logging.getLogger(__name__)
 
 
 class CheckpointStore:
-    """The `keep` newest states of a folder; a context manager that closes itself.
+    """The states of a folder; a context manager that closes itself.
 
-    The folder is made by the first save, so that looking leaves no trace. With
-    several processes every method is called by all of them.
+    The folder is made by the first save, so that looking leaves no trace. Without a
+    `policy` everything is kept.
+
+    Attributes:
+      failures_in_a_row: writes that failed since the last that did not.
     """
 
-    def __init__(self, directory: str | pathlib.Path, *, keep: int = 1) -> None:
+    def __init__(
+        self, directory: str | pathlib.Path, policy: CheckpointConfig | None = None
+    ) -> None:
         self.directory = pathlib.Path(directory).absolute()
-        self._keep = keep
-        self._open_manager: ocp.CheckpointManager | None = None
+        self._policy = policy
+        self._prover = proving.Prover(self.directory)
+        self._talk = peers.Peers(f"writes of {self.directory.name}")
+        self._thread: concurrent.futures.ThreadPoolExecutor | None = None
+        self._writing: tuple[writing.Write, concurrent.futures.Future[str]] | None
+        self._writing = None
+        self._failure = ""  # of the newest write
+        self.failures_in_a_row = 0
+        self._untold = ""  # what `poll` has not returned yet
+        self._stored: set[int] = set()  # written or restored here
 
     def __enter__(self) -> CheckpointStore:
         return self
@@ -40,198 +54,221 @@ class CheckpointStore:
     def __exit__(self, *exception: object) -> None:
         self.close()
 
-    def save(self, step: int, items: Mapping[str, Any], meta: Mapping) -> bool:
-        """Starts writing the state of `step`; False if that step is stored already.
+    def save(
+        self,
+        step: int,
+        items: Mapping[str, Any],
+        meta: Mapping[str, Any],
+        metrics: Mapping[str, float] | None = None,
+    ) -> bool:
+        """Begins to write the state of `step`; False if it is stored, or cannot be.
 
-        Returns once the arrays are copied off the devices, so donating them next is
-        safe. `items` maps names to pytrees of arrays, `meta` is JSON.
+        Waits for the write before. Returns once the arrays are copied off the devices,
+        so donating them next is safe. A failure is logged, told by `poll` and raised
+        by `wait`: it costs this step only, and the next save tries again. Once written,
+        steps after it are deleted: they are of a future that was given up.
 
-        Raises:
-          Whatever the previous write failed with: that state is lost, and the one at
-        hand is not written; saving again writes it.
+        Args:
+          step: of the state.
+          items: names to pytrees of arrays.
+          meta: JSON.
+          metrics: what the policy may keep the step for.
         """
-        self.wait()
-        if step in self.steps():
+        self.settle()
+        if step in self._stored:
             return False
         _check_items(items)
-        arguments = {name: ocp.args.StandardSave(tree) for name, tree in items.items()}
-        arguments[_META] = ocp.args.JsonSave(dict(meta))
-        # force: after a rewind a step may come that is older than the newest.
-        return self._manager.save(
-            step, args=ocp.args.Composite(**arguments), force=True
+        write = writing.Write(
+            self.directory,
+            self._talk,
+            step,
+            meta=meta,
+            metrics={name: float(value) for name, value in (metrics or {}).items()},
+            policy=self._policy,
         )
+        self._prover.forget([step])
+        failure = write.start(items)
+        if failure:
+            self._conclude(step, failure)
+            return False
+        if self._thread is None:
+            self._thread = concurrent.futures.ThreadPoolExecutor(
+                1, thread_name_prefix="checkpoint"
+            )
+        self._writing = (write, self._thread.submit(write.finish))
+        return True
+
+    def poll(self) -> str:
+        """A failure not returned yet, in one line; "" if there is none. Never waits."""
+        if self._writing is not None and self._writing[1].done():
+            self.settle()
+        untold, self._untold = self._untold, ""
+        return untold
+
+    def settle(self) -> None:
+        """Returns once nothing is being written, however that ended."""
+        if self._writing is not None:
+            write, future = self._writing
+            self._writing = None
+            self._conclude(write.step, future.result())
 
     def wait(self) -> None:
-        """Returns once nothing is being written; raises the write's error."""
-        if self._open_manager is not None:
-            self._open_manager.wait_until_finished()
+        """Returns once the newest write is committed; UserError if it has failed."""
+        self.settle()
+        failure, self._failure = self._failure, ""
+        if failure:
+            raise UserError(failure)
 
     def close(self) -> None:
-        """Waits, then frees the writer's threads; the store may be used again."""
-        if self._open_manager is not None:
-            manager, self._open_manager = self._open_manager, None
-            manager.wait_until_finished()
-            manager.close()
-
-    def remove(self, step: int) -> None:
-        """Removes a stored state for good."""
-        self._manager.delete(step)
+        """Waits, then frees the writer's thread; the store may be used again."""
+        try:
+            self.wait()
+        finally:
+            if self._thread is not None:
+                self._thread.shutdown()
+                self._thread = None
 
     def steps(self) -> list[int]:
-        """The stored steps, oldest first."""
-        if not self.directory.is_dir():
-            return []
-        return sorted(self._manager.all_steps())
+        """Steps that were committed, oldest first; not all need be good still."""
+        return folders.list_whole_steps(self.directory)
 
     def latest_step(self) -> int | None:
-        """The newest stored step, or None."""
+        """The newest of them, or None."""
         return max(self.steps(), default=None)
 
-    def tree_shapes(self, step: int, item: str) -> dict[str, tuple[int, ...]]:
-        """Shapes of an item's tensors by path ("unet/conv_in/kernel")."""
-        step_folder = self._step_folder(step)
-        if not (step_folder / item).is_dir():
-            items = {path.name for path in step_folder.iterdir() if path.is_dir()}
-            raise UserError(
-                f"checkpoint step {step} in {self.directory} has no {item}; "
-                f"it has {', '.join(sorted(items - {_META}))}"
-            )
-        metadata = ocp.PyTreeCheckpointHandler().metadata(
-            epath.Path(step_folder / item)
-        )
-        return _shapes(metadata.tree)
+    def is_empty(self) -> bool:
+        """True if no step was ever committed here, so that a start is a fresh one."""
+        return not self._prover.list_steps()
 
-    def restore(self, step: int, abstract_items: Mapping[str, Any]) -> dict[str, Any]:
-        """The items asked for, each like its tree of jax.ShapeDtypeStruct.
-
-        Values are cast to the dtype asked for and laid out by its sharding; without
-        one they go to this process's first device.
+    def newest(self) -> tuple[int, dict[str, Any]] | None:
+        """Step and metadata of the newest state whose files are all good, or None.
 
         Raises:
-          UserError: no such step or item, a damaged file, or a tree that differs from
-            what is stored: the first differing path and both shapes.
+          NoCheckpointError: there are states, and none is good.
         """
-        arguments = {
-            name: ocp.args.StandardRestore(jax.tree.map(_placed, tree))
-            for name, tree in abstract_items.items()
-        }
-        with _Reading(self._step_folder(step)):
-            for name, tree in abstract_items.items():
-                self._check_tree(step, name, tree)
-            restored = self._manager.restore(step, args=ocp.args.Composite(**arguments))
-            return {name: restored[name] for name in abstract_items}
+
+        def prove(step: int) -> tuple[int, dict[str, Any]]:
+            self._prover.prove(step, None)
+            return step, self._read_meta(step)
+
+        return self._walk_back(prove)
+
+    def restore_newest(
+        self, abstract_items: Mapping[str, Any]
+    ) -> proving.Restored | None:
+        """The newest state that is good in the items asked for, or None without any.
+
+        Each item comes back like its tree of jax.ShapeDtypeStruct: values are cast to
+        the dtype asked for and laid out by its sharding; without one they go to this
+        process's first device. States that are not good are passed over, and logged
+        with reasons.
+
+        Raises:
+          NoCheckpointError: there are states, and none is good.
+          UserError: a tree that differs from what is stored.
+        """
+        restored = self._walk_back(
+            lambda step: self._prover.restore(step, abstract_items)
+        )
+        if restored is not None:
+            self._stored.add(restored.step)
+        return restored
+
+    def restore(self, step: int, abstract_items: Mapping[str, Any]) -> dict[str, Any]:
+        """The items of one step, as in `restore_newest`.
+
+        Raises:
+          UserError: no such step or item, a damaged file, or a tree that differs.
+        """
+        self._check_is_there(step)
+        try:
+            return self._prover.restore(step, abstract_items).items
+        except manifest.DamagedError as error:
+            raise self._refusal(step, error) from error
 
     def restore_meta(self, step: int) -> dict[str, Any]:
         """The JSON stored beside the items of `step`."""
-        arguments = ocp.args.Composite(**{_META: ocp.args.JsonRestore()})
-        with _Reading(self._step_folder(step)):
-            return self._manager.restore(step, args=arguments)[_META]
+        self._check_is_there(step)
+        try:
+            self._prover.prove(step, [])
+            return self._read_meta(step)
+        except manifest.DamagedError as error:
+            raise self._refusal(step, error) from error
 
-    @property
-    def _manager(self) -> ocp.CheckpointManager:
-        if self._open_manager is None:
-            # By default on local disks any folder with a number for a name would
-            # count as a state; COMMIT_FILE asks for the mark that is written last.
-            atomicity = ocp.options.AtomicityOptions(
-                mode=ocp.options.AtomicityMode.COMMIT_FILE
-            )
-            self._open_manager = ocp.CheckpointManager(
-                self.directory,
-                options=ocp.CheckpointManagerOptions(
-                    max_to_keep=self._keep, atomicity_options=atomicity
-                ),
-            )
-        return self._open_manager
+    def tree_shapes(self, step: int, item: str) -> dict[str, tuple[int, ...]]:
+        """Shapes of an item's tensors by path ("unet/conv_in/kernel")."""
+        self._check_is_there(step)
+        try:
+            found = manifest.read(self.directory / str(step))
+        except manifest.DamagedError as error:
+            raise self._refusal(step, error) from error
+        return proving.leaf_shapes(found, item)
 
-    def _step_folder(self, step: int) -> pathlib.Path:
-        """The folder of a stored step; UserError if there is none."""
-        if step not in self.steps():
-            stored = ", ".join(map(str, self.steps())) or "none"
+    def discard_after(self, step: int) -> None:
+        """Deletes later steps, for a run that goes back to `step` for good."""
+        self.settle()
+        if self._talk.index == 0:
+            folders.delete_after(self.directory, step)
+        self._talk.exchange("")
+        later = [stored for stored in self._stored if stored > step]
+        self._stored.difference_update(later)
+        self._prover.forget(later)
+
+    def _walk_back(self, read: Any) -> Any:
+        """What `read(step)` gives for the newest step that it can read."""
+        passed_over = []
+        for step in reversed(self._prover.list_steps()):
+            try:
+                return read(step)
+            except manifest.DamagedError as error:
+                passed_over.append(step)
+                if self._talk.index == 0:
+                    logger.warning(
+                        "checkpoint step %d in %s is passed over: %s",
+                        step,
+                        self.directory,
+                        error,
+                    )
+        if passed_over:
+            listed = ", ".join(map(str, passed_over))
+            raise NoCheckpointError(
+                f"{self.directory} has checkpoints, and none of them is good (tried "
+                f"{listed}): `glide verify` lists the damage; put one back, or start "
+                "anew with another --workdir"
+            )
+        return None
+
+    def _read_meta(self, step: int) -> dict[str, Any]:
+        return json.loads((self.directory / str(step) / proving.META).read_bytes())
+
+    def _conclude(self, step: int, failure: str) -> None:
+        self._failure = failure
+        self._untold = failure or self._untold
+        self.failures_in_a_row = self.failures_in_a_row + 1 if failure else 0
+        if not failure:
+            self._stored.add(step)
+
+    def _check_is_there(self, step: int) -> None:
+        stored = self._prover.list_steps()
+        if step not in stored:
+            listed = ", ".join(map(str, stored)) or "none"
             raise UserError(
-                f"no checkpoint of step {step} in {self.directory}; stored: {stored}"
+                f"no checkpoint of step {step} in {self.directory}; stored: {listed}"
             )
-        return self.directory / str(step)
 
-    def _check_tree(self, step: int, item: str, tree: Any) -> None:
-        wanted, stored = _shapes(tree), self.tree_shapes(step, item)
-        for path in sorted(wanted | stored):
-            here, there = wanted.get(path), stored.get(path)
-            if here != there:
-                raise UserError(
-                    f"{item}/{path}: checkpoint step {step} in {self.directory} has "
-                    f"{_shape_text(there)}, this model needs {_shape_text(here)}; "
-                    "use the configuration that the checkpoint was trained with"
-                )
-
-
-class _Reading:
-    """Turns whatever a damaged file makes Orbax raise into one UserError."""
-
-    def __init__(self, step_folder: pathlib.Path) -> None:
-        self._folder = step_folder
-
-    def __enter__(self) -> None:
-        pass
-
-    def __exit__(self, kind: type | None, error: Any, traceback: Any) -> None:
-        # An array cut short is a bare Exception to Orbax; narrower ones are ours.
-        is_damage = kind is Exception or isinstance(error, ValueError | OSError)
-        if is_damage and not isinstance(error, UserError):
-            _silence_abandoned_reads()
-            reason = str(error).partition(":")[0].strip() or kind.__name__
-            raise UserError(
-                f"checkpoint step {self._folder.name} in {self._folder.parent} cannot "
-                f"be read, a file is damaged ({reason}); remove that folder to go on "
-                "from the checkpoint before it"
-            ) from error
-
-
-def _silence_abandoned_reads() -> None:
-    """Keeps the reads that Orbax gave up from each printing a page when collected.
-
-    It starts the reads of all arrays at once and tells of the first that fails.
-    """
-    previous = sys.unraisablehook
-
-    def hook(unraisable: Any) -> None:
-        is_read = inspect.iscoroutine(unraisable.object) and (
-            "orbax" in unraisable.object.cr_code.co_filename
+    def _refusal(self, step: int, error: manifest.DamagedError) -> UserError:
+        return UserError(
+            f"checkpoint step {step} in {self.directory} cannot be read, it is damaged "
+            f"({error}); name another step, or put its files back"
         )
-        if not is_read:
-            previous(unraisable)
-
-    sys.unraisablehook = hook
 
 
 def _check_items(items: Mapping[str, Any]) -> None:
-    if _META in items:
-        raise ValueError(f"an item may not be named {_META}")
-    for name, tree in items.items():
-        for path, leaf in jax.tree_util.tree_leaves_with_path(tree):
-            if jax.dtypes.issubdtype(leaf.dtype, jax.dtypes.prng_key):
-                # Keys are functions of (seed, step): a stored one would be a second
-                # truth, and its layout depends on the PRNG implementation.
-                raise TypeError(f"{name}/{_path_text(path)} is a PRNG key: not stored")
-
-
-def _placed(leaf: Any) -> jax.ShapeDtypeStruct:
-    sharding = getattr(leaf, "sharding", None)
-    if sharding is None:
-        # The first of all devices may be another process's.
-        sharding = jax.sharding.SingleDeviceSharding(jax.local_devices()[0])
-    return jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=sharding)
-
-
-def _shapes(tree: Any) -> dict[str, tuple[int, ...]]:
-    return {
-        _path_text(path): tuple(leaf.shape)
-        for path, leaf in jax.tree_util.tree_leaves_with_path(tree)
-    }
-
-
-def _path_text(path: tuple) -> str:
-    return jax.tree_util.keystr(path, simple=True, separator="/")
-
-
-def _shape_text(shape: tuple[int, ...] | None) -> str:
-    return "nothing" if shape is None else f"shape {shape}"
+    for name in (proving.META, manifest.NAME):
+        if name in items:
+            raise ValueError(f"an item may not be named {name}")
+    for path, leaf in proving.leaves_by_path(dict(items)).items():
+        if jax.dtypes.issubdtype(leaf.dtype, jax.dtypes.prng_key):
+            # Keys are functions of (seed, step): a stored one would be a second
+            # truth, and its layout depends on the PRNG implementation.
+            raise TypeError(f"{path} is a PRNG key: not stored")

@@ -1,7 +1,7 @@
 """Turn a trained workdir into a bundle: what `glide sample` reads.
 
     glide export runs/base --output=runs/base/bundle
-    glide export runs/base --output=out/base --ema=0.999 --dtype=float32
+    glide export runs/base --output=out/base --ema=0.999 --dtype=float32 --step=20000
     glide export runs/base --program --sampler=ddim --respacing=50
     glide export runs/base --program --guidance_mode=cfg+clip --clip=runs/clip/bundle
 
@@ -25,10 +25,11 @@ PROGRAM_FLAGS = ("clip", "guidance_mode", "sampler", "respacing", "prompt")
 
 
 def define_flags(values: flags.FlagValues) -> None:
-    """--output, --ema, --dtype, --program and what is fixed in the program."""
+    """--output, --ema, --step, --dtype, --program and what is fixed in the program."""
     add = define.Define(values)
     add.text("output", "the bundle's folder; WORKDIR/bundle")
     add.text("ema", "which average, e.g. 0.999; the first one")
+    add.whole("step", "of the checkpoint; the newest that is good", least=0)
     add.choice("dtype", ["bfloat16", "float32"], "of the stored weights", "bfloat16")
     meaning = "also write the sampler as a serialized program for cpu, cuda and tpu"
     add.switch("program", meaning, False)
@@ -57,6 +58,7 @@ def run(values: flags.FlagValues, arguments: list[str]) -> int:
             output,
             decay=values.ema or "",
             dtype=values.dtype,
+            step=values.step,
             more_files=_program_files(values, workdir),
             on_progress=poll,
         )

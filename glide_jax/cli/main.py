@@ -36,6 +36,7 @@ VERBS = {
     "sample": "pictures from prompts",
     "inpaint": "repaint a part of a picture, or continue it beyond its sides",
     "edit": "change a picture or finish a sketch",
+    "verify": "check a workdir or a bundle against what was written",
     "benchmark": "sample | train: how fast this machine draws, or makes a step",
     "flags": "the compiler flags of a chip, for a shell to set",
     "data": "build | tokenizer | emoji: prepare a data set",
@@ -68,6 +69,8 @@ def run(argv: list[str]) -> int:
     # Orbax and absl tell of every file they touch.
     for noisy in ("absl", "orbax", "jax", "etils", "tensorstore"):
         logging.getLogger(noisy).setLevel(logging.ERROR)
+    # And of a write that fails, each a page long; checkpoint/ tells it in one line.
+    logging.getLogger("absl").setLevel(logging.CRITICAL)
     module = importlib.import_module(f"glide_jax.cli.{verb}")
     values = flags.FlagValues()
     try:

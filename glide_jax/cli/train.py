@@ -34,6 +34,13 @@ def define_flags(values: flags.FlagValues) -> None:
     flags.DEFINE_string(
         "workdir", None, "folder of this run, e.g. runs/base", flag_values=values
     )
+    flags.DEFINE_list(
+        "allow_change",
+        [],
+        "settings that may differ from those that the folder's run was made with, e.g. "
+        "model.compute_dtype,data.sources",
+        flag_values=values,
+    )
     flags.DEFINE_bool(
         "dry_run",
         False,
@@ -91,7 +98,11 @@ def run(values: flags.FlagValues, arguments: list[str]) -> int:
     with distributed.Together(config):
         _quiet_others(distributed.process_id())
         return loop.train(
-            config, workdir, make_grid_hook=grid_hook.make, profile_steps=profile_steps
+            config,
+            workdir,
+            make_grid_hook=grid_hook.make,
+            profile_steps=profile_steps,
+            allow_change=values.allow_change,
         )
 
 

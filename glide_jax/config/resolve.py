@@ -107,6 +107,18 @@ def differences(a: defaults.Config, b: defaults.Config) -> list[str]:
     ]
 
 
+def check_key(config: defaults.Config, path: str) -> None:
+    """Raises UserError unless `path` names a setting or a section of the settings."""
+    known: set[str] = set()
+    for leaf in _flatten(dataclasses.asdict(config)):
+        parts = leaf.split(".")
+        known |= {".".join(parts[: end + 1]) for end in range(len(parts))}
+    if path not in known:
+        near = difflib.get_close_matches(path, sorted(known), n=1)
+        remedy = f"did you mean {near[0]}?" if near else "e.g. data.sources"
+        raise UserError(f"{path!r} is not a setting; {remedy}")
+
+
 def _flatten(nested: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
     flat: dict[str, Any] = {}
     for name, value in nested.items():

@@ -276,7 +276,7 @@ def _own_name() -> str:
 
 
 def _exit_code(error: BaseException) -> int:
-    """As the command line ends after it: 2 for a mistake of the user's."""
+    """As the command line ends after it."""
     if isinstance(error, UserError):
         return error.exit_code
     if isinstance(error, KeyboardInterrupt):

@@ -24,29 +24,31 @@ def export(
     *,
     decay: str = "",
     dtype: str = "bfloat16",
+    step: int | None = None,
     more_files: Mapping[str, bytes] | None = None,
     on_progress: Callable[[], None] = lambda: None,
 ) -> int:
-    """Writes the newest checkpoint's average as a bundle; returns its step.
+    """Writes an average of a checkpoint as a bundle; returns its step.
 
     Args:
       workdir: of `glide train`.
       output: the bundle's folder; an older bundle there is replaced.
       decay: which average, e.g. "0.999"; "" for the first of ema.decays.
       dtype: of the stored weights, "float32" or "bfloat16".
+      step: of the checkpoint; None: the newest that is good.
       more_files: what else the bundle is to hold, name -> content.
       on_progress: called between the parts of the work; what it raises ends it, with an
         older bundle as it was.
 
     Raises:
-      UserError: no workdir, no checkpoint, no such average, weights that are not
+      UserError: no workdir, no such checkpoint or average, weights that are not
         finite, or a folder that is in the way or cannot be written.
     """
     on_progress()
     config = workdirs.load_config(workdir)
     tokenizer = workdirs.load_tokenizer(workdir)
     decay = decay or str(config.ema.decays[0])
-    averages, step = init_from.load_average(workdir, config, decay)
+    averages, step = init_from.load_average(workdir, config, decay, step=step)
     on_progress()
     params = jax.tree.map(np.asarray, averages)
     _check_finite(params, workdir, step)

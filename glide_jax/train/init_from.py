@@ -53,25 +53,28 @@ def read_config(path: str) -> Config:
 
 
 def load_average(
-    workdir: pathlib.Path, config: Config, decay: str
+    workdir: pathlib.Path, config: Config, decay: str, *, step: int | None = None
 ) -> tuple[shapes.Params, int]:
-    """The averaged parameters of a workdir's newest checkpoint, and its step."""
+    """The averaged parameters of a workdir's newest good checkpoint, and its step.
+
+    With a `step`, of that one or none.
+    """
     if decay not in [str(d) for d in config.ema.decays]:
         raise UserError(
             f"decay {decay} is not one of this run's averages: "
             f"{', '.join(str(d) for d in config.ema.decays)}"
         )
-    checkpoints = store.CheckpointStore(workdirs.checkpoints(workdir), keep=1000)
-    step = checkpoints.latest_step()
-    if step is None:
+    checkpoints = store.CheckpointStore(workdirs.checkpoints(workdir))
+    abstract = build.abstract_params(config.model)
+    wanted = {"ema_params": {str(d): abstract for d in config.ema.decays}}
+    if step is not None:
+        return checkpoints.restore(step, wanted)["ema_params"][decay], step
+    newest = checkpoints.restore_newest(wanted)
+    if newest is None:
         raise UserError(
             f"{workdir} has no checkpoint yet; train it first with `glide train`"
         )
-    abstract = build.abstract_params(config.model)
-    averages = {str(d): abstract for d in config.ema.decays}
-    restored = checkpoints.restore(step, {"ema_params": averages})
-    checkpoints.close()
-    return restored["ema_params"][decay], step
+    return newest.items["ema_params"][decay], newest.step
 
 
 def adapt(origin: Origin, config: Config) -> tuple[shapes.Params, list[str]]:

@@ -6,7 +6,7 @@ import contextlib
 import dataclasses
 import logging
 import pathlib
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping
 from typing import Any
 
 import jax
@@ -25,6 +25,8 @@ from glide_jax.train import window as windows
 
 # Updates skipped one after the other that tell, at its end, that a run came to nothing.
 MAX_SKIPPED_AT_END = 10
+# Checkpoints in a row that cannot be written and end a run, which would lose its work.
+MAX_FAILED_WRITES = 3
 
 
 def train(
@@ -33,6 +35,7 @@ def train(
     *,
     make_grid_hook: looking.MakeGridHook | None = None,
     profile_steps: range = range(0),
+    allow_change: Collection[str] = (),
 ) -> lifecycle.ExitCode:
     """Trains to train.num_steps; returns OK, or PREEMPTED after a signal.
 
@@ -48,7 +51,7 @@ def train(
     """
     clock = clocks.Clock()
     metrics.check_wandb(config.log.wandb_project)
-    run, state = setup.prepare(config, workdir)
+    run, state = setup.prepare(config, workdir, allow_change=allow_change)
     step, last = int(state.step), config.train.num_steps
     is_first_process = jax.process_index() == 0
     writer = metrics.MetricsWriter(workdir, config, enabled=is_first_process)
@@ -131,6 +134,7 @@ class Loop:
                 window.add(step, step_metrics, details)
                 part = "dispatch"
             self.bar.update()
+            self.check_writes()
             if window.skipped_in_a_row >= config.train.max_skipped_in_a_row:
                 passed_over = rewind.go_back(run, passed_over, window.skipped)
                 state, step, batches = self.restore(step, passed_over)
@@ -159,6 +163,17 @@ class Loop:
         if step == self.run.config.train.num_steps:
             check_end(self.run.config, self.window.skipped_in_a_row)
 
+    def check_writes(self) -> None:
+        """Raises where no checkpoint could be written for too long.
+
+        One that cannot be is told of at once, and tried again when the next is due.
+        """
+        failure = self.run.checkpoints.poll()
+        if failure and self.run.checkpoints.failures_in_a_row >= MAX_FAILED_WRITES:
+            raise UserError(
+                f"{failure}; it was the {MAX_FAILED_WRITES}rd in a row that failed"
+            )
+
     def count_bad(self, batches: pipeline.Batches) -> dict[str, int]:
         """Records of all processes that could not be used, until now."""
         return bad_records.total(batches.faults, self.run.part)
@@ -171,7 +186,9 @@ class Loop:
             "window": self.window.sums(),
             "bad_records": self.count_bad(batches),
         }
-        save(self.run, state, step, counts)
+        best = self.run.config.checkpoint.best_metric
+        row = self.writer.row(step) if self.run.config.checkpoint.keep_best else {}
+        save(self.run, state, step, counts, {n: v for n, v in row.items() if n == best})
 
     def save_what_is_done(
         self, state: states.TrainState, step: int, batches: pipeline.Batches
@@ -203,14 +220,18 @@ def save(
     state: states.TrainState,
     step: int,
     counts: Mapping[str, Any],
+    judged: Mapping[str, float] | None = None,
 ) -> None:
-    """Writes a checkpoint: state, what is counted between rows, digests of the rest."""
+    """Writes a checkpoint: state, what is counted between rows, digests of the rest.
+
+    What is `judged` says how good it is, for checkpoint.keep_best.
+    """
     meta = {
         "config_digest": resolve.digest(run.config),
         "tokenizer_digest": run.tokenizer.digest(),
         **counts,
     }
-    run.checkpoints.save(step, states.to_items(state), meta)
+    run.checkpoints.save(step, states.to_items(state), meta, judged or {})
 
 
 def make_on_skipped(writer: metrics.MetricsWriter) -> windows.OnSkipped:

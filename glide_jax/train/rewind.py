@@ -70,16 +70,14 @@ def go_back(run: setup.Run, passed_over: PassedOver, bad: range) -> PassedOver:
             f"the run has diverged: {told}, after going back "
             f"train.max_rewinds={config.train.max_rewinds} times; {remedy}"
         )
-    checkpoints.wait()
+    checkpoints.settle()
     good = [step for step in checkpoints.steps() if step < bad[0]]
     if not good:
         raise DivergedError(
             f"the run has diverged: {told}, and no checkpoint is older; start anew "
             f"with an optim.learning_rate lower than {config.optim.learning_rate:g}"
         )
-    for step in checkpoints.steps():
-        if step >= bad[0]:
-            checkpoints.remove(step)
+    checkpoints.discard_after(good[-1])
     now = PassedOver(passed_over.steps | set(bad), passed_over.rewinds + 1)
     save(workdir, now)
     logging.warning("%s; going back to step %d and past their batches", told, good[-1])

@@ -11,7 +11,7 @@ import functools
 import logging
 import operator
 import pathlib
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping
 from typing import Any
 
 import jax
@@ -20,7 +20,7 @@ from jax.sharding import Mesh
 
 from glide_jax import shapes
 from glide_jax.checkpoint import store
-from glide_jax.config import validate
+from glide_jax.config import resolve, validate
 from glide_jax.config.defaults import Config
 from glide_jax.data import fault, pipeline, schema, sources
 from glide_jax.errors import UserError
@@ -72,33 +72,41 @@ class Run:
     past: Mapping[str, Any]  # what the checkpoint it began with says beside arrays
 
 
-def prepare(config: Config, workdir: pathlib.Path) -> tuple[Run, states.TrainState]:
+def prepare(
+    config: Config, workdir: pathlib.Path, *, allow_change: Collection[str] = ()
+) -> tuple[Run, states.TrainState]:
     """A run ready for its next step: fresh, started from another, or resumed.
 
-    Precedence: this workdir's newest checkpoint, then train.init_from, then
-    initialisation.
+    Precedence: this workdir's newest good checkpoint, then train.init_from, then
+    initialisation. Settings that make another run of it may differ from the workdir's
+    only where `allow_change` names them.
 
     Raises:
+      NoCheckpointError: the workdir has checkpoints, and none of them is good.
       UserError: for settings, data or a folder that the user has to mend; then
         nothing has been written beyond an empty folder.
     """
     validate.validate(config)
+    for name in allow_change:
+        resolve.check_key(config, name)
     mesh = meshes.make_mesh(config.mesh)
     abstract.check_fits(config, mesh)
     source, held_out = open_sources(config)
     checkpoints = store.CheckpointStore(
-        workdirs.checkpoints(workdir), keep=config.checkpoint.keep
+        workdirs.checkpoints(workdir), config.checkpoint
     )
-    latest = checkpoints.latest_step()
     distributed.check_alike(
-        "the newest checkpoint in --workdir", latest, workdirs.SHARED_REMEDY
+        "the newest checkpoint in --workdir",
+        checkpoints.latest_step(),
+        workdirs.SHARED_REMEDY,
     )
-    start = None
-    if latest is not None:
+    start, is_fresh = None, checkpoints.is_empty()
+    if not is_fresh:
         # A run under way needs its origin no more; that may have been deleted since.
-        workdirs.check_continues(workdir, config)
+        workdirs.check_continues(workdir, config, allow_change)
         workdirs.prepare(workdir)
-        tokenizer = _stored_tokenizer(workdir, checkpoints.restore_meta(latest))
+        _, meta = checkpoints.newest()
+        tokenizer = _stored_tokenizer(workdir, meta)
     else:
         origin = _load_origin(config)
         start = init_from.adapt(origin, config) if origin else None
@@ -115,18 +123,18 @@ def prepare(config: Config, workdir: pathlib.Path) -> tuple[Run, states.TrainSta
 
     def restore() -> tuple[states.TrainState, Mapping[str, Any]]:
         targets = abstract.with_places(described, shardings)
-        newest = checkpoints.latest_step()
-        items = checkpoints.restore(newest, states.to_items(targets))
-        logging.info("resumed at step %d", newest)
-        return states.from_items(items), checkpoints.restore_meta(newest)
+        newest = checkpoints.restore_newest(states.to_items(targets))
+        logging.info("resumed at step %d", newest.step)
+        return states.from_items(newest.items), newest.meta
 
-    if latest is not None:
-        state, past = restore()
-    else:
+    if is_fresh:
         state, past = _first_state(config, objective, shardings, start), {}
+    else:
+        state, past = restore()
     # Last, so that a start that was refused leaves the folder as it was.
     workdirs.save_tokenizer(workdir, tokenizer)
     workdirs.save_config(workdir, config)
+    workdirs.seal(workdir)
     run = Run(
         config=config,
         workdir=workdir,

@@ -1,9 +1,10 @@
 """What lies in a run's folder, and how a run finds out what it continues.
 
-    config.json   tokenizer/   checkpoints/   metrics.jsonl   tensorboard/   grids/
+    config.json   tokenizer/   manifest.json
+    checkpoints/   metrics.jsonl   tensorboard/   grids/
 
-The configuration and the tokenizer lie there once; every checkpoint carries their
-digests.
+The configuration and the tokenizer lie there once, manifest.json lists them; every
+checkpoint carries their digests.
 """
 
 from __future__ import annotations
@@ -14,9 +15,11 @@ import pathlib
 import secrets
 import socket
 import time
+from collections.abc import Collection
 
 import jax
 
+from glide_jax.checkpoint import manifest
 from glide_jax.config import resolve
 from glide_jax.config.defaults import Config
 from glide_jax.errors import UserError
@@ -100,8 +103,14 @@ def _comes_to_hold(path: pathlib.Path, text: str) -> bool:
     return True
 
 
-def check_continues(workdir: pathlib.Path, config: Config) -> None:
-    """Raises UserError where the folder's checkpoints are of another run."""
+def check_continues(
+    workdir: pathlib.Path, config: Config, allow_change: Collection[str] = ()
+) -> None:
+    """Raises UserError where the folder's checkpoints are of another run.
+
+    Settings named in `allow_change`, by their dotted path or that of a section, may
+    differ all the same.
+    """
     stored = load_config(workdir)
     differences = resolve.differences(stored, config)
     changed = [line for line in differences if _is_identity(line, config)]
@@ -109,10 +118,12 @@ def check_continues(workdir: pathlib.Path, config: Config) -> None:
         before, after = getattr(stored.optim, name), getattr(config.optim, name)
         if (before > 0) != (after > 0):
             changed.append(f"optim.{name}: {before} -> {after}")
+    changed = [line for line in changed if not _is_allowed(line, allow_change)]
     if changed:
+        keys = ",".join(line.partition(":")[0] for line in changed)
         raise UserError(
-            f"--workdir={workdir} holds another run: {'; '.join(changed)}; "
-            "use a new folder, or the settings it was made with"
+            f"--workdir={workdir} holds another run: {'; '.join(changed)}; use a new "
+            f"folder, or the settings it was made with, or --allow_change={keys}"
         )
     if differences:
         logging.info("settings changed since the last start: %s", differences)
@@ -126,6 +137,25 @@ def _is_identity(difference: str, config: Config) -> bool:
         path.startswith(name) if name.endswith(".") else path == name
         for name in IDENTITY
     )
+
+
+def _is_allowed(difference: str, allow_change: Collection[str]) -> bool:
+    path = difference.partition(":")[0]
+    return any(path == key or path.startswith(f"{key}.") for key in allow_change)
+
+
+def seal(workdir: pathlib.Path) -> None:
+    """Lists the settings' and the tokenizer's files, for `glide verify`, when written.
+
+    One process does so for all.
+    """
+    if jax.process_index() == 0:
+        tokenizer = (workdir / "tokenizer").iterdir()
+        names = ["config.json", *(f"tokenizer/{path.name}" for path in tokenizer)]
+        files = manifest.hash_files(workdir, sorted(names))
+        manifest.write(
+            workdir, manifest.Manifest(0, manifest.now(), files, leaves={}, metrics={})
+        )
 
 
 def save_config(workdir: pathlib.Path, config: Config) -> None:

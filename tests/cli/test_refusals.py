@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+import shutil
+
 import numpy as np
 import pytest
 from PIL import Image
 
+from glide_jax import lifecycle
+from glide_jax.cli import main
 from tests import fake_devices
 from tests.train import small_runs
 
@@ -70,6 +74,10 @@ def test_a_mistake_on_the_command_line_is_named(refused, argv, named):
         (["--workdir=run", "--config.data.sources=()"], "data.sources=()"),
         (["--workdir=run", "--config.mesh.fsdp=3"], "mesh.fsdp=3"),
         (["--workdir=run", "--config.sample.respacing=x"], "sample.respacing='x'"),
+        (
+            ["--workdir=run", "--allow_change=seed,model.compute_dtyp"],
+            "'model.compute_dtyp' is not a setting; did you mean model.compute_dtype?",
+        ),
         (["--workdir=run", "--devices=8"], "add --dry_run"),
         (["--workdir=run", "--profile_steps=5"], "--profile_steps=5 names no steps"),
         (["--workdir=run", "--profile_steps=5:5"], "e.g. 100:105"),
@@ -117,6 +125,37 @@ def test_a_workdir_of_another_model_is_refused_with_the_difference(
         "--config.model.text_layers=2",
     )
     assert "model.text_layers: 1 -> 2" in line
+    assert "--allow_change=model.text_layers" in line
+
+
+def test_a_run_with_checkpoints_of_which_none_is_good_does_not_start_over(
+    experiment, workdir, tmp_path, capsys
+):
+    run = shutil.copytree(workdir, tmp_path / "run")
+    for path in run.glob("checkpoints/*/meta.json"):
+        path.write_text("{}")
+    for argv in (
+        ["train", f"--config={experiment}", f"--workdir={run}"],
+        ["export", str(run), f"--output={tmp_path / 'bundle'}"],
+    ):
+        assert main.run(argv) == lifecycle.ExitCode.NO_CHECKPOINT
+        told = capsys.readouterr().err.splitlines()
+        assert len(told) == 1
+        assert "has checkpoints, and none of them is good (tried 1)" in told[0]
+    assert not (tmp_path / "bundle").exists()
+
+
+def test_a_step_that_is_not_there_or_damaged_is_not_exported(
+    refused, workdir, tmp_path
+):
+    line = refused("export", str(workdir), "--output=o", "--step=7")
+    assert "no checkpoint of step 7" in line
+    assert "stored: 1" in line
+    run = shutil.copytree(workdir, tmp_path / "run")
+    (run / "checkpoints" / "1" / "meta.json").write_text("{}")
+    line = refused("export", str(run), "--output=o", "--step=1")
+    assert "checkpoint step 1 in" in line
+    assert "meta.json has 2 bytes" in line
 
 
 def test_a_batch_that_does_not_divide_over_the_devices_is_refused(experiment, tmp_path):

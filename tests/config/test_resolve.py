@@ -90,3 +90,13 @@ def test_the_digest_follows_the_settings():
     config = defaults.Config()
     assert resolve.digest(config) == resolve.digest(defaults.Config())
     assert resolve.digest(config) != resolve.digest(defaults.Config(seed=1))
+
+
+def test_a_key_is_a_setting_or_a_section_or_its_nearest_is_named():
+    config = defaults.Config()
+    for name in ("seed", "model", "model.compute_dtype", "data.sources"):
+        resolve.check_key(config, name)
+    with pytest.raises(UserError, match=r"did you mean data\.sources"):
+        resolve.check_key(config, "data.source")
+    with pytest.raises(UserError, match=r"'' is not a setting; e\.g\."):
+        resolve.check_key(config, "")

@@ -69,10 +69,27 @@ def test_a_run_logs_validates_draws_and_saves_when_asked_to_and_at_its_end(
     names = sorted(path.name for path in (tmp_path / "grids").iterdir())
     assert names == ["00000004.png", "00000005.png"]
     assert Image.open(tmp_path / "grids" / names[0]).size == (4, 4)
-    with store.CheckpointStore(tmp_path / "checkpoints", keep=2) as stored:
+    with store.CheckpointStore(tmp_path / "checkpoints") as stored:
         assert stored.steps() == [4, 5]
         known = {"config_digest", "tokenizer_digest", "window"}
         assert stored.restore_meta(5).keys() == known
+
+
+def test_the_checkpoint_with_the_best_metric_is_kept_beside_the_newest(
+    make_config, tmp_path
+):
+    changes = {
+        "train.num_steps": 4,
+        "checkpoint.every_steps": 1,
+        "checkpoint.keep": 1,
+        "checkpoint.keep_best": 1,
+        "checkpoint.best_metric": "loss",
+    }
+    loop.train(make_config(CLIP, changes), tmp_path)
+    rows = metrics.read_metrics(tmp_path / "metrics.jsonl")
+    best = min(rows, key=lambda row: row["loss"])["step"]
+    with store.CheckpointStore(tmp_path / "checkpoints") as stored:
+        assert stored.steps() == sorted({best, 4})
 
 
 @pytest.mark.parametrize(

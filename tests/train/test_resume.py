@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import pathlib
+import shutil
 import signal
 import subprocess
 import sys
@@ -95,6 +96,29 @@ def test_two_and_two_steps_are_four_steps_bit_for_bit(
         assert loop.train(config, cut) == lifecycle.ExitCode.OK
     assert "already trained to step 4" in caplog.messages
     assert (cut / "metrics.jsonl").read_text() == before
+
+
+def test_a_run_whose_newest_checkpoint_is_damaged_goes_on_from_the_one_before(
+    make_config, tmp_path, caplog
+):
+    config = make_config(CLIP, {"checkpoint.every_steps": 2})
+    assert loop.train(config, tmp_path / "straight") == lifecycle.ExitCode.OK
+    cut = shutil.copytree(tmp_path / "straight", tmp_path / "cut")
+    for path in (cut / "checkpoints" / "4" / "params" / "d").iterdir():
+        content = bytearray(path.read_bytes())
+        content[-20] ^= 1
+        path.write_bytes(content)
+    with caplog.at_level("INFO"):
+        assert loop.train(config, cut) == lifecycle.ExitCode.OK
+    assert "resumed at step 2" in caplog.messages
+    assert [
+        m for m in caplog.messages if "step 4 in" in m and "passed over: params/d" in m
+    ]
+    expected = final_state(config, tmp_path / "straight")
+    found = final_state(config, cut)
+    assert int(found.step) == 4
+    assert_trees_equal(found, expected)
+    assert rows(cut) == rows(tmp_path / "straight")
 
 
 def test_a_terminated_command_saves_and_the_same_command_goes_on(make_config, tmp_path):

@@ -47,6 +47,16 @@ def test_a_change_of_what_is_trained_is_refused_and_named(
         workdirs.check_continues(folder, make_config(changes=changes))
 
 
+@pytest.mark.parametrize("allowed", [["model.text_layers", "seed"], ["model", "seed"]])
+def test_what_may_change_when_told_so_may_and_nothing_else(
+    folder, make_config, allowed
+):
+    changed = make_config(changes={"model.text_layers": 2, "seed": 5})
+    workdirs.check_continues(folder, changed, allowed)
+    with pytest.raises(UserError, match=r"seed: 0 -> 5; use .*--allow_change=seed$"):
+        workdirs.check_continues(folder, changed, allowed[:1])
+
+
 def test_a_model_of_another_family_is_refused(folder, make_config):
     with pytest.raises(UserError, match="text2im -> noised_clip"):
         workdirs.check_continues(folder, make_config(CLIP))

@@ -1,0 +1,104 @@
+"""What lies in a folder of checkpoints: steps, and what is not yet or no more one.
+
+    1000/             a checkpoint, if its manifest is there and right
+    2000.unfinished/  being written, or left by a write that was killed
+    500.deleted/      being deleted, or left by a deletion that was killed
+
+A step appears, and disappears, by the one rename of its folder. So a step's folder
+without a manifest was damaged later, and a killed write never looks like damage.
+"""
+
+from __future__ import annotations
+
+import pathlib
+import shutil
+
+from glide_jax.checkpoint import manifest, retention
+from glide_jax.config.defaults import CheckpointConfig
+
+UNFINISHED, DELETED = ".unfinished", ".deleted"
+
+
+def list_steps(directory: pathlib.Path) -> list[int]:
+    """Steps that have a folder, good or not, oldest first."""
+    return sorted(
+        int(path.name)
+        for path in _entries(directory)
+        if path.name.isdecimal() and path.is_dir()
+    )
+
+
+def list_whole_steps(directory: pathlib.Path) -> list[int]:
+    """Steps whose manifest is as it was written; their files are not read."""
+    return [record.step for record in _records(directory)]
+
+
+def list_leftovers(directory: pathlib.Path) -> list[pathlib.Path]:
+    """Folders of writes and deletions that are not done."""
+    return sorted(
+        path for path in _entries(directory) if path.suffix in (UNFINISHED, DELETED)
+    )
+
+
+def start(directory: pathlib.Path, step: int) -> pathlib.Path:
+    """An empty folder to write a step into; leftovers of killed writes go."""
+    directory.mkdir(parents=True, exist_ok=True)
+    for leftover in list_leftovers(directory):
+        shutil.rmtree(leftover, ignore_errors=True)
+    folder = unfinished(directory, step)
+    folder.mkdir()
+    return folder
+
+
+def unfinished(directory: pathlib.Path, step: int) -> pathlib.Path:
+    """Where a step is written."""
+    return directory / f"{step}{UNFINISHED}"
+
+
+def publish(directory: pathlib.Path, step: int) -> None:
+    """Makes the finished folder the step, in place of one that lies there."""
+    deleted = directory / f"{step}{DELETED}"
+    if (directory / str(step)).exists():
+        shutil.rmtree(deleted, ignore_errors=True)
+        (directory / str(step)).rename(deleted)
+    unfinished(directory, step).rename(directory / str(step))
+    manifest.sync_folder(directory)
+    shutil.rmtree(deleted, ignore_errors=True)
+
+
+def delete(directory: pathlib.Path, step: int) -> None:
+    """Removes a step: by one rename it is none any more, then its files go."""
+    deleted = directory / f"{step}{DELETED}"
+    shutil.rmtree(deleted, ignore_errors=True)
+    (directory / str(step)).rename(deleted)
+    shutil.rmtree(deleted, ignore_errors=True)
+
+
+def delete_after(directory: pathlib.Path, step: int) -> None:
+    """Removes steps of a future that was given up."""
+    for later in list_steps(directory):
+        if later > step:
+            delete(directory, later)
+
+
+def delete_unwanted(directory: pathlib.Path, policy: CheckpointConfig) -> None:
+    """Removes what the policy does not keep."""
+    for step in retention.to_delete(_records(directory), policy):
+        delete(directory, step)
+
+
+def _records(directory: pathlib.Path) -> list[retention.Record]:
+    """Of the steps that are whole, oldest first; damaged ones count for nothing."""
+    records = []
+    for step in list_steps(directory):
+        try:
+            found = manifest.read(directory / str(step))
+        except manifest.DamagedError:
+            continue
+        if found.step == step:
+            records.append(retention.Record(step, found.created_at, found.metrics))
+    return records
+
+
+def _entries(directory: pathlib.Path) -> list[pathlib.Path]:
+    return list(directory.iterdir()) if directory.is_dir() else []

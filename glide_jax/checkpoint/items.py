@@ -1,0 +1,149 @@
+"""Items of a checkpoint as Orbax writes and reads them: a folder for each pytree."""
+
+from __future__ import annotations
+
+import asyncio
+import concurrent.futures
+import inspect
+import os
+import pathlib
+import re
+import sys
+from collections.abc import Mapping
+from typing import Any
+
+import jax
+import orbax.checkpoint as ocp
+from etils import epath
+
+from glide_jax.checkpoint import manifest
+
+
+class Attempt:
+    """Keeps what goes wrong in its block as one line, `reason`; "" where nothing does.
+
+    Peers have to be told of a failure before it may end anything, whatever it was:
+    Orbax raises bare Exceptions.
+    """
+
+    reason = ""
+    error: Exception | None = None
+
+    def __enter__(self) -> Attempt:
+        return self
+
+    def __exit__(self, kind: type | None, error: Any, traceback: Any) -> bool:
+        if isinstance(error, Exception):
+            self.reason, self.error = reason_of(error), error
+        return isinstance(error, Exception)
+
+
+def reason_of(error: BaseException) -> str:
+    """One line of an error: the system's words where it was the system that refused."""
+    if isinstance(error, OSError) and error.strerror:
+        return error.strerror
+    text = str(error)
+    system = re.search(r"os_error_code='(\d+)'", text)  # of TensorStore
+    if system:
+        return os.strerror(int(system.group(1)))
+    first = " ".join(text.split("\n")[0].split())
+    return f"{type(error).__name__}: {first[:200]}"
+
+
+class Writing:
+    """Items on their way to the disk; made once their arrays are off the devices."""
+
+    def __init__(self, folder: pathlib.Path, items: Mapping[str, Any]) -> None:
+        self._handlers = {
+            epath.Path(folder / name): ocp.StandardCheckpointHandler() for name in items
+        }
+        self._futures: list[Any] = []
+        _silence_abandoned_futures()
+        # In a thread of its own asyncio works wherever the caller is, notebooks too.
+        with concurrent.futures.ThreadPoolExecutor(1) as thread:
+            thread.submit(asyncio.run, self._start(items.values())).result()
+
+    async def _start(self, trees: Any) -> None:
+        for (path, handler), tree in zip(self._handlers.items(), trees, strict=True):
+            arguments = ocp.args.StandardSave(tree)
+            self._futures += await handler.async_save(path, args=arguments) or []
+
+    def wait(self) -> None:
+        """Returns once this process writes no more; then raises what failed first."""
+        errors = []
+        for future in self._futures:
+            with Attempt() as attempt:
+                future.result()
+            errors += [attempt.error] if attempt.error else []
+        if errors:
+            raise errors[0]
+
+    def merge(self) -> None:
+        """Makes the parts of all processes one; by one process, after all have."""
+        for path, handler in self._handlers.items():
+            handler.finalize(path)
+
+
+def read(folder: pathlib.Path, abstract_items: Mapping[str, Any]) -> dict[str, Any]:
+    """Each item like its tree of jax.ShapeDtypeStruct: cast, and laid out, by it.
+
+    Without a sharding an array goes to this process's first device.
+
+    Raises:
+      DamagedError: a file cannot be read.
+    """
+    restored = {}
+    for name, tree in abstract_items.items():
+        arguments = ocp.args.StandardRestore(jax.tree.map(_placed, tree))
+        with _Reading(name):
+            restored[name] = ocp.StandardCheckpointHandler().restore(
+                epath.Path(folder / name), args=arguments
+            )
+    return restored
+
+
+class _Reading:
+    """Turns whatever a damaged file makes Orbax raise into a DamagedError."""
+
+    def __init__(self, item: str) -> None:
+        self._item = item
+
+    def __enter__(self) -> None:
+        pass
+
+    def __exit__(self, kind: type | None, error: Any, traceback: Any) -> None:
+        # An array cut short is a bare Exception to Orbax; narrower ones are ours.
+        if kind is Exception or isinstance(error, ValueError | OSError):
+            _silence_abandoned_futures()
+            reason = f"{self._item} cannot be read ({reason_of(error)})"
+            raise manifest.DamagedError([reason]) from error
+
+
+def _placed(leaf: Any) -> jax.ShapeDtypeStruct:
+    sharding = getattr(leaf, "sharding", None)
+    if sharding is None:
+        # The first of all devices may be another process's.
+        sharding = jax.sharding.SingleDeviceSharding(jax.local_devices()[0])
+    return jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=sharding)
+
+
+def _silence_abandoned_futures() -> None:
+    """Keeps what Orbax gave up from each printing a page when it is collected.
+
+    It starts the reads or writes of all arrays at once, tells of the first that fails
+    and ends the loop in which the others would have ended.
+    """
+    previous = sys.unraisablehook
+    if getattr(previous, "is_silent", False):
+        return
+
+    def hook(unraisable: Any) -> None:
+        is_read = inspect.iscoroutine(unraisable.object) and (
+            "orbax" in unraisable.object.cr_code.co_filename
+        )
+        is_late = str(unraisable.exc_value) == "Event loop is closed"
+        if not (is_read or is_late):
+            previous(unraisable)
+
+    hook.is_silent = True
+    sys.unraisablehook = hook

@@ -1,0 +1,188 @@
+"""The list of what a folder holds, written last: without it the folder is unfinished.
+
+manifest.json names every file of its folder with size and SHA-256, and every array
+with shape, dtype and digest (parallel/digests.py). It carries the SHA-256 of its own
+content and is written in one way only, so that a changed bit in it is seen as well.
+"""
+
+from __future__ import annotations
+
+import concurrent.futures
+import dataclasses
+import datetime
+import hashlib
+import json
+import os
+import pathlib
+from collections.abc import Iterable, Mapping
+from typing import Any
+
+FORMAT = 1
+NAME = "manifest.json"
+# Hashing frees the interpreter, so threads make use of as many cores.
+_THREADS = min(8, os.cpu_count() or 1)
+
+
+class DamagedError(Exception):
+    """What a manifest says is not what lies there: one reason for each file.
+
+    Internal: callers walk back, or tell the user in their own words.
+    """
+
+    def __init__(self, damages: Iterable[str]) -> None:
+        self.damages = tuple(damages)
+        super().__init__("; ".join(self.damages))
+
+
+@dataclasses.dataclass(frozen=True)
+class Manifest:
+    """What was written.
+
+    Attributes:
+      step: of a checkpoint; 0 for other folders.
+      created: UTC, ISO 8601.
+      files: path relative to the folder -> {"bytes": size, "sha256": digest}.
+      leaves: "item/path" -> {"shape": [...], "dtype": name, "digest": 16 digits}.
+      metrics: what the step is judged by.
+    """
+
+    step: int
+    created: str
+    files: Mapping[str, Mapping[str, Any]]
+    leaves: Mapping[str, Mapping[str, Any]]
+    metrics: Mapping[str, float]
+
+    @property
+    def created_at(self) -> datetime.datetime:
+        """`created` as a time with its zone."""
+        return datetime.datetime.fromisoformat(self.created)
+
+
+def now() -> str:
+    """The time as a manifest writes it."""
+    return datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds")
+
+
+def to_bytes(manifest: Manifest) -> bytes:
+    """The one way to write it."""
+    content = {"format": FORMAT, **dataclasses.asdict(manifest)}
+    digest = hashlib.sha256(_canonical(content)).hexdigest()
+    return _canonical({**content, "sha256": digest})
+
+
+def _canonical(content: Mapping[str, Any]) -> bytes:
+    return (json.dumps(content, indent=1, sort_keys=True) + "\n").encode()
+
+
+def write(folder: pathlib.Path, manifest: Manifest) -> None:
+    """Writes it whole or not at all, and to the disk before it returns."""
+    scratch = folder / f"{NAME}.tmp"
+    with scratch.open("wb") as file:
+        file.write(to_bytes(manifest))
+        file.flush()
+        os.fsync(file.fileno())
+    os.replace(scratch, folder / NAME)
+    sync_folder(folder)
+
+
+def sync_folder(folder: pathlib.Path) -> None:
+    """Makes the names in a folder outlast a loss of power."""
+    _sync(folder)
+
+
+def _sync(path: pathlib.Path) -> None:
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+def read(folder: pathlib.Path) -> Manifest:
+    """The manifest of a folder, its own digest checked.
+
+    Raises:
+      DamagedError: it is missing, cut short or changed.
+    """
+    try:
+        found = (folder / NAME).read_bytes()
+    except FileNotFoundError:
+        raise DamagedError([f"{NAME} is missing"]) from None
+    except OSError as error:
+        raise DamagedError([f"{NAME} cannot be read ({error.strerror})"]) from error
+    try:
+        content = json.loads(found)
+        written_as = content.pop("format")
+        content.pop("sha256")
+        manifest = Manifest(**content)
+    except (ValueError, TypeError, KeyError, AttributeError):
+        raise DamagedError([f"{NAME} is not what was written"]) from None
+    if written_as == FORMAT and to_bytes(manifest) == found:
+        return manifest
+    if _is_whole(found):
+        raise DamagedError([f"{NAME} has format {written_as}, this reads {FORMAT}"])
+    raise DamagedError([f"{NAME} is not what was written"])
+
+
+def _is_whole(found: bytes) -> bool:
+    """Whether it is some version's manifest as that version wrote it."""
+    content = json.loads(found)
+    digest = content.pop("sha256")
+    return digest == hashlib.sha256(_canonical(content)).hexdigest()
+
+
+def list_files(folder: pathlib.Path) -> list[str]:
+    """Paths of a folder's files relative to it, the manifest not among them."""
+    names = (
+        path.relative_to(folder).as_posix()
+        for path in folder.rglob("*")
+        if not path.is_dir()
+    )
+    return sorted(name for name in names if name not in (NAME, f"{NAME}.tmp"))
+
+
+def hash_files(
+    folder: pathlib.Path, names: Iterable[str]
+) -> dict[str, dict[str, int | str]]:
+    """Size and SHA-256 of files as a manifest lists them, once they are on the disk."""
+    names = list(names)
+    with concurrent.futures.ThreadPoolExecutor(_THREADS) as threads:
+        facts = threads.map(lambda name: _synced_facts(folder / name), names)
+        return dict(zip(names, facts, strict=True))
+
+
+def _synced_facts(path: pathlib.Path) -> dict[str, int | str]:
+    _sync(path)
+    return _facts(path)
+
+
+def _facts(path: pathlib.Path) -> dict[str, int | str]:
+    with path.open("rb") as file:
+        digest = hashlib.file_digest(file, "sha256").hexdigest()
+        return {"bytes": os.fstat(file.fileno()).st_size, "sha256": digest}
+
+
+def find_damages(
+    folder: pathlib.Path, files: Mapping[str, Mapping[str, Any]]
+) -> dict[str, str]:
+    """What is wrong with which of the files listed; {} where all are as written."""
+    with concurrent.futures.ThreadPoolExecutor(_THREADS) as threads:
+        found = threads.map(
+            lambda item: (item[0], _damage(folder / item[0], item[1])), files.items()
+        )
+        return {name: reason for name, reason in found if reason}
+
+
+def _damage(path: pathlib.Path, wanted: Mapping[str, Any]) -> str:
+    try:
+        size = path.stat().st_size
+        # A bundle lists no sizes.
+        if size != wanted.get("bytes", size):
+            return f"has {size} bytes, not {wanted['bytes']}"
+        if _facts(path)["sha256"] != wanted["sha256"]:
+            return "has another SHA-256"
+    except FileNotFoundError:
+        return "is missing"
+    except OSError as error:
+        return f"cannot be read ({error.strerror})"
+    return ""

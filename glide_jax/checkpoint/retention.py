@@ -1,0 +1,62 @@
+"""Which checkpoints are kept: by count, every so many steps, by the hour, by metric."""
+
+from __future__ import annotations
+
+import dataclasses
+import datetime
+import math
+from collections.abc import Mapping, Sequence
+
+from glide_jax.config.defaults import CheckpointConfig
+
+
+@dataclasses.dataclass(frozen=True)
+class Record:
+    """What a checkpoint is kept or deleted for."""
+
+    step: int
+    created: datetime.datetime
+    metrics: Mapping[str, float]
+
+
+def to_delete(records: Sequence[Record], policy: CheckpointConfig) -> list[int]:
+    """Steps that no policy wants, oldest first; the newest is always wanted.
+
+    What a policy wants once it wants for good, or until a better one comes, so that
+    asking again after the deletions changes nothing.
+    """
+    records = sorted(records, key=lambda record: record.step)
+    wanted = {record.step for record in records[-max(1, policy.keep) :]}
+    wanted |= _every_steps(records, policy.keep_every_steps)
+    wanted |= _every_hours(records, policy.keep_every_hours)
+    wanted |= _best(records, policy.keep_best, policy.best_metric)
+    return [record.step for record in records if record.step not in wanted]
+
+
+def _every_steps(records: Sequence[Record], every: int) -> set[int]:
+    if every <= 0:
+        return set()
+    return {record.step for record in records if record.step % every == 0}
+
+
+def _every_hours(records: Sequence[Record], hours: float) -> set[int]:
+    """The first, and each that came so long after the last one wanted."""
+    if hours <= 0:
+        return set()
+    wanted: set[int] = set()
+    last = None
+    for record in records:
+        if last is None or record.created - last >= datetime.timedelta(hours=hours):
+            wanted.add(record.step)
+            last = record.created
+    return wanted
+
+
+def _best(records: Sequence[Record], count: int, metric: str) -> set[int]:
+    """Those with the lowest metric, of equals the older; without it none is best."""
+    judged = [
+        (record.metrics[metric], record.step)
+        for record in records
+        if math.isfinite(record.metrics.get(metric, math.nan))
+    ]
+    return {step for _, step in sorted(judged)[:count]}

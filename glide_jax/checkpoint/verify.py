@@ -1,0 +1,103 @@
+"""What is damaged in a run's folder or a bundle, told from its files alone."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import pathlib
+
+from glide_jax.checkpoint import bundle, folders, manifest
+from glide_jax.errors import UserError
+
+
+@dataclasses.dataclass(frozen=True)
+class Report:
+    """What was found in a folder.
+
+    Attributes:
+      folder: that was looked at.
+      kind: "workdir" or "bundle".
+      damaged: files by path, with what is wrong.
+      surplus: files and folders that nobody listed; they do no harm.
+      good_steps: checkpoints of which every file is as it was written.
+      bad_steps: the others.
+      hashed_bytes: how much was read.
+    """
+
+    folder: pathlib.Path
+    kind: str
+    damaged: dict[str, str] = dataclasses.field(default_factory=dict)
+    surplus: list[str] = dataclasses.field(default_factory=list)
+    good_steps: list[int] = dataclasses.field(default_factory=list)
+    bad_steps: list[int] = dataclasses.field(default_factory=list)
+    hashed_bytes: int = 0
+
+
+def check(folder: pathlib.Path) -> Report:
+    """Hashes all that is listed in a workdir or a bundle.
+
+    Raises:
+      UserError: it is neither.
+    """
+    if any((folder / name).is_file() for name in (bundle.MARK, bundle.PARAMS)):
+        return _check_bundle(folder)
+    if (folder / "checkpoints").is_dir() or (folder / manifest.NAME).is_file():
+        return _check_workdir(folder)
+    raise UserError(
+        f"{folder} is neither a workdir of `glide train` (it has no checkpoints) nor a "
+        f"bundle (it has no {bundle.MARK}); name one of them"
+    )
+
+
+def _check_workdir(folder: pathlib.Path) -> Report:
+    damaged, _, read = _check_listed(folder)
+    surplus, good, bad = [], [], []
+    checkpoints = folder / "checkpoints"
+    for step in folders.list_steps(checkpoints):
+        wrong, unlisted, size = _check_listed(checkpoints / str(step), step)
+        damaged |= {f"checkpoints/{step}/{name}": why for name, why in wrong.items()}
+        surplus += [f"checkpoints/{step}/{name}" for name in unlisted]
+        read += size
+        (bad if wrong else good).append(step)
+    # A write or a deletion under way, or killed; the next save removes it.
+    surplus += [
+        f"checkpoints/{path.name}" for path in folders.list_leftovers(checkpoints)
+    ]
+    return Report(folder, "workdir", damaged, surplus, good, bad, read)
+
+
+def _check_listed(
+    folder: pathlib.Path, step: int = 0
+) -> tuple[dict[str, str], list[str], int]:
+    """(damages by file, files not listed, bytes hashed) by the folder's manifest."""
+    try:
+        found = manifest.read(folder)
+    except manifest.DamagedError as error:
+        reason = error.damages[0].removeprefix(manifest.NAME).strip()
+        return {manifest.NAME: reason}, [], 0
+    if found.step != step:
+        return {manifest.NAME: f"is of step {found.step}"}, [], 0
+    damaged = manifest.find_damages(folder, found.files)
+    surplus = sorted(set(manifest.list_files(folder)) - found.files.keys())
+    return damaged, surplus, sum(facts["bytes"] for facts in found.files.values())
+
+
+def _check_bundle(folder: pathlib.Path) -> Report:
+    try:
+        digests = json.loads((folder / bundle.MARK).read_bytes())["sha256"]
+        files = {str(name): str(digest) for name, digest in digests.items()}
+    except FileNotFoundError:
+        return Report(folder, "bundle", {bundle.MARK: "is missing"})
+    except (ValueError, KeyError, TypeError, AttributeError):
+        return Report(folder, "bundle", {bundle.MARK: "is not what was written"})
+    damaged = manifest.find_damages(
+        folder, {name: {"sha256": digest} for name, digest in files.items()}
+    )
+    there = set(manifest.list_files(folder)) - {bundle.MARK}
+    return Report(
+        folder,
+        "bundle",
+        damaged,
+        surplus=sorted(there - files.keys()),
+        hashed_bytes=sum((folder / n).stat().st_size for n in files.keys() & there),
+    )

@@ -1,0 +1,138 @@
+"""Writes a checkpoint while training goes on: items, then manifest, then its name.
+
+Each stage is done by all processes before any begins the next, and a failure of one
+ends the write for all. Nothing counts before the last stage.
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+import pathlib
+import shutil
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import jax
+
+from glide_jax.checkpoint import folders, items, manifest, peers, proving
+from glide_jax.config.defaults import CheckpointConfig
+from glide_jax.parallel import digests
+
+logger = logging.getLogger(__name__)
+
+
+class Write:
+    """One write: `start` while the caller waits, `finish` in a thread of its own.
+
+    Both return a line telling how the write has failed, on every process, or "".
+    """
+
+    def __init__(
+        self,
+        directory: pathlib.Path,
+        talk: peers.Peers,
+        step: int,
+        *,
+        meta: Mapping[str, Any],
+        metrics: Mapping[str, float],
+        policy: CheckpointConfig | None,
+    ) -> None:
+        self.step = step
+        self._directory = directory
+        self._folder = folders.unfinished(directory, step)
+        self._peers = talk
+        self._meta, self._metrics = dict(meta), dict(metrics)
+        self._policy = policy
+
+    def start(self, state: Mapping[str, Any]) -> str:
+        """Copies the items off the devices and begins to write them."""
+        reason = self._by_first(lambda: self._make_folders(state))
+        if reason:
+            return self._fail(reason)
+        self._shapes = jax.tree.map(
+            lambda leaf: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype), dict(state)
+        )
+        # Of the arrays as they lie on the devices: what is read back has to be these.
+        self._wait_for_digests = digests.start(state)
+        # A failure here is told by `finish`: peers may be writing already.
+        self._items, self._attempt = None, items.Attempt()
+        with self._attempt:
+            self._items = items.Writing(self._folder, state)
+        return ""
+
+    def finish(self) -> str:
+        """Waits for the items, proves and commits them, deletes what is not kept."""
+        with items.Attempt() as attempt:
+            if self._items is not None:
+                self._items.wait()
+        reason = self._peers.agree(self._attempt.reason or attempt.reason)
+        reason = reason or self._by_first(self._merge)
+        files: dict[str, Any] = {}
+        if not reason:
+            reason, files = self._hash()
+        reason = reason or self._by_first(lambda: self._commit(files))
+        if reason:
+            return self._fail(reason)
+        kept = self._by_first(self._delete_unwanted)
+        if kept:
+            logger.warning("%s: a step cannot be deleted (%s)", self._directory, kept)
+        return ""
+
+    def _make_folders(self, state: Mapping[str, Any]) -> None:
+        folder = folders.start(self._directory, self.step)
+        for name in state:
+            (folder / name).mkdir()
+
+    def _merge(self) -> None:
+        self._items.merge()
+        text = json.dumps(self._meta, indent=1, sort_keys=True) + "\n"
+        (self._folder / proving.META).write_text(text)
+
+    def _hash(self) -> tuple[str, dict[str, Any]]:
+        """(reason, facts of all files), each process having read its share."""
+        found: dict[str, Any] = {}
+        with items.Attempt() as attempt:
+            names = manifest.list_files(self._folder)
+            share = names[self._peers.index :: self._peers.count]
+            found = manifest.hash_files(self._folder, share)
+        words = self._peers.exchange(json.dumps(found))
+        files = {
+            name: facts for word in words for name, facts in json.loads(word).items()
+        }
+        return self._peers.agree(attempt.reason), files
+
+    def _commit(self, files: Mapping[str, Any]) -> None:
+        whole = manifest.Manifest(
+            step=self.step,
+            created=manifest.now(),
+            files=files,
+            leaves=proving.describe(self._shapes, self._wait_for_digests()),
+            metrics=self._metrics,
+        )
+        manifest.write(self._folder, whole)
+        folders.publish(self._directory, self.step)
+
+    def _delete_unwanted(self) -> None:
+        folders.delete_after(self._directory, self.step)
+        if self._policy is not None:
+            folders.delete_unwanted(self._directory, self._policy)
+
+    def _by_first(self, action: Callable[[], None]) -> str:
+        """Does it on the first process; all return its reason for failing, or ""."""
+        with items.Attempt() as attempt:
+            if self._peers.index == 0:
+                action()
+        return self._peers.agree(attempt.reason)
+
+    def _fail(self, reason: str) -> str:
+        """Frees the space that the write took; the failure in one line, logged."""
+        failure = (
+            f"checkpoint step {self.step} in {self._directory} was not written "
+            f"({reason}); the steps before it are as they were; make room or mend the "
+            "folder's permissions"
+        )
+        if self._peers.index == 0:
+            shutil.rmtree(self._folder, ignore_errors=True)
+            logger.error(failure)
+        return failure
