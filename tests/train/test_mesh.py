@@ -31,7 +31,7 @@ SCRIPT = """
 """
 
 
-@pytest.mark.parametrize("kind", ["base", "clip"])
+@pytest.mark.parametrize("kind", ["base", pytest.param("clip", marks=pytest.mark.slow)])
 def test_data_fsdp_and_tensor_train_as_one_device(kind):
     script = SCRIPT.format(kinds=[kind], meshes=[(2, 2, 2)])
     fake_devices.run_with_devices(script, timeout_secs=300)
