@@ -12,6 +12,12 @@ class UserError(ValueError):
     exit_code = 2
 
 
+class PeerLostError(UserError):
+    """Another process did not come, or is gone; started again it may be there."""
+
+    exit_code = 134
+
+
 class NoCheckpointError(UserError):
     """There are checkpoints, and none of them is good."""
 

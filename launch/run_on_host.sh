@@ -3,10 +3,11 @@
 # flags, trains, keeps the log, and ends with the exit code of `glide train`.
 #
 #   launch/run_on_host.sh --workdir=WHERE [--chip=v5p] [--slices=2] [--setup=COMMAND]
-#       [--restarts=N] [--codes=FOLDER] -- --config=FILE:SIZE [--config.section.key=value ...]
+#       [--restarts=N] [--grace=SECONDS] [--codes=FOLDER] -- --config=FILE:SIZE [--config.section.key=value ...]
 #
 # Log: WORKDIR/logs/HOST.log (HOST.N.log of process N). With --codes the exit code is left
 # in FOLDER/exit.HOST.N, for launchers that are told of one process alone.
+# With --grace a run that is told to stop may take so long to save itself.
 # An activated virtual environment ($VIRTUAL_ENV) is used as it is; else .venv is made.
 set -uo pipefail
 cd "$(dirname "$0")/.." || exit 2
@@ -14,10 +15,10 @@ cd "$(dirname "$0")/.." || exit 2
 . launch/restart.sh
 . launch/workdir.sh
 
-workdir="" chip=cpu slices=1 setup="" restarts=0 codes=""
+workdir="" chip=cpu slices=1 setup="" restarts=0 grace="" codes=""
 while [ $# -gt 0 ] && [ "$1" != -- ]; do
   case "$1" in
-    --workdir=* | --chip=* | --slices=* | --setup=* | --restarts=* | --codes=*)
+    --workdir=* | --chip=* | --slices=* | --setup=* | --restarts=* | --grace=* | --codes=*)
       argument="${1#--}"
       printf -v "${argument%%=*}" '%s' "${argument#*=}"
       ;;
@@ -70,7 +71,9 @@ train() {
   local tee=$!
   (
     trap '' HUP
-    exec "${glide[@]}" train "--workdir=$folder" "$@" >"$pipe" 2>&1
+    # The configuration comes first, and what is set after it wins.
+    exec "${glide[@]}" train "--workdir=$folder" "$1" \
+      ${grace:+"--config.train.grace_secs=$grace"} "${@:2}" >"$pipe" 2>&1
   ) &
   child=$!
   while kill -0 "$child" 2>/dev/null; do wait "$child"; done

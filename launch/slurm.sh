@@ -30,7 +30,7 @@ logs="$workdir/logs"
 [[ "$workdir" != *://* ]] || logs="runs/$name/logs"
 need_program sbatch "run this on a login node of the cluster"
 
-host_command "--chip=$chip" "--codes=$logs"
+host_command "--chip=$chip" --grace=170 "--codes=$logs"
 script="$(render slurm.sbatch "NAME=$name" "NODES=$nodes" "TASKS=$tasks" "ROOT=$ROOT" \
   "LOGS=$logs" "CHIP=$chip" "RESTARTS=$restarts" \
   "GPUS=${gpus:+#SBATCH --gpus-per-node=$gpus}" \

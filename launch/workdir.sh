@@ -1,8 +1,10 @@
 # Sourced by run_on_host.sh: makes a bucket a folder, since `glide train` writes files.
 #
-# gs://  by gcsfuse (https://cloud.google.com/storage/docs/gcs-fuse). Metadata are not cached, so that a host sees at once what another
-#        wrote. Renaming a folder copies it object by object unless the bucket has a
-#        hierarchical namespace; checkpoints need no renaming, as a commit file ends them.
+# gs://  by gcsfuse (https://cloud.google.com/storage/docs/gcs-fuse). Metadata are not
+#        cached, so that a host sees at once what another wrote. Take a bucket with a
+#        hierarchical namespace: a checkpoint ends with the renaming of its folder, which
+#        other buckets (and s3://) do object by object; one cut off in it is found damaged,
+#        and the run goes on from the one before.
 # s3://  by s3fs, the one of the S3 file systems that can append and rename (metrics grow,
 #        config.json is put in place whole). It uploads a file anew at each close, so keep
 #        log.every_steps in the hundreds. Credentials: ~/.passwd-s3fs, ~/.aws, or the

@@ -11,7 +11,7 @@
 #            becomes one, once, by
 #              xpk storage attach glide --cluster=my-cluster --type=gcsfuse --bucket=my-bucket \
 #                --mount-point=/mnt/glide --readonly=false --auto-mount=false --size=1 \
-#                --mount-options=implicit-dirs,metadata-cache:ttl-secs:0
+#                --mount-options=implicit-dirs,rename-dir-limit=200000,metadata-cache:ttl-secs:0,metadata-cache:negative-ttl-secs:0
 #
 # xpk puts this checkout into an image, on top of Python's; the environment is made when a
 # pod starts. xpk itself restarts the run after the codes 42 and 127 to 255: 127 (a command
@@ -33,7 +33,7 @@ tpu_type="$accelerator"
 [ -n "$is_usual_shape" ] && [ "$chip" != tpu7x ] || tpu_type="${accelerator%-*}-$shape"
 need_program xpk "install it (pip install xpk)"
 
-host_command "--chip=$chip" "--slices=$slices"
+host_command "--chip=$chip" "--slices=$slices" --grace=570
 where=("--cluster=$cluster" ${zone:+"--zone=$zone"} ${project:+"--project=$project"})
 script="$(render xpk.sh "ROOT=$(quoted "$ROOT")" "NAME=$name" "TPU=$tpu_type" \
   "SLICES=$slices" "RESTARTS=$restarts" "WHERE=$(quoted "${where[@]}")" \

@@ -137,8 +137,8 @@ that takes longer. Checkpoint and host (while a checkpoint is written) are in Gi
 
 The formula has each device hold the activations of its own examples, which the model
 sees to by pinning them within its blocks; before it did, the compiler cut them by
-channels as the kernels are cut, and the base's step on v5p took 83.3 GiB. Where a row has
-no compiler's figure it is a formula's word: leave it some room.
+channels as the kernels are cut, and the base's step on v5p took 83.3 GiB. Where a row
+has no compiler's figure it is a formula's word: leave it some room.
 
 The commands, in the table's order:
 

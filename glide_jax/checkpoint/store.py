@@ -47,6 +47,7 @@ class CheckpointStore:
         self.failures_in_a_row = 0
         self._untold = ""  # what `poll` has not returned yet
         self._stored: set[int] = set()  # written or restored here
+        self._damaged: set[int] = set()  # passed over here
 
     def __enter__(self) -> CheckpointStore:
         return self
@@ -85,6 +86,7 @@ class CheckpointStore:
             meta=meta,
             metrics={name: float(value) for name, value in (metrics or {}).items()},
             policy=self._policy,
+            damaged=frozenset(self._damaged),
         )
         self._prover.forget([step])
         failure = write.start(items)
@@ -222,6 +224,7 @@ class CheckpointStore:
                 return read(step)
             except manifest.DamagedError as error:
                 passed_over.append(step)
+                self._damaged.add(step)
                 if self._talk.index == 0:
                     logger.warning(
                         "checkpoint step %d in %s is passed over: %s",
@@ -247,6 +250,7 @@ class CheckpointStore:
         self.failures_in_a_row = self.failures_in_a_row + 1 if failure else 0
         if not failure:
             self._stored.add(step)
+            self._damaged.clear()
 
     def _check_is_there(self, step: int) -> None:
         stored = self._prover.list_steps()

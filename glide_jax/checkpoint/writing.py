@@ -37,13 +37,14 @@ class Write:
         meta: Mapping[str, Any],
         metrics: Mapping[str, float],
         policy: CheckpointConfig | None,
+        damaged: frozenset[int] = frozenset(),
     ) -> None:
         self.step = step
         self._directory = directory
         self._folder = folders.unfinished(directory, step)
         self._peers = talk
         self._meta, self._metrics = dict(meta), dict(metrics)
-        self._policy = policy
+        self._policy, self._damaged = policy, damaged
 
     def start(self, state: Mapping[str, Any]) -> str:
         """Copies the items off the devices and begins to write them."""
@@ -115,6 +116,10 @@ class Write:
 
     def _delete_unwanted(self) -> None:
         folders.delete_after(self._directory, self.step)
+        # Found damaged, they would take the place of good ones that are to be kept.
+        for step in self._damaged.intersection(folders.list_steps(self._directory)):
+            if step != self.step:
+                folders.delete(self._directory, step)
         if self._policy is not None:
             folders.delete_unwanted(self._directory, self._policy)
 

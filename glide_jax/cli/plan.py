@@ -15,6 +15,7 @@ libtpu brings to any CPU (pip install 'glide_jax[tpu]').
 from __future__ import annotations
 
 import json
+import math
 
 from absl import flags
 
@@ -58,8 +59,8 @@ def run(values: flags.FlagValues, arguments: list[str]) -> int:
     where = topology.parse(values.topology, values.chips, values.slices)
     if not 0 < values.mfu <= 1:
         raise UserError(f"--mfu={values.mfu} is outside (0, 1]; use a share, e.g. 0.4")
-    if values.price is not None and values.price < 0:
-        raise UserError(f"--price={values.price} is negative; use 0 or more")
+    if values.price is not None and not 0 <= values.price < math.inf:
+        raise UserError(f"--price={values.price} is no price; use 0 or more")
     # Before jax is imported, which reads it once.
     topology.prepare_environment()
     from glide_jax.plan import page, plan

@@ -44,7 +44,7 @@ POLL_SECS = 1.0
 # What JAX's ways of talking between processes say when one of them is gone.
 _PEER_LOST = re.compile(
     r"gloo|connection (closed|reset|refused)|closed by peer|unavailable|heartbeat"
-    r"|coordination service|preempted|nccl|socket",
+    r"|deadline|coordination service|preempted|nccl|socket",
     re.IGNORECASE,
 )
 # Waiting has no limit of its own: whoever does not come has failed, and that is told.

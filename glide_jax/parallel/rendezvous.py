@@ -3,8 +3,8 @@
 JAX waits for all processes too, but tells at most two of those that are missing, and
 may end a process instead of raising. So processes first report to process 0, at the
 port where JAX's coordinator listens right after: one line of JSON each,
-[process, number of processes], which is answered by one line when all are there or the
-time is up: what is wrong, or nothing.
+[process, number of processes], which is answered by one when all are there or the time
+is up: [what is wrong or "", whether that is a process that did not come].
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ import json
 import socket
 import time
 
-from glide_jax.errors import UserError
+from glide_jax.errors import PeerLostError, UserError
 from glide_jax.parallel.cluster import Cluster
 
 RETRY_SECS = 0.2
@@ -37,21 +37,26 @@ def meet(cluster: Cluster) -> None:
 def _receive(cluster: Cluster) -> None:
     here: dict[int, socket.socket] = {}
     deadline = time.monotonic() + cluster.timeout_secs
-    trouble = ""
+    trouble, is_late = "", False
     with _listen(cluster) as listener:
         while len(here) < cluster.num_processes - 1 and not trouble:
             listener.settimeout(max(deadline - time.monotonic(), 0.01))
             try:
                 connection, _ = listener.accept()
             except TimeoutError:
-                trouble = _missing(cluster, here)
+                trouble, is_late = _missing(cluster, here), True
             else:
                 trouble = _admit(cluster, connection, here)
     for connection in here.values():
         with connection:
-            connection.sendall(f"{trouble}\n".encode())
+            connection.sendall(f"{json.dumps([trouble, is_late])}\n".encode())
+    _raise_if(trouble, is_late)
+
+
+def _raise_if(trouble: str, is_late: bool) -> None:
+    """Raises what went wrong, if it did; a process that is late may yet come."""
     if trouble:
-        raise UserError(trouble)
+        raise PeerLostError(trouble) if is_late else UserError(trouble)
 
 
 def _listen(cluster: Cluster) -> socket.socket:
@@ -118,19 +123,18 @@ def _report(cluster: Cluster) -> None:
                 hello = [cluster.process_id, cluster.num_processes]
                 connection.sendall(f"{json.dumps(hello)}\n".encode())
                 connection.settimeout(None)  # process 0 keeps the time
-                trouble = _line(connection)
+                trouble, is_late = json.loads(_line(connection))
             break
         except OSError as error:
             # Not there yet; its name may not be known yet either.
             if time.monotonic() > deadline:
-                raise UserError(
+                raise PeerLostError(
                     f"{cluster.name(0)} did not answer at {cluster.coordinator} within "
                     f"{cluster.timeout_secs} s ({error.strerror or error}); see "
                     "whether it was started, and whether that is its address"
                 ) from error
             time.sleep(RETRY_SECS)
-    if trouble:
-        raise UserError(trouble)
+    _raise_if(trouble, is_late)
 
 
 def _line(connection: socket.socket) -> str:

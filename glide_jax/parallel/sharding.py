@@ -55,6 +55,7 @@ def shard_tree(
             return replicated(mesh)
         axes = list(rule.axes) if rule else [None] * len(leaf.shape)
         _check_divides(name, leaf.shape, axes, mesh)
+        axes = [axis if axis and mesh.shape[axis] > 1 else None for axis in axes]
         size_mb = math.prod(leaf.shape) * _BYTES / 2**20
         parts = mesh.shape["fsdp"]
         if "fsdp" not in axes and parts > 1 and leaf.shape and size_mb >= min_shard_mb:

@@ -20,7 +20,7 @@ from glide_jax.config.defaults import Config
 from glide_jax.parallel import sharding
 from glide_jax.plan import activations
 from glide_jax.plan.topology import Topology
-from glide_jax.train.state import TrainState
+from glide_jax.train.state import COUNTERS, TrainState
 
 FLOAT32 = 4
 
@@ -127,7 +127,7 @@ class HostBytes:
 
 def measure_state(state: TrainState) -> StateBytes:
     """Bytes of a state of ShapeDtypeStructs with shardings."""
-    rest = (state.step, state.updates, state.log2_loss_scale, state.resampler)
+    rest = ([getattr(state, name) for name in COUNTERS], state.resampler)
     return StateBytes(
         params=_placed(state.params),
         moments=_placed(state.opt_state),

@@ -77,7 +77,9 @@ def train(
 
         def is_stopping() -> bool:
             dog.beat()
-            return poll()
+            if poll():
+                dog.expect_end()
+            return poll.is_stopping
 
         looks = looking.Looks(run, writer, window, make_grid_hook, is_stopping)
         missing = looks.missing(step)
@@ -172,9 +174,8 @@ class Loop:
         """
         failure = self.run.checkpoints.poll()
         if failure and self.run.checkpoints.failures_in_a_row >= MAX_FAILED_WRITES:
-            raise UserError(
-                f"{failure}; it was the {MAX_FAILED_WRITES}rd in a row that failed"
-            )
+            before = MAX_FAILED_WRITES - 1
+            raise UserError(f"{failure} (and so did the {before} before it)")
 
     def count_bad(self, batches: pipeline.Batches) -> dict[str, int]:
         """Records of all processes that could not be used, until now."""

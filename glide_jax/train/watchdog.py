@@ -54,11 +54,16 @@ class Watchdog(contextlib.AbstractContextManager):
         """Says that the loop is moving."""
         self._last_beat = time.monotonic()
 
+    def expect_end(self) -> None:
+        """Says that the loop has been told to stop, if by another process."""
+        if self._stop_seen is None:
+            self._stop_seen = time.monotonic()
+
     def _watch(self) -> None:
         while not self._is_over.wait(LOOK_EVERY_SECS):
+            if self._stop.requested:
+                self.expect_end()
             now = time.monotonic()
-            if self._stop.requested and self._stop_seen is None:
-                self._stop_seen = now
             if self._stall_secs and now - self._last_beat > self._stall_secs:
                 self._end(
                     lifecycle.ExitCode.STALLED,

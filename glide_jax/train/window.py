@@ -33,10 +33,10 @@ class Window:
     ) -> None:
         self._clock, self._meter, self._on_skipped = clock, meter, on_skipped
         self.rewind({})
-        self._clock.lap()  # what came before the first step is no step's
 
     def rewind(self, sums: Mapping[str, Sequence[float]]) -> None:
         """Forgets everything but these sums, which `sums` gave at a checkpoint."""
+        self._clock.lap()  # what is forgotten took no time either
         self._pending: collections.deque = collections.deque()
         self.skipped = range(0)
         self._begin(sums)

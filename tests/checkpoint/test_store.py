@@ -310,3 +310,17 @@ def test_a_state_of_eight_devices_is_restored_onto_other_meshes(tmp_path):
     with store.CheckpointStore(tmp_path) as reader:  # this process has one device
         params = reader.restore(1, {"params": wanted})["params"]
     np.testing.assert_array_equal(params["w"], np.arange(64).reshape(8, 8))
+
+
+def test_a_damaged_state_takes_no_good_ones_place(tmp_path):
+    policy = defaults.CheckpointConfig(keep=2)
+    with store.CheckpointStore(tmp_path, policy) as first:
+        for step in (1, 2):
+            first.save(step, make_items(step), {})
+    (tmp_path / "2" / "manifest.json").write_text("{}")
+    with store.CheckpointStore(tmp_path, policy) as second:
+        assert second.restore_newest(abstract(make_items())).step == 1
+        second.save(3, make_items(3), {})
+        second.wait()
+        assert second.steps() == [1, 3]
+        assert not (tmp_path / "2").exists()

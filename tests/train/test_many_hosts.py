@@ -273,7 +273,7 @@ def test_a_host_that_does_not_come_is_named(make_config, tmp_path, present, miss
         timeout=100,
         check=False,
     )
-    assert result.returncode == 2, result.stderr
+    assert result.returncode == lifecycle.ExitCode.PEER_LOST, result.stderr
     (line,) = result.stderr.splitlines()
     assert re.search(f"{missing} .* within 3 s", line)
     assert time.monotonic() - begin < 60
