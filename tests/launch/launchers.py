@@ -101,7 +101,7 @@ def run(
     *,
     programs: pathlib.Path | None = None,
     environment: dict[str, str] | None = None,
-    timeout_secs: float = 60,
+    timeout_secs: float = 200,
 ) -> subprocess.CompletedProcess[str]:
     """A launcher's end; `programs` is a folder of made-up ones, before all others."""
     path = os.environ["PATH"]

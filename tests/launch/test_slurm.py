@@ -11,7 +11,7 @@ import pytest
 from tests.launch import launchers, slurm_cluster
 from tests.train import small_runs
 
-pytestmark = [pytest.mark.slow, pytest.mark.timeout(600)]
+pytestmark = [pytest.mark.slow, pytest.mark.timeout(1200)]
 
 STEPS = 200
 
