@@ -8,12 +8,35 @@ declare -A SHAPES_2D=([1]=1x1 [4]=2x2 [8]=2x4 [16]=4x4 [32]=4x8 [64]=8x8 [128]=8
 declare -A SHAPES_3D=([4]=2x2x1 [8]=2x2x2 [16]=2x2x4 [32]=2x4x4 [64]=4x4x4 [128]=4x4x8
   [256]=4x8x8 [512]=8x8x8 [1024]=8x8x16 [2048]=8x16x16 [4096]=16x16x16 [6144]=16x16x24)
 
+# check_shape: dies unless there are slices of $shape for $chip.
+check_shape() {
+  local shapes more="" dimensions
+  IFS=x read -ra dimensions <<<"$shape"
+  case "$chip" in
+    v5e | v6e) shapes=("${SHAPES_2D[@]}") ;;
+    *)
+      shapes=("${SHAPES_3D[@]}")
+      more=", or three multiples of 4, the smallest first"
+      if [ "${#dimensions[@]}" -eq 3 ]; then
+        local a="${dimensions[0]}" b="${dimensions[1]}" c="${dimensions[2]}"
+        if ((a <= b && b <= c && a % 4 + b % 4 + c % 4 == 0)); then return; fi
+      fi
+      ;;
+  esac
+  if [[ " ${shapes[*]} " != *" $shape "* ]]; then
+    die "--tpu=$tpu: no slice of $chip is $shape; there are $(
+      printf '%s\n' "${shapes[@]}" | sort -V | paste -sd ' '
+    )$more"
+  fi
+}
+
 # read_tpu: sets from $tpu, in either way of naming: chip (v5p), shape (4x4x8),
 # accelerator (v5p-256), hosts (32), chips_per_host (4) and gke_accelerator.
 read_tpu() {
   local chips cores=1
-  if [[ "$tpu" =~ ^(v4|v5e|v5p|v6e|tpu7x):([0-9]+(x[0-9]+){1,2})$ ]]; then
+  if [[ "$tpu" =~ ^(v4|v5e|v5p|v6e|tpu7x):([1-9][0-9]*(x[1-9][0-9]*){1,2})$ ]]; then
     chip="${BASH_REMATCH[1]}" shape="${BASH_REMATCH[2]}"
+    check_shape
     chips=$((${shape//x/*}))
   elif [[ "$tpu" =~ ^(v4|v5litepod|v5p|v6e)-([0-9]+)$ ]]; then
     chip="${BASH_REMATCH[1]/v5litepod/v5e}" chips="${BASH_REMATCH[2]}" shape=""

@@ -152,7 +152,7 @@ def test_skypilot_recovers_on_the_one_code_that_its_script_ends_with():
         ("v5litepod-16", "4x4", 4, "tpu-v5-lite-podslice"),
         ("v5e:16x16", "16x16", 64, "tpu-v5-lite-podslice"),
         ("v6e-1", "1x1", 1, "tpu-v6e-slice"),
-        ("v5p:2x2x8", "2x2x8", 8, "tpu-v5p-slice"),
+        ("v5p:4x4x16", "4x4x16", 64, "tpu-v5p-slice"),
         ("tpu7x:4x4x4", "4x4x4", 16, "tpu7x"),
     ],
 )
