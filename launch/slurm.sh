@@ -32,7 +32,7 @@ need_program sbatch "run this on a login node of the cluster"
 
 host_command "--chip=$chip" --grace=170 "--codes=$logs"
 script="$(render slurm.sbatch "NAME=$name" "NODES=$nodes" "TASKS=$tasks" "ROOT=$ROOT" \
-  "LOGS=$logs" "CHIP=$chip" "RESTARTS=$restarts" \
+  "LOGS=$logs" "RESTARTS=$restarts" \
   "GPUS=${gpus:+#SBATCH --gpus-per-node=$gpus}" \
   "PARTITION=${partition:+#SBATCH --partition=$partition}" \
   "ACCOUNT=${account:+#SBATCH --account=$account}" \

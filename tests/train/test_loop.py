@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import math
+import os
 import re
+import signal
 import sys
 
 import numpy as np
@@ -203,6 +205,44 @@ def test_steps_made_before_the_data_fail_are_saved(make_config, tmp_path, monkey
         loop.train(make_config(CLIP), tmp_path)
     with store.CheckpointStore(tmp_path / "checkpoints") as stored:
         assert stored.steps() == [2]
+
+
+def test_a_look_that_a_signal_cuts_off_is_made_up_for(
+    make_config, tmp_path, monkeypatch
+):
+    changes = {
+        "data.validation_sources": ("shapes:quickstart",),
+        "log.validate_every_steps": 2,
+        "log.validation_examples": 4,
+        "log.grid_every_steps": 2,
+    }
+    config = make_config(CLIP, changes)
+
+    def make_hook(run):
+        return lambda params: np.full((4, 4, 3), 100, np.uint8)
+
+    def train(name):
+        return loop.train(config, tmp_path / name, make_grid_hook=make_hook)
+
+    def looks(name):
+        rows = metrics.read_metrics(tmp_path / name / "metrics.jsonl")
+        validated = [(r["step"], r.get("validation/loss"), r.get("loss")) for r in rows]
+        return validated, sorted(p.name for p in (tmp_path / name / "grids").iterdir())
+
+    def stop(step, batch):
+        if step == 2:
+            os.kill(os.getpid(), signal.SIGTERM)
+        return batch
+
+    assert train("straight") == lifecycle.ExitCode.OK
+    with monkeypatch.context() as patched:
+        change_batches(patched, stop)
+        assert train("cut") == lifecycle.ExitCode.PREEMPTED
+    rows = metrics.read_metrics(tmp_path / "cut" / "metrics.jsonl")
+    assert [row["step"] for row in rows if "validation/loss" in row] == [0]
+    assert not (tmp_path / "cut" / "grids").exists()
+    assert train("cut") == lifecycle.ExitCode.OK
+    assert looks("cut") == looks("straight")
 
 
 def test_a_run_that_goes_back_too_often_has_diverged(make_config, tmp_path):
