@@ -131,7 +131,7 @@ class MetricsWriter:
             self._board.forget_after(int(step))
 
     def close(self) -> None:
-        """Ends TensorBoard's file and W&B; rows of metrics.jsonl are written already."""
+        """Ends TensorBoard's file and W&B; rows of metrics.jsonl are written."""
         self._board.close()
         if self._wandb is not None:
             self._wandb.finish()
