@@ -80,7 +80,7 @@ def page(found: dict[str, Any]) -> str:
         f"| {code} | {MEANINGS.get(int(code), 'killed by a signal')} | {count} |"
         for code, count in found["exit_codes"].items()
     ]
-    same = [f"| {name} | {count} |" for name, count in found["same"].items()]
+    same = [f"| {name} | {count} |" for name, count in found["same"].items() if count]
     return "\n".join(
         [
             "# A run under disturbance",

@@ -55,22 +55,23 @@ BASE = {
     "data.max_bad_frac": 0.5,
     **LOOKS,
 }
-CFG = {"train.init_from": ORIGIN, "train.caption_drop_prob": 0.2}
+FINE_TUNE = {"train.init_from": ORIGIN, "train.caption_drop_prob": 0.2}
 # A loss scale that is too high to begin with, so that updates are skipped.
 FLOAT16 = {"model.compute_dtype": "float16", "train.init_log2_loss_scale": 30.0}
 PHASES = {
     "base": (TEXT2IM, BASE | {"data.sources": FOLDER}),
-    "cfg": (TEXT2IM, CFG),
+    "cfg": (TEXT2IM, FINE_TUNE),
     "upsampler": (UPSAMPLER, FLOAT16),
     "inpaint": (
         dataclasses.replace(TEXT2IM, inpaint=True),
-        {"train.init_from": ORIGIN, "train.skip_loss_above": 1.05},
+        FINE_TUNE | {"optim.weight_decay": 0.1},
     ),
     "upsampler_inpaint": (
         dataclasses.replace(UPSAMPLER, inpaint=True),
         {"train.init_from": ORIGIN, "ema.every_steps": 2, "optim.warmup_steps": 40},
     ),
-    "clip": (CLIP, {"optim.schedule": "cosine", "optim.weight_decay": 0.1}),
+    # Losses above their recent average are often taken for spikes.
+    "clip": (CLIP, {"optim.schedule": "cosine", "train.skip_loss_above": 1.05}),
 }
 
 
@@ -119,7 +120,7 @@ def check_proves_something(phase: str, workdir: pathlib.Path) -> None:
     if phase == "base":
         assert len((workdir / "bad_records.jsonl").read_text().splitlines()) == 3
         assert len(list((workdir / "grids").iterdir())) == len(range(9, STEPS, 9)) + 1
-    if phase in ("upsampler", "inpaint"):
+    if phase in ("upsampler", "clip"):
         assert (workdir / "skipped.jsonl").read_text()
 
 
