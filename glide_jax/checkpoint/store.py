@@ -11,7 +11,7 @@ import concurrent.futures
 import json
 import logging
 import pathlib
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import jax
@@ -214,7 +214,7 @@ class CheckpointStore:
         self._stored.difference_update(later)
         self._prover.forget(later)
 
-    def _walk_back(self, read: Any) -> Any:
+    def _walk_back(self, read: Callable[[int], Any]) -> Any:
         """What `read(step)` gives for the newest step that it can read."""
         passed_over = []
         for step in reversed(self._prover.list_steps()):

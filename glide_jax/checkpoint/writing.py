@@ -75,7 +75,7 @@ class Write:
         if reason:
             return self._fail(reason)
         kept = self._by_first(self._delete_unwanted)
-        if kept:
+        if kept and self._peers.index == 0:
             logger.warning("%s: a step cannot be deleted (%s)", self._directory, kept)
         return ""
 

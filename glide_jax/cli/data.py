@@ -71,11 +71,9 @@ def run(values: flags.FlagValues, arguments: list[str]) -> int:
         raise UserError("--output is missing, e.g. --output=runs/data")
     act = {"build": _build, "tokenizer": _train_tokenizer, "emoji": _draw_emoji}
 
-    def work(poll: stopping.Poll) -> None:
-        with output.made_folder(values.output) as folder:
-            act[arguments[0]](values, folder, poll)
-
-    return stopping.run(work)
+    with stopping.heeded() as poll, output.made_folder(values.output) as folder:
+        act[arguments[0]](values, folder, poll)
+    return 0
 
 
 def _build(values: flags.FlagValues, folder: pathlib.Path, poll: stopping.Poll) -> None:

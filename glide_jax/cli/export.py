@@ -52,7 +52,7 @@ def run(values: flags.FlagValues, arguments: list[str]) -> int:
     workdir = pathlib.Path(arguments[0])
     output = pathlib.Path(values.output) if values.output else workdir / "bundle"
 
-    def work(poll: stopping.Poll) -> None:
+    with stopping.heeded() as poll:
         step = export.export(
             workdir,
             output,
@@ -62,9 +62,8 @@ def run(values: flags.FlagValues, arguments: list[str]) -> int:
             more_files=_program_files(values, workdir),
             on_progress=poll,
         )
-        print(f"step {step} of {workdir} is exported to {output}")
-
-    return stopping.run(work)
+    print(f"step {step} of {workdir} is exported to {output}")
+    return 0
 
 
 def _program_files(values: flags.FlagValues, workdir: pathlib.Path) -> dict[str, bytes]:

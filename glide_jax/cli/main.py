@@ -26,6 +26,7 @@ import textwrap
 from absl import flags
 
 from glide_jax import cache, errors, lifecycle
+from glide_jax.cli import stopping
 
 VERBS = {
     "quickstart": "the whole system at toy size: train, sample, measure, draw",
@@ -86,6 +87,9 @@ def run(argv: list[str]) -> int:
     except errors.UserError as error:
         print(f"glide {verb}: {error}", file=sys.stderr)
         return error.exit_code
+    except stopping.StoppedError as stopped:
+        print(f"glide {verb}: {stopped}", file=sys.stderr)
+        return lifecycle.ExitCode.PREEMPTED
     except KeyboardInterrupt:
         print(f"glide {verb}: interrupted", file=sys.stderr)
         return lifecycle.ExitCode.INTERRUPTED

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 from absl import flags
 
-from glide_jax.cli import define, output
+from glide_jax.cli import define, output, stopping
 from glide_jax.errors import UserError
 
 if TYPE_CHECKING:
@@ -163,10 +163,13 @@ def load_models(values: flags.FlagValues) -> Glide:
 def progress_bar(
     total: int, description: str = "pictures drawn"
 ) -> Iterator[Callable[[int], None]]:
-    """A bar that appears when work begins, so that a refusal stays one line."""
+    """A bar that appears when work begins, so that a refusal stays one line.
+
+    Work that tells it of its progress ends when a signal comes.
+    """
     from glide_jax import progress
 
-    with contextlib.ExitStack() as stack:
+    with stopping.heeded() as poll, contextlib.ExitStack() as stack:
         bars: list[progress.ProgressBar] = []
 
         def update(finished: int) -> None:
@@ -174,6 +177,7 @@ def progress_bar(
                 bar = progress.ProgressBar(total, description)
                 bars.append(stack.enter_context(bar))
             bars[0].update(finished)
+            poll()
 
         yield update
 

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-import logging
-from collections.abc import Callable
+import contextlib
+from collections.abc import Callable, Iterator
 
 from glide_jax import lifecycle
 
@@ -11,11 +11,12 @@ Poll = Callable[[], None]
 
 
 class StoppedError(Exception):
-    """Leads out of the work when a signal has come."""
+    """Leads out of the work when a signal has come; `glide` ends with its line."""
 
 
-def run(work: Callable[[Poll], None]) -> lifecycle.ExitCode:
-    """Does work(poll), which is to call poll() often: it raises to end the work.
+@contextlib.contextmanager
+def heeded() -> Iterator[Poll]:
+    """A function to be called often in the `with` block: it raises to end the work.
 
     The work may leave nothing behind that looks whole.
     """
@@ -23,14 +24,9 @@ def run(work: Callable[[Poll], None]) -> lifecycle.ExitCode:
 
         def poll() -> None:
             if stop.requested:
-                raise StoppedError
+                raise StoppedError(
+                    f"stopped by {stop.signal.name} with nothing written; the same "
+                    "command starts over"
+                )
 
-        try:
-            work(poll)
-        except StoppedError:
-            logging.warning(
-                "stopped by %s with nothing written; the same command starts over",
-                stop.signal.name,
-            )
-            return lifecycle.ExitCode.PREEMPTED
-    return lifecycle.ExitCode.OK
+        yield poll

@@ -16,7 +16,7 @@ from glide_jax.config import resolve
 from glide_jax.config.defaults import Config
 from glide_jax.data import fault, pipeline
 from glide_jax.errors import DivergedError, UserError
-from glide_jax.parallel import distributed, sharding
+from glide_jax.parallel import digests, distributed, sharding
 from glide_jax.train import bad_records, profiling, rewind, setup, speed, watchdog
 from glide_jax.train import clock as clocks
 from glide_jax.train import looks as looking
@@ -142,6 +142,8 @@ class Loop:
             # Everything below is due at its own interval, and all of it at the end.
             if step in (1, last) or looking.is_due(step, config.log.every_steps):
                 self.write_row(step, batches)
+            if looking.is_due(step, config.train.check_replicas_every_steps):
+                check_replicas(state, step)
             self.looks.make_due(state, step)
             # Saved last, so that a step once saved has all of its rows and pictures but
             # those that a signal cut off.
@@ -254,6 +256,18 @@ def make_on_skipped(writer: metrics.MetricsWriter) -> windows.OnSkipped:
 def _first_few(values: list[int]) -> str:
     few = ", ".join(map(str, values[:4]))
     return f"{few}, ..." if len(values) > 4 else few
+
+
+def check_replicas(state: states.TrainState, step: int) -> None:
+    """Raises where devices that should hold the same numbers do not."""
+    differing = digests.differing_replicas(states.to_items(state))
+    if differing:
+        path, devices = differing[0]
+        raise DivergedError(
+            f"at step {step} {len(differing)} arrays, {path} first, are not alike on "
+            f"all devices: {', '.join(map(str, devices))} compute or remember wrongly; "
+            "leave them out, and the same command goes on from the last checkpoint"
+        )
 
 
 def check_loss_scale(config: Config, row: Mapping[str, float], step: int) -> None:

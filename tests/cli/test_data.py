@@ -48,7 +48,7 @@ def signal_at(monkeypatch):
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
 def test_a_stopped_build_leaves_nothing_and_starts_over(
-    tmp_path, pictures, signal_at, caplog, number
+    tmp_path, pictures, signal_at, capsys, number
 ):
     output = tmp_path / "out"
     command = ["data", "build", f"--source=folder:{pictures}", "--name=drawn"]
@@ -56,7 +56,7 @@ def test_a_stopped_build_leaves_nothing_and_starts_over(
     calls = signal_at(3, folder.Folder, "__getitem__", number)
     assert main.run(command) == 42
     assert len(calls) == 4  # the record under way, and no more
-    assert "the same command starts over" in caplog.text
+    assert "the same command starts over" in capsys.readouterr().err
     assert not output.exists()
     assert main.run(command) == 0
     assert [path.name for path in output.iterdir()] == ["drawn"]

@@ -22,7 +22,7 @@ NEAREST = 'Did you mean "learning_rate" instead of "learning_rte"?'
 @pytest.mark.parametrize(
     ("argv", "named"),
     [
-        (["trian"], "'trian' is not a verb; use one of quickstart, train"),
+        (["trian"], "'trian' is not a verb; use one of quickstart, plan"),
         (["train"], "--config is missing"),
         (["train", "--confg=x.py"], "confg"),
         (["train", "runs/base"], "'runs/base' is no flag"),

@@ -57,11 +57,13 @@ def test_grids_are_guided_where_the_empty_caption_is_trained(
     make_config, tmp_path, monkeypatch, dropped, mode
 ):
     asked = []
-    monkeypatch.setattr(
-        stage,
-        "make_stage",
-        lambda config, fns, settings: asked.append(settings.guidance_mode),
-    )
+    make_program = stage.make_program
+
+    def make(config, fns, settings):
+        asked.append(settings.guidance_mode)
+        return make_program(config, fns, settings)
+
+    monkeypatch.setattr(stage, "make_program", make)
     changes = {
         "data.validation_sources": ("shapes:quickstart",),
         "log.validation_examples": 4,

@@ -21,6 +21,7 @@ MODEL = dataclasses.replace(
 )
 CLIP = golden_models.CLIP
 LEVELS = [(policy,) for policy in remat.POLICIES] + [("full", "dots")]
+QUICK = [("blocks",), ("full", "dots")]
 
 
 @functools.cache
@@ -59,7 +60,18 @@ def test_the_settings_name_the_policies_there_are():
     assert defaults.TrainConfig().remat[0] in remat.POLICIES
 
 
-@pytest.mark.parametrize("policies", LEVELS[1:], ids="-".join)
+# Each compiles for seconds; the default suite has one policy, and one a level.
+@pytest.mark.parametrize(
+    "policies",
+    [
+        pytest.param(
+            policies,
+            marks=[] if policies in QUICK else pytest.mark.slow,
+        )
+        for policies in LEVELS[1:]
+    ],
+    ids="-".join,
+)
 def test_every_policy_has_the_gradient_of_none(policies):
     params = params_of(MODEL)
     value, expected = jax.jit(jax.value_and_grad(denoising_loss(("none",), "none")))(

@@ -165,7 +165,9 @@ def test_the_constrain_hook_sees_every_block_with_the_batch_first():
     out = _run(SMALL, fns=(_fns(SMALL)[0], jax.jit(fns.denoise)))
     assert golden_models.error(out, _run(SMALL)) < ROUNDING
     blocks = layout.make_layout(SMALL).blocks()
-    assert seen == [(2, 8, 8, 32)] * (1 + len(blocks))
+    # Within blocks as well, where a cut kernel would cut what is computed from it.
+    assert {shape[0] for shape in seen} == {2}
+    assert seen.count((2, 8, 8, 32)) > 2 * len(blocks)
 
 
 @pytest.mark.parametrize(

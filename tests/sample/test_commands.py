@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import json
+import os
+import signal
 
 import numpy as np
 import pytest
 from PIL import Image
 
+from glide_jax import lifecycle, progress
 from glide_jax.cli import main
 from glide_jax.sample import images
 
@@ -235,3 +238,22 @@ def test_an_output_that_cannot_be_written_is_one_line_before_any_work(
     lines = capsys.readouterr().err.strip().splitlines()
     assert len(lines) == 1
     assert f"{place} cannot be written" in lines[0]
+
+
+def test_a_signal_ends_sampling_with_nothing_written(
+    sample, tmp_path, monkeypatch, capsys
+):
+    whole = progress.ProgressBar.update
+
+    def update(*arguments):
+        os.kill(os.getpid(), signal.SIGTERM)
+        whole(*arguments)
+
+    flags = ["--prompt=a big r circle", "--respacing=2", "--upsampler_respacing=2"]
+    flags += [f"--output={tmp_path / 'out'}"]
+    monkeypatch.setattr(progress.ProgressBar, "update", update)
+    assert sample(*flags) == lifecycle.ExitCode.PREEMPTED
+    assert "stopped by SIGTERM with nothing written" in capsys.readouterr().err
+    assert not (tmp_path / "out").exists()
+    monkeypatch.undo()
+    assert sample(*flags) == 0

@@ -16,6 +16,7 @@ from glide_jax.data import pipeline
 from glide_jax.errors import DivergedError, UserError
 from glide_jax.train import clock, looks, loop, rewind, setup
 from glide_jax.train import state as states
+from tests import fake_devices
 from tests.train.small_runs import CLIP
 
 
@@ -260,6 +261,54 @@ def test_a_run_goes_back_and_past_the_batches_that_led_astray(
     run, state = setup.prepare(config, tmp_path)
     run.checkpoints.close()
     assert (int(state.step), int(state.updates)) == (12, 7)
+
+
+def test_a_device_that_remembers_wrongly_is_found(tokenizer_folder, tmp_path):
+    fake_devices.run_with_devices(
+        f"""
+        import dataclasses, pathlib
+        import jax, pytest
+        from glide_jax.errors import DivergedError
+        from glide_jax.train import loop, setup
+        from tests.train import small_runs
+
+        def make_config(num_steps):
+            changes = {{
+                "train.check_replicas_every_steps": 2, "train.num_steps": num_steps
+            }}
+            folder = pathlib.Path("{tokenizer_folder}")
+            return small_runs.make_config(folder, small_runs.CLIP, changes)
+
+        def flip(x):
+            copies = [shard.data for shard in x.addressable_shards]
+            copies[1] = jax.device_put(copies[1] + 1e-6, copies[1].device)
+            return jax.make_array_from_single_device_arrays(
+                x.shape, x.sharding, copies
+            )
+
+        def prepare_broken(*args, **settings):
+            run, state = prepare(*args, **settings)
+
+            def train_step(state, batch):
+                state, *told = run.train_step(state, batch)
+                if int(state.step) == 4:
+                    leaves, treedef = jax.tree.flatten(state.params)
+                    params = treedef.unflatten([flip(leaves[0]), *leaves[1:]])
+                    state = dataclasses.replace(state, params=params)
+                return state, *told
+
+            return dataclasses.replace(run, train_step=train_step), state
+
+        workdir = pathlib.Path("{tmp_path}")
+        loop.train(make_config(3), workdir)
+        prepare, setup.prepare = setup.prepare, prepare_broken
+        with pytest.raises(DivergedError, match="at step 4 1 arrays, params/.*: 1 c"):
+            loop.train(make_config(5), workdir)
+        setup.prepare = prepare
+        assert loop.train(make_config(5), workdir) == 0
+        """,
+        devices=2,
+    )
 
 
 def test_an_overflow_at_the_loss_scales_floor_ends_the_run_with_its_reason(

@@ -75,7 +75,7 @@ def test_two_processes_leave_the_files_of_one(whole_run):
     assert [row["step"] for row in rows] == [1, 2, 3, 4]
     names = {path.name for path in workdir.iterdir()}
     expected = {"config.json", "tokenizer", "checkpoints", "tensorboard"}
-    assert names == {*expected, "metrics.jsonl"}
+    assert names == {*expected, "metrics.jsonl", "manifest.json"}
     assert len(list((workdir / "tensorboard").iterdir())) == 1
     assert "small: 4/4" in (logs / "process0.log").read_text()
     assert "small: " not in (logs / "process1.log").read_text()
