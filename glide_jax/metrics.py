@@ -3,7 +3,8 @@
 One row a line: {"step": 50, "loss": 0.31, ...}; what is measured at its own intervals
 (validation) has rows of its own. JSON has no NaN or infinity, so these are the strings
 "nan", "inf" and "-inf"; `read_metrics` turns them back into floats. Updates that were
-skipped are told of in skipped.jsonl, in the same way.
+skipped are told of in skipped.jsonl, in the same way. A row that cannot be written ends
+the run; a view that cannot be is left out for a while.
 
 Weights & Biases is an option (log.wandb_project, `pip install -e ".[wandb]"`) and is
 imported only then. All starts of a workdir are one run there: its id lies in wandb/.
@@ -14,19 +15,24 @@ from __future__ import annotations
 import dataclasses
 import importlib.util
 import json
+import logging
 import math
 import os
 import pathlib
 import secrets
+import time
 from collections.abc import Collection, Mapping
 from typing import Any
 
 import numpy as np
-import tensorboardX
+from tensorboardX import event_file_writer, summary
+from tensorboardX.proto import event_pb2
 
 from glide_jax.config.defaults import Config
 from glide_jax.errors import UserError
 
+# Before TensorBoard's files are tried again, once they could not be written.
+BOARD_PAUSE_SECS = 60
 _NOT_FINITE = {"nan": math.nan, "inf": math.inf, "-inf": -math.inf}
 
 
@@ -48,8 +54,7 @@ class MetricsWriter:
         self._path = self._folder / "metrics.jsonl"
         self._skipped_path = self._folder / "skipped.jsonl"
         self._enabled = enabled
-        self._purge_step: int | None = None
-        self._open_board: tensorboardX.SummaryWriter | None = None
+        self._board = _Board(self._folder / "tensorboard")
         self._wandb: _WandbRun | None = None
         if not enabled:
             return
@@ -70,8 +75,7 @@ class MetricsWriter:
             return
         row = {name: float(value) for name, value in values.items()}
         _append(self._path, {"step": step, **row})
-        for name, value in row.items():
-            self._board.add_scalar(name, value, step)
+        self._board.add(step, [summary.scalar(n, v) for n, v in row.items()])
         if self._wandb is not None:
             self._wandb.log(step, row)
 
@@ -79,8 +83,7 @@ class MetricsWriter:
         """Shows a uint8 (h, w, 3) image in TensorBoard and W&B."""
         if not self._enabled:
             return
-        self._board.add_image(name, image, step, dataformats="HWC")
-        self._board.flush()
+        self._board.add(step, [summary.image(name, image, dataformats="HWC")])
         if self._wandb is not None:
             self._wandb.image(step, name, image)
 
@@ -125,28 +128,69 @@ class MetricsWriter:
                 )
                 os.replace(scratch, path)
         if math.isfinite(step):
-            self._close_board()
-            self._purge_step = int(step) + 1
+            self._board.forget_after(int(step))
 
     def close(self) -> None:
-        """Flushes TensorBoard and W&B; rows of metrics.jsonl are on disk already."""
-        self._close_board()
+        """Ends TensorBoard's file and W&B; rows of metrics.jsonl are written."""
+        self._board.close()
         if self._wandb is not None:
             self._wandb.finish()
             self._wandb = None
 
-    def _close_board(self) -> None:
-        if self._open_board is not None:
-            self._open_board.close()
-            self._open_board = None
 
-    @property
-    def _board(self) -> tensorboardX.SummaryWriter:
-        if self._open_board is None:
-            self._open_board = tensorboardX.SummaryWriter(
-                str(self._folder / "tensorboard"), purge_step=self._purge_step
+class _Board:
+    """TensorBoard's event files in a folder, each row on its way to the disk at once.
+
+    Without a thread of its own: tensorboardX's ends when the disk is full, and its
+    queue, once full as well, holds up whoever adds to it for good.
+    """
+
+    def __init__(self, folder: pathlib.Path) -> None:
+        self._folder = folder
+        self._file: event_file_writer.EventsWriter | None = None
+        self._forgotten_from: int | None = None
+        self._closed_until = 0.0
+
+    def add(self, step: int, summaries: list[Any]) -> None:
+        """Adds a row; where that cannot be, this and the next ones are left out."""
+        if time.monotonic() < self._closed_until:
+            return
+        try:
+            for one in summaries:
+                event = event_pb2.Event(wall_time=time.time(), step=step, summary=one)
+                self._opened().write_event(event)
+            self._opened().flush()
+        except OSError as error:
+            logging.warning(
+                "%s cannot be written (%s): TensorBoard lacks what comes in the next "
+                "%d seconds",
+                self._folder,
+                error.strerror,
+                BOARD_PAUSE_SECS,
             )
-        return self._open_board
+            self._file = None
+            self._closed_until = time.monotonic() + BOARD_PAUSE_SECS
+
+    def forget_after(self, step: int) -> None:
+        """Hides the rows of later steps."""
+        self.close()
+        self._forgotten_from = step + 1
+
+    def close(self) -> None:
+        """Ends the file; every row in it is on its way to the disk already."""
+        if self._file is not None:
+            self._file.close()
+            self._file = None
+
+    def _opened(self) -> event_file_writer.EventsWriter:
+        if self._file is None:
+            self._folder.mkdir(exist_ok=True)
+            self._file = event_file_writer.EventsWriter(str(self._folder / "events"))
+            if self._forgotten_from is not None:
+                start = event_pb2.SessionLog(status=event_pb2.SessionLog.START)
+                event = event_pb2.Event(step=self._forgotten_from, session_log=start)
+                self._file.write_event(event)
+        return self._file
 
 
 def check_wandb(project: str) -> None:

@@ -86,3 +86,17 @@ def ended(launcher: subprocess.Popen) -> Iterator[None]:
 def told(logs: pathlib.Path) -> str:
     """All that a run said, for a failing test."""
     return "\n".join(path.read_text()[-3000:] for path in sorted(logs.iterdir()))
+
+
+def process_of(pid: int, process_id: int, program: bytes = b"glide_jax") -> int:
+    """The system's number of one of the processes that another one has started."""
+    name = f"GLIDE_JAX_PROCESS_ID={process_id}\0".encode()
+    children = pathlib.Path(f"/proc/{pid}/task/{pid}/children")
+    for child in map(int, children.read_text().split()):
+        folder = pathlib.Path("/proc", str(child))
+        if (
+            name in (folder / "environ").read_bytes()
+            and program in (folder / "cmdline").read_bytes()
+        ):
+            return child
+    raise AssertionError(f"no process {process_id}")

@@ -2,6 +2,8 @@
 
 import json
 import math
+import os
+import subprocess
 import sys
 
 import jax.numpy as jnp
@@ -63,6 +65,33 @@ def test_tensorboard_gets_scalars_and_images(tmp_path):
     assert b"train/loss" in content
     assert b"samples" in content
     assert b"\x89PNG" in content
+
+
+@pytest.fixture
+def small_disk(tmp_path):
+    """A file system of 64 KiB."""
+    mount = ["mount", "-t", "tmpfs", "-o", "size=64k", "none", str(tmp_path)]
+    if os.geteuid() != 0 or subprocess.run(mount, capture_output=True).returncode:
+        pytest.skip("mounting a small disk takes rights that this process lacks")
+    yield tmp_path
+    subprocess.run(["umount", str(tmp_path)], check=True)
+
+
+def test_a_full_disk_holds_up_no_row_for_tensorboard(small_disk, caplog, monkeypatch):
+    picture = np.random.default_rng(0).integers(0, 256, (64, 64, 3), np.uint8)
+    with metrics.MetricsWriter(small_disk) as writer:
+        writer.scalars(1, {"loss": 1.0})
+        for step in range(1, 101):  # more than the disk, or any queue, holds
+            writer.image(step, "grid", picture)
+        (said,) = caplog.messages
+        assert "No space left on device" in said
+        for path in (small_disk / "tensorboard").iterdir():
+            path.unlink()
+        monkeypatch.setattr(metrics, "BOARD_PAUSE_SECS", 0)
+        writer._board._closed_until = 0.0  # a minute later
+        writer.scalars(101, {"later": 1.0})
+    (events,) = (small_disk / "tensorboard").iterdir()
+    assert b"later" in events.read_bytes()
 
 
 def test_a_disabled_writer_leaves_no_trace(tmp_path):

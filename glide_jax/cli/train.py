@@ -71,6 +71,7 @@ def run(values: flags.FlagValues, arguments: list[str]) -> int:
     from glide_jax.config import resolve
     from glide_jax.parallel import distributed
     from glide_jax.train import loop, profiling
+    from glide_jax.train import workdir as workdirs
 
     if arguments:
         raise UserError(f"{arguments[0]!r} is no flag; settings are --config.a.b=value")
@@ -95,7 +96,7 @@ def run(values: flags.FlagValues, arguments: list[str]) -> int:
     if not values.workdir:
         raise UserError("--workdir is missing, e.g. --workdir=runs/base")
     workdir = pathlib.Path(values.workdir)
-    with distributed.Together(config):
+    with distributed.Together(config), workdirs.needs_room(workdir):
         _quiet_others(distributed.process_id())
         return loop.train(
             config,

@@ -132,7 +132,9 @@ def prepare(
     else:
         state, past = restore()
     # Last, so that a start that was refused leaves the folder as it was.
-    workdirs.save_tokenizer(workdir, tokenizer)
+    if is_fresh:
+        # Not again: cut off halfway, the tokenizer of the checkpoints would be lost.
+        workdirs.save_tokenizer(workdir, tokenizer)
     workdirs.save_config(workdir, config)
     workdirs.seal(workdir)
     run = Run(

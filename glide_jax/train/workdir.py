@@ -9,13 +9,15 @@ checkpoint carries their digests.
 
 from __future__ import annotations
 
+import contextlib
+import errno
 import logging
 import os
 import pathlib
 import secrets
 import socket
 import time
-from collections.abc import Collection
+from collections.abc import Collection, Iterator
 
 import jax
 
@@ -54,12 +56,28 @@ IDENTITY = (
 SWITCHES = ("grad_clip_norm", "weight_decay")
 # NFS lets a client believe for so long that what was not there is not there.
 SEEN_WITHIN_SECS = 60
+# What the system says where a file cannot grow.
+NO_ROOM = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 SHARED_REMEDY = "--workdir has to be the same folder, on a disk that all hosts share"
 
 
 def checkpoints(workdir: pathlib.Path) -> pathlib.Path:
     """The folder of a run's checkpoints."""
     return workdir / "checkpoints"
+
+
+@contextlib.contextmanager
+def needs_room(workdir: pathlib.Path) -> Iterator[None]:
+    """Tells in one line that the block has ended because the folder's disk is full."""
+    try:
+        yield
+    except OSError as error:
+        if error.errno not in NO_ROOM:
+            raise
+        raise UserError(
+            f"--workdir={workdir} cannot be written ({error.strerror}); make room, and "
+            "the same command goes on from the newest checkpoint"
+        ) from error
 
 
 def prepare(workdir: pathlib.Path, *, flag: str = "--workdir") -> None:

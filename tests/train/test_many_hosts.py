@@ -141,20 +141,6 @@ def test_what_two_by_four_saved_goes_on_alike_on_any_layout(
     assert all(len(set(step)) == 8 for step in records(logs, steps))
 
 
-def process_of(pid: int, process_id: int, program: bytes = b"glide_jax") -> int:
-    """The system's number of one of the processes that another one has started."""
-    name = f"GLIDE_JAX_PROCESS_ID={process_id}\0".encode()
-    children = pathlib.Path(f"/proc/{pid}/task/{pid}/children")
-    for child in map(int, children.read_text().split()):
-        folder = pathlib.Path("/proc", str(child))
-        if (
-            name in (folder / "environ").read_bytes()
-            and program in (folder / "cmdline").read_bytes()
-        ):
-            return child
-    raise AssertionError(f"no process {process_id}")
-
-
 @pytest.mark.slow
 def test_a_signal_to_one_process_saves_one_step_of_all(whole_run, tmp_path):
     experiment, saved, _ = whole_run
@@ -170,7 +156,7 @@ def test_a_signal_to_one_process_saves_one_step_of_all(whole_run, tmp_path):
         ],
     )
     wait_for_row(5, workdir, launcher, logs)
-    os.kill(process_of(launcher.pid, 1), signal.SIGTERM)
+    os.kill(local_processes.process_of(launcher.pid, 1), signal.SIGTERM)
     local_processes.finish(launcher, logs, expected=42)
 
     with store.CheckpointStore(workdir / "checkpoints") as stored:
@@ -197,8 +183,8 @@ def test_a_process_that_is_gone_ends_the_other_within_two_minutes(
     launcher = local_processes.start(logs, ["bash", "-c", command], devices=1)
     with local_processes.ended(launcher):
         wait_for_row(1, workdir, launcher, logs)
-        shell = process_of(launcher.pid, killed, b"bash\0-c")
-        os.kill(process_of(shell, killed), signal.SIGKILL)
+        shell = local_processes.process_of(launcher.pid, killed, b"bash\0-c")
+        os.kill(local_processes.process_of(shell, killed), signal.SIGKILL)
         begin = time.monotonic()
         path = tmp_path / f"code{1 - killed}"
         while not (path.exists() and path.read_text()):

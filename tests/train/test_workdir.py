@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+import errno
+import os
+
 import pytest
 
 from glide_jax.config import resolve
 from glide_jax.errors import UserError
+from glide_jax.train import loop, setup
 from glide_jax.train import workdir as workdirs
 from tests.train.small_runs import CLIP
 
@@ -127,3 +131,32 @@ def test_a_folder_that_process_0_does_not_see_is_refused(tmp_path, monkeypatch):
     )
     with pytest.raises(UserError, match=r"another folder on .* disk that all hosts"):
         workdirs.prepare(tmp_path)
+
+
+def test_a_disk_without_room_is_told_in_one_line(tmp_path):
+    with (
+        pytest.raises(UserError, match=r"No space left on device\); make room") as told,
+        workdirs.needs_room(tmp_path),
+    ):
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+    assert "\n" not in str(told.value)
+    with pytest.raises(PermissionError), workdirs.needs_room(tmp_path):
+        raise PermissionError(errno.EACCES, "is no matter of room")
+
+
+def test_a_start_after_a_checkpoint_does_not_write_its_tokenizer_again(
+    make_config, tmp_path
+):
+    config = make_config(CLIP)
+    run, state = setup.prepare(config, tmp_path)
+    loop.save(run, state, 1, {})
+    run.checkpoints.close()
+
+    def stamps():
+        files = (tmp_path / "tokenizer").iterdir()
+        return {path.name: path.stat().st_mtime_ns for path in files}
+
+    before = stamps()
+    assert before
+    setup.prepare(config, tmp_path)
+    assert stamps() == before

@@ -1,0 +1,1 @@
+"""Runs that are cut off, damaged and started again, beside one that is left alone."""
