@@ -102,8 +102,8 @@ def page(found: dict[str, Any]) -> str:
             "|---|---|---|",
             *codes,
             "",
-            "Started again without anybody's help on 42 and from 128 up only; after 2 only "
-            "once the disk or the shard was mended. 0 is the end of each of the two runs.",
+            "Started again without anybody's help on 42 and from 128 up only; after 2 "
+            "once the disk or the shard was mended. 0 is the end of each of the runs.",
             "",
             "| the same in both runs | number |",
             "|---|---|",
