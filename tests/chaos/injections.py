@@ -119,7 +119,7 @@ class Injections:
         if is_told:
             time.sleep(self._rng.uniform(0, 1))
         self._disk.make_room()
-        return "a save failed, room was made" if is_told else "ended"
+        return "a save failed, room was made" if is_told else "its rows found no room"
 
     def _hide_shard(self, run: training.Training) -> str:
         self._set_aside()

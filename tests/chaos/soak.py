@@ -114,6 +114,8 @@ class Soak:
         num_steps = self._newest() + LAST_STEPS
         with self._started(f"--config.train.num_steps={num_steps}") as run:
             self._check(run, self._wait(run) == 0, "did not end well")
+            is_seen = not self._is_unseen or run.count(" is passed over: ")
+            self._check(run, is_seen, "saw no damage")
         return num_steps
 
     def make_undisturbed(self, num_steps: int) -> dict[str, int]:

@@ -122,9 +122,9 @@ class Training:
             raise ProcessLookupError(f"no process {process}") from None
 
     def count(self, words: str) -> int:
-        """How often process 0 has said this in this start."""
-        log = self._logs / "process0.log"
-        return log.read_text(errors="replace").count(words) if log.exists() else 0
+        """How often the processes have said this in this start."""
+        logs = self._logs.glob("process*.log")
+        return sum(log.read_text(errors="replace").count(words) for log in logs)
 
     def told(self) -> str:
         """The ends of all logs."""
