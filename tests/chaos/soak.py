@@ -77,6 +77,7 @@ class Soak:
         if outcome == injections.REFUSED:
             self._check_refused(standing)
         self._is_unseen |= outcome == injections.FELL_BACK
+        found = ""
         with self._started() as run:
             is_early = ending.endswith("in a start")
             is_up = not is_early and run.wait_for_rows(self._rng.randint(1, 3))
@@ -84,18 +85,17 @@ class Soak:
                 self._check(run, run.count(" is passed over: "), "saw no damage")
                 self._is_unseen = False
             if is_up and ridden_out:
-                found = self._do.ridden_out[ridden_out](run)
-                self.tally[ridden_out][found] += 1
+                self.tally[ridden_out][self._do.ridden_out[ridden_out](run)] += 1
             if not run.is_over:
                 time.sleep(self._rng.uniform(0, 1))
                 found = self._do.ending[ending](run)
             code = self._wait(run)
-            self.tally[ending][f"{code}, {found}" if found else str(code)] += 1
             if code == USER_ERROR:  # a disk that is full is the user's to empty
                 is_full = run.count("No space left") + run.count("File too large")
                 self._check(run, is_full and ridden_out.startswith("disk"), "ended")
             else:
                 self._check(run, lifecycle.is_again(code), f"ended with {code}")
+                self.tally[ending][f"{code}, {found}" if found else str(code)] += 1
         if outcome:
             self.tally[standing][outcome] += 1
         done = "; ".join(filter(None, (standing, is_up and ridden_out, ending)))
