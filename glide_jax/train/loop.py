@@ -232,6 +232,7 @@ def save(
     meta = {
         "config_digest": resolve.digest(run.config),
         "tokenizer_digest": run.tokenizer.digest(),
+        "records": run.num_records,
         **counts,
     }
     run.checkpoints.save(step, states.to_items(state), meta, judged or {})

@@ -59,6 +59,7 @@ class Run:
     workdir: pathlib.Path
     mesh: Mesh
     tokenizer: tokenizers.Tokenizer
+    num_records: int  # of the training source
     checkpoints: store.CheckpointStore
     train_step: step.TrainStep
     eval_step: Callable[..., objectives.Metrics]
@@ -107,6 +108,7 @@ def prepare(
         workdirs.prepare(workdir)
         _, meta = checkpoints.newest()
         tokenizer = _stored_tokenizer(workdir, meta)
+        _check_records(source, meta, allow_change)
     else:
         origin = _load_origin(config)
         start = init_from.adapt(origin, config) if origin else None
@@ -142,6 +144,7 @@ def prepare(
         workdir=workdir,
         mesh=mesh,
         tokenizer=tokenizer,
+        num_records=len(source),
         checkpoints=checkpoints,
         train_step=step.jit_train_step(
             step.make_train_step(config, objective, pin=step.pin_to(shardings.params)),
@@ -237,6 +240,19 @@ def _stored_tokenizer(
             "trained with; put that one back, or use a new --workdir"
         )
     return tokenizer
+
+
+def _check_records(
+    source: schema.Source, meta: Mapping[str, Any], allow_change: Collection[str]
+) -> None:
+    """Refuses data of another size: the order of records depends on it."""
+    before = meta["records"]
+    if len(source) != before and "data.sources" not in allow_change:
+        raise UserError(
+            f"{source!r} holds {len(source)} records, {before} when the checkpoint was "
+            "made; put back what it held, or accept another order of the data with "
+            "--allow_change=data.sources"
+        )
 
 
 def _find_tokenizer(

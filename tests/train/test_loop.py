@@ -73,7 +73,8 @@ def test_a_run_logs_validates_draws_and_saves_when_asked_to_and_at_its_end(
     assert Image.open(tmp_path / "grids" / names[0]).size == (4, 4)
     with store.CheckpointStore(tmp_path / "checkpoints") as stored:
         assert stored.steps() == [4, 5]
-        known = {"config_digest", "tokenizer_digest", "window", "bad_records"}
+        known = {"config_digest", "tokenizer_digest", "records"}
+        known |= {"window", "bad_records"}
         assert stored.restore_meta(5).keys() == known
 
 
@@ -205,6 +206,23 @@ def test_steps_made_before_the_data_fail_are_saved(make_config, tmp_path, monkey
         loop.train(make_config(CLIP), tmp_path)
     with store.CheckpointStore(tmp_path / "checkpoints") as stored:
         assert stored.steps() == [2]
+
+
+def test_data_of_another_size_are_refused_unless_allowed(make_config, tmp_path):
+    pictures = tmp_path / "pictures"
+    pictures.mkdir()
+    for i in range(6):
+        Image.new("RGB", (8, 8), (40 * i, 0, 0)).save(pictures / f"{i}.png")
+        (pictures / f"{i}.txt").write_text("a square")
+    changes = {"data.sources": (f"folder:{pictures}",), "train.num_steps": 1}
+    workdir = tmp_path / "run"
+    assert loop.train(make_config(CLIP, changes), workdir) == lifecycle.ExitCode.OK
+    (pictures / "5.png").unlink()
+    longer = make_config(CLIP, changes | {"train.num_steps": 2})
+    with pytest.raises(UserError, match="holds 5 records, 6 when the checkpoint was"):
+        loop.train(longer, workdir)
+    allowed = ["data.sources"]
+    assert loop.train(longer, workdir, allow_change=allowed) == lifecycle.ExitCode.OK
 
 
 def test_a_look_that_a_signal_cuts_off_is_made_up_for(
