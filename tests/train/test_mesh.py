@@ -129,7 +129,8 @@ def test_data_parallel_is_what_pmap_did():
         expected = mesh_runs.run(config, mesh_runs.make_mesh(8, 1, 1), steps=3)
         objective = abstract.make_objective(config, mesh_runs.make_mesh(1, 1, 1), 0)
         optim = optimizer.make_optimizer(config.optim)
-        params = objective.init(randomness.stream_key(0, "init"))
+        described = abstract.abstract_state(config, objective)
+        params = mesh_runs.make_params(described.params)
 
         def step(params, opt_state, batch, k):
             def keys_of(stream):
