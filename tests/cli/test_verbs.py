@@ -41,7 +41,7 @@ def test_a_dry_run_plans_for_more_devices_than_there_are(capsys):
     text = capsys.readouterr().out
     assert "mesh: {'data': 2, 'fsdp': 8, 'tensor': 1}" in text
     kernel = next(line for line in text.splitlines() if "attn_qkv/kernel" in line)
-    assert kernel.endswith("P(None, 'fsdp', 'tensor')")
+    assert kernel.endswith("P(None, None, 'fsdp')")
 
 
 def test_a_dry_run_of_what_could_start_here_passes(experiment, workdir, capsys):

@@ -21,6 +21,12 @@ from tests.launch import launchers
 HOST = socket.gethostname()
 
 
+def heed_signals() -> None:
+    """What these tests are started by, such as nohup, may have had some ignored."""
+    for number in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP):
+        signal.signal(number, signal.SIG_DFL)
+
+
 @pytest.fixture
 def host(tmp_path):
     """host(SCRIPT, FLAGS...) -> the started run_on_host.sh; SCRIPT is what trains."""
@@ -53,6 +59,7 @@ def host(tmp_path):
             stderr=subprocess.PIPE,
             text=True,
             start_new_session=True,
+            preexec_fn=heed_signals,
         )
         started.append(process)
         return process
