@@ -250,8 +250,7 @@ def _check_records(
     if len(source) != before and "data.sources" not in allow_change:
         raise UserError(
             f"{source!r} holds {len(source)} records, {before} when the checkpoint was "
-            "made; put back what it held, or accept another order of the data with "
-            "--allow_change=data.sources"
+            "made; put them back, or take another order by --allow_change=data.sources"
         )
 
 
