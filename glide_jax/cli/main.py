@@ -1,5 +1,7 @@
 """`glide VERB [FLAGS]`: imports only the chosen verb and ends with its exit code.
 
+A verb of two words, as `evaluate elo`, lives in cli/evaluate_elo.py.
+
 Exit codes, which launchers act on: the same command is to be run again after 42 and
 everything from 128 up, and after nothing else.
 
@@ -72,7 +74,9 @@ def run(argv: list[str]) -> int:
         logging.getLogger(noisy).setLevel(logging.ERROR)
     # And of a write that fails, each a page long; checkpoint/ tells it in one line.
     logging.getLogger("absl").setLevel(logging.CRITICAL)
-    module = importlib.import_module(f"glide_jax.cli.{verb}")
+    if rest and f"{verb} {rest[0]}" in VERBS:
+        verb = f"{verb} {rest.pop(0)}"
+    module = importlib.import_module(f"glide_jax.cli.{verb.replace(' ', '_')}")
     values = flags.FlagValues()
     try:
         module.define_flags(values)
@@ -147,7 +151,7 @@ def _flag_help(values: flags.FlagValues) -> str:
 
 
 def _usage() -> str:
-    lines = [f"  {verb:<11} {meaning}" for verb, meaning in VERBS.items()]
+    lines = [f"  {verb:<18} {meaning}" for verb, meaning in VERBS.items()]
     return "glide VERB [--flag=value ...]; `glide VERB --help` tells more\n\n" + (
         "\n".join(lines)
     )

@@ -71,11 +71,11 @@ def test_no_verb_prints_the_same_and_fails(capsys):
 
 @pytest.mark.parametrize("verb", main.VERBS)
 def test_the_help_of_a_verb_shows_examples_and_every_flag(verb, capsys):
-    assert main.run([verb, "--help"]) == 0
+    assert main.run([*verb.split(), "--help"]) == 0
     captured = capsys.readouterr()
     assert f"glide {verb} " in captured.out, "an example to copy"
     assert captured.err == ""
-    module = importlib.import_module(f"glide_jax.cli.{verb}")
+    module = importlib.import_module(f"glide_jax.cli.{verb.replace(' ', '_')}")
     values = main.flags.FlagValues()
     module.define_flags(values)
     for name in values:
@@ -96,7 +96,7 @@ def test_the_module_run_by_itself_shows_the_same_help(capsys):
 
 def test_the_examples_of_the_help_name_flags_that_exist():
     for verb in main.VERBS:
-        module = importlib.import_module(f"glide_jax.cli.{verb}")
+        module = importlib.import_module(f"glide_jax.cli.{verb.replace(' ', '_')}")
         values = main.flags.FlagValues()
         module.define_flags(values)
         used = set(re.findall(r"--([a-z_]+)", module.__doc__))
