@@ -85,7 +85,7 @@ def torch_shapes() -> dict[str, tuple[int, ...]]:
 
 
 def _fold(tensors: Mapping[str, np.ndarray], name: str) -> dict[str, np.ndarray]:
-    """Kernel and bias that do what convolution and batch norm do one after the other."""
+    """Kernel and bias that do what convolution and batch norm do together."""
     scale, bias, mean, variance = (
         tensors[f"{name}.bn.{part}"].astype(np.float64)
         for part in ("weight", "bias", "running_mean", "running_var")
