@@ -100,7 +100,8 @@ def load(
     if not place or kind not in (*_RESIZING, "clip"):
         raise errors.UserError(
             f"features {spec!r} name no network; give clip:BUNDLE, a folder with a "
-            "noised CLIP, or inception:FILE, the published weights"
+            "noised CLIP, or inception:FILE or inception_tf1:FILE, FID's published "
+            "weights"
         )
     if kind == "clip":
         model = restore.load_bundle(place, compute_dtype="float32", mesh=mesh)

@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 
 from glide_jax import errors
+from glide_jax.convert import inception
 from glide_jax.eval import features
 from glide_jax.sample import rerank
 from tests import fake_devices
@@ -122,10 +123,10 @@ def test_no_picture_is_refused(clip):
         clip(pictures(0))
 
 
-def test_the_inception_sees_what_pytorch_sees_in_a_padded_batch():
-    extractor = features.InceptionExtractor(
-        golden_inception.params(), "inception", "6726825d" * 8, batch_size=4
-    )
+def test_the_inception_sees_what_pytorch_sees_in_a_padded_batch(monkeypatch):
+    read = {"weights.pth": (golden_inception.params(), "6726825d" * 8)}
+    monkeypatch.setattr(inception, "read", read.get)
+    extractor = features.load("inception:weights.pth", batch_size=4)
     assert isinstance(extractor, features.Extractor)
     assert (extractor.name, extractor.digest) == ("inception", "6726825d6726")
     found = extractor(golden_inception.pictures(64)[[0, 1, 0]])
