@@ -71,7 +71,8 @@ def markdown(estimates: Mapping[str, elo.Estimate], command: str) -> str:
     return "\n".join(lines) + "\n"
 
 
-def _unbounded(found: elo.Estimate) -> str:
+def unbounded(found: elo.Estimate) -> str:
+    """What is to be said when resamples had no finite maximum."""
     return (
         f"{found.unbounded} resamples had no finite maximum (a model won or lost"
         " everything in them); more votes make the interval firm."
