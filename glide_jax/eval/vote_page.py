@@ -89,6 +89,7 @@ progress { width: 100%; height: .5rem; }
 #prompt { min-height: 1.45em; margin: .2rem 0 .8rem; font-style: italic; }
 #pictures { display: grid; grid-template-columns: 1fr 1fr; gap: 1rem; }
 #pictures img { width: 100%; aspect-ratio: 1; object-fit: contain;
+  max-height: max(8rem, calc(100vh - 19rem));
   background: #e4e4e0; }
 #answers { display: grid; grid-template-columns: 1fr 1fr 1fr; gap: 1rem;
   margin: 1rem 0; }
