@@ -70,7 +70,7 @@ def run(values: flags.FlagValues, arguments: list[str]) -> int:
     first = record["samples"][0]
     print(
         f"nearest pair: {first['file']} and {first['nearest'][0]['record']},"
-        f" {extractor.name} similarity {first['nearest'][0]['similarity']:.3f}\n"
+        f" {extractor.name} similarity {first['nearest'][0]['similarity']:.4f}\n"
         f"{len(samples)} samples and {found.searched} training pictures"
         f" ({found.left_out} unreadable); look at {folder / 'neighbours.png'}"
     )

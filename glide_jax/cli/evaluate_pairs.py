@@ -6,8 +6,7 @@
 
 Each --samples is a folder of `glide sample`, all of the same prompts. Raters get the
 folder rater/ alone: vote.html, which needs no network, or sheet.csv and the pictures.
-key.json stays here: `glide evaluate elo --votes=answers.csv --key=out/study/key.json`
-reads what they send back.
+key.json stays here: with it `glide evaluate elo` reads what they send back.
 """
 
 from __future__ import annotations

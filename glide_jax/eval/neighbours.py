@@ -184,12 +184,12 @@ def draw(
         sample = samples[row]
         rows.append((sample.prompt, [images.read_image(sample.file), *pictures]))
         notes.append(
-            [sample.file.stem, *(f"{s:.3f}" for s in near.similarity[row, :count])]
+            [sample.file.stem, *(f"{s:.4f}" for s in near.similarity[row, :count])]
         )
     section = contact_sheet.Section(
         f"{len(shown)} of {len(samples)} samples, nearest pairs first",
         f"At the left the sample. Numbers are cosines of {extractor.name} features"
-        f" ({extractor.digest}); 1 is the same picture.",
+        f" ({extractor.digest}).",
         ["sample", *(f"nearest {rank + 1}" for rank in range(count))],
         rows,
         notes,

@@ -18,6 +18,7 @@ import hashlib
 import itertools
 import json
 import pathlib
+import tempfile
 from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
@@ -159,22 +160,29 @@ def write(
     record: dict[str, Any],
     on_progress: Callable[[], None] = lambda: None,
 ) -> None:
-    """Writes a study; the key last. `on_progress` comes before each pair.
+    """Writes a study, whole or not at all. `on_progress` comes before each pair.
+
+    Args:
+      folder: there already.
+      study: what to show.
+      record: what else the key is to tell, as JSON values.
 
     Raises:
       UserError: the folder holds a study already; a picture cannot be read.
     """
-    if (folder / "key.json").exists():
+    if (folder / "key.json").exists() or (folder / "rater").exists():
         raise errors.UserError(
             f"{folder} holds a study already, and answers to it would be worth nothing"
             " without its key.json; name another folder"
         )
     try:
-        _write_pictures(folder / "rater" / "pairs", study, on_progress)
-        _write_forms(folder / "rater", study)
-        key = {"schema": SCHEMA, "study": study.name, **record, "pairs": _key(study)}
-        text = json.dumps(key, indent=2, ensure_ascii=False)
-        (folder / "key.json").write_text(text + "\n", encoding="utf-8")
+        with tempfile.TemporaryDirectory(prefix=".study.", dir=folder) as scratch:
+            rater = pathlib.Path(scratch, "rater")
+            _write_pictures(rater / "pairs", study, on_progress)
+            _write_forms(rater, study)
+            text = json.dumps(_key(study, record), indent=2, ensure_ascii=False)
+            (folder / "key.json").write_text(text + "\n", encoding="utf-8")
+            rater.rename(folder / "rater")
     except OSError as error:
         raise errors.UserError(
             f"cannot write {error.filename or folder} ({error.strerror}); make room, or"
@@ -185,7 +193,7 @@ def write(
 def _write_pictures(
     folder: pathlib.Path, study: Study, on_progress: Callable[[], None]
 ) -> None:
-    folder.mkdir(parents=True, exist_ok=True)
+    folder.mkdir(parents=True)
     for name, pair in study.pairs.items():
         on_progress()
         for side in SIDES:
@@ -212,8 +220,8 @@ def _write_sheet(path: pathlib.Path, study: str, rows: list[dict[str, str]]) -> 
         writer.writerows({"study": study, **row} for row in rows)
 
 
-def _key(study: Study) -> dict[str, Any]:
-    return {
+def _key(study: Study, record: dict[str, Any]) -> dict[str, Any]:
+    pairs = {
         name: {
             "prompt": pair.prompt,
             **{
@@ -223,6 +231,7 @@ def _key(study: Study) -> dict[str, Any]:
         }
         for name, pair in study.pairs.items()
     }
+    return {"schema": SCHEMA, "study": study.name, **record, "pairs": pairs}
 
 
 def read_key(path: str) -> dict[str, Any]:

@@ -120,6 +120,7 @@ def folders(tmp_path):
 @pytest.fixture
 def study(folders, tmp_path):
     found = pairs.plan(folders)
+    (tmp_path / "study").mkdir()
     pairs.write(tmp_path / "study", found, {"seed": 0})
     return found
 
@@ -174,19 +175,19 @@ def test_a_second_study_never_takes_the_place_of_a_key(study, tmp_path):
         pairs.write(tmp_path / "study", study, {})
 
 
-def test_a_study_cut_off_has_no_key_and_can_be_written_again(folders, tmp_path):
+def test_a_study_cut_off_leaves_nothing_and_can_be_written_again(folders, tmp_path):
     study, calls = pairs.plan(folders), iter(range(2))
 
     def stop():
         if next(calls, None) is None:
             raise KeyboardInterrupt
 
+    (tmp_path / "cut").mkdir()
     with pytest.raises(KeyboardInterrupt):
         pairs.write(tmp_path / "cut", study, {}, stop)
-    assert not (tmp_path / "cut" / "key.json").exists()
-    assert not (tmp_path / "cut" / "rater" / "vote.html").exists()
+    assert not list((tmp_path / "cut").iterdir())
     pairs.write(tmp_path / "cut", study, {})
-    assert (tmp_path / "cut" / "key.json").exists()
+    assert {path.name for path in (tmp_path / "cut").iterdir()} == {"key.json", "rater"}
 
 
 @pytest.mark.parametrize(
@@ -249,7 +250,7 @@ def test_one_folder_given_twice_is_refused():
 def test_a_picture_that_cannot_be_read_is_named(folders, tmp_path):
     (tmp_path / "clip" / "000002.png").write_bytes(b"no picture")
     with pytest.raises(errors.UserError, match=r"000002\.png"):
-        pairs.write(tmp_path / "out", pairs.plan(folders), {})
+        pairs.write(tmp_path, pairs.plan(folders), {})
 
 
 def test_pictures_of_any_size_are_written_as_they_are(tmp_path):
@@ -259,9 +260,9 @@ def test_pictures_of_any_size_are_written_as_they_are(tmp_path):
         )
         for name, px in (("a", 16), ("b", 64))
     }
-    pairs.write(tmp_path / "out", pairs.plan(folders), {})
+    pairs.write(tmp_path, pairs.plan(folders), {})
     sides = [
         np.asarray(Image.open(path)).shape[0]
-        for path in (tmp_path / "out" / "rater" / "pairs").iterdir()
+        for path in (tmp_path / "rater" / "pairs").iterdir()
     ]
     assert sorted(sides) == [16, 64]
