@@ -46,19 +46,23 @@ class Nearest:
         self, directions: Directions, indices: Sequence[int], keys: Sequence[str]
     ) -> None:
         """Takes in some records; of equally near ones the earlier stays first."""
-        count, shape = self.similarity.shape[1], (len(self._samples), len(keys))
+        found = self._samples @ directions.T
+        # After the first few batches hardly any sample finds a nearer one.
+        rows = np.flatnonzero(found.max(axis=1) > self.similarity[:, -1])
+        shape = (len(rows), len(keys))
         new = {
-            "similarity": self._samples @ directions.T,
+            "similarity": found[rows],
             "indices": np.broadcast_to(np.array(indices, np.int64), shape),
             "keys": np.broadcast_to(np.array(keys, object), shape),
         }
         joined = {
-            name: np.concatenate([getattr(self, name), values], axis=1)
+            name: np.concatenate([getattr(self, name)[rows], values], axis=1)
             for name, values in new.items()
         }
+        count = self.similarity.shape[1]
         best = np.argsort(-joined["similarity"], axis=1, kind="stable")[:, :count]
         for name, values in joined.items():
-            setattr(self, name, np.take_along_axis(values, best, axis=1))
+            getattr(self, name)[rows] = np.take_along_axis(values, best, axis=1)
 
 
 class Search(NamedTuple):
