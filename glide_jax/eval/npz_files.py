@@ -40,7 +40,8 @@ class RowReader:
         """Raises UserError where the archive or the array cannot be read."""
         self._path, self._name = path, name
         try:
-            self._file = zipfile.ZipFile(path).open(f"{name}.npy")
+            archive = zipfile.ZipFile(path)
+            self._file = archive.open(f"{name}.npy")
             version = np.lib.format.read_magic(self._file)
             read = {
                 (1, 0): np.lib.format.read_array_header_1_0,

@@ -23,6 +23,7 @@ class Parts:
     """Arrays by the index of the picture they tell of, in the order of the indices.
 
     Attributes:
+        settings: As given.
         next_index: The first picture that nothing is known of.
     """
 
@@ -37,7 +38,7 @@ class Parts:
             UserError: The folder was begun with other settings; the message names the
                 first that differs.
         """
-        self._folder = folder
+        self._folder, self.settings = folder, settings
         folder.mkdir(parents=True, exist_ok=True)
         path = folder / SETTINGS
         if path.exists():

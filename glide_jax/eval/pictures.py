@@ -47,12 +47,14 @@ class Pictures(Protocol):
         count: How many there are.
         px: Their side.
         has_captions: Whether each has one.
+        captions: Those that are known beforehand; of a data source None.
         record: What they are, as JSON values: another record, other pictures.
     """
 
     count: int
     px: int
     has_captions: bool
+    captions: Sequence[str] | None
     record: dict[str, Any]
 
     def read(self, first: int, stop: int) -> Shown: ...
@@ -71,7 +73,7 @@ class Drawn:
         bundles: dict[str, Any],
     ):
         """`options` are those of `Glide.sample`, `bundles` what names the models."""
-        self._models, self._prompts, self._options = models, prompts, dict(options)
+        self._models, self.captions, self._options = models, prompts, dict(options)
         self._first = self._options.pop("first_index", 0)
         self.count, self.px = len(prompts), models.image_px
         self.record = {
@@ -83,7 +85,7 @@ class Drawn:
 
     def read(self, first: int, stop: int) -> Shown:
         """Draws them."""
-        asked = list(self._prompts[first:stop])
+        asked = list(self.captions[first:stop])
         # With several candidates of each, an index for every one of them.
         start = self._first + first * self._options.get("candidates", 1)
         drawn = self._models.sample(asked, first_index=start, **self._options).images
@@ -103,7 +105,7 @@ class Saved:
             )
         self.count, self.px = shape[0], shape[1]
         check_prompts(prompts, self.count, path)
-        self._prompts = prompts
+        self.captions = prompts
         self.has_captions = prompts is not None
         self.record = {
             "images": str(path),
@@ -114,7 +116,7 @@ class Saved:
     def read(self, first: int, stop: int) -> Shown:
         """Reads them."""
         pixels = self._reader.rows(first, stop)
-        asked = None if self._prompts is None else list(self._prompts[first:stop])
+        asked = None if self.captions is None else list(self.captions[first:stop])
         return Shown(_numbers(first, len(pixels)), pixels, asked)
 
 
@@ -134,14 +136,14 @@ class Folder:
                 "some, or a .npz file"
             )
         check_prompts(prompts, len(self._files), folder)
-        self._prompts = found if prompts is None else prompts
-        self.count, self.has_captions = len(self._files), self._prompts is not None
+        self.captions = found if prompts is None else prompts
+        self.count, self.has_captions = len(self._files), self.captions is not None
         self.px = images_lib.read_image(self._files[0]).shape[0]
         names = [path.name for path in self._files]
         self.record = {
             "images": str(folder),
             "files": digest_of(names),
-            "captions": digest_of(self._prompts),
+            "captions": digest_of(self.captions),
         }
 
     def read(self, first: int, stop: int) -> Shown:
@@ -159,14 +161,14 @@ class Folder:
                     f"{path} is {width} x {height}, the first picture {self.px} high; "
                     "all have to be square and of one size"
                 )
-        asked = None if self._prompts is None else list(self._prompts[first:stop])
+        asked = None if self.captions is None else list(self.captions[first:stop])
         return Shown(_numbers(first, len(found)), np.stack(found), asked)
 
 
 class Real:
     """The pictures of a data source in its order: centre crop, never mirrored."""
 
-    has_captions = True
+    has_captions, captions = True, None
 
     def __init__(self, spec: str, px: int, most: int | None = None):
         """The validation split, where there are splits; the first `most` of it.
@@ -197,21 +199,42 @@ class Real:
             found.append(example.caption)
         shape = (-1, self.px, self.px, 3)
         return Shown(
-            np.array(indices, np.int64), np.array(pixels, np.uint8).reshape(shape), found
+            np.array(indices, np.int64),
+            np.array(pixels, np.uint8).reshape(shape),
+            found,
         )
 
 
-def open_saved(spec: str, px: int | None, prompts: Sequence[str] | None) -> Pictures:
-    """What --images names: a .npz file, a folder, or a data source read at `px`.
+def open_saved(
+    spec: str,
+    prompts: Sequence[str] | None,
+    *,
+    px: int | None = None,
+    most: int | None = None,
+) -> Pictures:
+    """What --images names: a .npz file, a folder, or a data source.
+
+    Args:
+        spec: The name.
+        prompts: One for each picture, where they are known.
+        px: The side at which a source is read.
+        most: The most pictures of a source; None: all.
 
     Raises:
-        UserError: None of them; a source without a size, or with prompts of its own.
+        UserError: None of them; a source without `px`, or with prompts; files with
+            `px` or `most`.
     """
+    is_source = spec.partition(":")[0] in {k.partition(":")[0] for k in sources.KINDS}
+    if not is_source and (px or most):
+        raise errors.UserError(
+            f"--images={spec} has pictures of its own size and number; --px and "
+            "--num_images are for data sources, leave them out"
+        )
     if pathlib.Path(spec).is_dir():
         return Folder(spec, prompts)
     if spec.endswith(".npz"):
         return Saved(spec, prompts)
-    if spec.partition(":")[0] not in {k.partition(":")[0] for k in sources.KINDS}:
+    if not is_source:
         raise errors.UserError(
             f"--images={spec} is no .npz file, folder or data source; name one"
         )
@@ -223,11 +246,11 @@ def open_saved(spec: str, px: int | None, prompts: Sequence[str] | None) -> Pict
         raise errors.UserError(
             f"--images={spec} has captions of its own; leave out the prompts"
         )
-    return Real(spec, px)
+    return Real(spec, px, most)
 
 
 def captions_of(spec: str, count: int) -> list[str]:
-    """`count` captions spread over a source's validation split; again where it has less.
+    """`count` captions spread over a source's validation split, which it may repeat.
 
     One that cannot be used is replaced by the next that can.
 
@@ -256,8 +279,8 @@ def check_prompts(
     """Raises UserError unless there is a prompt for each picture, or none at all."""
     if prompts is not None and len(prompts) != count:
         raise errors.UserError(
-            f"{where} holds {count} pictures and there are {len(prompts)} prompts; give "
-            "one for each, in the order of the pictures"
+            f"{where} holds {count} pictures and there are {len(prompts)} prompts; "
+            "give one for each, in the order of the pictures"
         )
 
 

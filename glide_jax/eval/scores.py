@@ -1,8 +1,8 @@
 """How well do pictures fit their captions, by a noised CLIP?
 
-1. Score, 100 cos(picture, caption)                    as GLIDE's figure 6, its CLIP else
-2. Retrieval: of the K captions of a group, is the picture's own the nearest?  GLIDE does
-   not tell it; it is what training a CLIP measures on each batch.
+1. Score, 100 cos(picture, caption), as in GLIDE's figure 6, whose CLIP is another.
+2. Retrieval: of the K captions of a group, is the picture's own the nearest? GLIDE does
+   not tell it; it is what the training of a CLIP measures on each batch.
 
 (2) is asked at timestep 0 and in the middle of each quarter of the noise, for that is
 what guidance asks of the CLIP. Groups go by index, and the noise is keyed by it, so
