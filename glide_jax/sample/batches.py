@@ -63,7 +63,7 @@ def draw_in_batches(
     while start < count:
         wanted = min(batch_size, count - start)
         rows = np.arange(start, start + padded_size(wanted, batch_size, mesh))
-        batch = _place(_take(inputs, np.minimum(rows, count - 1)), mesh)
+        batch = place(_take(inputs, np.minimum(rows, count - 1)), mesh)
         pictures.append(images_lib.to_pixels(draw(batch))[:wanted])
         start += wanted
         if progress is not None:
@@ -84,7 +84,7 @@ def _take(inputs: StageInputs, rows: np.ndarray) -> StageInputs:
     return inputs._replace(**jax.tree.map(lambda leaf: leaf[rows], own))
 
 
-def _place(inputs: StageInputs, mesh: Mesh | None) -> StageInputs:
+def place(inputs: StageInputs, mesh: Mesh | None) -> StageInputs:
     """Each image's arrays spread over the mesh, the rest on every device."""
     if mesh is None:
         return inputs

@@ -221,7 +221,7 @@ def test_a_reference_cut_off_goes_on_and_flags_are_asked_for(
     flags = [f"--source=folder:{world / 'photos'}", "--px=8", "--keep_images"]
     flags += [f"--features=clip:{bundles['clip']}", "--batch_size=9"]
     flags += [f"--output={tmp_path / 'again.npz'}"]
-    look, seen = collecting._look, []
+    look, seen = collecting.look, []
 
     def look_until_stopped(shown, judges):
         seen.extend(shown.indices.tolist())
@@ -229,7 +229,7 @@ def test_a_reference_cut_off_goes_on_and_flags_are_asked_for(
             os.kill(os.getpid(), signal.SIGTERM)
         return look(shown, judges)
 
-    monkeypatch.setattr(collecting, "_look", look_until_stopped)
+    monkeypatch.setattr(collecting, "look", look_until_stopped)
     assert main.run(["evaluate", "reference", *flags]) == 42
     assert main.run(["evaluate", "reference", *flags]) == 0
     assert seen == list(range(24))
