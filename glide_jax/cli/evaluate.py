@@ -12,8 +12,9 @@ Pictures are drawn, or read by --images from a .npz file (arr_0), a folder or a 
 source, and looked at a few at a time; of each only its features are kept. All figures
 are made that the reference, the features, the CLIP and the captions allow, or those of
 --metrics: fid, sfid, kid, precision_recall, inception_score, clip_score (with retrieval
-accuracy). --loss_source adds the base model's validation loss and bits per dimension by
-quarter of the noise. Figures from a CLIP's features are named so: noised_clip_fid.
+accuracy). Figures from a CLIP's features are named so: noised_clip_fid. --loss_source
+adds validation loss and bits per dimension of --base by quarter of the noise; where
+nothing is drawn this may be an upsampler as well.
 
 A signal ends it with exit code 42 after the batch under way; the same command goes on
 from there. Other settings in the same folder are refused, but for what the pictures are
@@ -80,7 +81,7 @@ def define_flags(values: flags.FlagValues) -> None:
         "metrics", [], "figures to make; left out: all that can be", flag_values=values
     )
     add.whole("save_images", "pictures kept in OUTPUT/samples.npz", 0, least=0)
-    add.text("loss_source", "data source of the base model's validation losses")
+    add.text("loss_source", "data source for validation losses of --base")
     add.whole("num_losses", "records of --loss_source that are taken", 1024, least=1)
     add.text("output", "folder for result.json, samples.png and what is kept")
 
@@ -93,7 +94,7 @@ def run(values: flags.FlagValues, arguments: list[str]) -> int:
         told_once(),
         sampling.open_output(values) as output,
     ):
-        models = sampling.load_models(values) if values.base else None
+        models = sampling.load_models(values) if _is_drawing(values) else None
         found, settings = _judge_pictures(values, models, output, poll)
         if values.loss_source:
             metrics, asked = _measure_losses(values, models, output, poll)
@@ -125,7 +126,6 @@ def told_once() -> Iterator[None]:
 def _check_flags(values: flags.FlagValues, arguments: list[str]) -> None:
     if arguments:
         raise UserError(f"{arguments[0]!r} is no flag; see glide evaluate --help")
-    has_captions = bool(values.captions_of or values.prompt_file)
     if values.captions_of and values.prompt_file:
         raise UserError("--captions_of takes the place of --prompt_file; give one")
     if values.images and values.captions_of:
@@ -135,7 +135,7 @@ def _check_flags(values: flags.FlagValues, arguments: list[str]) -> None:
         )
     if values.images and values.base and not values.loss_source:
         raise UserError("--images are drawn already; leave out --base")
-    if values.base and not (has_captions or values.images or values.loss_source):
+    if values.base and not (_is_drawing(values) or values.images or values.loss_source):
         raise UserError(
             "nothing to draw; give --captions_of=SOURCE or --prompt_file=FILE, or "
             "--loss_source for losses alone"
@@ -145,6 +145,11 @@ def _check_flags(values: flags.FlagValues, arguments: list[str]) -> None:
             "--base is missing, e.g. --base=runs/base/bundle; or judge pictures that "
             "lie there by --images"
         )
+
+
+def _is_drawing(values: flags.FlagValues) -> bool:
+    has_captions = bool(values.captions_of or values.prompt_file)
+    return bool(values.base and has_captions and not values.images)
 
 
 def _judge_pictures(
@@ -175,6 +180,7 @@ def _judge_pictures(
         reference,
         has_clip=clip is not None,
         has_captions=shown.has_captions,
+        batch_size=min(values.batch_size, shown.count),
     )
     names = figures.choose(values.metrics, have)
     if not names:
@@ -296,21 +302,27 @@ def make_mesh(fsdp: int = 1) -> Mesh | None:
 
 def _measure_losses(
     values: flags.FlagValues,
-    models: Glide,
+    models: Glide | None,
     output: pathlib.Path,
     poll: stopping.Poll,
 ) -> tuple[dict[str, float], dict[str, Any]]:
-    """Losses of the base model; measured once in a folder."""
+    """Losses of --base, measured once in a folder."""
     from glide_jax import progress
     from glide_jax.data import sources
     from glide_jax.eval import losses
     from glide_jax.sample import restore
 
-    digest = restore.bundle_digest(models.base.folder)[:12]
+    mesh = make_mesh(values.fsdp)
+    model = models.base if models else None
+    # Where nothing is drawn it may be an upsampler as well.
+    model = model or restore.load_bundle(
+        values.base, compute_dtype=values.compute_dtype, mesh=mesh
+    )
     asked = {
         "source": values.loss_source,
         "count": values.num_losses,
-        "bundle": digest,
+        "bundle": restore.bundle_digest(model.folder)[:12],
+        "compute_dtype": model.config.model.compute_dtype,
     }
     path = output / "losses.json"
     if path.exists():
@@ -326,11 +338,11 @@ def _measure_losses(
             poll()
 
         metrics = losses.measure(
-            models.base,
+            model,
             source,
             count,
             batch_size=values.batch_size,
-            mesh=make_mesh(values.fsdp),
+            mesh=mesh,
             on_batch=on_batch,
         )
     path.write_text(json.dumps({"settings": asked, "metrics": metrics}), "utf-8")

@@ -58,7 +58,11 @@ class _Evaluation:
             self._settings.reference, self._extractor, run.config.model.image_px
         )
         have = figures.available(
-            self._extractor, self._reference, has_clip=False, has_captions=False
+            self._extractor,
+            self._reference,
+            has_clip=False,
+            has_captions=False,
+            batch_size=self._settings.batch_size,
         )
         self._names = figures.choose([], have)
         self._source = setup.open_sources(run.config)[1]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import logging
 import os
 import shutil
 import signal
@@ -10,6 +11,7 @@ import signal
 import numpy as np
 import pytest
 
+from glide_jax.cli import evaluate as evaluate_verb
 from glide_jax.cli import main
 from glide_jax.eval import collecting, pictures
 from tests import fake_devices
@@ -70,7 +72,8 @@ def test_a_run_leaves_figures_pictures_and_all_that_repeats_it(
     assert (result["schema"], result["verb"]) == (1, "evaluate")
     assert result["command"].startswith("glide evaluate --")
     assert "--guidance_scale=2" in result["command"]
-    assert settings["pictures"]["guidance_scale"] == 2
+    assert settings["pictures"]["base"]["guidance_scale"] == 2
+    assert settings["pictures"]["base"]["respacing"] == "2"
     assert settings["features"].startswith("noised_clip ")
     assert settings["reference"]["count"] == 24
     assert result["machine"]["platform"] == "cpu"
@@ -104,7 +107,7 @@ def test_real_pictures_against_themselves(evaluate, world, tmp_path):
     assert metrics["noised_clip_precision"] == metrics["noised_clip_recall"] == 1
 
 
-def test_a_signal_ends_it_with_42_and_it_goes_on_from_there(
+def test_a_signal_ends_it_with_42_and_only_the_same_settings_go_on(
     evaluate, tmp_path, monkeypatch, capsys
 ):
     assert evaluate("--batch_size=5", output=tmp_path / "whole") == 0
@@ -129,13 +132,10 @@ def test_a_signal_ends_it_with_42_and_it_goes_on_from_there(
     assert evaluate("--batch_size=2", "--metrics=fid") == 0
     assert drawn == [0, 5]
     assert list(result_of(tmp_path / "out")["metrics"]) == ["noised_clip_fid"]
-
-
-def test_other_settings_in_the_same_folder_are_refused(evaluate, tmp_path, capsys):
-    assert evaluate("--num_images=4", "--seed=1", "--metrics=clip_score") == 0
+    # Pictures of other settings are not mixed with these.
     capsys.readouterr()
-    assert evaluate("--num_images=4", "--seed=2") == 2
-    assert "begun with pictures.seed=1 and this is" in capsys.readouterr().err
+    assert evaluate("--batch_size=5", "--seed=2") == 2
+    assert "begun with pictures.seed=0 and this is" in capsys.readouterr().err
 
 
 def test_losses_are_measured_alone_and_once(
@@ -144,7 +144,7 @@ def test_losses_are_measured_alone_and_once(
     capsys,
     monkeypatch,
 ):
-    flags = ["evaluate", f"--base={bundles['base']}", f"--output={tmp_path}"]
+    flags = ["evaluate", f"--base={bundles['upsampler']}", f"--output={tmp_path}"]
     flags += ["--loss_source=shapes:quickstart", "--num_losses=4"]
     assert main.run(flags) == 0
     result = result_of(tmp_path)
@@ -155,6 +155,21 @@ def test_losses_are_measured_alone_and_once(
 
     monkeypatch.delattr(losses, "measure")
     assert main.run(flags) == 0
+
+
+def test_of_warnings_that_differ_in_details_the_first_is_told(caplog):
+    with evaluate_verb.told_once():
+        for lost in ("a", "b"):
+            logging.warning("%s cuts this prompt; not seen: %r", "base", lost)
+            logging.warning("%s cuts this prompt; not seen: %r", "clip", lost)
+            logging.info("%s is done", lost)
+    told = [record.getMessage() for record in caplog.records]
+    assert [line for line in told if "cuts" in line] == [
+        "base cuts this prompt; not seen: 'a'",
+        "clip cuts this prompt; not seen: 'a'",
+    ]
+    logging.warning("%s cuts this prompt; not seen: %r", "base", "c")
+    assert "not seen: 'c'" in caplog.text
 
 
 def test_flags_that_do_not_fit_together_are_refused_in_a_line(
@@ -249,7 +264,8 @@ def test_eight_devices_find_the_figures_of_one(
         f"""
         import sys
         import jax
-        from glide_jax.cli import main
+        from glide_jax.cli import evaluate as evaluate_verb
+from glide_jax.cli import main
         assert jax.device_count() == 8
         sys.exit(main.run([
             "evaluate",
