@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Callable
 
 import jax
@@ -64,9 +65,14 @@ def make_draw(run: setup.Run, guidance_scale: float, mesh: Mesh | None = None) -
             match_low_res=config.sample.match_low_res,
         ),
     )
+
     # Parameters lie over the devices of all processes, so all of them draw, and each
     # has the picture.
-    draw = jax.jit(program, out_shardings=sharding.replicated(run.mesh))
+    @functools.partial(jax.jit, out_shardings=sharding.replicated(run.mesh))
+    def draw(params, inputs):
+        inputs = inputs if mesh is None else batches.spread(inputs, mesh)
+        return program(params, None, inputs)
+
     empty = stage_inputs.Caption(
         *tokenizers.empty_batch(run.tokenizer, 1, config.model.text_context)
     )
@@ -85,8 +91,7 @@ def make_draw(run: setup.Run, guidance_scale: float, mesh: Mesh | None = None) -
             inpaint_image=batch["image"] if config.model.inpaint else None,
             inpaint_mask=batch.get("inpaint_mask"),
         )
-        inputs = batches.place(stage_inputs.with_array_scalars(inputs), mesh)
-        drawn = draw(params, None, inputs)
+        drawn = draw(params, stage_inputs.with_array_scalars(inputs))
         return images.to_pixels(drawn)
 
     return draw_batch

@@ -63,7 +63,7 @@ def draw_in_batches(
     while start < count:
         wanted = min(batch_size, count - start)
         rows = np.arange(start, start + padded_size(wanted, batch_size, mesh))
-        batch = place(_take(inputs, np.minimum(rows, count - 1)), mesh)
+        batch = _place(_take(inputs, np.minimum(rows, count - 1)), mesh)
         pictures.append(images_lib.to_pixels(draw(batch))[:wanted])
         start += wanted
         if progress is not None:
@@ -84,7 +84,7 @@ def _take(inputs: StageInputs, rows: np.ndarray) -> StageInputs:
     return inputs._replace(**jax.tree.map(lambda leaf: leaf[rows], own))
 
 
-def place(inputs: StageInputs, mesh: Mesh | None) -> StageInputs:
+def _place(inputs: StageInputs, mesh: Mesh | None) -> StageInputs:
     """Each image's arrays spread over the mesh, the rest on every device."""
     if mesh is None:
         return inputs
@@ -93,6 +93,13 @@ def place(inputs: StageInputs, mesh: Mesh | None) -> StageInputs:
     shared = {name: getattr(inputs, name) for name in stage_inputs.SHARED}
     shared = jax.device_put(shared, sharding.replicated(mesh))
     return inputs._replace(**own, **shared)
+
+
+def spread(inputs: StageInputs, mesh: Mesh) -> StageInputs:
+    """Inside a program: each image's arrays over the mesh, of all processes."""
+    own = {name: getattr(inputs, name) for name in _per_image(inputs)}
+    where = sharding.batch_sharding(mesh)
+    return inputs._replace(**jax.lax.with_sharding_constraint(own, where))
 
 
 def _per_image(inputs: StageInputs) -> list[str]:

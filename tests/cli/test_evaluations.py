@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import signal
+import sys
 
 import numpy as np
 import pytest
@@ -13,6 +14,8 @@ from glide_jax import errors, lifecycle, metrics
 from glide_jax.cli import evaluate_hook, main
 from glide_jax.config import resolve
 from glide_jax.train import loop
+from tests import local_processes
+from tests.train import small_runs
 
 
 @pytest.fixture(scope="module")
@@ -98,3 +101,22 @@ def test_a_reference_that_does_not_fit_is_refused_at_the_start(config, tmp_path)
     other = resolve.override(config, {"evaluate.reference": str(odd)})
     with pytest.raises(errors.UserError, match="of 16 px pictures and these are 8 px"):
         train(other, tmp_path / "run")
+
+
+@pytest.mark.slow
+def test_two_processes_find_the_figures_of_one(config, tmp_path):
+    config = resolve.override(config, {"train.num_steps": 1, "evaluate.every_steps": 1})
+    experiment = small_runs.write_experiment(tmp_path / "experiment.py", config)
+    one, two = tmp_path / "one", tmp_path / "two"
+    command = [sys.executable, "-m", "glide_jax.cli.main", "train"]
+    command += [f"--config={experiment}", f"--workdir={two}"]
+    local_processes.run(tmp_path / "logs", command, processes=2, devices=2)
+    assert train(config, one) == lifecycle.ExitCode.OK
+    pictures = [
+        np.asarray(Image.open(folder / "evaluations" / "00000001.png"), np.int32)
+        for folder in (one, two)
+    ]
+    # A value near the middle of two levels may be rounded to either.
+    assert np.abs(pictures[0] - pictures[1]).max() <= 1
+    # Which moves the features of six pictures a little.
+    assert evaluations(two)[1] == pytest.approx(evaluations(one)[1], rel=1e-2, abs=1e-3)
