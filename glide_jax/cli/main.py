@@ -42,6 +42,9 @@ VERBS = {
     "evaluate": "FID, precision, CLIP score, losses: of models or of pictures",
     "evaluate reference": "the real pictures that samples are compared with",
     "verify": "check a workdir or a bundle against what was written",
+    "evaluate elo": "ratings of models from votes on their pictures",
+    "evaluate pairs": "blinded pairs of pictures, and a page to vote on them",
+    "evaluate neighbours": "the training pictures nearest to samples",
     "benchmark": "sample | train: how fast this machine draws, or makes a step",
     "flags": "the compiler flags of a chip, for a shell to set",
     "data": "build | tokenizer | emoji: prepare a data set",
@@ -60,6 +63,8 @@ def run(argv: list[str]) -> int:
         print(_usage())
         return lifecycle.ExitCode.OK if argv else lifecycle.ExitCode.USER_ERROR
     verb, *rest = argv
+    if rest and f"{verb} {rest[0]}" in VERBS:
+        verb = f"{verb} {rest.pop(0)}"
     if verb not in VERBS:
         print(
             f"glide: {verb!r} is not a verb; use one of {', '.join(VERBS)}",
@@ -72,12 +77,10 @@ def run(argv: list[str]) -> int:
         stream=sys.stderr,
     )
     # Orbax and absl tell of every file they touch.
-    for noisy in ("absl", "orbax", "jax", "etils", "tensorstore"):
+    for noisy in ("absl", "orbax", "jax", "etils", "tensorstore", "matplotlib"):
         logging.getLogger(noisy).setLevel(logging.ERROR)
     # And of a write that fails, each a page long; checkpoint/ tells it in one line.
     logging.getLogger("absl").setLevel(logging.CRITICAL)
-    if rest and f"{verb} {rest[0]}" in VERBS:
-        verb = f"{verb} {rest.pop(0)}"
     module = importlib.import_module(f"glide_jax.cli.{verb.replace(' ', '_')}")
     values = flags.FlagValues()
     try:
