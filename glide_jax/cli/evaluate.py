@@ -42,18 +42,12 @@ from typing import TYPE_CHECKING, Any
 
 from absl import flags
 
-from glide_jax.cli import define, sampling, stopping
+from glide_jax.cli import define, evaluate_inputs, sampling, stopping
 from glide_jax.errors import UserError
 
 if TYPE_CHECKING:
-    from jax.sharding import Mesh
-
     from glide_jax.eval import collecting, figures, parts, pictures, references
     from glide_jax.sample.cascade import Glide
-
-NUM_IMAGES = 1000
-# Classes of a CLIP's Inception Score: distinct captions, no more.
-MAX_CLASSES = 1000
 
 
 def define_flags(values: flags.FlagValues) -> None:
@@ -65,7 +59,8 @@ def define_flags(values: flags.FlagValues) -> None:
     meaning = "draw the captions of a data source's validation split, spread over it"
     add.text("captions_of", meaning)
     add.text("prompt_file", "instead: a UTF-8 file with a caption a line, in turn")
-    meaning = f"pictures drawn in all, {NUM_IMAGES} if left out; taken of a source, all"
+    meaning = f"pictures drawn in all, {evaluate_inputs.NUM_IMAGES} if left out; "
+    meaning += "of --images=SOURCE: taken of it, all if left out"
     add.whole("num_images", meaning, least=2)
     add.whole("candidates", "drawn of each picture, of which the CLIP keeps one", 1)
     add.whole("seed", "another number gives other pictures", 0)
@@ -94,7 +89,8 @@ def run(values: flags.FlagValues, arguments: list[str]) -> int:
         told_once(),
         sampling.open_output(values) as output,
     ):
-        models = sampling.load_models(values) if _is_drawing(values) else None
+        is_drawing = evaluate_inputs.is_drawing(values)
+        models = sampling.load_models(values) if is_drawing else None
         found, settings = _judge_pictures(values, models, output, poll)
         if values.loss_source:
             metrics, asked = _measure_losses(values, models, output, poll)
@@ -135,7 +131,9 @@ def _check_flags(values: flags.FlagValues, arguments: list[str]) -> None:
         )
     if values.images and values.base and not values.loss_source:
         raise UserError("--images are drawn already; leave out --base")
-    if values.base and not (_is_drawing(values) or values.images or values.loss_source):
+    if values.base and not (
+        evaluate_inputs.is_drawing(values) or values.images or values.loss_source
+    ):
         raise UserError(
             "nothing to draw; give --captions_of=SOURCE or --prompt_file=FILE, or "
             "--loss_source for losses alone"
@@ -145,11 +143,6 @@ def _check_flags(values: flags.FlagValues, arguments: list[str]) -> None:
             "--base is missing, e.g. --base=runs/base/bundle; or judge pictures that "
             "lie there by --images"
         )
-
-
-def _is_drawing(values: flags.FlagValues) -> bool:
-    has_captions = bool(values.captions_of or values.prompt_file)
-    return bool(values.base and has_captions and not values.images)
 
 
 def _judge_pictures(
@@ -163,18 +156,18 @@ def _judge_pictures(
     from glide_jax.eval import features as features_lib
     from glide_jax.sample import restore
 
-    shown = _open_pictures(values, models)
+    shown = evaluate_inputs.open_pictures(values, models)
     if shown is None:
         return figures.Found({}, []), {}
-    mesh = make_mesh(values.fsdp)
-    classes = _classes(values, shown)
+    mesh = evaluate_inputs.make_mesh(values.fsdp)
+    classes = evaluate_inputs.classes_of(values, shown)
     extractor = clip = None
     if values.features:
         extractor = features_lib.load(values.features, mesh=mesh, classes=classes)
-    if shown.has_captions and (bundle := _judge_bundle(values)):
+    if shown.has_captions and (bundle := evaluate_inputs.judge_bundle(values)):
         model = restore.load_bundle(bundle, compute_dtype="float32", mesh=mesh)
         clip = scores.ClipJudge(model, mesh=mesh)
-    reference = _reference(values, extractor, shown.px)
+    reference = evaluate_inputs.open_reference(values, extractor, shown.px)
     have = figures.available(
         extractor,
         reference,
@@ -237,69 +230,6 @@ def _watched(
         )
 
 
-def _open_pictures(
-    values: flags.FlagValues, models: Glide | None
-) -> pictures.Pictures | None:
-    """Those of --images, or those to be drawn; None where there are neither."""
-    from glide_jax.eval import pictures
-
-    prompts = None
-    if values.prompt_file:
-        prompts = sampling.read_lines(values.prompt_file)
-    if values.images:
-        return pictures.open_saved(
-            values.images, prompts, px=values.px, most=values.num_images
-        )
-    count = values.num_images or NUM_IMAGES
-    if values.captions_of:
-        prompts = pictures.captions_of(values.captions_of, count)
-    elif prompts is None:
-        return None
-    prompts = [prompts[i % len(prompts)] for i in range(count)]
-    bundles = {
-        name: found["digest"][:12]
-        for name, found in sampling.name_bundles(models).items()
-    }
-    return pictures.Drawn(models, prompts, sampling.read_options(values), bundles)
-
-
-def _reference(values, extractor, px: int) -> references.Reference | None:
-    from glide_jax.eval import references
-
-    if not values.reference:
-        return None
-    if extractor is None:
-        raise UserError(
-            f"--reference={values.reference} is compared by features; give --features"
-        )
-    return references.read(values.reference, extractor, px)
-
-
-def _classes(values: flags.FlagValues, shown: pictures.Pictures) -> list[str]:
-    """Of a CLIP's Inception Score: the distinct captions, unless there is but one."""
-    if not (values.features or "").startswith("clip:"):
-        return []
-    found = sorted(set(shown.captions or []))[:MAX_CLASSES]
-    return found if len(found) > 1 else []
-
-
-def _judge_bundle(values: flags.FlagValues) -> str | None:
-    kind, _, place = (values.features or "").partition(":")
-    return values.judge or (place if kind == "clip" else None) or values.clip
-
-
-def make_mesh(fsdp: int = 1) -> Mesh | None:
-    """All devices of this machine, as `Glide.load` takes them."""
-    import jax
-
-    from glide_jax.config import defaults
-    from glide_jax.parallel import mesh as meshes
-
-    if jax.device_count() == 1:
-        return None
-    return meshes.make_mesh(defaults.MeshConfig(data=-1, fsdp=fsdp))
-
-
 def _measure_losses(
     values: flags.FlagValues,
     models: Glide | None,
@@ -312,7 +242,7 @@ def _measure_losses(
     from glide_jax.eval import losses
     from glide_jax.sample import restore
 
-    mesh = make_mesh(values.fsdp)
+    mesh = evaluate_inputs.make_mesh(values.fsdp)
     model = models.base if models else None
     # Where nothing is drawn it may be an upsampler as well.
     model = model or restore.load_bundle(
@@ -345,7 +275,9 @@ def _measure_losses(
             mesh=mesh,
             on_batch=on_batch,
         )
-    path.write_text(json.dumps({"settings": asked, "metrics": metrics}), "utf-8")
+    scratch = output / ".losses.json.tmp"
+    scratch.write_text(json.dumps({"settings": asked, "metrics": metrics}), "utf-8")
+    scratch.replace(path)
     return metrics, asked
 
 
