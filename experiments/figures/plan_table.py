@@ -150,12 +150,12 @@ The formula has each device hold the activations of its own examples, which the 
 sees to by pinning them within its blocks; before it did, the compiler cut them by
 channels as the kernels are cut, and the base's step on v5p took 83.3 GiB. Beside the
 compiler the formula is {differences}.
-Two things it knows only from reading the compiler's programs for v5p (plan/activations.py): how
-weight gradients wait, and how the upsampler's step under `none` keeps float32 copies
-inside every norm where a device has few pictures (28.0 GiB; formula 29.9), which is why
-the upsampler is trained with `dots`. A small U-Net of two levels, 256 and 128 pixels,
-was not treated so and took 15.5 GiB where the formula says 22.3: where a row has no
-compiler's figure, leave it room.
+Two things it knows only from reading the compiler's programs for v5p
+(plan/activations.py): how weight gradients wait, and how the upsampler's step under
+`none` keeps float32 copies inside every norm where a device has few pictures (28.0 GiB;
+formula 29.9), which is why the upsampler is trained with `dots`. A small U-Net of two
+levels, 256 and 128 pixels, was not treated so and took 15.5 GiB where the formula says
+22.3: where a row has no compiler's figure, leave it room.
 
 The commands, in the table's order:
 
