@@ -17,6 +17,7 @@ from typing import Any
 import jax
 
 from glide_jax.checkpoint import folders, manifest, peers, proving, writing
+from glide_jax.checkpoint import items as stored_items
 from glide_jax.config.defaults import CheckpointConfig
 from glide_jax.errors import NoCheckpointError, UserError
 
@@ -271,7 +272,7 @@ def _check_items(items: Mapping[str, Any]) -> None:
     for name in (proving.META, manifest.NAME):
         if name in items:
             raise ValueError(f"an item may not be named {name}")
-    for path, leaf in proving.leaves_by_path(dict(items)).items():
+    for path, leaf in stored_items.leaves_by_path(dict(items)).items():
         if jax.dtypes.issubdtype(leaf.dtype, jax.dtypes.prng_key):
             # Keys are functions of (seed, step): a stored one would be a second
             # truth, and its layout depends on the PRNG implementation.

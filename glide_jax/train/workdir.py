@@ -52,8 +52,12 @@ IDENTITY = (
     "optim.moments_dtype",
     "ema.decays",
 )
-# The optimizer has one part more while these are above 0; their size may change.
-SWITCHES = ("grad_clip_norm", "weight_decay")
+# Those of them that decide which arrays there are. No checkpoint of one run can be read
+# into another's, whatever is allowed.
+_SHAPING = ("model.", "optim.name", "ema.decays")
+_NOT_SHAPING = ("model.dropout_prob", "model.compute_dtype")
+# With timesteps sampled by loss_second_moment, whose history is an array, these too.
+_SHAPING_HISTORY = ("train.timestep_sampling", "diffusion.num_timesteps")
 # NFS lets a client believe for so long that what was not there is not there.
 SEEN_WITHIN_SECS = 60
 # What the system says where a file cannot grow.
@@ -131,29 +135,47 @@ def check_continues(
     """
     stored = load_config(workdir)
     differences = resolve.differences(stored, config)
-    changed = [line for line in differences if _is_identity(line, config)]
-    for name in SWITCHES:
-        before, after = getattr(stored.optim, name), getattr(config.optim, name)
-        if (before > 0) != (after > 0):
-            changed.append(f"optim.{name}: {before} -> {after}")
-    changed = [line for line in changed if not _is_allowed(line, allow_change)]
+    changed = [
+        line
+        for line in differing(stored, config)
+        if not _is_allowed(line, allow_change)
+    ]
     if changed:
         keys = ",".join(line.partition(":")[0] for line in changed)
+        remedy = "a new folder, or the settings it was made with"
+        if not any(_is_shaping(line, config) for line in changed):
+            remedy += f", or --allow_change={keys}"
         raise UserError(
-            f"--workdir={workdir} holds another run: {'; '.join(changed)}; use a new "
-            f"folder, or the settings it was made with, or --allow_change={keys}"
+            f"--workdir={workdir} holds another run: {'; '.join(changed)}; use {remedy}"
         )
     if differences:
         logging.info("settings changed since the last start: %s", differences)
+
+
+def differing(before: Config, after: Config) -> list[str]:
+    """Differences, a line for each, that make another run of one."""
+    lines = resolve.differences(before, after)
+    return [line for line in lines if _is_identity(line, after)]
 
 
 def _is_identity(difference: str, config: Config) -> bool:
     path = difference.partition(":")[0]
     if path == "data.tokenizer" and not config.data.tokenizer:
         return False  # none is asked for, so the run goes on with its own
+    return _is_among(path, IDENTITY)
+
+
+def _is_shaping(difference: str, config: Config) -> bool:
+    """Whether the checkpoints hold other arrays than `config` needs."""
+    path = difference.partition(":")[0]
+    has_history = config.train.timestep_sampling == "loss_second_moment"
+    is_model = _is_among(path, _SHAPING) and path not in _NOT_SHAPING
+    return is_model or (has_history and path in _SHAPING_HISTORY)
+
+
+def _is_among(path: str, names: Collection[str]) -> bool:
     return any(
-        path.startswith(name) if name.endswith(".") else path == name
-        for name in IDENTITY
+        path.startswith(name) if name.endswith(".") else path == name for name in names
     )
 
 

@@ -15,6 +15,7 @@ from glide_jax import errors
 from glide_jax.checkpoint import manifest, store
 from glide_jax.config import defaults
 from glide_jax.errors import UserError
+from glide_jax.train import optimizer
 from tests import fake_devices
 
 
@@ -89,6 +90,32 @@ def test_a_different_tree_names_the_first_path_and_both_shapes(folder):
         rule = r"params/norm/bias: .* has shape \(3,\), this model needs nothing"
         with pytest.raises(UserError, match=rule):
             reader.restore(30, lacking)
+
+
+@pytest.mark.parametrize("stored", [(0.0, 0.0), (1.0, 0.1)], ids=["plain", "both"])
+@pytest.mark.parametrize("wanted", [(0.0, 0.0), (1.0, 0.1)], ids=["plain", "both"])
+@pytest.mark.parametrize("name", ["adamw", "adafactor"])
+def test_parts_of_an_optimizer_that_hold_no_arrays_may_come_and_go(
+    tmp_path, name, stored, wanted
+):
+    params = {"conv": {"kernel": jnp.ones((2, 3)), "bias": jnp.ones(3)}}
+
+    def init(grad_clip_norm, weight_decay):
+        config = defaults.OptimConfig(
+            name=name, grad_clip_norm=grad_clip_norm, weight_decay=weight_decay
+        )
+        return optimizer.make_optimizer(config).init(params)
+
+    def numbered(state):
+        leaves, treedef = jax.tree.flatten(state)
+        return treedef.unflatten([x + i for i, x in enumerate(leaves)])
+
+    with store.CheckpointStore(tmp_path) as states:
+        states.save(1, {"opt_state": numbered(init(*stored))}, {})
+        states.wait()
+        expected = numbered(init(*wanted))
+        restored = states.restore_newest(abstract({"opt_state": expected}))
+        assert_trees_equal(restored.items["opt_state"], expected)
 
 
 def test_a_step_or_item_that_is_not_there_names_those_that_are(folder):

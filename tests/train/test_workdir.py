@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import errno
 import os
+import shutil
 
 import pytest
 
@@ -11,6 +12,7 @@ from glide_jax.config import resolve
 from glide_jax.errors import UserError
 from glide_jax.train import loop, setup
 from glide_jax.train import workdir as workdirs
+from tests.train import small_runs
 from tests.train.small_runs import CLIP
 
 
@@ -40,8 +42,6 @@ def test_the_settings_come_back(folder, make_config):
         ({"train.init_from": "elsewhere"}, "init_from:  -> elsewhere"),
         ({"train.loss_type": "mse"}, "loss_type: hybrid -> mse"),
         ({"data.tokenizer": "gpt2"}, "data.tokenizer"),
-        ({"optim.grad_clip_norm": 1.0}, "grad_clip_norm: 0.0 -> 1.0"),
-        ({"optim.weight_decay": 0.1}, "weight_decay: 0.0 -> 0.1"),
     ],
 )
 def test_a_change_of_what_is_trained_is_refused_and_named(
@@ -51,14 +51,67 @@ def test_a_change_of_what_is_trained_is_refused_and_named(
         workdirs.check_continues(folder, make_config(changes=changes))
 
 
-@pytest.mark.parametrize("allowed", [["model.text_layers", "seed"], ["model", "seed"]])
+@pytest.mark.parametrize("allowed", [["model.dropout_prob", "seed"], ["model", "seed"]])
 def test_what_may_change_when_told_so_may_and_nothing_else(
     folder, make_config, allowed
 ):
-    changed = make_config(changes={"model.text_layers": 2, "seed": 5})
+    changed = make_config(changes={"model.dropout_prob": 0.5, "seed": 5})
     workdirs.check_continues(folder, changed, allowed)
     with pytest.raises(UserError, match=r"seed: 0 -> 5; use .*--allow_change=seed$"):
         workdirs.check_continues(folder, changed, allowed[:1])
+
+
+# A change of each setting that says which run it is, and of those beside them.
+CHANGES = {
+    "seed": 1,
+    "model.text_layers": 2,
+    "model.compute_dtype": "bfloat16",
+    "data.sources": ("shapes:full",),
+    "data.tokenizer": "byte",
+    "train.global_batch_size": 8,
+    "train.init_from": "elsewhere",
+    "optim.name": "lion",
+    "optim.moments_dtype": "bfloat16",
+    "optim.weight_decay": 0.1,
+    "optim.grad_clip_norm": 1.0,
+    "ema.decays": (0.9,),
+}
+
+
+@pytest.fixture(scope="module")
+def begun(tokenizer_folder, tmp_path_factory):
+    """A run of one step, to go on from."""
+    workdir = tmp_path_factory.mktemp("begun") / "run"
+    run, state = setup.prepare(small_runs.make_config(tokenizer_folder, CLIP), workdir)
+    loop.save(run, state, 1, {})
+    run.checkpoints.close()
+    return workdir
+
+
+@pytest.mark.parametrize("name", CHANGES)
+def test_a_change_that_is_offered_to_be_allowed_can_be_gone_on_with(
+    begun, make_config, tmp_path, name
+):
+    workdir = shutil.copytree(begun, tmp_path / "run")
+    changed = make_config(CLIP, {name: CHANGES[name]})
+
+    def go_on(*allowed):
+        run, _ = setup.prepare(changed, workdir, allow_change=allowed)
+        run.checkpoints.close()
+
+    if not workdirs.differing(make_config(CLIP), changed):
+        go_on()
+        return
+    with pytest.raises(UserError, match="holds another run") as refused:
+        go_on()
+    offered = str(refused.value).partition("--allow_change=")[2]
+    if offered:
+        go_on(*offered.split(","))
+        return
+    with pytest.raises(UserError, match="use the configuration that") as error:
+        go_on(name)
+    assert error.value.exit_code == 2
+    assert "\n" not in str(error.value)
 
 
 def test_a_model_of_another_family_is_refused(folder, make_config):
@@ -71,6 +124,7 @@ def test_a_model_of_another_family_is_refused(folder, make_config):
     [
         {"train.num_steps": 9},
         {"optim.learning_rate": 1e-5},
+        {"optim.grad_clip_norm": 1.0, "optim.weight_decay": 0.1},
         {"log.every_steps": 7, "checkpoint.every_steps": 3},
         {"data.max_bad_frac": 0.5, "data.num_threads": 3, "data.prefetch_batches": 1},
         {"sample.guidance_scale": 5.0, "data.validation_sources": ("shapes:full",)},
