@@ -81,9 +81,11 @@ def delete_after(directory: pathlib.Path, step: int) -> None:
             delete(directory, later)
 
 
-def delete_unwanted(directory: pathlib.Path, policy: CheckpointConfig) -> None:
-    """Removes what the policy does not keep."""
-    for step in retention.to_delete(_records(directory), policy):
+def delete_unwanted(
+    directory: pathlib.Path, policy: CheckpointConfig, bad_from: int | None = None
+) -> None:
+    """Removes what the policy does not keep; see `retention.to_delete`."""
+    for step in retention.to_delete(_records(directory), policy, bad_from):
         delete(directory, step)
 
 

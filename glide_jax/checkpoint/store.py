@@ -62,6 +62,8 @@ class CheckpointStore:
         items: Mapping[str, Any],
         meta: Mapping[str, Any],
         metrics: Mapping[str, float] | None = None,
+        *,
+        bad_from: int | None = None,
     ) -> bool:
         """Begins to write the state of `step`; False if it is stored, or cannot be.
 
@@ -75,6 +77,7 @@ class CheckpointStore:
           items: names to pytrees of arrays.
           meta: JSON.
           metrics: what the policy may keep the step for.
+          bad_from: the newest step before this one is kept, whatever the policy says.
         """
         self.settle()
         if step in self._stored:
@@ -87,6 +90,7 @@ class CheckpointStore:
             meta=meta,
             metrics={name: float(value) for name, value in (metrics or {}).items()},
             policy=self._policy,
+            bad_from=bad_from,
             damaged=frozenset(self._damaged),
         )
         self._prover.forget([step])

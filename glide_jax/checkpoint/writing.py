@@ -37,6 +37,7 @@ class Write:
         meta: Mapping[str, Any],
         metrics: Mapping[str, float],
         policy: CheckpointConfig | None,
+        bad_from: int | None = None,
         damaged: frozenset[int] = frozenset(),
     ) -> None:
         self.step = step
@@ -44,7 +45,7 @@ class Write:
         self._folder = folders.unfinished(directory, step)
         self._peers = talk
         self._meta, self._metrics = dict(meta), dict(metrics)
-        self._policy, self._damaged = policy, damaged
+        self._policy, self._bad_from, self._damaged = policy, bad_from, damaged
 
     def start(self, state: Mapping[str, Any]) -> str:
         """Copies the items off the devices and begins to write them."""
@@ -121,7 +122,7 @@ class Write:
             if step != self.step:
                 folders.delete(self._directory, step)
         if self._policy is not None:
-            folders.delete_unwanted(self._directory, self._policy)
+            folders.delete_unwanted(self._directory, self._policy, self._bad_from)
 
     def _by_first(self, action: Callable[[], None]) -> str:
         """Does it on the first process; all return its reason for failing, or ""."""

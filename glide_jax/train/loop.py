@@ -191,7 +191,10 @@ class Loop:
         }
         best = self.run.config.checkpoint.best_metric
         row = self.writer.row(step) if self.run.config.checkpoint.keep_best else {}
-        save(self.run, state, step, counts, {n: v for n, v in row.items() if n == best})
+        judged = {name: value for name, value in row.items() if name == best}
+        # Of a streak of skipped updates the end is not known, but whereto it goes back.
+        skipped = self.window.skipped
+        save(self.run, state, step, counts, judged, skipped[0] if skipped else None)
 
     def save_what_is_done(
         self, state: states.TrainState, step: int, batches: pipeline.Batches
@@ -224,10 +227,12 @@ def save(
     step: int,
     counts: Mapping[str, Any],
     judged: Mapping[str, float] | None = None,
+    bad_from: int | None = None,
 ) -> None:
     """Writes a checkpoint: state, what is counted between rows, digests of the rest.
 
-    What is `judged` says how good it is, for checkpoint.keep_best.
+    What is `judged` says how good it is, for checkpoint.keep_best; the newest before
+    `bad_from` is kept.
     """
     meta = {
         "config_digest": resolve.digest(run.config),
@@ -235,7 +240,8 @@ def save(
         "records": run.num_records,
         **counts,
     }
-    run.checkpoints.save(step, states.to_items(state), meta, judged or {})
+    items = states.to_items(state)
+    run.checkpoints.save(step, items, meta, judged or {}, bad_from=bad_from)
 
 
 def make_on_skipped(writer: metrics.MetricsWriter) -> windows.OnSkipped:

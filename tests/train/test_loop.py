@@ -271,7 +271,6 @@ def test_a_run_that_goes_back_too_often_has_diverged(make_config, tmp_path):
         "train.max_rewinds": 2,
         "log.every_steps": 10,
         "checkpoint.every_steps": 1,
-        "checkpoint.keep": 100,
     }
     with pytest.raises(DivergedError, match="after going back") as error:
         loop.train(make_config(CLIP, changes), tmp_path)
@@ -297,8 +296,8 @@ def test_a_run_goes_back_and_past_the_batches_that_led_astray(
     changes = {
         "train.num_steps": 12,
         "train.max_skipped_in_a_row": 3,
-        "checkpoint.every_steps": 2,
-        "checkpoint.keep": 100,
+        "checkpoint.every_steps": 1,
+        "checkpoint.keep": 1,
     }
     config = make_config(CLIP, changes)
 
