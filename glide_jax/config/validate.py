@@ -268,7 +268,14 @@ def _check_train(train: defaults.TrainConfig) -> None:
     _at_least("train", train, 1, ["num_steps", "global_batch_size", "microbatches"])
     _at_least("train", train, 0, ["timestep_power", "init_log2_loss_scale"])
     _at_least("train", train, 0, ["min_log2_loss_scale", "max_rewinds"])
-    _at_least("train", train, 0, ["check_replicas_every_steps", "stall_secs"])
+    _at_least("train", train, 0, ["check_replicas_every_steps"])
+    _require(
+        train.stall_secs == 0 or train.stall_secs >= 10,
+        "train.stall_secs",
+        train.stall_secs,
+        "would end a run in the midst of a slow step, again and again",
+        "use 10 or more, far longer than compiling takes, or 0 for never",
+    )
     _at_least("train", train, 1, ["max_skipped_in_a_row", "grace_secs"])
     _require(
         train.skip_loss_above == 0 or train.skip_loss_above > 1,

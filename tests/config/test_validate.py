@@ -69,6 +69,7 @@ BROKEN = [
     ({"train.remat": ()}, "has 0 policies"),
     ({"train.remat_text": "all"}, "train.remat_text='all'"),
     ({"train.min_log2_loss_scale": -1.0}, "train.min_log2_loss_scale"),
+    ({"train.stall_secs": 0.01}, "train.stall_secs=0.01"),
     ({"optim.name": "sgd"}, "use adamw, adafactor, lion"),
     ({"optim.moments_dtype": "float16"}, "use float32, bfloat16"),
     ({"ema.every_steps": 0}, "ema.every_steps=0"),
