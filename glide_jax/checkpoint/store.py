@@ -144,7 +144,12 @@ class CheckpointStore:
         return max(self.steps(), default=None)
 
     def is_empty(self) -> bool:
-        """True if no step was ever committed here, so that a start is a fresh one."""
+        """True if no step was ever committed here, so that a start is a fresh one.
+
+        Raises:
+          NoCheckpointError: there may be states where nothing can be seen.
+        """
+        folders.check_reachable(self.directory)
         return not self._prover.list_steps()
 
     def newest(self) -> tuple[int, dict[str, Any]] | None:

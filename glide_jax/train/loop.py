@@ -22,11 +22,10 @@ from glide_jax.train import clock as clocks
 from glide_jax.train import looks as looking
 from glide_jax.train import state as states
 from glide_jax.train import window as windows
+from glide_jax.train import workdir as workdirs
 
 # Updates skipped one after the other that tell, at its end, that a run came to nothing.
 MAX_SKIPPED_AT_END = 10
-# Checkpoints in a row that cannot be written and end a run, which would lose its work.
-MAX_FAILED_WRITES = 3
 
 
 def train(
@@ -173,8 +172,11 @@ class Loop:
         One that cannot be is told of at once, and tried again when the next is due.
         """
         failure = self.run.checkpoints.poll()
-        if failure and self.run.checkpoints.failures_in_a_row >= MAX_FAILED_WRITES:
-            before = MAX_FAILED_WRITES - 1
+        if (
+            failure
+            and self.run.checkpoints.failures_in_a_row >= workdirs.MAX_FAILED_WRITES
+        ):
+            before = workdirs.MAX_FAILED_WRITES - 1
             raise UserError(f"{failure} (and so did the {before} before it)")
 
     def count_bad(self, batches: pipeline.Batches) -> dict[str, int]:

@@ -21,10 +21,11 @@ from collections.abc import Collection, Iterator
 
 import jax
 
+from glide_jax import metrics
 from glide_jax.checkpoint import manifest
 from glide_jax.config import resolve
 from glide_jax.config.defaults import Config
-from glide_jax.errors import UserError
+from glide_jax.errors import NoCheckpointError, UserError
 from glide_jax.parallel import distributed
 from glide_jax.text import tokenizers
 
@@ -58,6 +59,8 @@ _SHAPING = ("model.", "optim.name", "ema.decays")
 _NOT_SHAPING = ("model.dropout_prob", "model.compute_dtype")
 # With timesteps sampled by loss_second_moment, whose history is an array, these too.
 _SHAPING_HISTORY = ("train.timestep_sampling", "diffusion.num_timesteps")
+# Checkpoints in a row that cannot be written and end a run, which would lose its work.
+MAX_FAILED_WRITES = 3
 # NFS lets a client believe for so long that what was not there is not there.
 SEEN_WITHIN_SECS = 60
 # What the system says where a file cannot grow.
@@ -123,6 +126,25 @@ def _comes_to_hold(path: pathlib.Path, text: str) -> bool:
             return False
         time.sleep(1)
     return True
+
+
+def check_begins(workdir: pathlib.Path, config: Config) -> None:
+    """Raises NoCheckpointError where a run has been whose checkpoints are gone.
+
+    Its metrics tell of more steps than any run makes without a checkpoint.
+    """
+    path = workdir / "metrics.jsonl"
+    rows = metrics.read_metrics(path) if path.exists() else []
+    made = max((row["step"] for row in rows), default=0)
+    stored = load_config(workdir) if (workdir / "config.json").exists() else config
+    # The folder is made by the first save, and is there although all have failed.
+    failed = MAX_FAILED_WRITES if checkpoints(workdir).exists() else 0
+    if made > (failed + 1) * stored.checkpoint.every_steps:
+        raise NoCheckpointError(
+            f"{path} tells of step {made}, and {checkpoints(workdir)} holds no "
+            "checkpoint: mount its disk, or put them back, or start anew with another "
+            "--workdir"
+        )
 
 
 def check_continues(

@@ -9,7 +9,7 @@ import shutil
 import pytest
 
 from glide_jax.config import resolve
-from glide_jax.errors import UserError
+from glide_jax.errors import NoCheckpointError, UserError
 from glide_jax.train import loop, setup
 from glide_jax.train import workdir as workdirs
 from tests.train import small_runs
@@ -214,3 +214,56 @@ def test_a_start_after_a_checkpoint_does_not_write_its_tokenizer_again(
     assert before
     setup.prepare(config, tmp_path)
     assert stamps() == before
+
+
+def hide_in_a_link(path):
+    """Leaves what a disk that is not mounted leaves: a link to nowhere."""
+    path.rename(path.with_name(f"{path.name}_elsewhere"))
+    path.symlink_to(path.with_name("not_mounted"))
+
+
+def remove(path):
+    shutil.rmtree(path)
+
+
+def empty(path):
+    shutil.rmtree(path)
+    path.mkdir()
+
+
+def replace_by_a_file(path):
+    shutil.rmtree(path)
+    path.write_text("")
+
+
+@pytest.mark.parametrize("name", ["checkpoints", "checkpoints/1"])
+@pytest.mark.parametrize("lose", [hide_in_a_link, remove, empty, replace_by_a_file])
+def test_a_run_whose_checkpoints_cannot_be_seen_does_not_start_over(
+    begun, make_config, tmp_path, name, lose
+):
+    workdir = shutil.copytree(begun, tmp_path / "run")
+    lose(workdir / name)
+    config = make_config(CLIP, {"checkpoint.every_steps": 1})
+    workdirs.save_config(workdir, config)
+    rows = "".join(f'{{"step": {step}}}\n' for step in range(1, 6))
+    (workdir / "metrics.jsonl").write_text(rows)
+    with pytest.raises(NoCheckpointError, match="put") as error:
+        loop.train(config, workdir)
+    assert "\n" not in str(error.value)
+    assert (workdir / "metrics.jsonl").read_text() == rows
+
+
+def test_a_run_that_was_killed_before_its_first_checkpoint_begins_again(
+    make_config, tmp_path
+):
+    config = make_config(CLIP, {"checkpoint.every_steps": 2})
+    workdirs.save_config(tmp_path, config)
+    (tmp_path / "metrics.jsonl").write_text('{"step": 1}\n{"step": 2}\n')
+    workdirs.check_begins(tmp_path, config)
+    with (tmp_path / "metrics.jsonl").open("a") as file:
+        file.write('{"step": 3}\n')
+    with pytest.raises(NoCheckpointError, match="tells of step 3"):
+        workdirs.check_begins(tmp_path, config)
+    # Its first saves have failed, and left the folder that they made.
+    (tmp_path / "checkpoints").mkdir()
+    workdirs.check_begins(tmp_path, config)
