@@ -10,10 +10,6 @@ from glide_jax import lifecycle
 Poll = Callable[[], None]
 
 
-class StoppedError(Exception):
-    """Leads out of the work when a signal has come; `glide` ends with its line."""
-
-
 @contextlib.contextmanager
 def heeded() -> Iterator[Poll]:
     """A function to be called often in the `with` block: it raises to end the work.
@@ -24,7 +20,7 @@ def heeded() -> Iterator[Poll]:
 
         def poll() -> None:
             if stop.requested:
-                raise StoppedError(
+                raise lifecycle.StoppedError(
                     f"stopped by {stop.signal.name} with nothing written; the same "
                     "command starts over"
                 )

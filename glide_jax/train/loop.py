@@ -47,10 +47,40 @@ def train(
       UserError: a start that is refused (see `setup.prepare`), or too much data that
         cannot be read (the steps made are saved).
       DivergedError: updates that cannot be made, too often.
+      StoppedError: a signal came before there was anything to save.
     """
-    clock = clocks.Clock()
-    metrics.check_wandb(config.log.wandb_project)
-    run, state = setup.prepare(config, workdir, allow_change=allow_change)
+    with (
+        lifecycle.StopRequest(is_shared=distributed.is_joined()) as stop,
+        watchdog.Watchdog(config.train, workdir, stop) as dog,
+    ):
+        clock = clocks.Clock()
+        metrics.check_wandb(config.log.wandb_project)
+        run, state = setup.prepare(
+            config, workdir, allow_change=allow_change, check_stop=stop.check
+        )
+        stop.check()
+        dog.beat()
+        poll = distributed.StopPoll(stop)
+
+        def is_stopping() -> bool:
+            dog.beat()
+            if poll():
+                dog.expect_end()
+            return poll.is_stopping
+
+        return _train(run, state, clock, make_grid_hook, profile_steps, is_stopping)
+
+
+def _train(
+    run: setup.Run,
+    state: states.TrainState,
+    clock: clocks.Clock,
+    make_grid_hook: looking.MakeGridHook | None,
+    profile_steps: range,
+    is_stopping: Callable[[], bool],
+) -> lifecycle.ExitCode:
+    """Goes on from `state` until the last step or a signal."""
+    config, workdir = run.config, run.workdir
     step, last = int(state.step), config.train.num_steps
     is_first_process = jax.process_index() == 0
     writer = metrics.MetricsWriter(workdir, config, enabled=is_first_process)
@@ -63,8 +93,6 @@ def train(
     window = windows.Window(clock, meter, on_skipped=make_on_skipped(writer))
     window.rewind(run.past.get("window", {}))
     with (
-        lifecycle.StopRequest(is_shared=distributed.is_joined()) as stop,
-        watchdog.Watchdog(config.train, workdir, stop) as dog,
         progress.ProgressBar(
             last, config.name, initial=step, enabled=is_first_process
         ) as bar,
@@ -72,14 +100,6 @@ def train(
         contextlib.closing(run.checkpoints),
         contextlib.closing(writer),
     ):
-        poll = distributed.StopPoll(stop)
-
-        def is_stopping() -> bool:
-            dog.beat()
-            if poll():
-                dog.expect_end()
-            return poll.is_stopping
-
         looks = looking.Looks(run, writer, window, make_grid_hook, is_stopping)
         missing = looks.missing(step)
         if step >= last and not missing:
@@ -87,11 +107,13 @@ def train(
             return lifecycle.ExitCode.OK
         looks.make(missing, state, step)
         loop = Loop(run, writer, window, looks, profiler, bar, is_stopping)
-        if not looks.are_cut_off:
+        # Asked before the first step is compiled, which may take minutes.
+        if not (looks.are_cut_off or is_stopping()):
             step = loop.go_on(state, step, passed_over)
         run.checkpoints.wait()
     if step < last or looks.are_cut_off:
-        logging.warning("stopped by a signal; step %d is saved", step)
+        told = f"step {step} is saved" if step else "before the first step"
+        logging.warning("stopped by a signal; %s", told)
         return lifecycle.ExitCode.PREEMPTED
     return lifecycle.ExitCode.OK
 
