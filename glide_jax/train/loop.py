@@ -45,7 +45,7 @@ def train(
 
     Raises:
       UserError: a start that is refused (see `setup.prepare`), or too much data that
-        cannot be read (the steps made are saved).
+        cannot be read, or metrics that cannot be written (the steps made are saved).
       DivergedError: updates that cannot be made, too often.
       StoppedError: a signal came before there was anything to save.
     """
@@ -87,8 +87,9 @@ def _train(
     # Read before the rows of lost steps are cut off: these have been paid for as well.
     device_hours = writer.last("speed/device_hours", default=0.0)
     # A fresh start writes its row of step 0 itself.
-    passed_over = rewind.load(workdir)
+    passed_over = rewind.load(run.past, workdir)
     writer.truncate_after(step or -1, passed_over.steps)
+    writer.make_up_for(run.past.get("unwritten", []))
     meter = speed.Meter(config, device_hours)
     window = windows.Window(clock, meter, on_skipped=make_on_skipped(writer))
     window.rewind(run.past.get("window", {}))
@@ -145,7 +146,7 @@ class Loop:
                 with window.part("input_wait"):
                     batch = next(batches)
             except UserError:
-                self.save_what_is_done(state, step - 1, batches)
+                self.save_what_is_done(state, step - 1, batches, passed_over)
                 raise
             if step in passed_over.steps:
                 state = run.pass_over(state)
@@ -168,13 +169,16 @@ class Loop:
             if looking.is_due(step, config.train.check_replicas_every_steps):
                 check_replicas(state, step)
             self.looks.make_due(state, step)
+            if self.writer.failure:
+                self.save_what_is_done(state, step, batches, passed_over)
+                raise UserError(self.writer.failure)
             # Saved last, so that a step once saved has all of its rows and pictures but
             # those that a signal cut off.
             is_over = self.is_stopping()
             every = config.checkpoint.every_steps
             if is_over or step == last or looking.is_due(step, every):
                 with window.pause("checkpoint"):
-                    self.save(state, step, batches)
+                    self.save(state, step, batches, passed_over)
         return step
 
     def write_row(self, step: int, batches: pipeline.Batches) -> None:
@@ -206,13 +210,24 @@ class Loop:
         return bad_records.total(batches.faults, self.run.part)
 
     def save(
-        self, state: states.TrainState, step: int, batches: pipeline.Batches
+        self,
+        state: states.TrainState,
+        step: int,
+        batches: pipeline.Batches,
+        passed_over: rewind.PassedOver,
     ) -> None:
         """Writes a checkpoint, with all that a resumed run counts on from."""
         counts = {
             "window": self.window.sums(),
             "bad_records": self.count_bad(batches),
+            "passed_over": passed_over.as_json(),
         }
+        # What is told of a step lasts as long as the step.
+        if self.writer.failure:
+            counts["unwritten"] = self.writer.unwritten
+        else:
+            self.writer.sync()
+        metrics.sync(bad_records.log_path(self.run.workdir))
         best = self.run.config.checkpoint.best_metric
         row = self.writer.row(step) if self.run.config.checkpoint.keep_best else {}
         judged = {name: value for name, value in row.items() if name == best}
@@ -221,15 +236,19 @@ class Loop:
         save(self.run, state, step, counts, judged, skipped[0] if skipped else None)
 
     def save_what_is_done(
-        self, state: states.TrainState, step: int, batches: pipeline.Batches
+        self,
+        state: states.TrainState,
+        step: int,
+        batches: pipeline.Batches,
+        passed_over: rewind.PassedOver,
     ) -> None:
-        """Writes a checkpoint of the steps made before the data could not be read.
+        """Writes a checkpoint of the steps made before data or metrics failed.
 
         One process of several that fails alone cannot: saving takes all of them, and
         the others are waiting inside a step.
         """
         if step > 0 and jax.process_count() == 1:
-            self.save(state, step, batches)
+            self.save(state, step, batches, passed_over)
             self.run.checkpoints.wait()
             logging.warning("step %d is saved", step)
 
@@ -253,7 +272,7 @@ def save(
     judged: Mapping[str, float] | None = None,
     bad_from: int | None = None,
 ) -> None:
-    """Writes a checkpoint: state, what is counted between rows, digests of the rest.
+    """Writes a checkpoint: state, settings, what is counted between rows.
 
     What is `judged` says how good it is, for checkpoint.keep_best; the newest before
     `bad_from` is kept.

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import math
 import os
 import re
@@ -74,7 +75,7 @@ def test_a_run_logs_validates_draws_and_saves_when_asked_to_and_at_its_end(
     with store.CheckpointStore(tmp_path / "checkpoints") as stored:
         assert stored.steps() == [4, 5]
         known = {"config_digest", "tokenizer_digest", "records"}
-        known |= {"window", "bad_records"}
+        known |= {"window", "bad_records", "passed_over"}
         assert stored.restore_meta(5).keys() == known
 
 
@@ -208,6 +209,45 @@ def test_steps_made_before_the_data_fail_are_saved(make_config, tmp_path, monkey
         assert stored.steps() == [2]
 
 
+def test_a_run_whose_metrics_cannot_be_written_is_saved_and_has_no_gap(
+    make_config, tmp_path, monkeypatch
+):
+    config = make_config(CLIP)
+    append = metrics._append
+
+    def refuse(path, row):
+        if row["step"] == 3:
+            raise OSError(errno.EIO, "Input/output error")
+        append(path, row)
+
+    with monkeypatch.context() as patched:
+        patched.setattr(metrics, "_append", refuse)
+        with pytest.raises(UserError, match=r"metrics\.jsonl cannot be written \(In"):
+            loop.train(config, tmp_path)
+    with store.CheckpointStore(tmp_path / "checkpoints") as stored:
+        assert stored.steps() == [3]
+    assert loop.train(config, tmp_path) == lifecycle.ExitCode.OK
+    rows = metrics.read_metrics(tmp_path / "metrics.jsonl")
+    assert [row["step"] for row in rows] == [1, 2, 3, 4]
+    assert all("loss" in row for row in rows)
+
+
+def test_what_is_told_of_a_step_lasts_as_long_as_the_step(
+    make_config, tmp_path, monkeypatch
+):
+    synced = []
+    fsync = os.fsync
+
+    def note(descriptor):
+        synced.append(os.readlink(f"/proc/self/fd/{descriptor}"))
+        fsync(descriptor)
+
+    monkeypatch.setattr(os, "fsync", note)
+    loop.train(make_config(CLIP), tmp_path)
+    manifests = [i for i, path in enumerate(synced) if "4.unfinished/man" in path]
+    assert str(tmp_path / "metrics.jsonl") in synced[: manifests[0]]
+
+
 def test_data_of_another_size_are_refused_unless_allowed(make_config, tmp_path):
     pictures = tmp_path / "pictures"
     pictures.mkdir()
@@ -263,6 +303,26 @@ def test_a_look_that_a_signal_cuts_off_is_made_up_for(
     assert looks("cut") == looks("straight")
 
 
+def last_passed_over(workdir):
+    """As the newest checkpoint says."""
+    with store.CheckpointStore(workdir / "checkpoints") as stored:
+        return rewind.load(stored.newest()[1], workdir)
+
+
+def test_what_older_versions_wrote_beside_the_checkpoints_is_read(tmp_path):
+    past = {"window": {}}
+    assert rewind.load(past, tmp_path) == rewind.PassedOver()
+    (tmp_path / "passed_over.json").write_text('{"rewinds": 1, "steps": [6, 7]}')
+    assert rewind.load(past, tmp_path) == rewind.PassedOver(frozenset({6, 7}), 1)
+    # What a checkpoint says goes before, and a fresh start knows of nothing.
+    newer = past | {"passed_over": {"rewinds": 2, "steps": [9]}}
+    assert rewind.load(newer, tmp_path) == rewind.PassedOver(frozenset({9}), 2)
+    assert rewind.load({}, tmp_path) == rewind.PassedOver()
+    (tmp_path / "passed_over.json").write_text("")
+    with pytest.raises(UserError, match=r"passed_over\.json is not what was written"):
+        rewind.load(past, tmp_path)
+
+
 def test_a_run_that_goes_back_too_often_has_diverged(make_config, tmp_path):
     changes = {
         "optim.learning_rate": 1e30,  # the second step computes no number any more
@@ -280,7 +340,7 @@ def test_a_run_that_goes_back_too_often_has_diverged(make_config, tmp_path):
     first, last = map(int, re.search(r"steps (\d+) to (\d+)", line).groups())
     assert last == first + 4
     # Five steps passed over, twice, before these.
-    passed_over = rewind.load(tmp_path)
+    passed_over = last_passed_over(tmp_path)
     assert passed_over.rewinds == 2
     assert passed_over.steps == set(range(first - 10, first))
     # Every update that was not made is described, once.
@@ -308,7 +368,7 @@ def test_a_run_goes_back_and_past_the_batches_that_led_astray(
     change_batches(monkeypatch, poison)
     assert loop.train(config, tmp_path) == lifecycle.ExitCode.OK
     # One or two in a row are no reason to go back.
-    assert rewind.load(tmp_path) == rewind.PassedOver(frozenset({6, 7, 8}), 1)
+    assert last_passed_over(tmp_path) == rewind.PassedOver(frozenset({6, 7, 8}), 1)
     rows = metrics.read_metrics(tmp_path / "metrics.jsonl")
     assert [row["step"] for row in rows] == [*range(1, 13)]
     assert [row["step"] for row in rows if "loss" not in row] == [6, 7, 8]
