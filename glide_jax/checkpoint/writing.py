@@ -92,17 +92,25 @@ class Write:
         (self._folder / proving.META).write_text(text)
 
     def _hash(self) -> tuple[str, dict[str, Any]]:
-        """(reason, facts of all files), each process having read its share."""
+        """(reason, facts of all files), each process having read its share.
+
+        Of what process 0 sees: a shared disk may show another process less for a while.
+        """
+        names: list[str] = []
+        reason = self._by_first(lambda: names.extend(manifest.list_files(self._folder)))
+        names = json.loads(self._peers.exchange(json.dumps(names))[0])
         found: dict[str, Any] = {}
         with items.Attempt() as attempt:
-            names = manifest.list_files(self._folder)
             share = names[self._peers.index :: self._peers.count]
             found = manifest.hash_files(self._folder, share)
         words = self._peers.exchange(json.dumps(found))
         files = {
             name: facts for word in words for name, facts in json.loads(word).items()
         }
-        return self._peers.agree(attempt.reason), files
+        reason = reason or self._peers.agree(attempt.reason)
+        if not reason and files.keys() != set(names):
+            reason = "the processes have not read all of its files"
+        return reason, files
 
     def _commit(self, files: Mapping[str, Any]) -> None:
         whole = manifest.Manifest(
