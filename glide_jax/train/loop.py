@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
+import json
 import logging
 import pathlib
 from collections.abc import Callable, Collection, Mapping
@@ -278,7 +279,7 @@ def save(
     `bad_from` is kept.
     """
     meta = {
-        "config_digest": resolve.digest(run.config),
+        "config": json.loads(resolve.to_json(run.config)),
         "tokenizer_digest": run.tokenizer.digest(),
         "records": run.num_records,
         **counts,

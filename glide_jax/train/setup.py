@@ -105,9 +105,9 @@ def prepare(
     start, is_fresh = None, checkpoints.is_empty()
     if not is_fresh:
         # A run under way needs its origin no more; that may have been deleted since.
-        workdirs.check_continues(workdir, config, allow_change)
-        workdirs.prepare(workdir)
         _, meta = checkpoints.newest()
+        workdirs.check_continues(workdir, config, allow_change, meta)
+        workdirs.prepare(workdir)
         tokenizer = captions.stored_tokenizer(workdir, meta)
         _check_records(source, meta, allow_change)
     else:
@@ -143,7 +143,6 @@ def prepare(
         # Not again: cut off halfway, the tokenizer of the checkpoints would be lost.
         workdirs.save_tokenizer(workdir, tokenizer)
     workdirs.save_config(workdir, config)
-    workdirs.seal(workdir)
     run = Run(
         config=config,
         workdir=workdir,

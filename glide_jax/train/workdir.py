@@ -3,21 +3,24 @@
     config.json   tokenizer/   manifest.json
     checkpoints/   metrics.jsonl   tensorboard/   grids/
 
-The configuration and the tokenizer lie there once, manifest.json lists them; every
-checkpoint carries their digests.
+The configuration of the last start and the tokenizer lie there once, manifest.json
+lists them; every checkpoint carries the settings that it was made with.
 """
 
 from __future__ import annotations
 
 import contextlib
 import errno
+import json
 import logging
 import os
 import pathlib
 import secrets
 import socket
 import time
-from collections.abc import Collection, Iterator
+import types
+from collections.abc import Collection, Iterator, Mapping
+from typing import Any
 
 import jax
 
@@ -148,14 +151,18 @@ def check_begins(workdir: pathlib.Path, config: Config) -> None:
 
 
 def check_continues(
-    workdir: pathlib.Path, config: Config, allow_change: Collection[str] = ()
+    workdir: pathlib.Path,
+    config: Config,
+    allow_change: Collection[str] = (),
+    meta: Mapping[str, Any] = types.MappingProxyType({}),
 ) -> None:
     """Raises UserError where the folder's checkpoints are of another run.
 
     Settings named in `allow_change`, by their dotted path or that of a section, may
-    differ all the same.
+    differ all the same. What the newest checkpoint says, `meta`, has the settings that
+    it was made with; those of an older version are taken to be the folder's.
     """
-    stored = load_config(workdir)
+    stored = _config_of(workdir, meta) if "config" in meta else load_config(workdir)
     differences = resolve.differences(stored, config)
     changed = [
         line
@@ -206,26 +213,23 @@ def _is_allowed(difference: str, allow_change: Collection[str]) -> bool:
     return any(path == key or path.startswith(f"{key}.") for key in allow_change)
 
 
-def seal(workdir: pathlib.Path) -> None:
-    """Lists the settings' and the tokenizer's files, for `glide verify`, when written.
+def save_config(workdir: pathlib.Path, config: Config) -> None:
+    """Writes config.json, and the list of it and the tokenizer's files; one process.
 
-    One process does so for all.
+    The list names what is not in its place yet, so that `glide verify` finds a whole
+    folder wherever this is cut off; see `manifest.DRAFT`.
     """
     if jax.process_index() == 0:
-        tokenizer = (workdir / "tokenizer").iterdir()
-        names = ["config.json", *(f"tokenizer/{path.name}" for path in tokenizer)]
-        files = manifest.hash_files(workdir, sorted(names))
+        draft = workdir / f"config.json{manifest.DRAFT}"
+        draft.write_text(resolve.to_json(config))
+        names = [f"tokenizer/{path.name}" for path in workdir.glob("tokenizer/*")]
+        files = manifest.hash_files(workdir, [draft.name, *sorted(names)])
+        files["config.json"] = files.pop(draft.name)
         manifest.write(
             workdir, manifest.Manifest(0, manifest.now(), files, leaves={}, metrics={})
         )
-
-
-def save_config(workdir: pathlib.Path, config: Config) -> None:
-    """Writes config.json whole or not at all; one process does so for all."""
-    if jax.process_index() == 0:
-        scratch = workdir / "config.json.tmp"
-        scratch.write_text(resolve.to_json(config))
-        os.replace(scratch, workdir / "config.json")
+        os.replace(draft, workdir / "config.json")
+        manifest.sync_folder(workdir)
 
 
 def save_tokenizer(workdir: pathlib.Path, tokenizer: tokenizers.Tokenizer) -> None:
@@ -248,6 +252,14 @@ def load_config(workdir: pathlib.Path) -> Config:
         raise UserError(f"{path} is not UTF-8 ({error}); put it back") from error
     except UserError as error:
         raise UserError(f"{path}: {error}") from error
+
+
+def _config_of(workdir: pathlib.Path, meta: Mapping[str, Any]) -> Config:
+    """The configuration that a checkpoint was made with."""
+    try:
+        return resolve.from_json(json.dumps(meta["config"]))
+    except UserError as error:
+        raise UserError(f"the newest checkpoint in {workdir}: {error}") from error
 
 
 def load_tokenizer(workdir: pathlib.Path) -> tokenizers.Tokenizer:

@@ -74,7 +74,7 @@ def test_a_run_logs_validates_draws_and_saves_when_asked_to_and_at_its_end(
     assert Image.open(tmp_path / "grids" / names[0]).size == (4, 4)
     with store.CheckpointStore(tmp_path / "checkpoints") as stored:
         assert stored.steps() == [4, 5]
-        known = {"config_digest", "tokenizer_digest", "records"}
+        known = {"config", "tokenizer_digest", "records"}
         known |= {"window", "bad_records", "passed_over"}
         assert stored.restore_meta(5).keys() == known
 

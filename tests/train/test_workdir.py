@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import errno
 import os
+import pathlib
 import shutil
 
 import pytest
 
+from glide_jax.checkpoint import verify
 from glide_jax.config import resolve
 from glide_jax.errors import NoCheckpointError, UserError
 from glide_jax.train import loop, setup
@@ -267,3 +269,40 @@ def test_a_run_that_was_killed_before_its_first_checkpoint_begins_again(
     # Its first saves have failed, and left the folder that they made.
     (tmp_path / "checkpoints").mkdir()
     workdirs.check_begins(tmp_path, config)
+
+
+def test_a_start_that_was_cut_off_leaves_the_run_as_it_was(
+    begun, make_config, tmp_path
+):
+    workdir = shutil.copytree(begun, tmp_path / "run")
+    other = make_config(CLIP, {"seed": 5})
+    # Allowed, and killed before its first checkpoint.
+    workdirs.save_config(workdir, other)
+    with pytest.raises(UserError, match="seed: 0 -> 5"):
+        setup.prepare(other, workdir)
+    run, _ = setup.prepare(make_config(CLIP), workdir)
+    run.checkpoints.close()
+    assert workdirs.load_config(workdir) == make_config(CLIP)
+
+
+@pytest.mark.parametrize("cut_off", ["manifest.json.tmp", "config.json.tmp"])
+def test_a_start_that_is_killed_between_two_files_is_no_damage(
+    begun, make_config, tmp_path, monkeypatch, cut_off
+):
+    workdir = shutil.copytree(begun, tmp_path / "run")
+    replace = os.replace
+
+    def killed(source, target):
+        if pathlib.Path(source).name == cut_off:
+            raise KeyboardInterrupt
+        replace(source, target)
+
+    longer = make_config(CLIP, {"train.num_steps": 9})
+    with monkeypatch.context() as patched:
+        patched.setattr(os, "replace", killed)
+        with pytest.raises(KeyboardInterrupt):
+            workdirs.save_config(workdir, longer)
+    assert verify.check(workdir).damaged == {}
+    run, _ = setup.prepare(make_config(CLIP), workdir)
+    run.checkpoints.close()
+    assert verify.check(workdir).damaged == {}
