@@ -348,9 +348,27 @@ def _check_intervals(config: defaults.Config) -> None:
     _at_least("checkpoint", config.checkpoint, 1, ["every_steps", "keep"])
     also_kept = ["keep_every_steps", "keep_every_hours", "keep_best"]
     _at_least("checkpoint", config.checkpoint, 0, also_kept)
+    _check_best(config)
     _at_least("log", config.log, 1, ["every_steps", "validation_examples"])
     _at_least("log", config.log, 1, ["grid_images"])
     _at_least("log", config.log, 0, ["validate_every_steps", "grid_every_steps"])
+
+
+def _check_best(config: defaults.Config) -> None:
+    """What is kept for its validation has to have been validated when it is saved."""
+    saved, validated = config.checkpoint.every_steps, config.log.validate_every_steps
+    is_judged = validated > 0 and saved % validated == 0
+    _require(
+        not config.checkpoint.keep_best
+        or not config.checkpoint.best_metric.startswith("validation/")
+        or (is_judged and bool(config.data.validation_sources)),
+        "checkpoint.keep_best",
+        config.checkpoint.keep_best,
+        f"judges by {config.checkpoint.best_metric}, which no validation tells of "
+        "whenever a checkpoint is saved",
+        "give data.validation_sources and a log.validate_every_steps that divides "
+        f"checkpoint.every_steps={saved}",
+    )
 
 
 def _check_sample(sample: defaults.SampleConfig) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
+import functools
 import json
 import logging
 import pathlib
@@ -232,6 +233,8 @@ class Loop:
         best = self.run.config.checkpoint.best_metric
         row = self.writer.row(step) if self.run.config.checkpoint.keep_best else {}
         judged = {name: value for name, value in row.items() if name == best}
+        if self.run.config.checkpoint.keep_best and not judged:
+            tell_unjudged(best)
         # Of a streak of skipped updates the end is not known, but whereto it goes back.
         skipped = self.window.skipped
         save(self.run, state, step, counts, judged, skipped[0] if skipped else None)
@@ -286,6 +289,15 @@ def save(
     }
     items = states.to_items(state)
     run.checkpoints.save(step, items, meta, judged or {}, bad_from=bad_from)
+
+
+@functools.cache
+def tell_unjudged(metric: str) -> None:
+    """Says, once, that a step is saved which checkpoint.keep_best cannot keep."""
+    logging.warning(
+        "no row of the step that is saved has %s: checkpoint.keep_best keeps none such",
+        metric,
+    )
 
 
 def make_on_skipped(writer: metrics.MetricsWriter) -> windows.OnSkipped:

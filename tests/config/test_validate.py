@@ -75,6 +75,15 @@ BROKEN = [
     ({"ema.every_steps": 0}, "ema.every_steps=0"),
     ({"checkpoint.keep": 0}, "checkpoint.keep"),
     ({"log.every_steps": 0}, "log.every_steps"),
+    ({"checkpoint.keep_best": 1}, "checkpoint.keep_best=1"),
+    (
+        {
+            "checkpoint.keep_best": 1,
+            "data.validation_sources": ("shapes:full",),
+            "log.validate_every_steps": 300,
+        },
+        "log.validate_every_steps that divides checkpoint.every_steps=1000",
+    ),
     ({"sample.sampler": "euler"}, "ddpm, ddim, plms, dpm_solver_pp"),
     ({"sample.eta": 0.5}, "sample.sampler=ddim"),
     ({"sample.eta": 0.5, "sample.sampler": "plms"}, "with sample.sampler='plms'"),

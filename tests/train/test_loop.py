@@ -96,6 +96,17 @@ def test_the_checkpoint_with_the_best_metric_is_kept_beside_the_newest(
         assert stored.steps() == sorted({best, 4})
 
 
+def test_a_metric_that_no_row_has_is_told_of_once(make_config, tmp_path, caplog):
+    changes = {
+        "train.num_steps": 2,
+        "checkpoint.every_steps": 1,
+        "checkpoint.keep_best": 1,
+        "checkpoint.best_metric": "nonsense",
+    }
+    loop.train(make_config(CLIP, changes), tmp_path)
+    assert sum("has nonsense: checkpoint.keep_best" in m for m in caplog.messages) == 1
+
+
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
