@@ -198,24 +198,6 @@ class CheckpointStore:
         except manifest.DamagedError as error:
             raise self._refusal(step, error) from error
 
-    def restore_meta(self, step: int) -> dict[str, Any]:
-        """The JSON stored beside the items of `step`."""
-        self._check_is_there(step)
-        try:
-            self._prover.prove(step, [])
-            return self._read_meta(step)
-        except manifest.DamagedError as error:
-            raise self._refusal(step, error) from error
-
-    def tree_shapes(self, step: int, item: str) -> dict[str, tuple[int, ...]]:
-        """Shapes of an item's tensors by path ("unet/conv_in/kernel")."""
-        self._check_is_there(step)
-        try:
-            found = manifest.read(self.directory / str(step))
-        except manifest.DamagedError as error:
-            raise self._refusal(step, error) from error
-        return proving.leaf_shapes(found, item)
-
     def discard_after(self, step: int) -> None:
         """Deletes later steps, for a run that goes back to `step` for good."""
         self.settle()

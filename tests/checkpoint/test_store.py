@@ -55,7 +55,7 @@ def test_a_state_comes_back_bit_for_bit(folder):
     with store.CheckpointStore(folder) as reader:
         restored = reader.restore(30, abstract(make_items()))
         assert_trees_equal(restored, make_items(30))
-        assert reader.restore_meta(30) == {"step": 30, "digest": "ab"}
+        assert reader.newest() == (30, {"step": 30, "digest": "ab"})
 
 
 def test_only_the_newest_states_are_kept(folder):
@@ -130,7 +130,7 @@ def test_looking_into_a_missing_folder_does_not_make_it(tmp_path):
     assert reader.steps() == []
     assert reader.latest_step() is None
     with pytest.raises(UserError, match="stored: none"):
-        reader.restore_meta(1)
+        reader.restore(1, {})
     reader.close()
     assert not (tmp_path / "typo").exists()
 
