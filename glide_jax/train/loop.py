@@ -35,6 +35,7 @@ def train(
     workdir: pathlib.Path,
     *,
     make_grid_hook: looking.MakeGridHook | None = None,
+    make_evaluation_hook: looking.MakeEvaluationHook | None = None,
     profile_steps: range = range(0),
     allow_change: Collection[str] = (),
 ) -> lifecycle.ExitCode:
@@ -70,14 +71,21 @@ def train(
                 dog.expect_end()
             return poll.is_stopping
 
-        return _train(run, state, clock, make_grid_hook, profile_steps, is_stopping)
+        def make_looks(
+            writer: metrics.MetricsWriter, window: windows.Window
+        ) -> looking.Looks:
+            return looking.Looks(
+                run, writer, window, make_grid_hook, is_stopping, make_evaluation_hook
+            )
+
+        return _train(run, state, clock, make_looks, profile_steps, is_stopping)
 
 
 def _train(
     run: setup.Run,
     state: states.TrainState,
     clock: clocks.Clock,
-    make_grid_hook: looking.MakeGridHook | None,
+    make_looks: Callable[[metrics.MetricsWriter, windows.Window], looking.Looks],
     profile_steps: range,
     is_stopping: Callable[[], bool],
 ) -> lifecycle.ExitCode:
@@ -103,7 +111,7 @@ def _train(
         contextlib.closing(run.checkpoints),
         contextlib.closing(writer),
     ):
-        looks = looking.Looks(run, writer, window, make_grid_hook, is_stopping)
+        looks = make_looks(writer, window)
         missing = looks.missing(step)
         if step >= last and not missing:
             logging.info("already trained to step %d", step)
