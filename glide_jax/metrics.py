@@ -158,7 +158,9 @@ class MetricsWriter:
             if path.exists():
                 rows, lost = _read(path)
                 if lost:
-                    logging.warning("%s: %d lines cannot be read, dropped", path, lost)
+                    logging.warning(
+                        "%s: lines that cannot be read are dropped: %d", path, lost
+                    )
                 lines = [
                     json.dumps(row) + "\n"
                     for row in rows
