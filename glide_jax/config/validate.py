@@ -270,13 +270,9 @@ def _check_train(train: defaults.TrainConfig) -> None:
     _at_least("train", train, 0, ["timestep_power", "init_log2_loss_scale"])
     _at_least("train", train, 0, ["min_log2_loss_scale", "max_rewinds"])
     _at_least("train", train, 0, ["check_replicas_every_steps"])
-    _require(
-        train.stall_secs == 0 or train.stall_secs >= 10,
-        "train.stall_secs",
-        train.stall_secs,
-        "would end a run in the midst of a slow step, again and again",
-        "use 10 or more, far longer than compiling takes, or 0 for never",
-    )
+    is_patient = train.stall_secs == 0 or train.stall_secs >= 10
+    rule, remedy = "ends a run in a slow step", "use 10 or more, or 0 for never"
+    _require(is_patient, "train.stall_secs", train.stall_secs, rule, remedy)
     _at_least("train", train, 1, ["max_skipped_in_a_row", "grace_secs"])
     _require(
         train.skip_loss_above == 0 or train.skip_loss_above > 1,
@@ -359,14 +355,13 @@ def _check_best(config: defaults.Config) -> None:
     """What is kept for its validation has to have been validated when it is saved."""
     saved, validated = config.checkpoint.every_steps, config.log.validate_every_steps
     is_judged = validated > 0 and saved % validated == 0
+    count, metric = config.checkpoint.keep_best, config.checkpoint.best_metric
     _require(
-        not config.checkpoint.keep_best
-        or not config.checkpoint.best_metric.startswith("validation/")
+        not (count and metric.startswith("validation/"))
         or (is_judged and bool(config.data.validation_sources)),
         "checkpoint.keep_best",
-        config.checkpoint.keep_best,
-        f"judges by {config.checkpoint.best_metric}, which no validation tells of "
-        "whenever a checkpoint is saved",
+        count,
+        f"judges by {metric}, which not every step that is saved has",
         "give data.validation_sources and a log.validate_every_steps that divides "
         f"checkpoint.every_steps={saved}",
     )
