@@ -115,15 +115,39 @@ def read_whole(path: pathlib.Path, limit: int, kind: str, key: str) -> bytes:
     """
 
     def attempt() -> bytes:
-        descriptor, found = open_file(path)
-        try:
-            if found.size > limit:
-                raise schema.BadRecordError(kind, key, f"{found.size} bytes")
-            return read_at(descriptor, 0, limit)
-        finally:
-            os.close(descriptor)
+        return _whole(path, limit, kind, key)
 
     return _persist(attempt, path, "file", key)
+
+
+def read_caption(path: pathlib.Path, image: pathlib.Path, key: str) -> bytes:
+    """A whole caption file, of the picture `image`.
+
+    Raises:
+      BadRecordError: as `read_whole`; "missing caption", at once, where the picture is
+        there without it. Where both are gone the disk may be away, which is waited for.
+    """
+
+    def attempt() -> bytes:
+        try:
+            return _whole(path, MAX_CAPTION_BYTES, "huge caption", key)
+        except FileNotFoundError:
+            # The caption again at last: the disk may have come back in between.
+            if image.is_file() and not path.exists():
+                raise schema.BadRecordError("missing caption", key) from None
+            raise
+
+    return _persist(attempt, path, "file", key)
+
+
+def _whole(path: pathlib.Path, limit: int, kind: str, key: str) -> bytes:
+    descriptor, found = open_file(path)
+    try:
+        if found.size > limit:
+            raise schema.BadRecordError(kind, key, f"{found.size} bytes")
+        return read_at(descriptor, 0, limit)
+    finally:
+        os.close(descriptor)
 
 
 def check_unchanged(path: pathlib.Path, stamp: Stamp, key: str) -> None:
