@@ -17,7 +17,15 @@ from glide_jax.config.defaults import Config
 from glide_jax.data import fault, pipeline
 from glide_jax.errors import DivergedError, UserError
 from glide_jax.parallel import digests, distributed, sharding
-from glide_jax.train import bad_records, profiling, rewind, setup, speed, watchdog
+from glide_jax.train import (
+    bad_records,
+    profiling,
+    rewind,
+    setup,
+    speed,
+    waiting,
+    watchdog,
+)
 from glide_jax.train import clock as clocks
 from glide_jax.train import looks as looking
 from glide_jax.train import state as states
@@ -87,12 +95,13 @@ def train(
             logging.info("already trained to step %d", step)
             return lifecycle.ExitCode.OK
         looks.make(missing, state, step)
-        loop = Loop(run, writer, window, looks, profiler, bar, is_stopping)
+        loop = Loop(run, writer, window, looks, profiler, bar, is_stopping, stop)
         if not looks.are_cut_off:
             step = loop.go_on(state, step, passed_over)
         run.checkpoints.wait()
     if step < last or looks.are_cut_off:
-        logging.warning("stopped by a signal; step %d is saved", step)
+        told = f"step {step} is saved" if step else "before the first step"
+        logging.warning("stopped by a signal; %s", told)
         return lifecycle.ExitCode.PREEMPTED
     return lifecycle.ExitCode.OK
 
@@ -108,6 +117,7 @@ class Loop:
     profiler: profiling.Profiler
     bar: progress.ProgressBar
     is_stopping: Callable[[], bool]
+    stop: lifecycle.StopRequest  # heeded between two polls, where data do not come
 
     def go_on(
         self, state: states.TrainState, step: int, passed_over: rewind.PassedOver
@@ -122,7 +132,10 @@ class Loop:
             step += 1
             try:
                 with window.part("input_wait"):
-                    batch = next(batches)
+                    batch = waiting.next_batch(batches, self.stop)
+            except waiting.StoppedError:
+                self.save_what_is_done(state, step - 1, batches)
+                return step - 1
             except UserError:
                 self.save_what_is_done(state, step - 1, batches)
                 raise
@@ -196,7 +209,7 @@ class Loop:
     def save_what_is_done(
         self, state: states.TrainState, step: int, batches: pipeline.Batches
     ) -> None:
-        """Writes a checkpoint of the steps made before the data could not be read.
+        """Writes a checkpoint of the steps made before the data did not come.
 
         One process of several that fails alone cannot: saving takes all of them, and
         the others are waiting inside a step.

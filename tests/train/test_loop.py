@@ -7,6 +7,7 @@ import os
 import re
 import signal
 import sys
+import threading
 
 import numpy as np
 import pytest
@@ -184,6 +185,9 @@ def change_batches(monkeypatch, change):
         def __init__(self, batches, step):
             self.batches, self.faults, self.step = batches, batches.faults, step
 
+        def is_ready(self, timeout_secs):
+            return self.batches.is_ready(timeout_secs)
+
         def __next__(self):
             self.step += 1
             return change(self.step, next(self.batches))
@@ -206,6 +210,45 @@ def test_steps_made_before_the_data_fail_are_saved(make_config, tmp_path, monkey
         loop.train(make_config(CLIP), tmp_path)
     with store.CheckpointStore(tmp_path / "checkpoints") as stored:
         assert stored.steps() == [2]
+
+
+@pytest.mark.parametrize("made", [0, 2])
+def test_a_signal_while_data_do_not_come_saves_what_is_done(
+    make_config, tmp_path, monkeypatch, caplog, made
+):
+    come = threading.Event()
+    make_batch, is_ready = pipeline._BatchMaker.step_batch, pipeline.Batches.is_ready
+
+    def held(maker, size, rows, step):
+        if step == made:
+            come.wait(60)
+        return make_batch(maker, size, rows, step)
+
+    def told(batches, timeout_secs):
+        found = is_ready(batches, timeout_secs)
+        path = tmp_path / "metrics.jsonl"
+        rows = metrics.read_metrics(path) if path.exists() else []
+        if len(rows) == made and not found:
+            os.kill(os.getpid(), signal.SIGTERM)
+        return found
+
+    with monkeypatch.context() as patched:
+        patched.setattr(pipeline._BatchMaker, "step_batch", held)
+        patched.setattr(pipeline.Batches, "is_ready", told)
+        ended = loop.train(make_config(CLIP), tmp_path)
+    assert not come.is_set()
+    come.set()
+    assert ended == lifecycle.ExitCode.PREEMPTED
+    with store.CheckpointStore(tmp_path / "checkpoints") as stored:
+        assert stored.steps() == [made][:made]
+        # The batch that came too late is not counted.
+        for step in stored.steps():
+            assert stored.restore_meta(step)["bad_records"] == {"seen": 4 * made}
+    told = "step 2 is saved" if made else "before the first step"
+    assert f"stopped by a signal; {told}" in caplog.messages
+    assert loop.train(make_config(CLIP), tmp_path) == lifecycle.ExitCode.OK
+    rows = metrics.read_metrics(tmp_path / "metrics.jsonl")
+    assert [row["step"] for row in rows] == [1, 2, 3, 4]
 
 
 def test_data_of_another_size_are_refused_unless_allowed(make_config, tmp_path):
