@@ -94,6 +94,20 @@ def test_no_tolerance_means_the_first_bad_record_stops():
         counter.count(1, [_bad("x")])
 
 
+def test_what_stopped_a_run_is_counted_by_the_run_that_goes_on():
+    batches = [(3, []), (1, [_bad("x"), _bad("y")]), (4, [_bad("x")])]
+    straight, stopped = fault.FaultCounter(1.0), fault.FaultCounter(0.0015)
+    for batch in batches:
+        straight.count(*batch)
+    stopped.count(*batches[0])
+    with pytest.raises(errors.UserError, match="2 of 6 records"):
+        stopped.count(*batches[1])
+    resumed = fault.FaultCounter(1.0, start=stopped.state())
+    for batch in batches[1:]:
+        resumed.count(*batch)
+    assert resumed.state() == straight.state()
+
+
 def test_a_few_bad_records_at_the_start_are_not_a_share():
     counter = fault.FaultCounter(0.01, lambda _: None)
     counter.count(0, [_bad("x")] * 10)
