@@ -188,7 +188,7 @@ def _kept_lines(path: pathlib.Path, position: int) -> list[bytes]:
     for line in path.read_bytes().splitlines(keepends=True):
         try:
             told = Bad(**json.loads(line))
-            if told.position < position:
+            if told.position < position and line.endswith(b"\n"):
                 kept.append(line)
         except (ValueError, LookupError, TypeError):
             continue

@@ -201,6 +201,17 @@ def test_the_record_log_of_a_resumed_run_is_that_of_one_never_stopped(tmp_path):
     assert rows[0]["kind"] == rows[0]["reason"] == "broken image"
 
 
+def test_a_line_of_the_record_log_that_lost_its_end_is_told_again(tmp_path):
+    bads = [_bad("a"), _bad("b", position=1), _bad("c", position=2)]
+    whole, cut = tmp_path / "whole.jsonl", tmp_path / "cut.jsonl"
+    fault.FaultCounter(1.0, fault.RecordLog(whole)).count(0, bads)
+    fault.FaultCounter(1.0, fault.RecordLog(cut)).count(0, bads[:2])
+    # A full disk took all of the last line but its end.
+    cut.write_bytes(cut.read_bytes().removesuffix(b"\n"))
+    fault.FaultCounter(1.0, fault.RecordLog(cut, 2)).count(0, [bads[1], bads[2]])
+    assert cut.read_text() == whole.read_text()
+
+
 def test_the_record_log_stops_growing(tmp_path, monkeypatch):
     monkeypatch.setattr(fault, "MAX_LOG_BYTES", 300)
     log = fault.RecordLog(tmp_path / "log.jsonl")
