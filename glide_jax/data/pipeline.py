@@ -195,7 +195,7 @@ class Batches(Iterator[schema.Batch]):
         return batch
 
     def close(self) -> None:
-        """Makes no more batches; what is being read is not waited for."""
+        """Makes no more batches; of one being read only `is_ready` tells still."""
         self._taker.shutdown(wait=False)
         self._made.close()
 

@@ -135,6 +135,7 @@ class Loop:
                     batch = waiting.next_batch(batches, self.stop)
             except waiting.StoppedError:
                 self.save_what_is_done(state, step - 1, batches)
+                waiting.leave(batches)
                 return step - 1
             except UserError:
                 self.save_what_is_done(state, step - 1, batches)

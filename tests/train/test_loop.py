@@ -6,6 +6,7 @@ import math
 import os
 import re
 import signal
+import subprocess
 import sys
 import threading
 
@@ -19,7 +20,7 @@ from glide_jax.data import pipeline
 from glide_jax.errors import DivergedError, UserError
 from glide_jax.train import clock, looks, loop, rewind, setup
 from glide_jax.train import state as states
-from tests import fake_devices
+from tests import fake_devices, local_processes
 from tests.train.small_runs import CLIP
 
 
@@ -249,6 +250,48 @@ def test_a_signal_while_data_do_not_come_saves_what_is_done(
     assert loop.train(make_config(CLIP), tmp_path) == lifecycle.ExitCode.OK
     rows = metrics.read_metrics(tmp_path / "metrics.jsonl")
     assert [row["step"] for row in rows] == [1, 2, 3, 4]
+
+
+HUNG = """
+import os, pathlib, signal, sys, time
+from glide_jax.data import pipeline
+from glide_jax.train import loop, waiting
+from tests.train import small_runs
+
+def hang(maker, size, rows, step):
+    while step == 1:
+        time.sleep(1)
+    return make_batch(maker, size, rows, step)
+
+def stop(batches, timeout_secs):
+    rows = workdir / "metrics.jsonl"
+    if rows.exists() and rows.read_text():
+        os.kill(os.getpid(), signal.SIGTERM)
+    return is_ready(batches, timeout_secs)
+
+tokenizer, workdir = map(pathlib.Path, sys.argv[1:])
+make_batch, pipeline._BatchMaker.step_batch = pipeline._BatchMaker.step_batch, hang
+is_ready, pipeline.Batches.is_ready = pipeline.Batches.is_ready, stop
+waiting.LEAVE_SECS = 1.0
+sys.exit(loop.train(small_runs.make_config(tokenizer, small_runs.CLIP), workdir))
+"""
+
+
+def test_a_read_that_never_returns_does_not_keep_what_was_told_to_end(
+    tokenizer_folder, tmp_path
+):
+    done = subprocess.run(
+        [sys.executable, "-c", HUNG, str(tokenizer_folder), str(tmp_path)],
+        env=local_processes.environment(),
+        capture_output=True,
+        text=True,
+        timeout=300,
+        check=False,
+    )
+    assert done.returncode == lifecycle.ExitCode.PREEMPTED, done.stderr
+    assert "the data that were waited for never came" in done.stderr
+    with store.CheckpointStore(tmp_path / "checkpoints") as stored:
+        assert stored.steps() == [1]
 
 
 def test_data_of_another_size_are_refused_unless_allowed(make_config, tmp_path):
