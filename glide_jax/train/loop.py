@@ -19,7 +19,15 @@ from glide_jax.config.defaults import Config
 from glide_jax.data import fault, pipeline
 from glide_jax.errors import DivergedError, UserError
 from glide_jax.parallel import digests, distributed, sharding
-from glide_jax.train import bad_records, profiling, rewind, setup, speed, watchdog
+from glide_jax.train import (
+    bad_records,
+    profiling,
+    rewind,
+    setup,
+    speed,
+    waiting,
+    watchdog,
+)
 from glide_jax.train import clock as clocks
 from glide_jax.train import looks as looking
 from glide_jax.train import state as states
@@ -78,7 +86,7 @@ def train(
                 run, writer, window, make_grid_hook, is_stopping, make_evaluation_hook
             )
 
-        return _train(run, state, clock, make_looks, profile_steps, is_stopping)
+        return _train(run, state, clock, make_looks, profile_steps, is_stopping, stop)
 
 
 def _train(
@@ -88,6 +96,7 @@ def _train(
     make_looks: Callable[[metrics.MetricsWriter, windows.Window], looking.Looks],
     profile_steps: range,
     is_stopping: Callable[[], bool],
+    stop: lifecycle.StopRequest,
 ) -> lifecycle.ExitCode:
     """Goes on from `state` until the last step or a signal."""
     config, workdir = run.config, run.workdir
@@ -117,7 +126,7 @@ def _train(
             logging.info("already trained to step %d", step)
             return lifecycle.ExitCode.OK
         looks.make(missing, state, step)
-        loop = Loop(run, writer, window, looks, profiler, bar, is_stopping)
+        loop = Loop(run, writer, window, looks, profiler, bar, is_stopping, stop)
         # Asked before the first step is compiled, which may take minutes.
         if not (looks.are_cut_off or is_stopping()):
             step = loop.go_on(state, step, passed_over)
@@ -140,6 +149,7 @@ class Loop:
     profiler: profiling.Profiler
     bar: progress.ProgressBar
     is_stopping: Callable[[], bool]
+    stop: lifecycle.StopRequest  # heeded between two polls, where data do not come
 
     def go_on(
         self, state: states.TrainState, step: int, passed_over: rewind.PassedOver
@@ -154,7 +164,11 @@ class Loop:
             step += 1
             try:
                 with window.part("input_wait"):
-                    batch = next(batches)
+                    batch = waiting.next_batch(batches, self.stop)
+            except waiting.StoppedError:
+                self.save_what_is_done(state, step - 1, batches, passed_over)
+                waiting.leave(batches)
+                return step - 1
             except UserError:
                 self.save_what_is_done(state, step - 1, batches, passed_over)
                 raise

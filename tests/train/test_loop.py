@@ -7,7 +7,9 @@ import math
 import os
 import re
 import signal
+import subprocess
 import sys
+import threading
 
 import numpy as np
 import pytest
@@ -19,7 +21,7 @@ from glide_jax.data import pipeline
 from glide_jax.errors import DivergedError, UserError
 from glide_jax.train import clock, looks, loop, rewind, setup
 from glide_jax.train import state as states
-from tests import fake_devices
+from tests import fake_devices, local_processes
 from tests.train.small_runs import CLIP
 
 
@@ -196,6 +198,9 @@ def change_batches(monkeypatch, change):
         def __init__(self, batches, step):
             self.batches, self.faults, self.step = batches, batches.faults, step
 
+        def is_ready(self, timeout_secs):
+            return self.batches.is_ready(timeout_secs)
+
         def __next__(self):
             self.step += 1
             return change(self.step, next(self.batches))
@@ -257,6 +262,87 @@ def test_what_is_told_of_a_step_lasts_as_long_as_the_step(
     loop.train(make_config(CLIP), tmp_path)
     manifests = [i for i, path in enumerate(synced) if "4.unfinished/man" in path]
     assert str(tmp_path / "metrics.jsonl") in synced[: manifests[0]]
+
+
+@pytest.mark.parametrize("made", [0, 2])
+def test_a_signal_while_data_do_not_come_saves_what_is_done(
+    make_config, tmp_path, monkeypatch, caplog, made
+):
+    come = threading.Event()
+    make_batch, is_ready = pipeline._BatchMaker.step_batch, pipeline.Batches.is_ready
+
+    def held(maker, size, rows, step):
+        if step == made:
+            come.wait(60)
+        return make_batch(maker, size, rows, step)
+
+    def told(batches, timeout_secs):
+        found = is_ready(batches, timeout_secs)
+        path = tmp_path / "metrics.jsonl"
+        rows = metrics.read_metrics(path) if path.exists() else []
+        if len(rows) == made and not found:
+            os.kill(os.getpid(), signal.SIGTERM)
+        return found
+
+    with monkeypatch.context() as patched:
+        patched.setattr(pipeline._BatchMaker, "step_batch", held)
+        patched.setattr(pipeline.Batches, "is_ready", told)
+        ended = loop.train(make_config(CLIP), tmp_path)
+    assert not come.is_set()
+    come.set()
+    assert ended == lifecycle.ExitCode.PREEMPTED
+    with store.CheckpointStore(tmp_path / "checkpoints") as stored:
+        assert stored.steps() == [made][:made]
+        # The batch that came too late is not counted.
+        if made:
+            assert stored.newest()[1]["bad_records"] == {"seen": 4 * made}
+    told = "step 2 is saved" if made else "before the first step"
+    assert f"stopped by a signal; {told}" in caplog.messages
+    assert loop.train(make_config(CLIP), tmp_path) == lifecycle.ExitCode.OK
+    rows = metrics.read_metrics(tmp_path / "metrics.jsonl")
+    assert [row["step"] for row in rows] == [1, 2, 3, 4]
+
+
+HUNG = """
+import os, pathlib, signal, sys, time
+from glide_jax.data import pipeline
+from glide_jax.train import loop, waiting
+from tests.train import small_runs
+
+def hang(maker, size, rows, step):
+    while step == 1:
+        time.sleep(1)
+    return make_batch(maker, size, rows, step)
+
+def stop(batches, timeout_secs):
+    rows = workdir / "metrics.jsonl"
+    if rows.exists() and rows.read_text():
+        os.kill(os.getpid(), signal.SIGTERM)
+    return is_ready(batches, timeout_secs)
+
+tokenizer, workdir = map(pathlib.Path, sys.argv[1:])
+make_batch, pipeline._BatchMaker.step_batch = pipeline._BatchMaker.step_batch, hang
+is_ready, pipeline.Batches.is_ready = pipeline.Batches.is_ready, stop
+waiting.LEAVE_SECS = 1.0
+sys.exit(loop.train(small_runs.make_config(tokenizer, small_runs.CLIP), workdir))
+"""
+
+
+def test_a_read_that_never_returns_does_not_keep_what_was_told_to_end(
+    tokenizer_folder, tmp_path
+):
+    done = subprocess.run(
+        [sys.executable, "-c", HUNG, str(tokenizer_folder), str(tmp_path)],
+        env=local_processes.environment(),
+        capture_output=True,
+        text=True,
+        timeout=300,
+        check=False,
+    )
+    assert done.returncode == lifecycle.ExitCode.PREEMPTED, done.stderr
+    assert "the data that were waited for never came" in done.stderr
+    with store.CheckpointStore(tmp_path / "checkpoints") as stored:
+        assert stored.steps() == [1]
 
 
 def test_data_of_another_size_are_refused_unless_allowed(make_config, tmp_path):
