@@ -5,6 +5,7 @@ from __future__ import annotations
 import enum
 import os
 import signal
+from collections.abc import Sequence
 from types import FrameType, TracebackType
 
 
@@ -16,7 +17,7 @@ class ExitCode(enum.IntEnum):
     NO_CHECKPOINT = 3  # there are checkpoints and none is good
     DIVERGED = 4  # numbers went wrong beyond what the run may mend
     PREEMPTED = 42  # the state is saved; the same command resumes
-    INTERRUPTED = 130  # by a second Ctrl-C; resumes from the last checkpoint, as all
+    INTERRUPTED = 130  # by Ctrl-C, without waiting for an end in good order
     PEER_LOST = 134  # another process of the run is gone; as JAX ends by SIGABRT
     STALLED = 135  # no step in too long a time
     TERMINATED = 143  # by a signal, and the state could not be saved in time
@@ -30,6 +31,10 @@ def is_again(code: int) -> bool:
     return code == ExitCode.PREEMPTED or code >= 128
 
 
+class StoppedError(Exception):
+    """Leads out of work that a signal has stopped; `glide` tells its line, with 42."""
+
+
 class StopRequest:
     """Turns SIGTERM and SIGINT into a flag while the `with` block runs.
 
@@ -39,10 +44,19 @@ class StopRequest:
 
     With `is_shared`, for one of several processes, SIGTERM is left to JAX, which tells
     all of them (see `parallel.distributed.stop_agreed`), and SIGINT becomes one.
+
+    Within the block of another one it begins with what that one was told. The signals
+    that are no flag do as they did before.
     """
 
-    def __init__(self, *, is_shared: bool = False) -> None:
+    def __init__(
+        self,
+        *,
+        is_shared: bool = False,
+        heeded: Sequence[signal.Signals] = (signal.SIGTERM, signal.SIGINT),
+    ) -> None:
         self._is_shared = is_shared
+        self._heeded = (signal.SIGINT,) if is_shared else heeded
         self.signal: signal.Signals | None = None
         self._previous: dict[signal.Signals, object] = {}
 
@@ -51,10 +65,23 @@ class StopRequest:
         """True once a signal has come."""
         return self.signal is not None
 
+    def check(self) -> None:
+        """Raises StoppedError where there is nothing yet to be saved before the end.
+
+        One of several processes cannot leave alone, and goes on.
+        """
+        if self.requested and not self._is_shared:
+            raise StoppedError(
+                f"stopped by {self.signal.name} before the first step, with nothing to "
+                "save; the same command starts again"
+            )
+
     def __enter__(self) -> StopRequest:
-        shared, own = (signal.SIGINT,), (signal.SIGTERM, signal.SIGINT)
-        for number in shared if self._is_shared else own:
+        outer = current()
+        for number in self._heeded:
             self._previous[number] = signal.signal(number, self._handle)
+        if outer is not None and outer.requested:
+            self._note(outer.signal)
         return self
 
     def __exit__(
@@ -71,6 +98,15 @@ class StopRequest:
     def _handle(self, number: int, frame: FrameType | None) -> None:
         if self.requested and number == signal.SIGINT:
             raise KeyboardInterrupt
+        self._note(number)
+
+    def _note(self, number: int) -> None:
         if self._is_shared:
             os.kill(os.getpid(), signal.SIGTERM)
         self.signal = signal.Signals(number)
+
+
+def current() -> StopRequest | None:
+    """The request that Ctrl-C goes to now, or None where it raises as ever."""
+    owner = getattr(signal.getsignal(signal.SIGINT), "__self__", None)
+    return owner if isinstance(owner, StopRequest) else None

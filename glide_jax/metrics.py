@@ -4,7 +4,8 @@ One row a line: {"step": 50, "loss": 0.31, ...}; what is measured at its own int
 (validation) has rows of its own. JSON has no NaN or infinity, so these are the strings
 "nan", "inf" and "-inf"; `read_metrics` turns them back into floats. Updates that were
 skipped are told of in skipped.jsonl, in the same way. A row that cannot be written ends
-the run; a view that cannot be is left out for a while.
+the run, which keeps it in its last checkpoint; a view that cannot be is left out for a
+while.
 
 Weights & Biases is an option (log.wandb_project, `pip install -e ".[wandb]"`) and is
 imported only then. All starts of a workdir are one run there: its id lies in wandb/.
@@ -21,7 +22,7 @@ import os
 import pathlib
 import secrets
 import time
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -33,6 +34,8 @@ from glide_jax.errors import UserError
 
 # Before TensorBoard's files are tried again, once they could not be written.
 BOARD_PAUSE_SECS = 60
+# Between attempts to write a row: rides out a disk that is mounted again.
+WAITS_SECS = (0.1, 0.5, 2.0, 5.0)
 _NOT_FINITE = {"nan": math.nan, "inf": math.inf, "-inf": -math.inf}
 
 
@@ -41,6 +44,10 @@ class MetricsWriter:
 
     Only one process of a run may be enabled. `config` says whether W&B gets them too,
     and is shown there.
+
+    Attributes:
+      failure: a row cannot be written, told in one line; "" while all could be.
+      unwritten: (file, row) of that one and all after it, for `make_up_for`.
     """
 
     def __init__(
@@ -54,6 +61,8 @@ class MetricsWriter:
         self._path = self._folder / "metrics.jsonl"
         self._skipped_path = self._folder / "skipped.jsonl"
         self._enabled = enabled
+        self.failure = ""
+        self.unwritten: list[tuple[str, dict[str, Any]]] = []
         self._board = _Board(self._folder / "tensorboard")
         self._wandb: _WandbRun | None = None
         if not enabled:
@@ -74,7 +83,7 @@ class MetricsWriter:
         if not self._enabled:
             return
         row = {name: float(value) for name, value in values.items()}
-        _append(self._path, {"step": step, **row})
+        self._add(self._path, {"step": step, **row})
         self._board.add(step, [summary.scalar(n, v) for n, v in row.items()])
         if self._wandb is not None:
             self._wandb.log(step, row)
@@ -90,7 +99,33 @@ class MetricsWriter:
     def skipped(self, step: int, record: Mapping[str, Any]) -> None:
         """Tells of an update that was not made: numbers, and lists of numbers."""
         if self._enabled:
-            _append(self._skipped_path, {"step": step, **record})
+            self._add(self._skipped_path, {"step": step, **record})
+
+    def make_up_for(self, unwritten: Iterable[Sequence[Any]]) -> None:
+        """Adds rows that an earlier start could not write."""
+        if self._enabled:
+            for name, row in unwritten:
+                values = {key: _restored(value) for key, value in row.items()}
+                self._add(self._folder / name, values)
+
+    def sync(self) -> None:
+        """Returns once all rows outlast a loss of power."""
+        for path in (self._path, self._skipped_path):
+            if self._enabled:
+                sync(path)
+
+    def _add(self, path: pathlib.Path, row: Mapping[str, Any]) -> None:
+        stored = {name: _safe(value) for name, value in row.items()}
+        if not self.failure:
+            try:
+                _append(path, stored)
+                return
+            except OSError as error:
+                self.failure = (
+                    f"{path} cannot be written ({error.strerror}); make room or mend "
+                    "its disk, and the same command goes on"
+                )
+        self.unwritten.append((path.name, stored))
 
     def last(self, name: str, *, default: float) -> float:
         """The newest value of this name in metrics.jsonl."""
@@ -121,11 +156,19 @@ class MetricsWriter:
             return
         for path, kept in ((self._path, ()), (self._skipped_path, passed_over)):
             if path.exists():
-                lines = [(line, _step(line)) for line in _whole_lines(path)]
+                rows, lost = _read(path)
+                if lost:
+                    logging.warning(
+                        "%s: lines that cannot be read are dropped: %d", path, lost
+                    )
+                lines = [
+                    json.dumps(row) + "\n"
+                    for row in rows
+                    if row["step"] <= step or row["step"] in kept
+                ]
                 scratch = path.with_suffix(".tmp")
-                scratch.write_text(
-                    "".join(line for line, at in lines if at <= step or at in kept)
-                )
+                scratch.write_text("".join(lines))
+                sync(scratch)
                 os.replace(scratch, path)
         if math.isfinite(step):
             self._board.forget_after(int(step))
@@ -248,16 +291,35 @@ def _stored_id(path: pathlib.Path) -> str:
 
 
 def read_metrics(path: str | pathlib.Path) -> list[dict[str, Any]]:
-    """The rows of a metrics.jsonl in order; a last row cut short is left out."""
+    """The rows of a metrics.jsonl in order; what cannot be read is left out."""
     return [
-        {name: _restored(value) for name, value in json.loads(line).items()}
-        for line in _whole_lines(pathlib.Path(path))
+        {name: _restored(value) for name, value in row.items()}
+        for row in _read(pathlib.Path(path))[0]
     ]
 
 
+def sync(path: pathlib.Path) -> None:
+    """Returns once what is in a file, if there is one, outlasts a loss of power."""
+    if path.exists():
+        with path.open("rb") as file:
+            os.fsync(file.fileno())
+
+
 def _append(path: pathlib.Path, row: Mapping[str, Any]) -> None:
-    with path.open("a") as file:
-        file.write(json.dumps({n: _safe(v) for n, v in row.items()}) + "\n")
+    """Adds a line, or nothing; tries for a few seconds."""
+    line = (json.dumps(row) + "\n").encode()
+    end = None
+    for wait in (*WAITS_SECS, None):
+        try:
+            with path.open("ab") as file:
+                end = file.tell() if end is None else end
+                file.truncate(end)  # half of it may be there
+                file.write(line)
+            return
+        except OSError:
+            if wait is None:
+                raise
+        time.sleep(wait)
 
 
 def _safe(value: Any) -> Any:
@@ -271,14 +333,24 @@ def _restored(value: Any) -> Any:
     """What `_safe` was given."""
     if isinstance(value, list):
         return [_restored(one) for one in value]
-    return _NOT_FINITE[value] if isinstance(value, str) else value
+    return _NOT_FINITE.get(value, value) if isinstance(value, str) else value
 
 
-def _whole_lines(path: pathlib.Path) -> list[str]:
-    """Lines with their newline; a killed process may have left half of one more."""
-    lines = path.read_text().splitlines(keepends=True)
-    return [line for line in lines if line.endswith("\n")]
+def _read(path: pathlib.Path) -> tuple[list[dict[str, Any]], int]:
+    """Rows as stored, and how many lines are none.
+
+    A killed process may have left half a row, which is not counted, and a loss of power
+    zeros.
+    """
+    *lines, last = path.read_bytes().split(b"\n")
+    rows = list(map(_row, lines))
+    lost = rows.count(None)
+    return [row for row in (*rows, _row(last)) if row is not None], lost
 
 
-def _step(line: str) -> int:
-    return json.loads(line)["step"]
+def _row(line: bytes) -> dict[str, Any] | None:
+    try:
+        row = json.loads(line.decode())
+        return row if isinstance(row["step"], int | float) else None
+    except (ValueError, LookupError, TypeError, RecursionError):
+        return None

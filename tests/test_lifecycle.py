@@ -83,3 +83,29 @@ def test_the_same_command_is_run_again_after_42_and_from_128_up():
 def test_an_error_ends_with_the_code_of_its_kind(error, code):
     assert error("told").exit_code == code
     assert isinstance(error("told"), errors.UserError), "one line, no traceback"
+
+
+def test_a_request_within_another_begins_with_what_that_one_was_told():
+    with lifecycle.StopRequest(heeded=(signal.SIGINT,)) as outer:
+        assert lifecycle.current() is outer
+        send(signal.SIGINT)
+        with lifecycle.StopRequest() as inner:
+            assert lifecycle.current() is inner
+            assert inner.signal == signal.SIGINT
+            with pytest.raises(lifecycle.StoppedError, match="stopped by SIGINT"):
+                inner.check()
+        assert lifecycle.current() is outer
+    assert lifecycle.current() is None
+
+
+def test_of_several_processes_none_leaves_alone_and_all_hear_of_it():
+    seen = []
+    before = signal.signal(signal.SIGTERM, lambda number, frame: seen.append(number))
+    try:
+        with lifecycle.StopRequest(heeded=(signal.SIGINT,)):
+            send(signal.SIGINT)
+            with lifecycle.StopRequest(is_shared=True) as stop:
+                stop.check()
+        assert seen == [signal.SIGTERM]
+    finally:
+        signal.signal(signal.SIGTERM, before)

@@ -1,8 +1,11 @@
 """Rows come back as written, survive a kill, and are cut where a run resumes."""
 
+import errno
+import io
 import json
 import math
 import os
+import pathlib
 import subprocess
 import sys
 
@@ -54,6 +57,77 @@ def test_half_a_row_of_a_killed_process_is_dropped(tmp_path):
     with metrics.MetricsWriter(tmp_path) as writer:
         writer.scalars(2, {"loss": 2.0})
     assert [row["step"] for row in metrics.read_metrics(path)] == [1, 2]
+
+
+@pytest.mark.parametrize(
+    "tail", [b"\0" * 100 + b"\n", b'{"step": 3, "x": "\xff"}\n', b"5\n[1]\n", b"\0" * 9]
+)
+def test_what_a_loss_of_power_has_left_is_dropped_and_told_of(tmp_path, caplog, tail):
+    path = tmp_path / "metrics.jsonl"
+    path.write_bytes(b'{"step": 1, "loss": 1.0}\n' + tail)
+    assert [row["step"] for row in metrics.read_metrics(path)] == [1]
+    with metrics.MetricsWriter(tmp_path) as writer:
+        writer.scalars(2, {"loss": 2.0})
+    assert [row["step"] for row in metrics.read_metrics(path)] == [1, 2]
+    told = [line for line in caplog.messages if "cannot be read are dropped: " in line]
+    # Half a last line is what every kill may leave.
+    assert len(told) == tail.endswith(b"\n")
+
+
+def test_a_whole_row_that_lacks_its_newline_is_a_row(tmp_path):
+    path = tmp_path / "metrics.jsonl"
+    path.write_text('{"step": 1, "loss": 1.0}')
+    with metrics.MetricsWriter(tmp_path) as writer:
+        writer.scalars(2, {"loss": 2.0})
+    assert [row["step"] for row in metrics.read_metrics(path)] == [1, 2]
+
+
+class Refusing(io.FileIO):
+    """A file whose disk takes half of what is written and then is gone."""
+
+    def write(self, content):
+        super().write(content[: len(content) // 2])
+        raise OSError(errno.ESTALE, "Stale file handle")
+
+
+def refuse_rows(monkeypatch, times):
+    """Has so many writes of a row fail."""
+    left, usual = [times], pathlib.Path.open
+
+    def opened(path, mode="r", **settings):
+        if mode == "ab" and left[0]:
+            left[0] -= 1
+            return Refusing(path, mode)
+        return usual(path, mode, **settings)
+
+    monkeypatch.setattr(pathlib.Path, "open", opened)
+    monkeypatch.setattr(metrics, "WAITS_SECS", (0, 0))
+
+
+def test_a_row_that_the_disk_refuses_once_is_written(tmp_path, monkeypatch):
+    with metrics.MetricsWriter(tmp_path) as writer:
+        writer.scalars(1, {"loss": 1.0})
+        refuse_rows(monkeypatch, 2)
+        writer.scalars(2, {"loss": 2.0})
+        assert (writer.failure, writer.unwritten) == ("", [])
+    rows = metrics.read_metrics(tmp_path / "metrics.jsonl")
+    assert [row["step"] for row in rows] == [1, 2]
+
+
+def test_rows_that_the_disk_refuses_are_handed_to_the_next_start(tmp_path, monkeypatch):
+    with metrics.MetricsWriter(tmp_path) as writer:
+        refuse_rows(monkeypatch, 3)
+        writer.skipped(1, {"loss": math.nan})
+        writer.scalars(1, {"loss": math.inf})
+        assert "skipped.jsonl cannot be written (Stale file" in writer.failure
+        kept = json.loads(json.dumps(writer.unwritten))
+    with metrics.MetricsWriter(tmp_path) as writer:
+        writer.truncate_after(1)
+        writer.make_up_for(kept)
+    (row,) = metrics.read_metrics(tmp_path / "metrics.jsonl")
+    assert row == {"step": 1, "loss": math.inf}
+    (row,) = metrics.read_metrics(tmp_path / "skipped.jsonl")
+    assert math.isnan(row["loss"])
 
 
 def test_tensorboard_gets_scalars_and_images(tmp_path):

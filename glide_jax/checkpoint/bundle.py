@@ -13,7 +13,6 @@ import dataclasses
 import hashlib
 import json
 import pathlib
-import shutil
 import tempfile
 from collections.abc import Mapping
 from typing import Any
@@ -117,8 +116,9 @@ def _replace_folder(
         }
         mark = json.dumps({"format": FORMAT, "sha256": digests}, indent=2)
         (fresh / MARK).write_text(mark + "\n")
+        # Killed between the two, neither is in its place: see `remedy_of_cut`.
         if folder.exists():
-            shutil.move(folder, pathlib.Path(scratch) / "old")
+            folder.rename(pathlib.Path(scratch) / "old")
         fresh.rename(folder)
 
 
@@ -160,8 +160,20 @@ def read_bundle(folder: str | pathlib.Path) -> Bundle:
     return Bundle(params, (folder / CONFIG).read_text(), folder)
 
 
+def remedy_of_cut(folder: pathlib.Path) -> str:
+    """How to get back a bundle whose replacement was killed; "" if none was."""
+    folder = folder.absolute()
+    for name in ("new", "old"):
+        for left in sorted(folder.parent.glob(f".{folder.name}.*/{name}")):
+            if is_bundle(left) and not folder.exists():
+                return f"writing it was cut off: mv {left} {folder}"
+    return ""
+
+
 def _advice(folder: pathlib.Path) -> str:
     """What to do with a folder that is no bundle."""
+    if remedy := remedy_of_cut(folder):
+        return remedy
     if is_bundle(folder / "bundle"):
         return f"{folder / 'bundle'} is one"
     if (folder / "checkpoints").is_dir():

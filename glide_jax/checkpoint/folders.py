@@ -10,13 +10,20 @@ without a manifest was damaged later, and a killed write never looks like damage
 
 from __future__ import annotations
 
+import os
 import pathlib
 import shutil
 
 from glide_jax.checkpoint import manifest, retention
 from glide_jax.config.defaults import CheckpointConfig
+from glide_jax.errors import NoCheckpointError
 
 UNFINISHED, DELETED = ".unfinished", ".deleted"
+
+
+def is_step(name: str) -> bool:
+    """Whether a folder of this name is a step's; 024 is another's, beside 24."""
+    return name.isascii() and name.isdecimal() and str(int(name)) == name
 
 
 def list_steps(directory: pathlib.Path) -> list[int]:
@@ -24,8 +31,22 @@ def list_steps(directory: pathlib.Path) -> list[int]:
     return sorted(
         int(path.name)
         for path in _entries(directory)
-        if path.name.isdecimal() and path.is_dir()
+        if is_step(path.name) and path.is_dir()
     )
+
+
+def check_reachable(directory: pathlib.Path) -> None:
+    """Raises NoCheckpointError where a link leads nowhere, or a file takes a place.
+
+    A disk that is not mounted must not look like a run that has not begun.
+    """
+    steps = [path for path in _entries(directory) if is_step(path.name)]
+    for path in (directory, *steps):
+        if os.path.lexists(path) and not path.is_dir():
+            raise NoCheckpointError(
+                f"{path} is no folder but a file, or a link to what is not there; "
+                "mount its disk, or put it back, or start anew with another --workdir"
+            )
 
 
 def list_whole_steps(directory: pathlib.Path) -> list[int]:
@@ -81,9 +102,11 @@ def delete_after(directory: pathlib.Path, step: int) -> None:
             delete(directory, later)
 
 
-def delete_unwanted(directory: pathlib.Path, policy: CheckpointConfig) -> None:
-    """Removes what the policy does not keep."""
-    for step in retention.to_delete(_records(directory), policy):
+def delete_unwanted(
+    directory: pathlib.Path, policy: CheckpointConfig, bad_from: int | None = None
+) -> None:
+    """Removes what the policy does not keep; see `retention.to_delete`."""
+    for step in retention.to_delete(_records(directory), policy, bad_from):
         delete(directory, step)
 
 

@@ -84,22 +84,44 @@ class Writing:
             handler.finalize(path)
 
 
-def read(folder: pathlib.Path, abstract_items: Mapping[str, Any]) -> dict[str, Any]:
-    """Each item like its tree of jax.ShapeDtypeStruct: cast, and laid out, by it.
+def read(
+    folder: pathlib.Path, wanted: Mapping[str, Mapping[str, jax.ShapeDtypeStruct]]
+) -> dict[str, dict[str, jax.Array]]:
+    """Arrays of items by their path in it: cast, and laid out, as `wanted` says.
 
-    Without a sharding an array goes to this process's first device.
+    Without a sharding an array goes to this process's first device. The paths are all
+    that the item holds: Orbax reads what it has written only as it was written, parts
+    without arrays included, and so its own account of the tree is filled in.
 
     Raises:
       DamagedError: a file cannot be read.
     """
     restored = {}
-    for name, tree in abstract_items.items():
-        arguments = ocp.args.StandardRestore(jax.tree.map(_placed, tree))
+    for name, leaves in wanted.items():
+        path = epath.Path(folder / name)
         with _Reading(name):
-            restored[name] = ocp.StandardCheckpointHandler().restore(
-                epath.Path(folder / name), args=arguments
+            stored = ocp.StandardCheckpointHandler().metadata(path).tree
+            tree = jax.tree_util.tree_map_with_path(
+                lambda at, _, leaves=leaves: _placed(leaves[path_text(at)]), stored
             )
+            found = ocp.StandardCheckpointHandler().restore(
+                path, args=ocp.args.StandardRestore(tree)
+            )
+        restored[name] = leaves_by_path(found)
     return restored
+
+
+def leaves_by_path(tree: Any) -> dict[str, Any]:
+    """Leaves by their path ("params/unet/conv_in/kernel")."""
+    return {
+        path_text(path): leaf
+        for path, leaf in jax.tree_util.tree_leaves_with_path(tree)
+    }
+
+
+def path_text(path: Any) -> str:
+    """A path of JAX's as text."""
+    return jax.tree_util.keystr(path, simple=True, separator="/")
 
 
 class _Reading:

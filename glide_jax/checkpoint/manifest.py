@@ -19,6 +19,9 @@ from typing import Any
 
 FORMAT = 1
 NAME = "manifest.json"
+# Ends the name of a file that is listed under the name without it, and still has to be
+# put in its place.
+DRAFT = ".tmp"
 # Hashing frees the interpreter, so threads make use of as many cores.
 _THREADS = min(8, os.cpu_count() or 1)
 
@@ -111,24 +114,46 @@ def read(folder: pathlib.Path) -> Manifest:
     except OSError as error:
         raise DamagedError([f"{NAME} cannot be read ({error.strerror})"]) from error
     try:
-        content = json.loads(found)
-        written_as = content.pop("format")
-        content.pop("sha256")
-        manifest = Manifest(**content)
-    except (ValueError, TypeError, KeyError, AttributeError):
+        return _parse(found)
+    except (ValueError, LookupError, TypeError, AttributeError, RecursionError):
         raise DamagedError([f"{NAME} is not what was written"]) from None
-    if written_as == FORMAT and to_bytes(manifest) == found:
-        return manifest
-    if _is_whole(found):
-        raise DamagedError([f"{NAME} has format {written_as}, this reads {FORMAT}"])
-    raise DamagedError([f"{NAME} is not what was written"])
 
 
-def _is_whole(found: bytes) -> bool:
-    """Whether it is some version's manifest as that version wrote it."""
+def _parse(found: bytes) -> Manifest:
+    """A manifest from its bytes.
+
+    Raises:
+      DamagedError: another version wrote it.
+      ValueError, LookupError, TypeError, AttributeError, RecursionError: none did.
+    """
     content = json.loads(found)
     digest = content.pop("sha256")
-    return digest == hashlib.sha256(_canonical(content)).hexdigest()
+    if digest != hashlib.sha256(_canonical(content)).hexdigest():
+        raise ValueError("another digest")
+    written_as = content.pop("format")
+    if written_as != FORMAT:
+        raise DamagedError([f"{NAME} has format {written_as}, this reads {FORMAT}"])
+    manifest = Manifest(**content)
+    if to_bytes(manifest) != found:
+        raise ValueError("written in another way")
+    _check_types(manifest)
+    return manifest
+
+
+def _check_types(manifest: Manifest) -> None:
+    """Raises what `_parse` does for fields of other types than a manifest has."""
+    facts = [
+        (manifest.step, int),
+        (manifest.created_at.tzinfo, datetime.tzinfo),
+        *((facts["bytes"], int) for facts in manifest.files.values()),
+        *((facts["sha256"], str) for facts in manifest.files.values()),
+        *((leaf["shape"], list) for leaf in manifest.leaves.values()),
+        *((leaf["dtype"], str) for leaf in manifest.leaves.values()),
+        *((leaf["digest"], str) for leaf in manifest.leaves.values()),
+        *((value, int | float) for value in manifest.metrics.values()),
+    ]
+    if not all(isinstance(value, kind) for value, kind in facts):
+        raise TypeError("a field of another type")
 
 
 def list_files(folder: pathlib.Path) -> list[str]:

@@ -6,6 +6,7 @@ so that all come to the same verdict.
 
 from __future__ import annotations
 
+import itertools
 import json
 import pathlib
 from collections.abc import Iterable, Mapping
@@ -97,15 +98,27 @@ class Prover:
         """
         found = self.prove(step, abstract_items)
         folder = self._directory / str(step)
-        for name, tree in abstract_items.items():
-            _check_tree(found, folder, name, tree)
-        restored, damages = {}, {}
+        paths = {
+            name: _stored_paths(found, folder, name, tree)
+            for name, tree in abstract_items.items()
+        }
+        wanted = {
+            name: dict(zip(paths[name], jax.tree.leaves(tree), strict=True))
+            for name, tree in abstract_items.items()
+        }
+        read, damages = {}, {}
         try:
-            restored = items.read(folder, abstract_items)
+            read = items.read(folder, wanted)
         except manifest.DamagedError as error:
             damages = {"": str(error)}
         self._refuse(damages)
-        _check_digests(found, restored)
+        _check_digests(found, read)
+        restored = {
+            name: jax.tree.unflatten(
+                jax.tree.structure(tree), [read[name][path] for path in paths[name]]
+            )
+            for name, tree in abstract_items.items()
+        }
         meta = json.loads((folder / META).read_bytes())
         return Restored(step, restored, meta)
 
@@ -132,15 +145,7 @@ def describe(leaves: Any, found: Mapping[str, str]) -> dict[str, dict[str, Any]]
             "dtype": str(leaf.dtype),
             "digest": found[path],
         }
-        for path, leaf in leaves_by_path(leaves).items()
-    }
-
-
-def leaves_by_path(tree: Any) -> dict[str, Any]:
-    """Leaves by their path ("params/unet/conv_in/kernel")."""
-    return {
-        jax.tree_util.keystr(path, simple=True, separator="/"): leaf
-        for path, leaf in jax.tree_util.tree_leaves_with_path(tree)
+        for path, leaf in items.leaves_by_path(leaves).items()
     }
 
 
@@ -157,30 +162,57 @@ def _files_of(
     }
 
 
-def _check_tree(
+def _stored_paths(
     found: manifest.Manifest, folder: pathlib.Path, item: str, tree: Any
-) -> None:
+) -> list[str]:
+    """Where each leaf of `tree` is stored in the item, in the order of its leaves.
+
+    Raises:
+      UserError: one is not, or has another shape, or there are more.
+    """
     where = f"checkpoint step {found.step} in {folder.parent}"
     if item not in item_names(found):
         names = ", ".join(item_names(found))
         raise UserError(f"{where} has no {item}; it has {names}")
-    wanted = {path: tuple(leaf.shape) for path, leaf in leaves_by_path(tree).items()}
+    leaves = items.leaves_by_path(tree)
+    wanted = {path: tuple(leaf.shape) for path, leaf in leaves.items()}
     stored = leaf_shapes(found, item)
-    for path in sorted(wanted | stored):
-        here, there = wanted.get(path), stored.get(path)
-        if here != there:
-            raise UserError(
-                f"{item}/{path}: {where} has {_shape_text(there)}, this model needs "
-                f"{_shape_text(here)}; use the configuration that the checkpoint was "
-                "trained with"
-            )
+    here, there = _by_part(wanted), _by_part(stored)
+    if {at: wanted[path] for at, path in here.items()} == {
+        at: stored[path] for at, path in there.items()
+    }:
+        return [there[at] for at in here]
+    path = next(p for p in sorted(wanted | stored) if wanted.get(p) != stored.get(p))
+    raise UserError(
+        f"{item}/{path}: {where} has {_shape_text(stored.get(path))}, this model needs "
+        f"{_shape_text(wanted.get(path))}; use the configuration that the checkpoint "
+        "was trained with"
+    )
+
+
+def _by_part(paths: Iterable[str]) -> dict[tuple[int, str], str]:
+    """Paths by the part of a chain that they are in, and their rest.
+
+    Parts are counted without those that have no arrays, such as the clipping of
+    gradients: an optimizer that has it now and one that had it not hold the same.
+    """
+    split = {path: _leading_numbers(path.split("/")) for path in paths}
+    parts = sorted(set(split.values()))
+    return {
+        (parts.index(numbers), path.split("/", len(numbers))[-1]): path
+        for path, numbers in split.items()
+    }
+
+
+def _leading_numbers(names: list[str]) -> tuple[int, ...]:
+    return tuple(map(int, itertools.takewhile(str.isdecimal, names)))
 
 
 def _check_digests(found: manifest.Manifest, restored: Mapping[str, Any]) -> None:
     """Raises DamagedError for arrays that are not, bit for bit, what was saved."""
     same = {
         path: leaf
-        for path, leaf in leaves_by_path(restored).items()
+        for path, leaf in items.leaves_by_path(restored).items()
         # An array read in another dtype than it was stored in has other bits.
         if str(leaf.dtype) == found.leaves[path]["dtype"]
     }

@@ -19,8 +19,13 @@ class Record:
     metrics: Mapping[str, float]
 
 
-def to_delete(records: Sequence[Record], policy: CheckpointConfig) -> list[int]:
+def to_delete(
+    records: Sequence[Record], policy: CheckpointConfig, bad_from: int | None = None
+) -> list[int]:
     """Steps that no policy wants, oldest first; the newest is always wanted.
+
+    So is the newest before `bad_from`, the first of the updates that were skipped one
+    after the other until now: it is the one to go back to.
 
     What a policy wants once it wants for good, or until a better one comes, so that
     asking again after the deletions changes nothing.
@@ -30,6 +35,8 @@ def to_delete(records: Sequence[Record], policy: CheckpointConfig) -> list[int]:
     wanted |= _every_steps(records, policy.keep_every_steps)
     wanted |= _every_hours(records, policy.keep_every_hours)
     wanted |= _best(records, policy.keep_best, policy.best_metric)
+    if bad_from is not None:
+        wanted.add(max((r.step for r in records if r.step < bad_from), default=0))
     return [record.step for record in records if record.step not in wanted]
 
 
@@ -46,7 +53,8 @@ def _every_hours(records: Sequence[Record], hours: float) -> set[int]:
     wanted: set[int] = set()
     last = None
     for record in records:
-        if last is None or record.created - last >= datetime.timedelta(hours=hours):
+        # In seconds: not every number of hours is a time span to Python.
+        if last is None or (record.created - last).total_seconds() >= 3600 * hours:
             wanted.add(record.step)
             last = record.created
     return wanted

@@ -17,6 +17,7 @@ from typing import Any
 import jax
 
 from glide_jax.checkpoint import folders, manifest, peers, proving, writing
+from glide_jax.checkpoint import items as stored_items
 from glide_jax.config.defaults import CheckpointConfig
 from glide_jax.errors import NoCheckpointError, UserError
 
@@ -61,6 +62,8 @@ class CheckpointStore:
         items: Mapping[str, Any],
         meta: Mapping[str, Any],
         metrics: Mapping[str, float] | None = None,
+        *,
+        bad_from: int | None = None,
     ) -> bool:
         """Begins to write the state of `step`; False if it is stored, or cannot be.
 
@@ -74,6 +77,7 @@ class CheckpointStore:
           items: names to pytrees of arrays.
           meta: JSON.
           metrics: what the policy may keep the step for.
+          bad_from: the newest step before this one is kept, whatever the policy says.
         """
         self.settle()
         if step in self._stored:
@@ -86,6 +90,7 @@ class CheckpointStore:
             meta=meta,
             metrics={name: float(value) for name, value in (metrics or {}).items()},
             policy=self._policy,
+            bad_from=bad_from,
             damaged=frozenset(self._damaged),
         )
         self._prover.forget([step])
@@ -139,7 +144,12 @@ class CheckpointStore:
         return max(self.steps(), default=None)
 
     def is_empty(self) -> bool:
-        """True if no step was ever committed here, so that a start is a fresh one."""
+        """True if no step was ever committed here, so that a start is a fresh one.
+
+        Raises:
+          NoCheckpointError: there may be states where nothing can be seen.
+        """
+        folders.check_reachable(self.directory)
         return not self._prover.list_steps()
 
     def newest(self) -> tuple[int, dict[str, Any]] | None:
@@ -187,24 +197,6 @@ class CheckpointStore:
             return self._prover.restore(step, abstract_items).items
         except manifest.DamagedError as error:
             raise self._refusal(step, error) from error
-
-    def restore_meta(self, step: int) -> dict[str, Any]:
-        """The JSON stored beside the items of `step`."""
-        self._check_is_there(step)
-        try:
-            self._prover.prove(step, [])
-            return self._read_meta(step)
-        except manifest.DamagedError as error:
-            raise self._refusal(step, error) from error
-
-    def tree_shapes(self, step: int, item: str) -> dict[str, tuple[int, ...]]:
-        """Shapes of an item's tensors by path ("unet/conv_in/kernel")."""
-        self._check_is_there(step)
-        try:
-            found = manifest.read(self.directory / str(step))
-        except manifest.DamagedError as error:
-            raise self._refusal(step, error) from error
-        return proving.leaf_shapes(found, item)
 
     def discard_after(self, step: int) -> None:
         """Deletes later steps, for a run that goes back to `step` for good."""
@@ -271,7 +263,7 @@ def _check_items(items: Mapping[str, Any]) -> None:
     for name in (proving.META, manifest.NAME):
         if name in items:
             raise ValueError(f"an item may not be named {name}")
-    for path, leaf in proving.leaves_by_path(dict(items)).items():
+    for path, leaf in stored_items.leaves_by_path(dict(items)).items():
         if jax.dtypes.issubdtype(leaf.dtype, jax.dtypes.prng_key):
             # Keys are functions of (seed, step): a stored one would be a second
             # truth, and its layout depends on the PRNG implementation.

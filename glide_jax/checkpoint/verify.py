@@ -16,7 +16,7 @@ class Report:
 
     Attributes:
       folder: that was looked at.
-      kind: "workdir" or "bundle".
+      kind: "workdir", "checkpoint" (one step of a workdir) or "bundle".
       damaged: files by path, with what is wrong.
       surplus: files and folders that nobody listed; they do no harm.
       good_steps: checkpoints of which every file is as it was written.
@@ -34,27 +34,57 @@ class Report:
 
 
 def check(folder: pathlib.Path) -> Report:
-    """Hashes all that is listed in a workdir or a bundle.
+    """Hashes all that is listed in a workdir, one of its checkpoints or a bundle.
 
     Raises:
       UserError: it is neither.
     """
     if any((folder / name).is_file() for name in (bundle.MARK, bundle.PARAMS)):
         return _check_bundle(folder)
+    if _is_checkpoint(folder):
+        return _check_checkpoint(folder)
     if (folder / "checkpoints").is_dir() or (folder / manifest.NAME).is_file():
         return _check_workdir(folder)
+    remedy = bundle.remedy_of_cut(folder) or "name one of them"
     raise UserError(
         f"{folder} is neither a workdir of `glide train` (it has no checkpoints) nor a "
-        f"bundle (it has no {bundle.MARK}); name one of them"
+        f"bundle (it has no {bundle.MARK}); {remedy}"
     )
 
 
+def _is_checkpoint(folder: pathlib.Path) -> bool:
+    """Whether it is a step's; a workdir may have a number for its name as well."""
+    whole = folder.absolute()
+    is_listed = whole.parent.name == "checkpoints" or (whole / manifest.NAME).is_file()
+    return (
+        whole.is_dir()
+        and folders.is_step(whole.name)
+        and is_listed
+        and not (whole / "checkpoints").is_dir()
+    )
+
+
+def _check_checkpoint(folder: pathlib.Path) -> Report:
+    step = int(folder.absolute().name)
+    damaged, surplus, size = _check_listed(folder, step)
+    good, bad = ([], [step]) if damaged else ([step], [])
+    return Report(folder, "checkpoint", damaged, surplus, good, bad, size)
+
+
 def _check_workdir(folder: pathlib.Path) -> Report:
-    damaged, _, read = _check_listed(folder)
+    found, _, read = _check_listed(folder)
+    # A start that was cut off may have left drafts; the next one writes them again.
+    damaged = {name: why for name, why in found.items() if not _is_draft(folder, name)}
     surplus, good, bad = [], [], []
     checkpoints = folder / "checkpoints"
     for step in folders.list_steps(checkpoints):
-        wrong, unlisted, size = _check_listed(checkpoints / str(step), step)
+        try:
+            wrong, unlisted, size = _check_listed(checkpoints / str(step), step)
+        except FileNotFoundError:
+            wrong, unlisted, size = {"": "is missing"}, [], 0
+        # A run that is under way deletes what it does not keep.
+        if wrong and not (checkpoints / str(step)).exists():
+            continue
         damaged |= {f"checkpoints/{step}/{name}": why for name, why in wrong.items()}
         surplus += [f"checkpoints/{step}/{name}" for name in unlisted]
         read += size
@@ -80,6 +110,15 @@ def _check_listed(
     damaged = manifest.find_damages(folder, found.files)
     surplus = sorted(set(manifest.list_files(folder)) - found.files.keys())
     return damaged, surplus, sum(facts["bytes"] for facts in found.files.values())
+
+
+def _is_draft(folder: pathlib.Path, name: str) -> bool:
+    """Whether what is listed under the name lies in its draft, not yet in its place."""
+    draft = f"{name}{manifest.DRAFT}"
+    if name == manifest.NAME or not (folder / draft).is_file():
+        return False
+    listed = manifest.read(folder).files[name]
+    return not manifest.find_damages(folder, {draft: listed})
 
 
 def _check_bundle(folder: pathlib.Path) -> Report:

@@ -37,6 +37,7 @@ class Write:
         meta: Mapping[str, Any],
         metrics: Mapping[str, float],
         policy: CheckpointConfig | None,
+        bad_from: int | None = None,
         damaged: frozenset[int] = frozenset(),
     ) -> None:
         self.step = step
@@ -44,7 +45,7 @@ class Write:
         self._folder = folders.unfinished(directory, step)
         self._peers = talk
         self._meta, self._metrics = dict(meta), dict(metrics)
-        self._policy, self._damaged = policy, damaged
+        self._policy, self._bad_from, self._damaged = policy, bad_from, damaged
 
     def start(self, state: Mapping[str, Any]) -> str:
         """Copies the items off the devices and begins to write them."""
@@ -91,17 +92,25 @@ class Write:
         (self._folder / proving.META).write_text(text)
 
     def _hash(self) -> tuple[str, dict[str, Any]]:
-        """(reason, facts of all files), each process having read its share."""
+        """(reason, facts of all files), each process having read its share.
+
+        Of what process 0 sees: a shared disk may show another process less for a while.
+        """
+        names: list[str] = []
+        reason = self._by_first(lambda: names.extend(manifest.list_files(self._folder)))
+        names = json.loads(self._peers.exchange(json.dumps(names))[0])
         found: dict[str, Any] = {}
         with items.Attempt() as attempt:
-            names = manifest.list_files(self._folder)
             share = names[self._peers.index :: self._peers.count]
             found = manifest.hash_files(self._folder, share)
         words = self._peers.exchange(json.dumps(found))
         files = {
             name: facts for word in words for name, facts in json.loads(word).items()
         }
-        return self._peers.agree(attempt.reason), files
+        reason = reason or self._peers.agree(attempt.reason)
+        if not reason and files.keys() != set(names):
+            reason = "the processes have not read all of its files"
+        return reason, files
 
     def _commit(self, files: Mapping[str, Any]) -> None:
         whole = manifest.Manifest(
@@ -121,7 +130,7 @@ class Write:
             if step != self.step:
                 folders.delete(self._directory, step)
         if self._policy is not None:
-            folders.delete_unwanted(self._directory, self._policy)
+            folders.delete_unwanted(self._directory, self._policy, self._bad_from)
 
     def _by_first(self, action: Callable[[], None]) -> str:
         """Does it on the first process; all return its reason for failing, or ""."""

@@ -8,7 +8,8 @@
     glide data emoji --output=runs/emoji
 
 A SIGTERM or Ctrl-C ends it with exit code 42. What it makes appears under its name only
-when it is whole, so that nothing is left behind: the same command starts over.
+when it is whole: the same command starts over, and a build removes what one that was
+killed has left.
 """
 
 from __future__ import annotations

@@ -6,29 +6,33 @@ Exit codes, which launchers act on: the same command is to be run again after 42
 everything from 128 up, and after nothing else.
 
       0  done
+      1  something unforeseen, with a traceback: a bug, or a machine that fails
       2  a mistake of the user's: one line on stderr
       3  there are checkpoints, and none of them is good
       4  numbers went wrong beyond what the run may mend
-     42  stopped by a signal, everything is saved
-    130  interrupted by a second Ctrl-C; goes on from the last checkpoint, as do these:
+     42  stopped by SIGTERM or Ctrl-C, and everything is saved: all that was trained, or
+         nothing where nothing was begun
+    130  interrupted by Ctrl-C at once: by a second one, or where a verb has nothing to
+         save; training goes on from the last checkpoint, as after these:
     134  another process of the run is gone
     135  no step in too long a time (train.stall_secs)
-    143  a signal came and saving took too long (train.grace_secs)
+    143  SIGTERM came before it was heeded, or saving took too long (train.grace_secs)
 """
 
 from __future__ import annotations
 
 import ast
+import contextlib
 import importlib
 import logging
 import os
+import signal
 import sys
 import textwrap
 
 from absl import flags
 
 from glide_jax import cache, errors, lifecycle
-from glide_jax.cli import stopping
 
 VERBS = {
     "quickstart": "the whole system at toy size: train, sample, measure, draw",
@@ -49,6 +53,9 @@ VERBS = {
     "flags": "the compiler flags of a chip, for a shell to set",
     "data": "build | tokenizer | emoji: prepare a data set",
 }
+
+# What takes seconds to import, and from its first one on ends in good order.
+HEEDS_CTRL_C = ("train",)
 
 
 def main(argv: list[str] | None = None) -> None:
@@ -81,27 +88,34 @@ def run(argv: list[str]) -> int:
         logging.getLogger(noisy).setLevel(logging.ERROR)
     # And of a write that fails, each a page long; checkpoint/ tells it in one line.
     logging.getLogger("absl").setLevel(logging.CRITICAL)
-    module = importlib.import_module(f"glide_jax.cli.{verb.replace(' ', '_')}")
-    values = flags.FlagValues()
     try:
-        module.define_flags(values)
-        flags.DEFINE_bool(
-            "help", False, "show this help", short_name="h", flag_values=values
-        )
-        arguments = _parse(values, [f"glide {verb}", *rest])
-        if values.help:
-            print(f"{module.__doc__}\n{_flag_help(values)}")
-            return lifecycle.ExitCode.OK
-        return module.run(values, arguments) or lifecycle.ExitCode.OK
+        with contextlib.ExitStack() as stack:
+            if verb in HEEDS_CTRL_C:
+                stack.enter_context(lifecycle.StopRequest(heeded=(signal.SIGINT,)))
+            return _run_verb(verb, rest)
     except errors.UserError as error:
         print(f"glide {verb}: {error}", file=sys.stderr)
         return error.exit_code
-    except stopping.StoppedError as stopped:
+    except lifecycle.StoppedError as stopped:
         print(f"glide {verb}: {stopped}", file=sys.stderr)
         return lifecycle.ExitCode.PREEMPTED
     except KeyboardInterrupt:
         print(f"glide {verb}: interrupted", file=sys.stderr)
         return lifecycle.ExitCode.INTERRUPTED
+
+
+def _run_verb(verb: str, rest: list[str]) -> int:
+    module = importlib.import_module(f"glide_jax.cli.{verb.replace(' ', '_')}")
+    values = flags.FlagValues()
+    module.define_flags(values)
+    flags.DEFINE_bool(
+        "help", False, "show this help", short_name="h", flag_values=values
+    )
+    arguments = _parse(values, [f"glide {verb}", *rest])
+    if values.help:
+        print(f"{module.__doc__}\n{_flag_help(values)}")
+        return lifecycle.ExitCode.OK
+    return module.run(values, arguments) or lifecycle.ExitCode.OK
 
 
 def _parse(values: flags.FlagValues, argv: list[str]) -> list[str]:

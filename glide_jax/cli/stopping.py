@@ -10,10 +10,6 @@ from glide_jax import lifecycle
 Poll = Callable[[], None]
 
 
-class StoppedError(Exception):
-    """Leads out of the work when a signal has come; `glide` ends with its line."""
-
-
 NOTHING_KEPT = "nothing written; the same command starts over"
 ALL_KEPT = "what is done kept; the same command goes on from there"
 
@@ -29,6 +25,8 @@ def heeded(kept: str = NOTHING_KEPT) -> Iterator[Poll]:
 
         def poll() -> None:
             if stop.requested:
-                raise StoppedError(f"stopped by {stop.signal.name} with {kept}")
+                raise lifecycle.StoppedError(
+                    f"stopped by {stop.signal.name} with {kept}"
+                )
 
         yield poll

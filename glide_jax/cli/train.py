@@ -14,9 +14,11 @@ from __future__ import annotations
 import logging
 import os
 import pathlib
+import signal
 
 from absl import flags
 
+from glide_jax import lifecycle
 from glide_jax.errors import UserError
 
 
@@ -88,7 +90,12 @@ def run(values: flags.FlagValues, arguments: list[str]) -> int:
         ) from error
     config = resolve.from_config_dict(values.config)
     profile_steps = profiling.read_steps(values.profile_steps)
+    stop = lifecycle.current()
+    if stop is not None:
+        stop.check()
     if values.dry_run:
+        # Keeps nothing, so that Ctrl-C may end it at once.
+        signal.signal(signal.SIGINT, signal.default_int_handler)
         print(dry_run.report(config, devices=values.devices))
         return 0
     if values.devices is not None:

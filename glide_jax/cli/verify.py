@@ -1,6 +1,7 @@
-"""Check a workdir or a bundle against what was written: every file, by its SHA-256.
+"""Check a workdir, one checkpoint or a bundle: every file, by its SHA-256.
 
     glide verify runs/base
+    glide verify runs/base/checkpoints/1000
     glide verify runs/base runs/base/bundle --json
 
 No device is needed. Ends with 0 if all is good, and with 3 if anything is damaged: a

@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import dataclasses
 import difflib
-import hashlib
 import json
 import math
 import typing
@@ -70,11 +69,6 @@ def from_json(text: str) -> defaults.Config:
             "object with sections such as model and train"
         )
     return _from_nested(nested)
-
-
-def digest(config: defaults.Config) -> str:
-    """SHA-256, in hexadecimal, of `to_json(config)`."""
-    return hashlib.sha256(to_json(config).encode()).hexdigest()
 
 
 def override(config: defaults.Config, changes: Mapping[str, Any]) -> defaults.Config:

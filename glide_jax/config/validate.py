@@ -269,7 +269,10 @@ def _check_train(train: defaults.TrainConfig) -> None:
     _at_least("train", train, 1, ["num_steps", "global_batch_size", "microbatches"])
     _at_least("train", train, 0, ["timestep_power", "init_log2_loss_scale"])
     _at_least("train", train, 0, ["min_log2_loss_scale", "max_rewinds"])
-    _at_least("train", train, 0, ["check_replicas_every_steps", "stall_secs"])
+    _at_least("train", train, 0, ["check_replicas_every_steps"])
+    is_patient = train.stall_secs == 0 or train.stall_secs >= 10
+    rule, remedy = "ends a run in a slow step", "use 10 or more, or 0 for never"
+    _require(is_patient, "train.stall_secs", train.stall_secs, rule, remedy)
     _at_least("train", train, 1, ["max_skipped_in_a_row", "grace_secs"])
     _require(
         train.skip_loss_above == 0 or train.skip_loss_above > 1,
@@ -342,9 +345,26 @@ def _check_intervals(config: defaults.Config) -> None:
     _at_least("checkpoint", config.checkpoint, 1, ["every_steps", "keep"])
     also_kept = ["keep_every_steps", "keep_every_hours", "keep_best"]
     _at_least("checkpoint", config.checkpoint, 0, also_kept)
+    _check_best(config)
     _at_least("log", config.log, 1, ["every_steps", "validation_examples"])
     _at_least("log", config.log, 1, ["grid_images"])
     _at_least("log", config.log, 0, ["validate_every_steps", "grid_every_steps"])
+
+
+def _check_best(config: defaults.Config) -> None:
+    """What is kept for its validation has to have been validated when it is saved."""
+    saved, validated = config.checkpoint.every_steps, config.log.validate_every_steps
+    is_judged = validated > 0 and saved % validated == 0
+    count, metric = config.checkpoint.keep_best, config.checkpoint.best_metric
+    _require(
+        not (count and metric.startswith("validation/"))
+        or (is_judged and bool(config.data.validation_sources)),
+        "checkpoint.keep_best",
+        count,
+        f"judges by {metric}, which not every step that is saved has",
+        "give data.validation_sources and a log.validate_every_steps that divides "
+        f"checkpoint.every_steps={saved}",
+    )
 
 
 def _check_evaluate(config: defaults.Config) -> None:

@@ -11,7 +11,6 @@ import io
 import json
 import logging
 import pathlib
-import tempfile
 from collections.abc import Callable, Iterator
 from typing import Any
 
@@ -20,7 +19,7 @@ import tensorflow_datasets as tfds
 from PIL import Image
 
 from glide_jax import errors
-from glide_jax.data import captions, fault, schema
+from glide_jax.data import captions, drafts, fault, schema
 
 _log = logging.getLogger(__name__)
 _RECORDS = "array_record"
@@ -121,7 +120,8 @@ def build_array_records(
     """Writes the source under directory/name and returns the version's folder.
 
     Read it back with the source "tfds:FOLDER" or "tfds:FOLDER?split=SPLIT". Nothing is
-    left under that name by work that failed.
+    left under that name by work that failed; what a killed process has left beside it
+    is removed by the next that writes under that name.
 
     Args:
       source: the records; those without a caption or image are left out and counted.
@@ -141,14 +141,14 @@ def build_array_records(
     if (directory / name).exists():
         _check_lacks(place, split)
     directory.mkdir(parents=True, exist_ok=True)
-    with tempfile.TemporaryDirectory(dir=directory, prefix=f".{name}.") as draft:
+    with drafts.made(directory, name) as draft:
         builder = CaptionedImages(
             name=name,
             split=split,
             source=source,
             faults=fault.FaultCounter(max_bad_frac, _tell_left_out),
             on_progress=on_progress,
-            data_dir=draft,
+            data_dir=str(draft),
             file_format=_RECORDS,
         )
         # tfds would tell of the draft, and of progress in its own way.

@@ -8,13 +8,13 @@ from glide_jax.data import disk, schema
 
 
 def from_text(content: bytes, key: str) -> str:
-    """The text of a caption file.
+    """The text of a caption file, without the mark that Windows begins files with.
 
     Raises:
       BadRecordError: not UTF-8.
     """
     try:
-        return content.decode().strip()
+        return content.decode("utf-8-sig").strip()
     except UnicodeDecodeError as fault:
         raise schema.BadRecordError("broken caption", key, "not UTF-8") from fault
 

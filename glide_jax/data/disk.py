@@ -2,6 +2,9 @@
 
 What the disk does is no property of a record, so a read that fails is tried again for a
 few seconds. After that its record is bad like any other: replaced, counted and named.
+No other file is waited for during the next minute: a disk that lost one may have lost
+them all, and a run that waits for each in turn would stand still.
+
 The stream then is that of the data as they now lie, not of (seed, step) alone: a run
 that is resumed with the file mended will not repeat those rows, and the log says so.
 """
@@ -10,6 +13,7 @@ from __future__ import annotations
 
 import errno
 import logging
+import math
 import os
 import pathlib
 import stat
@@ -23,6 +27,8 @@ from glide_jax.data import schema
 _log = logging.getLogger(__name__)
 # Rides out a remount or a file that is moved and put back: 7.6 s in all (ours).
 WAITS_SECS = (0.1, 0.5, 2.0, 5.0)
+# After a wait in vain, all files are read at once or not at all for so long (ours).
+REST_SECS = 60.0
 # Limits on what is read into memory at once. No photograph of the web is larger: 64 MiB
 # is four times what a full camera JPEG takes. A caption of 64 KiB is a small book; the
 # model sees some 128 tokens of it.
@@ -45,9 +51,34 @@ class _ChangedError(OSError):
     """The file is not the one that was indexed."""
 
 
-# Files that were waited for in vain; their next record is not waited for again.
-_given_up: set[pathlib.Path] = set()
-_lock = threading.Lock()
+class Patience:
+    """Which files the threads of this process still wait for.
+
+    Attributes:
+      given_up: files that could not be read; they are not waited for again.
+    """
+
+    def __init__(self) -> None:
+        self.given_up: set[pathlib.Path] = set()
+        self._rests_until = -math.inf
+        self._lock = threading.Lock()
+
+    def waits(self, path: pathlib.Path) -> tuple[float, ...]:
+        """Seconds to wait before each other try to read a file."""
+        is_resting = time.monotonic() < self._rests_until
+        return () if is_resting or path in self.given_up else WAITS_SECS
+
+    def give_up(self, path: pathlib.Path, waits: tuple[float, ...]) -> bool:
+        """Notes a file that was waited for in vain; whether it was not known to be."""
+        with self._lock:
+            if waits:
+                self._rests_until = time.monotonic() + REST_SECS
+            is_new = path not in self.given_up
+            self.given_up.add(path)
+        return is_new
+
+
+_patience = Patience()
 
 
 def open_file(path: pathlib.Path) -> tuple[int, Stamp]:
@@ -115,15 +146,39 @@ def read_whole(path: pathlib.Path, limit: int, kind: str, key: str) -> bytes:
     """
 
     def attempt() -> bytes:
-        descriptor, found = open_file(path)
-        try:
-            if found.size > limit:
-                raise schema.BadRecordError(kind, key, f"{found.size} bytes")
-            return read_at(descriptor, 0, limit)
-        finally:
-            os.close(descriptor)
+        return _whole(path, limit, kind, key)
 
     return _persist(attempt, path, "file", key)
+
+
+def read_caption(path: pathlib.Path, image: pathlib.Path, key: str) -> bytes:
+    """A whole caption file, of the picture `image`.
+
+    Raises:
+      BadRecordError: as `read_whole`; "missing caption", at once, where the picture is
+        there without it. Where both are gone the disk may be away, which is waited for.
+    """
+
+    def attempt() -> bytes:
+        try:
+            return _whole(path, MAX_CAPTION_BYTES, "huge caption", key)
+        except FileNotFoundError:
+            # The caption again at last: the disk may have come back in between.
+            if image.is_file() and not path.exists():
+                raise schema.BadRecordError("missing caption", key) from None
+            raise
+
+    return _persist(attempt, path, "file", key)
+
+
+def _whole(path: pathlib.Path, limit: int, kind: str, key: str) -> bytes:
+    descriptor, found = open_file(path)
+    try:
+        if found.size > limit:
+            raise schema.BadRecordError(kind, key, f"{found.size} bytes")
+        return read_at(descriptor, 0, limit)
+    finally:
+        os.close(descriptor)
 
 
 def check_unchanged(path: pathlib.Path, stamp: Stamp, key: str) -> None:
@@ -135,23 +190,21 @@ def _persist(
     attempt: Callable[[], bytes], path: pathlib.Path, what: str, key: str
 ) -> bytes:
     """What attempt() gives in the end; see `read_span`."""
-    waits = iter(() if path in _given_up else WAITS_SECS)
+    waits = _patience.waits(path)
+    left = iter(waits)
     while True:
         try:
             content = attempt()
         except OSError as fault:
             last = fault
         else:
-            _given_up.discard(path)
+            _patience.given_up.discard(path)
             return content
-        wait = next(waits, None)
+        wait = next(left, None)
         if wait is None:
             break
         time.sleep(wait)
-    with _lock:
-        is_new = path not in _given_up
-        _given_up.add(path)
-    if is_new:
+    if _patience.give_up(path, waits):
         _log.error(
             "%s cannot be read (%s): its records are replaced from here on, which a "
             "run resumed with it in place would not repeat",

@@ -100,8 +100,11 @@ class FaultCounter:
         """Notes some records that were usable, and those that were not.
 
         Raises:
-          UserError: bad records now exceed the allowed share.
+          UserError: bad records now exceed the allowed share. Then the counts are those
+            of before: no step is made with these records, and a run that goes on with
+            more allowed meets them again.
         """
+        before = self.seen, self.by_kind.copy()
         self.seen += good
         for one in bad:
             self.seen += 1
@@ -112,12 +115,14 @@ class FaultCounter:
                 self._keys[one.key] = None
                 self._on_bad(one)
         if self.by_kind.total() > self._max_bad_frac * max(self.seen, MIN_SEEN):
-            self._stop()
+            told = self._too_many()
+            self.seen, self.by_kind = before
+            raise errors.UserError(told)
 
-    def _stop(self) -> None:
+    def _too_many(self) -> str:
         kinds = ", ".join(f"{n} {kind}" for kind, n in self.by_kind.most_common())
         first = ", ".join(itertools.islice(self._keys, NAMED))
-        raise errors.UserError(
+        return (
             f"{self.by_kind.total()} of {self.seen} records cannot be used ({kinds};"
             f" first: {first or 'named when they were met'}), more than"
             f" data.max_bad_frac={self._max_bad_frac:g} allows; mend the data or raise"
@@ -183,7 +188,7 @@ def _kept_lines(path: pathlib.Path, position: int) -> list[bytes]:
     for line in path.read_bytes().splitlines(keepends=True):
         try:
             told = Bad(**json.loads(line))
-            if told.position < position:
+            if told.position < position and line.endswith(b"\n"):
                 kept.append(line)
         except (ValueError, LookupError, TypeError):
             continue

@@ -45,9 +45,6 @@ class Folder:
             raise IndexError(f"record {index} of {self!r}")
         path = self._images[index]
         key = str(path.relative_to(self._root))
-        text = path.with_suffix(".txt")
-        if not text.is_file():
-            raise schema.BadRecordError("missing caption", key)
-        content = disk.read_whole(text, disk.MAX_CAPTION_BYTES, "huge caption", key)
+        content = disk.read_caption(path.with_suffix(".txt"), path, key)
         image = disk.read_whole(path, disk.MAX_IMAGE_BYTES, "huge image", key)
         return schema.Example(image, captions.from_text(content, key), key)

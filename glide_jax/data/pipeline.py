@@ -11,6 +11,7 @@ import dataclasses
 import functools
 import logging
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from concurrent import futures
 from typing import NamedTuple
 
 import grain
@@ -170,14 +171,33 @@ class Batches(Iterator[schema.Batch]):
       faults: the bad records of the batches taken so far.
     """
 
-    def __init__(self, made: Iterator[_Made], faults: fault.FaultCounter) -> None:
+    def __init__(
+        self, made: grain.DatasetIterator[_Made], faults: fault.FaultCounter
+    ) -> None:
         self._made = made
+        self._taker = futures.ThreadPoolExecutor(1, thread_name_prefix="next-batch")
+        self._coming: futures.Future[_Made] | None = None
         self.faults = faults
 
+    def is_ready(self, timeout_secs: float) -> bool:
+        """Whether the next batch, or what went wrong with it, came within this time.
+
+        It is taken and counted by `next` alone, which has not to wait then.
+        """
+        if self._coming is None:
+            self._coming = self._taker.submit(next, self._made)
+        return bool(futures.wait([self._coming], timeout_secs).done)
+
     def __next__(self) -> schema.Batch:
-        batch, bad = next(self._made)
+        coming, self._coming = self._coming, None
+        batch, bad = coming.result() if coming else next(self._made)
         self.faults.count(len(batch["example_index"]), bad)
         return batch
+
+    def close(self) -> None:
+        """Makes no more batches; of one being read only `is_ready` tells still."""
+        self._taker.shutdown(wait=False)
+        self._made.close()
 
 
 def _drawn_at(source: schema.Source, px: int) -> schema.Source:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import pathlib
 from collections.abc import Mapping
 
 import jax
@@ -9,6 +10,12 @@ import numpy as np
 from jax.experimental import multihost_utils
 
 from glide_jax.data import fault
+
+
+def log_path(workdir: pathlib.Path) -> pathlib.Path:
+    """Where this process names them."""
+    process = f"_{jax.process_index()}" if jax.process_count() > 1 else ""
+    return workdir / f"bad_records{process}.jsonl"
 
 
 def total(faults: fault.FaultCounter, part: tuple[int, int]) -> dict[str, int]:

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
+import functools
+import json
 import logging
 import pathlib
 from collections.abc import Callable, Collection, Mapping
@@ -17,16 +19,23 @@ from glide_jax.config.defaults import Config
 from glide_jax.data import fault, pipeline
 from glide_jax.errors import DivergedError, UserError
 from glide_jax.parallel import digests, distributed, sharding
-from glide_jax.train import bad_records, profiling, rewind, setup, speed, watchdog
+from glide_jax.train import (
+    bad_records,
+    profiling,
+    rewind,
+    setup,
+    speed,
+    waiting,
+    watchdog,
+)
 from glide_jax.train import clock as clocks
 from glide_jax.train import looks as looking
 from glide_jax.train import state as states
 from glide_jax.train import window as windows
+from glide_jax.train import workdir as workdirs
 
 # Updates skipped one after the other that tell, at its end, that a run came to nothing.
 MAX_SKIPPED_AT_END = 10
-# Checkpoints in a row that cannot be written and end a run, which would lose its work.
-MAX_FAILED_WRITES = 3
 
 
 def train(
@@ -47,33 +56,21 @@ def train(
 
     Raises:
       UserError: a start that is refused (see `setup.prepare`), or too much data that
-        cannot be read (the steps made are saved).
+        cannot be read, or metrics that cannot be written (the steps made are saved).
       DivergedError: updates that cannot be made, too often.
+      StoppedError: a signal came before there was anything to save.
     """
-    clock = clocks.Clock()
-    metrics.check_wandb(config.log.wandb_project)
-    run, state = setup.prepare(config, workdir, allow_change=allow_change)
-    step, last = int(state.step), config.train.num_steps
-    is_first_process = jax.process_index() == 0
-    writer = metrics.MetricsWriter(workdir, config, enabled=is_first_process)
-    # Read before the rows of lost steps are cut off: these have been paid for as well.
-    device_hours = writer.last("speed/device_hours", default=0.0)
-    # A fresh start writes its row of step 0 itself.
-    passed_over = rewind.load(workdir)
-    writer.truncate_after(step or -1, passed_over.steps)
-    meter = speed.Meter(config, device_hours)
-    window = windows.Window(clock, meter, on_skipped=make_on_skipped(writer))
-    window.rewind(run.past.get("window", {}))
     with (
         lifecycle.StopRequest(is_shared=distributed.is_joined()) as stop,
         watchdog.Watchdog(config.train, workdir, stop) as dog,
-        progress.ProgressBar(
-            last, config.name, initial=step, enabled=is_first_process
-        ) as bar,
-        profiling.Profiler(workdir / "profile", profile_steps) as profiler,
-        contextlib.closing(run.checkpoints),
-        contextlib.closing(writer),
     ):
+        clock = clocks.Clock()
+        metrics.check_wandb(config.log.wandb_project)
+        run, state = setup.prepare(
+            config, workdir, allow_change=allow_change, check_stop=stop.check
+        )
+        stop.check()
+        dog.beat()
         poll = distributed.StopPoll(stop)
 
         def is_stopping() -> bool:
@@ -82,20 +79,61 @@ def train(
                 dog.expect_end()
             return poll.is_stopping
 
-        looks = looking.Looks(
-            run, writer, window, make_grid_hook, is_stopping, make_evaluation_hook
-        )
+        def make_looks(
+            writer: metrics.MetricsWriter, window: windows.Window
+        ) -> looking.Looks:
+            return looking.Looks(
+                run, writer, window, make_grid_hook, is_stopping, make_evaluation_hook
+            )
+
+        return _train(run, state, clock, make_looks, profile_steps, is_stopping, stop)
+
+
+def _train(
+    run: setup.Run,
+    state: states.TrainState,
+    clock: clocks.Clock,
+    make_looks: Callable[[metrics.MetricsWriter, windows.Window], looking.Looks],
+    profile_steps: range,
+    is_stopping: Callable[[], bool],
+    stop: lifecycle.StopRequest,
+) -> lifecycle.ExitCode:
+    """Goes on from `state` until the last step or a signal."""
+    config, workdir = run.config, run.workdir
+    step, last = int(state.step), config.train.num_steps
+    is_first_process = jax.process_index() == 0
+    writer = metrics.MetricsWriter(workdir, config, enabled=is_first_process)
+    # Read before the rows of lost steps are cut off: these have been paid for as well.
+    device_hours = writer.last("speed/device_hours", default=0.0)
+    # A fresh start writes its row of step 0 itself.
+    passed_over = rewind.load(run.past, workdir)
+    writer.truncate_after(step or -1, passed_over.steps)
+    writer.make_up_for(run.past.get("unwritten", []))
+    meter = speed.Meter(config, device_hours)
+    window = windows.Window(clock, meter, on_skipped=make_on_skipped(writer))
+    window.rewind(run.past.get("window", {}))
+    with (
+        progress.ProgressBar(
+            last, config.name, initial=step, enabled=is_first_process
+        ) as bar,
+        profiling.Profiler(workdir / "profile", profile_steps) as profiler,
+        contextlib.closing(run.checkpoints),
+        contextlib.closing(writer),
+    ):
+        looks = make_looks(writer, window)
         missing = looks.missing(step)
         if step >= last and not missing:
             logging.info("already trained to step %d", step)
             return lifecycle.ExitCode.OK
         looks.make(missing, state, step)
-        loop = Loop(run, writer, window, looks, profiler, bar, is_stopping)
-        if not looks.are_cut_off:
+        loop = Loop(run, writer, window, looks, profiler, bar, is_stopping, stop)
+        # Asked before the first step is compiled, which may take minutes.
+        if not (looks.are_cut_off or is_stopping()):
             step = loop.go_on(state, step, passed_over)
         run.checkpoints.wait()
     if step < last or looks.are_cut_off:
-        logging.warning("stopped by a signal; step %d is saved", step)
+        told = f"step {step} is saved" if step else "before the first step"
+        logging.warning("stopped by a signal; %s", told)
         return lifecycle.ExitCode.PREEMPTED
     return lifecycle.ExitCode.OK
 
@@ -111,6 +149,7 @@ class Loop:
     profiler: profiling.Profiler
     bar: progress.ProgressBar
     is_stopping: Callable[[], bool]
+    stop: lifecycle.StopRequest  # heeded between two polls, where data do not come
 
     def go_on(
         self, state: states.TrainState, step: int, passed_over: rewind.PassedOver
@@ -125,9 +164,13 @@ class Loop:
             step += 1
             try:
                 with window.part("input_wait"):
-                    batch = next(batches)
+                    batch = waiting.next_batch(batches, self.stop)
+            except waiting.StoppedError:
+                self.save_what_is_done(state, step - 1, batches, passed_over)
+                waiting.leave(batches)
+                return step - 1
             except UserError:
-                self.save_what_is_done(state, step - 1, batches)
+                self.save_what_is_done(state, step - 1, batches, passed_over)
                 raise
             if step in passed_over.steps:
                 state = run.pass_over(state)
@@ -150,13 +193,16 @@ class Loop:
             if looking.is_due(step, config.train.check_replicas_every_steps):
                 check_replicas(state, step)
             self.looks.make_due(state, step)
+            if self.writer.failure:
+                self.save_what_is_done(state, step, batches, passed_over)
+                raise UserError(self.writer.failure)
             # Saved last, so that a step once saved has all of its rows and pictures but
             # those that a signal cut off.
             is_over = self.is_stopping()
             every = config.checkpoint.every_steps
             if is_over or step == last or looking.is_due(step, every):
                 with window.pause("checkpoint"):
-                    self.save(state, step, batches)
+                    self.save(state, step, batches, passed_over)
         return step
 
     def write_row(self, step: int, batches: pipeline.Batches) -> None:
@@ -176,8 +222,11 @@ class Loop:
         One that cannot be is told of at once, and tried again when the next is due.
         """
         failure = self.run.checkpoints.poll()
-        if failure and self.run.checkpoints.failures_in_a_row >= MAX_FAILED_WRITES:
-            before = MAX_FAILED_WRITES - 1
+        if (
+            failure
+            and self.run.checkpoints.failures_in_a_row >= workdirs.MAX_FAILED_WRITES
+        ):
+            before = workdirs.MAX_FAILED_WRITES - 1
             raise UserError(f"{failure} (and so did the {before} before it)")
 
     def count_bad(self, batches: pipeline.Batches) -> dict[str, int]:
@@ -185,27 +234,47 @@ class Loop:
         return bad_records.total(batches.faults, self.run.part)
 
     def save(
-        self, state: states.TrainState, step: int, batches: pipeline.Batches
+        self,
+        state: states.TrainState,
+        step: int,
+        batches: pipeline.Batches,
+        passed_over: rewind.PassedOver,
     ) -> None:
         """Writes a checkpoint, with all that a resumed run counts on from."""
         counts = {
             "window": self.window.sums(),
             "bad_records": self.count_bad(batches),
+            "passed_over": passed_over.as_json(),
         }
+        # What is told of a step lasts as long as the step.
+        if self.writer.failure:
+            counts["unwritten"] = self.writer.unwritten
+        else:
+            self.writer.sync()
+        metrics.sync(bad_records.log_path(self.run.workdir))
         best = self.run.config.checkpoint.best_metric
         row = self.writer.row(step) if self.run.config.checkpoint.keep_best else {}
-        save(self.run, state, step, counts, {n: v for n, v in row.items() if n == best})
+        judged = {name: value for name, value in row.items() if name == best}
+        if self.run.config.checkpoint.keep_best and not judged:
+            tell_unjudged(best)
+        # Of a streak of skipped updates the end is not known, but whereto it goes back.
+        skipped = self.window.skipped
+        save(self.run, state, step, counts, judged, skipped[0] if skipped else None)
 
     def save_what_is_done(
-        self, state: states.TrainState, step: int, batches: pipeline.Batches
+        self,
+        state: states.TrainState,
+        step: int,
+        batches: pipeline.Batches,
+        passed_over: rewind.PassedOver,
     ) -> None:
-        """Writes a checkpoint of the steps made before the data could not be read.
+        """Writes a checkpoint of the steps made before data or metrics failed.
 
         One process of several that fails alone cannot: saving takes all of them, and
         the others are waiting inside a step.
         """
         if step > 0 and jax.process_count() == 1:
-            self.save(state, step, batches)
+            self.save(state, step, batches, passed_over)
             self.run.checkpoints.wait()
             logging.warning("step %d is saved", step)
 
@@ -227,18 +296,30 @@ def save(
     step: int,
     counts: Mapping[str, Any],
     judged: Mapping[str, float] | None = None,
+    bad_from: int | None = None,
 ) -> None:
-    """Writes a checkpoint: state, what is counted between rows, digests of the rest.
+    """Writes a checkpoint: state, settings, what is counted between rows.
 
-    What is `judged` says how good it is, for checkpoint.keep_best.
+    What is `judged` says how good it is, for checkpoint.keep_best; the newest before
+    `bad_from` is kept.
     """
     meta = {
-        "config_digest": resolve.digest(run.config),
+        "config": json.loads(resolve.to_json(run.config)),
         "tokenizer_digest": run.tokenizer.digest(),
         "records": run.num_records,
         **counts,
     }
-    run.checkpoints.save(step, states.to_items(state), meta, judged or {})
+    items = states.to_items(state)
+    run.checkpoints.save(step, items, meta, judged or {}, bad_from=bad_from)
+
+
+@functools.cache
+def tell_unjudged(metric: str) -> None:
+    """Says, once, that a step is saved which checkpoint.keep_best cannot keep."""
+    logging.warning(
+        "no row of the step that is saved has %s: checkpoint.keep_best keeps none such",
+        metric,
+    )
 
 
 def make_on_skipped(writer: metrics.MetricsWriter) -> windows.OnSkipped:

@@ -1,8 +1,7 @@
 """Going back to the last good checkpoint, and past the batches that led astray.
 
-passed_over.json in the workdir holds the steps whose batches no update is made from
-any more. It is written after the later checkpoints are gone: a run cut off between the
-two comes to the same place again.
+Every checkpoint says which steps had been passed over when it was made. A run cut
+off after it went back, before it has saved again, comes to the same place again.
 """
 
 from __future__ import annotations
@@ -10,12 +9,12 @@ from __future__ import annotations
 import dataclasses
 import json
 import logging
-import os
 import pathlib
+from collections.abc import Mapping
+from typing import Any
 
-import jax
-
-from glide_jax.errors import DivergedError
+from glide_jax.errors import DivergedError, UserError
+from glide_jax.parallel import distributed
 from glide_jax.train import setup
 
 
@@ -26,24 +25,36 @@ class PassedOver:
     steps: frozenset[int] = frozenset()
     rewinds: int = 0
 
+    def as_json(self) -> dict[str, Any]:
+        """As `load` finds it in what a checkpoint says."""
+        return {"rewinds": self.rewinds, "steps": sorted(self.steps)}
 
-def load(workdir: pathlib.Path) -> PassedOver:
-    """What the runs of this folder have passed over so far."""
-    path = _path(workdir)
-    if not path.exists():
+
+def load(past: Mapping[str, Any], workdir: pathlib.Path) -> PassedOver:
+    """What was passed over until the checkpoint that says this `past`; {}: nothing.
+
+    Raises:
+      UserError: an older version wrote it beside the checkpoints, and it is damaged.
+    """
+    if not past:
         return PassedOver()
-    stored = json.loads(path.read_text())
+    stored = past.get("passed_over")
+    if stored is None:
+        path = workdir / "passed_over.json"
+        stored = distributed.from_first("passed_over", lambda: _read_older(path))
+        stored = json.loads(stored)
     return PassedOver(frozenset(stored["steps"]), stored["rewinds"])
 
 
-def save(workdir: pathlib.Path, passed_over: PassedOver) -> None:
-    """Writes it whole or not at all; one process does so for all."""
-    if jax.process_index() == 0:
-        scratch = _path(workdir).with_suffix(".tmp")
-        steps = sorted(passed_over.steps)
-        text = json.dumps({"rewinds": passed_over.rewinds, "steps": steps})
-        scratch.write_text(text + "\n")
-        os.replace(scratch, _path(workdir))
+def _read_older(path: pathlib.Path) -> bytes:
+    nothing = b'{"rewinds": 0, "steps": []}'
+    found = path.read_bytes() if path.exists() else nothing
+    try:
+        if json.loads(found).keys() == json.loads(nothing).keys():
+            return found
+    except (ValueError, AttributeError):
+        pass
+    raise UserError(f"{path} is not what was written; put it back, or remove it")
 
 
 def go_back(run: setup.Run, passed_over: PassedOver, bad: range) -> PassedOver:
@@ -79,10 +90,5 @@ def go_back(run: setup.Run, passed_over: PassedOver, bad: range) -> PassedOver:
         )
     checkpoints.discard_after(good[-1])
     now = PassedOver(passed_over.steps | set(bad), passed_over.rewinds + 1)
-    save(workdir, now)
     logging.warning("%s; going back to step %d and past their batches", told, good[-1])
     return now
-
-
-def _path(workdir: pathlib.Path) -> pathlib.Path:
-    return workdir / "passed_over.json"

@@ -27,10 +27,11 @@ from glide_jax.errors import UserError
 from glide_jax.models import build
 from glide_jax.parallel import distributed, sharding
 from glide_jax.parallel import mesh as meshes
-from glide_jax.text import sentencepiece_model, sentencepiece_training, tokenizers
+from glide_jax.text import tokenizers
 from glide_jax.train import (
     abstract,
     bad_records,
+    captions,
     init_from,
     objectives,
     optimizer,
@@ -39,12 +40,6 @@ from glide_jax.train import (
 )
 from glide_jax.train import state as states
 from glide_jax.train import workdir as workdirs
-
-# Captions read for a tokenizer of one's own: enough for a few thousand pieces.
-TOKENIZER_CAPTIONS = 20_000
-# Captions read to see whether they fit the model's context.
-MEASURED_CAPTIONS = 200
-DEFAULT_TOKENIZER = "gpt2"  # GLIDE's (published)
 
 # The newest checkpoint's state, and what it says beside arrays.
 Restore = Callable[[], tuple[states.TrainState, Mapping[str, Any]]]
@@ -73,13 +68,18 @@ class Run:
 
 
 def prepare(
-    config: Config, workdir: pathlib.Path, *, allow_change: Collection[str] = ()
+    config: Config,
+    workdir: pathlib.Path,
+    *,
+    allow_change: Collection[str] = (),
+    check_stop: Callable[[], None] = lambda: None,
 ) -> tuple[Run, states.TrainState]:
     """A run ready for its next step: fresh, started from another, or resumed.
 
     Precedence: this workdir's newest good checkpoint, then train.init_from, then
     initialisation. Settings that make another run of it may differ from the workdir's
-    only where `allow_change` names them.
+    only where `allow_change` names them. Between its parts it calls `check_stop`, which
+    may raise to end it.
 
     Raises:
       NoCheckpointError: the workdir has checkpoints, and none of them is good.
@@ -91,7 +91,9 @@ def prepare(
         resolve.check_key(config, name)
     mesh = meshes.make_mesh(config.mesh)
     abstract.check_fits(config, mesh)
+    check_stop()
     source, held_out = open_sources(config)
+    check_stop()
     checkpoints = store.CheckpointStore(
         workdirs.checkpoints(workdir), config.checkpoint
     )
@@ -103,20 +105,23 @@ def prepare(
     start, is_fresh = None, checkpoints.is_empty()
     if not is_fresh:
         # A run under way needs its origin no more; that may have been deleted since.
-        workdirs.check_continues(workdir, config, allow_change)
-        workdirs.prepare(workdir)
         _, meta = checkpoints.newest()
-        tokenizer = _stored_tokenizer(workdir, meta)
+        workdirs.check_continues(workdir, config, allow_change, meta)
+        workdirs.prepare(workdir)
+        tokenizer = captions.stored_tokenizer(workdir, meta)
         _check_records(source, meta, allow_change)
     else:
+        workdirs.check_begins(workdir, config)
         origin = _load_origin(config)
         start = init_from.adapt(origin, config) if origin else None
         workdirs.prepare(workdir)
-        tokenizer = _find_tokenizer(config, source, origin)
-    _check_vocabulary(config, tokenizer)
-    _warn_of_cut_captions(config, source, tokenizer)
+        tokenizer = captions.find_tokenizer(config, source, origin)
+    check_stop()
+    captions.check_vocabulary(config, tokenizer)
+    captions.warn_of_cut_captions(config, source, tokenizer)
     part = meshes.batch_slice(mesh)
     validation = _validation_batches(config, held_out, tokenizer, part)
+    check_stop()
     objective = abstract.make_objective(config, mesh, tokenizer.pad_id)
     described = abstract.abstract_state(config, objective)
     shardings = abstract.place_state(config, described, mesh)
@@ -132,12 +137,12 @@ def prepare(
         state, past = _first_state(config, objective, shardings, start), {}
     else:
         state, past = restore()
+    check_stop()
     # Last, so that a start that was refused leaves the folder as it was.
     if is_fresh:
         # Not again: cut off halfway, the tokenizer of the checkpoints would be lost.
         workdirs.save_tokenizer(workdir, tokenizer)
     workdirs.save_config(workdir, config)
-    workdirs.seal(workdir)
     run = Run(
         config=config,
         workdir=workdir,
@@ -228,19 +233,6 @@ def _first_state(
     return begin(params)
 
 
-def _stored_tokenizer(
-    workdir: pathlib.Path, meta: Mapping[str, Any]
-) -> tokenizers.Tokenizer:
-    """The workdir's; refused if it is not the one that the checkpoint was made with."""
-    tokenizer = workdirs.load_tokenizer(workdir)
-    if tokenizer.digest() != meta["tokenizer_digest"]:
-        raise UserError(
-            f"{workdir / 'tokenizer'} is not the tokenizer that the checkpoints were "
-            "trained with; put that one back, or use a new --workdir"
-        )
-    return tokenizer
-
-
 def _check_records(
     source: schema.Source, meta: Mapping[str, Any], allow_change: Collection[str]
 ) -> None:
@@ -250,66 +242,6 @@ def _check_records(
         raise UserError(
             f"{source!r} holds {len(source)} records, {before} when the checkpoint was "
             "made; put them back, or take another order by --allow_change=data.sources"
-        )
-
-
-def _find_tokenizer(
-    config: Config, source: schema.Source, origin: init_from.Origin | None
-) -> tokenizers.Tokenizer:
-    """The origin's, else the one that data.tokenizer names; they may not differ."""
-    spec = config.data.tokenizer
-    kind, _, pieces = spec.partition(":")
-    if origin is not None:
-        is_own = kind == "sentencepiece" or (
-            spec
-            and tokenizers.make_tokenizer(spec).digest() != origin.tokenizer.digest()
-        )
-        if is_own:
-            raise UserError(
-                f"data.tokenizer={spec!r} is not the tokenizer that train.init_from="
-                f"{config.train.init_from} was trained with; leave it empty"
-            )
-        return origin.tokenizer
-    if kind != "sentencepiece":
-        return tokenizers.make_tokenizer(spec or DEFAULT_TOKENIZER)
-    if not pieces.isdecimal():
-        raise UserError(
-            f"data.tokenizer={config.data.tokenizer!r} names no number of pieces; "
-            "e.g. sentencepiece:2048"
-        )
-
-    def train() -> bytes:
-        captions = sources.sample_captions(source, TOKENIZER_CAPTIONS, seed=config.seed)
-        return sentencepiece_training.train_sentencepiece(captions, int(pieces))
-
-    return sentencepiece_model.SentencePieceTokenizer(
-        distributed.from_first("tokenizer", train)
-    )
-
-
-def _check_vocabulary(config: Config, tokenizer: tokenizers.Tokenizer) -> None:
-    if tokenizer.vocab_size > config.model.vocab_size:
-        raise UserError(
-            f"the tokenizer has {tokenizer.vocab_size} pieces, "
-            f"model.vocab_size={config.model.vocab_size} has rows for fewer; "
-            "raise model.vocab_size or name a smaller data.tokenizer"
-        )
-
-
-def _warn_of_cut_captions(
-    config: Config, source: schema.Source, tokenizer: tokenizers.Tokenizer
-) -> None:
-    """A model never learns the words that its context cuts off, and no loss says so."""
-    captions = sources.sample_captions(source, MEASURED_CAPTIONS, seed=config.seed)
-    context = config.model.text_context
-    _, text_mask = tokenizer.encode_batch(captions, context + 1)
-    share = text_mask.all(axis=1).mean()
-    if share:
-        logging.warning(
-            "%.0f%% of captions have more than model.text_context=%d tokens and lose "
-            "their end; raise it, or train a tokenizer with more pieces",
-            100 * share,
-            context,
         )
 
 
@@ -336,8 +268,7 @@ def _batches(
     faults_before: Mapping[str, int],
 ) -> pipeline.Batches:
     size = config.train.global_batch_size
-    process = f"_{jax.process_index()}" if jax.process_count() > 1 else ""
-    log = workdir / f"bad_records{process}.jsonl"
+    log = bad_records.log_path(workdir)
     return pipeline.make_batches(
         source,
         tokenizer,

@@ -17,6 +17,8 @@ from glide_jax import lifecycle
 from glide_jax.config.defaults import TrainConfig
 
 LOOK_EVERY_SECS = 0.5
+# So long may telling take, to a disk that may be what does not answer.
+TELL_SECS = 5.0
 
 
 class Watchdog(contextlib.AbstractContextManager):
@@ -24,9 +26,9 @@ class Watchdog(contextlib.AbstractContextManager):
 
     A collective operation that waits for a device that is gone, or a disk that does not
     answer, can be ended by nothing in its own thread. The stacks of all threads go to
-    `stacks/` of the workdir first. Between two beats pass no more than
-    train.stall_secs, in which the first step compiles as well; from a signal to the end
-    of the `with` block no more than train.grace_secs.
+    `stacks/` of the workdir first. From the first beat on, between two of them pass no
+    more than train.stall_secs, in which the first step compiles as well; from a signal
+    to the end of the `with` block no more than train.grace_secs.
     """
 
     def __init__(
@@ -40,7 +42,7 @@ class Watchdog(contextlib.AbstractContextManager):
         self._is_over = threading.Event()
         self._thread = threading.Thread(target=self._watch, daemon=True)
         self._stop_seen: float | None = None
-        self.beat()
+        self._last_beat: float | None = None
 
     def __enter__(self) -> Watchdog:
         self._thread.start()
@@ -63,8 +65,8 @@ class Watchdog(contextlib.AbstractContextManager):
         while not self._is_over.wait(LOOK_EVERY_SECS):
             if self._stop.requested:
                 self.expect_end()
-            now = time.monotonic()
-            if self._stall_secs and now - self._last_beat > self._stall_secs:
+            now, beat = time.monotonic(), self._last_beat
+            if self._stall_secs and beat and now - beat > self._stall_secs:
                 self._end(
                     lifecycle.ExitCode.STALLED,
                     f"no step in train.stall_secs={self._stall_secs:g} seconds",
@@ -77,6 +79,13 @@ class Watchdog(contextlib.AbstractContextManager):
                 )
 
     def _end(self, code: lifecycle.ExitCode, reason: str) -> None:
+        teller = threading.Thread(target=self._tell, args=(reason,), daemon=True)
+        teller.start()
+        teller.join(TELL_SECS)
+        os._exit(code)
+
+    def _tell(self, reason: str) -> None:
+        """Where every thread stands, in a file; why it ends, in the log."""
         told = "where every thread stood could not be written"
         try:
             self._folder.mkdir(parents=True, exist_ok=True)
@@ -91,4 +100,3 @@ class Watchdog(contextlib.AbstractContextManager):
         logging.error("ended: %s; %s; the same command goes on", reason, told)
         logging.shutdown()
         sys.stderr.flush()
-        os._exit(code)

@@ -3,28 +3,32 @@
     config.json   tokenizer/   manifest.json
     checkpoints/   metrics.jsonl   tensorboard/   grids/
 
-The configuration and the tokenizer lie there once, manifest.json lists them; every
-checkpoint carries their digests.
+The configuration of the last start and the tokenizer lie there once, manifest.json
+lists them; every checkpoint carries the settings that it was made with.
 """
 
 from __future__ import annotations
 
 import contextlib
 import errno
+import json
 import logging
 import os
 import pathlib
 import secrets
 import socket
 import time
-from collections.abc import Collection, Iterator
+import types
+from collections.abc import Collection, Iterator, Mapping
+from typing import Any
 
 import jax
 
+from glide_jax import metrics
 from glide_jax.checkpoint import manifest
 from glide_jax.config import resolve
 from glide_jax.config.defaults import Config
-from glide_jax.errors import UserError
+from glide_jax.errors import NoCheckpointError, UserError
 from glide_jax.parallel import distributed
 from glide_jax.text import tokenizers
 
@@ -52,8 +56,14 @@ IDENTITY = (
     "optim.moments_dtype",
     "ema.decays",
 )
-# The optimizer has one part more while these are above 0; their size may change.
-SWITCHES = ("grad_clip_norm", "weight_decay")
+# Those of them that decide which arrays there are. No checkpoint of one run can be read
+# into another's, whatever is allowed.
+_SHAPING = ("model.", "optim.name", "ema.decays")
+_NOT_SHAPING = ("model.dropout_prob", "model.compute_dtype")
+# With timesteps sampled by loss_second_moment, whose history is an array, these too.
+_SHAPING_HISTORY = ("train.timestep_sampling", "diffusion.num_timesteps")
+# Checkpoints in a row that cannot be written and end a run, which would lose its work.
+MAX_FAILED_WRITES = 3
 # NFS lets a client believe for so long that what was not there is not there.
 SEEN_WITHIN_SECS = 60
 # What the system says where a file cannot grow.
@@ -121,39 +131,80 @@ def _comes_to_hold(path: pathlib.Path, text: str) -> bool:
     return True
 
 
+def check_begins(workdir: pathlib.Path, config: Config) -> None:
+    """Raises NoCheckpointError where a run has been whose checkpoints are gone.
+
+    Its metrics tell of more steps than any run makes without a checkpoint.
+    """
+    path = workdir / "metrics.jsonl"
+    rows = metrics.read_metrics(path) if path.exists() else []
+    made = max((row["step"] for row in rows), default=0)
+    stored = load_config(workdir) if (workdir / "config.json").exists() else config
+    # The folder is made by the first save, and is there although all have failed.
+    failed = MAX_FAILED_WRITES if checkpoints(workdir).exists() else 0
+    if made > (failed + 1) * stored.checkpoint.every_steps:
+        raise NoCheckpointError(
+            f"{path} tells of step {made}, and {checkpoints(workdir)} holds no "
+            "checkpoint: mount its disk, or put them back, or start anew with another "
+            "--workdir"
+        )
+
+
 def check_continues(
-    workdir: pathlib.Path, config: Config, allow_change: Collection[str] = ()
+    workdir: pathlib.Path,
+    config: Config,
+    allow_change: Collection[str] = (),
+    meta: Mapping[str, Any] = types.MappingProxyType({}),
 ) -> None:
     """Raises UserError where the folder's checkpoints are of another run.
 
     Settings named in `allow_change`, by their dotted path or that of a section, may
-    differ all the same.
+    differ all the same. What the newest checkpoint says, `meta`, has the settings that
+    it was made with; those of an older version are taken to be the folder's.
     """
-    stored = load_config(workdir)
+    stored = _config_of(workdir, meta) if "config" in meta else load_config(workdir)
     differences = resolve.differences(stored, config)
-    changed = [line for line in differences if _is_identity(line, config)]
-    for name in SWITCHES:
-        before, after = getattr(stored.optim, name), getattr(config.optim, name)
-        if (before > 0) != (after > 0):
-            changed.append(f"optim.{name}: {before} -> {after}")
-    changed = [line for line in changed if not _is_allowed(line, allow_change)]
+    changed = [
+        line
+        for line in differing(stored, config)
+        if not _is_allowed(line, allow_change)
+    ]
     if changed:
         keys = ",".join(line.partition(":")[0] for line in changed)
+        remedy = "a new folder, or the settings it was made with"
+        if not any(_is_shaping(line, config) for line in changed):
+            remedy += f", or --allow_change={keys}"
         raise UserError(
-            f"--workdir={workdir} holds another run: {'; '.join(changed)}; use a new "
-            f"folder, or the settings it was made with, or --allow_change={keys}"
+            f"--workdir={workdir} holds another run: {'; '.join(changed)}; use {remedy}"
         )
     if differences:
         logging.info("settings changed since the last start: %s", differences)
+
+
+def differing(before: Config, after: Config) -> list[str]:
+    """Differences, a line for each, that make another run of one."""
+    lines = resolve.differences(before, after)
+    return [line for line in lines if _is_identity(line, after)]
 
 
 def _is_identity(difference: str, config: Config) -> bool:
     path = difference.partition(":")[0]
     if path == "data.tokenizer" and not config.data.tokenizer:
         return False  # none is asked for, so the run goes on with its own
+    return _is_among(path, IDENTITY)
+
+
+def _is_shaping(difference: str, config: Config) -> bool:
+    """Whether the checkpoints hold other arrays than `config` needs."""
+    path = difference.partition(":")[0]
+    has_history = config.train.timestep_sampling == "loss_second_moment"
+    is_model = _is_among(path, _SHAPING) and path not in _NOT_SHAPING
+    return is_model or (has_history and path in _SHAPING_HISTORY)
+
+
+def _is_among(path: str, names: Collection[str]) -> bool:
     return any(
-        path.startswith(name) if name.endswith(".") else path == name
-        for name in IDENTITY
+        path.startswith(name) if name.endswith(".") else path == name for name in names
     )
 
 
@@ -162,26 +213,23 @@ def _is_allowed(difference: str, allow_change: Collection[str]) -> bool:
     return any(path == key or path.startswith(f"{key}.") for key in allow_change)
 
 
-def seal(workdir: pathlib.Path) -> None:
-    """Lists the settings' and the tokenizer's files, for `glide verify`, when written.
+def save_config(workdir: pathlib.Path, config: Config) -> None:
+    """Writes config.json, and the list of it and the tokenizer's files; one process.
 
-    One process does so for all.
+    The list names what is not in its place yet, so that `glide verify` finds a whole
+    folder wherever this is cut off; see `manifest.DRAFT`.
     """
     if jax.process_index() == 0:
-        tokenizer = (workdir / "tokenizer").iterdir()
-        names = ["config.json", *(f"tokenizer/{path.name}" for path in tokenizer)]
-        files = manifest.hash_files(workdir, sorted(names))
+        draft = workdir / f"config.json{manifest.DRAFT}"
+        draft.write_text(resolve.to_json(config))
+        names = [f"tokenizer/{path.name}" for path in workdir.glob("tokenizer/*")]
+        files = manifest.hash_files(workdir, [draft.name, *sorted(names)])
+        files["config.json"] = files.pop(draft.name)
         manifest.write(
             workdir, manifest.Manifest(0, manifest.now(), files, leaves={}, metrics={})
         )
-
-
-def save_config(workdir: pathlib.Path, config: Config) -> None:
-    """Writes config.json whole or not at all; one process does so for all."""
-    if jax.process_index() == 0:
-        scratch = workdir / "config.json.tmp"
-        scratch.write_text(resolve.to_json(config))
-        os.replace(scratch, workdir / "config.json")
+        os.replace(draft, workdir / "config.json")
+        manifest.sync_folder(workdir)
 
 
 def save_tokenizer(workdir: pathlib.Path, tokenizer: tokenizers.Tokenizer) -> None:
@@ -204,6 +252,14 @@ def load_config(workdir: pathlib.Path) -> Config:
         raise UserError(f"{path} is not UTF-8 ({error}); put it back") from error
     except UserError as error:
         raise UserError(f"{path}: {error}") from error
+
+
+def _config_of(workdir: pathlib.Path, meta: Mapping[str, Any]) -> Config:
+    """The configuration that a checkpoint was made with."""
+    try:
+        return resolve.from_json(json.dumps(meta["config"]))
+    except UserError as error:
+        raise UserError(f"the newest checkpoint in {workdir}: {error}") from error
 
 
 def load_tokenizer(workdir: pathlib.Path) -> tokenizers.Tokenizer:

@@ -21,7 +21,7 @@ from glide_jax.train import setup
 
 MEASURED = ("speed/", "memory/")
 # As they lie there, in runs that have them.
-FILES = ("skipped.jsonl", "bad_records*.jsonl", "passed_over.json", "grids/*")
+FILES = ("skipped.jsonl", "bad_records*.jsonl", "grids/*")
 
 
 def check_same(
@@ -74,8 +74,8 @@ def last_state(config: Config, workdir: pathlib.Path) -> tuple[Any, dict[str, An
     alone = {"mesh.data": -1, "mesh.fsdp": 1, "mesh.tensor": 1}
     run, state = setup.prepare(resolve.override(config, alone), workdir)
     run.checkpoints.close()
-    # The settings' digest tells of the mesh, and of train.num_steps.
-    return state, {n: v for n, v in run.past.items() if n != "config_digest"}
+    # The settings tell of the mesh, and of train.num_steps.
+    return state, {n: v for n, v in run.past.items() if n != "config"}
 
 
 def rows(workdir: pathlib.Path) -> list[str]:

@@ -1,13 +1,15 @@
 """A bundle holds what was written, or says that it does not."""
 
 import json
+import pathlib
+import shutil
 
 import jax.numpy as jnp
 import ml_dtypes
 import numpy as np
 import pytest
 
-from glide_jax.checkpoint import bundle
+from glide_jax.checkpoint import bundle, verify
 from glide_jax.errors import UserError
 
 
@@ -41,6 +43,38 @@ def test_parameters_config_and_files_come_back(tmp_path):
     assert (read.folder / "README.md").read_text() == "# a"
     # Nothing half-written stays beside it.
     assert [path.name for path in (tmp_path / "new").iterdir()] == ["model"]
+
+
+@pytest.mark.parametrize("renames", [1, 2])
+def test_a_bundle_whose_replacement_was_killed_is_found_again(
+    tmp_path, monkeypatch, renames
+):
+    folder = tmp_path / "model"
+    write(folder)
+    rename = pathlib.Path.rename
+    made = []
+
+    def killed(source, target):
+        made.append(source)
+        if len(made) == renames:
+            # As a killed process leaves it, which tidies nothing up.
+            shutil.copytree(source.parent, tmp_path / ".model.left", symlinks=True)
+            raise KeyboardInterrupt
+        return rename(source, target)
+
+    with monkeypatch.context() as patched:
+        patched.setattr(pathlib.Path, "rename", killed)
+        with pytest.raises(KeyboardInterrupt):
+            write(folder)
+    if renames == 1:
+        bundle.read_bundle(folder)  # the older one is where it was
+        return
+    left = tmp_path / ".model.left" / "new"
+    for look in (bundle.read_bundle, verify.check):
+        with pytest.raises(UserError, match=f"cut off: mv {left} {folder}$"):
+            look(folder)
+    left.rename(folder)
+    bundle.read_bundle(folder)
 
 
 def test_only_floating_tensors_are_cast(tmp_path):

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import hashlib
+import json
 import pathlib
 import random
 import shutil
@@ -10,7 +12,7 @@ from collections.abc import Callable
 import pytest
 
 from glide_jax import errors
-from glide_jax.checkpoint import manifest, store, verify
+from glide_jax.checkpoint import folders, manifest, store, verify
 from glide_jax.errors import UserError
 from tests.checkpoint import states
 from tests.quick_compilation import quick_compilation  # noqa: F401
@@ -114,6 +116,45 @@ def test_any_bit_anywhere_is_named_and_walked_past(workdir):
         name = rng.choice(names)
         bit = rng.randrange((workdir / name).stat().st_size * 8)
         check_one(workdir, name, lambda path, bit=bit: flip(path, bit))
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"files": []},
+        {"files": {"meta.json": {"bytes": "9", "sha256": ""}}},
+        {"leaves": {"params/w": []}},
+        {"metrics": None},
+        {"created": "yesterday"},
+        {"created": "2026-01-01T00:00:00"},
+        {"step": "20"},
+    ],
+    ids=str,
+)
+def test_a_manifest_of_other_types_is_damaged_though_it_proves_itself(
+    workdir, tmp_path, change
+):
+    path = workdir / "checkpoints" / "20" / manifest.NAME
+    content = json.loads(path.read_bytes()) | change
+    content.pop("sha256")
+    digest = hashlib.sha256(manifest._canonical(content)).hexdigest()
+    forged = manifest._canonical({**content, "sha256": digest})
+    (tmp_path / manifest.NAME).write_bytes(forged)
+    with pytest.raises(manifest.DamagedError, match="not what was written"):
+        manifest.read(tmp_path)
+
+
+def test_a_manifest_nested_beyond_all_depth_is_damaged(tmp_path):
+    (tmp_path / manifest.NAME).write_text("[" * 100_000)
+    with pytest.raises(manifest.DamagedError, match="not what was written"):
+        manifest.read(tmp_path)
+
+
+@pytest.mark.parametrize("name", ["024", "٤", "²", "+4", "1_0", "4 "])
+def test_only_the_usual_way_to_write_a_number_names_a_step(tmp_path, name):
+    (tmp_path / name).mkdir()
+    (tmp_path / "4").mkdir()
+    assert folders.list_steps(tmp_path) == [4]
 
 
 def test_every_bit_of_a_manifest_counts(workdir):

@@ -19,9 +19,9 @@ def record(step, hours=None, **metrics):
     return retention.Record(step, START + datetime.timedelta(hours=hours), metrics)
 
 
-def kept(records, **policy):
+def kept(records, bad_from=None, **policy):
     policy = CheckpointConfig(**policy)
-    gone = retention.to_delete(records, policy)
+    gone = retention.to_delete(records, policy, bad_from)
     return [r.step for r in records if r.step not in gone]
 
 
@@ -34,6 +34,7 @@ RECORDS = [record(step) for step in range(1, 13)]
         ({"keep": 3}, [10, 11, 12]),
         ({"keep": 1, "keep_every_steps": 5}, [5, 10, 12]),
         ({"keep": 1, "keep_every_hours": 4.0}, [1, 5, 9, 12]),
+        ({"keep": 1, "keep_every_hours": 1e12}, [1, 12]),
         (
             {"keep": 2, "keep_every_steps": 6, "keep_every_hours": 9.0},
             [1, 6, 10, 11, 12],
@@ -55,6 +56,11 @@ def test_the_best_are_those_of_the_lowest_finite_metric():
 
 def test_the_newest_stays_whatever_the_policy():
     assert kept([record(1), record(2)], keep=0) == [2]
+
+
+def test_the_step_to_go_back_to_stays_whatever_the_policy():
+    assert kept(RECORDS, bad_from=4, keep=2) == [3, 11, 12]
+    assert kept(RECORDS, bad_from=1, keep=2) == [11, 12]
 
 
 def test_deleting_at_every_save_keeps_what_deleting_once_at_the_end_would():

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import os
 import signal
+import subprocess
+import sys
 
 import numpy as np
 import pytest
@@ -12,6 +14,7 @@ from PIL import Image
 from glide_jax.cli import main
 from glide_jax.data import emoji, folder
 from glide_jax.text import sentencepiece_training
+from tests import fake_devices
 
 
 @pytest.fixture
@@ -58,6 +61,24 @@ def test_a_stopped_build_leaves_nothing_and_starts_over(
     assert len(calls) == 4  # the record under way, and no more
     assert "the same command starts over" in capsys.readouterr().err
     assert not output.exists()
+    assert main.run(command) == 0
+    assert [path.name for path in output.iterdir()] == ["drawn"]
+
+
+def test_a_build_removes_what_a_killed_one_has_left(tmp_path, pictures):
+    output = tmp_path / "out"
+    command = ["data", "build", f"--source=folder:{pictures}", "--name=drawn"]
+    command += [f"--output={output}"]
+    kill = (
+        "import os, signal, sys; from glide_jax.cli import main; from glide_jax.data "
+        "import folder; folder.Folder.__getitem__ = lambda *_: os.kill(os.getpid(), "
+        "signal.SIGKILL); main.run(sys.argv[1:])"
+    )
+    killed = subprocess.run(
+        [sys.executable, "-c", kill, *command], cwd=fake_devices.ROOT, check=False
+    )
+    assert killed.returncode == -signal.SIGKILL
+    assert len(list(output.iterdir())) == 1
     assert main.run(command) == 0
     assert [path.name for path in output.iterdir()] == ["drawn"]
 

@@ -9,7 +9,7 @@ import sys
 
 import pytest
 
-from glide_jax.checkpoint import folders
+from glide_jax.checkpoint import folders, manifest
 from glide_jax.cli import main
 from tests import fake_devices
 
@@ -74,6 +74,36 @@ def test_a_damaged_checkpoint_is_told_from_the_good_ones(run, capsys):
     code, lines = verify(capsys, run)
     assert code == 0
     assert lines[0] == f"{run}/checkpoints/9.unfinished: surplus, not read by anything"
+
+
+def test_one_checkpoint_is_checked_by_itself(run, capsys):
+    (step,) = folders.list_steps(run / "checkpoints")
+    folder = run / "checkpoints" / str(step)
+    code, lines = verify(capsys, folder)
+    assert code == 0
+    assert lines[0].startswith(f"{folder}: checkpoint, ")
+    assert lines[0].endswith("MiB read, all good")
+    flip(folder / "meta.json")
+    code, lines = verify(capsys, folder)
+    assert code == 3
+    assert lines[0] == f"{folder / 'meta.json'}: has another SHA-256"
+
+
+def test_a_checkpoint_that_a_run_deletes_meanwhile_is_not_damaged(
+    run, capsys, monkeypatch
+):
+    (step,) = folders.list_steps(run / "checkpoints")
+    find_damages = manifest.find_damages
+
+    def delete_first(folder, files):
+        if folder.name == str(step):
+            shutil.rmtree(folder)
+        return find_damages(folder, files)
+
+    monkeypatch.setattr(manifest, "find_damages", delete_first)
+    code, lines = verify(capsys, run)
+    assert code == 0
+    assert lines[-1].endswith("all good; good checkpoints: none")
 
 
 def test_a_bundle_whose_list_is_cut_or_gone_is_damaged(run, capsys):

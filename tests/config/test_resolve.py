@@ -86,12 +86,6 @@ def test_differences_of_families_name_absent_fields():
     assert "model.patch_px: (absent) -> 4" in lines
 
 
-def test_the_digest_follows_the_settings():
-    config = defaults.Config()
-    assert resolve.digest(config) == resolve.digest(defaults.Config())
-    assert resolve.digest(config) != resolve.digest(defaults.Config(seed=1))
-
-
 def test_a_key_is_a_setting_or_a_section_or_its_nearest_is_named():
     config = defaults.Config()
     for name in ("seed", "model", "model.compute_dtype", "data.sources"):

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from glide_jax.data import sources
+from glide_jax.data import disk, sources
 from glide_jax.text import sentencepiece_model, sentencepiece_training
 
 
@@ -27,6 +27,12 @@ def tokenizer():
 def own_cache(tmp_path, monkeypatch):
     """No test touches the user's cache."""
     monkeypatch.setenv("GLIDE_JAX_CACHE", str(tmp_path / "cache"))
+
+
+@pytest.fixture(autouse=True)
+def own_patience(monkeypatch):
+    """No test waits less for its files because another one waited in vain."""
+    monkeypatch.setattr(disk, "_patience", disk.Patience())
 
 
 def encoded_picture(shade: int, format_: str = "PNG") -> bytes:

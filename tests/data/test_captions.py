@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import codecs
+
 import pytest
 
 from glide_jax.data import captions, disk, schema
@@ -34,6 +36,15 @@ def test_any_other_caption_is_taken():
 def test_json_without_a_caption_is_a_bad_record(content):
     with pytest.raises(schema.BadRecordError, match="missing caption"):
         captions.from_json(content, "key")
+
+
+def test_a_byte_order_mark_is_no_part_of_a_caption():
+    mark = codecs.BOM_UTF8
+    assert captions.from_text(mark + "ein Grünspecht\n".encode(), "key") == (
+        "ein Grünspecht"
+    )
+    assert captions.from_text(mark + b"\n", "key") == ""
+    assert captions.from_json(mark + b'{"caption": "a corgi"}', "key") == "a corgi"
 
 
 def test_half_a_pair_from_json_is_found_before_a_tokenizer_stumbles():

@@ -64,6 +64,32 @@ def test_a_file_given_up_is_not_waited_for_again(file, monkeypatch):
     assert waited == [*disk.WAITS_SECS]
 
 
+def test_after_a_wait_in_vain_no_other_file_is_waited_for_for_a_while(
+    file, monkeypatch
+):
+    path, stamp = file
+    waited, now = [], [0.0]
+    monkeypatch.setattr(disk.time, "sleep", waited.append)
+    monkeypatch.setattr(disk.time, "monotonic", lambda: now[0])
+    paths = [path.with_name(f"gone {i}") for i in range(240)]
+
+    def fail(path):
+        with pytest.raises(schema.BadRecordError, match="vanished shard"):
+            disk.read_span(path, 0, 3, stamp, "key")
+
+    for gone in paths[:120]:
+        fail(gone)
+    assert waited == [*disk.WAITS_SECS]
+    # Those that are there are read all the same, and end no rest.
+    assert disk.read_span(path, 0, 3, stamp, "key") == b"012"
+    fail(paths[120])
+    assert waited == [*disk.WAITS_SECS]
+    now[0] = disk.REST_SECS
+    for gone in paths:
+        fail(gone)
+    assert waited == [*disk.WAITS_SECS] * 2
+
+
 def test_a_disk_that_fails_for_good_is_told_from_a_file_that_is_gone(file, monkeypatch):
     path, stamp = file
     monkeypatch.setattr(disk, "WAITS_SECS", ())

@@ -94,6 +94,20 @@ def test_no_tolerance_means_the_first_bad_record_stops():
         counter.count(1, [_bad("x")])
 
 
+def test_what_stopped_a_run_is_counted_by_the_run_that_goes_on():
+    batches = [(3, []), (1, [_bad("x"), _bad("y")]), (4, [_bad("x")])]
+    straight, stopped = fault.FaultCounter(1.0), fault.FaultCounter(0.0015)
+    for batch in batches:
+        straight.count(*batch)
+    stopped.count(*batches[0])
+    with pytest.raises(errors.UserError, match="2 of 6 records"):
+        stopped.count(*batches[1])
+    resumed = fault.FaultCounter(1.0, start=stopped.state())
+    for batch in batches[1:]:
+        resumed.count(*batch)
+    assert resumed.state() == straight.state()
+
+
 def test_a_few_bad_records_at_the_start_are_not_a_share():
     counter = fault.FaultCounter(0.01, lambda _: None)
     counter.count(0, [_bad("x")] * 10)
@@ -185,6 +199,17 @@ def test_the_record_log_of_a_resumed_run_is_that_of_one_never_stopped(tmp_path):
         ("d", 4),
     ]
     assert rows[0]["kind"] == rows[0]["reason"] == "broken image"
+
+
+def test_a_line_of_the_record_log_that_lost_its_end_is_told_again(tmp_path):
+    bads = [_bad("a"), _bad("b", position=1), _bad("c", position=2)]
+    whole, cut = tmp_path / "whole.jsonl", tmp_path / "cut.jsonl"
+    fault.FaultCounter(1.0, fault.RecordLog(whole)).count(0, bads)
+    fault.FaultCounter(1.0, fault.RecordLog(cut)).count(0, bads[:2])
+    # A full disk took all of the last line but its end.
+    cut.write_bytes(cut.read_bytes().removesuffix(b"\n"))
+    fault.FaultCounter(1.0, fault.RecordLog(cut, 2)).count(0, [bads[1], bads[2]])
+    assert cut.read_text() == whole.read_text()
 
 
 def test_the_record_log_stops_growing(tmp_path, monkeypatch):

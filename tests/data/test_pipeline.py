@@ -188,3 +188,19 @@ def test_quickstart_batches_cost_less_than_a_training_step(world, tokenizer):
     _take(batches, 50)
     # 4 ms on an idle core; the limit leaves room for a loaded machine.
     assert (time.perf_counter() - start) / 50 < 0.032
+
+
+@pytest.mark.parametrize("num_threads", [0, 2])
+def test_a_batch_that_is_looked_for_is_counted_when_it_is_taken(
+    world, tokenizer, num_threads
+):
+    want = _take(pipeline.make_batches(world, tokenizer, seed=1, **SIZES), 2)
+    made = pipeline.make_batches(
+        world, tokenizer, seed=1, num_threads=num_threads, **SIZES
+    )
+    for step, batch in enumerate(want):
+        assert made.is_ready(60.0)
+        assert made.is_ready(0.0)
+        assert made.faults.seen == 8 * step
+        _assert_equal(next(made), batch)
+    made.close()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import threading
 
 import pytest
 
@@ -74,10 +75,36 @@ def test_files_of_a_folder_that_cannot_be_read_are_bad_records(
     assert found == [
         "vanished file",
         "unreadable file",
-        "missing caption",
+        "unreadable file",
         "huge caption",
         "huge image",
     ]
+
+
+def test_a_folder_that_is_away_for_a_moment_was_never_gone(
+    tmp_path, pictures, monkeypatch
+):
+    monkeypatch.setattr(disk, "WAITS_SECS", (0.05,) * 100)
+    place = tmp_path / "pictures"
+    place.mkdir()
+    for name, content in pictures(2).items():
+        (place / name).write_bytes(content)
+    (place / "001.txt").unlink()
+    source = sources.open_source(f"folder:{place}")
+    away = place.rename(tmp_path / "away")
+    timer = threading.Timer(0.2, away.rename, [place])
+    timer.start()
+    assert source[0].caption == "a picture of shade 0"
+    timer.join()
+    # That one caption is missing is nothing to wait for.
+    with monkeypatch.context() as patched:
+        patched.setattr(disk.time, "sleep", None)
+        with pytest.raises(schema.BadRecordError, match="missing caption"):
+            source[1]
+    monkeypatch.setattr(disk, "WAITS_SECS", ())
+    place.rename(away)
+    with pytest.raises(schema.BadRecordError, match="vanished file"):
+        source[1]
 
 
 @pytest.fixture

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import errno
 import math
 import os
 import re
 import signal
+import subprocess
 import sys
+import threading
 
 import numpy as np
 import pytest
@@ -18,7 +21,7 @@ from glide_jax.data import pipeline
 from glide_jax.errors import DivergedError, UserError
 from glide_jax.train import clock, looks, loop, rewind, setup
 from glide_jax.train import state as states
-from tests import fake_devices
+from tests import fake_devices, local_processes
 from tests.train.small_runs import CLIP
 
 
@@ -73,9 +76,9 @@ def test_a_run_logs_validates_draws_and_saves_when_asked_to_and_at_its_end(
     assert Image.open(tmp_path / "grids" / names[0]).size == (4, 4)
     with store.CheckpointStore(tmp_path / "checkpoints") as stored:
         assert stored.steps() == [4, 5]
-        known = {"config_digest", "tokenizer_digest", "records"}
-        known |= {"window", "bad_records"}
-        assert stored.restore_meta(5).keys() == known
+        known = {"config", "tokenizer_digest", "records"}
+        known |= {"window", "bad_records", "passed_over"}
+        assert stored.newest()[1].keys() == known
 
 
 def test_the_checkpoint_with_the_best_metric_is_kept_beside_the_newest(
@@ -93,6 +96,17 @@ def test_the_checkpoint_with_the_best_metric_is_kept_beside_the_newest(
     best = min(rows, key=lambda row: row["loss"])["step"]
     with store.CheckpointStore(tmp_path / "checkpoints") as stored:
         assert stored.steps() == sorted({best, 4})
+
+
+def test_a_metric_that_no_row_has_is_told_of_once(make_config, tmp_path, caplog):
+    changes = {
+        "train.num_steps": 2,
+        "checkpoint.every_steps": 1,
+        "checkpoint.keep_best": 1,
+        "checkpoint.best_metric": "nonsense",
+    }
+    loop.train(make_config(CLIP, changes), tmp_path)
+    assert sum("has nonsense: checkpoint.keep_best" in m for m in caplog.messages) == 1
 
 
 @pytest.mark.parametrize(
@@ -184,6 +198,9 @@ def change_batches(monkeypatch, change):
         def __init__(self, batches, step):
             self.batches, self.faults, self.step = batches, batches.faults, step
 
+        def is_ready(self, timeout_secs):
+            return self.batches.is_ready(timeout_secs)
+
         def __next__(self):
             self.step += 1
             return change(self.step, next(self.batches))
@@ -206,6 +223,126 @@ def test_steps_made_before_the_data_fail_are_saved(make_config, tmp_path, monkey
         loop.train(make_config(CLIP), tmp_path)
     with store.CheckpointStore(tmp_path / "checkpoints") as stored:
         assert stored.steps() == [2]
+
+
+def test_a_run_whose_metrics_cannot_be_written_is_saved_and_has_no_gap(
+    make_config, tmp_path, monkeypatch
+):
+    config = make_config(CLIP)
+    append = metrics._append
+
+    def refuse(path, row):
+        if row["step"] == 3:
+            raise OSError(errno.EIO, "Input/output error")
+        append(path, row)
+
+    with monkeypatch.context() as patched:
+        patched.setattr(metrics, "_append", refuse)
+        with pytest.raises(UserError, match=r"metrics\.jsonl cannot be written \(In"):
+            loop.train(config, tmp_path)
+    with store.CheckpointStore(tmp_path / "checkpoints") as stored:
+        assert stored.steps() == [3]
+    assert loop.train(config, tmp_path) == lifecycle.ExitCode.OK
+    rows = metrics.read_metrics(tmp_path / "metrics.jsonl")
+    assert [row["step"] for row in rows] == [1, 2, 3, 4]
+    assert all("loss" in row for row in rows)
+
+
+def test_what_is_told_of_a_step_lasts_as_long_as_the_step(
+    make_config, tmp_path, monkeypatch
+):
+    synced = []
+    fsync = os.fsync
+
+    def note(descriptor):
+        synced.append(os.readlink(f"/proc/self/fd/{descriptor}"))
+        fsync(descriptor)
+
+    monkeypatch.setattr(os, "fsync", note)
+    loop.train(make_config(CLIP), tmp_path)
+    manifests = [i for i, path in enumerate(synced) if "4.unfinished/man" in path]
+    assert str(tmp_path / "metrics.jsonl") in synced[: manifests[0]]
+
+
+@pytest.mark.parametrize("made", [0, 2])
+def test_a_signal_while_data_do_not_come_saves_what_is_done(
+    make_config, tmp_path, monkeypatch, caplog, made
+):
+    come = threading.Event()
+    make_batch, is_ready = pipeline._BatchMaker.step_batch, pipeline.Batches.is_ready
+
+    def held(maker, size, rows, step):
+        if step == made:
+            come.wait(60)
+        return make_batch(maker, size, rows, step)
+
+    def told(batches, timeout_secs):
+        found = is_ready(batches, timeout_secs)
+        path = tmp_path / "metrics.jsonl"
+        rows = metrics.read_metrics(path) if path.exists() else []
+        if len(rows) == made and not found:
+            os.kill(os.getpid(), signal.SIGTERM)
+        return found
+
+    with monkeypatch.context() as patched:
+        patched.setattr(pipeline._BatchMaker, "step_batch", held)
+        patched.setattr(pipeline.Batches, "is_ready", told)
+        ended = loop.train(make_config(CLIP), tmp_path)
+    assert not come.is_set()
+    come.set()
+    assert ended == lifecycle.ExitCode.PREEMPTED
+    with store.CheckpointStore(tmp_path / "checkpoints") as stored:
+        assert stored.steps() == [made][:made]
+        # The batch that came too late is not counted.
+        if made:
+            assert stored.newest()[1]["bad_records"] == {"seen": 4 * made}
+    told = "step 2 is saved" if made else "before the first step"
+    assert f"stopped by a signal; {told}" in caplog.messages
+    assert loop.train(make_config(CLIP), tmp_path) == lifecycle.ExitCode.OK
+    rows = metrics.read_metrics(tmp_path / "metrics.jsonl")
+    assert [row["step"] for row in rows] == [1, 2, 3, 4]
+
+
+HUNG = """
+import os, pathlib, signal, sys, time
+from glide_jax.data import pipeline
+from glide_jax.train import loop, waiting
+from tests.train import small_runs
+
+def hang(maker, size, rows, step):
+    while step == 1:
+        time.sleep(1)
+    return make_batch(maker, size, rows, step)
+
+def stop(batches, timeout_secs):
+    rows = workdir / "metrics.jsonl"
+    if rows.exists() and rows.read_text():
+        os.kill(os.getpid(), signal.SIGTERM)
+    return is_ready(batches, timeout_secs)
+
+tokenizer, workdir = map(pathlib.Path, sys.argv[1:])
+make_batch, pipeline._BatchMaker.step_batch = pipeline._BatchMaker.step_batch, hang
+is_ready, pipeline.Batches.is_ready = pipeline.Batches.is_ready, stop
+waiting.LEAVE_SECS = 1.0
+sys.exit(loop.train(small_runs.make_config(tokenizer, small_runs.CLIP), workdir))
+"""
+
+
+def test_a_read_that_never_returns_does_not_keep_what_was_told_to_end(
+    tokenizer_folder, tmp_path
+):
+    done = subprocess.run(
+        [sys.executable, "-c", HUNG, str(tokenizer_folder), str(tmp_path)],
+        env=local_processes.environment(),
+        capture_output=True,
+        text=True,
+        timeout=300,
+        check=False,
+    )
+    assert done.returncode == lifecycle.ExitCode.PREEMPTED, done.stderr
+    assert "the data that were waited for never came" in done.stderr
+    with store.CheckpointStore(tmp_path / "checkpoints") as stored:
+        assert stored.steps() == [1]
 
 
 def test_data_of_another_size_are_refused_unless_allowed(make_config, tmp_path):
@@ -263,6 +400,26 @@ def test_a_look_that_a_signal_cuts_off_is_made_up_for(
     assert looks("cut") == looks("straight")
 
 
+def last_passed_over(workdir):
+    """As the newest checkpoint says."""
+    with store.CheckpointStore(workdir / "checkpoints") as stored:
+        return rewind.load(stored.newest()[1], workdir)
+
+
+def test_what_older_versions_wrote_beside_the_checkpoints_is_read(tmp_path):
+    past = {"window": {}}
+    assert rewind.load(past, tmp_path) == rewind.PassedOver()
+    (tmp_path / "passed_over.json").write_text('{"rewinds": 1, "steps": [6, 7]}')
+    assert rewind.load(past, tmp_path) == rewind.PassedOver(frozenset({6, 7}), 1)
+    # What a checkpoint says goes before, and a fresh start knows of nothing.
+    newer = past | {"passed_over": {"rewinds": 2, "steps": [9]}}
+    assert rewind.load(newer, tmp_path) == rewind.PassedOver(frozenset({9}), 2)
+    assert rewind.load({}, tmp_path) == rewind.PassedOver()
+    (tmp_path / "passed_over.json").write_text("")
+    with pytest.raises(UserError, match=r"passed_over\.json is not what was written"):
+        rewind.load(past, tmp_path)
+
+
 def test_a_run_that_goes_back_too_often_has_diverged(make_config, tmp_path):
     changes = {
         "optim.learning_rate": 1e30,  # the second step computes no number any more
@@ -271,7 +428,6 @@ def test_a_run_that_goes_back_too_often_has_diverged(make_config, tmp_path):
         "train.max_rewinds": 2,
         "log.every_steps": 10,
         "checkpoint.every_steps": 1,
-        "checkpoint.keep": 100,
     }
     with pytest.raises(DivergedError, match="after going back") as error:
         loop.train(make_config(CLIP, changes), tmp_path)
@@ -281,7 +437,7 @@ def test_a_run_that_goes_back_too_often_has_diverged(make_config, tmp_path):
     first, last = map(int, re.search(r"steps (\d+) to (\d+)", line).groups())
     assert last == first + 4
     # Five steps passed over, twice, before these.
-    passed_over = rewind.load(tmp_path)
+    passed_over = last_passed_over(tmp_path)
     assert passed_over.rewinds == 2
     assert passed_over.steps == set(range(first - 10, first))
     # Every update that was not made is described, once.
@@ -297,8 +453,8 @@ def test_a_run_goes_back_and_past_the_batches_that_led_astray(
     changes = {
         "train.num_steps": 12,
         "train.max_skipped_in_a_row": 3,
-        "checkpoint.every_steps": 2,
-        "checkpoint.keep": 100,
+        "checkpoint.every_steps": 1,
+        "checkpoint.keep": 1,
     }
     config = make_config(CLIP, changes)
 
@@ -309,7 +465,7 @@ def test_a_run_goes_back_and_past_the_batches_that_led_astray(
     change_batches(monkeypatch, poison)
     assert loop.train(config, tmp_path) == lifecycle.ExitCode.OK
     # One or two in a row are no reason to go back.
-    assert rewind.load(tmp_path) == rewind.PassedOver(frozenset({6, 7, 8}), 1)
+    assert last_passed_over(tmp_path) == rewind.PassedOver(frozenset({6, 7, 8}), 1)
     rows = metrics.read_metrics(tmp_path / "metrics.jsonl")
     assert [row["step"] for row in rows] == [*range(1, 13)]
     assert [row["step"] for row in rows if "loss" not in row] == [6, 7, 8]

@@ -19,6 +19,7 @@ from PIL import Image
 from glide_jax import lifecycle, metrics
 from glide_jax.checkpoint import store
 from tests import local_processes
+from tests.chaos import world
 from tests.train import small_runs
 from tests.train.small_runs import CLIP, TEXT2IM
 
@@ -167,6 +168,42 @@ def test_a_signal_to_one_process_saves_one_step_of_all(whole_run, tmp_path):
         assert f"stopped by a signal; step {stopped_at} is saved" in log
     rows = metrics.read_metrics(workdir / "metrics.jsonl")
     assert [row["step"] for row in rows] == list(range(1, stopped_at + 1))
+
+
+@pytest.mark.slow
+def test_a_signal_while_one_process_waits_for_its_data_saves_one_step_of_all(
+    make_config, tmp_path
+):
+    # The rows of process 1 lie on a disk of its own, which goes away.
+    for process in (0, 1):
+        world.write_shards(tmp_path / f"host{process}" / "shards")
+    changes = {
+        "data.sources": ("webdataset:shards/*.tar",),
+        "data.max_bad_frac": 1.0,
+        "data.prefetch_batches": 1,
+        "train.num_steps": 100_000,
+        "checkpoint.every_steps": 100_000,
+        "train.grace_secs": 90.0,
+    }
+    config = make_config(CLIP, changes)
+    experiment = small_runs.write_experiment(tmp_path / "experiment.py", config)
+    workdir, logs = tmp_path / "run", tmp_path / "logs"
+    train = " ".join([*TRAIN, f"--config={experiment}", f"--workdir={workdir}"])
+    command = f"cd {tmp_path}/host$GLIDE_JAX_PROCESS_ID && exec {train}"
+    launcher = local_processes.start(logs, ["bash", "-c", command], devices=1)
+    with local_processes.ended(launcher):
+        wait_for_row(3, workdir, launcher, logs)
+        shards = sorted((tmp_path / "host1" / "shards").iterdir())
+        for shard in shards[1:]:
+            shard.unlink()
+        time.sleep(2)
+        os.kill(local_processes.process_of(launcher.pid, 0), signal.SIGTERM)
+        local_processes.finish(launcher, logs, expected=42)
+    with store.CheckpointStore(workdir / "checkpoints") as stored:
+        (stopped_at,) = stored.steps()
+    for process in (0, 1):
+        log = (logs / f"process{process}.log").read_text()
+        assert f"stopped by a signal; step {stopped_at} is saved" in log
 
 
 @pytest.mark.parametrize("killed", [0, pytest.param(1, marks=pytest.mark.slow)])

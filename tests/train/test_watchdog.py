@@ -66,6 +66,15 @@ def test_a_loop_that_moves_is_left_alone(tmp_path):
     assert not (tmp_path / "stacks").exists()
 
 
+def test_a_disk_that_does_not_answer_holds_up_no_end(tmp_path):
+    (tmp_path / "stacks").mkdir()
+    # To open a pipe that nobody reads takes for ever.
+    os.mkfifo(tmp_path / "stacks" / "process_0.txt")
+    process = start(tmp_path, stall_secs=1.0, beats=1, hangs=True)
+    process.communicate(timeout=30)
+    assert process.returncode == lifecycle.ExitCode.STALLED
+
+
 def test_a_loop_that_does_not_heed_a_signal_is_ended_after_its_grace(tmp_path):
     process = start(tmp_path, stall_secs=0.0, beats=0, hangs=True)
     process.send_signal(signal.SIGTERM)
