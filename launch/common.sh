@@ -81,9 +81,24 @@ check_number() {
     die "--$1=${!1} is no whole number of $2 or more"
 }
 
+# Those of glide_jax/parallel/compiler.py.
+CHIPS="cpu v2 v3 v4 v5e v5p v6e tpu7x a100-40gb a100-80gb h100 h100-pcie h200 b200 l4"
+
+# check_chip: refuses a $chip that has no name there.
+check_chip() {
+  [[ " $CHIPS " == *" $chip "* ]] || die "--chip=$chip is not known; use one of $CHIPS"
+}
+
+# check_path FLAG: refuses a path that templates and remote shells could not carry.
+check_path() {
+  [[ "${!1}" =~ ^[A-Za-z0-9_./:=,@%+~-]+$ ]] ||
+    die "--$1=${!1} has a letter that a shell may take for its own; use letters, digits and _ . / : = , @ % + ~ -"
+}
+
 # check_workdir KIND ...: each of path, absolute, gs or s3 that the engine can reach.
 check_workdir() {
   local kind
+  [ -z "$workdir" ] || check_path workdir
   for kind in "$@"; do
     case "$kind:$workdir" in
       path:*://*) ;;

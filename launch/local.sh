@@ -90,7 +90,7 @@ while [ ${#running[@]} -gt 0 ]; do
     is_worse=$((status != 42 && status < 128 && (code == 42 || code >= 128)))
     if [ "$code" -eq 0 ] || [ "$is_worse" -eq 1 ]; then code="$status"; fi
     if [ "$status" -ne 42 ]; then
-      [ "$id" -eq 0 ] || tail -n 3 "$logs/process$id.log" | sed "s/^/[$id] /" >&2
+      [ "$id" -eq 0 ] || tail -n 3 "$logs/process$id.log" | sed "s/^\(\[$id\] \)*/[$id] /" >&2
       echo "local.sh: process $id ended with $status" >&2
       if [ -z "$deadline" ]; then deadline=$((SECONDS + GRACE_SECS)) && send TERM; fi
     fi

@@ -45,6 +45,7 @@ if [ -n "$tpu" ]; then
   accelerators="tpu-$accelerator"
 else
   need accelerators H100:8 chip h100
+  check_chip
   meeting='export GLIDE_JAX_COORDINATOR="$(echo "$SKYPILOT_NODE_IPS" | head -n 1):8476"
   export GLIDE_JAX_HOSTS="$(echo "$SKYPILOT_NODE_IPS" | paste -sd,)"
   export GLIDE_JAX_NUM_PROCESSES="$SKYPILOT_NUM_NODES" GLIDE_JAX_PROCESS_ID="$SKYPILOT_NODE_RANK"'

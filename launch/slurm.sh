@@ -22,9 +22,12 @@ nodes="${nodes:-1}" tasks="${tasks:-${gpus:-1}}" chip="${chip:-cpu}"
 check_run "$HOST_NAME" "$HOST_NAME_RULE"
 workdir="${workdir:-runs/$name}"
 check_workdir path gs s3
+check_chip
 check_number nodes 1
 [ -z "$gpus" ] || check_number gpus 1
 check_number tasks 1
+[ "${gpus:-$tasks}" -eq "$tasks" ] ||
+  die "--tasks=$tasks is not --gpus=$gpus: each process has one GPU; leave --tasks out"
 # Relative to the checkout, whose path all nodes share.
 logs="$workdir/logs"
 [[ "$workdir" != *://* ]] || logs="runs/$name/logs"

@@ -2,7 +2,7 @@
 # Runs on plain hosts that ssh reaches without a password, one process on each.
 #
 #   launch/ssh.sh --config=experiments/configs/base64.py:emoji --name=base64 \
-#       --hosts=alice@gpu1,alice@gpu2 --chip=a100 --workdir=/nfs/runs/base64
+#       --hosts=alice@gpu1,alice@gpu2 --chip=a100-80gb --workdir=/nfs/runs/base64
 #
 # --hosts    the first is where the processes meet
 # --chip     which compiler flags: `glide flags --chip=...` shows them (cpu)
@@ -20,6 +20,10 @@ read_flags "hosts chip port coordinator folder" "$@"
 chip="${chip:-cpu}" port="${port:-8476}" folder="${folder:-glide_jax}"
 check_run "$HOST_NAME" "$HOST_NAME_RULE"
 need hosts alice@gpu1,alice@gpu2 workdir "/nfs/runs/$name"
+check_chip
+check_path folder
+[[ "$coordinator" =~ ^[A-Za-z0-9._-]*$ ]] ||
+  die "--coordinator=$coordinator is no host; name the first one as the others reach it, such as gpu1"
 check_number port 1
 check_workdir absolute gs s3
 [[ "$hosts" =~ ^[A-Za-z0-9@._-]+(,[A-Za-z0-9@._-]+)*$ ]] ||

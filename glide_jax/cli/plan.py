@@ -7,6 +7,8 @@
         --search
     glide plan --config=experiments/configs/base64.py:released --topology=v5e:4x4 \\
         --compile
+    glide plan --config=experiments/configs/base64_cfg.py:paper --topology=v5p:4x4x8 \\
+        --pictures=30000 --config.sample.respacing=250
 
 Needs no accelerator and starts none. --compile asks the TPU's own compiler, which
 libtpu brings to any CPU (pip install 'glide_jax[tpu]').
@@ -42,6 +44,8 @@ def define_flags(values: flags.FlagValues) -> None:
     add.text("chips", "GPUs instead: kind and number, e.g. h100:64")
     meaning = "share of the chips' peak that the model's own operations are to reach"
     add.number("mfu", meaning, DEFAULT_MFU)
+    meaning = "also what drawing so many pictures takes, at config.sample's settings"
+    add.whole("pictures", meaning, least=1)
     add.number("price", "of one chip for one hour, in any currency, e.g. 4.20")
     meaning = "compile the real step for the chips and report the compiler's bytes"
     add.switch("compile", meaning, False)
@@ -70,6 +74,7 @@ def run(values: flags.FlagValues, arguments: list[str]) -> int:
         where,
         mfu=values.mfu,
         price=values.price,
+        pictures=values.pictures,
         compiles=values.compile,
         searches=values.search,
     )

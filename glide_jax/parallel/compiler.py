@@ -19,6 +19,7 @@ from __future__ import annotations
 import dataclasses
 
 from glide_jax.errors import UserError
+from glide_jax.parallel import chips
 
 TPU = "LIBTPU_INIT_ARGS"  # read by libtpu alone; XLA_FLAGS would refuse its names
 XLA = "XLA_FLAGS"
@@ -48,8 +49,13 @@ class FlagSet:
 
 
 TPUS = ("v4", "v5e", "v5p", "v6e", "tpu7x")
-GPUS = ("a100", "h100", "h200")
-CHIPS = ("cpu", *GPUS, *TPUS)
+GPUS = tuple(
+    name
+    for name, chip in chips.CHIPS.items()
+    if chip.device_kinds[0].startswith("NVIDIA")
+)
+# For the oldest TPUs there is nothing to set.
+CHIPS = ("cpu", *chips.CHIPS)
 
 # FSDP gathers every parameter before its layer; hidden behind the layer before, that
 # costs little. Ironwood (tpu7x) gathers on its SparseCores without being asked.

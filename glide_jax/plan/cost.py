@@ -9,6 +9,9 @@ appendix B): MFU is 3 B F / (seconds * chips * peak). So
 
 The networks' seconds are a lower bound by published bandwidths; they count only where
 they exceed the computation, which overlaps them.
+
+A drawn picture takes a pass of the text transformer and then, at each step kept by
+sample.respacing, one of the U-Net, or two under classifier-free guidance.
 """
 
 from __future__ import annotations
@@ -16,6 +19,7 @@ from __future__ import annotations
 import dataclasses
 
 from glide_jax.config.defaults import Config
+from glide_jax.diffusion import respacing
 from glide_jax.models import flops
 from glide_jax.plan.topology import Topology
 
@@ -44,6 +48,62 @@ class Cost:
     days: float
     chip_hours: float
     price: float | None
+
+
+@dataclasses.dataclass(frozen=True)
+class Drawing:
+    """Of drawing pictures with one model.
+
+    Attributes:
+      pictures: how many.
+      passes: of the U-Net for each.
+      flops_per_picture: as above.
+      hours: of all of them.
+      chip_hours: the same over all chips.
+      price: of those; None without a price of a chip-hour.
+    """
+
+    pictures: int
+    passes: int
+    flops_per_picture: float
+    hours: float
+    chip_hours: float
+    price: float | None
+
+
+def estimate_drawing(
+    config: Config,
+    topology: Topology,
+    pictures: int,
+    *,
+    mfu: float = DEFAULT_MFU,
+    price: float | None = None,
+) -> Drawing | None:
+    """What `pictures` of them take; None of a CLIP, which draws none.
+
+    Guided where the model has seen empty captions (train.caption_drop_prob).
+    """
+    if config.model.family != "text2im":
+        return None
+    chain = config.diffusion
+    kept = respacing.kept_timesteps(
+        chain.num_timesteps, config.sample.respacing, chain.schedule
+    )
+    is_guided = config.train.caption_drop_prob > 0
+    parts = flops.forward_flops(config.model)
+    passes = len(kept) * (2 if is_guided else 1)
+    each = parts["text"] + parts["text_keys_values"] + passes * parts["unet"]
+    peak = topology.num_chips * topology.machine.peak_flops
+    hours = pictures * each / (peak * mfu) / 3600
+    chip_hours = hours * topology.num_chips
+    return Drawing(
+        pictures=pictures,
+        passes=passes,
+        flops_per_picture=each,
+        hours=hours,
+        chip_hours=chip_hours,
+        price=None if price is None else price * chip_hours,
+    )
 
 
 def estimate(

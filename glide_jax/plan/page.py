@@ -24,6 +24,7 @@ def to_text(report: dict[str, Any]) -> str:
         _parameters(report),
         _memory(report),
         _time(report),
+        _drawing(report),
         _networks(report),
         _hosts(report),
         _ranking(report),
@@ -122,6 +123,19 @@ def _time(report):
             "chip-hour"
         )
     return lines
+
+
+def _drawing(report):
+    drawn = report["drawing"]
+    if not drawn:
+        return []
+    cost = "" if drawn["price"] is None else f", cost {drawn['price']:,.2f}"
+    return [
+        f"DRAWING {drawn['pictures']:,} pictures at that MFU",
+        f"  {drawn['flops_per_picture'] / 1e12:,.1f} TFLOP each: the caption once, "
+        f"{drawn['passes']} passes of the U-Net",
+        f"  {drawn['hours']:,.2f} hours, {drawn['chip_hours']:,.2f} chip-hours{cost}",
+    ]
 
 
 def _networks(report):

@@ -15,6 +15,7 @@ def make_plan(
     *,
     mfu: float = cost.DEFAULT_MFU,
     price: float | None = None,
+    pictures: int | None = None,
     compiles: bool = False,
     searches: bool = False,
 ) -> dict[str, Any]:
@@ -25,6 +26,7 @@ def make_plan(
       topology: where it is to run.
       mfu: share of the peak that is assumed.
       price: of a chip-hour.
+      pictures: to draw with the model, whose cost is wanted too.
       compiles: ask the compiler too, if it is here.
       searches: take the remat policies and microbatches that `search` ranks first, and
         compile those.
@@ -45,6 +47,7 @@ def make_plan(
         given,
         mfu=mfu,
         price=price,
+        pictures=pictures,
         program=program,
         ranking=ranking,
         missing=missing,

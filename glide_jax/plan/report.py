@@ -13,6 +13,7 @@ def make_report(
     *,
     mfu: float = cost.DEFAULT_MFU,
     price: float | None = None,
+    pictures: int | None = None,
     program: compiled.Compiled | None = None,
     ranking: list[search.Option] | None = None,
     missing: list[str] | None = None,
@@ -23,6 +24,7 @@ def make_report(
       given: what is planned.
       mfu: share of the chips' peak, see `cost`.
       price: of a chip-hour.
+      pictures: to draw with the model; None: none.
       program: what the compiler said, if it was asked.
       ranking: settings that were searched, best first.
       missing: what could not be done here, a sentence each.
@@ -39,6 +41,7 @@ def make_report(
         "params_by_part": given.params_by_part,
         **memory_of,
         **costs,
+        "drawing": pictures and _drawing(given, pictures, mfu, price),
         "compiler": program and dataclasses.asdict(program) | {"fits": program.fits},
         "advice": search.advise(given) if is_refused or not memory_of["fits"] else None,
         "ranking": [option.to_json() for option in ranking or []],
@@ -86,6 +89,15 @@ def _memory(given: problem.Problem) -> dict[str, Any]:
         "host_bytes": dataclasses.asdict(host),
         "host_bytes_available": where.machine.host_memory_bytes,
     }
+
+
+def _drawing(
+    given: problem.Problem, pictures: int, mfu: float, price: float | None
+) -> dict[str, Any] | None:
+    found = cost.estimate_drawing(
+        given.config, given.topology, pictures, mfu=mfu, price=price
+    )
+    return found and dataclasses.asdict(found)
 
 
 def _cost(given: problem.Problem, mfu: float, price: float | None) -> dict[str, Any]:

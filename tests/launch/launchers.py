@@ -89,7 +89,7 @@ COMMANDS = {
         "ssh.sh",
         *RUN,
         "--hosts=alice@gpu1,alice@gpu2",
-        "--chip=a100",
+        "--chip=a100-80gb",
         "--workdir=/nfs/runs/base64",
         "--setup=mountpoint -q /nfs || sudo mount /nfs",
     ),

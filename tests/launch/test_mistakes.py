@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import pytest
 
+from glide_jax.parallel import compiler
 from tests.launch import launchers
 
 RUN = launchers.RUN
@@ -69,11 +70,23 @@ def test_what_every_engine_asks(script, flags, named):
         ((*launchers.COMMANDS["skypilot"], "--tpu=v5p-8"), "leave out --accelerators"),
         ((*launchers.COMMANDS["skypilot"], "--restarts=3"), "restarts without a limit"),
         ((*SSH, "--hosts=a;b"), "--hosts=a;b is no list of hosts"),
+        ((*SSH, "--folder=a b"), "--folder=a b has a letter that a shell may take"),
+        ((*SSH, "--coordinator=a;b"), "--coordinator=a;b is no host"),
+        ((*SSH, "--chip=a100"), "--chip=a100 is not known; use one of cpu v2"),
+        ((*SLURM, "--chip=h1000"), "--chip=h1000 is not known"),
+        ((*SLURM, "--workdir=runs/$(id)"), "has a letter that a shell may take"),
+        ((*SLURM, "--gpus=8", "--tasks=4"), "--tasks=4 is not --gpus=8"),
         ((*SSH, "--workdir=runs/x"), "--workdir=runs/x cannot be used here"),
     ],
 )
 def test_what_an_engine_cannot_do_is_named_with_the_remedy(command, named):
     assert named in refused(*command)
+
+
+def test_the_launchers_know_the_chips_that_flags_are_for():
+    text = (launchers.LAUNCH / "common.sh").read_text()
+    (line,) = [line for line in text.splitlines() if line.startswith("CHIPS=")]
+    assert line == f'CHIPS="{" ".join(compiler.CHIPS)}"'
 
 
 @pytest.mark.parametrize("engine", launchers.COMMANDS)

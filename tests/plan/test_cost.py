@@ -46,3 +46,35 @@ def test_twice_the_chips_take_half_the_time_and_as_many_chip_hours():
     assert two.days == pytest.approx(one.days / 2)
     assert two.chip_hours == pytest.approx(one.chip_hours)
     assert one.price is None
+
+
+@pytest.mark.parametrize(
+    ("model", "section", "drop", "tflop"),
+    [
+        # 2 x 250 passes of 1509.8 GFLOP, and the caption of 312.5 and 36.0 once.
+        (presets.base("paper"), {"respacing": "250"}, 0.2, 755.2),
+        (presets.base("paper"), {"respacing": "250"}, 0.0, 377.8),
+        # 27 of 5032.8, and 63.5.
+        (presets.upsampler("paper"), {"respacing": "fast27"}, 0.0, 135.9),
+    ],
+)
+def test_a_picture_takes_its_caption_once_and_a_pass_or_two_a_step(
+    model, section, drop, tflop
+):
+    config = defaults.Config(
+        model=model,
+        train=defaults.TrainConfig(caption_drop_prob=drop),
+        sample=defaults.SampleConfig(**section),
+    )
+    found = cost.estimate_drawing(config, WHERE, 30_000, mfu=0.5, price=2.0)
+    # The parts are given to a tenth of a TFLOP.
+    assert found.flops_per_picture / 1e12 == pytest.approx(tflop, abs=0.1)
+    seconds = 30_000 * found.flops_per_picture / (128 * 459e12 * 0.5)
+    assert found.hours == pytest.approx(seconds / 3600)
+    assert found.chip_hours == pytest.approx(128 * found.hours)
+    assert found.price == pytest.approx(2 * found.chip_hours)
+
+
+def test_a_clip_draws_nothing():
+    config = defaults.Config(model=defaults.NoisedClipConfig())
+    assert cost.estimate_drawing(config, WHERE, 8) is None
