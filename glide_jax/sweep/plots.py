@@ -5,9 +5,10 @@ from __future__ import annotations
 import collections
 import pathlib
 import statistics
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from typing import Any
 
+from matplotlib.axes import Axes
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 
@@ -50,8 +51,8 @@ def draw_one(rows: Sequence[Row], name: str, key: str, path: pathlib.Path) -> No
         axes.plot(*zip(*at, strict=True), "o", color=line.get_color(), markersize=4)
     if words:
         axes.set_xticks(range(len(words)), words)
-    elif _spans_decades([value for points in lines.values() for value, _ in points]):
-        axes.set_xscale("log")
+    else:
+        _scale(axes, {value for points in lines.values() for value, _ in points})
     axes.set_xlabel(key)
     axes.set_ylabel(name)
     axes.grid(alpha=0.3)
@@ -107,5 +108,9 @@ def _means(points: Sequence[tuple[float, float]]) -> list[tuple[float, float]]:
     return [(x, statistics.fmean(by_value[x])) for x in sorted(by_value)]
 
 
-def _spans_decades(values: Sequence[float | int]) -> bool:
-    return min(values) > 0 and max(values) > LOG_AXIS_SPAN * min(values)
+def _scale(axes: Axes, values: Collection[float | int]) -> None:
+    """Over more than a decade a log axis, with the values themselves as its ticks."""
+    if min(values) > 0 and max(values) > LOG_AXIS_SPAN * min(values):
+        axes.set_xscale("log")
+        axes.set_xticks(sorted(values), map(plans.shown, sorted(values)))
+        axes.minorticks_off()

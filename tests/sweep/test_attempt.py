@@ -102,6 +102,30 @@ def test_a_signal_is_handed_on_and_the_end_is_waited_for(glide, run_one, number)
     assert codes(entry) == [42]
 
 
+def test_once_stopped_a_run_is_not_started_again(glide, run_one):
+    glide("kill -TERM $PPID; sleep 0.5; exit 137")
+    code, entry = run_one()
+    assert code == lifecycle.ExitCode.PREEMPTED
+    assert len(codes(entry)) == 1
+
+
+def test_a_run_that_another_finishes_meanwhile_is_not_run_twice(
+    glide, run_one, monkeypatch
+):
+    glide("finish")
+    entry, take = run_one.entry, state._take
+    result = '{"schema": 1, "metrics": {}, "machine": {}}'
+
+    def take_late(file, kind):
+        entry.folder.mkdir(exist_ok=True)
+        entry.result.write_text(result)
+        return take(file, kind)
+
+    monkeypatch.setattr(state, "_take", take_late)
+    assert run_one()[0] == 0
+    assert entry.attempts() == []
+
+
 def test_an_attempt_without_an_end_was_cut_off_and_another_follows(glide, run_one):
     glide("finish")
     run_one.entry.begin()
