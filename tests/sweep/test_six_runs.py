@@ -21,9 +21,11 @@ pytestmark = [pytest.mark.slow, pytest.mark.timeout(1200)]
 
 STEPS = 40
 RUNS = (
-    "product(listed('optim.learning_rate', [1e-4, 1e-3, 1e-2]), "
-    "listed('train.caption_drop_prob', [0.0, 0.5]))"
+    # Of the data alone, so that all but the first run find their program compiled.
+    "product(listed('data.flip_prob', [0.0, 0.5, 1.0]), "
+    "listed('data.prefetch_batches', [2, 4]))"
 )
+SAVED = "checkpoints/8/manifest.json"
 WAITED_SECS = 600
 
 
@@ -54,12 +56,13 @@ def test_a_sweep_that_is_killed_goes_on_where_it_was(tmp_path, capsys):
             runs = plans.read(root).runs
             entries = [state.Entry(root, run.id) for run in runs]
             third = entries[2]
-            wait_for(lambda: len(training_sweeps.steps(third.folder)) > 12, log_path)
+            # Written last, it says that the first checkpoint is whole.
+            wait_for((third.folder / SAVED).is_file, log_path)
             # The driver, what it has started, and the training below that.
             os.killpg(driver.pid, signal.SIGKILL)
         wait_for(lambda: not third.is_locked(), log_path)
         before = training_sweeps.steps(third.folder)
-        assert 12 < before[-1] < STEPS
+        assert 8 <= before[-1] < STEPS
         kept = ["finished", "finished", "cut off", *["waiting"] * 3]
         assert [entry.state() for entry in entries] == kept
 
@@ -72,8 +75,7 @@ def test_a_sweep_that_is_killed_goes_on_where_it_was(tmp_path, capsys):
     assert attempts == [[0], [0], [None, 0], [0], [0], [0]], "none is run twice"
     for entry in entries:
         assert training_sweeps.steps(entry.folder) == list(range(1, STEPS + 1))
-    # It went on from a checkpoint: what was logged up to there is still there.
-    assert training_sweeps.rows(third.folder)[1]["step"] == 1
+    # It went on from a checkpoint: the first step was made once.
     assert third.log.read_text().count("step 1:") == 1
 
     rows_path = tmp_path / "small.jsonl"
@@ -83,8 +85,9 @@ def test_a_sweep_that_is_killed_goes_on_where_it_was(tmp_path, capsys):
     assert [row["id"] for row in rows] == [run.id for run in runs]
     assert [row["attempts"] for row in rows] == [1, 1, 2, 1, 1, 1]
     assert str(tmp_path / "root") not in rows_path.read_text()
-    assert len({row["metrics"]["validation/loss"] for row in rows}) == 6
-    # Trained more, learned more: the highest learning rate beats the lowest.
-    losses = [row["metrics"]["validation/loss"] for row in rows]
-    assert max(losses[4:]) < min(losses[:2])
-    assert (root / "plots" / "validation_loss_vs_optim.learning_rate.png").is_file()
+    losses = [row["metrics"]["loss"] for row in rows]
+    # What is fetched ahead changes nothing, and so the run that was killed is also
+    # told to have come to what the undisturbed one beside it came to.
+    assert losses[0::2] == losses[1::2]
+    assert len(set(losses)) == 3
+    assert (root / "plots" / "loss_vs_data.flip_prob.png").is_file()

@@ -16,7 +16,7 @@ from tests.sweep import training_sweeps
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(1200)]
 
-STEPS = 60
+STEPS = 80
 
 
 @pytest.fixture(scope="module")

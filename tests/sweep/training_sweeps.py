@@ -9,13 +9,12 @@ from tests.train import small_runs
 
 
 def write(folder: pathlib.Path, runs: str, steps: int) -> pathlib.Path:
-    """A sweep file of small runs, saved every 5 steps and logged at each."""
+    """A sweep file of small runs, saved every 8 steps and logged at each."""
     tokenizer = small_runs.write_tokenizer(folder / "tokenizer")
     changes = {
         "train.num_steps": steps,
-        "checkpoint.every_steps": 5,
+        "checkpoint.every_steps": 8,
         "log.every_steps": 1,
-        "log.validation_examples": 8,
     }
     config = small_runs.make_config(tokenizer, changes=changes)
     experiment = small_runs.write_experiment(folder / "experiment.py", config)
