@@ -56,15 +56,18 @@ def test_an_array_runs_every_run_and_a_requeued_task_goes_on(cluster, tmp_path):
     number = submit(cluster, path, root)
     runs = plans.read(root).runs
     entries = [state.Entry(root, run.id) for run in runs]
-    second = entries[1]
+    first = entries[0]
 
     def is_under_way() -> bool:
-        assert not second.has_failed, told(root)
-        return len(training_sweeps.steps(second.folder)) > 5
+        assert not first.has_failed, told(root)
+        return len(training_sweeps.steps(first.folder)) > 5
 
-    slurm_cluster.wait_until(is_under_way, "steps of the second run", 300)
+    slurm_cluster.wait_until(is_under_way, "steps of the first run", 300)
     # As the time limit sends it: the run saves itself, its script requeues the task.
-    cluster.run("scancel", "--signal=TERM", f"{number}_1.0")
+    # By its own number, as scancel takes a step of NUMBER_0 for one of all tasks.
+    own = cluster.job(f"{number}_0")["JobId"]
+    assert own != number
+    cluster.run("scancel", "--signal=TERM", f"{own}.0")
 
     def is_over() -> bool:
         assert not any(entry.has_failed for entry in entries), told(root)
@@ -73,11 +76,11 @@ def test_an_array_runs_every_run_and_a_requeued_task_goes_on(cluster, tmp_path):
     slurm_cluster.wait_until(is_over, "the end of both tasks", 400)
     assert [entry.state() for entry in entries] == ["finished"] * 2, told(root)
     assert [[one.code for one in entry.attempts()] for entry in entries] == [
-        [0],
         [42, 0],
+        [0],
     ]
     for entry in entries:
         assert training_sweeps.steps(entry.folder) == list(range(1, STEPS + 1))
-    log = (root / "logs" / f"slurm-{number}_1.log").read_text()
-    assert f"exit code 42 of {runs[1].id} after 0 restarts" in log
-    assert f"exit code 0 of {runs[1].id} after 1 restarts" in log
+    log = (root / "logs" / f"slurm-{number}_0.log").read_text()
+    assert f"exit code 42 of {runs[0].id} after 0 restarts" in log
+    assert f"exit code 0 of {runs[0].id} after 1 restarts" in log
