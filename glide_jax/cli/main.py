@@ -43,6 +43,7 @@ VERBS = {
     "sample": "pictures from prompts",
     "inpaint": "repaint a part of a picture, or continue it beyond its sides",
     "edit": "change a picture or finish a sketch",
+    "sweep": "many runs from one file, here or on a cluster",
     "evaluate": "FID, precision, CLIP score, losses: of models or of pictures",
     "evaluate reference": "the real pictures that samples are compared with",
     "evaluate elo": "ratings of models from votes on their pictures",
@@ -111,14 +112,14 @@ def _run_verb(verb: str, rest: list[str]) -> int:
     flags.DEFINE_bool(
         "help", False, "show this help", short_name="h", flag_values=values
     )
-    arguments = _parse(values, [f"glide {verb}", *rest])
+    arguments = parse(values, [f"glide {verb}", *rest])
     if values.help:
         print(f"{module.__doc__}\n{_flag_help(values)}")
         return lifecycle.ExitCode.OK
     return module.run(values, arguments) or lifecycle.ExitCode.OK
 
 
-def _parse(values: flags.FlagValues, argv: list[str]) -> list[str]:
+def parse(values: flags.FlagValues, argv: list[str]) -> list[str]:
     """Positional arguments; every flag mistake becomes one UserError."""
     before = sys.argv
     # Where ml_collections looks for --config.KEY=VALUE, however we were called.
