@@ -39,6 +39,8 @@ VERBS = {
     "sample": "pictures from prompts",
     "inpaint": "repaint a part of a picture, or continue it beyond its sides",
     "edit": "change a picture or finish a sketch",
+    "evaluate": "FID, precision, CLIP score, losses: of models or of pictures",
+    "evaluate reference": "the real pictures that samples are compared with",
     "verify": "check a workdir or a bundle against what was written",
     "benchmark": "sample | train: how fast this machine draws, or makes a step",
     "flags": "the compiler flags of a chip, for a shell to set",

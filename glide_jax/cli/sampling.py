@@ -27,12 +27,14 @@ MAX_GRID = 100
 def define_flags(values: flags.FlagValues) -> None:
     """Models, prompts, randomness, guidance, timesteps and output."""
     add = define.Define(values)
+    define_models(add)
     _define_pictures(add)
-    _define_guidance(add)
-    _define_steps(add)
+    define_guidance(add)
+    define_steps(add)
 
 
-def _define_pictures(add: define.Define) -> None:
+def define_models(add: define.Define) -> None:
+    """Bundles, and how they lie on the devices."""
     add.text("base", "bundle of the base model, e.g. runs/base/bundle")
     add.text("upsampler", "bundle of the upsampler; left out: small pictures only")
     add.text("clip", "bundle of the noised CLIP, for guidance by it and --candidates")
@@ -42,6 +44,9 @@ def _define_pictures(add: define.Define) -> None:
         "in which the models compute and keep their weights; the bundles'",
     )
     add.whole("fsdp", "devices each model is spread over, if one cannot hold it", 1)
+
+
+def _define_pictures(add: define.Define) -> None:
     add.texts("prompt", "what to draw; may be given again")
     add.text("prompt_file", "instead of --prompt: a UTF-8 file with a prompt a line")
     add.numbers("blend", "weights of all --prompt in ONE picture, e.g. 0.7,0.3")
@@ -54,7 +59,8 @@ def _define_pictures(add: define.Define) -> None:
     add.whole("batch_size", "pictures drawn at once; lower it if memory runs out", 16)
 
 
-def _define_guidance(add: define.Define) -> None:
+def define_guidance(add: define.Define) -> None:
+    """What steers the models."""
     add.choice(
         "guidance_mode",
         ["none", "cfg", "clip", "cfg+clip"],
@@ -70,7 +76,8 @@ def _define_guidance(add: define.Define) -> None:
     add.number("threshold_quantile", "dynamic thresholding, e.g. 0.995; left out: clip")
 
 
-def _define_steps(add: define.Define) -> None:
+def define_steps(add: define.Define) -> None:
+    """Samplers and timesteps."""
     samplers = ["ddpm", "ddim", "plms", "dpm_solver_pp"]
     add.choice("sampler", samplers, "of the base model; the bundle's")
     add.text("respacing", "timesteps of the base model, e.g. 150, fast27, lambda20")
@@ -93,7 +100,7 @@ def read_prompts(values: flags.FlagValues) -> list[Prompt]:
         raise UserError('give either --prompt="..." or --prompt_file=FILE')
     if values.num_images < 1:
         raise UserError(f"--num_images={values.num_images}; give at least 1")
-    prompts = values.prompt or _read_lines(values.prompt_file)
+    prompts = values.prompt or read_lines(values.prompt_file)
     if values.blend is None:
         return prompts
     weights = read_numbers(values, "blend")
@@ -209,7 +216,7 @@ def write_result(
         pictures,
         {
             **record,
-            "bundles": _bundles(models),
+            "bundles": name_bundles(models),
             "settings": result.settings,
             "images": entries,
         },
@@ -227,7 +234,8 @@ def file_record(path: str) -> dict[str, str]:
     return {"file": path, "sha256": digest}
 
 
-def _bundles(models: Glide) -> dict[str, dict[str, str]]:
+def name_bundles(models: Glide) -> dict[str, dict[str, str]]:
+    """Folder and digest of each model's bundle."""
     from glide_jax.sample import restore
 
     parts = {"base": models.base, "upsampler": models.upsampler, "clip": models.clip}
@@ -241,7 +249,12 @@ def _bundles(models: Glide) -> dict[str, dict[str, str]]:
     }
 
 
-def _read_lines(path: str) -> list[str]:
+def read_lines(path: str) -> list[str]:
+    """The prompts of a --prompt_file.
+
+    Raises:
+        UserError: It cannot be read, or holds none.
+    """
     try:
         text = pathlib.Path(path).read_text(encoding="utf-8-sig")
     except UnicodeDecodeError as error:

@@ -1,4 +1,4 @@
-"""Ends work that keeps nothing when a signal comes: exit code 42, to be run again."""
+"""Ends work when a signal comes: exit code 42, to be run again."""
 
 from __future__ import annotations
 
@@ -14,19 +14,21 @@ class StoppedError(Exception):
     """Leads out of the work when a signal has come; `glide` ends with its line."""
 
 
+NOTHING_KEPT = "nothing written; the same command starts over"
+ALL_KEPT = "what is done kept; the same command goes on from there"
+
+
 @contextlib.contextmanager
-def heeded() -> Iterator[Poll]:
+def heeded(kept: str = NOTHING_KEPT) -> Iterator[Poll]:
     """A function to be called often in the `with` block: it raises to end the work.
 
-    The work may leave nothing behind that looks whole.
+    The work may leave nothing behind that looks whole, unless `kept` tells what a
+    second start goes on from.
     """
     with lifecycle.StopRequest() as stop:
 
         def poll() -> None:
             if stop.requested:
-                raise StoppedError(
-                    f"stopped by {stop.signal.name} with nothing written; the same "
-                    "command starts over"
-                )
+                raise StoppedError(f"stopped by {stop.signal.name} with {kept}")
 
         yield poll

@@ -1,0 +1,355 @@
+"""Figures of models, or of pictures that lie there.
+
+    glide evaluate --base=runs/cfg/bundle --captions_of=shapes:quickstart \\
+        --features=clip:runs/clip/bundle --reference=ref.npz --num_images=1000 \\
+        --guidance_scale=1.5 --output=runs/eval/scale_1.5
+    glide evaluate --images=out/samples.npz --reference=ref.npz \\
+        --features=inception:inception.pt --output=runs/eval/theirs
+    glide evaluate --base=runs/base/bundle --loss_source=shapes:quickstart \\
+        --output=runs/eval/losses
+
+Pictures are drawn, or read by --images from a .npz file (arr_0), a folder or a data
+source, and looked at a few at a time; of each only its features are kept. All figures
+are made that the reference, the features, the CLIP and the captions allow, or those of
+--metrics: fid, sfid, kid, precision_recall, inception_score, clip_score (with retrieval
+accuracy). --loss_source adds the base model's validation loss and bits per dimension by
+quarter of the noise. Figures from a CLIP's features are named so: noised_clip_fid.
+
+A signal ends it with exit code 42 after the batch under way; the same command goes on
+from there. Other settings in the same folder are refused, but for what the pictures are
+compared with (--reference, --metrics).
+
+The paper's protocol (GLIDE, section 5.2 and appendix A.2) of zero-shot FID 12.24:
+
+    glide evaluate reference --source="webdataset:coco/val2014-*.tar" --px=256 \\
+        --features=inception:inception.pt --output=coco256.npz
+    glide evaluate --base=glide_base --upsampler=glide_up --respacing=250 \\
+        --guidance_scale=1.5 --captions_of="webdataset:coco/val2014-*.tar" \\
+        --num_images=30000 --features=inception:inception.pt --reference=coco256.npz \\
+        --output=runs/eval/paper
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import logging
+import pathlib
+import shlex
+from collections.abc import Iterator
+from typing import TYPE_CHECKING, Any
+
+from absl import flags
+
+from glide_jax.cli import define, sampling, stopping
+from glide_jax.errors import UserError
+
+if TYPE_CHECKING:
+    from jax.sharding import Mesh
+
+    from glide_jax.eval import collecting, figures, parts, pictures, references
+    from glide_jax.sample.cascade import Glide
+
+NUM_IMAGES = 1000
+# Classes of a CLIP's Inception Score: distinct captions, no more.
+MAX_CLASSES = 1000
+
+
+def define_flags(values: flags.FlagValues) -> None:
+    """Models and how they draw, pictures, and what they are compared with."""
+    add = define.Define(values)
+    sampling.define_models(add)
+    sampling.define_guidance(add)
+    sampling.define_steps(add)
+    meaning = "draw the captions of a data source's validation split, spread over it"
+    add.text("captions_of", meaning)
+    add.text("prompt_file", "instead: a UTF-8 file with a caption a line, in turn")
+    meaning = f"pictures drawn in all, {NUM_IMAGES} if left out; taken of a source, all"
+    add.whole("num_images", meaning, least=2)
+    add.whole("candidates", "drawn of each picture, of which the CLIP keeps one", 1)
+    add.whole("seed", "another number gives other pictures", 0)
+    add.whole("first_index", "index of the first picture", 0)
+    add.whole("batch_size", "pictures at once; changes no figure", 32, least=1)
+    add.text("images", "instead of drawing: a .npz file, a folder or a data source")
+    add.whole("px", "side at which --images reads a data source", least=8)
+    add.text("features", "inception:FILE or clip:BUNDLE, whose features are compared")
+    add.text("reference", "file of real pictures, by glide evaluate reference")
+    meaning = "bundle of the noised CLIP that reads captions; that of --features=clip:"
+    add.text("judge", f"{meaning}, else --clip")
+    flags.DEFINE_list(
+        "metrics", [], "figures to make; left out: all that can be", flag_values=values
+    )
+    add.whole("save_images", "pictures kept in OUTPUT/samples.npz", 0, least=0)
+    add.text("loss_source", "data source of the base model's validation losses")
+    add.whole("num_losses", "records of --loss_source that are taken", 1024, least=1)
+    add.text("output", "folder for result.json, samples.png and what is kept")
+
+
+def run(values: flags.FlagValues, arguments: list[str]) -> int:
+    """Judges pictures, losses or both; prints a line for each figure."""
+    _check_flags(values, arguments)
+    with (
+        stopping.heeded(stopping.ALL_KEPT) as poll,
+        told_once(),
+        sampling.open_output(values) as output,
+    ):
+        models = sampling.load_models(values) if values.base else None
+        found, settings = _judge_pictures(values, models, output, poll)
+        if values.loss_source:
+            metrics, asked = _measure_losses(values, models, output, poll)
+            found.metrics.update(metrics)
+            settings["losses"] = asked
+        _finish(values, output, found, settings)
+    return 0
+
+
+@contextlib.contextmanager
+def told_once() -> Iterator[None]:
+    """Of warnings that differ in their details only, e.g. captions cut, the first."""
+    seen = set()
+
+    def is_new(record: logging.LogRecord) -> bool:
+        kind = (record.msg, (record.args or (None,))[0])
+        is_first = record.levelno != logging.WARNING or kind not in seen
+        seen.add(kind)
+        return is_first
+
+    root = logging.getLogger()
+    root.addFilter(is_new)
+    try:
+        yield
+    finally:
+        root.removeFilter(is_new)
+
+
+def _check_flags(values: flags.FlagValues, arguments: list[str]) -> None:
+    if arguments:
+        raise UserError(f"{arguments[0]!r} is no flag; see glide evaluate --help")
+    has_captions = bool(values.captions_of or values.prompt_file)
+    if values.captions_of and values.prompt_file:
+        raise UserError("--captions_of takes the place of --prompt_file; give one")
+    if values.images and values.captions_of:
+        raise UserError(
+            "--captions_of is what to draw, and --images are drawn already; give "
+            "their captions by --prompt_file, or let --images name the source"
+        )
+    if values.images and values.base and not values.loss_source:
+        raise UserError("--images are drawn already; leave out --base")
+    if values.base and not (has_captions or values.images or values.loss_source):
+        raise UserError(
+            "nothing to draw; give --captions_of=SOURCE or --prompt_file=FILE, or "
+            "--loss_source for losses alone"
+        )
+    if not values.base and (values.loss_source or not values.images):
+        raise UserError(
+            "--base is missing, e.g. --base=runs/base/bundle; or judge pictures that "
+            "lie there by --images"
+        )
+
+
+def _judge_pictures(
+    values: flags.FlagValues,
+    models: Glide | None,
+    output: pathlib.Path,
+    poll: stopping.Poll,
+) -> tuple[figures.Found, dict[str, Any]]:
+    """Figures of the pictures, none where losses are all that is asked for."""
+    from glide_jax.eval import collecting, figures, runner, scores
+    from glide_jax.eval import features as features_lib
+    from glide_jax.sample import restore
+
+    shown = _open_pictures(values, models)
+    if shown is None:
+        return figures.Found({}, []), {}
+    mesh = make_mesh(values.fsdp)
+    classes = _classes(values, shown)
+    extractor = clip = None
+    if values.features:
+        extractor = features_lib.load(values.features, mesh=mesh, classes=classes)
+    if shown.has_captions and (bundle := _judge_bundle(values)):
+        model = restore.load_bundle(bundle, compute_dtype="float32", mesh=mesh)
+        clip = scores.ClipJudge(model, mesh=mesh)
+    reference = _reference(values, extractor, shown.px)
+    have = figures.available(
+        extractor,
+        reference,
+        has_clip=clip is not None,
+        has_captions=shown.has_captions,
+    )
+    names = figures.choose(values.metrics, have)
+    if not names:
+        raise UserError(
+            "no figure can be made; give --features with --reference, or --judge"
+        )
+    kept = runner.open_parts(
+        output,
+        shown,
+        extractor,
+        clip,
+        classes=classes,
+        save_images=values.save_images,
+    )
+    judges = collecting.Judges(extractor, clip, max(runner.GRID, values.save_images))
+    found = _watched(values, shown, judges, kept, names, reference, poll)
+    runner.write_pictures(output, kept, values.save_images)
+    return found, {
+        **kept.settings,
+        "metrics": names,
+        "reference": None if reference is None else reference.record,
+    }
+
+
+def _watched(
+    values: flags.FlagValues,
+    shown: pictures.Pictures,
+    judges: collecting.Judges,
+    kept: parts.Parts,
+    names: list[str],
+    reference: references.Reference | None,
+    poll: stopping.Poll,
+) -> figures.Found:
+    """The figures, with a bar that begins where an earlier start ended."""
+    from glide_jax import progress
+    from glide_jax.eval import runner
+
+    with progress.ProgressBar(
+        shown.count, "pictures judged", initial=kept.next_index
+    ) as bar:
+
+        def on_part(count: int) -> None:
+            bar.update(count)
+            poll()
+
+        return runner.judge(
+            shown,
+            judges,
+            kept,
+            names,
+            reference=reference,
+            batch_size=values.batch_size,
+            on_part=on_part,
+        )
+
+
+def _open_pictures(
+    values: flags.FlagValues, models: Glide | None
+) -> pictures.Pictures | None:
+    """Those of --images, or those to be drawn; None where there are neither."""
+    from glide_jax.eval import pictures
+
+    prompts = None
+    if values.prompt_file:
+        prompts = sampling.read_lines(values.prompt_file)
+    if values.images:
+        return pictures.open_saved(
+            values.images, prompts, px=values.px, most=values.num_images
+        )
+    count = values.num_images or NUM_IMAGES
+    if values.captions_of:
+        prompts = pictures.captions_of(values.captions_of, count)
+    elif prompts is None:
+        return None
+    prompts = [prompts[i % len(prompts)] for i in range(count)]
+    bundles = {
+        name: found["digest"][:12]
+        for name, found in sampling.name_bundles(models).items()
+    }
+    return pictures.Drawn(models, prompts, sampling.read_options(values), bundles)
+
+
+def _reference(values, extractor, px: int) -> references.Reference | None:
+    from glide_jax.eval import references
+
+    if not values.reference:
+        return None
+    if extractor is None:
+        raise UserError(
+            f"--reference={values.reference} is compared by features; give --features"
+        )
+    return references.read(values.reference, extractor, px)
+
+
+def _classes(values: flags.FlagValues, shown: pictures.Pictures) -> list[str]:
+    """Of a CLIP's Inception Score: the distinct captions, unless there is but one."""
+    if not (values.features or "").startswith("clip:"):
+        return []
+    found = sorted(set(shown.captions or []))[:MAX_CLASSES]
+    return found if len(found) > 1 else []
+
+
+def _judge_bundle(values: flags.FlagValues) -> str | None:
+    kind, _, place = (values.features or "").partition(":")
+    return values.judge or (place if kind == "clip" else None) or values.clip
+
+
+def make_mesh(fsdp: int = 1) -> Mesh | None:
+    """All devices of this machine, as `Glide.load` takes them."""
+    import jax
+
+    from glide_jax.config import defaults
+    from glide_jax.parallel import mesh as meshes
+
+    if jax.device_count() == 1:
+        return None
+    return meshes.make_mesh(defaults.MeshConfig(data=-1, fsdp=fsdp))
+
+
+def _measure_losses(
+    values: flags.FlagValues,
+    models: Glide,
+    output: pathlib.Path,
+    poll: stopping.Poll,
+) -> tuple[dict[str, float], dict[str, Any]]:
+    """Losses of the base model; measured once in a folder."""
+    from glide_jax import progress
+    from glide_jax.data import sources
+    from glide_jax.eval import losses
+    from glide_jax.sample import restore
+
+    digest = restore.bundle_digest(models.base.folder)[:12]
+    asked = {
+        "source": values.loss_source,
+        "count": values.num_losses,
+        "bundle": digest,
+    }
+    path = output / "losses.json"
+    if path.exists():
+        before = json.loads(path.read_text(encoding="utf-8"))
+        if before["settings"] == asked:
+            return before["metrics"], asked
+    source = sources.open_source(values.loss_source, split="validation")
+    count = min(values.num_losses, len(source))
+    with progress.ProgressBar(count, "losses measured") as bar:
+
+        def on_batch(finished: int) -> None:
+            bar.update(finished)
+            poll()
+
+        metrics = losses.measure(
+            models.base,
+            source,
+            count,
+            batch_size=values.batch_size,
+            mesh=make_mesh(values.fsdp),
+            on_batch=on_batch,
+        )
+    path.write_text(json.dumps({"settings": asked, "metrics": metrics}), "utf-8")
+    return metrics, asked
+
+
+def _finish(
+    values: flags.FlagValues,
+    output: pathlib.Path,
+    found: figures.Found,
+    settings: dict[str, Any],
+) -> None:
+    from glide_jax.eval import runner
+
+    given = [values[name].serialize() for name in values if values[name].present]
+    command = shlex.join(["glide", "evaluate", *given])
+    runner.write_result(output, found, settings, command)
+    for line in found.warnings:
+        logging.warning(line)
+    for name, value in found.metrics.items():
+        print(f"{name:<36} {value:.6g}")
+    print(f"result.json is in {output}")

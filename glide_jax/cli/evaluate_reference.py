@@ -1,0 +1,77 @@
+"""The real pictures that samples are compared with, looked at once and for all.
+
+    glide evaluate reference --source="webdataset:coco/val2014-*.tar" --px=256 \\
+        --features=inception:inception.pt --output=coco256.npz
+    glide evaluate reference --source=shapes:quickstart --max_images=2000 --px=16 \\
+        --features=clip:runs/clip/bundle --output=ref.npz
+
+The paper's protocol: every record of the validation split, in order, centre-cropped,
+never mirrored. The file has the layout of OpenAI's evaluator (mu, sigma, mu_s, sigma_s,
+and with --keep_images arr_0), and beside it the features of every picture (pool), which
+KID, precision and recall compare, and a record of what it was made of.
+
+A signal ends it with exit code 42; the same command goes on from there.
+"""
+
+from __future__ import annotations
+
+import pathlib
+
+from absl import flags
+
+from glide_jax.cli import define, output, stopping
+from glide_jax.errors import UserError
+
+
+def define_flags(values: flags.FlagValues) -> None:
+    """What to read, how to look at it and where to write."""
+    add = define.Define(values)
+    add.text("source", "data source, e.g. webdataset:GLOB; its validation split")
+    add.whole("px", "side of the pictures that are to be compared with it", least=8)
+    add.text("features", "inception:FILE or clip:BUNDLE")
+    add.text("output", "file to write, e.g. ref.npz")
+    add.whole("max_images", "take no more than the first so many; all", least=2)
+    add.switch("keep_images", "keep the pictures too, for other evaluators", False)
+    add.whole("batch_size", "pictures at once; changes no figure", 64, least=1)
+
+
+def run(values: flags.FlagValues, arguments: list[str]) -> int:
+    """Builds the one file."""
+    from glide_jax import progress
+    from glide_jax.cli import evaluate
+    from glide_jax.eval import features, pictures, references
+
+    if arguments:
+        raise UserError(f"{arguments[0]!r} is no flag; the source is --source")
+    for name in ("source", "px", "features", "output"):
+        if not values[name].value:
+            raise UserError(f"--{name} is missing; see glide evaluate reference --help")
+    path = pathlib.Path(values.output)
+    if path.suffix != ".npz":
+        raise UserError(f"--output={path} is to end in .npz, e.g. ref.npz")
+    with (
+        stopping.heeded(stopping.ALL_KEPT) as poll,
+        output.made_folder(str(path.parent)),
+    ):
+        shown = pictures.Real(values.source, values.px, values.max_images)
+        extractor = features.load(values.features, mesh=evaluate.make_mesh())
+        with progress.ProgressBar(shown.count, "pictures looked at") as bar:
+
+            def on_part(count: int) -> None:
+                bar.update(count)
+                poll()
+
+            record = references.build(
+                shown,
+                extractor,
+                path,
+                keep_images=values.keep_images,
+                batch_size=values.batch_size,
+                on_part=on_part,
+            )
+    left_out = f", {record['unreadable']} left out" if record["unreadable"] else ""
+    print(
+        f"{record['count']} pictures of {record['px']} px by {record['extractor']} "
+        f"{record['digest']}{left_out}: {path}"
+    )
+    return 0

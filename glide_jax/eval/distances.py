@@ -1,0 +1,190 @@
+"""How far apart are two sets of pictures, by their features?
+
+1. Frechet distance                                          FID, 1706.08500, eq. 6
+   |mu_1 - mu_2|^2 + tr(S_1 + S_2 - 2 (S_1 S_2)^1/2)
+2. Kernel distance, k(x, y) = (x.y / d + 1)^3                KID, 1801.01401, eq. 4
+   the unbiased estimate of MMD^2, over subsets
+3. Inception Score, exp(mean KL(p(y|x) || p(y)))             1606.03498
+4. Precision and recall, k = 3                               1904.06991, eq. 1 and 2
+   share of one set within the manifold of the other: the union of balls around its
+   points, each as wide as the way to its k-th neighbour
+
+Conventions are those of OpenAI's evaluator (guided-diffusion/evaluations). Everything
+is numpy in float64 on the host. (3) and (2) divide the pictures into parts, by their
+index: so the figures depend on which picture is which, but not on when it was drawn.
+"""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+import numpy as np
+from jaxtyping import Float
+
+from glide_jax.eval import moments
+
+Rows = Float[np.ndarray, "n d"]
+OtherRows = Float[np.ndarray, "m d"]
+Logits = Float[np.ndarray, "n classes"]
+
+KID_SUBSETS, KID_SUBSET_SIZE = 100, 1000
+INCEPTION_SPLIT = 5000  # pictures of a part: the evaluator's, 10 of 50,000
+NEIGHBOURS = 3
+_TILE = 2048  # rows of a block of distances: 34 MB
+
+
+class Estimate(NamedTuple):
+    """A figure and the standard error that its subsets show; 0 where there is one."""
+
+    value: float
+    standard_error: float
+
+
+class PrecisionRecall(NamedTuple):
+    """Shares, 0 to 1: of samples that look real, of reality that is sampled."""
+
+    precision: float
+    recall: float
+
+
+def frechet(first: moments.Gaussian, second: moments.Gaussian) -> float:
+    """Eq. 1, at least 0.
+
+    tr (S_1 S_2)^1/2 is the sum of the singular values of S_1^1/2 S_2^1/2. Both roots
+    are real and symmetric, so nothing complex arises and no constant has to be added
+    to a singular covariance.
+    """
+    shift = first.mu - second.mu
+    cross = _root(first.sigma) @ _root(second.sigma)
+    nuclear = np.linalg.svd(cross, compute_uv=False).sum()
+    traces = np.trace(first.sigma) + np.trace(second.sigma)
+    return max(0.0, float(shift @ shift + traces - 2 * nuclear))
+
+
+def kernel(
+    first: Rows,
+    second: OtherRows,
+    *,
+    seed: int = 0,
+    subsets: int = KID_SUBSETS,
+    subset_size: int = KID_SUBSET_SIZE,
+) -> Estimate:
+    """Eq. 2: mean over seeded subsets of both sets; may be below 0, being unbiased.
+
+    Sets that are no larger than a subset are compared once, whole.
+
+    Args:
+        first, second: Features; n and m at least 2.
+        seed: Of the subsets.
+        subsets: How many, each drawn without replacement.
+        subset_size: Features of each set in a subset.
+    """
+    size = min(subset_size, len(first), len(second))
+    if max(len(first), len(second)) <= subset_size:
+        return Estimate(_squared_mmd(_wide(first), _wide(second)), 0.0)
+    rng = np.random.default_rng(seed)
+    found = []
+    for _ in range(subsets):
+        parts = (rng.choice(len(rows), size, replace=False) for rows in (first, second))
+        # A file on disk is read in its own order.
+        rows, others = (np.sort(part) for part in parts)
+        found.append(_squared_mmd(_wide(first[rows]), _wide(second[others])))
+    error = np.std(found, ddof=1) / np.sqrt(subsets) if subsets > 1 else 0.0
+    return Estimate(float(np.mean(found)), float(error))
+
+
+def inception_score(logits: Logits, *, split_size: int = INCEPTION_SPLIT) -> float:
+    """Eq. 3, at least 1: the mean over parts of `split_size` neighbours by index."""
+    scores = []
+    for start in range(0, len(logits), split_size):
+        log_p = _log_softmax(_wide(logits[start : start + split_size]))
+        p = np.exp(log_p)
+        # 0 log 0 is 0: a class that nothing belongs to has weight 0 below.
+        log_marginal = np.log(np.maximum(p.mean(axis=0), np.finfo(np.float64).tiny))
+        scores.append(np.exp((p * (log_p - log_marginal)).sum(axis=1).mean()))
+    return float(np.mean(scores))
+
+
+def precision_recall(
+    samples: Rows, reference: OtherRows, *, neighbours: int = NEIGHBOURS
+) -> PrecisionRecall:
+    """Eq. 4; a point is no neighbour of itself, and an edge belongs to its ball.
+
+    Distances are made in blocks, so that memory does not grow with n m.
+    """
+    real_radii = _squared_radii(reference, neighbours)
+    drawn_radii = _squared_radii(samples, neighbours)
+    is_precise = np.zeros(len(samples), bool)
+    is_recalled = np.zeros(len(reference), bool)
+    for i in range(0, len(samples), _TILE):
+        rows = slice(i, i + _TILE)
+        for j in range(0, len(reference), _TILE):
+            others = slice(j, j + _TILE)
+            squared = _squared_distances(samples[rows], reference[others])
+            is_precise[rows] |= (squared <= real_radii[others]).any(axis=1)
+            within = squared <= drawn_radii[rows, None]
+            is_recalled[others] |= within.any(axis=0)
+    return PrecisionRecall(float(is_precise.mean()), float(is_recalled.mean()))
+
+
+def _root(sigma: np.ndarray) -> np.ndarray:
+    """The symmetric root; eigenvalues that rounding made negative count as 0."""
+    values, vectors = np.linalg.eigh(sigma)
+    return (vectors * np.sqrt(np.maximum(values, 0))) @ vectors.T
+
+
+def _wide(rows: np.ndarray) -> np.ndarray:
+    return np.asarray(rows, np.float64)
+
+
+def _squared_mmd(x: np.ndarray, y: np.ndarray) -> float:
+    """The unbiased estimate: a point is not compared with itself."""
+    within = []
+    for rows in (x, y):
+        values = _polynomial(rows, rows)
+        count = len(rows)
+        within.append((values.sum() - np.trace(values)) / (count * (count - 1)))
+    return float(within[0] + within[1] - 2 * _polynomial(x, y).mean())
+
+
+def _polynomial(x: np.ndarray, y: np.ndarray) -> np.ndarray:
+    return (x @ y.T / x.shape[1] + 1) ** 3
+
+
+def _log_softmax(logits: np.ndarray) -> np.ndarray:
+    shifted = logits - logits.max(axis=1, keepdims=True)
+    return shifted - np.log(np.exp(shifted).sum(axis=1, keepdims=True))
+
+
+def _squared_radii(rows: np.ndarray, neighbours: int) -> np.ndarray:
+    """(n,) squared distance of each point to its k-th neighbour.
+
+    Fewer than k others: the farthest of them.
+    """
+    radii = np.zeros(len(rows))
+    for i in range(0, len(rows), _TILE):
+        nearest = np.empty((len(rows[i : i + _TILE]), 0))
+        for j in range(0, len(rows), _TILE):
+            squared = _squared_distances(rows[i : i + _TILE], rows[j : j + _TILE])
+            if i == j:
+                np.fill_diagonal(squared, np.inf)
+            nearest = np.concatenate([nearest, squared], axis=1)
+            nearest.partition(min(neighbours, nearest.shape[1] - 1), axis=1)
+            nearest = nearest[:, : neighbours + 1]
+        nearest = np.sort(nearest, axis=1)
+        kth = min(neighbours, len(rows) - 1) - 1
+        radii[i : i + _TILE] = nearest[:, kth]
+    return radii
+
+
+def _squared_distances(x: np.ndarray, y: np.ndarray) -> np.ndarray:
+    """(n, m), at least 0.
+
+    Around the mean of one block, so that little cancels where all points lie far from
+    the origin and near each other.
+    """
+    x, y = _wide(x), _wide(y)
+    centre = y.mean(axis=0)
+    x, y = x - centre, y - centre
+    lengths = (x * x).sum(axis=1)[:, None] + (y * y).sum(axis=1)
+    return np.maximum(lengths - 2 * x @ y.T, 0.0)

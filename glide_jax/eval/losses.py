@@ -1,0 +1,193 @@
+"""What a denoiser pays on held-out pictures, by quarter of the noise.
+
+1. loss, mse: means over all timesteps, as validation during training estimates them
+   (without low_pass_factors, which weigh but measure nothing new)
+2. bits per dimension = sum over t of vb + prior          diffusion/losses.py, eq. 5
+
+The 8-bit term at t = 0 is taken exactly and each quarter at `draws` timesteps, one in
+each of as many equal parts of it: an unbiased estimate. Timesteps and noise are keyed
+by the picture's index, so that a figure repeats on any machine and two models are asked
+the same.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax.sharding import Mesh
+
+from glide_jax import errors, shapes
+from glide_jax.config import defaults
+from glide_jax.data import pipeline, schema
+from glide_jax.diffusion import losses, process, schedules
+from glide_jax.parallel import sharding
+from glide_jax.sample import batches, restore
+
+QUARTILES = 4
+DRAWS = 4  # timesteps of each quarter, for each picture
+
+# (params, batch) -> sums over each quarter: each (b, QUARTILES), and "prior" (b,).
+Terms = Callable[[shapes.Params, schema.Batch], dict[str, jax.Array]]
+
+
+def measure(
+    model: restore.SampleModel,
+    source: schema.Source,
+    count: int,
+    *,
+    batch_size: int,
+    mesh: Mesh | None = None,
+    draws: int = DRAWS,
+    on_batch: Callable[[int], None] = lambda finished: None,
+) -> dict[str, float]:
+    """Losses and bits per dimension of the first `count` records.
+
+    Args:
+        model: A base model or an upsampler, its parameters on `mesh`.
+        source: Records; bad ones are replaced by keyed draws.
+        count: At most as many as the source has.
+        batch_size: Records at once; does not change the figures.
+        mesh: Over which batches are spread.
+        draws: See above.
+        on_batch: Called with the number of records finished.
+
+    Returns:
+        loss and mse, and each of its _q0 (least noise) to _q3; bits_per_dimension with
+        its standard error, the part of each quarter of the noise (_q0 with t = 0) and
+        the prior's; losses_count, the records.
+
+    Raises:
+        UserError: A CLIP, which has no such loss, or a source without records.
+    """
+    if isinstance(model.config.model, defaults.NoisedClipConfig):
+        raise errors.UserError(
+            f"bundle {model.folder} is a CLIP, which has no denoising loss; give a "
+            "base model or an upsampler, or judge the CLIP by --metrics=clip_score"
+        )
+    count = min(count, len(source))
+    if count < 1:
+        raise errors.UserError(f"{source!r} holds no records; check its path")
+    terms = jax.jit(make_terms(model, draws))
+    found: list[dict[str, np.ndarray]] = []
+    for start in range(0, count, batch_size):
+        wanted = min(batch_size, count - start)
+        size = batches.padded_size(wanted, batch_size, mesh)
+        rows = [min(start + i, count - 1) for i in range(size)]
+        batch = _batch(model, source, count, range(start, start + wanted))
+        padded = {name: array[np.array(rows) - start] for name, array in batch.items()}
+        if mesh is not None:
+            padded = jax.device_put(padded, sharding.batch_sharding(mesh))
+        got = jax.device_get(terms(model.params, padded))
+        found.append({name: array[:wanted] for name, array in got.items()})
+        on_batch(wanted)
+    joined = {
+        name: np.concatenate([part[name] for part in found]).astype(np.float64)
+        for name in found[0]
+    }
+    return summarise(joined, model.config.diffusion.num_timesteps)
+
+
+def make_terms(model: restore.SampleModel, draws: int) -> Terms:
+    """Sums of loss, mse and vb over each quarter of the chain, of each example."""
+    config, fns = model.config, model.fns
+    steps = config.diffusion.num_timesteps
+    betas = schedules.make_betas(config.diffusion.schedule, steps)
+    tables = process.make_tables(betas)
+    lows = np.array([max(1, steps * q // QUARTILES) for q in range(QUARTILES)])
+    highs = np.array([steps * (q + 1) // QUARTILES for q in range(QUARTILES)])
+
+    def terms(params, batch):
+        x_start = jnp.asarray(batch["image"])
+        text = fns.encode(params, batch["tokens"], batch["text_mask"])
+        conditions: dict[str, Any] = {"low_res": batch.get("low_res")}
+        if config.model.inpaint:
+            conditions["inpaint_image"] = x_start
+            conditions["inpaint_mask"] = batch["inpaint_mask"]
+
+        def at(t, keys):
+            noise = jax.vmap(lambda k: jax.random.normal(k, x_start.shape[1:]))(keys)
+            x_t = process.q_sample(tables, x_start, t, noise)
+            output = fns.denoise(params, x_t, tables.timesteps[t], text, **conditions)
+            found = losses.training_losses(
+                tables, output, x_start, x_t, noise, t, loss_type=config.train.loss_type
+            )
+            vb, _ = losses.vb_terms(tables, output, x_start, x_t, t, clip_denoised=True)
+            return jnp.stack([found["loss"], found["mse"], vb])
+
+        def draw(_, place):
+            quarter, part = place
+            keys = _keys(batch["example_index"], 1 + quarter * draws + part)
+            low, high = jnp.asarray(lows)[quarter], jnp.asarray(highs)[quarter]
+            share = (part + jax.vmap(jax.random.uniform)(keys)) / draws
+            t = jnp.int32(low + share * (high - low))
+            # share may round up to 1.
+            found = at(jnp.minimum(t, high - 1), _noise_keys(keys))
+            return None, found * (high - low) / draws
+
+        quarters, parts = np.divmod(np.arange(QUARTILES * draws), draws)
+        _, sums = jax.lax.scan(draw, None, (jnp.asarray(quarters), jnp.asarray(parts)))
+        sums = sums.reshape(QUARTILES, draws, *sums.shape[1:]).sum(axis=1)
+        zero = jnp.zeros(x_start.shape[:1], jnp.int32)
+        first = at(zero, _noise_keys(_keys(batch["example_index"], 0)))
+        loss, mse, vb = jnp.moveaxis(sums.at[0].add(first), 1, 0)
+        prior = losses.prior_bpd(tables, x_start)
+        return {"loss": loss.T, "mse": mse.T, "vb": vb.T, "prior": prior}
+
+    return terms
+
+
+def summarise(terms: dict[str, np.ndarray], num_timesteps: int) -> dict[str, float]:
+    """Means over examples of what `make_terms` gives, in float64."""
+    figures: dict[str, float] = {}
+    for name in ("loss", "mse"):
+        by_quarter = terms[name].mean(axis=0)
+        figures[name] = float(by_quarter.sum() / num_timesteps)
+        for i, total in enumerate(by_quarter):
+            figures[f"{name}_q{i}"] = float(total * QUARTILES / num_timesteps)
+    total = terms["vb"].sum(axis=1) + terms["prior"]
+    count = len(total)
+    figures["bits_per_dimension"] = float(total.mean())
+    error = total.std(ddof=1) / np.sqrt(count) if count > 1 else 0.0
+    figures["bits_per_dimension_standard_error"] = float(error)
+    for i, part in enumerate(terms["vb"].mean(axis=0)):
+        figures[f"bits_per_dimension_q{i}"] = float(part)
+    figures["bits_per_dimension_prior"] = float(terms["prior"].mean())
+    figures["losses_count"] = count
+    return figures
+
+
+def _batch(
+    model: restore.SampleModel, source: schema.Source, count: int, rows: range
+) -> schema.Batch:
+    """Rows as the model was trained on them, without mirroring."""
+    sizes, data = model.config.model, model.config.data
+    return pipeline.fixed_batch(
+        source,
+        model.tokenizer,
+        range(count),
+        rows=rows,
+        image_px=sizes.image_px,
+        text_context=sizes.text_context,
+        low_res_px=sizes.low_res_px,
+        low_res_corruption=data.low_res_corruption,
+        low_res_corruption_strength=data.low_res_corruption_strength,
+        inpaint=sizes.inpaint,
+    )
+
+
+def _keys(indices: jax.Array, draw: jax.Array | int) -> shapes.PRNGKeys:
+    """One of each picture for one of its draws."""
+
+    def fold(index):
+        return jax.random.fold_in(jax.random.fold_in(jax.random.key(0), index), draw)
+
+    return jax.vmap(fold)(jnp.asarray(indices))
+
+
+def _noise_keys(keys: shapes.PRNGKeys) -> shapes.PRNGKeys:
+    """Other keys than those that the timesteps were drawn by."""
+    return jax.vmap(lambda key: jax.random.fold_in(key, 1))(keys)

@@ -1,0 +1,164 @@
+"""Arrays in .npz files, read and written some rows at a time.
+
+numpy alone reads a member of the archive whole; a sample batch of 50,000 pictures of
+256 px would take 10 GB.
+"""
+
+from __future__ import annotations
+
+import os
+import pathlib
+import zipfile
+import zlib
+from collections.abc import Iterable, Mapping
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from glide_jax import errors
+
+# What a damaged archive, or something else of that name, raises.
+_BROKEN = (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile, zlib.error)
+
+
+class Streamed(NamedTuple):
+    """An array to be written that is never whole in memory: blocks of its rows."""
+
+    shape: tuple[int, ...]
+    dtype: str
+    blocks: Iterable[np.ndarray]
+
+
+class RowReader:
+    """Rows of one array of an archive.
+
+    Attributes:
+        shape, dtype: Of the whole array.
+    """
+
+    def __init__(self, path: str | pathlib.Path, name: str):
+        """Raises UserError where the archive or the array cannot be read."""
+        self._path, self._name = path, name
+        try:
+            archive = zipfile.ZipFile(path)
+            self._file = archive.open(f"{name}.npy")
+            version = np.lib.format.read_magic(self._file)
+            read = {
+                (1, 0): np.lib.format.read_array_header_1_0,
+                (2, 0): np.lib.format.read_array_header_2_0,
+            }[version]
+            self.shape, is_fortran, self.dtype = read(self._file)
+        except _BROKEN as error:
+            raise errors.UserError(
+                f"{path}: array {name} cannot be read ({error}); give a .npz file that "
+                "numpy wrote"
+            ) from error
+        if is_fortran or self.dtype.hasobject or not self.shape:
+            raise errors.UserError(
+                f"{path}: array {name} does not lie row by row; save it again by "
+                "numpy.savez, from numpy.ascontiguousarray of numbers"
+            )
+        self._start = self._file.tell()
+
+    def rows(self, first: int, stop: int) -> np.ndarray:
+        """Rows first to stop - 1; cheap where they follow those read before.
+
+        Raises:
+            UserError: The file is cut off or damaged.
+        """
+        stop = min(stop, self.shape[0])
+        row_bytes = self.dtype.itemsize * int(np.prod(self.shape[1:]))
+        size = (stop - first) * row_bytes
+        try:
+            self._file.seek(self._start + first * row_bytes)
+            content = self._file.read(size)
+        except _BROKEN as error:
+            content, reason = b"", error
+        else:
+            reason = "cut off"
+        if len(content) < size:
+            raise errors.UserError(
+                f"{self._path}: rows {first} to {stop} of {self._name} cannot be read "
+                f"({reason}); copy the file again"
+            )
+        shape = (stop - first, *self.shape[1:])
+        return np.frombuffer(content, self.dtype).reshape(shape)
+
+
+def read_small(
+    path: str | pathlib.Path, but: tuple[str, ...] = ()
+) -> dict[str, np.ndarray]:
+    """All arrays of an archive but some, whole.
+
+    Raises:
+        UserError: Not an archive of plain arrays.
+    """
+    try:
+        with np.load(path, allow_pickle=False) as file:
+            if not isinstance(file, np.lib.npyio.NpzFile):
+                raise ValueError("one array, no archive")
+            return {name: file[name] for name in file.files if name not in but}
+    except FileNotFoundError as error:
+        raise errors.UserError(f"{path} does not exist; name a .npz file") from error
+    except _BROKEN as error:
+        raise errors.UserError(
+            f"{path} cannot be read ({error}); give a .npz file that numpy wrote"
+        ) from error
+
+
+def names(path: str | pathlib.Path) -> set[str]:
+    """Names of the arrays in an archive.
+
+    Raises:
+        UserError: Not an archive.
+    """
+    try:
+        with zipfile.ZipFile(path) as archive:
+            return {name.removesuffix(".npy") for name in archive.namelist()}
+    except FileNotFoundError as error:
+        raise errors.UserError(f"{path} does not exist; name a .npz file") from error
+    except _BROKEN as error:
+        raise errors.UserError(
+            f"{path} cannot be read ({error}); give a .npz file that numpy wrote"
+        ) from error
+
+
+def write(path: pathlib.Path, arrays: Mapping[str, Any]) -> None:
+    """Writes an archive as numpy.savez does; it appears under its name when whole.
+
+    Args:
+        path: Ends in .npz.
+        arrays: numpy arrays, or `Streamed`.
+
+    Raises:
+        UserError: The file cannot be written.
+    """
+    scratch = path.with_name(f".{path.name}.tmp")
+    try:
+        with scratch.open("wb") as file:
+            with zipfile.ZipFile(file, "w", zipfile.ZIP_STORED) as archive:
+                for name, array in arrays.items():
+                    with archive.open(f"{name}.npy", "w", force_zip64=True) as member:
+                        _write_array(member, array)
+            file.flush()
+            # Or a machine that goes down may leave the name with nothing in it.
+            os.fsync(file.fileno())
+        scratch.replace(path)
+    except OSError as error:
+        raise errors.UserError(f"cannot write {path}: {error.strerror}") from error
+    finally:
+        scratch.unlink(missing_ok=True)
+
+
+def _write_array(member: Any, array: np.ndarray | Streamed) -> None:
+    if not isinstance(array, Streamed):
+        np.lib.format.write_array(member, np.asarray(array), allow_pickle=False)
+        return
+    header = {
+        "descr": np.dtype(array.dtype).str,
+        "fortran_order": False,
+        "shape": array.shape,
+    }
+    np.lib.format.write_array_header_1_0(member, header)
+    for block in array.blocks:
+        member.write(np.ascontiguousarray(block, array.dtype).tobytes())

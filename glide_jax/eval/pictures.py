@@ -1,0 +1,322 @@
+"""The pictures that are judged, by index: drawn ones, saved ones or real ones.
+
+Each kind answers `read(first, stop)`, so that any number of them passes through memory
+a few at a time, and work that was cut off goes on at any index.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import pathlib
+from collections.abc import Sequence
+from typing import Any, NamedTuple, Protocol
+
+import numpy as np
+
+from glide_jax import errors
+from glide_jax.data import captions as captions_lib
+from glide_jax.data import schema, sources, transforms
+from glide_jax.eval import npz_files
+from glide_jax.sample import cascade
+from glide_jax.sample import images as images_lib
+
+SUFFIXES = (".png", ".jpg", ".jpeg", ".webp")
+# Records read to find a caption in place of one that cannot be used.
+_ATTEMPTS = 100
+
+
+class Shown(NamedTuple):
+    """Some pictures; a record that cannot be read is left out.
+
+    Attributes:
+        indices: (n,) int64, each picture's number.
+        pixels: uint8 (n, px, px, 3).
+        captions: n of them, or None.
+    """
+
+    indices: np.ndarray
+    pixels: np.ndarray
+    captions: list[str] | None
+
+
+class Pictures(Protocol):
+    """Any number of square pictures.
+
+    Attributes:
+        count: How many there are.
+        px: Their side.
+        has_captions: Whether each has one.
+        captions: Those that are known beforehand; of a data source None.
+        record: What they are, as JSON values: another record, other pictures.
+    """
+
+    count: int
+    px: int
+    has_captions: bool
+    captions: Sequence[str] | None
+    record: dict[str, Any]
+
+    def read(self, first: int, stop: int) -> Shown: ...
+
+
+class Drawn:
+    """What a cascade draws of captions: picture i is `first_index` + i of the seed."""
+
+    has_captions = True
+
+    def __init__(
+        self,
+        models: cascade.Glide,
+        prompts: Sequence[str],
+        options: dict[str, Any],
+        bundles: dict[str, Any],
+    ):
+        """`options` are those of `Glide.sample`, `bundles` what names the models."""
+        self._models, self.captions, self._options = models, prompts, dict(options)
+        self._first = self._options.pop("first_index", 0)
+        self.count, self.px = len(prompts), models.image_px
+        self.record = {
+            # How many at once changes no picture.
+            **{k: v for k, v in options.items() if k != "batch_size"},
+            "bundles": bundles,
+            "captions": digest_of(prompts),
+        }
+
+    def read(self, first: int, stop: int) -> Shown:
+        """Draws them."""
+        asked = list(self.captions[first:stop])
+        # With several candidates of each, an index for every one of them.
+        start = self._first + first * self._options.get("candidates", 1)
+        drawn = self._models.sample(asked, first_index=start, **self._options).images
+        return Shown(_numbers(first, len(drawn)), drawn, asked)
+
+
+class Saved:
+    """The pictures of a sample batch, array arr_0 of a .npz file (N, px, px, 3)."""
+
+    def __init__(self, path: str | pathlib.Path, prompts: Sequence[str] | None = None):
+        """Raises UserError for another kind of array or another number of prompts."""
+        self._reader = npz_files.RowReader(path, "arr_0")
+        shape, dtype = self._reader.shape, self._reader.dtype
+        if len(shape) != 4 or shape[1] != shape[2] or shape[3] != 3 or dtype != "uint8":
+            raise errors.UserError(
+                f"{path}: arr_0 is {dtype} {shape}; pictures are uint8 (N, H, H, 3)"
+            )
+        self.count, self.px = shape[0], shape[1]
+        check_prompts(prompts, self.count, path)
+        self.captions = prompts
+        self.has_captions = prompts is not None
+        self.record = {
+            "images": str(path),
+            "count": self.count,
+            "captions": digest_of(prompts),
+        }
+
+    def read(self, first: int, stop: int) -> Shown:
+        """Reads them."""
+        pixels = self._reader.rows(first, stop)
+        asked = None if self.captions is None else list(self.captions[first:stop])
+        return Shown(_numbers(first, len(pixels)), pixels, asked)
+
+
+class Folder:
+    """Picture files in the order of their names, or as samples.json lists them.
+
+    Files of `glide sample` bring their captions along.
+    """
+
+    def __init__(self, folder: str | pathlib.Path, prompts: Sequence[str] | None):
+        """Raises UserError: no pictures, not square, or another number of prompts."""
+        folder = pathlib.Path(folder)
+        self._files, found = _listed(folder)
+        if not self._files:
+            raise errors.UserError(
+                f"{folder} holds no pictures ({', '.join(SUFFIXES)}); name a folder of "
+                "some, or a .npz file"
+            )
+        check_prompts(prompts, len(self._files), folder)
+        self.captions = found if prompts is None else prompts
+        self.count, self.has_captions = len(self._files), self.captions is not None
+        self.px = images_lib.read_image(self._files[0]).shape[0]
+        names = [path.name for path in self._files]
+        self.record = {
+            "images": str(folder),
+            "files": digest_of(names),
+            "captions": digest_of(self.captions),
+        }
+
+    def read(self, first: int, stop: int) -> Shown:
+        """Reads them.
+
+        Raises:
+            UserError: A picture of another size than the first.
+        """
+        found = []
+        for path in self._files[first:stop]:
+            found.append(images_lib.read_image(path))
+            if found[-1].shape[:2] != (self.px, self.px):
+                height, width = found[-1].shape[:2]
+                raise errors.UserError(
+                    f"{path} is {width} x {height}, the first picture {self.px} high; "
+                    "all have to be square and of one size"
+                )
+        asked = None if self.captions is None else list(self.captions[first:stop])
+        return Shown(_numbers(first, len(found)), np.stack(found), asked)
+
+
+class Real:
+    """The pictures of a data source in its order: centre crop, never mirrored."""
+
+    has_captions, captions = True, None
+
+    def __init__(self, spec: str, px: int, most: int | None = None):
+        """The validation split, where there are splits; the first `most` of it.
+
+        Raises:
+            UserError: As `sources.open_source`; a source without records.
+        """
+        source = sources.open_source(spec, split="validation")
+        is_drawn = isinstance(source, schema.Drawable)
+        self._source = source.at_px(px) if is_drawn else source
+        self.count = len(source) if most is None else min(most, len(source))
+        if not self.count:
+            raise errors.UserError(f"{spec} holds no records; check its path")
+        self.px = px
+        self.record = {"source": spec, "count": self.count, "px": px}
+
+    def read(self, first: int, stop: int) -> Shown:
+        """Decodes them; a bad record is left out."""
+        indices, pixels, found = [], [], []
+        for index in range(first, min(stop, self.count)):
+            try:
+                example = self._source[index]
+                picture = images_lib.to_pixels(transforms.load_image(example, self.px))
+            except schema.BadRecordError:
+                continue
+            indices.append(index)
+            pixels.append(picture)
+            found.append(example.caption)
+        shape = (-1, self.px, self.px, 3)
+        return Shown(
+            np.array(indices, np.int64),
+            np.array(pixels, np.uint8).reshape(shape),
+            found,
+        )
+
+
+def open_saved(
+    spec: str,
+    prompts: Sequence[str] | None,
+    *,
+    px: int | None = None,
+    most: int | None = None,
+) -> Pictures:
+    """What --images names: a .npz file, a folder, or a data source.
+
+    Args:
+        spec: The name.
+        prompts: One for each picture, where they are known.
+        px: The side at which a source is read.
+        most: The most pictures of a source; None: all.
+
+    Raises:
+        UserError: None of them; a source without `px`, or with prompts; files with
+            `px` or `most`.
+    """
+    is_source = spec.partition(":")[0] in {k.partition(":")[0] for k in sources.KINDS}
+    if not is_source and (px or most):
+        raise errors.UserError(
+            f"--images={spec} has pictures of its own size and number; --px and "
+            "--num_images are for data sources, leave them out"
+        )
+    if pathlib.Path(spec).is_dir():
+        return Folder(spec, prompts)
+    if spec.endswith(".npz"):
+        return Saved(spec, prompts)
+    if not is_source:
+        raise errors.UserError(
+            f"--images={spec} is no .npz file, folder or data source; name one"
+        )
+    if not px:
+        raise errors.UserError(
+            f"--images={spec} is a data source; add --px, the side to read it at"
+        )
+    if prompts is not None:
+        raise errors.UserError(
+            f"--images={spec} has captions of its own; leave out the prompts"
+        )
+    return Real(spec, px, most)
+
+
+def captions_of(spec: str, count: int) -> list[str]:
+    """`count` captions spread over a source's validation split, which it may repeat.
+
+    One that cannot be used is replaced by the next that can.
+
+    Raises:
+        UserError: As `sources.open_source`; a hundred in a row that cannot be used.
+    """
+    source = sources.open_source(spec, split="validation")
+    size = len(source)
+    if not size:
+        raise errors.UserError(f"{spec} holds no records; check its path")
+    spread = [i * size // count if count <= size else i % size for i in range(count)]
+    return [_caption_at(source, spec, start) for start in spread]
+
+
+def digest_of(lines: Sequence[str] | None) -> str | None:
+    """Names a list of texts in a few letters."""
+    if lines is None:
+        return None
+    text = json.dumps(list(lines), ensure_ascii=False)
+    return f"{len(lines)}:{hashlib.sha256(text.encode()).hexdigest()[:12]}"
+
+
+def check_prompts(
+    prompts: Sequence[str] | None, count: int, where: str | pathlib.Path
+) -> None:
+    """Raises UserError unless there is a prompt for each picture, or none at all."""
+    if prompts is not None and len(prompts) != count:
+        raise errors.UserError(
+            f"{where} holds {count} pictures and there are {len(prompts)} prompts; "
+            "give one for each, in the order of the pictures"
+        )
+
+
+def _caption_at(source: schema.Source, spec: str, start: int) -> str:
+    for index in range(start, start + _ATTEMPTS):
+        try:
+            example = source[index % len(source)]
+            captions_lib.check(example.caption, example.key)
+        except schema.BadRecordError as bad:
+            last = bad
+        else:
+            return example.caption
+    raise errors.UserError(
+        f"{spec}: {_ATTEMPTS} records in a row have no usable caption (the last: "
+        f"{last.key}: {last.reason}); check the data"
+    )
+
+
+def _listed(folder: pathlib.Path) -> tuple[list[pathlib.Path], list[str] | None]:
+    """Files and, where samples.json tells them, their captions."""
+    record = folder / "samples.json"
+    if record.is_file():
+        try:
+            entries = json.loads(record.read_text(encoding="utf-8"))["images"]
+            files = [folder / entry["file"] for entry in entries]
+            found = [entry["prompt"] for entry in entries]
+        except (ValueError, LookupError, TypeError) as error:
+            raise errors.UserError(
+                f"{record} is not what glide sample writes; take it away, and the "
+                "pictures are read by their names"
+            ) from error
+        # Of a blend no single caption is the right one.
+        return files, found if all(isinstance(text, str) for text in found) else None
+    files = [path for path in folder.iterdir() if path.suffix.lower() in SUFFIXES]
+    return sorted(files), None
+
+
+def _numbers(first: int, count: int) -> np.ndarray:
+    return np.arange(first, first + count, dtype=np.int64)

@@ -1,0 +1,221 @@
+"""Reference batches: what real pictures look like to an extractor, in one file.
+
+The layout is that of OpenAI's evaluator, which reads these files, as they read its own:
+
+arr_0            uint8 (N, px, px, 3); ours only where asked for
+mu, sigma        mean (d,) and covariance (d, d) of the pool features, float64
+mu_s, sigma_s    of the spatial features, where the extractor has them
+pool             float32 (N, d), ours: what KID, precision and recall compare
+glide_jax        text, ours: a JSON object that names extractor, px, source and protocol
+
+The paper's protocol (GLIDE, appendix A.2): the whole validation set, centre-cropped.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import pathlib
+from typing import Any
+
+import numpy as np
+
+from glide_jax import errors
+from glide_jax.eval import collecting, features, moments, npz_files, parts
+from glide_jax.eval import pictures as pictures_lib
+
+RECORD = "glide_jax"
+PROTOCOL = "centre crop"
+# The extractor whose statistics files without a record hold.
+THEIRS = "inception"
+
+
+@dataclasses.dataclass(frozen=True)
+class Reference:
+    """Real pictures as an extractor sees them.
+
+    Attributes:
+        pool: Of the pool features.
+        spatial: Of the spatial ones; None: the file has none.
+        rows: Pool features (N, d) themselves; None: the file has statistics only.
+        record: What the file says of itself, with its path.
+    """
+
+    pool: moments.Gaussian
+    spatial: moments.Gaussian | None
+    rows: np.ndarray | None
+    record: dict[str, Any]
+
+
+def build(
+    pictures: pictures_lib.Pictures,
+    extractor: features.Extractor,
+    path: pathlib.Path,
+    *,
+    keep_images: bool,
+    batch_size: int,
+    on_part: collecting.OnPart,
+) -> dict[str, Any]:
+    """Writes a reference of all the pictures; cut off, it goes on where it was.
+
+    Returns:
+        The record in the file.
+
+    Raises:
+        UserError: Fewer than two pictures that can be read, work begun with other
+            settings, or a file that cannot be written.
+    """
+    asked = {
+        "extractor": extractor.name,
+        "digest": extractor.digest,
+        "px": pictures.px,
+        "protocol": PROTOCOL,
+        **pictures.record,
+    }
+    kept = parts.Parts(
+        path.with_name(f"{path.name}.parts"), {**asked, "keep_images": keep_images}
+    )
+    judges = collecting.Judges(
+        extractor, keep_pixels=pictures.count if keep_images else 0
+    )
+    collecting.collect(pictures, judges, kept, batch_size=batch_size, on_part=on_part)
+    pool = collecting.gaussian_of(kept, "pool")
+    record = {**asked, "count": pool.count, "unreadable": pictures.count - pool.count}
+    arrays: dict[str, Any] = {RECORD: np.array(json.dumps(record))}
+    arrays |= {"mu": pool.mu, "sigma": pool.sigma}
+    if kept.has("spatial"):
+        spatial = collecting.gaussian_of(kept, "spatial")
+        arrays |= {"mu_s": spatial.mu, "sigma_s": spatial.sigma}
+    rows = (pool.count, len(pool.mu))
+    arrays["pool"] = npz_files.Streamed(rows, "float32", kept.blocks("pool"))
+    if keep_images:
+        arrays["arr_0"] = streamed_pixels(kept, pool.count, pictures.px)
+    npz_files.write(path, arrays)
+    kept.remove()
+    return record
+
+
+def streamed_pixels(kept: parts.Parts, count: int, px: int) -> npz_files.Streamed:
+    """The pictures that were kept, as arr_0 of a file."""
+    return npz_files.Streamed((count, px, px, 3), "uint8", kept.blocks("pixels"))
+
+
+def read(
+    path: str | pathlib.Path,
+    extractor: features.Extractor,
+    px: int,
+    *,
+    batch_size: int = features.BATCH_SIZE,
+) -> Reference:
+    """A reference that was made for this extractor, of pictures of this size.
+
+    Where a file has pictures and lacks features, the extractor looks at the pictures.
+
+    Raises:
+        UserError: Not such a file; another resolution; another extractor, by name or
+            by digest, and no pictures to look at anew.
+    """
+    names = npz_files.names(path)
+    arrays = npz_files.read_small(path, but=("arr_0",))
+    record = _record(path, arrays)
+    images = pictures_lib.Saved(path) if "arr_0" in names else None
+    _check_px(path, images.px if images else record.get("px"), px)
+    is_ours = _is_of(record, extractor)
+    if not is_ours and images is None:
+        raise errors.UserError(
+            f"{path} was made with {_named(record)} and features are "
+            f"{extractor.name} {extractor.digest}; build one with these: glide "
+            "evaluate reference"
+        )
+    if images is not None and (not is_ours or "pool" not in arrays):
+        return _looked_at(images, extractor, batch_size, arrays, record, is_ours)
+    return Reference(
+        _gaussian(path, arrays, "mu", "sigma", record),
+        _gaussian(path, arrays, "mu_s", "sigma_s", record) if "mu_s" in names else None,
+        arrays.get("pool"),
+        record,
+    )
+
+
+def _looked_at(
+    images: pictures_lib.Saved,
+    extractor: features.Extractor,
+    batch_size: int,
+    arrays: dict[str, np.ndarray],
+    record: dict[str, Any],
+    is_ours: bool,
+) -> Reference:
+    """Features of the pictures; statistics of the file's own where they are ours."""
+    rows, pool, spatial = [], None, None
+    for first in range(0, images.count, batch_size):
+        seen = extractor(images.read(first, first + batch_size).pixels)
+        rows.append(seen.pool)
+        pool = pool or moments.Moments(seen.pool.shape[1])
+        pool.add(seen.pool)
+        if seen.spatial is not None:
+            spatial = spatial or moments.Moments(seen.spatial.shape[1])
+            spatial.add(seen.spatial)
+    path = record["path"]
+    record = {
+        **record,
+        "extractor": extractor.name,
+        "digest": extractor.digest,
+        "count": images.count,
+    }
+    pool, spatial = pool.gaussian(), spatial and spatial.gaussian()
+    if is_ours and "mu" in arrays:
+        # The evaluator compares with what is written, not with what it finds.
+        pool = _gaussian(path, arrays, "mu", "sigma", {})
+    if is_ours and "mu_s" in arrays:
+        spatial = _gaussian(path, arrays, "mu_s", "sigma_s", {})
+    return Reference(pool, spatial, np.concatenate(rows), record)
+
+
+def _record(path: str | pathlib.Path, arrays: dict[str, np.ndarray]) -> dict[str, Any]:
+    """What the file says of itself; of a foreign one what can be told."""
+    if RECORD not in arrays:
+        return {"path": str(path), "extractor": THEIRS if "mu" in arrays else None}
+    try:
+        return {"path": str(path), **json.loads(str(arrays[RECORD]))}
+    except (ValueError, TypeError) as error:
+        raise errors.UserError(
+            f"{path}: its record {RECORD} is not JSON; build it again"
+        ) from error
+
+
+def _check_px(path: str | pathlib.Path, theirs: int | None, ours: int) -> None:
+    if theirs is not None and theirs != ours:
+        raise errors.UserError(
+            f"{path} is of {theirs} px pictures and these are {ours} px; build one "
+            f"with glide evaluate reference --px={ours}"
+        )
+
+
+def _is_of(record: dict[str, Any], extractor: features.Extractor) -> bool:
+    # A foreign file names no digest: there is one Inception of this field.
+    return record["extractor"] == extractor.name and record.get("digest") in (
+        None,
+        extractor.digest,
+    )
+
+
+def _named(record: dict[str, Any]) -> str:
+    return f"{record['extractor'] or 'no features'} {record.get('digest', '')}".strip()
+
+
+def _gaussian(
+    path: str | pathlib.Path,
+    arrays: dict[str, np.ndarray],
+    mean: str,
+    covariance: str,
+    record: dict[str, Any],
+) -> moments.Gaussian:
+    mu, sigma = arrays.get(mean), arrays.get(covariance)
+    if mu is None or sigma is None or sigma.shape != (*mu.shape, *mu.shape):
+        raise errors.UserError(
+            f"{path} lacks {mean} and {covariance} of one size, and pictures to make "
+            "them of (arr_0); give a reference batch or a sample batch"
+        )
+    return moments.Gaussian(
+        mu.astype(np.float64), sigma.astype(np.float64), record.get("count", 0)
+    )
