@@ -36,8 +36,9 @@ FLOORS = (
     ),
     ("train", "sample", "convert", "plan"),
     ("eval", "bench"),
-    # quickstart/ is a program of its own: it trains, samples and measures.
-    ("cli", "quickstart"),
+    # quickstart/ is a program of its own: it trains, samples and measures. sweep/ starts
+    # programs and reads what they leave.
+    ("cli", "quickstart", "sweep"),
 )
 FLOOR_OF = {part: floor for floor, parts in enumerate(FLOORS) for part in parts}
 # Floors whose parts are strangers to each other. The others may lean on a sibling.

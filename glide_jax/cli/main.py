@@ -41,6 +41,7 @@ VERBS = {
     "edit": "change a picture or finish a sketch",
     "evaluate": "FID, precision, CLIP score, losses: of models or of pictures",
     "evaluate reference": "the real pictures that samples are compared with",
+    "sweep": "many runs from one file, here or on a cluster",
     "verify": "check a workdir or a bundle against what was written",
     "benchmark": "sample | train: how fast this machine draws, or makes a step",
     "flags": "the compiler flags of a chip, for a shell to set",
@@ -85,7 +86,7 @@ def run(argv: list[str]) -> int:
         flags.DEFINE_bool(
             "help", False, "show this help", short_name="h", flag_values=values
         )
-        arguments = _parse(values, [f"glide {verb}", *rest])
+        arguments = parse(values, [f"glide {verb}", *rest])
         if values.help:
             print(f"{module.__doc__}\n{_flag_help(values)}")
             return lifecycle.ExitCode.OK
@@ -101,7 +102,7 @@ def run(argv: list[str]) -> int:
         return lifecycle.ExitCode.INTERRUPTED
 
 
-def _parse(values: flags.FlagValues, argv: list[str]) -> list[str]:
+def parse(values: flags.FlagValues, argv: list[str]) -> list[str]:
     """Positional arguments; every flag mistake becomes one UserError."""
     before = sys.argv
     # Where ml_collections looks for --config.KEY=VALUE, however we were called.

@@ -1,0 +1,92 @@
+"""Runs a sweep on this machine, some runs at a time."""
+
+from __future__ import annotations
+
+import collections
+import logging
+import os
+import pathlib
+import subprocess
+import time
+from collections.abc import Sequence
+
+from glide_jax import lifecycle
+from glide_jax.sweep import attempt
+from glide_jax.sweep import plan as plans
+from glide_jax.sweep.state import Entry, exit_code
+
+GPUS_VARIABLE = "CUDA_VISIBLE_DEVICES"
+
+
+def run(
+    runs: Sequence[plans.Run],
+    root: pathlib.Path,
+    words: Sequence[str],
+    stop: lifecycle.StopRequest,
+    *,
+    parallel: int,
+) -> int:
+    """Runs `glide WORDS --only=ID` for each, `parallel` at a time.
+
+    Returns 0; 42 after a request to stop, which is handed on; else the code of a run
+    that failed, or if none did, of one that is worth another start.
+    """
+    waiting = collections.deque(runs)
+    slots: dict[int, tuple[plans.Run, subprocess.Popen]] = {}
+    codes: list[int] = []
+    is_asked = False
+    while slots or (waiting and not stop.requested):
+        for slot in range(parallel):
+            if waiting and slot not in slots and not stop.requested:
+                started = waiting.popleft()
+                slots[slot] = started, _start(started, words, slot, parallel)
+        if stop.requested and not is_asked:
+            for _, process in slots.values():
+                process.terminate()
+            is_asked = True
+        for slot, (ended, process) in list(slots.items()):
+            if process.poll() is not None:
+                del slots[slot]
+                codes.append(exit_code(process.returncode))
+                _tell(ended, root, codes, len(runs))
+        time.sleep(attempt.POLL_SECS)
+    return _final(codes, stop)
+
+
+def environment(slot: int, parallel: int) -> dict[str, str]:
+    """Of the runs of a slot: its share of CUDA_VISIBLE_DEVICES, where that is set."""
+    gpus = os.environ.get(GPUS_VARIABLE, "").split(",")
+    own = gpus[slot::parallel]
+    if parallel > 1 and len(gpus) >= parallel:
+        return {**os.environ, GPUS_VARIABLE: ",".join(own)}
+    return dict(os.environ)
+
+
+def _start(
+    run: plans.Run, words: Sequence[str], slot: int, parallel: int
+) -> subprocess.Popen:
+    logging.info("started: %s (%s)", run.label, run.id)
+    verb, *flags = words
+    return subprocess.Popen(
+        [*attempt.GLIDE, verb, f"--only={run.id}", *flags],
+        stdin=subprocess.DEVNULL,
+        env=environment(slot, parallel),
+    )
+
+
+def _tell(run: plans.Run, root: pathlib.Path, codes: list[int], count: int) -> None:
+    entry = Entry(root, run.id)
+    done = sum(code == lifecycle.ExitCode.OK for code in codes)
+    logging.info(
+        "%s: %s (%s) in %.0f s; %d of %d finished",
+        *(entry.state(), run.label, run.id, entry.seconds(), done, count),
+    )
+    if codes[-1] != lifecycle.ExitCode.OK:
+        logging.warning("what it said: %s", entry.log)
+
+
+def _final(codes: Sequence[int], stop: lifecycle.StopRequest) -> int:
+    if stop.requested:
+        return lifecycle.ExitCode.PREEMPTED
+    bad = [code for code in codes if code != lifecycle.ExitCode.OK]
+    return min(bad, key=lifecycle.is_again) if bad else lifecycle.ExitCode.OK

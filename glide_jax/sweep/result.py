@@ -1,0 +1,159 @@
+"""What came of a run: result.json, and one row of JSON for each finished run.
+
+`glide evaluate` writes its own result.json. That of a training run is made here, of
+the newest value of each of its metrics. A row adds which run of which sweep it is, and
+holds no path of the machine that it was made on.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+import os
+import pathlib
+import shlex
+from collections.abc import Sequence
+from typing import Any
+
+from glide_jax import metrics
+from glide_jax.errors import UserError
+from glide_jax.sweep import plan as plans
+from glide_jax.sweep.state import Entry
+
+SCHEMA = 1
+REMEDY = "remove it, and the same sweep makes it anew"
+# Of a training run: what the model has learned.
+TRAINING_METRICS = ("loss", "mse", "vb", "skipped_updates")
+TRAINING_GROUPS = ("validation/",)
+
+
+def of_training(workdir: pathlib.Path, words: Sequence[str]) -> dict[str, Any]:
+    """The result of a finished training run that `glide WORDS` has started."""
+    from glide_jax.bench import machine  # starts JAX, which is not wanted before
+
+    newest: dict[str, float] = {}
+    for row in metrics.read_metrics(workdir / "metrics.jsonl"):
+        newest |= row
+    kept = {
+        name: value
+        for name, value in newest.items()
+        if name in TRAINING_METRICS or name.startswith(TRAINING_GROUPS)
+    }
+    return {
+        "schema": SCHEMA,
+        "verb": "train",
+        "settings": json.loads((workdir / "config.json").read_text()),
+        "metrics": kept,
+        "machine": machine.describe(),
+        "command": shlex.join(["glide", *words]),
+    }
+
+
+def write(path: pathlib.Path, result: dict[str, Any]) -> None:
+    """Writes it whole or not at all."""
+    scratch = path.with_suffix(".tmp")
+    scratch.write_text(json.dumps(_without_nan(result), indent=1) + "\n")
+    os.replace(scratch, path)
+
+
+def read(path: pathlib.Path) -> dict[str, Any]:
+    """A result.json.
+
+    Raises:
+      UserError: it is none, or of another schema.
+    """
+    return _parsed(path.read_text(), str(path))
+
+
+def make_row(plan: plans.Plan, run: plans.Run, entry: Entry) -> dict[str, Any]:
+    """The row of a finished run."""
+    result = read(entry.result)
+    words = ["glide", *plans.arguments(plan, run, None)]
+    return {
+        "schema": SCHEMA,
+        "sweep": plan.name,
+        "id": run.id,
+        "label": run.label,
+        "overrides": run.overrides,
+        "command": shlex.join(map(_without_machine, words)),
+        "metrics": result["metrics"],
+        "seconds": round(entry.seconds(), 1),
+        "attempts": len(entry.attempts()),
+        "machine": result["machine"],
+    }
+
+
+def make_rows(plan: plans.Plan, root: pathlib.Path) -> list[dict[str, Any]]:
+    """Rows of the finished runs, in the plan's order."""
+    entries = [(run, Entry(root, run.id)) for run in plan.runs]
+    return [make_row(plan, run, entry) for run, entry in entries if entry.is_finished]
+
+
+def write_rows(path: pathlib.Path, rows: Sequence[dict[str, Any]]) -> None:
+    """One row a line; what the file held before is replaced.
+
+    Raises:
+      UserError: the file cannot be written.
+    """
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        scratch = path.with_suffix(".tmp")
+        scratch.write_text("".join(json.dumps(_without_nan(r)) + "\n" for r in rows))
+        os.replace(scratch, path)
+    except OSError as error:
+        raise UserError(
+            f"--rows={path} cannot be written ({error.strerror}); name a file such as "
+            "experiments/results/sweeps/lr_batch.jsonl"
+        ) from error
+
+
+def read_rows(path: pathlib.Path) -> list[dict[str, Any]]:
+    """The rows that `write_rows` wrote.
+
+    Raises:
+      UserError: a line that is no row, or one of another schema.
+    """
+    if not path.is_file():
+        raise UserError(
+            f"there is no file {path}; write it by glide sweep --root=DIR --report "
+            f"--rows={path}"
+        )
+    lines = path.read_text().splitlines()
+    return [_parsed(line, f"{path}, line {i + 1}") for i, line in enumerate(lines)]
+
+
+def _parsed(text: str, where: str) -> dict[str, Any]:
+    try:
+        fields = json.loads(text)
+    except json.JSONDecodeError as error:
+        raise UserError(f"{where} is not JSON ({error}); {REMEDY}") from error
+    schema = fields.get("schema") if isinstance(fields, dict) else None
+    if schema != SCHEMA:
+        raise UserError(
+            f"{where} is a result of schema {schema}, and this reads {SCHEMA}; {REMEDY}"
+        )
+    missing = {"metrics", "machine"} - fields.keys()
+    if missing:
+        raise UserError(f"{where} has no {min(missing)!r}; {REMEDY}")
+    return fields
+
+
+def _without_nan(value: Any) -> Any:
+    """NaN and infinities, which JSON has not, as null."""
+    if isinstance(value, dict):
+        return {name: _without_nan(item) for name, item in value.items()}
+    if isinstance(value, list):
+        return [_without_nan(item) for item in value]
+    if isinstance(value, float) and not math.isfinite(value):
+        return None
+    return value
+
+
+def _without_machine(word: str) -> str:
+    """--base=/home/me/runs/base/bundle as --base=bundle, or seen from here if below."""
+    flag, equals, value = word.rpartition("=")
+    if not value.startswith("/"):
+        return word
+    path, here = pathlib.Path(value), pathlib.Path.cwd()
+    kept = path.relative_to(here) if path.is_relative_to(here) else path.name
+    return f"{flag}{equals}{kept}"

@@ -1,0 +1,147 @@
+"""How far is a run of a sweep? All of it lies on the disk, and nothing else counts.
+
+    ROOT/plan.json
+    ROOT/runs/ID/          what the run itself writes; result.json when it is finished
+    ROOT/logs/ID.log       what it said, all starts after each other
+    ROOT/state/ID.json     its attempts: where, when, and the exit codes that ended them
+    ROOT/state/ID.lock     locked while somebody runs it
+
+The lock is held by the run's own process too: if whoever started it is killed, it is
+still seen to run. It ends with the last process that holds it.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import fcntl
+import json
+import os
+import pathlib
+import signal
+import socket
+import time
+from collections.abc import Iterator
+from typing import IO, NamedTuple
+
+from glide_jax import lifecycle
+from glide_jax.errors import UserError
+
+WAITING, RUNNING, CUT_OFF = "waiting", "running", "cut off"
+AGAIN, FINISHED = "again", "finished"
+
+
+class Attempt(NamedTuple):
+    """One start of a run; without an end it is going on, or its machine is gone."""
+
+    host: str
+    started: float  # seconds since 1970
+    ended: float | None = None
+    code: int | None = None
+
+
+class Entry:
+    """The files of one run of a sweep."""
+
+    def __init__(self, root: pathlib.Path, run_id: str):
+        self.folder = root / "runs" / run_id
+        self.log = root / "logs" / f"{run_id}.log"
+        self.result = self.folder / "result.json"
+        self._state = root / "state" / f"{run_id}.json"
+        self._lock = root / "state" / f"{run_id}.lock"
+
+    @property
+    def is_finished(self) -> bool:
+        """Whether there is a result: it is the last thing that a run writes."""
+        return self.result.is_file()
+
+    @property
+    def has_failed(self) -> bool:
+        """Whether the last attempt ended with a code that starting again is no use to.
+
+        Of a result that is missing after a good end, too.
+        """
+        attempts = self.attempts()
+        code = attempts[-1].code if attempts else None
+        return (
+            not self.is_finished and code is not None and not lifecycle.is_again(code)
+        )
+
+    def state(self) -> str:
+        """One of the words above, or "failed CODE"."""
+        if self.is_finished:
+            return FINISHED
+        if self.is_locked():
+            return RUNNING
+        attempts = self.attempts()
+        if not attempts:
+            return WAITING
+        code = attempts[-1].code
+        if code is None:
+            return CUT_OFF
+        return AGAIN if lifecycle.is_again(code) else f"failed {code}"
+
+    def attempts(self) -> list[Attempt]:
+        """All of them, oldest first.
+
+        Raises:
+          UserError: the file is none of ours.
+        """
+        if not self._state.exists():
+            return []
+        try:
+            return [Attempt(**fields) for fields in json.loads(self._state.read_text())]
+        except (ValueError, TypeError) as error:
+            raise UserError(
+                f"{self._state} is no list of attempts ({error}); remove it, and the "
+                "run goes on from its own files"
+            ) from error
+
+    def begin(self) -> None:
+        """Writes down that an attempt begins."""
+        self._write([*self.attempts(), Attempt(socket.gethostname(), time.time())])
+
+    def end(self, code: int) -> None:
+        """Writes down how it ended."""
+        *before, last = self.attempts()
+        self._write([*before, last._replace(ended=time.time(), code=code)])
+
+    def is_locked(self) -> bool:
+        """Whether somebody runs it now."""
+        if not self._lock.exists():
+            return False
+        with self._lock.open() as file:
+            return not _take(file, fcntl.LOCK_SH)
+
+    @contextlib.contextmanager
+    def locked(self) -> Iterator[IO | None]:
+        """The lock, open, to be handed to the run's process; None: somebody has it."""
+        with self._lock.open("a") as file:
+            yield file if _take(file, fcntl.LOCK_EX) else None
+
+    def seconds(self) -> float:
+        """Spent on all attempts whose end is known; of one going on, until now."""
+        attempts = self.attempts()
+        ends = [attempt.ended for attempt in attempts]
+        if ends and ends[-1] is None and self.is_locked():
+            ends[-1] = time.time()
+        pairs = zip(attempts, ends, strict=True)
+        return sum(end - one.started for one, end in pairs if end is not None)
+
+    def _write(self, attempts: list[Attempt]) -> None:
+        scratch = self._state.with_suffix(".tmp")
+        scratch.write_text(json.dumps([one._asdict() for one in attempts], indent=1))
+        os.replace(scratch, self._state)
+
+
+def exit_code(returncode: int) -> int:
+    """As a shell says it: 128 + N of a process that signal N ended."""
+    return returncode if returncode >= 0 else 128 + abs(signal.Signals(-returncode))
+
+
+def _take(file: IO, kind: int) -> bool:
+    # flock, not lockf: the lock belongs to the open file, which a child shares.
+    try:
+        fcntl.flock(file, kind | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return False
+    return True

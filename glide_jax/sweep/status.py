@@ -1,0 +1,53 @@
+"""Where does a sweep stand? A table of its runs, read from the disk."""
+
+from __future__ import annotations
+
+import collections
+import pathlib
+from collections.abc import Sequence
+
+from glide_jax import metrics
+from glide_jax.sweep import plan as plans
+from glide_jax.sweep.state import Entry
+
+COLUMNS = ("id", "run", "state", "attempts", "so far", "time")
+
+
+def table(plan: plans.Plan, root: pathlib.Path) -> str:
+    """One line for each run, and how many there are of each state."""
+    rows = [_row(run, Entry(root, run.id)) for run in plan.runs]
+    counts = collections.Counter(row[2] for row in rows)
+    told = ", ".join(f"{count} {state}" for state, count in counts.items())
+    return f"{aligned([COLUMNS, *rows])}\n{plan.name}: {told}"
+
+
+def aligned(rows: Sequence[Sequence[str]]) -> str:
+    """The rows in columns."""
+    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
+    lines = [
+        "  ".join(text.ljust(width) for text, width in zip(row, widths, strict=True))
+        for row in rows
+    ]
+    return "\n".join(line.rstrip() for line in lines)
+
+
+def _row(run: plans.Run, entry: Entry) -> tuple[str, ...]:
+    attempts = len(entry.attempts())
+    seconds = entry.seconds()
+    return (
+        run.id,
+        run.label,
+        entry.state(),
+        str(attempts) if attempts else "",
+        _so_far(entry.folder / "metrics.jsonl"),
+        f"{seconds // 3600:.0f}:{seconds // 60 % 60:02.0f}:{seconds % 60:02.0f}"
+        if attempts
+        else "",
+    )
+
+
+def _so_far(path: pathlib.Path) -> str:
+    """The step and the loss that a training run has come to."""
+    rows = metrics.read_metrics(path) if path.is_file() else []
+    rows = [row for row in rows if "loss" in row]
+    return f"step {rows[-1]['step']}, loss {rows[-1]['loss']:.4g}" if rows else ""
