@@ -92,7 +92,7 @@ class Parts:
 def _check_same(old: Any, new: dict[str, Any], folder: pathlib.Path) -> None:
     # By way of JSON, which knows no tuples.
     before, now = _flat(old), _flat(json.loads(json.dumps(new)))
-    for name in sorted(before.keys() | now.keys()):
+    for name in dict.fromkeys([*now, *before]):
         if before.get(name) != now.get(name):
             raise errors.UserError(
                 f"{folder} was begun with {name}={before.get(name)} and this is "

@@ -10,7 +10,7 @@ import hashlib
 import json
 import pathlib
 from collections.abc import Sequence
-from typing import Any, NamedTuple, Protocol
+from typing import Any, NamedTuple, Protocol, runtime_checkable
 
 import numpy as np
 
@@ -40,6 +40,7 @@ class Shown(NamedTuple):
     captions: list[str] | None
 
 
+@runtime_checkable
 class Pictures(Protocol):
     """Any number of square pictures.
 
@@ -191,18 +192,15 @@ class Real:
         for index in range(first, min(stop, self.count)):
             try:
                 example = self._source[index]
-                picture = images_lib.to_pixels(transforms.load_image(example, self.px))
+                picture = transforms.load_image(example, self.px)
             except schema.BadRecordError:
                 continue
             indices.append(index)
             pixels.append(picture)
             found.append(example.caption)
-        shape = (-1, self.px, self.px, 3)
-        return Shown(
-            np.array(indices, np.int64),
-            np.array(pixels, np.uint8).reshape(shape),
-            found,
-        )
+        shown = np.array(pixels, np.float32).reshape(-1, self.px, self.px, 3)
+        numbers = np.array(indices, np.int64)
+        return Shown(numbers, images_lib.to_pixels(shown), found)
 
 
 def open_saved(

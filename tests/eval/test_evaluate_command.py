@@ -1,0 +1,278 @@
+"""`glide evaluate` and `glide evaluate reference`, from the command line to files."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import signal
+
+import numpy as np
+import pytest
+
+from glide_jax.cli import main
+from glide_jax.eval import collecting, pictures
+from tests import fake_devices
+from tests.eval import stand_in
+from tests.quick_compilation import quick_compilation  # noqa: F401
+from tests.sample.conftest import CAPTIONS, bundles, models, tokenizer  # noqa: F401
+
+REAL = stand_in.noise_pictures(24)
+LINES = "\n".join(CAPTIONS)
+
+
+@pytest.fixture(scope="module")
+def world(bundles, tmp_path_factory):  # noqa: F811
+    """A folder with photos, a reference of them and a file of prompts."""
+    root = tmp_path_factory.mktemp("world")
+    photos = root / "photos"
+    photos.mkdir()
+    for i, pixels in enumerate(REAL):
+        pictures.images_lib.write_png(photos / f"{i:02d}.png", pixels)
+        (photos / f"{i:02d}.txt").write_text(CAPTIONS[i % 6])
+    (root / "prompts.txt").write_text(LINES)
+    flags = [f"--source=folder:{photos}", "--px=8", f"--output={root / 'ref.npz'}"]
+    flags += [f"--features=clip:{bundles['clip']}", "--batch_size=9"]
+    assert main.run(["evaluate", "reference", *flags]) == 0
+    return root
+
+
+@pytest.fixture
+def evaluate(world, bundles, tmp_path):  # noqa: F811
+    """evaluate(*flags) -> exit code; draws 10 pictures unless told otherwise."""
+
+    def run(*flags, draws=True, output=tmp_path / "out"):
+        if draws:
+            flags = (
+                f"--base={bundles['base']}",
+                f"--prompt_file={world / 'prompts.txt'}",
+                "--num_images=10",
+                "--respacing=2",
+                *flags,
+            )
+        features = f"--features=clip:{bundles['clip']}"
+        reference = f"--reference={world / 'ref.npz'}"
+        return main.run(["evaluate", features, reference, f"--output={output}", *flags])
+
+    return run
+
+
+def result_of(folder):
+    return json.loads((folder / "result.json").read_text())
+
+
+def test_a_run_leaves_figures_pictures_and_all_that_repeats_it(
+    evaluate, tmp_path, capsys
+):
+    assert evaluate("--save_images=4", "--guidance_scale=2", "--batch_size=4") == 0
+    result = result_of(tmp_path / "out")
+    metrics, settings = result["metrics"], result["settings"]
+    assert (result["schema"], result["verb"]) == (1, "evaluate")
+    assert result["command"].startswith("glide evaluate --")
+    assert "--guidance_scale=2" in result["command"]
+    assert settings["pictures"]["guidance_scale"] == 2
+    assert settings["features"].startswith("noised_clip ")
+    assert settings["reference"]["count"] == 24
+    assert result["machine"]["platform"] == "cpu"
+    expected = {"fid", "kid", "kid_standard_error", "precision", "recall"}
+    expected |= {"inception_score", "score", "retrieval"}
+    expected |= {f"retrieval_q{i}" for i in range(4)}
+    assert metrics.keys() == {f"noised_clip_{name}" for name in expected}
+    assert np.isfinite(list(metrics.values())).all()
+    assert "10 pictures against 24" in result["warnings"][0]
+    printed = capsys.readouterr().out
+    assert all(name in printed for name in metrics)
+    with np.load(tmp_path / "out" / "samples.npz") as file:
+        assert file["arr_0"].shape == (4, 8, 8, 3)
+    # 10 pictures in rows of 4, with a seam of 2.
+    sheet = pictures.images_lib.read_image(tmp_path / "out" / "samples.png")
+    assert sheet.shape == (28, 38, 3)
+
+
+def test_saved_pictures_have_the_figures_that_they_had_when_drawn(
+    evaluate, world, tmp_path
+):
+    assert evaluate("--save_images=10", "--batch_size=10") == 0
+    drawn = result_of(tmp_path / "out")["metrics"]
+    (tmp_path / "prompts.txt").write_text("\n".join(CAPTIONS[i % 6] for i in range(10)))
+    flags = [f"--images={tmp_path / 'out' / 'samples.npz'}", "--batch_size=3"]
+    flags += [f"--prompt_file={tmp_path / 'prompts.txt'}"]
+    assert evaluate(*flags, draws=False, output=tmp_path / "saved") == 0
+    saved = result_of(tmp_path / "saved")["metrics"]
+    # Features in float32, by programs of other batch sizes.
+    assert saved == pytest.approx(drawn, rel=1e-4, abs=1e-5)
+
+
+def test_real_pictures_against_themselves(evaluate, world, tmp_path):
+    flags = [f"--images=folder:{world / 'photos'}", "--px=8"]
+    assert evaluate(*flags, draws=False) == 0
+    metrics = result_of(tmp_path / "out")["metrics"]
+    assert metrics["noised_clip_fid"] == pytest.approx(0, abs=1e-3)
+    assert metrics["noised_clip_precision"] == metrics["noised_clip_recall"] == 1
+
+
+def test_a_signal_ends_it_with_42_and_it_goes_on_from_there(
+    evaluate, tmp_path, monkeypatch, capsys
+):
+    assert evaluate("--batch_size=4", output=tmp_path / "whole") == 0
+    read, drawn = pictures.Drawn.read, []
+
+    def read_until_stopped(self, first, stop):
+        drawn.append(first)
+        if len(drawn) == 2:
+            os.kill(os.getpid(), signal.SIGTERM)
+        return read(self, first, stop)
+
+    monkeypatch.setattr(pictures.Drawn, "read", read_until_stopped)
+    capsys.readouterr()
+    assert evaluate("--batch_size=4") == 42
+    assert "SIGTERM with what is done kept" in capsys.readouterr().err
+    assert not (tmp_path / "out" / "result.json").exists()
+    assert evaluate("--batch_size=4") == 0
+    assert drawn == [0, 4, 8]  # the batch under way was finished and kept
+    whole, cut = result_of(tmp_path / "whole"), result_of(tmp_path / "out")
+    assert cut["metrics"] == whole["metrics"]
+    # Once more there is nothing to draw.
+    assert evaluate("--batch_size=2", "--metrics=fid") == 0
+    assert drawn == [0, 4, 8]
+    assert list(result_of(tmp_path / "out")["metrics"]) == ["noised_clip_fid"]
+
+
+def test_other_settings_in_the_same_folder_are_refused(evaluate, tmp_path, capsys):
+    assert evaluate("--num_images=4", "--seed=1", "--metrics=clip_score") == 0
+    capsys.readouterr()
+    assert evaluate("--num_images=4", "--seed=2") == 2
+    assert "begun with pictures.seed=1 and this is" in capsys.readouterr().err
+
+
+def test_losses_are_measured_alone_and_once(
+    bundles,  # noqa: F811
+    tmp_path,
+    capsys,
+    monkeypatch,
+):
+    flags = ["evaluate", f"--base={bundles['base']}", f"--output={tmp_path}"]
+    flags += ["--loss_source=shapes:quickstart", "--num_losses=4"]
+    assert main.run(flags) == 0
+    result = result_of(tmp_path)
+    assert result["settings"]["losses"]["source"] == "shapes:quickstart"
+    assert result["metrics"]["losses_count"] == 4
+    assert "bits_per_dimension_q3" in capsys.readouterr().out
+    from glide_jax.eval import losses
+
+    monkeypatch.delattr(losses, "measure")
+    assert main.run(flags) == 0
+
+
+def test_flags_that_do_not_fit_together_are_refused_in_a_line(
+    evaluate,
+    bundles,  # noqa: F811
+    world,
+    tmp_path,
+    capsys,
+):
+    clip, base = f"--features=clip:{bundles['clip']}", f"--base={bundles['base']}"
+    np.savez(tmp_path / "large.npz", arr_0=stand_in.noise_pictures(4, 16))
+    large = f"--images={tmp_path / 'large.npz'}"
+    prompts = f"--prompt_file={world / 'prompts.txt'}"
+    reference = f"--reference={world / 'ref.npz'}"
+    shapes = "--captions_of=shapes:quickstart"
+    for flags, reason in (
+        ([], "--base is missing"),
+        ([base], "nothing to draw"),
+        ([base, prompts, shapes], "takes the place of"),
+        ([large, shapes], "--images are drawn already"),
+        ([base, large], "leave out --base"),
+        ([large, reference], "give --features"),
+        ([large, clip, reference], "of 8 px pictures and these are 16 px"),
+        ([large, prompts, clip], "4 pictures and there are 6 prompts"),
+        ([large], "no figure can be made"),
+        ([large, clip, "--metrics=fid"], "--metrics=fid: give --reference"),
+    ):
+        code = main.run(["evaluate", f"--output={tmp_path / 'out'}", *flags])
+        error = capsys.readouterr().err
+        assert code == 2, flags
+        assert reason in error
+        assert len(error.splitlines()) == 1
+        assert not (tmp_path / "out").exists()
+
+
+def test_a_reference_of_another_clip_is_refused(
+    evaluate,
+    bundles,  # noqa: F811
+    tmp_path,
+    capsys,
+):
+    other = shutil.copytree(bundles["clip"], tmp_path / "clip")
+    mark = json.loads((other / "bundle.json").read_text())
+    # The same bundle of another digest.
+    (other / "bundle.json").write_text(json.dumps(mark, indent=3))
+    assert evaluate(f"--features=clip:{other}") == 2
+    assert "was made with noised_clip" in capsys.readouterr().err
+
+
+def test_a_reference_cut_off_goes_on_and_flags_are_asked_for(
+    world,
+    bundles,  # noqa: F811
+    tmp_path,
+    monkeypatch,
+    capsys,
+):
+    flags = [f"--source=folder:{world / 'photos'}", "--px=8", "--keep_images"]
+    flags += [f"--features=clip:{bundles['clip']}", "--batch_size=9"]
+    flags += [f"--output={tmp_path / 'again.npz'}"]
+    look, seen = collecting._look, []
+
+    def look_until_stopped(shown, judges):
+        seen.extend(shown.indices.tolist())
+        if len(seen) == 18:
+            os.kill(os.getpid(), signal.SIGTERM)
+        return look(shown, judges)
+
+    monkeypatch.setattr(collecting, "_look", look_until_stopped)
+    assert main.run(["evaluate", "reference", *flags]) == 42
+    assert main.run(["evaluate", "reference", *flags]) == 0
+    assert seen == list(range(24))
+    with np.load(tmp_path / "again.npz") as again, np.load(world / "ref.npz") as whole:
+        np.testing.assert_array_equal(again["arr_0"], REAL)
+        np.testing.assert_allclose(again["sigma"], whole["sigma"], atol=1e-6)
+    capsys.readouterr()
+    assert main.run(["evaluate", "reference", *flags[1:]]) == 2
+    assert "--source is missing" in capsys.readouterr().err
+    assert main.run(["evaluate", "reference", *flags[:-1], "--output=ref"]) == 2
+    assert "to end in .npz" in capsys.readouterr().err
+
+
+@pytest.mark.slow
+def test_eight_devices_find_the_figures_of_one(
+    evaluate,
+    bundles,  # noqa: F811
+    world,
+    tmp_path,
+):
+    losses = ["--loss_source=shapes:quickstart", "--num_losses=5"]
+    assert evaluate("--batch_size=4", *losses) == 0
+    fake_devices.run_with_devices(
+        f"""
+        import sys
+        import jax
+        from glide_jax.cli import main
+        assert jax.device_count() == 8
+        sys.exit(main.run([
+            "evaluate",
+            "--base={bundles["base"]}",
+            "--prompt_file={world / "prompts.txt"}",
+            "--num_images=10",
+            "--respacing=2",
+            "--features=clip:{bundles["clip"]}",
+            "--reference={world / "ref.npz"}",
+            "--loss_source=shapes:quickstart",
+            "--num_losses=5",
+            "--output={tmp_path / "eight"}",
+        ]))
+        """
+    )
+    one, eight = result_of(tmp_path / "out"), result_of(tmp_path / "eight")
+    assert eight["machine"]["devices"] == 8
+    # A pixel may round to its neighbour, and ten pictures have few features.
+    assert eight["metrics"] == pytest.approx(one["metrics"], rel=2e-3, abs=1e-3)

@@ -1,0 +1,146 @@
+"""From pictures to figures: by name, and whatever the way there."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+
+from glide_jax import errors
+from glide_jax.eval import (
+    collecting,
+    distances,
+    figures,
+    parts,
+    pictures,
+    references,
+    runner,
+)
+from tests.eval import stand_in
+
+REAL, DRAWN = stand_in.noise_pictures(90), stand_in.noise_pictures(60, seed=1)
+EVERY = ["fid", "sfid", "kid", "precision_recall", "inception_score"]
+
+
+def judged(tmp_path, name, shown, *, batch_size=16, extractor=None, reference=REAL):
+    """The figures of some pictures against some real ones."""
+    extractor = extractor or stand_in.QuarterMeans()
+    np.savez(tmp_path / f"{name}.npz", arr_0=shown)
+    np.savez(tmp_path / "real.npz", arr_0=reference)
+    saved = pictures.Saved(tmp_path / f"{name}.npz")
+    return runner.judge(
+        saved,
+        collecting.Judges(extractor),
+        parts.Parts(tmp_path / name, saved.record),
+        EVERY,
+        reference=references.read(tmp_path / "real.npz", extractor, 8),
+        batch_size=batch_size,
+        on_part=lambda count: None,
+    )
+
+
+def test_figures_do_not_depend_on_the_batch_size_or_the_order_of_pictures(tmp_path):
+    found = judged(tmp_path, "a", DRAWN).metrics
+    one_by_one = judged(tmp_path, "b", DRAWN, batch_size=1).metrics
+    shuffled = np.random.default_rng(2).permutation(DRAWN)
+    turned = judged(tmp_path, "c", shuffled, batch_size=60).metrics
+    assert found["fid"] > 1
+    assert 0 < found["precision"] < 1
+    # Sums in float64 of features up to 255 squared.
+    assert one_by_one == pytest.approx(found, rel=1e-9)
+    assert turned == pytest.approx(found, rel=1e-9)
+
+
+def test_memory_holds_a_batch_of_pictures_and_no_more(tmp_path):
+    extractor = stand_in.QuarterMeans()
+    shown = pictures.Saved(_saved(tmp_path, DRAWN))
+    kept = parts.Parts(tmp_path / "p", {})
+    judges = collecting.Judges(extractor, keep_pixels=7)
+    collecting.collect(shown, judges, kept, batch_size=5, on_part=lambda count: None)
+    assert extractor.most_at_once == 5
+    # Of the pictures themselves only as many as were to be kept.
+    np.testing.assert_array_equal(kept.rows("pixels"), DRAWN[:7])
+    assert len(kept.rows("pool")) == 60
+
+
+def test_a_set_against_itself_is_no_distance_away(tmp_path):
+    found = judged(tmp_path, "a", REAL).metrics
+    # Traces near 10,000; the law asks for 1e-3.
+    assert found["fid"] == pytest.approx(0, abs=1e-6)
+    assert found["sfid"] == pytest.approx(0, abs=1e-6)
+    assert (found["precision"], found["recall"]) == (1, 1)
+
+
+def test_figures_of_other_features_carry_their_name(tmp_path):
+    extractor = stand_in.QuarterMeans("noised_clip")
+    found = judged(tmp_path, "a", DRAWN, extractor=extractor)
+    assert all(name.startswith("noised_clip_") for name in found.metrics)
+    assert found.warnings[0].startswith("noised_clip_fid: 60 pictures against 90")
+
+
+def test_too_few_pictures_are_told_with_their_number_and_the_rank(tmp_path):
+    warnings = judged(tmp_path, "a", DRAWN[:9]).warnings
+    assert "fid: 9 pictures against 90; below 10,000" in warnings[0]
+    assert "9 pictures give a covariance of rank 8 of 12" in warnings[0]
+    assert "rank" not in judged(tmp_path, "b", DRAWN).warnings[0]
+
+
+def test_enough_pictures_give_no_warning(tmp_path, monkeypatch):
+    monkeypatch.setattr(figures, "STABLE_FID", 60)
+    assert judged(tmp_path, "a", DRAWN).warnings == []
+
+
+def test_pictures_that_could_not_be_read_are_told(tmp_path):
+    folder = tmp_path / "photos"
+    folder.mkdir()
+    for i in range(3):
+        (folder / f"{i}.txt").write_text("a picture")
+        np.asarray(DRAWN[i])
+        pictures.images_lib.write_png(folder / f"{i}.png", DRAWN[i])
+    (folder / "1.png").write_bytes(b"broken")
+    shown = pictures.Real(f"folder:{folder}", 8)
+    kept = parts.Parts(tmp_path / "p", {})
+    extractor = stand_in.QuarterMeans()
+    found = runner.judge(
+        shown,
+        collecting.Judges(extractor),
+        kept,
+        ["inception_score"],
+        reference=None,
+        batch_size=2,
+        on_part=lambda count: None,
+    )
+    assert found.warnings == ["1 of 3 pictures could not be read and are left out"]
+    seen = extractor(DRAWN[[0, 2]])
+    assert found.metrics["inception_score"] == pytest.approx(
+        distances.inception_score(seen.logits), rel=1e-6
+    )
+
+
+def test_all_is_made_that_can_be_and_what_cannot_is_refused():
+    every = {"features", "spatial", "logits", "reference", "rows", "clip", "captions"}
+    assert figures.choose([], every) == list(figures.NEEDS)
+    assert figures.choose([], {"features", "reference"}) == ["fid"]
+    assert figures.choose(["kid"], every) == ["kid"]
+    with pytest.raises(errors.UserError, match="--metrics=fdi is unknown; known: fid"):
+        figures.choose(["fdi"], every)
+    for name, lacks, remedy in (
+        ("fid", "reference", "give --reference"),
+        ("kid", "rows", "statistics only"),
+        ("sfid", "spatial", "no spatial part"),
+        ("clip_score", "captions", "give the pictures' prompts"),
+    ):
+        with pytest.raises(errors.UserError, match=f"--metrics={name}: .*{remedy}"):
+            figures.choose([name], every - {lacks})
+
+
+def test_what_can_be_made_is_found_out_beforehand(tmp_path):
+    extractor = stand_in.QuarterMeans()
+    reference = references.read(_saved(tmp_path, REAL), extractor, 8)
+    found = figures.available(extractor, reference, has_clip=False, has_captions=True)
+    assert found == {"features", "spatial", "logits", "reference", "rows", "captions"}
+    assert figures.available(None, None, has_clip=True, has_captions=False) == {"clip"}
+
+
+def _saved(tmp_path, shown):
+    np.savez(tmp_path / "shown.npz", arr_0=shown)
+    return tmp_path / "shown.npz"

@@ -1,0 +1,104 @@
+"""The pictures that are judged: by index, a few at a time, with their captions."""
+
+from __future__ import annotations
+
+import json
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from glide_jax import errors
+from glide_jax.eval import pictures
+from tests.eval import stand_in
+
+SHOWN = stand_in.noise_pictures(5)
+NAMES = list("abcde")
+
+
+def write_folder(folder, names=NAMES):
+    folder.mkdir()
+    for name, pixels in zip(names, SHOWN, strict=True):
+        Image.fromarray(pixels).save(folder / f"{name}.png")
+    return folder
+
+
+def test_a_sample_batch_is_read_by_index(tmp_path):
+    np.savez(tmp_path / "s.npz", arr_0=SHOWN)
+    saved = pictures.open_saved(str(tmp_path / "s.npz"), NAMES)
+    assert (saved.count, saved.px, saved.has_captions) == (5, 8, True)
+    shown = saved.read(3, 9)
+    np.testing.assert_array_equal(shown.pixels, SHOWN[3:])
+    assert shown.indices.tolist() == [3, 4]
+    assert shown.captions == ["d", "e"]
+
+
+def test_a_folder_goes_by_names_or_by_its_record(tmp_path):
+    folder = write_folder(tmp_path / "f")
+    found = pictures.open_saved(str(folder), None)
+    assert not found.has_captions
+    assert found.read(0, 5).captions is None
+    np.testing.assert_array_equal(found.read(1, 3).pixels, SHOWN[1:3])
+    entries = [{"file": f"{name}.png", "prompt": f"a {name}"} for name in "db"]
+    (folder / "samples.json").write_text(json.dumps({"images": entries}))
+    listed = pictures.open_saved(str(folder), None)
+    np.testing.assert_array_equal(listed.read(0, 2).pixels, SHOWN[[3, 1]])
+    assert listed.read(0, 2).captions == ["a d", "a b"]
+    (folder / "samples.json").write_text("{}")
+    with pytest.raises(errors.UserError, match="is not what glide sample writes"):
+        pictures.open_saved(str(folder), None)
+
+
+def test_a_source_is_cropped_to_the_size_and_leaves_out_what_is_broken(tmp_path):
+    folder = write_folder(tmp_path / "f")
+    for name in NAMES:
+        (folder / f"{name}.txt").write_text(f"a {name}")
+    (folder / "c.png").write_bytes(b"no picture")
+    found = pictures.open_saved(f"folder:{folder}", None, px=8)
+    assert (found.count, found.px) == (5, 8)
+    shown = found.read(1, 4)
+    assert shown.indices.tolist() == [1, 3]
+    assert shown.captions == ["a b", "a d"]
+    np.testing.assert_array_equal(shown.pixels, SHOWN[[1, 3]])
+    assert found.read(2, 3).pixels.shape == (0, 8, 8, 3)
+    assert pictures.open_saved(f"folder:{folder}", None, px=8, most=2).count == 2
+    # Captions are asked for of every record, and the next is taken for a bad one.
+    asked = pictures.captions_of(f"folder:{folder}", 7)
+    assert len(asked) == 7
+    assert set(asked) == {"a a", "a b", "a c", "a d", "a e"}
+
+
+def test_captions_are_spread_over_a_source():
+    few = pictures.captions_of("shapes:quickstart", 16)
+    assert few == pictures.captions_of("shapes:quickstart", 16)
+    assert len(set(few)) > 4
+
+
+def test_prompts_that_do_not_match_the_pictures_are_refused(tmp_path):
+    np.savez(tmp_path / "s.npz", arr_0=SHOWN)
+    folder = write_folder(tmp_path / "f")
+    for spec in (tmp_path / "s.npz", folder):
+        with pytest.raises(
+            errors.UserError, match=r"holds 5 pictures and .* 3 prompts"
+        ):
+            pictures.open_saved(str(spec), ["a", "b", "c"])
+    with pytest.raises(errors.UserError, match="has captions of its own"):
+        pictures.open_saved(f"folder:{folder}", ["a"], px=8)
+
+
+def test_what_holds_no_pictures_is_refused(tmp_path):
+    (tmp_path / "empty").mkdir()
+    np.savez(tmp_path / "float.npz", arr_0=SHOWN / 255)
+    folder = write_folder(tmp_path / "f")
+    Image.fromarray(SHOWN[0, :4]).save(folder / "b.png")
+    for spec, options, reason in (
+        (tmp_path / "empty", {}, "holds no pictures"),
+        (tmp_path / "float.npz", {}, "arr_0 is float64"),
+        ("nothing", {}, "is no .npz file, folder or data source"),
+        (folder, {"px": 8}, "leave them out"),
+        (f"folder:{folder}", {}, "add --px"),
+    ):
+        with pytest.raises(errors.UserError, match=reason):
+            pictures.open_saved(str(spec), None, **options)
+    with pytest.raises(errors.UserError, match="8 x 4, the first picture 8 high"):
+        pictures.open_saved(str(folder), None).read(0, 5)

@@ -1,0 +1,126 @@
+"""Reference batches: ours, and those of OpenAI's evaluator."""
+
+from __future__ import annotations
+
+import json
+
+import numpy as np
+import pytest
+
+from glide_jax import errors
+from glide_jax.eval import pictures, references
+from tests.eval import stand_in
+
+SHOWN = stand_in.noise_pictures(20)
+EXTRACTOR = stand_in.QuarterMeans()
+
+
+def build(tmp_path, **options):
+    np.savez(tmp_path / "shown.npz", arr_0=SHOWN)
+    options = {"keep_images": False, "batch_size": 6} | options
+    path = tmp_path / "ref.npz"
+    references.build(
+        pictures.Saved(tmp_path / "shown.npz"),
+        EXTRACTOR,
+        path,
+        **{"on_part": lambda count: None} | options,
+    )
+    return path
+
+
+def theirs(path, **arrays):
+    """A file as OpenAI's evaluator offers them for download."""
+    seen = EXTRACTOR(SHOWN)
+    statistics = {
+        "mu": seen.pool.mean(axis=0),
+        "sigma": np.cov(seen.pool, rowvar=False),
+        "mu_s": seen.spatial.mean(axis=0),
+        "sigma_s": np.cov(seen.spatial, rowvar=False),
+    }
+    np.savez(path, **(statistics | arrays))
+    return path
+
+
+def test_a_reference_has_the_evaluators_arrays_and_reads_back(tmp_path):
+    path = build(tmp_path, keep_images=True)
+    seen = EXTRACTOR(SHOWN)
+    with np.load(path, allow_pickle=False) as file:
+        np.testing.assert_array_equal(file["arr_0"], SHOWN)
+        # Sums of 20 float64 numbers up to 255.
+        for name, rows in (("", seen.pool), ("_s", seen.spatial)):
+            rows = rows.astype(np.float64)
+            np.testing.assert_allclose(file[f"mu{name}"], rows.mean(0), rtol=1e-12)
+            np.testing.assert_allclose(
+                file[f"sigma{name}"], np.cov(rows, rowvar=False), atol=1e-9
+            )
+        record = json.loads(str(file["glide_jax"]))
+    assert record["extractor"] == "inception"
+    assert record["digest"] == EXTRACTOR.digest
+    assert (record["px"], record["count"], record["protocol"]) == (8, 20, "centre crop")
+    found = references.read(path, EXTRACTOR, 8)
+    np.testing.assert_array_equal(found.rows, seen.pool)
+    assert found.pool.count == found.spatial.count == 20
+    assert sorted(p.name for p in tmp_path.iterdir()) == ["ref.npz", "shown.npz"]
+
+
+def test_a_reference_does_not_depend_on_batches_or_on_being_cut_off(tmp_path):
+    class CutError(Exception):
+        pass
+
+    def cut(count):
+        raise CutError
+
+    (tmp_path / "whole").mkdir()
+    whole = references.read(build(tmp_path / "whole", batch_size=20), EXTRACTOR, 8)
+    for _ in range(2):
+        with pytest.raises(CutError):
+            build(tmp_path, on_part=cut)
+        assert not (tmp_path / "ref.npz").exists()
+    parts = references.read(build(tmp_path, batch_size=5), EXTRACTOR, 8)
+    np.testing.assert_array_equal(parts.rows, whole.rows)
+    np.testing.assert_allclose(parts.pool.sigma, whole.pool.sigma, atol=1e-9)
+
+
+def test_statistics_alone_are_read_as_those_of_inception(tmp_path):
+    found = references.read(theirs(tmp_path / "theirs.npz"), EXTRACTOR, 8)
+    assert found.rows is None
+    assert found.pool.count == 0
+    assert found.spatial.mu.shape == (8,)
+    other = stand_in.QuarterMeans("noised_clip")
+    with pytest.raises(
+        errors.UserError, match=r"was made with inception and .* noised_"
+    ):
+        references.read(tmp_path / "theirs.npz", other, 8)
+
+
+def test_pictures_in_a_file_are_looked_at_where_features_are_lacking(tmp_path):
+    path = theirs(tmp_path / "theirs.npz", arr_0=SHOWN, mu=np.full(12, 5.0))
+    found = references.read(path, EXTRACTOR, 8, batch_size=6)
+    np.testing.assert_array_equal(found.rows, EXTRACTOR(SHOWN).pool)
+    # Their own statistics are what their figures are made of.
+    np.testing.assert_array_equal(found.pool.mu, np.full(12, 5.0))
+    # Another extractor takes nothing of them but the pictures.
+    other = references.read(path, stand_in.QuarterMeans("noised_clip"), 8)
+    np.testing.assert_allclose(other.pool.mu, other.rows.mean(axis=0), rtol=1e-6)
+    assert other.record["extractor"] == "noised_clip"
+
+
+def test_a_sample_batch_serves_as_a_reference(tmp_path):
+    np.savez(tmp_path / "samples.npz", arr_0=SHOWN)
+    found = references.read(tmp_path / "samples.npz", EXTRACTOR, 8)
+    assert found.pool.count == found.spatial.count == len(found.rows) == 20
+
+
+def test_a_reference_that_does_not_fit_is_refused(tmp_path):
+    path = build(tmp_path)
+    with pytest.raises(errors.UserError, match="of 8 px pictures and these are 16 px"):
+        references.read(path, EXTRACTOR, 16)
+    other = stand_in.QuarterMeans(digest="ba9876543210")
+    with pytest.raises(errors.UserError, match=r"0123456789ab and .* ba9876543210"):
+        references.read(path, other, 8)
+    np.savez(tmp_path / "other.npz", something=np.zeros(3))
+    with pytest.raises(errors.UserError, match="made with no features"):
+        references.read(tmp_path / "other.npz", EXTRACTOR, 8)
+    theirs(tmp_path / "odd.npz", sigma=np.zeros((3, 3)))
+    with pytest.raises(errors.UserError, match="lacks mu and sigma of one size"):
+        references.read(tmp_path / "odd.npz", EXTRACTOR, 8)
