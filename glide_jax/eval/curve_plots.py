@@ -23,14 +23,15 @@ LINES = {
     curves.CFG: ("tab:blue", "o", "classifier-free guidance"),
     curves.CLIP: ("tab:orange", "s", "CLIP guidance"),
 }
-INCHES, DOTS_PER_INCH = (12.0, 5.4), 120
+WIDTH_INCHES, DOTS_PER_INCH = 12.0, 120
+_ABOVE_PT, _PLOT_PT = 62, 222  # legend and titles; the plots
 TEXT_PT, COMMAND_PT = 13, 10
 _WRAP = 138  # letters of a line of the caption
-_DOT_PT = 9  # side of a point
+_DOT_PT = 9.0  # side of a point
 # Where a scale may stand from its point, in points; the first that is free.
 _PLACES = [
     (right * far * 1.3, up * far)
-    for far in (13, 20)
+    for far in (13.0, 20.0)
     for right, up in (
         *((0, 1), (0, -1), (1, 0), (-1, 0)),
         *((1, 1), (-1, -1), (1, -1), (-1, 1)),
@@ -39,20 +40,20 @@ _PLACES = [
 
 
 def draw(shown: curves.Curves, path: pathlib.Path, drawn_by: str) -> None:
-    """Writes a PNG.
+    """Writes a PNG; `drawn_by` is the command that does, for the caption."""
+    make(shown, drawn_by).savefig(path)
 
-    Args:
-        shown: What is drawn.
-        path: The file.
-        drawn_by: The command that draws it, for the caption.
-    """
-    figure = Figure(figsize=INCHES, dpi=DOTS_PER_INCH)
-    FigureCanvasAgg(figure)
+
+def make(shown: curves.Curves, drawn_by: str) -> Figure:
+    """The picture, as high as its caption asks for."""
     caption = _caption(shown, drawn_by)
-    lines = caption.count("\n") + 1
-    height = INCHES[1] * 72
-    bottom = (lines * COMMAND_PT * 1.3 + 52) / height
-    figure.subplots_adjust(0.065, bottom, 0.985, 1 - 62 / height, wspace=0.27)
+    below = (caption.count("\n") + 1) * COMMAND_PT * 1.3 + 56  # with the axes' labels
+    height = _ABOVE_PT + _PLOT_PT + below
+    figure = Figure(figsize=(WIDTH_INCHES, height / 72), dpi=DOTS_PER_INCH)
+    FigureCanvasAgg(figure)
+    figure.subplots_adjust(
+        0.065, below / height, 0.985, 1 - _ABOVE_PT / height, wspace=0.27
+    )
     every = figure.subplots(1, len(PLOTS))
     for axes, title, (x, y) in zip(every, TITLES, PLOTS, strict=True):
         _plot(axes, shown, x, y)
@@ -61,10 +62,9 @@ def draw(shown: curves.Curves, path: pathlib.Path, drawn_by: str) -> None:
     figure.legend(
         handles, names, loc="upper center", ncols=3, fontsize=TEXT_PT, frameon=False
     )
-    figure.text(
-        0.01, 8 / height, caption, fontsize=COMMAND_PT, family="monospace", va="bottom"
-    )
-    figure.savefig(path)
+    style = {"fontsize": COMMAND_PT, "family": "monospace"}
+    figure.text(0.01, 8 / height, caption, va="bottom", **style)
+    return figure
 
 
 def _plot(axes: Axes, shown: curves.Curves, x: str, y: str) -> None:
@@ -115,8 +115,8 @@ def _write(axes: Axes, texts: list[tuple[Any, str, str]], lines: list[Any]) -> N
             zorder=5,
         )
 
-        def cost(offset: tuple[float, float], written=written) -> float:
-            written.set_position(offset)
+        def cost(place: tuple[float, float], written=written) -> float:
+            written.set_position(place)
             box = written.get_window_extent(renderer)
             hidden = sum(map(box.overlaps, dots)) + 2 * sum(map(box.overlaps, taken))
             hidden += 2 * (not _is_inside(box, axes))
@@ -137,13 +137,8 @@ def _crosses(line: np.ndarray, box: transforms.Bbox) -> bool:
 
 
 def _is_inside(box: transforms.Bbox, axes: Axes) -> bool:
-    frame = axes.bbox
-    return (
-        frame.x0 <= box.x0
-        and box.x1 <= frame.x1
-        and frame.y0 <= box.y0
-        and box.y1 <= frame.y1
-    )
+    outer = transforms.Bbox.union([axes.bbox, box])
+    return np.array_equal(outer.extents, axes.bbox.extents)
 
 
 def _caption(shown: curves.Curves, drawn_by: str) -> str:
