@@ -43,6 +43,9 @@ VERBS = {
     "evaluate reference": "the real pictures that samples are compared with",
     "sweep": "many runs from one file, here or on a cluster",
     "verify": "check a workdir or a bundle against what was written",
+    "evaluate elo": "ratings of models from votes on their pictures",
+    "evaluate pairs": "blinded pairs of pictures, and a page to vote on them",
+    "evaluate neighbours": "the training pictures nearest to samples",
     "benchmark": "sample | train: how fast this machine draws, or makes a step",
     "flags": "the compiler flags of a chip, for a shell to set",
     "data": "build | tokenizer | emoji: prepare a data set",
@@ -61,6 +64,8 @@ def run(argv: list[str]) -> int:
         print(_usage())
         return lifecycle.ExitCode.OK if argv else lifecycle.ExitCode.USER_ERROR
     verb, *rest = argv
+    if rest and f"{verb} {rest[0]}" in VERBS:
+        verb = f"{verb} {rest.pop(0)}"
     if verb not in VERBS:
         print(
             f"glide: {verb!r} is not a verb; use one of {', '.join(VERBS)}",
@@ -73,12 +78,10 @@ def run(argv: list[str]) -> int:
         stream=sys.stderr,
     )
     # Orbax and absl tell of every file they touch.
-    for noisy in ("absl", "orbax", "jax", "etils", "tensorstore"):
+    for noisy in ("absl", "orbax", "jax", "etils", "tensorstore", "matplotlib"):
         logging.getLogger(noisy).setLevel(logging.ERROR)
     # And of a write that fails, each a page long; checkpoint/ tells it in one line.
     logging.getLogger("absl").setLevel(logging.CRITICAL)
-    if rest and f"{verb} {rest[0]}" in VERBS:
-        verb = f"{verb} {rest.pop(0)}"
     module = importlib.import_module(f"glide_jax.cli.{verb.replace(' ', '_')}")
     values = flags.FlagValues()
     try:

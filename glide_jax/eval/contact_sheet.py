@@ -38,12 +38,14 @@ class Section:
         column_titles: What each column is, above its pictures; may hold newlines.
         rows: (caption, pictures) from top to bottom; a picture is uint8 (H, W, 3)
             of any size and becomes a square tile.
+        notes: Texts underneath the pictures of each row; none at all by default.
     """
 
     title: str
     note: str
     column_titles: Sequence[str]
     rows: Sequence[tuple[str, Sequence[np.ndarray]]]
+    notes: Sequence[Sequence[str]] = ()
 
 
 def draw_contact_sheet(
@@ -59,7 +61,7 @@ def draw_contact_sheet(
             neighbour (their pixels stay visible), larger ones reduced.
 
     Raises:
-        ValueError: A row has not one picture a column.
+        ValueError: A row has not one picture a column, or not one note a picture.
     """
     for section in sections:
         _check_rows(section)
@@ -115,8 +117,8 @@ def _draw_section(pen: _Pen, section: Section, tile_px: int) -> None:
     pen.paragraph(section.title, _HEADING_PT)
     pen.paragraph(section.note, _TEXT_PT, _QUIET_INK)
     pen.y += _GAP_PX // 2
-    _draw_column_titles(pen, section.column_titles, tile_px)
-    for label, images in section.rows:
+    _draw_in_columns(pen, section.column_titles, tile_px)
+    for row, (label, images) in enumerate(section.rows):
         lines = _wrap(label, _TEXT_PT, _LABEL_PX - _GAP_PX)
         text_height = len(lines) * _line_height(_TEXT_PT)
         top = pen.y + max(0, (tile_px - text_height) // 2)
@@ -127,12 +129,16 @@ def _draw_section(pen: _Pen, section: Section, tile_px: int) -> None:
             # A hairline keeps white pictures apart from the light sheet.
             box = (x - 1, pen.y - 1, x + tile_px, pen.y + tile_px)
             pen.drawing.rectangle(box, outline=_LINE)
-        pen.y += max(tile_px, text_height) + _GAP_PX
+        pen.y += max(tile_px, text_height)
+        if section.notes:
+            pen.y += _GAP_PX // 3
+            _draw_in_columns(pen, section.notes[row], tile_px)
+        pen.y += _GAP_PX
 
 
-def _draw_column_titles(pen: _Pen, titles: Sequence[str], tile_px: int) -> None:
-    """Titles centred over their columns, their last lines on one level."""
-    wrapped = [_wrap(title, _TEXT_PT, tile_px) for title in titles]
+def _draw_in_columns(pen: _Pen, texts: Sequence[str], tile_px: int) -> None:
+    """Texts centred in their columns, their last lines on one level."""
+    wrapped = [_wrap(text, _TEXT_PT, tile_px) for text in texts]
     tallest = max((len(lines) for lines in wrapped), default=0)
     height = _line_height(_TEXT_PT)
     for column, lines in enumerate(wrapped):
@@ -167,6 +173,9 @@ def _check_rows(section: Section) -> None:
                 f"row {label!r} of section {section.title!r} has {len(images)} "
                 f"pictures for {len(section.column_titles)} columns"
             )
+    expected = [len(images) for _, images in section.rows]
+    if section.notes and [len(texts) for texts in section.notes] != expected:
+        raise ValueError(f"section {section.title!r} has not one note a picture")
 
 
 def _wrap(text: str, size: int, width_px: int) -> list[str]:

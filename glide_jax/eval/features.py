@@ -1,9 +1,13 @@
 """What do pictures look like to a network: the features that the metrics compare.
 
-Two networks look at them. "inception:FILE" is the InceptionV3 of FID, from the
-published weight file. "clip:BUNDLE" is one's own noised CLIP, or a converted one, at
-its least noise: it needs no download, and its figures compare with none that are
-published, so they carry its name, noised_clip.
+Two networks look at them:
+  inception:FILE      the InceptionV3 of FID from its published weight file, pictures
+                      resized as in pytorch-fid
+  inception_tf1:FILE  the same, resized as in OpenAI's evaluator: for figures beside its
+                      own, and for its reference batches
+  clip:BUNDLE         one's own noised CLIP, or a converted one, at its least noise. It
+                      needs no download, and its figures compare with none that are
+                      published: they carry its name, noised_clip.
 
 Features are measurements: they are computed in float32 whatever the model's type, and
 do not depend on the batch that a picture stands in.
@@ -11,6 +15,7 @@ do not depend on the batch that a picture stands in.
 
 from __future__ import annotations
 
+import functools
 import operator
 from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple, Protocol, runtime_checkable
@@ -24,14 +29,17 @@ from PIL import Image
 
 from glide_jax import errors, shapes
 from glide_jax.config import defaults
+from glide_jax.convert import inception as inception_weights
 from glide_jax.data import transforms
-from glide_jax.models import noised_clip
+from glide_jax.models import inception, noised_clip
 from glide_jax.parallel import sharding
 from glide_jax.sample import batches, prompts, restore
 from glide_jax.sample import images as images_lib
 
 DIGEST_LENGTH = 12  # hex digits: enough to tell weights apart, short enough to print
 BATCH_SIZE = 64  # that of OpenAI's evaluator
+# Extractors of the Inception -> how `models.inception` resizes for them.
+_RESIZING = {"inception": "pytorch_fid", "inception_tf1": "tf1"}
 
 
 class Features(NamedTuple):
@@ -54,7 +62,8 @@ class Extractor(Protocol):
     """Pictures (n, h, w, 3), uint8, to their features.
 
     Attributes:
-        name: "inception" or "noised_clip"; figures carry it in their names.
+        name: "inception", "inception_tf1" or "noised_clip"; figures of the last two
+            carry it in their names.
         digest: The first 12 hex digits of a SHA-256 of the weights.
         px: The side at which the network reads pictures.
     """
@@ -73,7 +82,7 @@ def load(
     classes: Sequence[str] = (),
     batch_size: int = BATCH_SIZE,
 ) -> Extractor:
-    """The extractor that "inception:FILE" or "clip:BUNDLE" names.
+    """The extractor that "inception:FILE", "inception_tf1:FILE" or "clip:BUNDLE" names.
 
     Args:
         spec: The network and where its weights lie.
@@ -85,16 +94,59 @@ def load(
 
     Raises:
         UserError: Another network; weights that are not there, damaged or of another
-            kind of model; classes for the Inception, or only one.
+            kind of model; classes for the Inception, or a single one.
     """
-    kind, separator, place = spec.partition(":")
-    if not separator or not place or kind != "clip":
+    kind, _, place = spec.partition(":")
+    if not place or kind not in (*_RESIZING, "clip"):
         raise errors.UserError(
-            f"features {spec!r} name no network; give clip:BUNDLE, a folder that glide "
-            "export wrote of a noised CLIP"
+            f"features {spec!r} name no network; give clip:BUNDLE, a folder with a "
+            "noised CLIP, or inception:FILE or inception_tf1:FILE, FID's published "
+            "weights"
         )
-    model = restore.load_bundle(place, compute_dtype="float32", mesh=mesh)
-    return ClipExtractor(model, classes, batch_size=batch_size, mesh=mesh)
+    if kind == "clip":
+        model = restore.load_bundle(place, compute_dtype="float32", mesh=mesh)
+        return ClipExtractor(model, classes, batch_size=batch_size, mesh=mesh)
+    if classes:
+        raise errors.UserError(
+            f"{len(classes)} classes for {kind}, which has {inception.NUM_CLASSES} of "
+            "its own; give none, or features of a CLIP"
+        )
+    params, digest = inception_weights.read(place)
+    return InceptionExtractor(params, kind, digest, batch_size=batch_size, mesh=mesh)
+
+
+class InceptionExtractor:
+    """FID's InceptionV3; `models.inception` says what the three features are.
+
+    Pictures that are not square are squeezed into a square, as the reference does.
+    """
+
+    px = inception.PX
+
+    def __init__(
+        self,
+        params: shapes.Params,
+        name: str,
+        digest: str,
+        *,
+        batch_size: int = BATCH_SIZE,
+        mesh: Mesh | None = None,
+    ):
+        """`name` says how pictures are resized; `digest` is that of the weights."""
+        self.name, self.digest = name, digest[:DIGEST_LENGTH]
+        self._mesh, self._batch_size = mesh, batch_size
+        place = None if mesh is None else sharding.replicated(mesh)
+        self._params = jax.device_put(params, place)
+        self._look = _measured(
+            functools.partial(inception.look, resizing=_RESIZING[name])
+        )
+
+    def __call__(self, pixels: images_lib.PixelBatch) -> Features:
+        """Features of pictures of any size; a size not seen before is compiled for."""
+        seen = in_batches(
+            self._look, self._params, (pixels,), self._batch_size, self._mesh
+        )
+        return Features(*seen)
 
 
 class ClipExtractor:
@@ -217,7 +269,7 @@ def in_batches(
 def _measured(function: Callable[..., Any]) -> Callable[..., Any]:
     """The function jitted, its products in full float32 on every kind of device."""
 
-    def full_precision(*arguments):
+    def full_precision(*arguments: Any) -> Any:
         with jax.default_matmul_precision("float32"):
             return function(*arguments)
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import dataclasses
+
 import numpy as np
 import pytest
 
@@ -70,6 +72,27 @@ def test_a_newline_in_a_column_title_starts_a_line():
         for title in ("a b", "a\nb", "cfg\n50% colour\n0% shape")
     )
     assert two - one == wrapped - two > 0
+
+
+def test_notes_stand_below_their_pictures_and_make_the_sheet_taller():
+    one, two = plain(8, COLOURS[0]), plain(8, COLOURS[1])
+    bare = make_section([[one, two]], ["a", "b"])
+    noted = dataclasses.replace(bare, notes=[["first", "second"]])
+    sheets = [
+        contact_sheet.draw_contact_sheet("", "", [section]) for section in (bare, noted)
+    ]
+    assert [count(sheet, COLOURS[1]) for sheet in sheets] == [128 * 128] * 2
+    bottom = np.flatnonzero((sheets[1] == np.array(COLOURS[0], np.uint8)).all(-1))[-1]
+    below = sheets[1][bottom // sheets[1].shape[1] + 2 :]
+    assert (below.min(axis=-1) < 60).any(), "ink of the notes"
+    assert sheets[1].shape[0] > sheets[0].shape[0]
+
+
+def test_a_row_without_a_note_for_each_picture_is_refused():
+    section = make_section([[plain(8, COLOURS[0])]], ["a"])
+    section = dataclasses.replace(section, notes=[["first", "second"]])
+    with pytest.raises(ValueError, match="not one note a picture"):
+        contact_sheet.draw_contact_sheet("", "", [section])
 
 
 def test_a_row_without_a_picture_for_each_column_is_refused():

@@ -8,9 +8,11 @@ import numpy as np
 import pytest
 
 from glide_jax import errors
+from glide_jax.convert import inception
 from glide_jax.eval import features
 from glide_jax.sample import rerank
 from tests import fake_devices
+from tests.models import golden_inception
 from tests.quick_compilation import quick_compilation  # noqa: F401
 from tests.sample.conftest import bundles, models, tokenizer  # noqa: F401
 
@@ -95,6 +97,9 @@ def test_bad_specifications_are_refused_in_one_line(bundles, tmp_path):  # noqa:
     cases = {
         "clip": "name no network",
         "vgg:weights": "name no network",
+        "inception": "name no network",
+        f"inception:{weights}": "not the Inception's published weights",
+        f"inception_tf1:{tmp_path / 'absent.pth'}": "is not a file",
         "clip:": "name no network",
         f"clip:{tmp_path}": "is not a bundle",
         f"clip:{bundles['base']}": "is no CLIP",
@@ -106,11 +111,30 @@ def test_bad_specifications_are_refused_in_one_line(bundles, tmp_path):  # noqa:
         assert "\n" not in str(caught.value)
 
 
-def test_a_single_class_and_no_picture_are_refused(bundles, clip):  # noqa: F811
+def test_classes_are_for_a_clip_and_more_than_one(bundles, tmp_path):  # noqa: F811
+    with pytest.raises(errors.UserError, match="1008 of its own"):
+        features.load(f"inception:{tmp_path / 'weights.pth'}", classes=CLASSES)
     with pytest.raises(errors.UserError, match="at least two"):
         features.load(f"clip:{bundles['clip']}", classes=["a circle"])
+
+
+def test_no_picture_is_refused(clip):
     with pytest.raises(errors.UserError, match="no pictures"):
         clip(pictures(0))
+
+
+def test_the_inception_sees_what_pytorch_sees_in_a_padded_batch(monkeypatch):
+    read = {"weights.pth": (golden_inception.params(), "6726825d" * 8)}
+    monkeypatch.setattr(inception, "read", read.get)
+    extractor = features.load("inception:weights.pth", batch_size=4)
+    assert isinstance(extractor, features.Extractor)
+    assert (extractor.name, extractor.digest) == ("inception", "6726825d6726")
+    found = extractor(golden_inception.pictures(64)[[0, 1, 0]])
+    for ours, theirs in zip(
+        found, golden_inception.answers("pytorch_fid", 64), strict=True
+    ):
+        # As in tests/models/test_inception.py.
+        np.testing.assert_allclose(ours, theirs[[0, 1, 0]], rtol=0, atol=5e-5)
 
 
 def test_features_are_the_same_over_a_mesh(bundles, clip, tmp_path):  # noqa: F811
@@ -132,3 +156,27 @@ def test_features_are_the_same_over_a_mesh(bundles, clip, tmp_path):  # noqa: F8
     with np.load(saved) as found:
         np.testing.assert_allclose(found["pool"], expected.pool, atol=1e-4)
         np.testing.assert_allclose(found["logits"], expected.logits, atol=1e-4)
+
+
+@pytest.mark.slow
+def test_the_inception_over_a_mesh_sees_what_pytorch_sees(tmp_path):
+    saved = tmp_path / "found.npz"
+    fake_devices.run_with_devices(
+        f"""
+        import numpy as np
+        from glide_jax.config import defaults
+        from glide_jax.eval import features
+        from glide_jax.parallel import mesh as meshes
+        from tests.models import golden_inception
+        mesh = meshes.make_mesh(defaults.MeshConfig(data=4, fsdp=2))
+        extractor = features.InceptionExtractor(
+            golden_inception.params(), "inception_tf1", "6726825d", mesh=mesh
+        )
+        np.savez("{saved}", *extractor(golden_inception.pictures(64)))
+        """,
+        timeout_secs=300,
+    )
+    with np.load(saved) as found:
+        answers = golden_inception.answers("tf1", 64)
+        for i, theirs in enumerate(answers):
+            np.testing.assert_allclose(found[f"arr_{i}"], theirs, rtol=0, atol=5e-5)

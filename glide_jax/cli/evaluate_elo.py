@@ -1,0 +1,136 @@
+"""Elo ratings of models from votes on their pictures.
+
+    glide evaluate elo --votes=votes.csv --output=out/elo
+    glide evaluate elo --votes=anna.csv --votes=ben.csv --key=out/study/key.json
+
+A file of votes is CSV in UTF-8 with the columns a, b (the two models), winner (one of
+them, or tie) and question (e.g. photorealism). With --key it is a sheet or an
+answers.csv of `glide evaluate pairs`. Each question is rated by itself, by maximum
+likelihood as in the paper (appendix A.1), ties half a win to each, with 95% bootstrap
+intervals.
+
+--output gets elo.json, elo.md and elo.png.
+"""
+
+from __future__ import annotations
+
+import json
+import pathlib
+import shlex
+from typing import TYPE_CHECKING
+
+from absl import flags
+
+from glide_jax.cli import define, output
+from glide_jax.errors import UserError
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+    from glide_jax.eval import elo
+
+
+def define_flags(values: flags.FlagValues) -> None:
+    """Votes, key, models, and how the intervals are made."""
+    add = define.Define(values)
+    add.texts("votes", "file of votes, e.g. votes.csv; one --votes for each rater")
+    add.text("key", "key.json of `glide evaluate pairs`, for its blinded answers")
+    flags.DEFINE_list(
+        "models",
+        None,
+        "the models there are, with commas between them; any other name in the votes "
+        "is refused",
+        flag_values=values,
+    )
+    add.text("output", "folder for elo.json, elo.md and elo.png; empty: only print")
+    add.whole("resamples", "bootstrap resamples", 1000, least=100)
+    add.whole("seed", "of the resamples", 0, least=0)
+
+
+def run(values: flags.FlagValues, arguments: list[str]) -> int:
+    """Reads the votes, prints the ratings and writes them."""
+    from glide_jax.eval import elo, elo_report, pairs, votes
+
+    if arguments:
+        raise UserError(f"{arguments[0]!r} is no flag; votes are --votes=FILE")
+    if not values.votes:
+        raise UserError("--votes is missing, e.g. --votes=votes.csv")
+    key = pairs.read_key(values.key) if values.key else None
+    found = votes.read(values.votes, models=values.models or (), key=key)
+    estimates = {
+        question: elo.estimate(
+            tally, question, resamples=values.resamples, seed=values.seed
+        )
+        for question, tally in found.tallies.items()
+    }
+    if values.output:
+        with output.made_folder(values.output) as folder:
+            _write(folder, values, estimates)
+    _print(elo_report.table(estimates))
+    _print_counts(found.tallies, found.unanswered)
+    for question, estimate in estimates.items():
+        if estimate.unbounded:
+            print(f"{question}: {elo_report.unbounded(estimate)}")
+    return 0
+
+
+def _print(rows: list[list[str]]) -> None:
+    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
+    for row in rows:
+        cells = (c.ljust(w) for c, w in zip(row, widths, strict=True))
+        print("  ".join(cells).rstrip())
+
+
+def _print_counts(tallies: Mapping[str, elo.Tally], unanswered: int) -> None:
+    models = {name for tally in tallies.values() for name in tally.models}
+    counts = ", ".join(
+        f"{tally.votes} votes on {question} ({tally.ties} ties)"
+        for question, tally in tallies.items()
+    )
+    blank = f"; {unanswered} rows without an answer left out" if unanswered else ""
+    print(f"{len(models)} models; {counts}{blank}")
+    print("only differences mean anything; the mean is 0, brackets are 95% intervals")
+
+
+def _write(
+    folder: pathlib.Path,
+    values: flags.FlagValues,
+    estimates: Mapping[str, elo.Estimate],
+) -> None:
+    from glide_jax.eval import elo, elo_report
+
+    command = _command(values)
+    record = {
+        "schema": elo_report.SCHEMA,
+        "verb": "evaluate elo",
+        "command": command,
+        "votes": values.votes,
+        "key": values.key,
+        "resamples": values.resamples,
+        "seed": values.seed,
+        "level": elo.LEVEL,
+        "questions": elo_report.as_json(estimates),
+    }
+    try:
+        text = json.dumps(record, indent=2, ensure_ascii=False, allow_nan=False)
+        (folder / "elo.json").write_text(text + "\n", encoding="utf-8")
+        page = elo_report.markdown(estimates, command)
+        (folder / "elo.md").write_text(page, encoding="utf-8")
+        elo_report.draw(estimates, str(folder / "elo.png"), command)
+    except OSError as error:
+        raise UserError(
+            f"cannot write {error.filename or folder} ({error.strerror}); make room,"
+            " or name another folder"
+        ) from error
+
+
+def _command(values: flags.FlagValues) -> str:
+    """What repeats this, without flags that were left alone."""
+    words = [f"--votes={path}" for path in values.votes]
+    words += [f"--key={values.key}"] if values.key else []
+    for name in ("models", "resamples", "seed"):
+        if not values[name].using_default_value:
+            value = values[name].value
+            shown = ",".join(value) if isinstance(value, list) else value
+            words.append(f"--{name}={shown}")
+    return shlex.join(["glide", "evaluate", "elo", *words])

@@ -1,0 +1,68 @@
+"""Blinded pairs of pictures for people to choose between, and a page to do it on.
+
+    glide evaluate pairs --samples=out/cfg --samples=out/clip --output=out/study
+    glide evaluate pairs --samples=out/a --samples=out/b --samples=out/c \\
+        --num_pairs=1000 --seed=1 --output=out/study
+
+Each --samples is a folder of `glide sample`, all of the same prompts. Raters get the
+folder rater/ alone: vote.html, which needs no network, or sheet.csv and the pictures.
+key.json stays here: with it `glide evaluate elo` reads what they send back.
+"""
+
+from __future__ import annotations
+
+import pathlib
+
+from absl import flags
+
+from glide_jax.cli import define, output, stopping
+from glide_jax.errors import UserError
+
+
+def define_flags(values: flags.FlagValues) -> None:
+    """Folders of samples, how many pairs, and where they go."""
+    add = define.Define(values)
+    add.texts("samples", "folder of `glide sample`, e.g. out/cfg; one for each model")
+    add.whole(
+        "num_pairs",
+        "pairs to show, spread evenly over the models (the paper: 1000); empty: all",
+        least=1,
+    )
+    add.whole("seed", "of order and sides", 0, least=0)
+    add.text("output", "folder of the study, e.g. out/study")
+
+
+def run(values: flags.FlagValues, arguments: list[str]) -> int:
+    """Draws the pairs and writes the study."""
+    from glide_jax.eval import pairs, sample_folder
+
+    if arguments:
+        raise UserError(f"{arguments[0]!r} is no flag; folders are --samples=DIR")
+    given = values.samples or []
+    if len(given) < 2:
+        raise UserError(
+            f"{len(given)} folders of samples given; give two or more, as"
+            " --samples=out/cfg --samples=out/clip"
+        )
+    if not values.output:
+        raise UserError("--output is missing, e.g. --output=out/study")
+    names = sample_folder.names_of(given)
+    folders = {
+        name: sample_folder.read(path) for name, path in zip(names, given, strict=True)
+    }
+    study = pairs.plan(folders, num_pairs=values.num_pairs, seed=values.seed)
+    record = {
+        "seed": values.seed,
+        "models": {
+            name: str(pathlib.Path(path).resolve())
+            for name, path in zip(names, given, strict=True)
+        },
+    }
+    with output.made_folder(values.output) as folder, stopping.heeded() as poll:
+        pairs.write(folder, study, record, poll)
+    print(
+        f"{len(study.pairs)} pairs of {', '.join(names)}\n"
+        f"for raters: {folder / 'rater'} (open vote.html)\n"
+        f"not for raters: {folder / 'key.json'}"
+    )
+    return 0

@@ -1,0 +1,82 @@
+"""Reads a folder as `glide sample` writes it: its pictures with their prompts."""
+
+from __future__ import annotations
+
+import json
+import pathlib
+from collections.abc import Sequence
+from typing import Any, NamedTuple
+
+from glide_jax import errors
+
+
+class Sample(NamedTuple):
+    """One picture: its file, and the prompt it was drawn from."""
+
+    file: pathlib.Path
+    prompt: str
+
+
+def read(path: str) -> list[Sample]:
+    """The pictures that samples.json lists, in its order; at least one.
+
+    A blend of several prompts is one text: `0.7 a corgi + 0.3 a cat`.
+
+    Raises:
+      UserError: no samples.json, not one of ours, or a picture is gone.
+    """
+    folder = pathlib.Path(path)
+    remedy = "name a folder that `glide sample` wrote"
+    try:
+        record = json.loads((folder / "samples.json").read_text(encoding="utf-8"))
+    except OSError as error:
+        raise errors.UserError(
+            f"--samples={path}: its samples.json cannot be read ({error.strerror});"
+            f" {remedy}"
+        ) from error
+    except ValueError as error:
+        raise errors.UserError(
+            f"--samples={path}: samples.json is not JSON; {remedy}"
+        ) from error
+    try:
+        samples = [
+            Sample(folder / entry["file"], _prompt_text(entry["prompt"]))
+            for entry in record["images"]
+        ]
+    except (KeyError, TypeError, AttributeError) as error:
+        raise errors.UserError(
+            f"--samples={path}: samples.json does not list pictures with their prompts;"
+            f" {remedy}"
+        ) from error
+    gone = [sample.file.name for sample in samples if not sample.file.is_file()]
+    if gone or not samples:
+        what = f"{len(gone)} pictures are gone, e.g. {gone[0]}" if gone else "is empty"
+        raise errors.UserError(f"--samples={path}: {what}; draw the samples again")
+    return samples
+
+
+def _prompt_text(prompt: Any) -> str:
+    if isinstance(prompt, str):
+        return prompt
+    return " + ".join(f"{weight} {text}" for text, weight in prompt.items())
+
+
+def names_of(paths: Sequence[str]) -> list[str]:
+    """A short name for each folder: what tells its path from the others.
+
+    out/cfg/samples and out/clip/samples are cfg and clip.
+
+    Raises:
+      UserError: one folder given twice.
+    """
+    parts = [pathlib.Path(path).resolve().parts for path in paths]
+    if len(set(parts)) < len(parts):
+        raise errors.UserError(
+            f"--samples names a folder twice ({', '.join(paths)}); give each model's"
+            " own folder once"
+        )
+    while len({part[0] for part in parts}) == 1 and min(map(len, parts)) > 1:
+        parts = [part[1:] for part in parts]
+    while len({part[-1] for part in parts}) == 1 and min(map(len, parts)) > 1:
+        parts = [part[:-1] for part in parts]
+    return ["/".join(part) for part in parts]
