@@ -36,8 +36,8 @@ FLOORS = (
     ),
     ("train", "sample", "convert", "plan"),
     ("eval", "bench"),
-    # quickstart/ is a program of its own: it trains, samples and measures. sweep/ starts
-    # programs and reads what they leave.
+    # quickstart/ is a program of its own: it trains, samples and measures. sweep/
+    # starts programs and reads what they leave.
     ("cli", "quickstart", "sweep"),
 )
 FLOOR_OF = {part: floor for floor, parts in enumerate(FLOORS) for part in parts}

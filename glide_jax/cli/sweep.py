@@ -175,19 +175,20 @@ def _check_runs(plan) -> None:
     from glide_jax.config import resolve, validate
     from glide_jax.sweep import plan as plans
 
-    if plan.verb not in main.VERBS or plan.verb == "sweep":
+    count = 2 if " ".join(plan.command[:2]) in main.VERBS else 1
+    verb = " ".join(plan.command[:count])
+    if verb not in main.VERBS or verb == "sweep":
         raise UserError(
-            f"COMMAND of {plan.name} starts {plan.verb!r}, which is no verb to be "
+            f"COMMAND of {plan.name} starts {verb!r}, which is no verb to be "
             f"swept; use one of {', '.join(v for v in main.VERBS if v != 'sweep')}"
         )
-    module = importlib.import_module(f"glide_jax.cli.{plan.verb.replace(' ', '_')}")
-    count = len(plan.verb.split())
+    module = importlib.import_module(f"glide_jax.cli.{verb.replace(' ', '_')}")
     for run_ in plan.runs:
         values = flags.FlagValues()
         module.define_flags(values)
         words = plans.arguments(plan, run_, pathlib.Path("root"))[count:]
         try:
-            main.parse(values, [f"glide {plan.verb}", *words])
+            main.parse(values, [f"glide {verb}", *words])
             if plan.verb == "train":
                 validate.validate(resolve.from_config_dict(values.config))
         except UserError as error:

@@ -42,6 +42,9 @@ def run(
     is_told = False
     while not entry.is_finished:
         with entry.locked() as lock:
+            # Whoever had it may have finished since the look above.
+            if entry.is_finished:
+                break
             if lock is not None:
                 return _until_its_end(plan, run, root, lock, stop, restarts=restarts)
         if not is_told:
@@ -65,6 +68,8 @@ def _until_its_end(
     entry = Entry(root, run.id)
     words = plans.arguments(plan, run, root)
     for restart in range(restarts + 1):
+        if stop.requested:
+            return lifecycle.ExitCode.PREEMPTED
         entry.begin()
         code = _start(words, entry, lock, stop)
         if code == lifecycle.ExitCode.OK:
@@ -72,15 +77,13 @@ def _until_its_end(
         entry.end(code)
         if not lifecycle.is_again(code):
             return code
-        if stop.requested:
-            return lifecycle.ExitCode.PREEMPTED
-        if restart < restarts:
+        if restart < restarts and not stop.requested:
             logging.warning(
                 "%s: exit code %d: starting again (%d of %d)",
                 *(run.label, code, restart + 1, restarts),
             )
             _pause(stop)
-    return code
+    return lifecycle.ExitCode.PREEMPTED if stop.requested else code
 
 
 def _start(

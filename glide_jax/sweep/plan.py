@@ -43,10 +43,8 @@ class Plan(NamedTuple):
 
     @property
     def verb(self) -> str:
-        """The verb that each run starts: the words before the first flag."""
-        words = self.command
-        end = next((i for i, w in enumerate(words) if w.startswith("-")), len(words))
-        return " ".join(words[:end])
+        """The first word of what each run starts."""
+        return self.command[0]
 
     def run(self, name: str) -> Run:
         """The run with this id.

@@ -5,7 +5,7 @@ from __future__ import annotations
 import collections
 import pathlib
 import statistics
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from typing import Any
 
 from matplotlib.axes import Axes
@@ -41,16 +41,18 @@ def draw_one(rows: Sequence[Row], name: str, key: str, path: pathlib.Path) -> No
     FigureCanvasAgg(figure)
     axes = figure.add_subplot()
     lines = series(rows, name, key)
-    ticks = _ticks(lines)
+    words = _words(lines)
     for label, points in lines.items():
-        at = [(ticks.get(plans.shown(x), x), y) for x, y in points]
-        means = _means(at)
-        (line,) = axes.plot(*zip(*means, strict=True), label=label or None)
+        at = [
+            (float(words.index(plans.shown(value)) if words else value), measured)
+            for value, measured in points
+        ]
+        (line,) = axes.plot(*zip(*_means(at), strict=True), label=label or None)
         axes.plot(*zip(*at, strict=True), "o", color=line.get_color(), markersize=4)
-    _scale(axes, [ticks.get(plans.shown(x), x) for p in lines.values() for x, _ in p])
-    if ticks:
-        axes.set_xscale("linear")
-        axes.set_xticks(list(ticks.values()), list(ticks))
+    if words:
+        axes.set_xticks(range(len(words)), words)
+    else:
+        _scale(axes, {value for points in lines.values() for value, _ in points})
     axes.set_xlabel(key)
     axes.set_ylabel(name)
     axes.grid(alpha=0.3)
@@ -68,7 +70,9 @@ def series(
     for row in rows:
         value, measured = row["overrides"].get(key), row["metrics"].get(name)
         if value is not None and measured is not None:
-            lines[plans.label(row["overrides"], others)].append((value, measured))
+            lines[plans.label(row["overrides"], others)].append(
+                (value, float(measured))
+            )
     return dict(lines)
 
 
@@ -89,12 +93,12 @@ def varied_metrics(rows: Sequence[Row]) -> list[str]:
     return [n for n in names if len({row["metrics"].get(n) for row in rows}) > 1]
 
 
-def _ticks(lines: Mapping[str, Sequence[tuple[Any, float]]]) -> dict[str, int]:
-    """Places of values that are no numbers, by their text; {} of numbers."""
+def _words(lines: Mapping[str, Sequence[tuple[Any, float]]]) -> list[str]:
+    """Values that are no numbers, as they are shown; [] of numbers."""
     values = [value for points in lines.values() for value, _ in points]
     if all(isinstance(v, int | float) and not isinstance(v, bool) for v in values):
-        return {}
-    return {text: i for i, text in enumerate(dict.fromkeys(map(plans.shown, values)))}
+        return []
+    return list(dict.fromkeys(map(plans.shown, values)))
 
 
 def _means(points: Sequence[tuple[float, float]]) -> list[tuple[float, float]]:
@@ -104,6 +108,9 @@ def _means(points: Sequence[tuple[float, float]]) -> list[tuple[float, float]]:
     return [(x, statistics.fmean(by_value[x])) for x in sorted(by_value)]
 
 
-def _scale(axes: Axes, values: Sequence[float]) -> None:
+def _scale(axes: Axes, values: Collection[float | int]) -> None:
+    """Over more than a decade a log axis, with the values themselves as its ticks."""
     if min(values) > 0 and max(values) > LOG_AXIS_SPAN * min(values):
         axes.set_xscale("log")
+        axes.set_xticks(sorted(values), map(plans.shown, sorted(values)))
+        axes.minorticks_off()

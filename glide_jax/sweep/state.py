@@ -125,7 +125,7 @@ class Entry:
         if ends and ends[-1] is None and self.is_locked():
             ends[-1] = time.time()
         pairs = zip(attempts, ends, strict=True)
-        return sum(end - one.started for one, end in pairs if end is not None)
+        return sum((end - one.started for one, end in pairs if end is not None), 0.0)
 
     def _write(self, attempts: list[Attempt]) -> None:
         scratch = self._state.with_suffix(".tmp")

@@ -1,0 +1,152 @@
+"""`glide sweep`: its mistakes, one line each, and what it shows of a folder."""
+
+from __future__ import annotations
+
+import pathlib
+
+import pytest
+
+from glide_jax.cli import main
+from glide_jax.sweep import attempt, state
+from glide_jax.sweep import plan as plans
+from tests import fake_devices
+
+BASE64 = fake_devices.ROOT / "experiments" / "configs" / "base64.py"
+ROOT = "--root=root"
+
+
+def write(path: pathlib.Path, runs: str, command: str) -> str:
+    path.write_text(f"COMMAND = {command!r}\ndef sweep(): return {runs}\n")
+    return str(path)
+
+
+@pytest.fixture(autouse=True)
+def _nothing_is_started(monkeypatch):
+    monkeypatch.setattr(attempt, "GLIDE", ("false",))
+
+
+@pytest.fixture
+def file(tmp_path):
+    """file("[{'seed': 0}]") -> a sweep file of training runs."""
+
+    def make(runs: str, command: str = f"train --config={BASE64}:tiny") -> str:
+        return write(tmp_path / "small.py", runs, command)
+
+    return make
+
+
+@pytest.mark.parametrize(
+    ("flags", "named"),
+    [
+        ([], "--root is missing"),
+        ([ROOT], "no sweep file is given"),
+        ([ROOT, "absent.py"], "there is no sweep file absent.py"),
+        ([ROOT, "--runner=ssh"], "--runner=ssh is not known; use one of local, slurm"),
+        ([ROOT, "--parallel=0"], "--parallel=0 runs none; use 1 or more"),
+        ([ROOT, "--restarts=-1"], "restarts"),
+        ([ROOT, "--status"], "--root=root has no plan.json"),
+        ([ROOT, "--report"], "--root=root has no plan.json"),
+        ([ROOT, "--rows=a.jsonl"], "--rows is written by --report"),
+        ([ROOT, "--watch=5"], "--watch=5 shows --status every so many seconds"),
+        ([ROOT, "--status", "--watch=0"], "--watch=0 shows --status"),
+        ([ROOT, "--gpus=1"], "--gpus is read by --runner=slurm alone"),
+        ([ROOT, "--runner=slurm", "--image=a"], "--image is read by --runner=jobset"),
+        ([ROOT, "--parralel=2"], "parralel"),
+    ],
+)
+def test_a_mistake_on_the_command_line_is_named(refused, flags, named):
+    assert named in refused("sweep", *flags)
+
+
+@pytest.mark.parametrize(
+    ("runs", "more", "named"),
+    [
+        ("[{'optim.learning_rte': 1}]", [], 'Did you mean "learning_rate" instead of'),
+        ("[{'seed': 1}, {'seed': -1}]", [], "small, run seed=-1: seed=-1"),
+        ("[{'train.num_steps': 'many'}]", [], "num_steps"),
+        ("[{'ema.decays': 'long'}]", [], "ema.decays"),
+        ("[{'seed': 1}]", ["--config.sed=2"], "small, run seed=1: "),
+        ("[{'seed': 1}]", ["other.py"], "'other.py' is no flag; one sweep file is"),
+        ("[{'seed': 1}]", ["--only=abc"], "--only=abc is no run of small; its first"),
+        ("[{'seed': 1}, {'seed': 1}]", [], "runs 0 and 1 of small are the same"),
+        ("[]", [], "returned no runs"),
+    ],
+)
+def test_a_run_that_would_be_refused_is_refused_before_any_starts(
+    refused, file, runs, more, named
+):
+    path = file(runs)
+    own = [word for word in more if word.startswith("--only")]
+    shared = ["--", *(word for word in more if word not in own)]
+    assert named in refused("sweep", path, ROOT, *own, *shared)
+
+
+@pytest.mark.parametrize(
+    ("command", "named"),
+    [
+        ("trian --config=a.py", "starts 'trian', which is no verb to be swept"),
+        ("sweep a.py", "starts 'sweep', which is no verb to be swept"),
+        ("--config=a.py", "starts '--config=a.py', which is no verb to be swept"),
+        ("sample --base=b", "Did you mean: guidance_scale"),
+    ],
+)
+def test_a_command_that_cannot_be_swept_is_refused(refused, file, command, named):
+    assert named in refused("sweep", file("[{'guidence_scale': 3}]", command), ROOT)
+
+
+def test_a_folder_of_another_sweep_is_refused(refused, file, tmp_path):
+    plans.keep(
+        plans.Plan("other", ("train",), (), (plans.Run("a", "", {}),)),
+        tmp_path / "root",
+    )
+    line = refused("sweep", file("[{'seed': 1}]"), ROOT)
+    assert "holds another sweep: the sweep was 'other' and is 'small'" in line
+
+
+def test_a_clusters_flags_are_checked_by_its_runner(refused, file):
+    path = file("[{'seed': 1}]")
+    slurm = ("sweep", path, ROOT, "--runner=slurm", "--dry_run")
+    assert "--chip=h1 is not known; use one of" in refused(*slurm, "--chip=h1")
+
+
+def test_runs_that_have_failed_are_left_alone_until_they_are_asked_for(
+    file, tmp_path, capsys, caplog, monkeypatch
+):
+    """Started is `false`, which fails, in the place of `glide`."""
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(attempt, "GLIDE", ("bash", "-c", "echo $2 >>calls; exit 2", ""))
+    argv = ["sweep", file("[{'seed': 0}, {'seed': 1}]"), ROOT]
+    assert main.run(argv) == 2
+    calls = tmp_path / "calls"
+    first, second = calls.read_text().split()
+    entry = state.Entry(tmp_path / "root", first.removeprefix("--only="))
+    entry.begin()
+    entry.end(4)
+    assert main.run(argv) == 2
+    assert calls.read_text().split()[2:] == [second]
+    assert "1 runs have failed before and are left alone, seed=0 first" in caplog.text
+    assert main.run([*argv, "--retry_failed"]) == 2
+    assert calls.read_text().split()[3:] == [first, second]
+
+
+def test_the_plan_outlives_a_change_of_its_file(file, tmp_path, monkeypatch):
+    """A task that waits for its node may start long after."""
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(attempt, "GLIDE", ("bash", "-c", "exit 3", ""))
+    path = file("[{'seed': 0}]")
+    assert main.run(["sweep", path, ROOT]) == 3
+    (run,) = plans.read(tmp_path / "root").runs
+    file("[{'seed': 1}]")
+    assert main.run(["sweep", path, ROOT, f"--only={run.id}"]) == 3
+    attempts = state.Entry(tmp_path / "root", run.id).attempts()
+    assert [one.code for one in attempts] == [3]
+
+
+def test_status_and_report_need_no_sweep_file(tmp_path, capsys, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    run = plans.Run("a" * 10, "seed=1", {"seed": 1})
+    plans.keep(plans.Plan("small", ("evaluate",), (), (run,)), tmp_path / "root")
+    assert main.run(["sweep", ROOT, "--status"]) == 0
+    assert "small: 1 waiting" in capsys.readouterr().out
+    assert main.run(["sweep", ROOT, "--report"]) == 2
+    assert "no run of small is finished" in capsys.readouterr().err

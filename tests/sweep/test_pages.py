@@ -1,0 +1,26 @@
+"""The tables that the project shows are what its committed rows say."""
+
+from __future__ import annotations
+
+import pytest
+
+from glide_jax.sweep import marked, result
+from tests import fake_devices
+
+ROWS = fake_devices.ROOT / "experiments" / "results" / "sweeps"
+PAGES = ("README.md", "experiments/README.md")
+
+
+@pytest.mark.parametrize("page", PAGES)
+def test_no_table_is_out_of_date(page):
+    path = fake_devices.ROOT / page
+    text = path.read_text() if path.is_file() else ""
+    assert marked.fill(text, ROWS) == text, "run experiments/figures/sweep_tables.py"
+
+
+def test_every_committed_row_is_of_this_schema_and_of_the_file_that_it_lies_in():
+    for path in ROWS.glob("*.jsonl"):
+        rows = result.read_rows(path)
+        assert rows
+        assert {row["sweep"] for row in rows} == {path.stem}
+        assert len({row["id"] for row in rows}) == len(rows)

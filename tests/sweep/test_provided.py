@@ -1,0 +1,36 @@
+"""Every sweep file of the project can be started as it stands."""
+
+from __future__ import annotations
+
+import pytest
+
+from glide_jax.cli import main
+from glide_jax.sweep import definition
+from tests import fake_devices
+
+FOLDER = fake_devices.ROOT / "experiments" / "sweeps"
+COUNTS = {
+    "caption_drop": 8,
+    "ema_horizon": 5,
+    "guidance_scale": 14,
+    "low_res_corruption": 7,
+    "lr_batch": 6,
+    "respacing": 16,
+}
+
+
+def test_all_files_are_known_here():
+    assert {path.stem for path in FOLDER.glob("*.py")} == set(COUNTS)
+
+
+@pytest.mark.parametrize("name", COUNTS)
+def test_its_runs_are_accepted_by_the_verb_that_they_start(name, capsys, monkeypatch):
+    monkeypatch.chdir(fake_devices.ROOT)
+    path = FOLDER / f"{name}.py"
+    verb = definition.load(path).command[0]
+    if verb not in main.VERBS:
+        pytest.skip(f"there is no glide {verb} here")
+    assert main.run(["sweep", str(path), "--root=absent", "--dry_run"]) == 0
+    lines = capsys.readouterr().out.splitlines()
+    assert len(lines) == len(set(lines)) == COUNTS[name]
+    assert all(line.startswith(f"glide {verb} ") for line in lines)

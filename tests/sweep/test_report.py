@@ -1,0 +1,188 @@
+"""Rows, tables and plots say what the runs' results say."""
+
+from __future__ import annotations
+
+import csv
+import json
+import math
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from glide_jax.errors import UserError
+from glide_jax.sweep import marked, plots, report, result, state, status
+from glide_jax.sweep import plan as plans
+
+GRID = (
+    "product(listed('scale', [1.0, 3.0, 20.0]), listed('mode', ['cfg', 'clip']), "
+    "seeds(2))"
+)
+
+
+@pytest.fixture
+def sweep(make_plan, root):
+    """Results of all runs but the last: fid = scale + seed, and 10 more of clip."""
+    plan = make_plan(GRID, "--reference=/data/a/reference.npz")
+    plans.keep(plan, root)
+    for run in plan.runs[:-1]:
+        entry = state.Entry(root, run.id)
+        entry.folder.mkdir()
+        entry.begin()
+        value = run.overrides["scale"] + run.overrides["seed"]
+        value += 10 * (run.overrides["mode"] == "clip")
+        write_result(entry, {"fid": value, "broken": math.nan})
+        entry.end(0)
+    return plan
+
+
+def write_result(entry, metrics, **changes):
+    fields = {"verb": "evaluate", "settings": {}, "command": "", "machine": {}}
+    made = {"schema": result.SCHEMA, **fields, "metrics": metrics, **changes}
+    result.write(entry.result, made)
+
+
+def test_there_is_a_row_for_each_finished_run_in_the_order_of_the_plan(sweep, root):
+    rows = result.make_rows(sweep, root)
+    assert [row["id"] for row in rows] == [run.id for run in sweep.runs[:-1]]
+    first = rows[0]
+    assert first["overrides"] == {"scale": 1.0, "mode": "cfg", "seed": 0}
+    assert first["label"] == "scale=1,mode=cfg,seed=0"
+    assert first["metrics"] == {"fid": 1.0, "broken": None}
+    assert (first["schema"], first["sweep"], first["attempts"]) == (1, "small", 1)
+
+
+def test_a_row_holds_no_path_of_its_machine(sweep, root, monkeypatch):
+    text = json.dumps(result.make_rows(sweep, root))
+    assert str(root) not in text
+    assert "/data/a" not in text
+    assert "--reference=reference.npz --scale=1.0" in text
+    monkeypatch.chdir("/")
+    assert "--reference=data/a/reference.npz" in json.dumps(
+        result.make_rows(sweep, root)
+    )
+
+
+def test_rows_that_were_written_are_read_back(sweep, root, tmp_path):
+    path = tmp_path / "results" / "small.jsonl"
+    rows = result.make_rows(sweep, root)
+    result.write_rows(path, rows)
+    assert result.read_rows(path) == rows
+    assert len(path.read_text().splitlines()) == len(rows)
+
+
+@pytest.mark.parametrize(
+    ("line", "named"),
+    [
+        ('{"schema": 0, "metrics": {}}', "line 2 is a result of schema 0, and this"),
+        ('{"metrics": {}}', "line 2 is a result of schema None"),
+        ("[]", "line 2 is a result of schema None"),
+        ('{"schema": 1, "machine": {}}', "line 2 has no 'metrics'"),
+        ('{"schema": 1, "met', "line 2 is not JSON"),
+    ],
+)
+def test_a_row_of_another_schema_or_cut_short_is_named(tmp_path, line, named):
+    path = tmp_path / "rows.jsonl"
+    path.write_text(f'{{"schema": 1, "metrics": {{}}, "machine": {{}}}}\n{line}\n')
+    with pytest.raises(UserError, match=named):
+        result.read_rows(path)
+
+
+def test_an_older_result_in_the_folder_is_named(sweep, root):
+    entry = state.Entry(root, sweep.runs[3].id)
+    write_result(entry, {"fid": 1.0}, schema=0)
+    with pytest.raises(UserError, match=r"result\.json is a result of schema 0"):
+        report.write(sweep, root)
+
+
+def test_csv_has_a_column_for_each_swept_value_and_metric(sweep, root):
+    report.write(sweep, root)
+    with (root / "results.csv").open() as file:
+        rows = list(csv.DictReader(file))
+    assert len(rows) == 11
+    assert list(rows[0]) == [
+        *("id", "scale", "mode", "seed", "fid", "broken", "seconds", "attempts")
+    ]
+    for row in rows:
+        expected = (
+            float(row["scale"]) + float(row["seed"]) + 10 * (row["mode"] != "cfg")
+        )
+        assert float(row["fid"]) == expected
+        assert row["broken"] == ""
+
+
+def test_the_page_has_the_table_and_what_is_missing(sweep, root):
+    report.write(sweep, root)
+    lines = (root / "results.md").read_text().splitlines()
+    assert "| scale | mode | seed | fid | broken |" in lines
+    assert "| 20 | cfg | 1 | 21 |  |" in lines
+    assert sum(line.startswith("| ") for line in lines) == 2 + 11
+    assert f"- {sweep.runs[-1].label}: waiting" in lines
+
+
+def test_nothing_to_report_is_told(make_plan, root):
+    plan = make_plan(GRID)
+    plans.keep(plan, root)
+    with pytest.raises(UserError, match="no run of small is finished"):
+        report.write(plan, root)
+
+
+def test_lines_are_the_other_values_and_seeds_are_dots_of_one_line(sweep, root):
+    rows = result.make_rows(sweep, root)
+    assert plots.varied_keys(rows) == ["scale", "mode"]
+    lines = plots.series(rows, "fid", "scale")
+    assert lines == {
+        "mode=cfg": [(1, 1), (1, 2), (3, 3), (3, 4), (20, 20), (20, 21)],
+        "mode=clip": [(1, 11), (1, 12), (3, 13), (3, 14), (20, 30)],
+    }
+
+
+def test_every_metric_that_varies_is_drawn_against_every_value(sweep, root):
+    paths = report.write(sweep, root)
+    pictures = {path.name: path for path in paths if path.suffix == ".png"}
+    assert set(pictures) == {"fid_vs_scale.png", "fid_vs_mode.png"}
+    for path in pictures.values():
+        pixels = np.asarray(Image.open(path).convert("RGB"))
+        # Something was drawn: lines of two colours of matplotlib's cycle.
+        for colour in ((31, 119, 180), (255, 127, 14)):
+            assert (pixels == colour).all(-1).sum() > 50
+
+
+def test_a_table_in_a_page_is_made_from_the_rows_and_an_old_one_is_noticed(
+    sweep, root, tmp_path
+):
+    rows = result.make_rows(sweep, root)
+    result.write_rows(tmp_path / "small.jsonl", rows)
+    page = f"above\n<!-- sweep small: fid -->\nold\n{marked.END}\nbelow\n"
+    made = marked.fill(page, tmp_path)
+    assert made != page
+    assert made.startswith("above\n<!-- sweep small: fid -->\n| scale | mode | seed |")
+    assert made.endswith(f"| 20 | clip | 0 | 30 |\n{marked.END}\nbelow\n")
+    assert marked.fill(made, tmp_path) == made
+    rows[0]["metrics"]["fid"] = 7.0
+    result.write_rows(tmp_path / "small.jsonl", rows)
+    assert marked.fill(made, tmp_path) != made
+
+
+def test_a_table_of_rows_or_metrics_that_are_not_there_is_refused(
+    sweep, root, tmp_path
+):
+    page = f"<!-- sweep small: kid -->\n{marked.END}"
+    with pytest.raises(UserError, match=r"there is no file .*small\.jsonl; write it"):
+        marked.fill(page, tmp_path)
+    result.write_rows(tmp_path / "small.jsonl", result.make_rows(sweep, root))
+    with pytest.raises(UserError, match="has no metric 'kid'; use some of fid"):
+        marked.fill(page, tmp_path)
+
+
+def test_the_status_shows_every_run_with_its_state(sweep, root):
+    entry = state.Entry(root, sweep.runs[-1].id)
+    entry.begin()
+    entry.end(2)
+    entry.folder.mkdir()
+    (entry.folder / "metrics.jsonl").write_text('{"step": 40, "loss": 0.5}\n')
+    lines = status.table(sweep, root).splitlines()
+    assert lines[0].split() == ["id", "run", "state", "attempts", "so", "far", "time"]
+    assert lines[1].split()[1:4] == [sweep.runs[0].label, "finished", "1"]
+    assert "failed 2  1         step 40, loss 0.5" in lines[12]
+    assert lines[13] == "small: 11 finished, 1 failed 2"
