@@ -13,17 +13,18 @@ Pictures are drawn, or read by --images from a .npz file (arr_0), a folder or a 
 source, and looked at a few at a time; of each only its features are kept. All figures
 are made that the reference, the features, the CLIP and the captions allow, or those of
 --metrics: fid, sfid, kid, precision_recall, inception_score, clip_score (with retrieval
-accuracy). --loss_source adds the base model's validation loss and bits per dimension by
-quarter of the noise. Figures from a CLIP's features are named so: noised_clip_fid.
+accuracy). Figures from a CLIP's features are named so: noised_clip_fid. --loss_source
+adds validation loss and bits per dimension of --base by quarter of the noise; where
+nothing is drawn this may be an upsampler as well.
 
 A signal ends it with exit code 42 after the batch under way; the same command goes on
 from there. Other settings in the same folder are refused, but for what the pictures are
 compared with (--reference, --metrics).
 
-The paper's protocol (GLIDE, section 5.2 and appendix A.2) of zero-shot FID 12.24:
+The paper's protocol (GLIDE, appendix A.2; zero-shot FID 12.24): 30,000 captions of the
+validation set, 250 steps, scale 1.5, against the whole set at 256 px as
+`glide evaluate reference` shows:
 
-    glide evaluate reference --source="webdataset:coco/val2014-*.tar" --px=256 \\
-        --features=inception:inception.pt --output=coco256.npz
     glide evaluate --base=glide_base --upsampler=glide_up --respacing=250 \\
         --guidance_scale=1.5 --captions_of="webdataset:coco/val2014-*.tar" \\
         --num_images=30000 --features=inception:inception.pt --reference=coco256.npz \\
@@ -42,18 +43,12 @@ from typing import TYPE_CHECKING, Any
 
 from absl import flags
 
-from glide_jax.cli import curves, define, sampling, stopping
+from glide_jax.cli import curves, define, evaluate_inputs, sampling, stopping
 from glide_jax.errors import UserError
 
 if TYPE_CHECKING:
-    from jax.sharding import Mesh
-
     from glide_jax.eval import collecting, figures, parts, pictures, references
     from glide_jax.sample.cascade import Glide
-
-NUM_IMAGES = 1000
-# Classes of a CLIP's Inception Score: distinct captions, no more.
-MAX_CLASSES = 1000
 
 
 def define_flags(values: flags.FlagValues) -> None:
@@ -65,7 +60,8 @@ def define_flags(values: flags.FlagValues) -> None:
     meaning = "draw the captions of a data source's validation split, spread over it"
     add.text("captions_of", meaning)
     add.text("prompt_file", "instead: a UTF-8 file with a caption a line, in turn")
-    meaning = f"pictures drawn in all, {NUM_IMAGES} if left out; taken of a source, all"
+    meaning = f"pictures drawn in all, {evaluate_inputs.NUM_IMAGES} if left out; "
+    meaning += "of --images=SOURCE: taken of it, all if left out"
     add.whole("num_images", meaning, least=2)
     add.whole("candidates", "drawn of each picture, of which the CLIP keeps one", 1)
     add.whole("seed", "another number gives other pictures", 0)
@@ -81,7 +77,7 @@ def define_flags(values: flags.FlagValues) -> None:
         "metrics", [], "figures to make; left out: all that can be", flag_values=values
     )
     add.whole("save_images", "pictures kept in OUTPUT/samples.npz", 0, least=0)
-    add.text("loss_source", "data source of the base model's validation losses")
+    add.text("loss_source", "data source for validation losses of --base")
     add.whole("num_losses", "records of --loss_source that are taken", 1024, least=1)
     meaning = "a guidance sweep's folder or rows (.jsonl), to draw as OUTPUT, a PNG"
     add.text("curves", meaning)
@@ -98,7 +94,8 @@ def run(values: flags.FlagValues, arguments: list[str]) -> int:
         told_once(),
         sampling.open_output(values) as output,
     ):
-        models = sampling.load_models(values) if values.base else None
+        is_drawing = evaluate_inputs.is_drawing(values)
+        models = sampling.load_models(values) if is_drawing else None
         found, settings = _judge_pictures(values, models, output, poll)
         if values.loss_source:
             metrics, asked = _measure_losses(values, models, output, poll)
@@ -132,7 +129,6 @@ def _check_flags(values: flags.FlagValues, arguments: list[str]) -> None:
         raise UserError(f"{arguments[0]!r} is no flag; see glide evaluate --help")
     if values.curves:
         return curves.check_alone(values)
-    has_captions = bool(values.captions_of or values.prompt_file)
     if values.captions_of and values.prompt_file:
         raise UserError("--captions_of takes the place of --prompt_file; give one")
     if values.images and values.captions_of:
@@ -142,7 +138,9 @@ def _check_flags(values: flags.FlagValues, arguments: list[str]) -> None:
         )
     if values.images and values.base and not values.loss_source:
         raise UserError("--images are drawn already; leave out --base")
-    if values.base and not (has_captions or values.images or values.loss_source):
+    if values.base and not (
+        evaluate_inputs.is_drawing(values) or values.images or values.loss_source
+    ):
         raise UserError(
             "nothing to draw; give --captions_of=SOURCE or --prompt_file=FILE, or "
             "--loss_source for losses alone"
@@ -165,23 +163,24 @@ def _judge_pictures(
     from glide_jax.eval import features as features_lib
     from glide_jax.sample import restore
 
-    shown = _open_pictures(values, models)
+    shown = evaluate_inputs.open_pictures(values, models)
     if shown is None:
         return figures.Found({}, []), {}
-    mesh = make_mesh(values.fsdp)
-    classes = _classes(values, shown)
+    mesh = evaluate_inputs.make_mesh(values.fsdp)
+    classes = evaluate_inputs.classes_of(values, shown)
     extractor = clip = None
     if values.features:
         extractor = features_lib.load(values.features, mesh=mesh, classes=classes)
-    if shown.has_captions and (bundle := _judge_bundle(values)):
+    if shown.has_captions and (bundle := evaluate_inputs.judge_bundle(values)):
         model = restore.load_bundle(bundle, compute_dtype="float32", mesh=mesh)
         clip = scores.ClipJudge(model, mesh=mesh)
-    reference = _reference(values, extractor, shown.px)
+    reference = evaluate_inputs.open_reference(values, extractor, shown.px)
     have = figures.available(
         extractor,
         reference,
         has_clip=clip is not None,
         has_captions=shown.has_captions,
+        batch_size=min(values.batch_size, shown.count),
     )
     names = figures.choose(values.metrics, have)
     if not names:
@@ -238,86 +237,29 @@ def _watched(
         )
 
 
-def _open_pictures(
-    values: flags.FlagValues, models: Glide | None
-) -> pictures.Pictures | None:
-    """Those of --images, or those to be drawn; None where there are neither."""
-    from glide_jax.eval import pictures
-
-    prompts = None
-    if values.prompt_file:
-        prompts = sampling.read_lines(values.prompt_file)
-    if values.images:
-        return pictures.open_saved(
-            values.images, prompts, px=values.px, most=values.num_images
-        )
-    count = values.num_images or NUM_IMAGES
-    if values.captions_of:
-        prompts = pictures.captions_of(values.captions_of, count)
-    elif prompts is None:
-        return None
-    prompts = [prompts[i % len(prompts)] for i in range(count)]
-    bundles = {
-        name: found["digest"][:12]
-        for name, found in sampling.name_bundles(models).items()
-    }
-    return pictures.Drawn(models, prompts, sampling.read_options(values), bundles)
-
-
-def _reference(values, extractor, px: int) -> references.Reference | None:
-    from glide_jax.eval import references
-
-    if not values.reference:
-        return None
-    if extractor is None:
-        raise UserError(
-            f"--reference={values.reference} is compared by features; give --features"
-        )
-    return references.read(values.reference, extractor, px)
-
-
-def _classes(values: flags.FlagValues, shown: pictures.Pictures) -> list[str]:
-    """Of a CLIP's Inception Score: the distinct captions, unless there is but one."""
-    if not (values.features or "").startswith("clip:"):
-        return []
-    found = sorted(set(shown.captions or []))[:MAX_CLASSES]
-    return found if len(found) > 1 else []
-
-
-def _judge_bundle(values: flags.FlagValues) -> str | None:
-    kind, _, place = (values.features or "").partition(":")
-    return values.judge or (place if kind == "clip" else None) or values.clip
-
-
-def make_mesh(fsdp: int = 1) -> Mesh | None:
-    """All devices of this machine, as `Glide.load` takes them."""
-    import jax
-
-    from glide_jax.config import defaults
-    from glide_jax.parallel import mesh as meshes
-
-    if jax.device_count() == 1:
-        return None
-    return meshes.make_mesh(defaults.MeshConfig(data=-1, fsdp=fsdp))
-
-
 def _measure_losses(
     values: flags.FlagValues,
-    models: Glide,
+    models: Glide | None,
     output: pathlib.Path,
     poll: stopping.Poll,
 ) -> tuple[dict[str, float], dict[str, Any]]:
-    """Losses of the base model; measured once in a folder."""
+    """Losses of --base, measured once in a folder."""
     from glide_jax import progress
     from glide_jax.data import sources
     from glide_jax.eval import losses
     from glide_jax.sample import restore
 
-    digest = restore.bundle_digest(models.base.folder)[:12]
+    mesh = evaluate_inputs.make_mesh(values.fsdp)
+    model = models.base if models else None
+    # Where nothing is drawn it may be an upsampler as well.
+    model = model or restore.load_bundle(
+        values.base, compute_dtype=values.compute_dtype, mesh=mesh
+    )
     asked = {
         "source": values.loss_source,
         "count": values.num_losses,
-        "bundle": digest,
+        "bundle": restore.bundle_digest(model.folder)[:12],
+        "compute_dtype": model.config.model.compute_dtype,
     }
     path = output / "losses.json"
     if path.exists():
@@ -333,14 +275,16 @@ def _measure_losses(
             poll()
 
         metrics = losses.measure(
-            models.base,
+            model,
             source,
             count,
             batch_size=values.batch_size,
-            mesh=make_mesh(values.fsdp),
+            mesh=mesh,
             on_batch=on_batch,
         )
-    path.write_text(json.dumps({"settings": asked, "metrics": metrics}), "utf-8")
+    scratch = output / ".losses.json.tmp"
+    scratch.write_text(json.dumps({"settings": asked, "metrics": metrics}), "utf-8")
+    scratch.replace(path)
     return metrics, asked
 
 

@@ -38,7 +38,7 @@ def define_flags(values: flags.FlagValues) -> None:
 def run(values: flags.FlagValues, arguments: list[str]) -> int:
     """Builds the one file."""
     from glide_jax import progress
-    from glide_jax.cli import evaluate
+    from glide_jax.cli import evaluate_inputs
     from glide_jax.eval import features, pictures, references
 
     if arguments:
@@ -54,7 +54,7 @@ def run(values: flags.FlagValues, arguments: list[str]) -> int:
         output.made_folder(str(path.parent)),
     ):
         shown = pictures.Real(values.source, values.px, values.max_images)
-        extractor = features.load(values.features, mesh=evaluate.make_mesh())
+        extractor = features.load(values.features, mesh=evaluate_inputs.make_mesh())
         with progress.ProgressBar(shown.count, "pictures looked at") as bar:
 
             def on_part(count: int) -> None:

@@ -2,10 +2,15 @@
 
 from __future__ import annotations
 
+import functools
+from collections.abc import Callable
+
 import jax
 import numpy as np
+from jax.sharding import Mesh
 
 from glide_jax import shapes
+from glide_jax.data import schema
 from glide_jax.models import build
 from glide_jax.parallel import sharding
 from glide_jax.sample import batches, images, stage, stage_inputs
@@ -22,9 +27,31 @@ def make(run: setup.Run) -> looks.GridHook | None:
     (an upsampler of their low_res, an inpainting model of their known parts). None
     where there is nothing to draw: a noised CLIP, or no validation data.
     """
-    config = run.config
-    if run.grid is None or config.model.family != "text2im":
+    if run.grid is None or run.config.model.family != "text2im":
         return None
+    batch = run.grid
+    count = len(batch["image"])
+    draw = make_draw(run, run.config.sample.guidance_scale)
+    real = images.to_pixels(batch["image"])
+
+    def draw_grid(params: shapes.Params) -> np.ndarray:
+        drawn = draw(params, batch, np.arange(count))
+        return images.make_grid(np.concatenate([real, drawn]), columns=count)
+
+    return draw_grid
+
+
+# (params, held-out batch, indices that key the noise) -> uint8 (B, H, W, 3)
+Draw = Callable[[shapes.Params, schema.Batch, np.ndarray], np.ndarray]
+
+
+def make_draw(run: setup.Run, guidance_scale: float, mesh: Mesh | None = None) -> Draw:
+    """What the model makes of the captions, low_res and known parts of a batch.
+
+    All processes call it alike, with the whole batch, and each has the pictures.
+    Batches are spread over `mesh`, if there is one, which has to divide them.
+    """
+    config = run.config
     # Guidance needs a model that has seen the empty caption.
     is_guided = not config.model.low_res_px and config.train.caption_drop_prob > 0
     program = stage.make_program(
@@ -38,31 +65,33 @@ def make(run: setup.Run) -> looks.GridHook | None:
             match_low_res=config.sample.match_low_res,
         ),
     )
+
     # Parameters lie over the devices of all processes, so all of them draw, and each
     # has the picture.
-    draw = jax.jit(program, out_shardings=sharding.replicated(run.mesh))
-    batch = run.grid
-    count = len(batch["image"])
-    inputs = stage_inputs.StageInputs(
-        keys=batches.image_keys(GRID_SEED, np.arange(count), batches.BASE_STREAM),
-        caption=stage_inputs.Caption(
-            batch["tokens"][:, None], batch["text_mask"][:, None]
-        ),
-        empty=stage_inputs.Caption(
-            *tokenizers.empty_batch(run.tokenizer, 1, config.model.text_context)
-        ),
-        guidance_scale=config.sample.guidance_scale,
-        eta=config.sample.eta,
-        noise_temperature=config.sample.noise_temperature,
-        low_res=batch.get("low_res"),
-        inpaint_image=batch["image"] if config.model.inpaint else None,
-        inpaint_mask=batch.get("inpaint_mask"),
+    @functools.partial(jax.jit, out_shardings=sharding.replicated(run.mesh))
+    def draw(params, inputs):
+        inputs = inputs if mesh is None else batches.spread(inputs, mesh)
+        return program(params, None, inputs)
+
+    empty = stage_inputs.Caption(
+        *tokenizers.empty_batch(run.tokenizer, 1, config.model.text_context)
     )
-    real = images.to_pixels(batch["image"])
 
-    def draw_grid(params: shapes.Params) -> np.ndarray:
-        drawn = draw(params, None, stage_inputs.with_array_scalars(inputs))
-        drawn = images.to_pixels(drawn)
-        return images.make_grid(np.concatenate([real, drawn]), columns=count)
+    def draw_batch(params, batch, indices):
+        inputs = stage_inputs.StageInputs(
+            keys=batches.image_keys(GRID_SEED, indices, batches.BASE_STREAM),
+            caption=stage_inputs.Caption(
+                batch["tokens"][:, None], batch["text_mask"][:, None]
+            ),
+            empty=empty,
+            guidance_scale=guidance_scale,
+            eta=config.sample.eta,
+            noise_temperature=config.sample.noise_temperature,
+            low_res=batch.get("low_res"),
+            inpaint_image=batch["image"] if config.model.inpaint else None,
+            inpaint_mask=batch.get("inpaint_mask"),
+        )
+        drawn = draw(params, stage_inputs.with_array_scalars(inputs))
+        return images.to_pixels(drawn)
 
-    return draw_grid
+    return draw_batch

@@ -67,7 +67,7 @@ def define_flags(values: flags.FlagValues) -> None:
 
 def run(values: flags.FlagValues, arguments: list[str]) -> int:
     """Trains, and draws grids of the first average as it goes."""
-    from glide_jax.cli import dry_run, grid_hook
+    from glide_jax.cli import dry_run, evaluate_hook, grid_hook
     from glide_jax.config import resolve
     from glide_jax.parallel import distributed
     from glide_jax.train import loop, profiling
@@ -102,6 +102,7 @@ def run(values: flags.FlagValues, arguments: list[str]) -> int:
             config,
             workdir,
             make_grid_hook=grid_hook.make,
+            make_evaluation_hook=evaluate_hook.make,
             profile_steps=profile_steps,
             allow_change=values.allow_change,
         )

@@ -229,6 +229,18 @@ class LogConfig:
 
 
 @dataclass(frozen=True)
+class EvaluateConfig:
+    """Figures of the first average as training goes on, as `glide evaluate` makes."""
+
+    every_steps: int = 0  # and at the end; 0: never (ours)
+    features: str = ""  # inception:FILE or clip:BUNDLE
+    reference: str = ""  # of `glide evaluate reference`, at model.image_px
+    num_images: int = 256  # drawn of validation_sources (ours; published: 30,000)
+    batch_size: int = 64  # pictures drawn at once (ours)
+    guidance_scale: float = 1.5  # of a base model that has it (published, for FID)
+
+
+@dataclass(frozen=True)
 class SampleConfig:
     """Sampling defaults that travel with the exported model."""
 
@@ -257,6 +269,7 @@ class Config:
     mesh: MeshConfig = MeshConfig()
     checkpoint: CheckpointConfig = CheckpointConfig()
     log: LogConfig = LogConfig()
+    evaluate: EvaluateConfig = EvaluateConfig()
     sample: SampleConfig = SampleConfig()
 
 

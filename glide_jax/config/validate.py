@@ -36,6 +36,7 @@ def validate(config: defaults.Config) -> None:
     _check_ema(config.ema)
     _check_mesh(config.mesh)
     _check_intervals(config)
+    _check_evaluate(config)
     _check_sample(config.sample)
     _check_family_rules(config)
     _check_remat(config)
@@ -344,6 +345,24 @@ def _check_intervals(config: defaults.Config) -> None:
     _at_least("log", config.log, 1, ["every_steps", "validation_examples"])
     _at_least("log", config.log, 1, ["grid_images"])
     _at_least("log", config.log, 0, ["validate_every_steps", "grid_every_steps"])
+
+
+def _check_evaluate(config: defaults.Config) -> None:
+    evaluate = config.evaluate
+    _at_least("evaluate", evaluate, 0, ["every_steps", "guidance_scale"])
+    _at_least("evaluate", evaluate, 2, ["num_images"])
+    _at_least("evaluate", evaluate, 1, ["batch_size"])
+    if evaluate.every_steps:
+        is_text2im = config.model.family == "text2im"
+        path, value = "evaluate.every_steps", evaluate.every_steps
+        rule = "is for models that draw, not for a noised CLIP"
+        _require(is_text2im, path, value, rule, "use 0")
+        for name, needed in (
+            ("evaluate.features", evaluate.features),
+            ("evaluate.reference", evaluate.reference),
+            ("data.validation_sources", config.data.validation_sources),
+        ):
+            _require(bool(needed), path, value, f"needs {name}", "set it, or use 0")
 
 
 def _check_sample(sample: defaults.SampleConfig) -> None:

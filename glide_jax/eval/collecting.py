@@ -43,7 +43,7 @@ def collect(
         first = kept.next_index
         stop = min(first + batch_size, pictures.count)
         shown = pictures.read(first, stop)
-        kept.commit(stop, _look(shown, judges))
+        kept.commit(stop, look(shown, judges))
         on_part(stop - first)
 
 
@@ -60,7 +60,7 @@ def gaussian_of(kept: parts.Parts, name: str) -> moments.Gaussian:
     return (running or moments.Moments(0)).gaussian()
 
 
-def _look(shown: pictures_lib.Shown, judges: Judges) -> dict[str, np.ndarray]:
+def look(shown: pictures_lib.Shown, judges: Judges) -> dict[str, np.ndarray]:
     """Arrays with a row for each picture; what no judge tells is left out."""
     found = {"indices": shown.indices}
     if not len(shown.indices):

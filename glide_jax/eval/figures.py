@@ -113,8 +113,13 @@ def available(
     *,
     has_clip: bool,
     has_captions: bool,
+    batch_size: int,
 ) -> set[str]:
-    """What there is, in the words of NEEDS; asks the extractor by one grey picture."""
+    """What there is, in the words of NEEDS.
+
+    The extractor is asked by grey pictures, as many as it will be shown at once, so
+    that it compiles one program.
+    """
     have = {
         "reference": reference is not None,
         "rows": reference is not None and reference.rows is not None,
@@ -122,7 +127,7 @@ def available(
         "captions": has_captions,
     }
     if extractor is not None:
-        shape = (1, extractor.px, extractor.px, 3)
+        shape = (batch_size, extractor.px, extractor.px, 3)
         seen = extractor(np.full(shape, 127, np.uint8))
         has_reference_spatial = reference is None or reference.spatial is not None
         have["features"] = True

@@ -6,6 +6,7 @@ a few at a time, and work that was cut off goes on at any index.
 
 from __future__ import annotations
 
+import dataclasses
 import hashlib
 import json
 import pathlib
@@ -18,7 +19,7 @@ from glide_jax import errors
 from glide_jax.data import captions as captions_lib
 from glide_jax.data import schema, sources, transforms
 from glide_jax.eval import npz_files
-from glide_jax.sample import cascade
+from glide_jax.sample import cascade, settings
 from glide_jax.sample import images as images_lib
 
 SUFFIXES = (".png", ".jpg", ".jpeg", ".webp")
@@ -73,13 +74,20 @@ class Drawn:
         options: dict[str, Any],
         bundles: dict[str, Any],
     ):
-        """`options` are those of `Glide.sample`, `bundles` what names the models."""
+        """`options` are those of `Glide.sample`, `bundles` what names the models.
+
+        Raises:
+            UserError: An option that is unknown or out of range.
+        """
+        chosen = settings.make_options(options)
         self._models, self.captions, self._options = models, prompts, dict(options)
         self._first = self._options.pop("first_index", 0)
         self.count, self.px = len(prompts), models.image_px
         self.record = {
             # How many at once changes no picture.
             **{k: v for k, v in options.items() if k != "batch_size"},
+            "base": dataclasses.asdict(chosen.base(models.base.config.sample)),
+            "compute_dtype": models.base.config.model.compute_dtype,
             "bundles": bundles,
             "captions": digest_of(prompts),
         }

@@ -11,7 +11,7 @@ from __future__ import annotations
 import json
 import math
 import pathlib
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 import numpy as np
@@ -87,22 +87,19 @@ def write_pictures(output: pathlib.Path, kept: parts.Parts, save_images: int) ->
     Raises:
         UserError: A file cannot be written.
     """
-    first: list[np.ndarray] = []
-    count = 0
-    for block in kept.blocks("pixels"):
-        if sum(map(len, first)) < GRID:
-            first.append(block)
-        count += len(block)
-    if not count:
-        return
-    shown = np.concatenate(first)[:GRID]
-    columns = math.isqrt(len(shown) - 1) + 1
-    images_lib.write_png(output / "samples.png", images_lib.make_grid(shown, columns))
+    images_lib.write_png(output / "samples.png", grid(kept))
     if save_images:
-        blocks = _first_rows(kept, save_images)
-        shape = (min(save_images, count), *shown.shape[1:])
+        count = min(save_images, sum(map(len, kept.blocks("pixels"))))
+        shape = (count, *next(kept.blocks("pixels")).shape[1:])
+        blocks = _first_rows(kept, count)
         pixels = npz_files.Streamed(shape, "uint8", blocks)
         npz_files.write(output / "samples.npz", {"arr_0": pixels})
+
+
+def grid(kept: parts.Parts) -> images_lib.Pixels:
+    """The first GRID pictures that were kept, in a square."""
+    shown = np.concatenate(list(_first_rows(kept, GRID)))
+    return images_lib.make_grid(shown, math.isqrt(len(shown) - 1) + 1)
 
 
 def write_result(
@@ -128,7 +125,10 @@ def write_result(
     return result
 
 
-def _first_rows(kept: parts.Parts, count: int):
+def _first_rows(kept: parts.Parts, count: int) -> Iterator[np.ndarray]:
+    """The first `count` pictures that were kept; reads no more than these."""
     for block in kept.blocks("pixels"):
         yield block[:count]
         count -= len(block[:count])
+        if not count:
+            return

@@ -109,17 +109,17 @@ class ClipJudge:
         self, params: shapes.Params, images: jax.Array, indices: jax.Array
     ) -> jax.Array:
         """(b, v, e); level 0 sees the picture itself."""
-        found = []
-        for level, timestep in enumerate(self.levels):
-            t = jnp.full(images.shape[:1], timestep, jnp.int32)
-            x_t = images
-            if level:
-                x_t = process.q_sample(
-                    self._tables, images, t, _noise(indices, level, images.shape[1:])
-                )
-            encoded = self._clip.fns.encode_image(params, x_t, t)
-            found.append(noised_clip.normalise(encoded))
-        return jnp.stack(found, axis=1)
+
+        def see(level: jax.Array) -> jax.Array:
+            t = jnp.full(images.shape[:1], jnp.asarray(self.levels)[level])
+            noise = _noise(indices, level, images.shape[1:])
+            x_t = process.q_sample(self._tables, images, t, noise)
+            x_t = jnp.where(level == 0, images, x_t)
+            return noised_clip.normalise(self._clip.fns.encode_image(params, x_t, t))
+
+        # A loop: one tower is compiled, whatever the number of levels.
+        by_level = jax.lax.map(see, jnp.arange(len(self.levels)))
+        return jnp.moveaxis(by_level, 0, 1)
 
     def _traced_text(
         self, params: shapes.Params, tokens: jax.Array, text_mask: jax.Array
@@ -163,7 +163,7 @@ def figures(
     }
 
 
-def _noise(indices: jax.Array, level: int, shape: tuple[int, ...]) -> jax.Array:
+def _noise(indices: jax.Array, level: jax.Array, shape: tuple[int, ...]) -> jax.Array:
     """Normal noise of each picture's own key, and its level's."""
 
     def draw(index: jax.Array) -> jax.Array:

@@ -95,5 +95,12 @@ def _place(inputs: StageInputs, mesh: Mesh | None) -> StageInputs:
     return inputs._replace(**own, **shared)
 
 
+def spread(inputs: StageInputs, mesh: Mesh) -> StageInputs:
+    """Inside a program: each image's arrays over the mesh, of all processes."""
+    own = {name: getattr(inputs, name) for name in _per_image(inputs)}
+    where = sharding.batch_sharding(mesh)
+    return inputs._replace(**jax.lax.with_sharding_constraint(own, where))
+
+
 def _per_image(inputs: StageInputs) -> list[str]:
     return [name for name in inputs._fields if name not in stage_inputs.SHARED]

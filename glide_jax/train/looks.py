@@ -1,4 +1,4 @@
-"""What a run shows of itself at intervals: validation losses and sample grids.
+"""What a run shows of itself at intervals: validation losses, grids, evaluations.
 
 A look that a signal cuts off is made when the run goes on, before its next step.
 """
@@ -6,6 +6,7 @@ A look that a signal cuts off is made when the run goes on, before its next step
 from __future__ import annotations
 
 import json
+import pathlib
 from collections.abc import Callable
 
 import jax
@@ -21,6 +22,11 @@ from glide_jax.train import window as windows
 # Draws a uint8 picture (H, W, 3) of what the averaged parameters make.
 GridHook = Callable[[shapes.Params], np.ndarray]
 MakeGridHook = Callable[[setup.Run], GridHook | None]
+# Figures of what the averaged parameters make at a step, and some of the pictures
+# (H, W, 3); None where the function, asked between batches, says to stop.
+Evaluated = tuple[dict[str, float], np.ndarray]
+EvaluationHook = Callable[[shapes.Params, int, Callable[[], bool]], Evaluated | None]
+MakeEvaluationHook = Callable[[setup.Run], EvaluationHook | None]
 
 
 def is_due(step: int, every_steps: int) -> bool:
@@ -42,9 +48,11 @@ class Looks:
         window: windows.Window,
         make_grid_hook: MakeGridHook | None,
         is_stopping: Callable[[], bool],
+        make_evaluation_hook: MakeEvaluationHook | None = None,
     ) -> None:
         self._run, self._writer, self._window = run, writer, window
         self._draw = make_grid_hook(run) if make_grid_hook else None
+        self._evaluate = make_evaluation_hook(run) if make_evaluation_hook else None
         self._is_stopping = is_stopping
         self.are_cut_off = False
 
@@ -55,7 +63,8 @@ class Looks:
             found = self._writer.names(step)
             has = {
                 "validation": any(name.startswith("validation/") for name in found),
-                "grid": self._grid_path(step).exists(),
+                "grid": self._picture_path("grids", step).exists(),
+                "evaluation": any(name.startswith("evaluation/") for name in found),
             }
             return json.dumps([n for n in self._due(step) if not has[n]]).encode()
 
@@ -67,7 +76,11 @@ class Looks:
 
     def make(self, names: list[str], state: states.TrainState, step: int) -> None:
         """Makes these, until told to stop."""
-        makers = {"validation": self._validate, "grid": self._draw_grid}
+        makers = {
+            "validation": self._validate,
+            "grid": self._draw_grid,
+            "evaluation": self._judge,
+        }
         for name in names:
             if not self.are_cut_off:
                 with self._window.pause("evaluation"):
@@ -81,6 +94,9 @@ class Looks:
             due.append("validation")
         if self._draw and step and (is_last or is_due(step, log.grid_every_steps)):
             due.append("grid")
+        every = self._run.config.evaluate.every_steps
+        if self._evaluate and step and (is_last or is_due(step, every)):
+            due.append("evaluation")
         return due
 
     def _validate(self, state: states.TrainState, step: int) -> bool:
@@ -107,17 +123,35 @@ class Looks:
         if self._is_stopping():
             return False
         picture = self._draw(first_average(self._run, state))
+        self._keep_picture("grid", "grids", step, picture)
+        return True
+
+    def _judge(self, state: states.TrainState, step: int) -> bool:
+        """A row of figures of the first average's pictures, and some of these."""
+        params = first_average(self._run, state)
+        found = self._evaluate(params, step, self._is_stopping)
+        if found is None:
+            return False
+        figures, picture = found
+        # The row last: where there is one, the picture is there too.
+        self._keep_picture("evaluation", "evaluations", step, picture)
+        row = {f"evaluation/{name}": value for name, value in figures.items()}
+        self._writer.scalars(step, row)
+        return True
+
+    def _keep_picture(
+        self, name: str, folder: str, step: int, picture: np.ndarray
+    ) -> None:
         if jax.process_index() == 0:
-            self._writer.image(step, "grid", picture)
-            path = self._grid_path(step)
+            self._writer.image(step, name, picture)
+            path = self._picture_path(folder, step)
             path.parent.mkdir(exist_ok=True)
             scratch = path.with_suffix(".tmp")
             Image.fromarray(picture).save(scratch, format="PNG")
             scratch.replace(path)
-        return True
 
-    def _grid_path(self, step: int):
-        return self._run.workdir / "grids" / f"{step:08d}.png"
+    def _picture_path(self, folder: str, step: int) -> pathlib.Path:
+        return self._run.workdir / folder / f"{step:08d}.png"
 
 
 def first_average(run: setup.Run, state: states.TrainState) -> shapes.Params:

@@ -34,6 +34,7 @@ def train(
     workdir: pathlib.Path,
     *,
     make_grid_hook: looking.MakeGridHook | None = None,
+    make_evaluation_hook: looking.MakeEvaluationHook | None = None,
     profile_steps: range = range(0),
     allow_change: Collection[str] = (),
 ) -> lifecycle.ExitCode:
@@ -81,7 +82,9 @@ def train(
                 dog.expect_end()
             return poll.is_stopping
 
-        looks = looking.Looks(run, writer, window, make_grid_hook, is_stopping)
+        looks = looking.Looks(
+            run, writer, window, make_grid_hook, is_stopping, make_evaluation_hook
+        )
         missing = looks.missing(step)
         if step >= last and not missing:
             logging.info("already trained to step %d", step)

@@ -46,7 +46,6 @@ TOKENIZER_CAPTIONS = 20_000
 MEASURED_CAPTIONS = 200
 DEFAULT_TOKENIZER = "gpt2"  # GLIDE's (published)
 
-
 # The newest checkpoint's state, and what it says beside arrays.
 Restore = Callable[[], tuple[states.TrainState, Mapping[str, Any]]]
 
@@ -314,7 +313,8 @@ def _warn_of_cut_captions(
         )
 
 
-def _data_settings(config: Config) -> dict[str, Any]:
+def data_settings(config: Config) -> dict[str, Any]:
+    """Those of `pipeline.fixed_batch` that follow from the settings."""
     is_text2im = config.model.family == "text2im"
     return {
         "image_px": config.model.image_px,
@@ -352,7 +352,7 @@ def _batches(
         max_bad_frac=config.data.max_bad_frac,
         on_bad=fault.RecordLog(log, position=start_step * size),
         faults_before=bad_records.share_of(faults_before, part),
-        **_data_settings(config),
+        **data_settings(config),
     )
 
 
@@ -378,7 +378,7 @@ def _validation_batches(
             [k % len(source) for k in range(i * size, (i + 1) * size)],
             rows=rows,
             seed=config.seed,
-            **_data_settings(config),
+            **data_settings(config),
         )
         for i in range(count)
     ]
@@ -396,5 +396,5 @@ def _grid_batch(
         tokenizer,
         [k % len(source) for k in range(count)],
         seed=config.seed,
-        **_data_settings(config),
+        **data_settings(config),
     )

@@ -82,6 +82,9 @@ BROKEN = [
     ({"sample.respacing": "150 steps"}, "sample.respacing='150 steps'"),
     ({"diffusion.num_timesteps": 100}, "sample.respacing='150' asks for 150"),
     ({"sample.guidance_scale": -1.0}, "sample.guidance_scale"),
+    ({"evaluate.every_steps": -1}, "evaluate.every_steps=-1 is less than 0"),
+    ({"evaluate.num_images": 1}, "evaluate.num_images=1 is less than 2"),
+    ({"evaluate.every_steps": 5}, "needs evaluate.features; set it, or use 0"),
 ]
 
 
@@ -105,6 +108,7 @@ def test_a_broken_rule_names_its_setting(changes, message):
         ({"train.remat": ("blocks", "none")}, "has 2 policies; give one"),
         ({"train.low_pass_factors": (4,)}, "train.low_pass_factors"),
         ({"diffusion.num_timesteps": 1001}, "use 1000 or less"),
+        ({"evaluate.every_steps": 5}, "not for a noised CLIP; use 0"),
     ],
 )
 def test_clip_has_rules_of_its_own(changes, message):

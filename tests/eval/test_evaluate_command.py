@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import logging
 import os
 import shutil
 import signal
@@ -10,6 +11,7 @@ import signal
 import numpy as np
 import pytest
 
+from glide_jax.cli import evaluate as evaluate_verb
 from glide_jax.cli import main
 from glide_jax.eval import collecting, pictures
 from tests import fake_devices
@@ -62,15 +64,16 @@ def result_of(folder):
 
 
 def test_a_run_leaves_figures_pictures_and_all_that_repeats_it(
-    evaluate, tmp_path, capsys
+    evaluate, world, tmp_path, capsys
 ):
-    assert evaluate("--save_images=4", "--guidance_scale=2", "--batch_size=4") == 0
+    assert evaluate("--save_images=10", "--guidance_scale=2", "--batch_size=5") == 0
     result = result_of(tmp_path / "out")
     metrics, settings = result["metrics"], result["settings"]
     assert (result["schema"], result["verb"]) == (1, "evaluate")
     assert result["command"].startswith("glide evaluate --")
     assert "--guidance_scale=2" in result["command"]
-    assert settings["pictures"]["guidance_scale"] == 2
+    assert settings["pictures"]["base"]["guidance_scale"] == 2
+    assert settings["pictures"]["base"]["respacing"] == "2"
     assert settings["features"].startswith("noised_clip ")
     assert settings["reference"]["count"] == 24
     assert result["machine"]["platform"] == "cpu"
@@ -82,25 +85,18 @@ def test_a_run_leaves_figures_pictures_and_all_that_repeats_it(
     assert "10 pictures against 24" in result["warnings"][0]
     printed = capsys.readouterr().out
     assert all(name in printed for name in metrics)
-    with np.load(tmp_path / "out" / "samples.npz") as file:
-        assert file["arr_0"].shape == (4, 8, 8, 3)
     # 10 pictures in rows of 4, with a seam of 2.
     sheet = pictures.images_lib.read_image(tmp_path / "out" / "samples.png")
     assert sheet.shape == (28, 38, 3)
 
-
-def test_saved_pictures_have_the_figures_that_they_had_when_drawn(
-    evaluate, world, tmp_path
-):
-    assert evaluate("--save_images=10", "--batch_size=10") == 0
-    drawn = result_of(tmp_path / "out")["metrics"]
+    # Saved pictures have the figures that they had when they were drawn.
     (tmp_path / "prompts.txt").write_text("\n".join(CAPTIONS[i % 6] for i in range(10)))
     flags = [f"--images={tmp_path / 'out' / 'samples.npz'}", "--batch_size=3"]
     flags += [f"--prompt_file={tmp_path / 'prompts.txt'}"]
     assert evaluate(*flags, draws=False, output=tmp_path / "saved") == 0
     saved = result_of(tmp_path / "saved")["metrics"]
     # Features in float32, by programs of other batch sizes.
-    assert saved == pytest.approx(drawn, rel=1e-4, abs=1e-5)
+    assert saved == pytest.approx(metrics, rel=1e-4, abs=1e-5)
 
 
 def test_real_pictures_against_themselves(evaluate, world, tmp_path):
@@ -111,38 +107,35 @@ def test_real_pictures_against_themselves(evaluate, world, tmp_path):
     assert metrics["noised_clip_precision"] == metrics["noised_clip_recall"] == 1
 
 
-def test_a_signal_ends_it_with_42_and_it_goes_on_from_there(
+def test_a_signal_ends_it_with_42_and_only_the_same_settings_go_on(
     evaluate, tmp_path, monkeypatch, capsys
 ):
-    assert evaluate("--batch_size=4", output=tmp_path / "whole") == 0
+    assert evaluate("--batch_size=5", output=tmp_path / "whole") == 0
     read, drawn = pictures.Drawn.read, []
 
     def read_until_stopped(self, first, stop):
         drawn.append(first)
-        if len(drawn) == 2:
+        if len(drawn) == 1:
             os.kill(os.getpid(), signal.SIGTERM)
         return read(self, first, stop)
 
     monkeypatch.setattr(pictures.Drawn, "read", read_until_stopped)
     capsys.readouterr()
-    assert evaluate("--batch_size=4") == 42
+    assert evaluate("--batch_size=5") == 42
     assert "SIGTERM with what is done kept" in capsys.readouterr().err
     assert not (tmp_path / "out" / "result.json").exists()
-    assert evaluate("--batch_size=4") == 0
-    assert drawn == [0, 4, 8]  # the batch under way was finished and kept
+    assert evaluate("--batch_size=5") == 0
+    assert drawn == [0, 5]  # the batch under way was finished and kept
     whole, cut = result_of(tmp_path / "whole"), result_of(tmp_path / "out")
     assert cut["metrics"] == whole["metrics"]
     # Once more there is nothing to draw.
     assert evaluate("--batch_size=2", "--metrics=fid") == 0
-    assert drawn == [0, 4, 8]
+    assert drawn == [0, 5]
     assert list(result_of(tmp_path / "out")["metrics"]) == ["noised_clip_fid"]
-
-
-def test_other_settings_in_the_same_folder_are_refused(evaluate, tmp_path, capsys):
-    assert evaluate("--num_images=4", "--seed=1", "--metrics=clip_score") == 0
+    # Pictures of other settings are not mixed with these.
     capsys.readouterr()
-    assert evaluate("--num_images=4", "--seed=2") == 2
-    assert "begun with pictures.seed=1 and this is" in capsys.readouterr().err
+    assert evaluate("--batch_size=5", "--seed=2") == 2
+    assert "begun with pictures.seed=0 and this is" in capsys.readouterr().err
 
 
 def test_losses_are_measured_alone_and_once(
@@ -151,7 +144,7 @@ def test_losses_are_measured_alone_and_once(
     capsys,
     monkeypatch,
 ):
-    flags = ["evaluate", f"--base={bundles['base']}", f"--output={tmp_path}"]
+    flags = ["evaluate", f"--base={bundles['upsampler']}", f"--output={tmp_path}"]
     flags += ["--loss_source=shapes:quickstart", "--num_losses=4"]
     assert main.run(flags) == 0
     result = result_of(tmp_path)
@@ -162,6 +155,21 @@ def test_losses_are_measured_alone_and_once(
 
     monkeypatch.delattr(losses, "measure")
     assert main.run(flags) == 0
+
+
+def test_of_warnings_that_differ_in_details_the_first_is_told(caplog):
+    with evaluate_verb.told_once():
+        for lost in ("a", "b"):
+            logging.warning("%s cuts this prompt; not seen: %r", "base", lost)
+            logging.warning("%s cuts this prompt; not seen: %r", "clip", lost)
+            logging.info("%s is done", lost)
+    told = [record.getMessage() for record in caplog.records]
+    assert [line for line in told if "cuts" in line] == [
+        "base cuts this prompt; not seen: 'a'",
+        "clip cuts this prompt; not seen: 'a'",
+    ]
+    logging.warning("%s cuts this prompt; not seen: %r", "base", "c")
+    assert "not seen: 'c'" in caplog.text
 
 
 def test_flags_that_do_not_fit_together_are_refused_in_a_line(
@@ -221,7 +229,7 @@ def test_a_reference_cut_off_goes_on_and_flags_are_asked_for(
     flags = [f"--source=folder:{world / 'photos'}", "--px=8", "--keep_images"]
     flags += [f"--features=clip:{bundles['clip']}", "--batch_size=9"]
     flags += [f"--output={tmp_path / 'again.npz'}"]
-    look, seen = collecting._look, []
+    look, seen = collecting.look, []
 
     def look_until_stopped(shown, judges):
         seen.extend(shown.indices.tolist())
@@ -229,7 +237,7 @@ def test_a_reference_cut_off_goes_on_and_flags_are_asked_for(
             os.kill(os.getpid(), signal.SIGTERM)
         return look(shown, judges)
 
-    monkeypatch.setattr(collecting, "_look", look_until_stopped)
+    monkeypatch.setattr(collecting, "look", look_until_stopped)
     assert main.run(["evaluate", "reference", *flags]) == 42
     assert main.run(["evaluate", "reference", *flags]) == 0
     assert seen == list(range(24))
@@ -256,7 +264,8 @@ def test_eight_devices_find_the_figures_of_one(
         f"""
         import sys
         import jax
-        from glide_jax.cli import main
+        from glide_jax.cli import evaluate as evaluate_verb
+from glide_jax.cli import main
         assert jax.device_count() == 8
         sys.exit(main.run([
             "evaluate",

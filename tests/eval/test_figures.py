@@ -136,9 +136,14 @@ def test_all_is_made_that_can_be_and_what_cannot_is_refused():
 def test_what_can_be_made_is_found_out_beforehand(tmp_path):
     extractor = stand_in.QuarterMeans()
     reference = references.read(_saved(tmp_path, REAL), extractor, 8)
-    found = figures.available(extractor, reference, has_clip=False, has_captions=True)
+    found = figures.available(
+        extractor, reference, has_clip=False, has_captions=True, batch_size=2
+    )
     assert found == {"features", "spatial", "logits", "reference", "rows", "captions"}
-    assert figures.available(None, None, has_clip=True, has_captions=False) == {"clip"}
+    found = figures.available(
+        None, None, has_clip=True, has_captions=False, batch_size=2
+    )
+    assert found == {"clip"}
 
 
 def _saved(tmp_path, shown):

@@ -1,0 +1,127 @@
+"""Evaluations during training: the other place where train/ and sample/ meet.
+
+What was seen of a step's pictures lies in WORKDIR/evaluations/STEP.parts until the
+figures are made, so that an evaluation that is cut off goes on where it was: the step's
+averaged parameters are the same to the bit when the run goes on.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import logging
+from collections.abc import Callable
+
+import jax
+import numpy as np
+
+from glide_jax import shapes
+from glide_jax.cli import grid_hook
+from glide_jax.data import pipeline
+from glide_jax.eval import (
+    collecting,
+    features,
+    figures,
+    parts,
+    pictures,
+    references,
+    runner,
+)
+from glide_jax.parallel import distributed
+from glide_jax.parallel import mesh as meshes
+from glide_jax.train import looks, setup
+
+# Of processes that write neither rows nor pictures.
+_NO_PICTURE = np.zeros((1, 1, 3), np.uint8)
+
+
+def make(run: setup.Run) -> looks.EvaluationHook | None:
+    """A function from averaged parameters to figures; None where none are asked for.
+
+    Raises:
+        UserError: Features or a reference that cannot be read, or do not belong
+            together or to the model's pictures; a batch that the mesh does not divide.
+    """
+    return _Evaluation(run) if run.config.evaluate.every_steps else None
+
+
+class _Evaluation:
+    """Draws held-out captions batch after batch; process 0 looks at the pictures."""
+
+    def __init__(self, run: setup.Run):
+        self._run, self._settings = run, run.config.evaluate
+        meshes.check_batch(
+            self._settings.batch_size, run.mesh, path="evaluate.batch_size"
+        )
+        # On this process's default device: the pictures are there already.
+        self._extractor = features.load(self._settings.features)
+        self._reference = references.read(
+            self._settings.reference, self._extractor, run.config.model.image_px
+        )
+        have = figures.available(
+            self._extractor,
+            self._reference,
+            has_clip=False,
+            has_captions=False,
+            batch_size=self._settings.batch_size,
+        )
+        self._names = figures.choose([], have)
+        self._source = setup.open_sources(run.config)[1]
+        self._draw = grid_hook.make_draw(run, self._settings.guidance_scale, run.mesh)
+
+    def __call__(
+        self, params: shapes.Params, step: int, is_stopping: Callable[[], bool]
+    ) -> looks.Evaluated | None:
+        kept, first = self._open_parts(step)
+        judges = collecting.Judges(self._extractor, keep_pixels=runner.GRID)
+        while first < self._settings.num_images:
+            if is_stopping():
+                return None
+            shown = self._next_batch(params, first)
+            first += len(shown.indices)
+            if kept is not None:
+                kept.commit(first, collecting.look(shown, judges))
+        return ({}, _NO_PICTURE) if kept is None else self._conclude(kept)
+
+    def _open_parts(self, step: int) -> tuple[parts.Parts | None, int]:
+        """What process 0 has kept, None in the others; all begin where it ended."""
+        kept = None
+        if jax.process_index() == 0:
+            settings = {
+                **dataclasses.asdict(self._settings),
+                "features": runner.describe(self._extractor),
+            }
+            folder = self._run.workdir / "evaluations" / f"{step:08d}.parts"
+            kept = parts.Parts(folder, settings)
+        first = distributed.from_first(
+            f"evaluation/{step}", lambda: str(kept.next_index).encode()
+        )
+        return kept, int(first)
+
+    def _next_batch(self, params: shapes.Params, first: int) -> pictures.Shown:
+        """Pictures from `first` on; the last batch is drawn whole, for one program."""
+        config, size = self._run.config, self._settings.batch_size
+        stop = min(first + size, self._settings.num_images)
+        batch = pipeline.fixed_batch(
+            self._source,
+            self._run.tokenizer,
+            [i % len(self._source) for i in range(first + size)],
+            rows=range(first, first + size),
+            seed=config.seed,
+            **setup.data_settings(config),
+        )
+        drawn = self._draw(params, batch, np.arange(first, first + size))
+        indices = np.arange(first, stop, dtype=np.int64)
+        return pictures.Shown(indices, drawn[: len(indices)], None)
+
+    def _conclude(self, kept: parts.Parts) -> looks.Evaluated:
+        found = figures.compute(
+            kept,
+            self._names,
+            extractor=self._extractor.name,
+            reference=self._reference,
+        )
+        for line in found.warnings:
+            logging.info(line)
+        grid = runner.grid(kept)
+        kept.remove()
+        return found.metrics, grid

@@ -1,0 +1,93 @@
+"""What `glide evaluate` is asked to judge: its flags as pictures, models and files."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from absl import flags
+
+from glide_jax.cli import sampling
+from glide_jax.errors import UserError
+
+if TYPE_CHECKING:
+    from jax.sharding import Mesh
+
+    from glide_jax.eval import features, pictures, references
+    from glide_jax.sample.cascade import Glide
+
+NUM_IMAGES = 1000  # drawn, unless told otherwise
+# Classes of a CLIP's Inception Score: distinct captions, no more.
+MAX_CLASSES = 1000
+
+
+def is_drawing(values: flags.FlagValues) -> bool:
+    """Whether pictures are to be drawn, not read."""
+    has_captions = bool(values.captions_of or values.prompt_file)
+    return bool(values.base and has_captions and not values.images)
+
+
+def open_pictures(
+    values: flags.FlagValues, models: Glide | None
+) -> pictures.Pictures | None:
+    """Those of --images, or those to be drawn; None where there are neither."""
+    from glide_jax.eval import pictures
+
+    prompts = None
+    if values.prompt_file:
+        prompts = sampling.read_lines(values.prompt_file)
+    if values.images:
+        return pictures.open_saved(
+            values.images, prompts, px=values.px, most=values.num_images
+        )
+    count = values.num_images or NUM_IMAGES
+    if values.captions_of:
+        prompts = pictures.captions_of(values.captions_of, count)
+    elif prompts is None:
+        return None
+    prompts = [prompts[i % len(prompts)] for i in range(count)]
+    bundles = {
+        name: found["digest"][:12]
+        for name, found in sampling.name_bundles(models).items()
+    }
+    return pictures.Drawn(models, prompts, sampling.read_options(values), bundles)
+
+
+def open_reference(
+    values: flags.FlagValues, extractor: features.Extractor | None, px: int
+) -> references.Reference | None:
+    """That of --reference, found to fit the pictures and their features."""
+    from glide_jax.eval import references
+
+    if not values.reference:
+        return None
+    if extractor is None:
+        raise UserError(
+            f"--reference={values.reference} is compared by features; give --features"
+        )
+    return references.read(values.reference, extractor, px)
+
+
+def classes_of(values: flags.FlagValues, shown: pictures.Pictures) -> list[str]:
+    """Of a CLIP's Inception Score: the distinct captions, unless there is but one."""
+    if not (values.features or "").startswith("clip:"):
+        return []
+    found = sorted(set(shown.captions or []))[:MAX_CLASSES]
+    return found if len(found) > 1 else []
+
+
+def judge_bundle(values: flags.FlagValues) -> str | None:
+    """Of the CLIP that reads captions: --judge, or another that was named."""
+    kind, _, place = (values.features or "").partition(":")
+    return values.judge or (place if kind == "clip" else None) or values.clip
+
+
+def make_mesh(fsdp: int = 1) -> Mesh | None:
+    """All devices of this machine, as `Glide.load` takes them."""
+    import jax
+
+    from glide_jax.config import defaults
+    from glide_jax.parallel import mesh as meshes
+
+    if jax.device_count() == 1:
+        return None
+    return meshes.make_mesh(defaults.MeshConfig(data=-1, fsdp=fsdp))
