@@ -35,10 +35,14 @@ for bundle in base_cfg noised_clip; do
   fi
 done
 . launch/environment.sh
-make_environment ""
+if [ -n "${VIRTUAL_ENV:-}" ]; then
+  glide="$VIRTUAL_ENV/bin/glide"
+else
+  make_environment ""
+  glide=.venv/bin/glide
+fi
 # The models are made for a CPU; GLIDE_JAX_PLATFORMS= lets JAX choose.
 export JAX_PLATFORMS="${GLIDE_JAX_PLATFORMS-cpu}"
-glide=.venv/bin/glide
 reference="$root/reference.npz" features="clip:$models/noised_clip"
 if [ ! -e "$reference" ]; then
   "$glide" evaluate reference --source=shapes:quickstart --px=16 --max_images=2000 \

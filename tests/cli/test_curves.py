@@ -10,6 +10,9 @@ from glide_jax.cli import main
 from glide_jax.sweep import definition, result, state
 from glide_jax.sweep import plan as plans
 from tests.eval.test_curves import FIGURES
+from tests.eval.test_evaluate_command import evaluate, world  # noqa: F401
+from tests.quick_compilation import quick_compilation  # noqa: F401
+from tests.sample.conftest import bundles, models, tokenizer  # noqa: F401
 
 RUNS = [
     {"guidance_mode": "none"},
@@ -121,3 +124,25 @@ def test_a_place_that_cannot_be_written_is_told(sweep, tmp_path, capsys):
     (tmp_path / "file").write_text("")
     output = tmp_path / "file" / "c.png"
     assert "cannot be written (File exists)" in refused(capsys, root, output)
+
+
+def test_runs_of_every_mode_are_alike_to_the_curves(evaluate, tmp_path, bundles):  # noqa: F811
+    # What glide evaluate itself writes down of them, and not what this test thinks.
+    defined = definition.Definition("curves", ("evaluate",), RUNS)
+    shared = [f"--clip={bundles['clip']}", "--metrics=fid,precision_recall"]
+    shared[1] += ",inception_score,clip_score"
+    plan = plans.make(defined, shared)
+    plans.keep(plan, tmp_path)
+    for run in plan.runs:
+        entry = state.Entry(tmp_path, run.id)
+        own = [f"--{name}={value}" for name, value in run.overrides.items()]
+        entry.begin()
+        assert evaluate(*shared, *own, output=entry.folder) == 0
+        entry.end(0)
+    assert draw(tmp_path, tmp_path / "c.png") == 0
+    lines = (tmp_path / "c.md").read_text().splitlines()
+    assert [line.split(" | ")[0] for line in lines[2:5]] == [
+        "| unguided",
+        "| cfg",
+        "| clip",
+    ]
