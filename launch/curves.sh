@@ -45,12 +45,13 @@ fi
 export JAX_PLATFORMS="${GLIDE_JAX_PLATFORMS-cpu}"
 reference="$root/reference.npz" features="clip:$models/noised_clip"
 if [ ! -e "$reference" ]; then
-  "$glide" evaluate reference --source=shapes:quickstart --px=16 --max_images=2000 \
+  # As many as are drawn: precision and recall compare sets of one size.
+  "$glide" evaluate reference --source=shapes:quickstart --px=16 --max_images=512 \
     --features="$features" --output="$reference"
 fi
 "$glide" sweep experiments/sweeps/curves.py --root="$root" --parallel=2 -- \
   --base="$models/base_cfg" --clip="$models/noised_clip" --features="$features" \
-  --reference="$reference" --captions_of=shapes:quickstart --num_images=256 \
-  --batch_size=64 --respacing=25 "$@"
+  --reference="$reference" --captions_of=shapes:quickstart --num_images=512 \
+  --save_images=512 --batch_size=64 --respacing=25 "$@"
 "$glide" sweep --root="$root" --report --rows="$root/rows.jsonl"
 "$glide" evaluate --curves="$root" --output="$root/curves.png"

@@ -52,7 +52,7 @@ def make(shown: curves.Curves, drawn_by: str) -> Figure:
     figure = Figure(figsize=(WIDTH_INCHES, height / 72), dpi=DOTS_PER_INCH)
     FigureCanvasAgg(figure)
     figure.subplots_adjust(
-        0.065, below / height, 0.985, 1 - _ABOVE_PT / height, wspace=0.27
+        0.065, below / height, 0.985, 1 - _ABOVE_PT / height, wspace=0.3
     )
     every = figure.subplots(1, len(PLOTS))
     for axes, title, (x, y) in zip(every, TITLES, PLOTS, strict=True):
