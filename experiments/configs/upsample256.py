@@ -81,7 +81,9 @@ def paper(config: ConfigDict) -> None:
     config.data.sources = ("webdataset:data/train-{00000..09999}.tar",)
     config.train.num_steps = 1_600_000
     config.train.global_batch_size = 512
-    # For v5p:4x4x8, which needs no recomputation; for other machines see
-    # experiments/results/plan and `glide plan --search`.
+    # For v5p:4x4x8; for other machines see experiments/results/plan and
+    # `glide plan --search`. With four pictures a device the TPU's compiler would keep
+    # float32 copies inside every norm: dots has them computed again, at little cost.
     config.mesh.fsdp = 8
+    config.train.remat = ("dots",)
     config.checkpoint.every_steps = 1000

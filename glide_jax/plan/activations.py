@@ -6,10 +6,12 @@ c channels at p x p pixels, of attention, and of a transformer layer of width w:
 
 | kept           | none                            | dots                        |
 |----------------|---------------------------------|-----------------------------|
-| residual block | joined input c_in, both normed  | both convolutions' and the  |
-|                | inputs c_in + c, first output c | skip map's outputs 2 c (+c) |
-| attention      | norm c, q k v 3 c, joined keys  | q k v 3 c                   |
-|                | and values 2 c, attended c      |                             |
+| residual block | joined input c_in, both normed  | first convolution's output  |
+|                | inputs c_in + c, first output c | c; where more of the block  |
+|                |                                 | follows, the second's and   |
+|                |                                 | the skip map's too, c (+ c) |
+| attention      | norm c, q k v 3 c, joined keys  | q k v 3 c, its map's output |
+|                | and values 2 c, attended c      | c where more follows        |
 | layer          | two norms 2 w, q k v 3 w,       | q k v 3 w, the two maps'    |
 |                | attended w, two hidden 8 w      | outputs 2 w, hidden 4 w     |
 
@@ -19,8 +21,17 @@ under `full` only of descending blocks and of the last one of an ascending level
 `offload` in the host's memory. Each attention's projected caption is kept under every
 policy, because it is made before the blocks.
 
-Beside what is kept, the block at work holds all of its `none` column (computed again)
-and the gradients of its largest tensors.
+Beside what is kept, the block at work holds the gradients of its `none` column, and
+where that was not kept the column too.
+
+Two more things are the TPU compiler's own, read off its programs (libtpu 0.0.51 and
+0.0.42, v5p), and only under `none`, where nothing holds it back:
+- Weight gradients of the ascending half wait until the middle block, and what they read
+  stays: all that those blocks keep, and of each residual block the gradients of its
+  input, its two convolutions (bfloat16) and its second norm (float32), c_in + 4 c.
+- With fewer than FEW_EXAMPLES pictures a device it cuts them into strips (its
+  space-to-batch pass) on levels of LARGE_PX pixels and more, and keeps five float32
+  copies of the second norm's tensor, 10 c, in place of its input and output.
 """
 
 from __future__ import annotations
@@ -29,6 +40,9 @@ import dataclasses
 
 from glide_jax.config.defaults import Config, NoisedClipConfig, Text2ImConfig
 from glide_jax.models import layout
+
+FEW_EXAMPLES = 8
+LARGE_PX = 64
 
 
 @dataclasses.dataclass(frozen=True)
@@ -41,6 +55,7 @@ class Part:
       kept: from its forward to its backward pass.
       work: at once within its backward pass.
       on_host: kept in the host's memory.
+      late: gradients that wait for the middle block; with them waits all that is kept.
     """
 
     name: str
@@ -48,10 +63,15 @@ class Part:
     kept: int
     work: int
     on_host: int = 0
+    late: int = 0
 
 
-def parts(config: Config) -> list[Part]:
+def parts(config: Config, examples: int) -> list[Part]:
     """In the order of the forward pass, on one device with all heads and channels.
+
+    Args:
+      config: of the run.
+      examples: of one microbatch on one device.
 
     Tensor parallelism cuts what lies between the two halves of a pair of maps; that is
     left out, so with mesh.tensor > 1 this is an upper bound.
@@ -62,7 +82,7 @@ def parts(config: Config) -> list[Part]:
         sizes = length, model.image_width, model.image_heads, model.image_layers
         image = _stack("image/layers", train.remat[0], *sizes)
         return [image, _text(config), _contrast(config)]
-    return [_text(config), *_unet(config)]
+    return [_text(config), *_unet(config, is_few=examples < FEW_EXAMPLES)]
 
 
 def compute_bytes(config: Config) -> int:
@@ -104,7 +124,7 @@ def _contrast(config: Config) -> Part:
     return Part("logit_scale", "none", 0, 4 * row)
 
 
-def _unet(config: Config) -> list[Part]:
+def _unet(config: Config, *, is_few: bool) -> list[Part]:
     """Its stem, its blocks with the caption's keys and values, and its end."""
     model = config.model
     plan = layout.make_layout(model)
@@ -115,9 +135,12 @@ def _unet(config: Config) -> list[Part]:
         policy = policy_of(config, spec.px)
         is_last = (index - ascending) % per_level == per_level - 1
         is_inside = policy == "full" and index >= ascending and not is_last
-        part = _block(_name(plan, index), spec, policy, model)
+        part = _block(_name(plan, index), spec, policy, model, is_few=is_few)
         if is_inside:
             part = dataclasses.replace(part, kept=part.kept - _output(spec))
+        if policy == "none" and index >= ascending and not is_few:
+            late = spec.px**2 * (spec.in_channels + 4 * spec.channels)
+            part = dataclasses.replace(part, late=late)
         found.append(part)
     # float32: norm, its activation and the convolution's input, which are one size.
     wide = 4 // compute_bytes(config)
@@ -139,23 +162,47 @@ def _output(spec: layout.BlockSpec) -> int:
 
 
 def _block(
-    name: str, spec: layout.BlockSpec, policy: str, model: Text2ImConfig
+    name: str,
+    spec: layout.BlockSpec,
+    policy: str,
+    model: Text2ImConfig,
+    *,
+    is_few: bool,
 ) -> Part:
-    px = spec.px // 2 if spec.resample == "down" else spec.px
-    area, c_in, c = px**2, spec.in_channels, spec.channels
-    has_skip = c_in != c
-    everything = area * (c_in + c + c) + spec.px**2 * c_in * has_skip
-    products = area * (2 * c + c * has_skip)
-    caption = 0
+    everything, products = _residual(spec)
+    caption, strips = 0, _strips(spec) if is_few else 0
     if spec.attention:
+        area, c = spec.px**2, spec.channels
         caption = 2 * model.text_context * c
         everything += area * 5 * c + 2 * c * (area + model.text_context)
-        products += area * 3 * c
+        products += area * (3 + bool(spec.last)) * c
     if spec.last:
         everything += 3 * _output(spec)
-        products += 2 * _output(spec)
-    inside = {"none": everything, "dots": products}.get(policy, 0)
-    work = 2 * everything + _output(spec)
+        products += _output(spec)
+    inside = {"none": everything + strips, "dots": products}.get(policy, 0)
+    # Gradients of it all, and of what was not kept the values.
+    work = (1 if policy == "none" else 2) * everything + _output(spec)
     if policy == "offload":
         return Part(name, policy, caption, work, _output(spec))
     return Part(name, policy, caption + _output(spec) + inside, work)
+
+
+def _residual(spec: layout.BlockSpec) -> tuple[int, int]:
+    """Everything that a block's first residual block keeps, and its products alone."""
+    px = spec.px // 2 if spec.resample == "down" else spec.px
+    area, c_in, c = px**2, spec.in_channels, spec.channels
+    has_skip = c_in != c
+    joined = spec.px**2 * c_in * has_skip
+    products = area * c
+    if spec.attention or spec.last:
+        products += area * (c + c * has_skip)
+    return area * (c_in + 2 * c) + joined, products
+
+
+def _strips(spec: layout.BlockSpec) -> int:
+    """What float32 copies around the second norms take more than the norms' 2 c."""
+    if spec.px < LARGE_PX:
+        return 0
+    px = spec.px // 2 if spec.resample == "down" else spec.px
+    tensors = px**2 * spec.channels + (_output(spec) if spec.last else 0)
+    return (10 - 2) * tensors

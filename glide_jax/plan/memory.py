@@ -5,7 +5,8 @@ formula, a walk through the backward pass from the last block to the first: at e
 block there live what earlier blocks keep (see activations), the gradients so far, the
 block at work, its parameters gathered in the compute type and their gradients before
 they are scattered. The step needs what the fullest of these moments does. Blocks that
-compute nothing again keep their parameters as the forward pass gathered them.
+compute nothing again keep their parameters as the forward pass gathered them, and those
+of the ascending half wait for the middle block (see activations).
 """
 
 from __future__ import annotations
@@ -149,20 +150,26 @@ def estimate(
       batch: the global batch, as ShapeDtypeStructs with shardings.
       examples: of one microbatch on one device.
     """
-    parts = activations.parts(config)
+    parts = activations.parts(config, examples)
     size = activations.compute_bytes(config)
     grads = state.params.on_device
     kept = sum(_kept(part, state, examples, size) for part in parts)
     # The sum of all microbatches is there from the first one on.
     done = grads if config.train.microbatches > 1 else 0
-    left, fullest, work_then = kept, grads, 0
+    left, fullest, work_then, waiting = kept, grads, 0, 0
     for part in reversed(parts):
         block = state.blocks.get(part.name, BlockParams(0, 0, 1))
         done += block.grads
         work = examples * size * part.work + _gathered(part, block, state.cut, size)
-        if left + done + work > fullest:
-            fullest, work_then = left + done + work, work
-        left -= _kept(part, state, examples, size)
+        needed = left + waiting + done + work
+        if needed > fullest:
+            fullest, work_then = needed, waiting + work
+        gone = _kept(part, state, examples, size)
+        left -= gone
+        if part.name == "unet/middle":
+            waiting = 0
+        elif part.late:
+            waiting += gone + examples * size * part.late
     return DeviceBytes(
         params=state.params.on_device,
         moments=state.moments.on_device,
@@ -179,7 +186,7 @@ def _kept(part: activations.Part, state: StateBytes, examples: int, size: int) -
     """Bytes that a part keeps: activations, and parameters in the compute type."""
     kept = examples * size * part.kept
     block = state.blocks.get(part.name)
-    if part.policy in ("none", "dots") and block is not None and size < FLOAT32:
+    if part.policy == "none" and block is not None and size < FLOAT32:
         # A stack's lie as they were cut: each layer is gathered within the loop.
         kept += block.numbers * size // (1 if block.layers == 1 else state.cut)
     return kept
@@ -189,7 +196,7 @@ def _gathered(part: activations.Part, block: BlockParams, cut: int, size: int) -
     """Bytes of a block's parameters and gradients while they are whole."""
     if cut == 1:
         return 0
-    again = 0 if part.policy in ("none", "dots") and block.layers == 1 else size
+    again = 0 if part.policy == "none" and block.layers == 1 else size
     return block.numbers // block.layers * (again + FLOAT32)
 
 
@@ -205,7 +212,7 @@ def estimate_host(
     parts = state.params, state.moments, state.ema, state.rest
     batches = config.data.prefetch_batches + 1
     offloaded = activations.compute_bytes(config) * sum(
-        part.on_host for part in activations.parts(config)
+        part.on_host for part in activations.parts(config, examples)
     )
     return HostBytes(
         checkpoint=devices * sum(part.on_device + part.on_host for part in parts),

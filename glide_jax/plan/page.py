@@ -12,7 +12,7 @@ _MEMORY_NOTES = {
     "batch": "of a step",
     "grads": "float32, of the whole batch",
     "activations": "kept for the backward pass",
-    "work": "the block at work, gathered parameters",
+    "work": "the block at work, gathered parameters, gradients that wait",
     "step": "the last three where they are most: some go as others come",
 }
 

@@ -11,6 +11,7 @@ import pytest
 from glide_jax import presets
 from glide_jax.config import defaults
 from glide_jax.plan import memory, problem, topology
+from tests import test_golden_configs
 from tests.plan import plans
 
 PAPER = presets.base("paper")
@@ -138,3 +139,22 @@ def test_summing_microbatches_holds_all_gradients_from_the_start():
     kept = once.grads + once.activations / 2
     assert twice.step > kept > once.grads
     assert twice.step < once.step
+
+
+@pytest.mark.parametrize(
+    ("name", "remat", "gib"),
+    [
+        ("base64", None, 26.52),
+        ("upsample256", None, 10.18),
+        ("upsample256", ("none",), 27.95),
+        ("noised_clip64", None, 34.56),
+    ],
+)
+def test_the_formula_lies_within_15_percent_of_the_tpus_compiler(name, remat, gib):
+    """Of libtpu 0.0.51 on v5p:4x4x8; see experiments/results/plan."""
+    path = test_golden_configs.ROOT / "experiments" / "configs" / f"{name}.py"
+    config = test_golden_configs.load(path, "paper")
+    given = problem.make_problem(config, topology.parse("v5p:4x4x8", None, None))
+    if remat:
+        given = given.with_train(remat=remat)
+    assert estimate(given).total / 2**30 == pytest.approx(gib, rel=0.15)
