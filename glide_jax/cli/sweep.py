@@ -1,20 +1,14 @@
 """Run the runs of a sweep file, here or on a cluster; show and report them.
 
     glide sweep experiments/sweeps/lr_batch.py --root=runs/lr_batch --parallel=2
-    glide sweep experiments/sweeps/guidance_scale.py --root=runs/scale --runner=slurm \\
-        --gpus=1 --chip=h100 -- --base=runs/cfg/bundle --num_images=1000
+    glide sweep experiments/sweeps/caption_drop.py --root=runs/drop --runner=slurm \\
+        --gpus=1 --chip=h100 --parallel=8
     glide sweep --root=runs/lr_batch --status
     glide sweep --root=runs/lr_batch --report
 
-What follows -- goes to every run. Started again, finished runs are skipped, others go
-on where they were. A sweep file names what its runs start and returns their overrides:
-
-    from glide_jax.sweep import listed, product, seeds
-
-    COMMAND = "train --config=experiments/configs/base64.py:tiny"
-
-    def sweep():
-        return product(listed("optim.learning_rate", [3e-4, 1e-3]), seeds(3))
+Flags that follow a -- go to every run. Started again, finished runs are skipped, others
+go on where they were. A sweep file names what its runs start, as COMMAND, and returns
+their overrides from sweep(); experiments/sweeps holds examples.
 """
 
 from __future__ import annotations
