@@ -123,7 +123,8 @@ def _write(axes: Axes, texts: list[tuple[Any, str, str]], lines: list[Any]) -> N
             return hidden + 0.5 * sum(_crosses(line, box) for line in shown)
 
         written.set_position(min(_PLACES, key=cost))
-        taken.append(written.get_window_extent(renderer))
+        # Padded: 3 beside 2 would be read as 32.
+        taken.append(written.get_window_extent(renderer).padded(_DOT_PT))
 
 
 def _box(at: np.ndarray, points: float) -> transforms.Bbox:

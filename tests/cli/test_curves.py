@@ -11,6 +11,7 @@ from glide_jax.sweep import definition, result, state
 from glide_jax.sweep import plan as plans
 from tests.eval.test_curves import FIGURES
 from tests.eval.test_evaluate_command import evaluate, world  # noqa: F401
+from tests.launch import launchers
 from tests.quick_compilation import quick_compilation  # noqa: F401
 from tests.sample.conftest import bundles, models, tokenizer  # noqa: F401
 
@@ -77,6 +78,14 @@ def test_a_folder_and_its_rows_give_the_same_table(sweep, tmp_path, capsys):
         tables.append(text.partition("Drawn by")[0])
     assert tables[0] == tables[1]
     assert "| clip | 3 | 0.9 | 0.5 | 8 | 12 | 40 |" in tables[0]
+
+
+@pytest.mark.parametrize("name", ["quickstart", "emoji"])
+def test_the_tables_that_are_kept_are_what_their_rows_say(name, tmp_path):
+    kept = launchers.ROOT / "experiments" / "results" / "curves" / f"{name}.jsonl"
+    assert draw(kept, tmp_path / "c.png") == 0
+    table = (tmp_path / "c.md").read_text().partition("Drawn by")[0]
+    assert kept.with_suffix(".md").read_text().startswith(table)
 
 
 def test_runs_that_are_not_finished_are_told_of_and_left_out(sweep, tmp_path, caplog):
