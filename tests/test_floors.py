@@ -54,6 +54,7 @@ HOMES = {
     "absl": ("cli",),
     "grain": ("data",),
     "tensorflow_datasets": ("data",),
+    "matplotlib": ("eval", "sweep"),
     "optax": ("train",),
     "ml_collections": ("config", "cli"),
     "tensorflow": (),

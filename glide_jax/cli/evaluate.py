@@ -7,6 +7,7 @@
         --features=inception:inception.pt --output=runs/eval/theirs
     glide evaluate --base=runs/base/bundle --loss_source=shapes:quickstart \\
         --output=runs/eval/losses
+    glide evaluate --curves=runs/curves --output=curves.png
 
 Pictures are drawn, or read by --images from a .npz file (arr_0), a folder or a data
 source, and looked at a few at a time; of each only its features are kept. All figures
@@ -42,7 +43,7 @@ from typing import TYPE_CHECKING, Any
 
 from absl import flags
 
-from glide_jax.cli import define, evaluate_inputs, sampling, stopping
+from glide_jax.cli import curves, define, evaluate_inputs, sampling, stopping
 from glide_jax.errors import UserError
 
 if TYPE_CHECKING:
@@ -78,12 +79,16 @@ def define_flags(values: flags.FlagValues) -> None:
     add.whole("save_images", "pictures kept in OUTPUT/samples.npz", 0, least=0)
     add.text("loss_source", "data source for validation losses of --base")
     add.whole("num_losses", "records of --loss_source that are taken", 1024, least=1)
+    meaning = "a guidance sweep's folder or rows (.jsonl), to draw as OUTPUT, a PNG"
+    add.text("curves", meaning)
     add.text("output", "folder for result.json, samples.png and what is kept")
 
 
 def run(values: flags.FlagValues, arguments: list[str]) -> int:
     """Judges pictures, losses or both; prints a line for each figure."""
     _check_flags(values, arguments)
+    if values.curves:
+        return curves.run(values.curves, values.output)
     with (
         stopping.heeded(stopping.ALL_KEPT) as poll,
         told_once(),
@@ -122,6 +127,8 @@ def told_once() -> Iterator[None]:
 def _check_flags(values: flags.FlagValues, arguments: list[str]) -> None:
     if arguments:
         raise UserError(f"{arguments[0]!r} is no flag; see glide evaluate --help")
+    if values.curves:
+        return curves.check_alone(values)
     if values.captions_of and values.prompt_file:
         raise UserError("--captions_of takes the place of --prompt_file; give one")
     if values.images and values.captions_of:

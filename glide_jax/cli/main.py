@@ -49,6 +49,7 @@ VERBS = {
     "evaluate elo": "ratings of models from votes on their pictures",
     "evaluate pairs": "blinded pairs of pictures, and a page to vote on them",
     "evaluate neighbours": "the training pictures nearest to samples",
+    "sweep": "many runs from one file, here or on a cluster",
     "verify": "check a workdir or a bundle against what was written",
     "benchmark": "sample | train: how fast this machine draws, or makes a step",
     "flags": "the compiler flags of a chip, for a shell to set",

@@ -1,0 +1,57 @@
+#!/usr/bin/env bash
+# The three plots of GLIDE's figure 6 of the quickstart's models, no accelerator needed:
+# a reference of real pictures, a sweep of guidance modes and scales, a table, a picture.
+#   launch/curves.sh --root=runs/curves --models=runs/quickstart/bundles [-- FLAGS]
+# FLAGS go to every run of the sweep: --num_images=64. Started again, it goes on.
+# Ends with ROOT/curves.png, curves.md and rows.jsonl; the models are those of
+# launch/quickstart.sh.
+set -euo pipefail
+cd "$(dirname "$0")/.."
+root=runs/curves models=runs/quickstart/bundles
+while [ $# -gt 0 ]; do
+  case "$1" in
+    --help | -h)
+      sed -n '2,/^set/{/^set/d;s/^# \{0,1\}//p}' "$0"
+      exit
+      ;;
+    --root=*) root="${1#*=}" ;;
+    --models=*) models="${1#*=}" ;;
+    --)
+      shift
+      break
+      ;;
+    *)
+      echo "launch/curves.sh: $1 is not known; see --help" >&2
+      exit 2
+      ;;
+  esac
+  shift
+done
+for bundle in base_cfg noised_clip; do
+  if [ ! -d "$models/$bundle" ]; then
+    echo "launch/curves.sh: --models=$models has no $bundle; train them by" \
+      "launch/quickstart.sh, or name its folder of bundles" >&2
+    exit 2
+  fi
+done
+. launch/environment.sh
+if [ -n "${VIRTUAL_ENV:-}" ]; then
+  glide="$VIRTUAL_ENV/bin/glide"
+else
+  make_environment ""
+  glide=.venv/bin/glide
+fi
+# The models are made for a CPU; GLIDE_JAX_PLATFORMS= lets JAX choose.
+export JAX_PLATFORMS="${GLIDE_JAX_PLATFORMS-cpu}"
+reference="$root/reference.npz" features="clip:$models/noised_clip"
+if [ ! -e "$reference" ]; then
+  # As many as are drawn: precision and recall compare sets of one size.
+  "$glide" evaluate reference --source=shapes:quickstart --px=16 --max_images=512 \
+    --features="$features" --output="$reference"
+fi
+"$glide" sweep experiments/sweeps/curves.py --root="$root" --parallel=2 -- \
+  --base="$models/base_cfg" --clip="$models/noised_clip" --features="$features" \
+  --reference="$reference" --captions_of=shapes:quickstart --num_images=512 \
+  --save_images=512 --batch_size=64 --respacing=25 "$@"
+"$glide" sweep --root="$root" --report --rows="$root/rows.jsonl"
+"$glide" evaluate --curves="$root" --output="$root/curves.png"
