@@ -169,8 +169,9 @@ def _check_runs(plan) -> None:
     from glide_jax.config import resolve, validate
     from glide_jax.sweep import plan as plans
 
-    count = 2 if " ".join(plan.command[:2]) in main.VERBS else 1
-    verb = " ".join(plan.command[:count])
+    first = " ".join(plan.command[:2])
+    verb = first if first in main.VERBS else plan.command[0]
+    count = len(verb.split())
     if verb not in main.VERBS or verb == "sweep":
         raise UserError(
             f"COMMAND of {plan.name} starts {verb!r}, which is no verb to be "
@@ -181,12 +182,23 @@ def _check_runs(plan) -> None:
         values = flags.FlagValues()
         module.define_flags(values)
         words = plans.arguments(plan, run_, pathlib.Path("root"))[count:]
+        _check_folder(plan, words)
         try:
             main.parse(values, [f"glide {verb}", *words])
             if plan.verb == "train":
                 validate.validate(resolve.from_config_dict(values.config))
         except UserError as error:
             raise UserError(f"{plan.name}, run {run_.label}: {error}") from error
+
+
+def _check_folder(plan, words: list[str]) -> None:
+    """Each run has a folder of its own, named last; nobody else names one."""
+    named = [w for w in words[:-1] if w.startswith(("--output=", "--workdir="))]
+    if named:
+        raise UserError(
+            f"{plan.name} sets {named[0]}, but a sweep names each run's folder itself "
+            "(ROOT/runs/ID); leave it out"
+        )
 
 
 def _run_one(values: flags.FlagValues, plan, root: pathlib.Path) -> int:

@@ -139,10 +139,15 @@ def _rows(path: str, columns: Sequence[str]) -> Iterator[Row]:
     """
     try:
         with open(path, encoding="utf-8-sig", newline="") as file:
-            reader = csv.DictReader(_lines(file, path))
+            reader = csv.DictReader(_lines(file, path), strict=True)
             _check_header(path, columns, reader.fieldnames)
             for row in reader:
                 where = f"{path} line {reader.line_num}"
+                if any("\n" in (row[name] or "") for name in columns):
+                    raise errors.UserError(
+                        f"{where}: a quote that is opened before it joins lines; close"
+                        " it, or take it out"
+                    )
                 fields = {name: (row[name] or "").strip() for name in columns}
                 empty = [n for n, v in fields.items() if not v and n != "answer"]
                 if empty:

@@ -23,6 +23,7 @@ MISTAKES = (
     ImportError,
     LookupError,
     NameError,
+    SystemExit,
     OSError,
     RuntimeError,
     SyntaxError,
@@ -59,9 +60,20 @@ def load(path: pathlib.Path) -> Definition:
         )
     try:
         runs = function()
+        if not isinstance(runs, Mapping | str) and hasattr(runs, "__iter__"):
+            runs = list(runs)  # a generator raises only here
     except MISTAKES as error:
         raise _told(path, error) from error
-    return Definition(path.stem, tuple(shlex.split(command)), _checked(path, runs))
+    return Definition(path.stem, _words(path, command), _checked(path, runs))
+
+
+def _words(path: pathlib.Path, command: str) -> tuple[str, ...]:
+    try:
+        return tuple(shlex.split(command))
+    except ValueError as error:
+        raise UserError(
+            f"COMMAND of {path} is {command!r} ({error}); write it as in a shell"
+        ) from error
 
 
 def _import(path: pathlib.Path) -> ModuleType:
@@ -99,7 +111,6 @@ def _checked(path: pathlib.Path, runs: Any) -> list[Overrides]:
             f"sweep() of {path} returned a {type(runs).__name__}; it has to return a "
             "list of overrides, one dict for each run"
         )
-    runs = list(runs)
     if not runs:
         raise UserError(
             f"sweep() of {path} returned no runs; return one dict of overrides or more"

@@ -70,6 +70,8 @@ def test_a_mistake_on_the_command_line_is_named(refused, flags, named):
         ("[{'seed': 1}]", ["--only=abc"], "--only=abc is no run of small; its first"),
         ("[{'seed': 1}, {'seed': 1}]", [], "runs 0 and 1 of small are the same"),
         ("[]", [], "returned no runs"),
+        ("(sed for _ in [0])", [], "NameError: name 'sed' is not defined"),
+        ("exit(3)", [], "SystemExit: 3; mend the sweep file"),
     ],
 )
 def test_a_run_that_would_be_refused_is_refused_before_any_starts(
@@ -88,6 +90,9 @@ def test_a_run_that_would_be_refused_is_refused_before_any_starts(
         ("sweep a.py", "starts 'sweep', which is no verb to be swept"),
         ("--config=a.py", "starts '--config=a.py', which is no verb to be swept"),
         ("sample --base=b", "Did you mean: guidance_scale"),
+        ("evaluate", "Did you mean: guidance_scale"),
+        ("sample --output=b", "sets --output=b, but a sweep names each run's folder"),
+        ("sample --base='b", "No closing quotation"),
     ],
 )
 def test_a_command_that_cannot_be_swept_is_refused(refused, file, command, named):

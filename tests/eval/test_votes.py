@@ -129,6 +129,7 @@ def test_an_answer_that_cannot_be_used_is_named_by_its_line(read, row, told):
         (b"a,b,winner,question\n\xff,y,y,q\n", "is not UTF-8"),
         (b"\xff\xfea\x00,\x00b\x00", "is not UTF-8"),
         (b'a,b,winner,question\nx,"y' + b",x,q\n" * 50000, "not CSV"),
+        (b'a,b,winner,question\nx,y,y,"q\nx,y,x,q"\n', "a quote that is opened"),
         (b"a,b,winner,question\n" + b"x" * 70000, "line of 65536 characters"),
     ],
 )
