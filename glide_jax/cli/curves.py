@@ -35,6 +35,7 @@ def run(source: str, output: str | None) -> int:
             cannot be written.
     """
     from glide_jax.eval import curve_plots, curves
+    from glide_jax.sweep import result
 
     if not output or not output.endswith(".png"):
         raise UserError(
@@ -46,13 +47,14 @@ def run(source: str, output: str | None) -> int:
         shown = curves.of_rows(rows)
     except UserError as error:
         raise UserError(f"--curves={source}: {error}") from error
-    command = ["glide", "evaluate", f"--curves={source}", f"--output={output}"]
+    words = ["glide", "evaluate", f"--curves={source}", f"--output={output}"]
+    command = shlex.join(result.without_machine(words))
     picture = pathlib.Path(output)
     page = picture.with_suffix(".md")
     try:
         picture.parent.mkdir(parents=True, exist_ok=True)
-        curve_plots.draw(shown, picture, shlex.join(command))
-        text = curves.to_markdown(shown, shlex.join(command))
+        curve_plots.draw(shown, picture, command)
+        text = curves.to_markdown(shown, command)
         page.write_text(text, encoding="utf-8")
     except OSError as error:
         raise UserError(

@@ -11,6 +11,7 @@ import json
 import math
 import os
 import pathlib
+import re
 import shlex
 from collections.abc import Sequence
 from typing import Any
@@ -25,6 +26,11 @@ REMEDY = "remove it, and the same sweep makes it anew"
 # Of a training run: what the model has learned.
 TRAINING_METRICS = ("loss", "mse", "vb", "skipped_updates")
 TRAINING_GROUPS = ("validation/",)
+# An absolute path inside a text, up to what ends it in a flag, a tuple or a label; no
+# part of a relative one, of gs://bucket or of a fraction.
+_ABSOLUTE = re.compile(
+    r"""(?:(?<![\w./~*?}\])-])|(?<=://))/(?![/\s])[^'",:;+()\[\]]+"""
+)
 
 
 def of_training(workdir: pathlib.Path, words: Sequence[str]) -> dict[str, Any]:
@@ -73,9 +79,9 @@ def make_row(plan: plans.Plan, run: plans.Run, entry: Entry) -> dict[str, Any]:
         "schema": SCHEMA,
         "sweep": plan.name,
         "id": run.id,
-        "label": run.label,
-        "overrides": run.overrides,
-        "command": shlex.join(map(_without_machine, words)),
+        "label": without_machine(run.label),
+        "overrides": without_machine(run.overrides),
+        "command": shlex.join(without_machine(words)),
         "metrics": result["metrics"],
         "seconds": round(entry.seconds(), 1),
         "attempts": len(entry.attempts()),
@@ -149,11 +155,18 @@ def _without_nan(value: Any) -> Any:
     return value
 
 
-def _without_machine(word: str) -> str:
-    """--base=/home/me/runs/base/bundle as --base=bundle, or seen from here if below."""
-    flag, equals, value = word.rpartition("=")
-    if not value.startswith("/"):
-        return word
-    path, here = pathlib.Path(value), pathlib.Path.cwd()
-    kept = path.relative_to(here) if path.is_relative_to(here) else path.name
-    return f"{flag}{equals}{kept}"
+def without_machine(value: Any) -> Any:
+    """Texts in JSON values, their absolute paths cut to what lies below here or a name.
+
+    --features=clip:/home/me/runs/clip becomes --features=clip:clip.
+    """
+    if isinstance(value, dict):
+        return {name: without_machine(item) for name, item in value.items()}
+    if isinstance(value, list | tuple):
+        return [without_machine(item) for item in value]
+    return _ABSOLUTE.sub(_cut, value) if isinstance(value, str) else value
+
+
+def _cut(found: re.Match) -> str:
+    path, here = pathlib.Path(found[0]), pathlib.Path.cwd()
+    return str(path.relative_to(here) if path.is_relative_to(here) else path.name)

@@ -63,6 +63,43 @@ def test_a_row_holds_no_path_of_its_machine(sweep, root, monkeypatch):
     )
 
 
+@pytest.mark.parametrize(
+    ("word", "kept"),
+    [
+        ("--features=clip:/home/me/runs/clip", "--features=clip:clip"),
+        (
+            "--captions_of=webdataset:/data/x-{000..009}.tar",
+            "--captions_of=webdataset:x-{000..009}.tar",
+        ),
+        ("--captions_of=webdataset:/data/x-*.tar", "--captions_of=webdataset:x-*.tar"),
+        (
+            "--config.data.sources=('folder:/home/me/p', '/home/me/q')",
+            "--config.data.sources=('folder:p', 'q')",
+        ),
+        ("base=/home/me/my runs/a,seed=3", "base=a,seed=3"),
+        ("/home/me/a+/home/me/b", "a+b"),
+        ("--base=file:///home/me/a", "--base=file://a"),
+        ("--base=gs://bucket/a", "--base=gs://bucket/a"),
+        ("--base=runs/a/bundle", "--base=runs/a/bundle"),
+        ("--prompt=half/half ~/a ../b 1 / 2", "--prompt=half/half ~/a ../b 1 / 2"),
+    ],
+)
+def test_an_absolute_path_is_cut_wherever_it_stands_in_a_text(word, kept):
+    assert result.without_machine(word) == kept
+    assert result.without_machine({"a": [word, 3]}) == {"a": [kept, 3]}
+
+
+def test_overrides_and_labels_of_a_row_hold_no_path_either(make_plan, root):
+    plan = make_plan("listed('base', ['/home/me/a/bundle', '/home/me/b'])")
+    plans.keep(plan, root)
+    entry = state.Entry(root, plan.runs[0].id)
+    entry.folder.mkdir()
+    write_result(entry, {})
+    (row,) = result.make_rows(plan, root)
+    assert (row["label"], row["overrides"]) == ("base=bundle", {"base": "bundle"})
+    assert "/home" not in json.dumps(row)
+
+
 def test_rows_that_were_written_are_read_back(sweep, root, tmp_path):
     path = tmp_path / "results" / "small.jsonl"
     rows = result.make_rows(sweep, root)
