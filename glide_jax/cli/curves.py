@@ -65,17 +65,14 @@ def run(source: str, output: str | None) -> int:
 
 
 def _rows(source: pathlib.Path) -> list[dict[str, Any]]:
-    """Rows of a file, or of a folder's finished runs with their settings."""
+    """Rows of a file, or of a folder's finished runs."""
     from glide_jax.sweep import plan as plans
-    from glide_jax.sweep import result, state
+    from glide_jax.sweep import result
 
     if source.suffix == ".jsonl":
         return result.read_rows(source)
     plan = plans.read(source)
     rows = result.make_rows(plan, source)
-    for row in rows:
-        kept = result.read(state.Entry(source, row["id"]).result)
-        row["settings"] = kept.get("settings", {})
     if len(rows) < len(plan.runs):
         logging.warning(
             "%d of %d runs are finished; the others are not drawn",

@@ -64,18 +64,20 @@ class Curves(NamedTuple):
         points: Unguided first, then by mode and scale.
         names: The figure's name for each key of NAMES.
         command: What all runs were started with, without what they differ in.
+        warnings: What the runs say is to be read with care, each line once.
     """
 
     points: list[Point]
     names: dict[str, str]
     command: str
+    warnings: list[str]
 
 
 def of_rows(rows: Sequence[Mapping[str, Any]]) -> Curves:
     """The curves of rows as `glide sweep --report --rows` writes them.
 
-    Where a row has "settings", those of its result.json, they are compared too: they
-    name the weights and the reference by what is in them.
+    Where all rows have "settings", those of their result.json, they are compared too:
+    they name the weights and the reference by what is in them.
 
     Raises:
         UserError: No guided run; runs of another verb, guidance or scale than can be
@@ -104,7 +106,8 @@ def of_rows(rows: Sequence[Mapping[str, Any]]) -> Curves:
     kept = [
         f"--{name}={value}" for name, value in flags[0].items() if name not in _FREE
     ]
-    return Curves(points, names, shlex.join(["glide", "evaluate", *kept]))
+    told = dict.fromkeys(line for row in rows for line in row.get("warnings", []))
+    return Curves(points, names, shlex.join(["glide", "evaluate", *kept]), [*told])
 
 
 def to_markdown(curves: Curves, drawn_by: str) -> str:
@@ -118,11 +121,13 @@ def to_markdown(curves: Curves, drawn_by: str) -> str:
         cells = [f"{point.metrics[name]:.4g}" for name in columns]
         lines.append([point.mode, scale, *cells])
     table = "\n".join(f"| {' | '.join(cells)} |" for cells in lines)
+    care = "".join(f"- {line}\n" for line in curves.warnings)
+    table += f"\n\nRead with care:\n\n{care}" if care else "\n"
     told = (
         ("Each point, but for its guidance:", curves.command),
         ("Drawn by:", drawn_by),
     )
-    return f"{table}\n" + "".join(
+    return table + "".join(
         f"\n{line}\n\n```\n{command}\n```\n" for line, command in told
     )
 
@@ -173,10 +178,11 @@ def _check_alike(
     rows: Sequence[Mapping[str, Any]], flags: Sequence[Mapping[str, str]]
 ) -> None:
     """Raises UserError for the first thing, but guidance, that two rows differ in."""
+    have_settings = all("settings" in row for row in rows)  # older ones have none
     conditions = [
         {
             **{f"--{k}": v for k, v in given.items() if k not in _FREE},
-            **_flat(row.get("settings", {})),
+            **(_flat(row["settings"]) if have_settings else {}),
         }
         for row, given in zip(rows, flags, strict=True)
     ]

@@ -13,7 +13,7 @@ import os
 import pathlib
 import re
 import shlex
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from glide_jax import metrics
@@ -72,10 +72,14 @@ def read(path: pathlib.Path) -> dict[str, Any]:
 
 
 def make_row(plan: plans.Plan, run: plans.Run, entry: Entry) -> dict[str, Any]:
-    """The row of a finished run."""
+    """The row of a finished run.
+
+    Of an evaluation it holds the settings too, which name weights and reference by
+    their digests, and what is to be read with care.
+    """
     result = read(entry.result)
     words = ["glide", *plans.arguments(plan, run, None)]
-    return {
+    row = {
         "schema": SCHEMA,
         "sweep": plan.name,
         "id": run.id,
@@ -87,6 +91,15 @@ def make_row(plan: plans.Plan, run: plans.Run, entry: Entry) -> dict[str, Any]:
         "attempts": len(entry.attempts()),
         "machine": result["machine"],
     }
+    if plan.verb != "train":  # whose command names all settings
+        row["settings"] = without_machine(result.get("settings", {}))
+        row["warnings"] = without_machine(result.get("warnings", []))
+    return row
+
+
+def warnings(rows: Sequence[Mapping[str, Any]]) -> list[str]:
+    """What rows say is to be read with care, each line once; older rows say nothing."""
+    return list(dict.fromkeys(line for row in rows for line in row.get("warnings", [])))
 
 
 def make_rows(plan: plans.Plan, root: pathlib.Path) -> list[dict[str, Any]]:

@@ -125,6 +125,21 @@ def test_a_row_of_another_schema_or_cut_short_is_named(tmp_path, line, named):
         result.read_rows(path)
 
 
+def test_a_row_keeps_the_digests_and_the_warnings_and_the_page_shows_these(sweep, root):
+    for run in sweep.runs[:2]:
+        settings = {"features": "noised_clip aaa", "reference": {"path": "/data/r.npz"}}
+        warnings = ["fid: too few pictures in /data/a"]
+        entry = state.Entry(root, run.id)
+        write_result(entry, {"fid": 1.0}, settings=settings, warnings=warnings)
+    first, *_ = result.make_rows(sweep, root)
+    assert first["settings"]["features"] == "noised_clip aaa"
+    assert first["settings"]["reference"] == {"path": "r.npz"}
+    assert first["warnings"] == ["fid: too few pictures in a"]
+    report.write(sweep, root)
+    page = (root / "results.md").read_text()
+    assert page.count("- fid: too few pictures in a\n") == 1
+
+
 def test_an_older_result_in_the_folder_is_named(sweep, root):
     entry = state.Entry(root, sweep.runs[3].id)
     write_result(entry, {"fid": 1.0}, schema=0)
