@@ -8,7 +8,8 @@
 
 Flags that follow a -- go to every run. Started again, finished runs are skipped, others
 go on where they were. A sweep file names what its runs start, as COMMAND, and returns
-their overrides from sweep(); experiments/sweeps holds examples.
+their overrides from sweep(); experiments/sweeps holds examples. A finished run whose
+bundles or configuration have changed since is refused: it is not what its command says.
 """
 
 from __future__ import annotations
@@ -22,7 +23,7 @@ import time
 from absl import flags
 
 from glide_jax import lifecycle
-from glide_jax.cli import define
+from glide_jax.cli import define, evaluate_inputs
 from glide_jax.errors import UserError
 
 RUNNERS = ("local", "slurm", "jobset", "print")
@@ -100,7 +101,7 @@ def run(values: flags.FlagValues, arguments: list[str]) -> int:
     if values.only:
         return _run_one(values, _kept_plan(values.only, root, arguments), root)
     plan = _make_plan(arguments)
-    _check_runs(plan)
+    _check_runs(plan, root)
     return _run_all(values, plan, root, arguments)
 
 
@@ -163,11 +164,15 @@ def _kept_plan(run_id: str, root: pathlib.Path, arguments: list[str]):
     return plan
 
 
-def _check_runs(plan) -> None:
-    """Raises UserError for what a run would be refused for: before any is started."""
+def _check_runs(plan, root: pathlib.Path) -> None:
+    """Raises UserError for what a run would be refused for: before any is started.
+
+    And for a finished one that would be another now.
+    """
     from glide_jax.cli import main
     from glide_jax.config import resolve, validate
     from glide_jax.sweep import plan as plans
+    from glide_jax.sweep import state
 
     count = 2 if " ".join(plan.command[:2]) in main.VERBS else 1
     verb = " ".join(plan.command[:count])
@@ -183,10 +188,37 @@ def _check_runs(plan) -> None:
         words = plans.arguments(plan, run_, pathlib.Path("root"))[count:]
         try:
             main.parse(values, [f"glide {verb}", *words])
+            entry = state.Entry(root, run_.id)
             if plan.verb == "train":
                 validate.validate(resolve.from_config_dict(values.config))
+            if entry.is_finished:
+                _check_unchanged(verb, values, entry)
         except UserError as error:
             raise UserError(f"{plan.name}, run {run_.label}: {error}") from error
+
+
+def _check_unchanged(verb: str, values: flags.FlagValues, entry) -> None:
+    """Raises UserError where the finished run's flags mean something else now."""
+    from glide_jax.config import resolve
+    from glide_jax.sweep import stale  # imports models: not where nothing is finished
+
+    if verb == "train":
+        stale.check_config(entry, resolve.from_config_dict(values.config))
+    elif verb == "evaluate":
+        stale.check_bundles(entry, _bundles(values))
+
+
+def _bundles(values: flags.FlagValues) -> dict[str, str | None]:
+    """The folders that flags of `glide evaluate` name, as its settings call them."""
+    kind, _, place = (values.features or "").partition(":")
+    features = place if kind == "clip" else None
+    return {
+        "base": values.base,
+        "upsampler": values.upsampler,
+        "clip": values.clip,
+        "features": features,
+        "judge": evaluate_inputs.judge_bundle(values),
+    }
 
 
 def _run_one(values: flags.FlagValues, plan, root: pathlib.Path) -> int:
