@@ -23,6 +23,9 @@ from glide_jax.sweep.state import Entry
 
 SCHEMA = 1
 REMEDY = "remove it, and the same sweep makes it anew"
+RESULT_KEYS = {"metrics", "machine"}
+# "settings" and "warnings" are not in older rows, nor in those of training.
+ROW_KEYS = {"sweep", "id", "label", "overrides", "command", "seconds", "attempts"}
 # Of a training run: what the model has learned.
 TRAINING_METRICS = ("loss", "mse", "vb", "skipped_updates")
 TRAINING_GROUPS = ("validation/",)
@@ -68,7 +71,7 @@ def read(path: pathlib.Path) -> dict[str, Any]:
     Raises:
       UserError: it is none, or of another schema.
     """
-    return _parsed(path.read_text(), str(path))
+    return _parsed(path.read_text(), str(path), RESULT_KEYS)
 
 
 def make_row(plan: plans.Plan, run: plans.Run, entry: Entry) -> dict[str, Any]:
@@ -138,10 +141,11 @@ def read_rows(path: pathlib.Path) -> list[dict[str, Any]]:
             f"--rows={path}"
         )
     lines = path.read_text().splitlines()
-    return [_parsed(line, f"{path}, line {i + 1}") for i, line in enumerate(lines)]
+    keys = RESULT_KEYS | ROW_KEYS
+    return [_parsed(line, f"{path}, line {i}", keys) for i, line in enumerate(lines, 1)]
 
 
-def _parsed(text: str, where: str) -> dict[str, Any]:
+def _parsed(text: str, where: str, keys: set[str]) -> dict[str, Any]:
     try:
         fields = json.loads(text)
     except json.JSONDecodeError as error:
@@ -151,7 +155,7 @@ def _parsed(text: str, where: str) -> dict[str, Any]:
         raise UserError(
             f"{where} is a result of schema {schema}, and this reads {SCHEMA}; {REMEDY}"
         )
-    missing = {"metrics", "machine"} - fields.keys()
+    missing = keys - fields.keys()
     if missing:
         raise UserError(f"{where} has no {min(missing)!r}; {REMEDY}")
     return fields

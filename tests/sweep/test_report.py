@@ -18,6 +18,8 @@ GRID = (
     "product(listed('scale', [1.0, 3.0, 20.0]), listed('mode', ['cfg', 'clip']), "
     "seeds(2))"
 )
+ROW = {"schema": 1, "sweep": "small", "id": "a", "label": "", "overrides": {}}
+ROW |= {"command": "", "metrics": {}, "seconds": 1.0, "attempts": 1, "machine": {}}
 
 
 @pytest.fixture
@@ -114,13 +116,15 @@ def test_rows_that_were_written_are_read_back(sweep, root, tmp_path):
         ('{"schema": 0, "metrics": {}}', "line 2 is a result of schema 0, and this"),
         ('{"metrics": {}}', "line 2 is a result of schema None"),
         ("[]", "line 2 is a result of schema None"),
-        ('{"schema": 1, "machine": {}}', "line 2 has no 'metrics'"),
+        (json.dumps(ROW).replace("metrics", "m"), "line 2 has no 'metrics'"),
+        (json.dumps(ROW).replace("attempts", "a"), "line 2 has no 'attempts'"),
+        ('{"schema": 1, "metrics": {}, "machine": {}}', "line 2 has no 'attempts'"),
         ('{"schema": 1, "met', "line 2 is not JSON"),
     ],
 )
 def test_a_row_of_another_schema_or_cut_short_is_named(tmp_path, line, named):
     path = tmp_path / "rows.jsonl"
-    path.write_text(f'{{"schema": 1, "metrics": {{}}, "machine": {{}}}}\n{line}\n')
+    path.write_text(f"{json.dumps(ROW)}\n{line}\n")
     with pytest.raises(UserError, match=named):
         result.read_rows(path)
 
