@@ -45,14 +45,22 @@ CLUSTER_FLAGS = {
 def define_flags(values: flags.FlagValues) -> None:
     """What to do, where, and what the cluster is to be told."""
     add = define.Define(values)
-    add.text("root", "folder of the sweep, e.g. runs/lr_batch")
+    add.text(
+        "root", "folder of the sweep, on a disk with file locks, e.g. runs/lr_batch"
+    )
     add.text(
         "runner",
         "local: processes of this machine; slurm: one array job; jobset: one indexed "
         "JobSet by kubectl; print: a command a line, to be run anywhere",
         "local",
     )
-    add.whole("parallel", "runs at a time, e.g. 2", 1)
+    add.whole(
+        "parallel",
+        "runs at a time, e.g. 2; on a machine with several GPUs set "
+        "CUDA_VISIBLE_DEVICES=0,1,..., which is shared out among them: where it is not "
+        "set, every run takes every GPU",
+        1,
+    )
     add.whole("restarts", "starts of a run after codes that mean again", 100, least=0)
     add.switch("retry_failed", "also start runs again that failed by a mistake", False)
     add.text("only", "run the run with this id alone, as all runners do")

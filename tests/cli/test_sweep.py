@@ -211,6 +211,13 @@ def test_a_finished_training_run_of_a_configuration_that_changed_is_refused(
     assert "(optim.warmup_steps: 30 -> 40); name another --root" in line
 
 
+def test_the_help_names_what_a_root_and_many_gpus_need(capsys):
+    assert main.run(["sweep", "--help"]) == 0
+    text = " ".join(capsys.readouterr().out.split())
+    assert "on a disk with file locks" in text
+    assert "set CUDA_VISIBLE_DEVICES=0,1" in text
+
+
 def test_status_and_report_need_no_sweep_file(tmp_path, capsys, monkeypatch):
     monkeypatch.chdir(tmp_path)
     run = plans.Run("a" * 10, "seed=1", {"seed": 1})
