@@ -21,7 +21,7 @@ UNGUIDED, CFG, CLIP = "unguided", "cfg", "clip"
 # By mode: the flag of its scale, and the scale that guides nothing.
 _SCALES = {CFG: ("guidance_scale", 1.0), CLIP: ("clip_guidance_scale", 0.0)}
 # What rows may differ in: how they are guided, which pictures they are, where they lie.
-_FREE = {
+_MAY_DIFFER = {
     "guidance_mode",
     "guidance_scale",
     "clip_guidance_scale",
@@ -29,12 +29,15 @@ _FREE = {
     "output",
     "metrics",
 }
-# The names a quantity goes by; the first is that of Inception's features.
+# What eval/figures.py puts before a figure, by the features it is of: Inception's, the
+# same with TensorFlow 1's resizing, a noised CLIP's.
+_PREFIXES = ("", "inception_tf1_", "noised_clip_")
+# The names a quantity goes by.
 NAMES = {
-    "precision": ("precision", "noised_clip_precision"),
-    "recall": ("recall", "noised_clip_recall"),
-    "inception_score": ("inception_score", "noised_clip_inception_score"),
-    "fid": ("fid", "noised_clip_fid"),
+    **{
+        quantity: tuple(f"{prefix}{quantity}" for prefix in _PREFIXES)
+        for quantity in ("precision", "recall", "inception_score", "fid")
+    },
     "clip_score": ("noised_clip_score",),
 }
 _REMEDY = (
@@ -104,7 +107,9 @@ def of_rows(rows: Sequence[Mapping[str, Any]]) -> Curves:
     ]  # of several seeds their mean
     points.sort(key=lambda point: (order.index(point.mode), point.scale or 0.0))
     kept = [
-        f"--{name}={value}" for name, value in flags[0].items() if name not in _FREE
+        f"--{name}={value}"
+        for name, value in flags[0].items()
+        if name not in _MAY_DIFFER
     ]
     told = dict.fromkeys(line for row in rows for line in row.get("warnings", []))
     return Curves(points, names, shlex.join(["glide", "evaluate", *kept]), [*told])
@@ -181,7 +186,7 @@ def _check_alike(
     have_settings = all("settings" in row for row in rows)  # older ones have none
     conditions = [
         {
-            **{f"--{k}": v for k, v in given.items() if k not in _FREE},
+            **{f"--{k}": v for k, v in given.items() if k not in _MAY_DIFFER},
             **(_flat(row["settings"]) if have_settings else {}),
         }
         for row, given in zip(rows, flags, strict=True)
@@ -201,7 +206,7 @@ def _flat(settings: Any, path: str = "") -> dict[str, Any]:
         return {path: settings}
     flat: dict[str, Any] = {}
     for name, value in settings.items():
-        if name not in _FREE:
+        if name not in _MAY_DIFFER:
             flat |= _flat(value, f"{path}.{name}" if path else name)
     return flat
 

@@ -123,8 +123,10 @@ class Entry:
             yield file if _take(file, fcntl.LOCK_EX) else None
 
     def seconds(self) -> float:
-        """Spent on all attempts; of one going on until now, of one cut off until it
-        last wrote to its log or its result.
+        """Spent on all attempts.
+
+        Of one going on until now, of one cut off until it last wrote to its log or its
+        result.
         """
         attempts = self.attempts()
         if attempts and attempts[-1].ended is None:
