@@ -35,6 +35,7 @@ def run(source: str, output: str | None) -> int:
             cannot be written.
     """
     from glide_jax.eval import curve_plots, curves
+    from glide_jax.sweep import result
 
     if not output or not output.endswith(".png"):
         raise UserError(
@@ -46,13 +47,14 @@ def run(source: str, output: str | None) -> int:
         shown = curves.of_rows(rows)
     except UserError as error:
         raise UserError(f"--curves={source}: {error}") from error
-    command = ["glide", "evaluate", f"--curves={source}", f"--output={output}"]
+    words = ["glide", "evaluate", f"--curves={source}", f"--output={output}"]
+    command = shlex.join(result.without_machine(words))
     picture = pathlib.Path(output)
     page = picture.with_suffix(".md")
     try:
         picture.parent.mkdir(parents=True, exist_ok=True)
-        curve_plots.draw(shown, picture, shlex.join(command))
-        text = curves.to_markdown(shown, shlex.join(command))
+        curve_plots.draw(shown, picture, command)
+        text = curves.to_markdown(shown, command)
         page.write_text(text, encoding="utf-8")
     except OSError as error:
         raise UserError(
@@ -63,17 +65,14 @@ def run(source: str, output: str | None) -> int:
 
 
 def _rows(source: pathlib.Path) -> list[dict[str, Any]]:
-    """Rows of a file, or of a folder's finished runs with their settings."""
+    """Rows of a file, or of a folder's finished runs."""
     from glide_jax.sweep import plan as plans
-    from glide_jax.sweep import result, state
+    from glide_jax.sweep import result
 
     if source.suffix == ".jsonl":
         return result.read_rows(source)
     plan = plans.read(source)
     rows = result.make_rows(plan, source)
-    for row in rows:
-        kept = result.read(state.Entry(source, row["id"]).result)
-        row["settings"] = kept.get("settings", {})
     if len(rows) < len(plan.runs):
         logging.warning(
             "%d of %d runs are finished; the others are not drawn",

@@ -8,7 +8,8 @@
 
 Flags that follow a -- go to every run. Started again, finished runs are skipped, others
 go on where they were. A sweep file names what its runs start, as COMMAND, and returns
-their overrides from sweep(); experiments/sweeps holds examples.
+their overrides from sweep(); experiments/sweeps holds examples. A finished run whose
+bundles or configuration have changed since is refused: it is not what its command says.
 """
 
 from __future__ import annotations
@@ -22,7 +23,7 @@ import time
 from absl import flags
 
 from glide_jax import lifecycle
-from glide_jax.cli import define
+from glide_jax.cli import define, evaluate_inputs
 from glide_jax.errors import UserError
 
 RUNNERS = ("local", "slurm", "jobset", "print")
@@ -44,14 +45,22 @@ CLUSTER_FLAGS = {
 def define_flags(values: flags.FlagValues) -> None:
     """What to do, where, and what the cluster is to be told."""
     add = define.Define(values)
-    add.text("root", "folder of the sweep, e.g. runs/lr_batch")
+    add.text(
+        "root", "folder of the sweep, on a disk with file locks, e.g. runs/lr_batch"
+    )
     add.text(
         "runner",
         "local: processes of this machine; slurm: one array job; jobset: one indexed "
         "JobSet by kubectl; print: a command a line, to be run anywhere",
         "local",
     )
-    add.whole("parallel", "runs at a time, e.g. 2", 1)
+    add.whole(
+        "parallel",
+        "runs at a time, e.g. 2; on a machine with several GPUs set "
+        "CUDA_VISIBLE_DEVICES=0,1,..., which is shared out among them: where it is not "
+        "set, every run takes every GPU",
+        1,
+    )
     add.whole("restarts", "starts of a run after codes that mean again", 100, least=0)
     add.switch("retry_failed", "also start runs again that failed by a mistake", False)
     add.text("only", "run the run with this id alone, as all runners do")
@@ -100,7 +109,7 @@ def run(values: flags.FlagValues, arguments: list[str]) -> int:
     if values.only:
         return _run_one(values, _kept_plan(values.only, root, arguments), root)
     plan = _make_plan(arguments)
-    _check_runs(plan)
+    _check_runs(plan, root)
     return _run_all(values, plan, root, arguments)
 
 
@@ -163,11 +172,15 @@ def _kept_plan(run_id: str, root: pathlib.Path, arguments: list[str]):
     return plan
 
 
-def _check_runs(plan) -> None:
-    """Raises UserError for what a run would be refused for: before any is started."""
+def _check_runs(plan, root: pathlib.Path) -> None:
+    """Raises UserError for what a run would be refused for: before any is started.
+
+    And for a finished one that would be another now.
+    """
     from glide_jax.cli import main
     from glide_jax.config import resolve, validate
     from glide_jax.sweep import plan as plans
+    from glide_jax.sweep import state
 
     first = " ".join(plan.command[:2])
     verb = first if first in main.VERBS else plan.command[0]
@@ -185,8 +198,11 @@ def _check_runs(plan) -> None:
         _check_folder(plan, words)
         try:
             main.parse(values, [f"glide {verb}", *words])
+            entry = state.Entry(root, run_.id)
             if plan.verb == "train":
                 validate.validate(resolve.from_config_dict(values.config))
+            if entry.is_finished:
+                _check_unchanged(verb, values, entry)
         except UserError as error:
             raise UserError(f"{plan.name}, run {run_.label}: {error}") from error
 
@@ -199,6 +215,30 @@ def _check_folder(plan, words: list[str]) -> None:
             f"{plan.name} sets {named[0]}, but a sweep names each run's folder itself "
             "(ROOT/runs/ID); leave it out"
         )
+
+
+def _check_unchanged(verb: str, values: flags.FlagValues, entry) -> None:
+    """Raises UserError where the finished run's flags mean something else now."""
+    from glide_jax.config import resolve
+    from glide_jax.sweep import stale  # imports models: not where nothing is finished
+
+    if verb == "train":
+        stale.check_config(entry, resolve.from_config_dict(values.config))
+    elif verb == "evaluate":
+        stale.check_bundles(entry, _bundles(values))
+
+
+def _bundles(values: flags.FlagValues) -> dict[str, str | None]:
+    """The folders that flags of `glide evaluate` name, as its settings call them."""
+    kind, _, place = (values.features or "").partition(":")
+    features = place if kind == "clip" else None
+    return {
+        "base": values.base,
+        "upsampler": values.upsampler,
+        "clip": values.clip,
+        "features": features,
+        "judge": evaluate_inputs.judge_bundle(values),
+    }
 
 
 def _run_one(values: flags.FlagValues, plan, root: pathlib.Path) -> int:

@@ -21,7 +21,7 @@ UNGUIDED, CFG, CLIP = "unguided", "cfg", "clip"
 # By mode: the flag of its scale, and the scale that guides nothing.
 _SCALES = {CFG: ("guidance_scale", 1.0), CLIP: ("clip_guidance_scale", 0.0)}
 # What rows may differ in: how they are guided, which pictures they are, where they lie.
-_FREE = {
+_MAY_DIFFER = {
     "guidance_mode",
     "guidance_scale",
     "clip_guidance_scale",
@@ -29,12 +29,15 @@ _FREE = {
     "output",
     "metrics",
 }
-# The names a quantity goes by; the first is that of Inception's features.
+# What eval/figures.py puts before a figure, by the features it is of: Inception's, the
+# same with TensorFlow 1's resizing, a noised CLIP's.
+_PREFIXES = ("", "inception_tf1_", "noised_clip_")
+# The names a quantity goes by.
 NAMES = {
-    "precision": ("precision", "noised_clip_precision"),
-    "recall": ("recall", "noised_clip_recall"),
-    "inception_score": ("inception_score", "noised_clip_inception_score"),
-    "fid": ("fid", "noised_clip_fid"),
+    **{
+        quantity: tuple(f"{prefix}{quantity}" for prefix in _PREFIXES)
+        for quantity in ("precision", "recall", "inception_score", "fid")
+    },
     "clip_score": ("noised_clip_score",),
 }
 _REMEDY = (
@@ -64,18 +67,20 @@ class Curves(NamedTuple):
         points: Unguided first, then by mode and scale.
         names: The figure's name for each key of NAMES.
         command: What all runs were started with, without what they differ in.
+        warnings: What the runs say is to be read with care, each line once.
     """
 
     points: list[Point]
     names: dict[str, str]
     command: str
+    warnings: list[str]
 
 
 def of_rows(rows: Sequence[Mapping[str, Any]]) -> Curves:
     """The curves of rows as `glide sweep --report --rows` writes them.
 
-    Where a row has "settings", those of its result.json, they are compared too: they
-    name the weights and the reference by what is in them.
+    Where all rows have "settings", those of their result.json, they are compared too:
+    they name the weights and the reference by what is in them.
 
     Raises:
         UserError: No guided run; runs of another verb, guidance or scale than can be
@@ -102,9 +107,12 @@ def of_rows(rows: Sequence[Mapping[str, Any]]) -> Curves:
     ]  # of several seeds their mean
     points.sort(key=lambda point: (order.index(point.mode), point.scale or 0.0))
     kept = [
-        f"--{name}={value}" for name, value in flags[0].items() if name not in _FREE
+        f"--{name}={value}"
+        for name, value in flags[0].items()
+        if name not in _MAY_DIFFER
     ]
-    return Curves(points, names, shlex.join(["glide", "evaluate", *kept]))
+    told = dict.fromkeys(line for row in rows for line in row.get("warnings", []))
+    return Curves(points, names, shlex.join(["glide", "evaluate", *kept]), [*told])
 
 
 def to_markdown(curves: Curves, drawn_by: str) -> str:
@@ -118,11 +126,13 @@ def to_markdown(curves: Curves, drawn_by: str) -> str:
         cells = [f"{point.metrics[name]:.4g}" for name in columns]
         lines.append([point.mode, scale, *cells])
     table = "\n".join(f"| {' | '.join(cells)} |" for cells in lines)
+    care = "".join(f"- {line}\n" for line in curves.warnings)
+    table += f"\n\nRead with care:\n\n{care}" if care else "\n"
     told = (
         ("Each point, but for its guidance:", curves.command),
         ("Drawn by:", drawn_by),
     )
-    return f"{table}\n" + "".join(
+    return table + "".join(
         f"\n{line}\n\n```\n{command}\n```\n" for line, command in told
     )
 
@@ -173,10 +183,11 @@ def _check_alike(
     rows: Sequence[Mapping[str, Any]], flags: Sequence[Mapping[str, str]]
 ) -> None:
     """Raises UserError for the first thing, but guidance, that two rows differ in."""
+    have_settings = all("settings" in row for row in rows)  # older ones have none
     conditions = [
         {
-            **{f"--{k}": v for k, v in given.items() if k not in _FREE},
-            **_flat(row.get("settings", {})),
+            **{f"--{k}": v for k, v in given.items() if k not in _MAY_DIFFER},
+            **(_flat(row["settings"]) if have_settings else {}),
         }
         for row, given in zip(rows, flags, strict=True)
     ]
@@ -195,7 +206,7 @@ def _flat(settings: Any, path: str = "") -> dict[str, Any]:
         return {path: settings}
     flat: dict[str, Any] = {}
     for name, value in settings.items():
-        if name not in _FREE:
+        if name not in _MAY_DIFFER:
             flat |= _flat(value, f"{path}.{name}" if path else name)
     return flat
 

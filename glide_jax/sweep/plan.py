@@ -12,6 +12,7 @@ import hashlib
 import json
 import os
 import pathlib
+import shlex
 from collections.abc import Sequence
 from typing import Any, NamedTuple
 
@@ -65,7 +66,7 @@ def make(definition: Definition, shared: Sequence[str] = ()) -> Plan:
     """The plan of a sweep file's runs; `shared` are flags that all of them get.
 
     Raises:
-      UserError: two runs are the same.
+      UserError: two runs are the same, by their ids or by what they start.
     """
     start = [*definition.command, *shared]
     varied = _varied(definition.overrides)
@@ -73,16 +74,20 @@ def make(definition: Definition, shared: Sequence[str] = ()) -> Plan:
         Run(run_id(start, overrides), label(overrides, varied), overrides)
         for overrides in definition.overrides
     )
+    plan = Plan(definition.name, definition.command, tuple(shared), runs)
     seen: dict[str, int] = {}
     for number, run in enumerate(runs):
-        if run.id in seen:
-            raise UserError(
-                f"runs {seen[run.id]} and {number} of {definition.name} are the same, "
-                f"{_json(run.overrides)}, and would have one id, {run.id}; leave one "
-                "out, or vary the seed"
-            )
-        seen[run.id] = number
-    return Plan(definition.name, definition.command, tuple(shared), runs)
+        # 3 and "3" have two ids and one command line, 3 and 3.0 the other way round.
+        command = shlex.join(sorted(arguments(plan, run, None)))
+        for mark, kind in ((run.id, "id"), (command, "command line")):
+            first = seen.setdefault(mark, number)
+            if first != number:
+                raise UserError(
+                    f"runs {first} and {number} of {plan.name} are the same, "
+                    f"{_json(run.overrides)}, and would have one {kind}; leave one "
+                    "out, or vary the seed"
+                )
+    return plan
 
 
 def run_id(start: Sequence[str], overrides: Overrides) -> str:

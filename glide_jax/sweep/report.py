@@ -61,8 +61,10 @@ def to_markdown(rows: Sequence[Row], names: Sequence[str] = ()) -> str:
 
 
 def make_page(plan: plans.Plan, root: pathlib.Path, rows: Sequence[Row]) -> str:
-    """results.md: the table, what is not finished, the command of a run."""
+    """results.md: the table, what to mind, what is not finished, a run's command."""
     page = f"# {plan.name}\n\n{to_markdown(rows)}\n"
+    if found := result.warnings(rows):
+        page += "\nRead with care:\n\n" + "".join(f"- {line}\n" for line in found)
     entries = [(run, Entry(root, run.id)) for run in plan.runs]
     open_ = [(run, entry) for run, entry in entries if not entry.is_finished]
     if open_:

@@ -11,8 +11,9 @@ import json
 import math
 import os
 import pathlib
+import re
 import shlex
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from glide_jax import metrics
@@ -22,9 +23,17 @@ from glide_jax.sweep.state import Entry
 
 SCHEMA = 1
 REMEDY = "remove it, and the same sweep makes it anew"
+RESULT_KEYS = {"metrics", "machine"}
+# "settings" and "warnings" are not in older rows, nor in those of training.
+ROW_KEYS = {"sweep", "id", "label", "overrides", "command", "seconds", "attempts"}
 # Of a training run: what the model has learned.
 TRAINING_METRICS = ("loss", "mse", "vb", "skipped_updates")
 TRAINING_GROUPS = ("validation/",)
+# An absolute path inside a text, up to what ends it in a flag, a tuple or a label; no
+# part of a relative one, of gs://bucket or of a fraction.
+_ABSOLUTE = re.compile(
+    r"""(?:(?<![\w./~*?}\])-])|(?<=://))/(?![/\s])[^'",:;+()\[\]]+"""
+)
 
 
 def of_training(workdir: pathlib.Path, words: Sequence[str]) -> dict[str, Any]:
@@ -62,25 +71,38 @@ def read(path: pathlib.Path) -> dict[str, Any]:
     Raises:
       UserError: it is none, or of another schema.
     """
-    return _parsed(path.read_text(), str(path))
+    return _parsed(path.read_text(), str(path), RESULT_KEYS)
 
 
 def make_row(plan: plans.Plan, run: plans.Run, entry: Entry) -> dict[str, Any]:
-    """The row of a finished run."""
+    """The row of a finished run.
+
+    Of an evaluation it holds the settings too, which name weights and reference by
+    their digests, and what is to be read with care.
+    """
     result = read(entry.result)
     words = ["glide", *plans.arguments(plan, run, None)]
-    return {
+    row = {
         "schema": SCHEMA,
         "sweep": plan.name,
         "id": run.id,
-        "label": run.label,
-        "overrides": run.overrides,
-        "command": shlex.join(map(_without_machine, words)),
+        "label": without_machine(run.label),
+        "overrides": without_machine(run.overrides),
+        "command": shlex.join(without_machine(words)),
         "metrics": result["metrics"],
         "seconds": round(entry.seconds(), 1),
         "attempts": len(entry.attempts()),
         "machine": result["machine"],
     }
+    if plan.verb != "train":  # whose command names all settings
+        row["settings"] = without_machine(result.get("settings", {}))
+        row["warnings"] = without_machine(result.get("warnings", []))
+    return row
+
+
+def warnings(rows: Sequence[Mapping[str, Any]]) -> list[str]:
+    """What rows say is to be read with care, each line once; older rows say nothing."""
+    return list(dict.fromkeys(line for row in rows for line in row.get("warnings", [])))
 
 
 def make_rows(plan: plans.Plan, root: pathlib.Path) -> list[dict[str, Any]]:
@@ -119,10 +141,11 @@ def read_rows(path: pathlib.Path) -> list[dict[str, Any]]:
             f"--rows={path}"
         )
     lines = path.read_text().splitlines()
-    return [_parsed(line, f"{path}, line {i + 1}") for i, line in enumerate(lines)]
+    keys = RESULT_KEYS | ROW_KEYS
+    return [_parsed(line, f"{path}, line {i}", keys) for i, line in enumerate(lines, 1)]
 
 
-def _parsed(text: str, where: str) -> dict[str, Any]:
+def _parsed(text: str, where: str, keys: set[str]) -> dict[str, Any]:
     try:
         fields = json.loads(text)
     except json.JSONDecodeError as error:
@@ -132,7 +155,7 @@ def _parsed(text: str, where: str) -> dict[str, Any]:
         raise UserError(
             f"{where} is a result of schema {schema}, and this reads {SCHEMA}; {REMEDY}"
         )
-    missing = {"metrics", "machine"} - fields.keys()
+    missing = keys - fields.keys()
     if missing:
         raise UserError(f"{where} has no {min(missing)!r}; {REMEDY}")
     return fields
@@ -149,11 +172,18 @@ def _without_nan(value: Any) -> Any:
     return value
 
 
-def _without_machine(word: str) -> str:
-    """--base=/home/me/runs/base/bundle as --base=bundle, or seen from here if below."""
-    flag, equals, value = word.rpartition("=")
-    if not value.startswith("/"):
-        return word
-    path, here = pathlib.Path(value), pathlib.Path.cwd()
-    kept = path.relative_to(here) if path.is_relative_to(here) else path.name
-    return f"{flag}{equals}{kept}"
+def without_machine(value: Any) -> Any:
+    """Texts in JSON values, their absolute paths cut to what lies below here or a name.
+
+    --features=clip:/home/me/runs/clip becomes --features=clip:clip.
+    """
+    if isinstance(value, dict):
+        return {name: without_machine(item) for name, item in value.items()}
+    if isinstance(value, list | tuple):
+        return [without_machine(item) for item in value]
+    return _ABSOLUTE.sub(_cut, value) if isinstance(value, str) else value
+
+
+def _cut(found: re.Match) -> str:
+    path, here = pathlib.Path(found[0]), pathlib.Path.cwd()
+    return str(path.relative_to(here) if path.is_relative_to(here) else path.name)

@@ -7,7 +7,8 @@
     ROOT/state/ID.lock     locked while somebody runs it
 
 The lock is held by the run's own process too: if whoever started it is killed, it is
-still seen to run. It ends with the last process that holds it.
+still seen to run. It ends with the last process that holds it. So ROOT has to be on a
+disk with file locks (flock).
 """
 
 from __future__ import annotations
@@ -31,7 +32,7 @@ AGAIN, FINISHED = "again", "finished"
 
 
 class Attempt(NamedTuple):
-    """One start of a run; without an end it is going on, or its machine is gone."""
+    """One start of a run; without a code it is going on, or was cut off."""
 
     host: str
     started: float  # seconds since 1970
@@ -97,8 +98,11 @@ class Entry:
             ) from error
 
     def begin(self) -> None:
-        """Writes down that an attempt begins."""
-        self._write([*self.attempts(), Attempt(socket.gethostname(), time.time())])
+        """Writes down that an attempt begins, and when one that was cut off ended."""
+        before = self.attempts()
+        if before and before[-1].ended is None:
+            before[-1] = before[-1]._replace(ended=self._last_sign(before[-1]))
+        self._write([*before, Attempt(socket.gethostname(), time.time())])
 
     def end(self, code: int) -> None:
         """Writes down how it ended."""
@@ -119,13 +123,23 @@ class Entry:
             yield file if _take(file, fcntl.LOCK_EX) else None
 
     def seconds(self) -> float:
-        """Spent on all attempts whose end is known; of one going on, until now."""
+        """Spent on all attempts.
+
+        Of one going on until now, of one cut off until it last wrote to its log or its
+        result.
+        """
         attempts = self.attempts()
-        ends = [attempt.ended for attempt in attempts]
-        if ends and ends[-1] is None and self.is_locked():
-            ends[-1] = time.time()
-        pairs = zip(attempts, ends, strict=True)
-        return sum((end - one.started for one, end in pairs if end is not None), 0.0)
+        if attempts and attempts[-1].ended is None:
+            last = attempts[-1]
+            end = time.time() if self.is_locked() else self._last_sign(last)
+            attempts[-1] = last._replace(ended=end)
+        # One before the last without an end is of a folder older than this rule.
+        known = [one for one in attempts if one.ended is not None]
+        return sum((one.ended - one.started for one in known), 0.0)
+
+    def _last_sign(self, attempt: Attempt) -> float:
+        files = [path for path in (self.log, self.result) if path.is_file()]
+        return max([attempt.started, *(path.stat().st_mtime for path in files)])
 
     def _write(self, attempts: list[Attempt]) -> None:
         scratch = self._state.with_suffix(".tmp")
@@ -144,4 +158,9 @@ def _take(file: IO, kind: int) -> bool:
         fcntl.flock(file, kind | fcntl.LOCK_NB)
     except BlockingIOError:
         return False
+    except OSError as error:
+        raise UserError(
+            f"{file.name} cannot be locked ({error.strerror}); name a --root on a disk "
+            "with file locks (flock)"
+        ) from error
     return True

@@ -74,7 +74,10 @@ def test_a_folder_and_its_rows_give_the_same_table(sweep, tmp_path, capsys):
         ]
         assert output.read_bytes().startswith(b"\x89PNG")
         text = output.with_suffix(".md").read_text()
-        assert f"glide evaluate --curves={source} --output={output}" in text
+        # The folder they lie in is the machine's.
+        drawn_by = f"glide evaluate --curves={source.name} --output={output.name}"
+        assert drawn_by in text
+        assert str(tmp_path) not in text
         tables.append(text.partition("Drawn by")[0])
     assert tables[0] == tables[1]
     assert "| clip | 3 | 0.9 | 0.5 | 8 | 12 | 40 |" in tables[0]
@@ -103,10 +106,25 @@ def test_a_folder_without_finished_runs_is_refused(sweep, capsys):
     assert "no run is finished" in refused(capsys, root).splitlines()[-1]
 
 
-def test_runs_that_looked_by_other_weights_are_refused(sweep, capsys):
+def test_runs_that_looked_by_other_weights_are_refused(sweep, tmp_path, capsys):
     plan, root = sweep
     finish(root, plan.runs[1], 1, settings={"features": "noised_clip bbb"})
     assert "features noised_clip aaa and run" in refused(capsys, root)
+    made, rows = result.make_rows(plan, root), tmp_path / "rows.jsonl"
+    result.write_rows(rows, made)
+    assert "features noised_clip aaa and run" in refused(capsys, rows)
+    # A row of before rows had settings is compared by its command alone.
+    del made[0]["settings"], made[0]["warnings"]
+    result.write_rows(rows, made)
+    assert draw(rows, tmp_path / "c.png") == 0
+
+
+def test_what_is_to_be_read_with_care_stands_once_below_the_table(sweep, tmp_path):
+    plan, root = sweep
+    for number, run in enumerate(plan.runs):
+        finish(root, run, number, warnings=["fid: too few pictures"])
+    assert draw(root, tmp_path / "c.png") == 0
+    assert (tmp_path / "c.md").read_text().count("\n- fid: too few pictures\n") == 1
 
 
 def test_a_result_of_an_older_schema_is_refused(sweep, capsys):

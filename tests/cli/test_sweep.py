@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import json
 import pathlib
 
 import pytest
 
 from glide_jax.cli import main
-from glide_jax.sweep import attempt, state
+from glide_jax.config import defaults, resolve
+from glide_jax.sample import restore
+from glide_jax.sweep import attempt, result, state
 from glide_jax.sweep import plan as plans
 from tests import fake_devices
 
@@ -145,6 +148,79 @@ def test_the_plan_outlives_a_change_of_its_file(file, tmp_path, monkeypatch):
     assert main.run(["sweep", path, ROOT, f"--only={run.id}"]) == 3
     attempts = state.Entry(tmp_path / "root", run.id).attempts()
     assert [one.code for one in attempts] == [3]
+
+
+def finish(entry, verb, settings):
+    entry.folder.mkdir(parents=True)
+    fields = {"verb": verb, "settings": settings, "metrics": {}, "machine": {}}
+    result.write(entry.result, {"schema": result.SCHEMA, **fields})
+
+
+@pytest.mark.parametrize("changed", ["base", "clip", "judge"])
+def test_a_finished_evaluation_of_bundles_that_were_replaced_is_refused(
+    refused, file, tmp_path, monkeypatch, capsys, caplog, changed
+):
+    monkeypatch.chdir(tmp_path)
+    digests = {}
+    for name in ("base", "clip", "judge"):
+        (tmp_path / name).mkdir()
+        (tmp_path / name / "bundle.json").write_text(name)
+        digests[name] = restore.bundle_digest(tmp_path / name)[:12]
+    command = "evaluate --base=base --clip=clip --features=clip:judge"
+    command += " --captions_of=shapes:quickstart"
+    argv = ["sweep", file("[{'guidance_scale': 2.0}]", command), ROOT]
+    assert main.run([*argv, "--runner=print"]) == 0
+    (run,) = plans.read(tmp_path / "root").runs
+    judge = f"noised_clip {digests.pop('judge')}"
+    settings = {"pictures": {"bundles": digests}, "features": judge, "judge": judge}
+    finish(state.Entry(tmp_path / "root", run.id), "evaluate", settings)
+    assert main.run([*argv, "--runner=print"]) == 0
+    (tmp_path / changed / "bundle.json").write_text("trained anew")
+    capsys.readouterr()
+    caplog.clear()
+    line = refused(*argv)
+    assert "small, run guidance_scale=2: it is finished, with another" in line
+    assert f" in {changed} (bundle " in line
+    assert "name another --root" in line
+
+
+def test_a_finished_training_run_of_a_configuration_that_changed_is_refused(
+    refused, tmp_path, monkeypatch, capsys, caplog
+):
+    monkeypatch.chdir(tmp_path)
+    config = tmp_path / "config.py"
+    text = (
+        "from glide_jax.config import defaults, resolve\n"
+        "def get_config(name=''):\n"
+        "    made = resolve.to_config_dict(defaults.Config())\n"
+        "    made.optim.warmup_steps = 30\n"
+        "    return made\n"
+    )
+    config.write_text(text)
+    argv = [
+        "sweep",
+        write(tmp_path / "small.py", "[{'seed': 0}]", f"train --config={config}"),
+        ROOT,
+    ]
+    assert main.run([*argv, "--runner=print"]) == 0
+    (run,) = plans.read(tmp_path / "root").runs
+    made = resolve.override(defaults.Config(), {"optim.warmup_steps": 30})
+    settings = json.loads(resolve.to_json(made))
+    finish(state.Entry(tmp_path / "root", run.id), "train", settings)
+    assert main.run([*argv, "--runner=print"]) == 0
+    config.write_text(text.replace("30", "40"))
+    capsys.readouterr()
+    caplog.clear()
+    line = refused(*argv)
+    assert "it is finished, and its configuration has changed" in line
+    assert "(optim.warmup_steps: 30 -> 40); name another --root" in line
+
+
+def test_the_help_names_what_a_root_and_many_gpus_need(capsys):
+    assert main.run(["sweep", "--help"]) == 0
+    text = " ".join(capsys.readouterr().out.split())
+    assert "on a disk with file locks" in text
+    assert "set CUDA_VISIBLE_DEVICES=0,1" in text
 
 
 def test_status_and_report_need_no_sweep_file(tmp_path, capsys, monkeypatch):

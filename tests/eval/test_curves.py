@@ -40,6 +40,24 @@ def clip(scale, *flags, **changed):
     return row(*given, *flags, **changed)
 
 
+# By the features of each extractor that eval/features.py names.
+def of_inception(row, prefix):
+    metrics = {
+        name if name == "noised_clip_score" else name.replace("noised_clip_", prefix): v
+        for name, v in row["metrics"].items()
+    }
+    return row | {"metrics": metrics}
+
+
+@pytest.mark.parametrize("prefix", ["", "inception_tf1_", "noised_clip_"])
+def test_figures_of_every_extractor_are_drawn(prefix):
+    rows = [of_inception(row, prefix) for row in SWEEP]
+    names = curves.of_rows(rows).names
+    assert names["fid"] == f"{prefix}fid"
+    assert names["recall"] == f"{prefix}recall"
+    assert names["clip_score"] == "noised_clip_score"
+
+
 NONE = row("--guidance_mode=none")
 # A sweep as a user has it: points near each other at small scales, apart at large.
 SWEEP = [
@@ -108,7 +126,7 @@ SAME = {"features": "noised_clip aaa", "pictures": {"guidance_mode": "none"}}
         ([NONE, cfg(2, "--reference=b.npz")], "has --reference ref.npz and run --g"),
         ([NONE, cfg(2, "--features=clip:b")], "has --features None and run"),
         ([row(settings=SAME), cfg(2, settings=OTHER)], "features noised_clip aaa and"),
-        ([cfg(2, fid=None)], "scale=2 has no fid or noised_clip_fid; its runs need"),
+        ([cfg(2, fid=None)], "has no fid or inception_tf1_fid or noised_clip_fid; its"),
         ([row("--guidance_mode=cfg+clip")], "is guided by cfg+clip; a curve is of"),
         ([row("--guidance_mode=clip")], "names no --clip_guidance_scale"),
         ([{**NONE, "command": "glide train --a=b"}], "is not of glide evaluate (glide"),

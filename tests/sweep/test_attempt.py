@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import signal
 import subprocess
@@ -11,6 +12,7 @@ import time
 import pytest
 
 from glide_jax import lifecycle
+from glide_jax.errors import UserError
 from glide_jax.sweep import attempt, state
 from glide_jax.sweep import plan as plans
 
@@ -153,13 +155,34 @@ def test_a_run_whose_starter_was_killed_is_seen_and_waited_for(glide, run_one):
     assert entry.state() == "finished"
 
 
-def test_time_is_that_of_the_attempts_whose_end_is_known(run_one, monkeypatch):
-    now = iter([100.0, 107.0, 200.0, 300.0, 303.0])
+def test_time_is_that_of_all_attempts_and_a_cut_off_one_ended_with_its_last_word(
+    run_one, monkeypatch
+):
+    now = iter([100.0, 107.0, 200.0, 300.0, 303.0, 400.0])
     monkeypatch.setattr(state.time, "time", lambda: next(now))
     entry = run_one.entry
     entry.begin()
     entry.end(42)
     entry.begin()  # cut off
+    entry.log.write_text("")
+    os.utime(entry.log, (220.0, 220.0))
+    assert entry.seconds() == 7 + 20
     entry.begin()
+    os.utime(entry.log, (290.0, 290.0))  # it said nothing since
     entry.end(0)
-    assert entry.seconds() == 7 + 3
+    assert entry.seconds() == 7 + 20 + 3
+    assert codes(entry) == [42, None, 0]
+    entry.begin()
+    entry.folder.mkdir()
+    entry.result.write_text("{}")
+    os.utime(entry.result, (405.0, 405.0))
+    assert entry.seconds() == 7 + 20 + 3 + 5
+
+
+def test_a_disk_without_file_locks_is_named(run_one, monkeypatch):
+    def refuse(*_):
+        raise OSError(errno.ENOLCK, "No locks available")
+
+    monkeypatch.setattr(state.fcntl, "flock", refuse)
+    with pytest.raises(UserError, match=r"No locks available\); name a --root on a"):
+        run_one()

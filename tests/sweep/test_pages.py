@@ -18,6 +18,11 @@ def test_no_table_is_out_of_date(page):
     assert marked.fill(text, ROWS) == text, "run experiments/figures/sweep_tables.py"
 
 
+def test_every_file_of_rows_that_the_project_shows_is_read():
+    for path in ROWS.parent.glob("curves/*.jsonl"):
+        assert result.read_rows(path)
+
+
 def test_every_committed_row_is_of_this_schema_and_of_the_file_that_it_lies_in():
     for path in ROWS.glob("*.jsonl"):
         rows = result.read_rows(path)

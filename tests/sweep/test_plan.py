@@ -55,6 +55,19 @@ def test_two_runs_with_one_id_are_refused(make_plan):
         make_plan("[{'a': 1}, {'a': 2}, {'a': 1.0}]")
 
 
+@pytest.mark.parametrize(
+    "runs",
+    [
+        "[{'respacing': 27}, {'respacing': '27'}]",
+        "[{'a': True, 'b': 1}, {'b': 1, 'a': 'True'}]",
+        "[{'a': [1, 2]}, {'a': '1,2'}]",
+    ],
+)
+def test_two_runs_with_one_command_line_are_refused(make_plan, runs):
+    with pytest.raises(UserError, match=r"runs 0 and 1 of small.*one command line;"):
+        make_plan(runs)
+
+
 def test_a_label_shows_what_varies_and_no_more(make_plan):
     plan = make_plan(f"product({PAIRS}, listed('model.image_px', [8]))")
     assert plan.runs[1].label == "learning_rate=0.0001,seed=1"

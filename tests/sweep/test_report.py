@@ -18,6 +18,8 @@ GRID = (
     "product(listed('scale', [1.0, 3.0, 20.0]), listed('mode', ['cfg', 'clip']), "
     "seeds(2))"
 )
+ROW = {"schema": 1, "sweep": "small", "id": "a", "label": "", "overrides": {}}
+ROW |= {"command": "", "metrics": {}, "seconds": 1.0, "attempts": 1, "machine": {}}
 
 
 @pytest.fixture
@@ -63,6 +65,43 @@ def test_a_row_holds_no_path_of_its_machine(sweep, root, monkeypatch):
     )
 
 
+@pytest.mark.parametrize(
+    ("word", "kept"),
+    [
+        ("--features=clip:/home/me/runs/clip", "--features=clip:clip"),
+        (
+            "--captions_of=webdataset:/data/x-{000..009}.tar",
+            "--captions_of=webdataset:x-{000..009}.tar",
+        ),
+        ("--captions_of=webdataset:/data/x-*.tar", "--captions_of=webdataset:x-*.tar"),
+        (
+            "--config.data.sources=('folder:/home/me/p', '/home/me/q')",
+            "--config.data.sources=('folder:p', 'q')",
+        ),
+        ("base=/home/me/my runs/a,seed=3", "base=a,seed=3"),
+        ("/home/me/a+/home/me/b", "a+b"),
+        ("--base=file:///home/me/a", "--base=file://a"),
+        ("--base=gs://bucket/a", "--base=gs://bucket/a"),
+        ("--base=runs/a/bundle", "--base=runs/a/bundle"),
+        ("--prompt=half/half ~/a ../b 1 / 2", "--prompt=half/half ~/a ../b 1 / 2"),
+    ],
+)
+def test_an_absolute_path_is_cut_wherever_it_stands_in_a_text(word, kept):
+    assert result.without_machine(word) == kept
+    assert result.without_machine({"a": [word, 3]}) == {"a": [kept, 3]}
+
+
+def test_overrides_and_labels_of_a_row_hold_no_path_either(make_plan, root):
+    plan = make_plan("listed('base', ['/home/me/a/bundle', '/home/me/b'])")
+    plans.keep(plan, root)
+    entry = state.Entry(root, plan.runs[0].id)
+    entry.folder.mkdir()
+    write_result(entry, {})
+    (row,) = result.make_rows(plan, root)
+    assert (row["label"], row["overrides"]) == ("base=bundle", {"base": "bundle"})
+    assert "/home" not in json.dumps(row)
+
+
 def test_rows_that_were_written_are_read_back(sweep, root, tmp_path):
     path = tmp_path / "results" / "small.jsonl"
     rows = result.make_rows(sweep, root)
@@ -77,15 +116,32 @@ def test_rows_that_were_written_are_read_back(sweep, root, tmp_path):
         ('{"schema": 0, "metrics": {}}', "line 2 is a result of schema 0, and this"),
         ('{"metrics": {}}', "line 2 is a result of schema None"),
         ("[]", "line 2 is a result of schema None"),
-        ('{"schema": 1, "machine": {}}', "line 2 has no 'metrics'"),
+        (json.dumps(ROW).replace("metrics", "m"), "line 2 has no 'metrics'"),
+        (json.dumps(ROW).replace("attempts", "a"), "line 2 has no 'attempts'"),
+        ('{"schema": 1, "metrics": {}, "machine": {}}', "line 2 has no 'attempts'"),
         ('{"schema": 1, "met', "line 2 is not JSON"),
     ],
 )
 def test_a_row_of_another_schema_or_cut_short_is_named(tmp_path, line, named):
     path = tmp_path / "rows.jsonl"
-    path.write_text(f'{{"schema": 1, "metrics": {{}}, "machine": {{}}}}\n{line}\n')
+    path.write_text(f"{json.dumps(ROW)}\n{line}\n")
     with pytest.raises(UserError, match=named):
         result.read_rows(path)
+
+
+def test_a_row_keeps_the_digests_and_the_warnings_and_the_page_shows_these(sweep, root):
+    for run in sweep.runs[:2]:
+        settings = {"features": "noised_clip aaa", "reference": {"path": "/data/r.npz"}}
+        warnings = ["fid: too few pictures in /data/a"]
+        entry = state.Entry(root, run.id)
+        write_result(entry, {"fid": 1.0}, settings=settings, warnings=warnings)
+    first, *_ = result.make_rows(sweep, root)
+    assert first["settings"]["features"] == "noised_clip aaa"
+    assert first["settings"]["reference"] == {"path": "r.npz"}
+    assert first["warnings"] == ["fid: too few pictures in a"]
+    report.write(sweep, root)
+    page = (root / "results.md").read_text()
+    assert page.count("- fid: too few pictures in a\n") == 1
 
 
 def test_an_older_result_in_the_folder_is_named(sweep, root):
