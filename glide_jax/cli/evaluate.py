@@ -3,8 +3,8 @@
     glide evaluate --base=runs/cfg/bundle --captions_of=shapes:quickstart \\
         --features=clip:runs/clip/bundle --reference=ref.npz --num_images=1000 \\
         --guidance_scale=1.5 --output=runs/eval/scale_1.5
-    glide evaluate --images=out/samples.npz --reference=ref.npz \\
-        --features=inception:inception.pt --output=runs/eval/theirs
+    glide evaluate --images=out/samples.npz --reference=VIRTUAL_imagenet256.npz \\
+        --features=inception_tf1:inception.pt --output=runs/eval/theirs
     glide evaluate --base=runs/base/bundle --loss_source=shapes:quickstart \\
         --output=runs/eval/losses
     glide evaluate --curves=runs/curves --output=curves.png
@@ -13,7 +13,8 @@ Pictures are drawn, or read by --images from a .npz file (arr_0), a folder or a 
 source, and looked at a few at a time; of each only its features are kept. All figures
 are made that the reference, the features, the CLIP and the captions allow, or those of
 --metrics: fid, sfid, kid, precision_recall, inception_score, clip_score (with retrieval
-accuracy). Figures from a CLIP's features are named so: noised_clip_fid. --loss_source
+accuracy). Figures from other features than inception's are named so: noised_clip_fid,
+and inception_tf1_fid of pictures resized as OpenAI's evaluator does it. --loss_source
 adds validation loss and bits per dimension of --base by quarter of the noise; where
 nothing is drawn this may be an upsampler as well.
 
@@ -23,12 +24,12 @@ compared with (--reference, --metrics).
 
 The paper's protocol (GLIDE, appendix A.2; zero-shot FID 12.24): 30,000 captions of the
 validation set, 250 steps, scale 1.5, against the whole set at 256 px as
-`glide evaluate reference` shows:
+`glide evaluate reference` shows, by the features of its authors' evaluator:
 
     glide evaluate --base=glide_base --upsampler=glide_up --respacing=250 \\
         --guidance_scale=1.5 --captions_of="webdataset:coco/val2014-*.tar" \\
-        --num_images=30000 --features=inception:inception.pt --reference=coco256.npz \\
-        --output=runs/eval/paper
+        --num_images=30000 --features=inception_tf1:inception.pt \\
+        --reference=coco256.npz --output=runs/eval/paper
 """
 
 from __future__ import annotations
@@ -69,7 +70,9 @@ def define_flags(values: flags.FlagValues) -> None:
     add.whole("batch_size", "pictures at once; changes no figure", 32, least=1)
     add.text("images", "instead of drawing: a .npz file, a folder or a data source")
     add.whole("px", "side at which --images reads a data source", least=8)
-    add.text("features", "inception:FILE or clip:BUNDLE, whose features are compared")
+    add.text(
+        "features", "inception_tf1:FILE, inception:FILE or clip:BUNDLE to compare by"
+    )
     add.text("reference", "file of real pictures, by glide evaluate reference")
     meaning = "bundle of the noised CLIP that reads captions; that of --features=clip:"
     add.text("judge", f"{meaning}, else --clip")

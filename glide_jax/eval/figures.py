@@ -1,7 +1,8 @@
 """From what was seen of the pictures to figures, and what has to be said of them.
 
-Figures from other features than Inception's carry the extractor's name: noised_clip_fid
-is no fid.
+Figures carry the extractor's name: noised_clip_fid is no fid, and inception_tf1_fid, of
+pictures resized as OpenAI's evaluator does it, is not that of pytorch-fid. Those of
+`inception`, which resizes as pytorch-fid does, go without.
 """
 
 from __future__ import annotations
@@ -33,6 +34,8 @@ _REMEDIES = {
     "clip": "give --judge, the bundle of a noised CLIP",
     "captions": "give the pictures' prompts",
 }
+# The extractor whose figures need no name of their own, those that most papers mean.
+PLAIN = "inception"
 # 1706.08500's authors: with fewer pictures FID comes out too high.
 STABLE_FID = 10_000
 
@@ -77,7 +80,7 @@ def compute(
     Args:
         kept: All that was seen.
         names: As `choose` gives them.
-        extractor: Name of the extractor; "inception" goes without saying.
+        extractor: Name of the extractor; PLAIN goes without saying.
         reference: What to compare with.
     """
     metrics: dict[str, float] = {}
@@ -150,7 +153,7 @@ def _by_rows(
 
 
 def _prefix(extractor: str) -> str:
-    return "" if extractor == references_lib.THEIRS else f"{extractor}_"
+    return "" if extractor == PLAIN else f"{extractor}_"
 
 
 def _doubts(name: str, drawn: moments.Gaussian, real: moments.Gaussian) -> list[str]:
