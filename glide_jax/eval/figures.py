@@ -146,7 +146,8 @@ def _by_rows(
     if "kid" in names:
         estimate = distances.kernel(rows, real)
         found["kid"] = estimate.value
-        found["kid_standard_error"] = estimate.standard_error
+        if estimate.standard_error is not None:
+            found["kid_standard_error"] = estimate.standard_error
     if "precision_recall" in names:
         found |= distances.precision_recall(rows, real)._asdict()
     return found
