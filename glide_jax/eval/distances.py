@@ -92,10 +92,16 @@ def kernel(first: Rows, second: OtherRows) -> Estimate:
 
 
 def inception_score(logits: Logits, *, split_size: int = INCEPTION_SPLIT) -> float:
-    """Eq. 3, at least 1: the mean over parts of `split_size` neighbours by index."""
+    """Eq. 3, at least 1: the mean over parts of `split_size` neighbours by index.
+
+    Every part weighs the same, so what is left over makes a part only where it is half
+    of one or more, and else belongs to the part before it.
+    """
     scores = []
-    for start in range(0, len(logits), split_size):
-        log_p = _log_softmax(_wide(logits[start : start + split_size]))
+    count = max(1, (len(logits) + split_size // 2) // split_size)
+    for part in range(count):
+        stop = len(logits) if part == count - 1 else (part + 1) * split_size
+        log_p = _log_softmax(_wide(logits[part * split_size : stop]))
         p = np.exp(log_p)
         # 0 log 0 is 0: a class that nothing belongs to has weight 0 below.
         log_marginal = np.log(np.maximum(p.mean(axis=0), np.finfo(np.float64).tiny))

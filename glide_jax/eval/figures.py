@@ -38,6 +38,8 @@ _REMEDIES = {
 PLAIN = "inception"
 # 1706.08500's authors: with fewer pictures FID comes out too high.
 STABLE_FID = 10_000
+# With fewer than the evaluator's parts have, classes look less even than they are.
+STABLE_INCEPTION = distances.INCEPTION_SPLIT
 
 
 class Found(NamedTuple):
@@ -98,6 +100,11 @@ def compute(
     if "inception_score" in names:
         logits = kept.rows("logits")
         metrics["inception_score"] = distances.inception_score(logits)
+        if len(logits) < STABLE_INCEPTION:
+            warnings.append(
+                f"{_prefix(extractor)}inception_score: {len(logits)} pictures; below "
+                f"{STABLE_INCEPTION:,} it comes out too low, compare only equal numbers"
+            )
     metrics = {f"{_prefix(extractor)}{name}": v for name, v in metrics.items()}
     if "clip_score" in names:
         found = [kept.rows(n) for n in ("clip_images", "clip_captions", "captions")]
