@@ -35,7 +35,6 @@ validation set, 250 steps, scale 1.5, against the whole set at 256 px as
 from __future__ import annotations
 
 import contextlib
-import json
 import logging
 import pathlib
 import shlex
@@ -249,7 +248,7 @@ def _measure_losses(
     """Losses of --base, measured once in a folder."""
     from glide_jax import progress
     from glide_jax.data import sources
-    from glide_jax.eval import losses
+    from glide_jax.eval import json_files, losses
     from glide_jax.sample import restore
 
     mesh = evaluate_inputs.make_mesh(values.fsdp)
@@ -266,7 +265,7 @@ def _measure_losses(
     }
     path = output / "losses.json"
     if path.exists():
-        before = json.loads(path.read_text(encoding="utf-8"))
+        before = json_files.read(path)
         if before["settings"] == asked:
             return before["metrics"], asked
     source = sources.open_source(values.loss_source, split="validation")
@@ -285,9 +284,7 @@ def _measure_losses(
             mesh=mesh,
             on_batch=on_batch,
         )
-    scratch = output / ".losses.json.tmp"
-    scratch.write_text(json.dumps({"settings": asked, "metrics": metrics}), "utf-8")
-    scratch.replace(path)
+    json_files.write(path, {"settings": asked, "metrics": metrics})
     return metrics, asked
 
 

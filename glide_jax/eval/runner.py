@@ -8,7 +8,6 @@ OUTPUT/result.json figures, settings and machine; written last
 
 from __future__ import annotations
 
-import json
 import math
 import pathlib
 from collections.abc import Iterator, Sequence
@@ -17,7 +16,15 @@ from typing import Any
 import numpy as np
 
 from glide_jax.bench import machine
-from glide_jax.eval import collecting, figures, npz_files, parts, references, scores
+from glide_jax.eval import (
+    collecting,
+    figures,
+    json_files,
+    npz_files,
+    parts,
+    references,
+    scores,
+)
 from glide_jax.eval import features as features_lib
 from glide_jax.eval import pictures as pictures_lib
 from glide_jax.sample import images as images_lib
@@ -118,10 +125,7 @@ def write_result(
         "machine": machine.describe(),
         "command": command,
     }
-    path = output / "result.json"
-    scratch = output / ".result.json.tmp"
-    scratch.write_text(json.dumps(result, indent=1, ensure_ascii=False) + "\n", "utf-8")
-    scratch.replace(path)
+    json_files.write(output / "result.json", result)
     return result
 
 
