@@ -19,8 +19,9 @@ adds validation loss and bits per dimension of --base by quarter of the noise; w
 nothing is drawn this may be an upsampler as well.
 
 A signal ends it with exit code 42 after the batch under way; the same command goes on
-from there. Other settings in the same folder are refused, but for what the pictures are
-compared with (--reference, --metrics).
+from there, but for losses, which begin anew unless they were finished. Other settings
+in the same folder are refused, but for what the pictures are compared with
+(--reference, --metrics).
 
 The paper's protocol (GLIDE, appendix A.2; zero-shot FID 12.24): 30,000 captions of the
 validation set, 250 steps, scale 1.5, against the whole set at 256 px as
@@ -38,7 +39,7 @@ import contextlib
 import logging
 import pathlib
 import shlex
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from typing import TYPE_CHECKING, Any
 
 from absl import flags
@@ -95,6 +96,7 @@ def run(values: flags.FlagValues, arguments: list[str]) -> int:
         stopping.heeded(stopping.ALL_KEPT) as poll,
         told_once(),
         sampling.open_output(values) as output,
+        evaluate_inputs.alone(output),
     ):
         is_drawing = evaluate_inputs.is_drawing(values)
         models = sampling.load_models(values) if is_drawing else None
@@ -113,7 +115,10 @@ def told_once() -> Iterator[None]:
     seen = set()
 
     def is_new(record: logging.LogRecord) -> bool:
-        kind = (record.msg, (record.args or (None,))[0])
+        # What the message is of; one by names is told by all of them.
+        arguments = record.args or (None,)
+        named = isinstance(arguments, Mapping)
+        kind = (record.msg, str(arguments) if named else arguments[0])
         is_first = record.levelno != logging.WARNING or kind not in seen
         seen.add(kind)
         return is_first

@@ -19,7 +19,7 @@ import pathlib
 
 from absl import flags
 
-from glide_jax.cli import define, output, stopping
+from glide_jax.cli import define, evaluate_inputs, output, stopping
 from glide_jax.errors import UserError
 
 
@@ -38,7 +38,6 @@ def define_flags(values: flags.FlagValues) -> None:
 def run(values: flags.FlagValues, arguments: list[str]) -> int:
     """Builds the one file."""
     from glide_jax import progress
-    from glide_jax.cli import evaluate_inputs
     from glide_jax.eval import features, pictures, references
 
     if arguments:
@@ -52,6 +51,7 @@ def run(values: flags.FlagValues, arguments: list[str]) -> int:
     with (
         stopping.heeded(stopping.ALL_KEPT) as poll,
         output.made_folder(str(path.parent)),
+        evaluate_inputs.alone(path),
     ):
         shown = pictures.Real(values.source, values.px, values.max_images)
         extractor = features.load(values.features, mesh=evaluate_inputs.make_mesh())
