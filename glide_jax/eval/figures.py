@@ -29,7 +29,8 @@ _REMEDIES = {
     "features": "give --features",
     "reference": "give --reference",
     "rows": "its reference has statistics only; build one by glide evaluate reference",
-    "spatial": "these features have no spatial part; use inception's",
+    "spatial": "the features or the reference have no spatial part; give both of "
+    "inception's",
     "logits": "these features name no classes; use inception's, or give prompts",
     "clip": "give --judge, the bundle of a noised CLIP",
     "captions": "give the pictures' prompts",

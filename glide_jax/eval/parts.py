@@ -84,8 +84,15 @@ class Parts:
         return any(True for _ in self.blocks(name))
 
     def rows(self, name: str) -> np.ndarray:
-        """The array of this name whole: for features, not for pictures."""
-        return np.concatenate(list(self.blocks(name)))
+        """The array of this name whole: for features, not for pictures.
+
+        Raises:
+            UserError: Not one picture could be read.
+        """
+        blocks = list(self.blocks(name))
+        if not blocks:
+            raise errors.UserError("not one picture could be read; check the data")
+        return np.concatenate(blocks)
 
     def remove(self) -> None:
         """Takes away all that was kept."""

@@ -91,9 +91,13 @@ def judge(
 def write_pictures(output: pathlib.Path, kept: parts.Parts, save_images: int) -> None:
     """samples.png, and samples.npz where pictures are to be saved.
 
+    Neither, where none of the first pictures could be read: figures need them not.
+
     Raises:
         UserError: A file cannot be written.
     """
+    if not kept.has("pixels"):
+        return
     images_lib.write_png(output / "samples.png", grid(kept))
     if save_images:
         count = min(save_images, sum(map(len, kept.blocks("pixels"))))
@@ -104,7 +108,7 @@ def write_pictures(output: pathlib.Path, kept: parts.Parts, save_images: int) ->
 
 
 def grid(kept: parts.Parts) -> images_lib.Pixels:
-    """The first GRID pictures that were kept, in a square."""
+    """The first GRID pictures that were kept, one at least, in a square."""
     shown = np.concatenate(list(_first_rows(kept, GRID)))
     return images_lib.make_grid(shown, math.isqrt(len(shown) - 1) + 1)
 

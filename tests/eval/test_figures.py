@@ -129,6 +129,17 @@ def test_pictures_that_could_not_be_read_are_told(tmp_path):
     )
 
 
+def test_first_pictures_that_cannot_be_read_cost_a_grid_and_none_at_all_a_line(
+    tmp_path,
+):
+    kept = parts.Parts(tmp_path / "p", {})
+    kept.commit(2, {"indices": np.zeros(0, np.int64)})
+    runner.write_pictures(tmp_path, kept, 2)
+    assert [path.name for path in tmp_path.iterdir()] == ["p"]
+    with pytest.raises(errors.UserError, match="not one picture could be read"):
+        figures.compute(kept, ["inception_score"], extractor="inception")
+
+
 def test_all_is_made_that_can_be_and_what_cannot_is_refused():
     every = {"features", "spatial", "logits", "reference", "rows", "clip", "captions"}
     assert figures.choose([], every) == list(figures.NEEDS)
@@ -139,7 +150,7 @@ def test_all_is_made_that_can_be_and_what_cannot_is_refused():
     for name, lacks, remedy in (
         ("fid", "reference", "give --reference"),
         ("kid", "rows", "statistics only"),
-        ("sfid", "spatial", "no spatial part"),
+        ("sfid", "spatial", "or the reference have no spatial part"),
         ("clip_score", "captions", "give the pictures' prompts"),
     ):
         with pytest.raises(errors.UserError, match=f"--metrics={name}: .*{remedy}"):
