@@ -3,8 +3,8 @@
     glide evaluate --base=runs/cfg/bundle --captions_of=shapes:quickstart \\
         --features=clip:runs/clip/bundle --reference=ref.npz --num_images=1000 \\
         --guidance_scale=1.5 --output=runs/eval/scale_1.5
-    glide evaluate --images=out/samples.npz --reference=ref.npz \\
-        --features=inception:inception.pt --output=runs/eval/theirs
+    glide evaluate --images=out/samples.npz --reference=VIRTUAL_imagenet256.npz \\
+        --features=inception_tf1:inception.pt --output=runs/eval/theirs
     glide evaluate --base=runs/base/bundle --loss_source=shapes:quickstart \\
         --output=runs/eval/losses
     glide evaluate --curves=runs/curves --output=curves.png
@@ -13,32 +13,33 @@ Pictures are drawn, or read by --images from a .npz file (arr_0), a folder or a 
 source, and looked at a few at a time; of each only its features are kept. All figures
 are made that the reference, the features, the CLIP and the captions allow, or those of
 --metrics: fid, sfid, kid, precision_recall, inception_score, clip_score (with retrieval
-accuracy). Figures from a CLIP's features are named so: noised_clip_fid. --loss_source
+accuracy). Figures from other features than inception's are named so: noised_clip_fid,
+and inception_tf1_fid of pictures resized as OpenAI's evaluator does it. --loss_source
 adds validation loss and bits per dimension of --base by quarter of the noise; where
 nothing is drawn this may be an upsampler as well.
 
 A signal ends it with exit code 42 after the batch under way; the same command goes on
-from there. Other settings in the same folder are refused, but for what the pictures are
-compared with (--reference, --metrics).
+from there, but for losses, which begin anew unless they were finished. Other settings
+in the same folder are refused, but for what the pictures are compared with
+(--reference, --metrics).
 
 The paper's protocol (GLIDE, appendix A.2; zero-shot FID 12.24): 30,000 captions of the
 validation set, 250 steps, scale 1.5, against the whole set at 256 px as
-`glide evaluate reference` shows:
+`glide evaluate reference` shows, by the features of its authors' evaluator:
 
     glide evaluate --base=glide_base --upsampler=glide_up --respacing=250 \\
         --guidance_scale=1.5 --captions_of="webdataset:coco/val2014-*.tar" \\
-        --num_images=30000 --features=inception:inception.pt --reference=coco256.npz \\
-        --output=runs/eval/paper
+        --num_images=30000 --features=inception_tf1:inception.pt \\
+        --reference=coco256.npz --output=runs/eval/paper
 """
 
 from __future__ import annotations
 
 import contextlib
-import json
 import logging
 import pathlib
 import shlex
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from typing import TYPE_CHECKING, Any
 
 from absl import flags
@@ -69,7 +70,9 @@ def define_flags(values: flags.FlagValues) -> None:
     add.whole("batch_size", "pictures at once; changes no figure", 32, least=1)
     add.text("images", "instead of drawing: a .npz file, a folder or a data source")
     add.whole("px", "side at which --images reads a data source", least=8)
-    add.text("features", "inception:FILE or clip:BUNDLE, whose features are compared")
+    add.text(
+        "features", "inception_tf1:FILE, inception:FILE or clip:BUNDLE to compare by"
+    )
     add.text("reference", "file of real pictures, by glide evaluate reference")
     meaning = "bundle of the noised CLIP that reads captions; that of --features=clip:"
     add.text("judge", f"{meaning}, else --clip")
@@ -93,6 +96,7 @@ def run(values: flags.FlagValues, arguments: list[str]) -> int:
         stopping.heeded(stopping.ALL_KEPT) as poll,
         told_once(),
         sampling.open_output(values) as output,
+        evaluate_inputs.alone(output),
     ):
         is_drawing = evaluate_inputs.is_drawing(values)
         models = sampling.load_models(values) if is_drawing else None
@@ -111,7 +115,10 @@ def told_once() -> Iterator[None]:
     seen = set()
 
     def is_new(record: logging.LogRecord) -> bool:
-        kind = (record.msg, (record.args or (None,))[0])
+        # What the message is of; one by names is told by all of them.
+        arguments = record.args or (None,)
+        named = isinstance(arguments, Mapping)
+        kind = (record.msg, str(arguments) if named else arguments[0])
         is_first = record.levelno != logging.WARNING or kind not in seen
         seen.add(kind)
         return is_first
@@ -246,7 +253,7 @@ def _measure_losses(
     """Losses of --base, measured once in a folder."""
     from glide_jax import progress
     from glide_jax.data import sources
-    from glide_jax.eval import losses
+    from glide_jax.eval import json_files, losses
     from glide_jax.sample import restore
 
     mesh = evaluate_inputs.make_mesh(values.fsdp)
@@ -263,7 +270,7 @@ def _measure_losses(
     }
     path = output / "losses.json"
     if path.exists():
-        before = json.loads(path.read_text(encoding="utf-8"))
+        before = json_files.read(path)
         if before["settings"] == asked:
             return before["metrics"], asked
     source = sources.open_source(values.loss_source, split="validation")
@@ -282,9 +289,7 @@ def _measure_losses(
             mesh=mesh,
             on_batch=on_batch,
         )
-    scratch = output / ".losses.json.tmp"
-    scratch.write_text(json.dumps({"settings": asked, "metrics": metrics}), "utf-8")
-    scratch.replace(path)
+    json_files.write(path, {"settings": asked, "metrics": metrics})
     return metrics, asked
 
 

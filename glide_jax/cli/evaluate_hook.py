@@ -1,8 +1,8 @@
 """Evaluations during training: the other place where train/ and sample/ meet.
 
 What was seen of a step's pictures lies in WORKDIR/evaluations/STEP.parts until the
-figures are made, so that an evaluation that is cut off goes on where it was: the step's
-averaged parameters are the same to the bit when the run goes on.
+figures are written, so that an evaluation that is cut off goes on where it was: the
+step's averaged parameters are the same to the bit when the run goes on.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ from glide_jax.parallel import mesh as meshes
 from glide_jax.train import looks, setup
 
 # Of processes that write neither rows nor pictures.
-_NO_PICTURE = np.zeros((1, 1, 3), np.uint8)
+_NOTHING: looks.Evaluated = ({}, np.zeros((1, 1, 3), np.uint8), lambda: None)
 
 
 def make(run: setup.Run) -> looks.EvaluationHook | None:
@@ -80,7 +80,7 @@ class _Evaluation:
             first += len(shown.indices)
             if kept is not None:
                 kept.commit(first, collecting.look(shown, judges))
-        return ({}, _NO_PICTURE) if kept is None else self._conclude(kept)
+        return _NOTHING if kept is None else self._conclude(kept)
 
     def _open_parts(self, step: int) -> tuple[parts.Parts | None, int]:
         """What process 0 has kept, None in the others; all begin where it ended."""
@@ -122,6 +122,4 @@ class _Evaluation:
         )
         for line in found.warnings:
             logging.info(line)
-        grid = runner.grid(kept)
-        kept.remove()
-        return found.metrics, grid
+        return found.metrics, runner.grid(kept), kept.remove

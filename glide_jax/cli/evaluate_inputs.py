@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
+import fcntl
+import pathlib
+from collections.abc import Iterator
 from typing import TYPE_CHECKING
 
 from absl import flags
@@ -68,10 +72,15 @@ def open_reference(
 
 
 def classes_of(values: flags.FlagValues, shown: pictures.Pictures) -> list[str]:
-    """Of a CLIP's Inception Score: the distinct captions, unless there is but one."""
+    """Of a CLIP's Inception Score: the distinct captions, unless there is but one.
+
+    Of more than MAX_CLASSES some, spread evenly over the alphabet.
+    """
     if not (values.features or "").startswith("clip:"):
         return []
-    found = sorted(set(shown.captions or []))[:MAX_CLASSES]
+    every = sorted(set(shown.captions or []))
+    count = min(len(every), MAX_CLASSES)
+    found = [every[i * len(every) // count] for i in range(count)]
     return found if len(found) > 1 else []
 
 
@@ -79,6 +88,32 @@ def judge_bundle(values: flags.FlagValues) -> str | None:
     """Of the CLIP that reads captions: --judge, or another that was named."""
     kind, _, place = (values.features or "").partition(":")
     return values.judge or (place if kind == "clip" else None) or values.clip
+
+
+@contextlib.contextmanager
+def alone(target: pathlib.Path) -> Iterator[None]:
+    """While it lasts, no other program writes to this folder or file.
+
+    Raises:
+        UserError: One does.
+    """
+    is_folder = target.is_dir()
+    lock = target / ".lock" if is_folder else target.with_name(f".{target.name}.lock")
+    with lock.open("a") as file:
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError as error:
+            raise UserError(
+                f"another program writes to --output={target}; wait for it, or name "
+                "another"
+            ) from error
+        except OSError:
+            # A disk without locks: nobody can tell.
+            pass
+        try:
+            yield
+        finally:
+            lock.unlink(missing_ok=True)
 
 
 def make_mesh(fsdp: int = 1) -> Mesh | None:

@@ -1,7 +1,7 @@
 """The real pictures that samples are compared with, looked at once and for all.
 
     glide evaluate reference --source="webdataset:coco/val2014-*.tar" --px=256 \\
-        --features=inception:inception.pt --output=coco256.npz
+        --features=inception_tf1:inception.pt --output=coco256.npz
     glide evaluate reference --source=shapes:quickstart --max_images=2000 --px=16 \\
         --features=clip:runs/clip/bundle --output=ref.npz
 
@@ -19,7 +19,7 @@ import pathlib
 
 from absl import flags
 
-from glide_jax.cli import define, output, stopping
+from glide_jax.cli import define, evaluate_inputs, output, stopping
 from glide_jax.errors import UserError
 
 
@@ -28,7 +28,7 @@ def define_flags(values: flags.FlagValues) -> None:
     add = define.Define(values)
     add.text("source", "data source, e.g. webdataset:GLOB; its validation split")
     add.whole("px", "side of the pictures that are to be compared with it", least=8)
-    add.text("features", "inception:FILE or clip:BUNDLE")
+    add.text("features", "inception_tf1:FILE, inception:FILE or clip:BUNDLE")
     add.text("output", "file to write, e.g. ref.npz")
     add.whole("max_images", "take no more than the first so many; all", least=2)
     add.switch("keep_images", "keep the pictures too, for other evaluators", False)
@@ -38,7 +38,6 @@ def define_flags(values: flags.FlagValues) -> None:
 def run(values: flags.FlagValues, arguments: list[str]) -> int:
     """Builds the one file."""
     from glide_jax import progress
-    from glide_jax.cli import evaluate_inputs
     from glide_jax.eval import features, pictures, references
 
     if arguments:
@@ -52,6 +51,7 @@ def run(values: flags.FlagValues, arguments: list[str]) -> int:
     with (
         stopping.heeded(stopping.ALL_KEPT) as poll,
         output.made_folder(str(path.parent)),
+        evaluate_inputs.alone(path),
     ):
         shown = pictures.Real(values.source, values.px, values.max_images)
         extractor = features.load(values.features, mesh=evaluate_inputs.make_mesh())

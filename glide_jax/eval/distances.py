@@ -3,15 +3,16 @@
 1. Frechet distance                                          FID, 1706.08500, eq. 6
    |mu_1 - mu_2|^2 + tr(S_1 + S_2 - 2 (S_1 S_2)^1/2)
 2. Kernel distance, k(x, y) = (x.y / d + 1)^3                KID, 1801.01401, eq. 4
-   the unbiased estimate of MMD^2, over subsets
+   the unbiased estimate of MMD^2; its authors average it over subsets, for speed
 3. Inception Score, exp(mean KL(p(y|x) || p(y)))             1606.03498
 4. Precision and recall, k = 3                               1904.06991, eq. 1 and 2
    share of one set within the manifold of the other: the union of balls around its
    points, each as wide as the way to its k-th neighbour
 
 Conventions are those of OpenAI's evaluator (guided-diffusion/evaluations). Everything
-is numpy in float64 on the host. (3) and (2) divide the pictures into parts, by their
-index: so the figures depend on which picture is which, but not on when it was drawn.
+is numpy in float64 on the host. (3) divides the pictures into parts, by their index: so
+it depends on which picture is which, but not on when it was drawn. The others take all
+pictures at once, block by block, and depend on no order.
 """
 
 from __future__ import annotations
@@ -27,17 +28,16 @@ Rows = Float[np.ndarray, "n d"]
 OtherRows = Float[np.ndarray, "m d"]
 Logits = Float[np.ndarray, "n classes"]
 
-KID_SUBSETS, KID_SUBSET_SIZE = 100, 1000
 INCEPTION_SPLIT = 5000  # pictures of a part: the evaluator's, 10 of 50,000
 NEIGHBOURS = 3
 _TILE = 2048  # rows of a block of distances: 34 MB
 
 
 class Estimate(NamedTuple):
-    """A figure and the standard error that its subsets show; 0 where there is one."""
+    """A figure and its standard error; None: too few pictures tell of one."""
 
     value: float
-    standard_error: float
+    standard_error: float | None
 
 
 class PrecisionRecall(NamedTuple):
@@ -61,43 +61,47 @@ def frechet(first: moments.Gaussian, second: moments.Gaussian) -> float:
     return max(0.0, float(shift @ shift + traces - 2 * nuclear))
 
 
-def kernel(
-    first: Rows,
-    second: OtherRows,
-    *,
-    seed: int = 0,
-    subsets: int = KID_SUBSETS,
-    subset_size: int = KID_SUBSET_SIZE,
-) -> Estimate:
-    """Eq. 2: mean over seeded subsets of both sets; may be below 0, being unbiased.
+def kernel(first: Rows, second: OtherRows) -> Estimate:
+    """Eq. 2 of all pairs; may be below 0, being unbiased.
 
-    Sets that are no larger than a subset are compared once, whole.
+    The standard error is the jackknife's: how the figure changes when a picture is left
+    out, of either set. Of two sets of one distribution it is too large, by a factor of
+    about 1.4. 30,000 pictures against 40,000 take 20 TFLOP, minutes on a few cores.
 
     Args:
-        first, second: Features; n and m at least 2.
-        seed: Of the subsets.
-        subsets: How many, each drawn without replacement.
-        subset_size: Features of each set in a subset.
+        first, second: Features; n and m at least 2, and for an error at least 3.
     """
-    size = min(subset_size, len(first), len(second))
-    if max(len(first), len(second)) <= subset_size:
-        return Estimate(_squared_mmd(_wide(first), _wide(second)), 0.0)
-    rng = np.random.default_rng(seed)
-    found = []
-    for _ in range(subsets):
-        parts = (rng.choice(len(rows), size, replace=False) for rows in (first, second))
-        # A file on disk is read in its own order.
-        rows, others = (np.sort(part) for part in parts)
-        found.append(_squared_mmd(_wide(first[rows]), _wide(second[others])))
-    error = np.std(found, ddof=1) / np.sqrt(subsets) if subsets > 1 else 0.0
-    return Estimate(float(np.mean(found)), float(error))
+    n, m = len(first), len(second)
+    of_first, of_second = _kernel_sums(first), _kernel_sums(second)
+    of_both, of_both_too = _kernel_sums(first, second), _kernel_sums(second, first)
+
+    def squared_mmd(n, m, within_first, within_second, across):
+        means = within_first / (n * (n - 1)) + within_second / (m * (m - 1))
+        return means - 2 * across / (n * m)
+
+    a, b, c = of_first.sum(), of_second.sum(), of_both.sum()
+    value = float(squared_mmd(n, m, a, b, c))
+    if min(n, m) < 3:
+        return Estimate(value, None)
+    # What a picture adds within its set it adds twice, as the first and the second.
+    without_first = squared_mmd(n - 1, m, a - 2 * of_first, b, c - of_both)
+    without_second = squared_mmd(n, m - 1, a, b - 2 * of_second, c - of_both_too)
+    # (count - 1) / count of the sum of squares, of each set.
+    variance = (n - 1) * without_first.var() + (m - 1) * without_second.var()
+    return Estimate(value, float(np.sqrt(variance)))
 
 
 def inception_score(logits: Logits, *, split_size: int = INCEPTION_SPLIT) -> float:
-    """Eq. 3, at least 1: the mean over parts of `split_size` neighbours by index."""
+    """Eq. 3, at least 1: the mean over parts of `split_size` neighbours by index.
+
+    Every part weighs the same, so what is left over makes a part only where it is half
+    of one or more, and else belongs to the part before it.
+    """
     scores = []
-    for start in range(0, len(logits), split_size):
-        log_p = _log_softmax(_wide(logits[start : start + split_size]))
+    count = max(1, (len(logits) + split_size // 2) // split_size)
+    for part in range(count):
+        stop = len(logits) if part == count - 1 else (part + 1) * split_size
+        log_p = _log_softmax(_wide(logits[part * split_size : stop]))
         p = np.exp(log_p)
         # 0 log 0 is 0: a class that nothing belongs to has weight 0 below.
         log_marginal = np.log(np.maximum(p.mean(axis=0), np.finfo(np.float64).tiny))
@@ -137,18 +141,23 @@ def _wide(rows: np.ndarray) -> np.ndarray:
     return np.asarray(rows, np.float64)
 
 
-def _squared_mmd(x: np.ndarray, y: np.ndarray) -> float:
-    """The unbiased estimate: a point is not compared with itself."""
-    within = []
-    for rows in (x, y):
-        values = _polynomial(rows, rows)
-        count = len(rows)
-        within.append((values.sum() - np.trace(values)) / (count * (count - 1)))
-    return float(within[0] + within[1] - 2 * _polynomial(x, y).mean())
+def _kernel_sums(rows: np.ndarray, others: np.ndarray | None = None) -> np.ndarray:
+    """(n,) the kernel of each row with all others, or with all its fellows."""
+    sums = np.zeros(len(rows))
+    columns = rows if others is None else others
+    for i in range(0, len(rows), _TILE):
+        x = _wide(rows[i : i + _TILE])
+        for j in range(0, len(columns), _TILE):
+            values = _polynomial(x, _wide(columns[j : j + _TILE]))
+            if others is None and i == j:
+                np.fill_diagonal(values, 0)
+            sums[i : i + _TILE] += values.sum(axis=1)
+    return sums
 
 
 def _polynomial(x: np.ndarray, y: np.ndarray) -> np.ndarray:
-    return (x @ y.T / x.shape[1] + 1) ** 3
+    base = x @ y.T / x.shape[1] + 1
+    return base * base * base
 
 
 def _log_softmax(logits: np.ndarray) -> np.ndarray:

@@ -137,7 +137,7 @@ class InceptionExtractor:
         self._mesh, self._batch_size = mesh, batch_size
         place = None if mesh is None else sharding.replicated(mesh)
         self._params = jax.device_put(params, place)
-        self._look = _measured(
+        self._look = measured(
             functools.partial(inception.look, resizing=_RESIZING[name])
         )
 
@@ -191,8 +191,8 @@ class ClipExtractor:
         self.px = config.image_px
         self.digest = restore.bundle_digest(model.folder)[:DIGEST_LENGTH]
         self._model, self._mesh, self._batch_size = model, mesh, batch_size
-        self._encode_image = _measured(self._traced_images)
-        self._encode_text = _measured(self._traced_captions)
+        self._encode_image = measured(self._traced_images)
+        self._encode_text = measured(self._traced_captions)
         self._classes = self.text_features(classes) if classes else None
 
     def __call__(self, pixels: images_lib.PixelBatch) -> Features:
@@ -266,7 +266,7 @@ def in_batches(
     return jax.tree.map(lambda *arrays: np.concatenate(arrays), *parts)
 
 
-def _measured(function: Callable[..., Any]) -> Callable[..., Any]:
+def measured(function: Callable[..., Any]) -> Callable[..., Any]:
     """The function jitted, its products in full float32 on every kind of device."""
 
     def full_precision(*arguments: Any) -> Any:

@@ -1,7 +1,8 @@
 """From what was seen of the pictures to figures, and what has to be said of them.
 
-Figures from other features than Inception's carry the extractor's name: noised_clip_fid
-is no fid.
+Figures carry the extractor's name: noised_clip_fid is no fid, and inception_tf1_fid, of
+pictures resized as OpenAI's evaluator does it, is not that of pytorch-fid. Those of
+`inception`, which resizes as pytorch-fid does, go without.
 """
 
 from __future__ import annotations
@@ -28,13 +29,18 @@ _REMEDIES = {
     "features": "give --features",
     "reference": "give --reference",
     "rows": "its reference has statistics only; build one by glide evaluate reference",
-    "spatial": "these features have no spatial part; use inception's",
+    "spatial": "the features or the reference have no spatial part; give both of "
+    "inception's",
     "logits": "these features name no classes; use inception's, or give prompts",
     "clip": "give --judge, the bundle of a noised CLIP",
     "captions": "give the pictures' prompts",
 }
+# The extractor whose figures need no name of their own, those that most papers mean.
+PLAIN = "inception"
 # 1706.08500's authors: with fewer pictures FID comes out too high.
 STABLE_FID = 10_000
+# With fewer than the evaluator's parts have, classes look less even than they are.
+STABLE_INCEPTION = distances.INCEPTION_SPLIT
 
 
 class Found(NamedTuple):
@@ -77,7 +83,7 @@ def compute(
     Args:
         kept: All that was seen.
         names: As `choose` gives them.
-        extractor: Name of the extractor; "inception" goes without saying.
+        extractor: Name of the extractor; PLAIN goes without saying.
         reference: What to compare with.
     """
     metrics: dict[str, float] = {}
@@ -95,6 +101,11 @@ def compute(
     if "inception_score" in names:
         logits = kept.rows("logits")
         metrics["inception_score"] = distances.inception_score(logits)
+        if len(logits) < STABLE_INCEPTION:
+            warnings.append(
+                f"{_prefix(extractor)}inception_score: {len(logits)} pictures; below "
+                f"{STABLE_INCEPTION:,} it comes out too low, compare only equal numbers"
+            )
     metrics = {f"{_prefix(extractor)}{name}": v for name, v in metrics.items()}
     if "clip_score" in names:
         found = [kept.rows(n) for n in ("clip_images", "clip_captions", "captions")]
@@ -143,14 +154,15 @@ def _by_rows(
     if "kid" in names:
         estimate = distances.kernel(rows, real)
         found["kid"] = estimate.value
-        found["kid_standard_error"] = estimate.standard_error
+        if estimate.standard_error is not None:
+            found["kid_standard_error"] = estimate.standard_error
     if "precision_recall" in names:
         found |= distances.precision_recall(rows, real)._asdict()
     return found
 
 
 def _prefix(extractor: str) -> str:
-    return "" if extractor == references_lib.THEIRS else f"{extractor}_"
+    return "" if extractor == PLAIN else f"{extractor}_"
 
 
 def _doubts(name: str, drawn: moments.Gaussian, real: moments.Gaussian) -> list[str]:

@@ -34,6 +34,7 @@ class RowReader:
 
     Attributes:
         shape, dtype: Of the whole array.
+        checksum: CRC-32 of its bytes, as the archive tells it.
     """
 
     def __init__(self, path: str | pathlib.Path, name: str):
@@ -42,6 +43,7 @@ class RowReader:
         try:
             archive = zipfile.ZipFile(path)
             self._file = archive.open(f"{name}.npy")
+            self.checksum = f"{archive.getinfo(f'{name}.npy').CRC:08x}"
             version = np.lib.format.read_magic(self._file)
             read = {
                 (1, 0): np.lib.format.read_array_header_1_0,

@@ -6,6 +6,7 @@ it, goes on after the last. The settings lie beside the files: others are refuse
 
 from __future__ import annotations
 
+import contextlib
 import json
 import pathlib
 from collections.abc import Iterator
@@ -14,9 +15,10 @@ from typing import Any
 import numpy as np
 
 from glide_jax import errors
-from glide_jax.eval import npz_files
+from glide_jax.eval import json_files, npz_files
 
 SETTINGS = "settings.json"
+PARTS, SCRATCH = "*-*.npz", ".*.tmp"
 
 
 class Parts:
@@ -42,17 +44,20 @@ class Parts:
         folder.mkdir(parents=True, exist_ok=True)
         path = folder / SETTINGS
         if path.exists():
-            _check_same(json.loads(path.read_text(encoding="utf-8")), settings, folder)
+            _check_same(json_files.read(path), settings, folder)
         else:
-            scratch = folder / f".{SETTINGS}.tmp"
-            scratch.write_text(json.dumps(settings, indent=1), encoding="utf-8")
-            scratch.replace(path)
+            # Parts of unknown settings: a removal was cut off.
+            _delete(folder, PARTS)
+            json_files.write(path, settings)
+        _delete(folder, SCRATCH)
         self._files: list[pathlib.Path] = []
         self.next_index = 0
-        for found in sorted(folder.glob("*-*.npz")):
+        for found in sorted(folder.glob(PARTS)):
             first, stop = (int(number) for number in found.stem.split("-"))
             if first != self.next_index:
-                break
+                # Behind a gap: it would hide those that fill it.
+                found.unlink()
+                continue
             self._files.append(found)
             self.next_index = stop
 
@@ -79,14 +84,29 @@ class Parts:
         return any(True for _ in self.blocks(name))
 
     def rows(self, name: str) -> np.ndarray:
-        """The array of this name whole: for features, not for pictures."""
-        return np.concatenate(list(self.blocks(name)))
+        """The array of this name whole: for features, not for pictures.
+
+        Raises:
+            UserError: Not one picture could be read.
+        """
+        blocks = list(self.blocks(name))
+        if not blocks:
+            raise errors.UserError("not one picture could be read; check the data")
+        return np.concatenate(blocks)
 
     def remove(self) -> None:
         """Takes away all that was kept."""
-        for path in [*self._files, self._folder / SETTINGS]:
-            path.unlink(missing_ok=True)
-        self._folder.rmdir()
+        # Settings first: parts without them are not gone on with.
+        for pattern in (SETTINGS, PARTS, SCRATCH):
+            _delete(self._folder, pattern)
+        # What others have put there stays.
+        with contextlib.suppress(OSError):
+            self._folder.rmdir()
+
+
+def _delete(folder: pathlib.Path, pattern: str) -> None:
+    for path in folder.glob(pattern):
+        path.unlink(missing_ok=True)
 
 
 def _check_same(old: Any, new: dict[str, Any], folder: pathlib.Path) -> None:
@@ -96,7 +116,7 @@ def _check_same(old: Any, new: dict[str, Any], folder: pathlib.Path) -> None:
         if before.get(name) != now.get(name):
             raise errors.UserError(
                 f"{folder} was begun with {name}={before.get(name)} and this is "
-                f"{name}={now.get(name)}; give another --output, or remove the folder"
+                f"{name}={now.get(name)}; write elsewhere, or remove the folder"
             )
 
 

@@ -17,7 +17,7 @@ import numpy as np
 
 from glide_jax import errors
 from glide_jax.data import captions as captions_lib
-from glide_jax.data import schema, sources, transforms
+from glide_jax.data import schema, sources, tar_shards, transforms
 from glide_jax.eval import npz_files
 from glide_jax.sample import cascade, settings
 from glide_jax.sample import images as images_lib
@@ -119,6 +119,7 @@ class Saved:
         self.record = {
             "images": str(path),
             "count": self.count,
+            "pixels": self._reader.checksum,
             "captions": digest_of(prompts),
         }
 
@@ -148,10 +149,9 @@ class Folder:
         self.captions = found if prompts is None else prompts
         self.count, self.has_captions = len(self._files), self.captions is not None
         self.px = images_lib.read_image(self._files[0]).shape[0]
-        names = [path.name for path in self._files]
         self.record = {
             "images": str(folder),
-            "files": digest_of(names),
+            "files": _stamp_of(self._files),
             "captions": digest_of(self.captions),
         }
 
@@ -193,6 +193,7 @@ class Real:
             raise errors.UserError(f"{spec} holds no records; check its path")
         self.px = px
         self.record = {"source": spec, "count": self.count, "px": px}
+        self.record["files"] = _stamp_of_source(spec)
 
     def read(self, first: int, stop: int) -> Shown:
         """Decodes them; a bad record is left out."""
@@ -322,6 +323,33 @@ def _listed(folder: pathlib.Path) -> tuple[list[pathlib.Path], list[str] | None]
         return files, found if all(isinstance(text, str) for text in found) else None
     files = [path for path in folder.iterdir() if path.suffix.lower() in SUFFIXES]
     return sorted(files), None
+
+
+def _stamp_of(files: Sequence[pathlib.Path]) -> str:
+    """Names files as they are: another size or time of change, another stamp.
+
+    Raises:
+        UserError: One is gone, or may not be read.
+    """
+    try:
+        found = [(path.name, path.stat()) for path in files]
+    except OSError as error:
+        raise errors.UserError(
+            f"{error.filename} cannot be read ({error.strerror}); check the folder"
+        ) from error
+    return digest_of([f"{name} {s.st_size} {s.st_mtime_ns}" for name, s in found])
+
+
+def _stamp_of_source(spec: str) -> str | None:
+    """Of a source's files; None: drawn by the program, or a data set of one version."""
+    kind, _, where = spec.replace("{split}", "validation").partition(":")
+    if kind == "webdataset":
+        return _stamp_of(tar_shards.expand(where))
+    if kind == "folder":
+        root = pathlib.Path(where).expanduser()
+        found = (path for path in root.rglob("*") if path.suffix.lower() in SUFFIXES)
+        return _stamp_of(sorted(found))
+    return None
 
 
 def _numbers(first: int, count: int) -> np.ndarray:

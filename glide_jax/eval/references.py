@@ -26,8 +26,9 @@ from glide_jax.eval import pictures as pictures_lib
 
 RECORD = "glide_jax"
 PROTOCOL = "centre crop"
-# The extractor whose statistics files without a record hold.
-THEIRS = "inception"
+# Whose statistics a file without a record holds: OpenAI's evaluator writes spatial ones
+# and resizes as TensorFlow 1 did, pytorch-fid writes none.
+_THEIRS = {True: "inception_tf1", False: "inception"}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -174,7 +175,8 @@ def _looked_at(
 def _record(path: str | pathlib.Path, arrays: dict[str, np.ndarray]) -> dict[str, Any]:
     """What the file says of itself; of a foreign one what can be told."""
     if RECORD not in arrays:
-        return {"path": str(path), "extractor": THEIRS if "mu" in arrays else None}
+        theirs = _THEIRS["mu_s" in arrays] if "mu" in arrays else None
+        return {"path": str(path), "extractor": theirs}
     try:
         return {"path": str(path), **json.loads(str(arrays[RECORD]))}
     except (ValueError, TypeError) as error:

@@ -8,7 +8,6 @@ OUTPUT/result.json figures, settings and machine; written last
 
 from __future__ import annotations
 
-import json
 import math
 import pathlib
 from collections.abc import Iterator, Sequence
@@ -17,7 +16,15 @@ from typing import Any
 import numpy as np
 
 from glide_jax.bench import machine
-from glide_jax.eval import collecting, figures, npz_files, parts, references, scores
+from glide_jax.eval import (
+    collecting,
+    figures,
+    json_files,
+    npz_files,
+    parts,
+    references,
+    scores,
+)
 from glide_jax.eval import features as features_lib
 from glide_jax.eval import pictures as pictures_lib
 from glide_jax.sample import images as images_lib
@@ -84,9 +91,13 @@ def judge(
 def write_pictures(output: pathlib.Path, kept: parts.Parts, save_images: int) -> None:
     """samples.png, and samples.npz where pictures are to be saved.
 
+    Neither, where none of the first pictures could be read: figures need them not.
+
     Raises:
         UserError: A file cannot be written.
     """
+    if not kept.has("pixels"):
+        return
     images_lib.write_png(output / "samples.png", grid(kept))
     if save_images:
         count = min(save_images, sum(map(len, kept.blocks("pixels"))))
@@ -97,7 +108,7 @@ def write_pictures(output: pathlib.Path, kept: parts.Parts, save_images: int) ->
 
 
 def grid(kept: parts.Parts) -> images_lib.Pixels:
-    """The first GRID pictures that were kept, in a square."""
+    """The first GRID pictures that were kept, one at least, in a square."""
     shown = np.concatenate(list(_first_rows(kept, GRID)))
     return images_lib.make_grid(shown, math.isqrt(len(shown) - 1) + 1)
 
@@ -118,10 +129,7 @@ def write_result(
         "machine": machine.describe(),
         "command": command,
     }
-    path = output / "result.json"
-    scratch = output / ".result.json.tmp"
-    scratch.write_text(json.dumps(result, indent=1, ensure_ascii=False) + "\n", "utf-8")
-    scratch.replace(path)
+    json_files.write(output / "result.json", result)
     return result
 
 

@@ -73,8 +73,8 @@ class ClipJudge:
         self.levels = (0, *middles)
         betas = schedules.make_betas(diffusion.schedule, steps)
         self._tables = process.make_tables(betas)
-        self._encode_images = jax.jit(self._traced_images)
-        self._encode_text = jax.jit(self._traced_text)
+        self._encode_images = features.measured(self._traced_images)
+        self._encode_text = features.measured(self._traced_text)
 
     def __call__(
         self,

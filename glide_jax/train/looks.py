@@ -22,9 +22,10 @@ from glide_jax.train import window as windows
 # Draws a uint8 picture (H, W, 3) of what the averaged parameters make.
 GridHook = Callable[[shapes.Params], np.ndarray]
 MakeGridHook = Callable[[setup.Run], GridHook | None]
-# Figures of what the averaged parameters make at a step, and some of the pictures
-# (H, W, 3); None where the function, asked between batches, says to stop.
-Evaluated = tuple[dict[str, float], np.ndarray]
+# Figures of what the averaged parameters make at a step, some of the pictures
+# (H, W, 3), and what to call when these are written; None where the function, asked
+# between batches, says to stop.
+Evaluated = tuple[dict[str, float], np.ndarray, Callable[[], None]]
 EvaluationHook = Callable[[shapes.Params, int, Callable[[], bool]], Evaluated | None]
 MakeEvaluationHook = Callable[[setup.Run], EvaluationHook | None]
 
@@ -132,11 +133,12 @@ class Looks:
         found = self._evaluate(params, step, self._is_stopping)
         if found is None:
             return False
-        figures, picture = found
+        figures, picture, discard = found
         # The row last: where there is one, the picture is there too.
         self._keep_picture("evaluation", "evaluations", step, picture)
         row = {f"evaluation/{name}": value for name, value in figures.items()}
         self._writer.scalars(step, row)
+        discard()
         return True
 
     def _keep_picture(

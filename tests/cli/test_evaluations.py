@@ -83,6 +83,7 @@ def test_an_evaluation_leaves_a_row_and_a_picture_cut_off_or_not(
     assert train(config, cut) == lifecycle.ExitCode.OK
     # The batch that was drawn when the signal came was kept.
     assert drawn == [0, 4, 0, 4]
+    assert sorted(path.name for path in (cut / "evaluations").iterdir()) == pictures
     assert evaluations(cut) == rows
     for name in pictures:
         ours, theirs = (
@@ -93,6 +94,23 @@ def test_an_evaluation_leaves_a_row_and_a_picture_cut_off_or_not(
     # There is nothing left to do.
     assert train(config, cut) == lifecycle.ExitCode.OK
     assert drawn == [0, 4, 0, 4]
+
+
+def test_what_was_seen_is_kept_until_the_row_is_written(config, tmp_path, monkeypatch):
+    class FullError(Exception):
+        pass
+
+    def write(self, step, row):
+        if any(name.startswith("evaluation/") for name in row):
+            raise FullError
+        return scalars(self, step, row)
+
+    scalars = metrics.MetricsWriter.scalars
+    monkeypatch.setattr(metrics.MetricsWriter, "scalars", write)
+    short = resolve.override(config, {"train.num_steps": 1, "evaluate.every_steps": 1})
+    with pytest.raises(FullError):
+        train(short, tmp_path)
+    assert (tmp_path / "evaluations" / "00000001.parts" / "settings.json").exists()
 
 
 def test_a_reference_that_does_not_fit_is_refused_at_the_start(config, tmp_path):

@@ -70,29 +70,42 @@ def test_kernel_distance_of_small_sets_is_the_sum_written_out():
         + np.mean([k(a, b) for a, b in itertools.permutations(y, 2)])
         - 2 * np.mean([k(a, b) for a, b in itertools.product(x, y)])
     )
-    found = distances.kernel(x, y)
-    assert found.value == pytest.approx(expected, rel=1e-12)
-    assert found.standard_error == 0
+    assert distances.kernel(x, y).value == pytest.approx(expected, rel=1e-12)
+    # A set of one has no pairs, so two pictures tell of no error.
+    assert distances.kernel(x[:2], y).standard_error is None
 
 
-def test_kernel_distance_of_one_distribution_is_zero_within_its_error_and_seeded():
+def test_the_error_of_a_kernel_distance_is_that_of_leaving_pictures_out():
     rng = np.random.default_rng(5)
-    x, y, far = (rng.standard_normal((600, 4)) + at for at in (0, 0, 1))
-    small = {"subsets": 50, "subset_size": 100}
-    same, other = distances.kernel(x, y, **small), distances.kernel(x, far, **small)
-    assert same == distances.kernel(x, y, **small)
-    assert same != distances.kernel(x, y, seed=1, **small)
-    # The subsets share their pictures, so the error is that of 600, about 5 times.
-    assert abs(same.value) < 30 * same.standard_error
-    assert other.value > 30 * other.standard_error
+    x, y = rng.standard_normal((6, 3)), rng.standard_normal((5, 3)) + 1
+    without_x = [distances.kernel(np.delete(x, i, 0), y).value for i in range(6)]
+    without_y = [distances.kernel(x, np.delete(y, j, 0)).value for j in range(5)]
+    expected = 5 * np.var(without_x) + 4 * np.var(without_y)
+    found = distances.kernel(x, y).standard_error
+    assert found == pytest.approx(np.sqrt(expected), rel=1e-9)
 
 
-def test_kernel_distance_over_subsets_agrees_with_the_whole():
+@pytest.mark.parametrize(("shift", "least", "most"), [(0.5, 0.9, 1.1), (0, 1.2, 1.6)])
+def test_the_error_of_a_kernel_distance_is_the_spread_of_drawn_sets(shift, least, most):
+    rng = np.random.default_rng(5)
+    draws = rng.standard_normal((400, 2, 80, 4)) + np.array([0, shift])[:, None, None]
+    found = [distances.kernel(x, y) for x, y in draws]
+    values, errors = np.transpose(found)
+    # 400 values have a spread that errs by 4%. Sets of one distribution: too large.
+    assert least < np.sqrt((errors**2).mean()) / values.std() < most
+    if not shift:
+        # Unbiased: the mean of 400 lies within 4 of its errors of 0.
+        assert abs(values.mean()) < 4 * values.std() / 20
+
+
+def test_kernel_distance_does_not_depend_on_blocks_or_order(monkeypatch):
     rng = np.random.default_rng(6)
-    x, y = rng.standard_normal((300, 4)), rng.standard_normal((300, 4)) + 0.5
+    x, y = rng.standard_normal((90, 4)), rng.standard_normal((70, 4)) + 0.5
     whole = distances.kernel(x, y)
-    parts = distances.kernel(x, y, subsets=400, subset_size=60)
-    assert abs(parts.value - whole.value) < 4 * parts.standard_error
+    shuffled = distances.kernel(rng.permutation(x), rng.permutation(y))
+    assert shuffled == pytest.approx(whole, rel=1e-9)
+    monkeypatch.setattr(distances, "_TILE", 16)
+    assert distances.kernel(x, y) == pytest.approx(whole, rel=1e-9)
 
 
 def test_inception_score_counts_the_classes_that_are_sure_and_even():
@@ -104,9 +117,12 @@ def test_inception_score_counts_the_classes_that_are_sure_and_even():
 
 def test_inception_score_is_the_mean_over_parts_by_index():
     logits = np.random.default_rng(7).standard_normal((250, 6))
-    parts = [distances.inception_score(logits[i : i + 100]) for i in (0, 100, 200)]
-    found = distances.inception_score(logits, split_size=100)
-    assert found == pytest.approx(np.mean(parts))
+    # 50 left over make a part, 40 belong to the part before.
+    for count, bounds in ((250, [100, 200]), (240, [100]), (90, []), (40, [])):
+        parts = np.split(logits[:count], bounds)
+        expected = np.mean([distances.inception_score(part) for part in parts])
+        found = distances.inception_score(logits[:count], split_size=100)
+        assert found == pytest.approx(expected)
 
 
 def test_precision_and_recall_of_constructed_clouds_come_out_by_hand():

@@ -7,12 +7,14 @@ import logging
 import os
 import shutil
 import signal
+import types
 
 import numpy as np
 import pytest
+from absl import flags as absl_flags
 
 from glide_jax.cli import evaluate as evaluate_verb
-from glide_jax.cli import main
+from glide_jax.cli import evaluate_inputs, main
 from glide_jax.eval import collecting, pictures
 from tests import fake_devices
 from tests.eval import stand_in
@@ -163,11 +165,13 @@ def test_of_warnings_that_differ_in_details_the_first_is_told(caplog):
             logging.warning("%s cuts this prompt; not seen: %r", "base", lost)
             logging.warning("%s cuts this prompt; not seen: %r", "clip", lost)
             logging.info("%s is done", lost)
+            logging.warning("%(name)s is odd", {"name": lost})
     told = [record.getMessage() for record in caplog.records]
     assert [line for line in told if "cuts" in line] == [
         "base cuts this prompt; not seen: 'a'",
         "clip cuts this prompt; not seen: 'a'",
     ]
+    assert [line for line in told if "odd" in line] == ["a is odd", "b is odd"]
     logging.warning("%s cuts this prompt; not seen: %r", "base", "c")
     assert "not seen: 'c'" in caplog.text
 
@@ -251,6 +255,42 @@ def test_a_reference_cut_off_goes_on_and_flags_are_asked_for(
     assert "to end in .npz" in capsys.readouterr().err
 
 
+def test_a_second_program_in_the_same_output_is_refused_and_harms_nothing(
+    evaluate,
+    bundles,  # noqa: F811
+    world,
+    tmp_path,
+    capsys,
+):
+    path = tmp_path / "again.npz"
+    flags = [f"--source=folder:{world / 'photos'}", "--px=8", f"--output={path}"]
+    flags += [f"--features=clip:{bundles['clip']}"]
+    (tmp_path / "out").mkdir()
+    with evaluate_inputs.alone(tmp_path / "out"), evaluate_inputs.alone(path):
+        capsys.readouterr()
+        assert evaluate() == 2
+        assert "another program writes to" in capsys.readouterr().err
+        assert main.run(["evaluate", "reference", *flags]) == 2
+        error = capsys.readouterr().err
+        assert "another program writes to" in error
+        assert len(error.splitlines()) == 1
+    assert list((tmp_path / "out").iterdir()) == []
+    assert main.run(["evaluate", "reference", *flags]) == 0
+    assert sorted(found.name for found in tmp_path.iterdir()) == ["again.npz", "out"]
+
+
+def test_classes_are_spread_over_the_distinct_captions():
+    captions = [f"{i // 2:05d}" for i in range(10_000)][::-1]
+    shown = types.SimpleNamespace(captions=captions)
+    values = absl_flags.FlagValues()
+    evaluate_verb.define_flags(values)
+    values(["evaluate", "--features=clip:x"])
+    found = evaluate_inputs.classes_of(values, shown)
+    assert found == [f"{5 * i:05d}" for i in range(evaluate_inputs.MAX_CLASSES)]
+    shown.captions = ["b", "a", "b"]
+    assert evaluate_inputs.classes_of(values, shown) == ["a", "b"]
+
+
 @pytest.mark.slow
 def test_eight_devices_find_the_figures_of_one(
     evaluate,
@@ -264,8 +304,7 @@ def test_eight_devices_find_the_figures_of_one(
         f"""
         import sys
         import jax
-        from glide_jax.cli import evaluate as evaluate_verb
-from glide_jax.cli import main
+        from glide_jax.cli import main
         assert jax.device_count() == 8
         sys.exit(main.run([
             "evaluate",

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import functools
+
 import numpy as np
 import pytest
 
@@ -38,7 +40,12 @@ def judged(tmp_path, name, shown, *, batch_size=16, extractor=None, reference=RE
     )
 
 
-def test_figures_do_not_depend_on_the_batch_size_or_the_order_of_pictures(tmp_path):
+def test_only_the_inception_score_depends_on_order_and_none_on_the_batch_size(
+    tmp_path, monkeypatch
+):
+    # Its parts go by index, as the groups of retrieval do.
+    split = functools.partial(distances.inception_score, split_size=20)
+    monkeypatch.setattr(distances, "inception_score", split)
     found = judged(tmp_path, "a", DRAWN).metrics
     one_by_one = judged(tmp_path, "b", DRAWN, batch_size=1).metrics
     shuffled = np.random.default_rng(2).permutation(DRAWN)
@@ -47,7 +54,9 @@ def test_figures_do_not_depend_on_the_batch_size_or_the_order_of_pictures(tmp_pa
     assert 0 < found["precision"] < 1
     # Sums in float64 of features up to 255 squared.
     assert one_by_one == pytest.approx(found, rel=1e-9)
+    score, turned_score = (each.pop("inception_score") for each in (found, turned))
     assert turned == pytest.approx(found, rel=1e-9)
+    assert abs(turned_score - score) > 1e-6
 
 
 def test_memory_holds_a_batch_of_pictures_and_no_more(tmp_path):
@@ -85,7 +94,12 @@ def test_too_few_pictures_are_told_with_their_number_and_the_rank(tmp_path):
 
 
 def test_enough_pictures_give_no_warning(tmp_path, monkeypatch):
+    assert judged(tmp_path, "b", DRAWN).warnings[2] == (
+        "inception_score: 60 pictures; below 5,000 it comes out too low, compare only "
+        "equal numbers"
+    )
     monkeypatch.setattr(figures, "STABLE_FID", 60)
+    monkeypatch.setattr(figures, "STABLE_INCEPTION", 60)
     assert judged(tmp_path, "a", DRAWN).warnings == []
 
 
@@ -94,7 +108,6 @@ def test_pictures_that_could_not_be_read_are_told(tmp_path):
     folder.mkdir()
     for i in range(3):
         (folder / f"{i}.txt").write_text("a picture")
-        np.asarray(DRAWN[i])
         pictures.images_lib.write_png(folder / f"{i}.png", DRAWN[i])
     (folder / "1.png").write_bytes(b"broken")
     shown = pictures.Real(f"folder:{folder}", 8)
@@ -109,11 +122,22 @@ def test_pictures_that_could_not_be_read_are_told(tmp_path):
         batch_size=2,
         on_part=lambda count: None,
     )
-    assert found.warnings == ["1 of 3 pictures could not be read and are left out"]
+    assert found.warnings[1:] == ["1 of 3 pictures could not be read and are left out"]
     seen = extractor(DRAWN[[0, 2]])
     assert found.metrics["inception_score"] == pytest.approx(
         distances.inception_score(seen.logits), rel=1e-6
     )
+
+
+def test_first_pictures_that_cannot_be_read_cost_a_grid_and_none_at_all_a_line(
+    tmp_path,
+):
+    kept = parts.Parts(tmp_path / "p", {})
+    kept.commit(2, {"indices": np.zeros(0, np.int64)})
+    runner.write_pictures(tmp_path, kept, 2)
+    assert [path.name for path in tmp_path.iterdir()] == ["p"]
+    with pytest.raises(errors.UserError, match="not one picture could be read"):
+        figures.compute(kept, ["inception_score"], extractor="inception")
 
 
 def test_all_is_made_that_can_be_and_what_cannot_is_refused():
@@ -126,7 +150,7 @@ def test_all_is_made_that_can_be_and_what_cannot_is_refused():
     for name, lacks, remedy in (
         ("fid", "reference", "give --reference"),
         ("kid", "rows", "statistics only"),
-        ("sfid", "spatial", "no spatial part"),
+        ("sfid", "spatial", "or the reference have no spatial part"),
         ("clip_score", "captions", "give the pictures' prompts"),
     ):
         with pytest.raises(errors.UserError, match=f"--metrics={name}: .*{remedy}"):

@@ -38,6 +38,30 @@ def test_a_part_that_is_gone_is_made_again_with_all_after_it(tmp_path):
     )
 
 
+def test_parts_behind_a_gap_do_not_hide_those_that_fill_it(tmp_path):
+    kept = parts.Parts(tmp_path / "p", SETTINGS)
+    for stop in (2, 4, 6):
+        kept.commit(stop, {"pool": np.full(2, stop)})
+    (tmp_path / "p" / "00000002-00000004.npz").unlink()
+    again = parts.Parts(tmp_path / "p", SETTINGS)
+    again.commit(6, {"pool": np.full(4, 7)})
+    again.commit(8, {"pool": np.full(2, 8)})
+    assert parts.Parts(tmp_path / "p", SETTINGS).next_index == 8
+
+
+def test_parts_whose_settings_are_gone_are_not_gone_on_with(tmp_path):
+    parts.Parts(tmp_path / "p", SETTINGS).commit(2, {"pool": np.zeros(2)})
+    (tmp_path / "p" / parts.SETTINGS).unlink()
+    assert parts.Parts(tmp_path / "p", {"seed": 3}).next_index == 0
+
+
+def test_empty_settings_are_refused_in_a_line(tmp_path):
+    parts.Parts(tmp_path / "p", SETTINGS)
+    (tmp_path / "p" / parts.SETTINGS).write_text("")
+    with pytest.raises(errors.UserError, match=r"settings\.json is no whole JSON file"):
+        parts.Parts(tmp_path / "p", SETTINGS)
+
+
 def test_other_settings_are_refused_with_the_one_that_differs(tmp_path):
     parts.Parts(tmp_path / "p", SETTINGS)
     other = {**SETTINGS, "pictures": {"seed": 2, "scales": (1, 2)}}
@@ -50,5 +74,8 @@ def test_other_settings_are_refused_with_the_one_that_differs(tmp_path):
 def test_nothing_of_them_is_left_when_they_are_removed(tmp_path):
     kept = parts.Parts(tmp_path / "p", SETTINGS)
     kept.commit(2, {"pool": np.zeros(2)})
+    # Of a program that was killed.
+    (tmp_path / "p" / ".00000002-00000004.npz.tmp").write_bytes(b"half")
+    (tmp_path / "p" / "00000009-00000010.npz").write_bytes(b"stale")
     kept.remove()
     assert list(tmp_path.iterdir()) == []

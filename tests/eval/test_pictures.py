@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import json
+import tarfile
 
 import numpy as np
 import pytest
 from PIL import Image
 
 from glide_jax import errors
-from glide_jax.eval import pictures
+from glide_jax.eval import parts, pictures
 from tests.eval import stand_in
 
 SHOWN = stand_in.noise_pictures(5)
@@ -44,6 +45,9 @@ def test_a_folder_goes_by_names_or_by_its_record(tmp_path):
     listed = pictures.open_saved(str(folder), None)
     np.testing.assert_array_equal(listed.read(0, 2).pixels, SHOWN[[3, 1]])
     assert listed.read(0, 2).captions == ["a d", "a b"]
+    (folder / "d.png").unlink()
+    with pytest.raises(errors.UserError, match=r"d\.png cannot be read"):
+        pictures.open_saved(str(folder), None)
     (folder / "samples.json").write_text("{}")
     with pytest.raises(errors.UserError, match="is not what glide sample writes"):
         pictures.open_saved(str(folder), None)
@@ -72,6 +76,32 @@ def test_captions_are_spread_over_a_source():
     few = pictures.captions_of("shapes:quickstart", 16)
     assert few == pictures.captions_of("shapes:quickstart", 16)
     assert len(set(few)) > 4
+
+
+@pytest.mark.parametrize("kind", ["archive", "folder", "source", "shards"])
+def test_other_pictures_of_the_same_name_are_not_mixed_with_those_seen(tmp_path, kind):
+    def open_pictures(first):
+        shown = np.roll(SHOWN, -first, axis=0)
+        if kind == "archive":
+            np.savez(tmp_path / "s.npz", arr_0=shown)
+            return pictures.open_saved(str(tmp_path / "s.npz"), None)
+        folder = tmp_path / "f"
+        folder.mkdir(exist_ok=True)
+        for name, pixels in zip(NAMES, shown, strict=True):
+            Image.fromarray(pixels).save(folder / f"{name}.png")
+            (folder / f"{name}.txt").write_text(name)
+        if kind == "folder":
+            return pictures.open_saved(str(folder), None)
+        if kind == "source":
+            return pictures.open_saved(f"folder:{folder}", None, px=8)
+        with tarfile.open(tmp_path / "s.tar", "w") as shard:
+            for path in sorted(folder.iterdir()):
+                shard.add(path, path.name)
+        return pictures.open_saved(f"webdataset:{tmp_path / 's.tar'}", None, px=8)
+
+    parts.Parts(tmp_path / "parts", open_pictures(0).record)
+    with pytest.raises(errors.UserError, match=r"begun with (pixels|files)="):
+        parts.Parts(tmp_path / "parts", open_pictures(1).record)
 
 
 def test_prompts_that_do_not_match_the_pictures_are_refused(tmp_path):

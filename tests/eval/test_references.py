@@ -13,6 +13,7 @@ from tests.eval import stand_in
 
 SHOWN = stand_in.noise_pictures(20)
 EXTRACTOR = stand_in.QuarterMeans()
+OPENAI = stand_in.QuarterMeans("inception_tf1")
 
 
 def build(tmp_path, **options):
@@ -81,28 +82,34 @@ def test_a_reference_does_not_depend_on_batches_or_on_being_cut_off(tmp_path):
     np.testing.assert_allclose(parts.pool.sigma, whole.pool.sigma, atol=1e-9)
 
 
-def test_statistics_alone_are_read_as_those_of_inception(tmp_path):
-    found = references.read(theirs(tmp_path / "theirs.npz"), EXTRACTOR, 8)
+def test_statistics_alone_are_those_of_the_evaluator_that_writes_such_a_file(tmp_path):
+    path = theirs(tmp_path / "openai.npz")
+    found = references.read(path, OPENAI, 8)
     assert found.rows is None
     assert found.pool.count == 0
     assert found.spatial.mu.shape == (8,)
-    other = stand_in.QuarterMeans("noised_clip")
-    with pytest.raises(
-        errors.UserError, match=r"was made with inception and .* noised_"
-    ):
-        references.read(tmp_path / "theirs.npz", other, 8)
+    for other in (EXTRACTOR, stand_in.QuarterMeans("noised_clip")):
+        with pytest.raises(errors.UserError, match="was made with inception_tf1 and"):
+            references.read(path, other, 8)
+    # pytorch-fid writes no spatial statistics, and resizes otherwise.
+    with np.load(path) as file:
+        np.savez(tmp_path / "torch.npz", mu=file["mu"], sigma=file["sigma"])
+    assert references.read(tmp_path / "torch.npz", EXTRACTOR, 8).spatial is None
+    with pytest.raises(errors.UserError, match="was made with inception and"):
+        references.read(tmp_path / "torch.npz", OPENAI, 8)
 
 
 def test_pictures_in_a_file_are_looked_at_where_features_are_lacking(tmp_path):
     path = theirs(tmp_path / "theirs.npz", arr_0=SHOWN, mu=np.full(12, 5.0))
-    found = references.read(path, EXTRACTOR, 8, batch_size=6)
-    np.testing.assert_array_equal(found.rows, EXTRACTOR(SHOWN).pool)
+    found = references.read(path, OPENAI, 8, batch_size=6)
+    np.testing.assert_array_equal(found.rows, OPENAI(SHOWN).pool)
     # Their own statistics are what their figures are made of.
     np.testing.assert_array_equal(found.pool.mu, np.full(12, 5.0))
     # Another extractor takes nothing of them but the pictures.
-    other = references.read(path, stand_in.QuarterMeans("noised_clip"), 8)
-    np.testing.assert_allclose(other.pool.mu, other.rows.mean(axis=0), rtol=1e-6)
-    assert other.record["extractor"] == "noised_clip"
+    for name in ("inception", "noised_clip"):
+        other = references.read(path, stand_in.QuarterMeans(name), 8)
+        np.testing.assert_allclose(other.pool.mu, other.rows.mean(axis=0), rtol=1e-6)
+        assert other.record["extractor"] == name
 
 
 def test_a_sample_batch_serves_as_a_reference(tmp_path):
@@ -123,4 +130,4 @@ def test_a_reference_that_does_not_fit_is_refused(tmp_path):
         references.read(tmp_path / "other.npz", EXTRACTOR, 8)
     theirs(tmp_path / "odd.npz", sigma=np.zeros((3, 3)))
     with pytest.raises(errors.UserError, match="lacks mu and sigma of one size"):
-        references.read(tmp_path / "odd.npz", EXTRACTOR, 8)
+        references.read(tmp_path / "odd.npz", OPENAI, 8)
