@@ -2,9 +2,9 @@
 # The three plots of GLIDE's figure 6 of the quickstart's models, no accelerator needed:
 # a reference of real pictures, a sweep of guidance modes and scales, a table, a picture.
 #   launch/curves.sh --root=runs/curves --models=runs/quickstart/bundles [-- FLAGS]
-# FLAGS go to every run of the sweep: --num_images=64. Started again, it goes on; models
-# that were trained anew are refused beside finished runs of the old, and need another
-# --root.
+# Paths are taken from the checkout. FLAGS go to every run of the sweep:
+# --num_images=64. Started again, it goes on; models that were trained anew are refused
+# beside finished runs of the old, and need another --root.
 # Ends with ROOT/curves.png, curves.md and rows.jsonl; the models are those of
 # launch/quickstart.sh.
 set -euo pipefail

@@ -51,6 +51,7 @@ def run(source: str, output: str | None) -> int:
     command = shlex.join(result.without_machine(words))
     picture = pathlib.Path(output)
     page = picture.with_suffix(".md")
+    _check_page(page)
     try:
         picture.parent.mkdir(parents=True, exist_ok=True)
         curve_plots.draw(shown, picture, command)
@@ -62,6 +63,15 @@ def run(source: str, output: str | None) -> int:
         ) from error
     print(f"{picture}\n{page}")
     return 0
+
+
+def _check_page(page: pathlib.Path) -> None:
+    """The table lies beside the picture, but in no file of the user's own."""
+    if page.exists() and not page.read_bytes().startswith(b"| guidance |"):
+        raise UserError(
+            f"--output would write its table over {page}, which is another page; name "
+            "another picture"
+        )
 
 
 def _rows(source: pathlib.Path) -> list[dict[str, Any]]:

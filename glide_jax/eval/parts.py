@@ -9,6 +9,7 @@ from __future__ import annotations
 import contextlib
 import json
 import pathlib
+import zipfile
 from collections.abc import Iterator
 from typing import Any
 
@@ -18,7 +19,7 @@ from glide_jax import errors
 from glide_jax.eval import json_files, npz_files
 
 SETTINGS = "settings.json"
-PARTS, SCRATCH = "*-*.npz", ".*.tmp"
+PARTS, SCRATCH = "[0-9]*-[0-9]*.npz", ".*.tmp"
 
 
 class Parts:
@@ -54,8 +55,8 @@ class Parts:
         self.next_index = 0
         for found in sorted(folder.glob(PARTS)):
             first, stop = (int(number) for number in found.stem.split("-"))
-            if first != self.next_index:
-                # Behind a gap: it would hide those that fill it.
+            if first != self.next_index or not zipfile.is_zipfile(found):
+                # Damaged, or behind a gap, where it would hide those that fill it.
                 found.unlink()
                 continue
             self._files.append(found)

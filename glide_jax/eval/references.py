@@ -178,11 +178,17 @@ def _record(path: str | pathlib.Path, arrays: dict[str, np.ndarray]) -> dict[str
         theirs = _THEIRS["mu_s" in arrays] if "mu" in arrays else None
         return {"path": str(path), "extractor": theirs}
     try:
-        return {"path": str(path), **json.loads(str(arrays[RECORD]))}
-    except (ValueError, TypeError) as error:
+        record = dict(json.loads(str(arrays[RECORD])))
+        is_whole = isinstance(record["extractor"], str)
+        is_whole &= all(isinstance(record[name], int) for name in ("px", "count"))
+    except (ValueError, TypeError, KeyError):
+        is_whole = False
+    if not is_whole:
         raise errors.UserError(
-            f"{path}: its record {RECORD} is not JSON; build it again"
-        ) from error
+            f"{path}: its record {RECORD} is not what glide evaluate reference writes; "
+            "build it again"
+        )
+    return {"path": str(path), **record}
 
 
 def _check_px(path: str | pathlib.Path, theirs: int | None, ours: int) -> None:
@@ -217,6 +223,11 @@ def _gaussian(
         raise errors.UserError(
             f"{path} lacks {mean} and {covariance} of one size, and pictures to make "
             "them of (arr_0); give a reference batch or a sample batch"
+        )
+    is_number = mu.ndim == 1 and mu.dtype.kind == sigma.dtype.kind == "f"
+    if not is_number or not (np.isfinite(mu).all() and np.isfinite(sigma).all()):
+        raise errors.UserError(
+            f"{path}: {mean} and {covariance} are not finite numbers; build it again"
         )
     return moments.Gaussian(
         mu.astype(np.float64), sigma.astype(np.float64), record.get("count", 0)

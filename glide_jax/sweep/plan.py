@@ -144,7 +144,7 @@ def keep(plan: Plan, root: pathlib.Path) -> None:
     """
     path = root / "plan.json"
     text = to_json(plan)
-    if path.is_file() and path.read_text() == text:
+    if path.is_file() and path.read_bytes() == text.encode():
         return
     if path.is_file():
         _check_continues(read(root), plan, root)

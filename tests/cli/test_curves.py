@@ -146,6 +146,13 @@ def test_the_picture_is_a_png_and_no_other_flag_is_read(sweep, tmp_path, capsys)
     assert "reads no --num_images" in capsys.readouterr().err
 
 
+def test_a_page_of_ones_own_beside_the_picture_is_left_alone(sweep, tmp_path, capsys):
+    page = tmp_path / "README.md"
+    page.write_text("# Mine")
+    assert "which is another page" in refused(capsys, sweep[1], tmp_path / "README.png")
+    assert page.read_text() == "# Mine"
+
+
 def test_a_place_that_cannot_be_written_is_told(sweep, tmp_path, capsys):
     _, root = sweep
     (tmp_path / "file").write_text("")

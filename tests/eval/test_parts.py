@@ -49,6 +49,18 @@ def test_parts_behind_a_gap_do_not_hide_those_that_fill_it(tmp_path):
     assert parts.Parts(tmp_path / "p", SETTINGS).next_index == 8
 
 
+def test_a_damaged_part_is_made_again_and_a_stranger_is_left_alone(tmp_path):
+    kept = parts.Parts(tmp_path / "p", SETTINGS)
+    for stop in (2, 4):
+        kept.commit(stop, {"pool": np.full(2, stop)})
+    damaged = tmp_path / "p" / "00000002-00000004.npz"
+    damaged.write_bytes(damaged.read_bytes()[:40])
+    stranger = tmp_path / "p" / "my-file.npz"
+    stranger.write_bytes(b"mine")
+    assert parts.Parts(tmp_path / "p", SETTINGS).next_index == 2
+    assert stranger.read_bytes() == b"mine"
+
+
 def test_parts_whose_settings_are_gone_are_not_gone_on_with(tmp_path):
     parts.Parts(tmp_path / "p", SETTINGS).commit(2, {"pool": np.zeros(2)})
     (tmp_path / "p" / parts.SETTINGS).unlink()

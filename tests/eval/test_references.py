@@ -131,3 +131,17 @@ def test_a_reference_that_does_not_fit_is_refused(tmp_path):
     theirs(tmp_path / "odd.npz", sigma=np.zeros((3, 3)))
     with pytest.raises(errors.UserError, match="lacks mu and sigma of one size"):
         references.read(tmp_path / "odd.npz", OPENAI, 8)
+
+
+def test_statistics_that_are_no_numbers_are_refused(tmp_path):
+    for mu in (np.full(12, np.nan), np.full(12, "a"), np.zeros((12, 1))):
+        path = theirs(tmp_path / "theirs.npz", arr_0=SHOWN, mu=mu)
+        with pytest.raises(errors.UserError, match=r"theirs\.npz"):
+            references.read(path, OPENAI, 8)
+
+
+@pytest.mark.parametrize("record", ["{}", "[]", "no", '{"extractor": "inception"}'])
+def test_a_record_that_is_not_whole_is_refused(tmp_path, record):
+    path = theirs(tmp_path / "theirs.npz", **{references.RECORD: np.array(record)})
+    with pytest.raises(errors.UserError, match="is not what glide evaluate reference"):
+        references.read(path, OPENAI, 8)
