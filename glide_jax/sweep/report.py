@@ -28,11 +28,16 @@ def write(plan: plans.Plan, root: pathlib.Path) -> list[pathlib.Path]:
             f"--root={root}: no run of {plan.name} is finished, so there is nothing to "
             f"report; --status shows how far they are"
         )
-    table = root / "results.csv"
-    table.write_text(to_csv(rows))
-    page = root / "results.md"
-    page.write_text(make_page(plan, root, rows))
-    return [table, page, *plots.draw(rows, root / "plots")]
+    table, page = root / "results.csv", root / "results.md"
+    try:
+        table.write_text(to_csv(rows))
+        page.write_text(make_page(plan, root, rows))
+        return [table, page, *plots.draw(rows, root / "plots")]
+    except OSError as error:
+        raise UserError(
+            f"--root={root}: the report cannot be written there ({error.strerror}: "
+            f"{error.filename}); make room or clear the way"
+        ) from error
 
 
 def to_csv(rows: Sequence[Row]) -> str:

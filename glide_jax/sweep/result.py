@@ -71,7 +71,7 @@ def read(path: pathlib.Path) -> dict[str, Any]:
     Raises:
       UserError: it is none, or of another schema.
     """
-    return _parsed(path.read_text(), str(path), RESULT_KEYS)
+    return _parsed(path.read_bytes(), str(path), RESULT_KEYS)
 
 
 def make_row(plan: plans.Plan, run: plans.Run, entry: Entry) -> dict[str, Any]:
@@ -140,15 +140,15 @@ def read_rows(path: pathlib.Path) -> list[dict[str, Any]]:
             f"there is no file {path}; write it by glide sweep --root=DIR --report "
             f"--rows={path}"
         )
-    lines = path.read_text().splitlines()
+    lines = path.read_bytes().splitlines()
     keys = RESULT_KEYS | ROW_KEYS
     return [_parsed(line, f"{path}, line {i}", keys) for i, line in enumerate(lines, 1)]
 
 
-def _parsed(text: str, where: str, keys: set[str]) -> dict[str, Any]:
+def _parsed(text: bytes, where: str, keys: set[str]) -> dict[str, Any]:
     try:
         fields = json.loads(text)
-    except json.JSONDecodeError as error:
+    except ValueError as error:  # UnicodeDecodeError is one too
         raise UserError(f"{where} is not JSON ({error}); {REMEDY}") from error
     schema = fields.get("schema") if isinstance(fields, dict) else None
     if schema != SCHEMA:
@@ -158,6 +158,11 @@ def _parsed(text: str, where: str, keys: set[str]) -> dict[str, Any]:
     missing = keys - fields.keys()
     if missing:
         raise UserError(f"{where} has no {min(missing)!r}; {REMEDY}")
+    metrics = fields["metrics"]
+    kinds = (int, float, type(None))
+    is_dict = isinstance(metrics, dict)
+    if not is_dict or not all(isinstance(v, kinds) for v in metrics.values()):
+        raise UserError(f"{where} has metrics that are no numbers by name; {REMEDY}")
     return fields
 
 

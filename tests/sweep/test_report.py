@@ -120,11 +120,13 @@ def test_rows_that_were_written_are_read_back(sweep, root, tmp_path):
         (json.dumps(ROW).replace("attempts", "a"), "line 2 has no 'attempts'"),
         ('{"schema": 1, "metrics": {}, "machine": {}}', "line 2 has no 'attempts'"),
         ('{"schema": 1, "met', "line 2 is not JSON"),
+        (json.dumps({**ROW, "metrics": [1], "machine": {}}), "line 2 has "),
+        ("\xff", "line 2 is not JSON"),
     ],
 )
 def test_a_row_of_another_schema_or_cut_short_is_named(tmp_path, line, named):
     path = tmp_path / "rows.jsonl"
-    path.write_text(f"{json.dumps(ROW)}\n{line}\n")
+    path.write_text(f"{json.dumps(ROW)}\n{line}\n", encoding="latin-1")
     with pytest.raises(UserError, match=named):
         result.read_rows(path)
 
@@ -142,6 +144,19 @@ def test_a_row_keeps_the_digests_and_the_warnings_and_the_page_shows_these(sweep
     report.write(sweep, root)
     page = (root / "results.md").read_text()
     assert page.count("- fid: too few pictures in a\n") == 1
+
+
+def test_metrics_that_are_no_numbers_are_named_and_so_is_a_place_in_the_way(
+    sweep, root
+):
+    entry = state.Entry(root, sweep.runs[3].id)
+    write_result(entry, {"fid": "low"})
+    with pytest.raises(UserError, match="metrics that are no numbers"):
+        report.write(sweep, root)
+    write_result(entry, {"fid": 1.0})
+    (root / "results.csv").mkdir()
+    with pytest.raises(UserError, match=r"Is a directory: .*results\.csv"):
+        report.write(sweep, root)
 
 
 def test_an_older_result_in_the_folder_is_named(sweep, root):
