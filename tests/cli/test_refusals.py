@@ -118,14 +118,12 @@ def test_a_workdir_that_cannot_be_written_is_named(refused, experiment, tmp_path
 def test_a_workdir_of_another_model_is_refused_with_the_difference(
     refused, experiment, workdir
 ):
-    line = refused(
-        "train",
-        f"--config={experiment}",
-        f"--workdir={workdir}",
-        "--config.model.text_layers=2",
-    )
+    train = ["train", f"--config={experiment}", f"--workdir={workdir}"]
+    line = refused(*train, "--config.model.text_layers=2")
     assert "model.text_layers: 1 -> 2" in line
-    assert "--allow_change=model.text_layers" in line
+    assert "--allow_change" not in line, "no flag makes the checkpoints another shape"
+    line = refused(*train, "--config.seed=7")
+    assert "--allow_change=seed" in line
 
 
 def test_a_run_with_checkpoints_of_which_none_is_good_does_not_start_over(
