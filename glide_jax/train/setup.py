@@ -94,28 +94,12 @@ def prepare(
     check_stop()
     source, held_out = open_sources(config)
     check_stop()
-    checkpoints = store.CheckpointStore(
-        workdirs.checkpoints(workdir), config.checkpoint
-    )
-    distributed.check_alike(
-        "the newest checkpoint in --workdir",
-        checkpoints.latest_step(),
-        workdirs.SHARED_REMEDY,
-    )
-    start, is_fresh = None, checkpoints.is_empty()
-    if not is_fresh:
-        # A run under way needs its origin no more; that may have been deleted since.
-        _, meta = checkpoints.newest()
-        workdirs.check_continues(workdir, config, allow_change, meta)
-        workdirs.prepare(workdir)
-        tokenizer = captions.stored_tokenizer(workdir, meta)
-        _check_records(source, meta, allow_change)
+    checkpoints = _open_checkpoints(config, workdir)
+    is_fresh = checkpoints.is_empty()
+    if is_fresh:
+        tokenizer, start = _begin_run(config, workdir, source)
     else:
-        workdirs.check_begins(workdir, config)
-        origin = _load_origin(config)
-        start = init_from.adapt(origin, config) if origin else None
-        workdirs.prepare(workdir)
-        tokenizer = captions.find_tokenizer(config, source, origin)
+        tokenizer = _continue_run(config, workdir, source, checkpoints, allow_change)
     check_stop()
     captions.check_vocabulary(config, tokenizer)
     captions.warn_of_cut_captions(config, source, tokenizer)
@@ -126,13 +110,9 @@ def prepare(
     described = abstract.abstract_state(config, objective)
     shardings = abstract.place_state(config, described, mesh)
     logging.info("parameters: %s", f"{build.parameter_count(described.params):,}")
-
-    def restore() -> tuple[states.TrainState, Mapping[str, Any]]:
-        targets = abstract.with_places(described, shardings)
-        newest = checkpoints.restore_newest(states.to_items(targets))
-        logging.info("resumed at step %d", newest.step)
-        return states.from_items(newest.items), newest.meta
-
+    restore = functools.partial(
+        _restore, checkpoints, abstract.with_places(described, shardings)
+    )
     if is_fresh:
         state, past = _first_state(config, objective, shardings, start), {}
     else:
@@ -143,6 +123,7 @@ def prepare(
         # Not again: cut off halfway, the tokenizer of the checkpoints would be lost.
         workdirs.save_tokenizer(workdir, tokenizer)
     workdirs.save_config(workdir, config)
+    train_step, eval_step = _jit_steps(config, mesh, tokenizer, objective, shardings)
     run = Run(
         config=config,
         workdir=workdir,
@@ -150,20 +131,8 @@ def prepare(
         tokenizer=tokenizer,
         num_records=len(source),
         checkpoints=checkpoints,
-        train_step=step.jit_train_step(
-            step.make_train_step(config, objective, pin=step.pin_to(shardings.params)),
-            mesh,
-            shardings,
-        ),
-        eval_step=jax.jit(
-            step.make_eval_step(
-                config,
-                abstract.make_objective(
-                    config, mesh, tokenizer.pad_id, is_training=False
-                ),
-            ),
-            out_shardings=sharding.replicated(mesh),
-        ),
+        train_step=train_step,
+        eval_step=eval_step,
         validation=validation,
         grid=_grid_batch(config, held_out, tokenizer),
         part=part,
@@ -175,6 +144,78 @@ def prepare(
         past=past,
     )
     return run, state
+
+
+def _open_checkpoints(config: Config, workdir: pathlib.Path) -> store.CheckpointStore:
+    """The workdir's checkpoints, of which all processes see the same."""
+    checkpoints = store.CheckpointStore(
+        workdirs.checkpoints(workdir), config.checkpoint
+    )
+    distributed.check_alike(
+        "the newest checkpoint in --workdir",
+        checkpoints.latest_step(),
+        workdirs.SHARED_REMEDY,
+    )
+    return checkpoints
+
+
+def _begin_run(
+    config: Config, workdir: pathlib.Path, source: schema.Source
+) -> tuple[tokenizers.Tokenizer, tuple[shapes.Params, list[str]] | None]:
+    """A fresh run's tokenizer, and what it starts from, as `init_from.adapt` has it."""
+    workdirs.check_begins(workdir, config)
+    origin = _load_origin(config)
+    start = init_from.adapt(origin, config) if origin else None
+    workdirs.prepare(workdir)
+    return captions.find_tokenizer(config, source, origin), start
+
+
+def _continue_run(
+    config: Config,
+    workdir: pathlib.Path,
+    source: schema.Source,
+    checkpoints: store.CheckpointStore,
+    allow_change: Collection[str],
+) -> tokenizers.Tokenizer:
+    """The tokenizer of a run under way, which these settings and data continue.
+
+    It needs its origin no more; that may have been deleted since.
+    """
+    _, meta = checkpoints.newest()
+    workdirs.check_continues(workdir, config, allow_change, meta)
+    workdirs.prepare(workdir)
+    tokenizer = captions.stored_tokenizer(workdir, meta)
+    _check_records(source, meta, allow_change)
+    return tokenizer
+
+
+def _restore(
+    checkpoints: store.CheckpointStore, targets: states.TrainState
+) -> tuple[states.TrainState, Mapping[str, Any]]:
+    newest = checkpoints.restore_newest(states.to_items(targets))
+    logging.info("resumed at step %d", newest.step)
+    return states.from_items(newest.items), newest.meta
+
+
+def _jit_steps(
+    config: Config,
+    mesh: Mesh,
+    tokenizer: tokenizers.Tokenizer,
+    objective: objectives.Objective,
+    shardings: states.TrainState,
+) -> tuple[step.TrainStep, Callable[..., objectives.Metrics]]:
+    """The training and the evaluation step on the mesh."""
+    train_step = step.make_train_step(
+        config, objective, pin=step.pin_to(shardings.params)
+    )
+    evaluated = abstract.make_objective(
+        config, mesh, tokenizer.pad_id, is_training=False
+    )
+    eval_step = jax.jit(
+        step.make_eval_step(config, evaluated),
+        out_shardings=sharding.replicated(mesh),
+    )
+    return step.jit_train_step(train_step, mesh, shardings), eval_step
 
 
 def open_sources(config: Config) -> tuple[schema.Source, schema.Source | None]:

@@ -45,7 +45,6 @@ def make_train_step(
     """
     optim = optimizer.make_optimizer(config.optim)
     learning_rate = optimizer.make_learning_rate(config.optim, config.train.num_steps)
-    is_float16 = config.model.compute_dtype == "float16"
 
     def train_step(state: TrainState, batch: objectives.Batch):
         def make_keys_of(rows):
@@ -92,19 +91,15 @@ def make_train_step(
             opt_state=opt_state,
             resampler=_seen(config, state.resampler, aux, is_good),
         )
-        one = jnp.float32(1)
         metrics = aux.metrics | {
-            "grad_norm": (grad_norm, one),
-            "learning_rate": (jnp.asarray(rate, jnp.float32), one),
-            "skipped_updates": (jnp.asarray(~is_good, jnp.float32), one),
+            name: (jnp.asarray(value, jnp.float32), jnp.float32(1))
+            for name, value in {
+                "grad_norm": grad_norm,
+                "learning_rate": rate,
+                "skipped_updates": ~is_good,
+                **_extra_metrics(config, state, new_state, is_finite, is_spike),
+            }.items()
         }
-        if config.train.skip_loss_above:
-            metrics["loss_spikes"] = (jnp.asarray(is_spike, jnp.float32), one)
-        if is_float16:
-            metrics["log2_loss_scale"] = (new_state.log2_loss_scale, one)
-            at_floor = state.log2_loss_scale <= config.train.min_log2_loss_scale
-            overflows = jnp.asarray(at_floor & ~is_finite, jnp.float32)
-            metrics["overflows_at_floor"] = (overflows, one)
         details = {
             "skipped_in_a_row": new_state.skipped_in_a_row,
             "loss_spike": is_spike,
@@ -115,6 +110,24 @@ def make_train_step(
         return new_state, metrics, details
 
     return train_step
+
+
+def _extra_metrics(
+    config: Config,
+    state: TrainState,
+    new_state: TrainState,
+    is_finite: jax.Array,
+    is_spike: jax.Array,
+) -> dict[str, jax.Array]:
+    """Of what only some runs do: skip spikes, scale a float16 loss."""
+    found = {}
+    if config.train.skip_loss_above:
+        found["loss_spikes"] = is_spike
+    if config.model.compute_dtype == "float16":
+        at_floor = state.log2_loss_scale <= config.train.min_log2_loss_scale
+        found["log2_loss_scale"] = new_state.log2_loss_scale
+        found["overflows_at_floor"] = at_floor & ~is_finite
+    return found
 
 
 def _is_spike(config: Config, state: TrainState, loss: jax.Array) -> jax.Array:
