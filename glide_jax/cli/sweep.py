@@ -226,6 +226,7 @@ def _check_unchanged(verb: str, values: flags.FlagValues, entry) -> None:
         stale.check_config(entry, resolve.from_config_dict(values.config))
     elif verb == "evaluate":
         stale.check_bundles(entry, _bundles(values))
+        stale.check_reference(entry, values.reference)
 
 
 def _bundles(values: flags.FlagValues) -> dict[str, str | None]:

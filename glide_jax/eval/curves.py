@@ -143,7 +143,10 @@ def _flags(row: Mapping[str, Any]) -> dict[str, str]:
     Raises:
         UserError: A row of another verb.
     """
-    words = shlex.split(row.get("command", ""))
+    try:
+        words = shlex.split(row.get("command", ""))
+    except ValueError:  # a quote that is never closed
+        words = []
     if words[:2] != ["glide", "evaluate"]:
         raise errors.UserError(
             f"{_name(row)} is not of glide evaluate ({' '.join(words[:2]) or 'none'}); "
@@ -175,7 +178,13 @@ def _guidance(
             f"{_name(row)} names no --{flag}, so it has no place on the curve of "
             f"{mode}; sweep --{flag}"
         )
-    scale = float(flags[flag])
+    try:
+        scale = float(flags[flag])
+    except ValueError as error:
+        raise errors.UserError(
+            f"{_name(row)} has --{flag}={flags[flag]}, which is no number; remove it, "
+            "and the same sweep makes it anew"
+        ) from error
     return (UNGUIDED, None) if scale == nothing else (mode, scale)
 
 

@@ -6,11 +6,13 @@ numpy alone reads a member of the archive whole; a sample batch of 50,000 pictur
 
 from __future__ import annotations
 
+import contextlib
+import hashlib
 import os
 import pathlib
 import zipfile
 import zlib
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -95,17 +97,10 @@ def read_small(
     Raises:
         UserError: Not an archive of plain arrays.
     """
-    try:
-        with np.load(path, allow_pickle=False) as file:
-            if not isinstance(file, np.lib.npyio.NpzFile):
-                raise ValueError("one array, no archive")
-            return {name: file[name] for name in file.files if name not in but}
-    except FileNotFoundError as error:
-        raise errors.UserError(f"{path} does not exist; name a .npz file") from error
-    except _BROKEN as error:
-        raise errors.UserError(
-            f"{path} cannot be read ({error}); give a .npz file that numpy wrote"
-        ) from error
+    with _told(path), np.load(path, allow_pickle=False) as file:
+        if not isinstance(file, np.lib.npyio.NpzFile):
+            raise ValueError("one array, no archive")
+        return {name: file[name] for name in file.files if name not in but}
 
 
 def names(path: str | pathlib.Path) -> set[str]:
@@ -114,9 +109,26 @@ def names(path: str | pathlib.Path) -> set[str]:
     Raises:
         UserError: Not an archive.
     """
+    with _told(path), zipfile.ZipFile(path) as archive:
+        return {name.removesuffix(".npy") for name in archive.namelist()}
+
+
+def digest(path: str | pathlib.Path) -> str:
+    """Names what is in an archive, of any size at once: of the CRC-32 of its arrays.
+
+    Raises:
+        UserError: Not an archive.
+    """
+    with _told(path), zipfile.ZipFile(path) as archive:
+        arrays = sorted((f.filename, f.file_size, f.CRC) for f in archive.infolist())
+    return hashlib.sha256(repr(arrays).encode()).hexdigest()[:12]
+
+
+@contextlib.contextmanager
+def _told(path: str | pathlib.Path) -> Iterator[None]:
+    """Raises UserError for what a file that is missing or damaged raises."""
     try:
-        with zipfile.ZipFile(path) as archive:
-            return {name.removesuffix(".npy") for name in archive.namelist()}
+        yield
     except FileNotFoundError as error:
         raise errors.UserError(f"{path} does not exist; name a .npz file") from error
     except _BROKEN as error:

@@ -39,7 +39,7 @@ class Reference:
         pool: Of the pool features.
         spatial: Of the spatial ones; None: the file has none.
         rows: Pool features (N, d) themselves; None: the file has statistics only.
-        record: What the file says of itself, with its path.
+        record: What the file says of itself, with its path and `npz_files.digest`.
     """
 
     pool: moments.Gaussian
@@ -174,9 +174,10 @@ def _looked_at(
 
 def _record(path: str | pathlib.Path, arrays: dict[str, np.ndarray]) -> dict[str, Any]:
     """What the file says of itself; of a foreign one what can be told."""
+    file = {"path": str(path), "file_digest": npz_files.digest(path)}
     if RECORD not in arrays:
         theirs = _THEIRS["mu_s" in arrays] if "mu" in arrays else None
-        return {"path": str(path), "extractor": theirs}
+        return {**file, "extractor": theirs}
     try:
         record = dict(json.loads(str(arrays[RECORD])))
         is_whole = isinstance(record["extractor"], str)
@@ -188,7 +189,7 @@ def _record(path: str | pathlib.Path, arrays: dict[str, np.ndarray]) -> dict[str
             f"{path}: its record {RECORD} is not what glide evaluate reference writes; "
             "build it again"
         )
-    return {"path": str(path), **record}
+    return {**record, **file}
 
 
 def _check_px(path: str | pathlib.Path, theirs: int | None, ours: int) -> None:

@@ -17,6 +17,7 @@ from collections.abc import Sequence
 from typing import Any, NamedTuple
 
 from glide_jax.errors import UserError
+from glide_jax.sweep import fields as json_fields
 from glide_jax.sweep.combine import Overrides
 from glide_jax.sweep.definition import Definition
 
@@ -24,6 +25,8 @@ SCHEMA = 1
 ID_DIGITS = 10  # hexadecimal: two of a thousand runs meet once in 2 million sweeps
 # Verbs name the folder that they write to by --output, but for these.
 OUTPUT_FLAGS = {"train": "--workdir"}
+_PLAN_KINDS = {"name": (str,), "command": (list,), "shared": (list,), "runs": (list,)}
+_RUN_KINDS = {"id": (str,), "label": (str,), "overrides": (dict,)}
 
 
 class Run(NamedTuple):
@@ -187,9 +190,12 @@ def read(root: pathlib.Path) -> Plan:
                 f"{path} is a plan of schema {fields['schema']}, and this reads "
                 f"{SCHEMA}; use the glide_jax that wrote it, or another --root"
             )
-        runs = tuple(Run(**run) for run in fields["runs"])
+        json_fields.check(fields, _PLAN_KINDS)
+        runs = (Run(**json_fields.check(run, _RUN_KINDS)) for run in fields["runs"])
         command, shared = tuple(fields["command"]), tuple(fields["shared"])
-        return Plan(fields["name"], command, shared, runs)
+        if not command or not all(isinstance(w, str) for w in command + shared):
+            raise TypeError("its command is no list of words")
+        return Plan(fields["name"], command, shared, tuple(runs))
     except UserError:
         raise
     except (ValueError, KeyError, TypeError) as error:

@@ -18,14 +18,23 @@ from typing import Any
 
 from glide_jax import metrics
 from glide_jax.errors import UserError
+from glide_jax.sweep import fields as json_fields
 from glide_jax.sweep import plan as plans
 from glide_jax.sweep.state import Entry
 
 SCHEMA = 1
 REMEDY = "remove it, and the same sweep makes it anew"
-RESULT_KEYS = {"metrics", "machine"}
+_RESULT_KINDS = {"metrics": (dict,), "machine": (dict,)}
 # "settings" and "warnings" are not in older rows, nor in those of training.
-ROW_KEYS = {"sweep", "id", "label", "overrides", "command", "seconds", "attempts"}
+_ROW_KINDS = _RESULT_KINDS | {
+    "sweep": (str,),
+    "id": (str,),
+    "label": (str,),
+    "overrides": (dict,),
+    "command": (str,),
+    "seconds": (int, float),
+    "attempts": (int,),
+}
 # Of a training run: what the model has learned.
 TRAINING_METRICS = ("loss", "mse", "vb", "skipped_updates")
 TRAINING_GROUPS = ("validation/",)
@@ -71,7 +80,7 @@ def read(path: pathlib.Path) -> dict[str, Any]:
     Raises:
       UserError: it is none, or of another schema.
     """
-    return _parsed(path.read_bytes(), str(path), RESULT_KEYS)
+    return _parsed(path.read_bytes(), str(path), _RESULT_KINDS)
 
 
 def make_row(plan: plans.Plan, run: plans.Run, entry: Entry) -> dict[str, Any]:
@@ -141,11 +150,15 @@ def read_rows(path: pathlib.Path) -> list[dict[str, Any]]:
             f"--rows={path}"
         )
     lines = path.read_bytes().splitlines()
-    keys = RESULT_KEYS | ROW_KEYS
-    return [_parsed(line, f"{path}, line {i}", keys) for i, line in enumerate(lines, 1)]
+    return [
+        _parsed(line, f"{path}, line {i}", _ROW_KINDS)
+        for i, line in enumerate(lines, 1)
+    ]
 
 
-def _parsed(text: bytes, where: str, keys: set[str]) -> dict[str, Any]:
+def _parsed(
+    text: bytes, where: str, kinds: Mapping[str, tuple[type, ...]]
+) -> dict[str, Any]:
     try:
         fields = json.loads(text)
     except ValueError as error:  # UnicodeDecodeError is one too
@@ -155,14 +168,12 @@ def _parsed(text: bytes, where: str, keys: set[str]) -> dict[str, Any]:
         raise UserError(
             f"{where} is a result of schema {schema}, and this reads {SCHEMA}; {REMEDY}"
         )
-    missing = keys - fields.keys()
-    if missing:
-        raise UserError(f"{where} has no {min(missing)!r}; {REMEDY}")
-    metrics = fields["metrics"]
-    kinds = (int, float, type(None))
-    is_dict = isinstance(metrics, dict)
-    if not is_dict or not all(isinstance(v, kinds) for v in metrics.values()):
-        raise UserError(f"{where} has metrics that are no numbers by name; {REMEDY}")
+    try:
+        json_fields.check(fields, kinds)
+        number = (int, float, type(None))
+        json_fields.check(fields["metrics"], dict.fromkeys(fields["metrics"], number))
+    except TypeError as error:
+        raise UserError(f"{where} is no result: {error}; {REMEDY}") from error
     return fields
 
 

@@ -2,7 +2,7 @@
 
 A command names models and settings by their paths, and what lies there may be another
 by now. What was there is told by the settings in result.json: of an evaluation by the
-digests of its bundles, of a training run by its whole configuration.
+digests of its bundles and its reference, of a training run by its whole configuration.
 """
 
 from __future__ import annotations
@@ -14,6 +14,7 @@ from typing import Any
 
 from glide_jax.config import defaults, resolve
 from glide_jax.errors import UserError
+from glide_jax.eval import npz_files
 from glide_jax.sample import restore
 from glide_jax.sweep import result
 from glide_jax.sweep.state import Entry
@@ -39,6 +40,20 @@ def check_bundles(entry: Entry, named: Mapping[str, str | None]) -> None:
                 f"it is finished, with another {name} in {folder} (bundle {seen[name]} "
                 f"then, {now[: len(seen[name])]} now); {REMEDY}"
             )
+
+
+def check_reference(entry: Entry, path: str | None) -> None:
+    """Raises UserError where a finished evaluation was compared with another file."""
+    record = result.read(entry.result).get("settings", {}).get("reference") or {}
+    seen = record.get("file_digest")  # not in older results
+    if not seen or not path or not pathlib.Path(path).is_file():
+        return
+    now = npz_files.digest(path)
+    if now != seen:
+        raise UserError(
+            f"it is finished, with another reference in {path} (contents {seen} then, "
+            f"{now} now); {REMEDY}"
+        )
 
 
 def check_config(entry: Entry, config: defaults.Config) -> None:

@@ -26,6 +26,7 @@ from typing import IO, NamedTuple
 
 from glide_jax import lifecycle
 from glide_jax.errors import UserError
+from glide_jax.sweep import fields
 
 WAITING, RUNNING, CUT_OFF = "waiting", "running", "cut off"
 AGAIN, FINISHED = "again", "finished"
@@ -38,6 +39,15 @@ class Attempt(NamedTuple):
     started: float  # seconds since 1970
     ended: float | None = None
     code: int | None = None
+
+
+_NUMBER, _NONE = (int, float), type(None)
+_ATTEMPT_KINDS = {
+    "host": (str,),
+    "started": _NUMBER,
+    "ended": (*_NUMBER, _NONE),
+    "code": (int, _NONE),
+}
 
 
 class Entry:
@@ -90,7 +100,8 @@ class Entry:
         if not self._state.exists():
             return []
         try:
-            return [Attempt(**fields) for fields in json.loads(self._state.read_text())]
+            found = json.loads(self._state.read_text())
+            return [Attempt(**fields.check(one, _ATTEMPT_KINDS)) for one in found]
         except (ValueError, TypeError) as error:
             raise UserError(
                 f"{self._state} is no list of attempts ({error}); remove it, and the "

@@ -5,10 +5,12 @@ from __future__ import annotations
 import json
 import pathlib
 
+import numpy as np
 import pytest
 
 from glide_jax.cli import main
 from glide_jax.config import defaults, resolve
+from glide_jax.eval import npz_files
 from glide_jax.sample import restore
 from glide_jax.sweep import attempt, result, state
 from glide_jax.sweep import plan as plans
@@ -181,6 +183,26 @@ def test_a_finished_evaluation_of_bundles_that_were_replaced_is_refused(
     line = refused(*argv)
     assert "small, run guidance_scale=2: it is finished, with another" in line
     assert f" in {changed} (bundle " in line
+    assert "name another --root" in line
+
+
+def test_a_finished_evaluation_against_a_reference_that_was_replaced_is_refused(
+    refused, file, tmp_path, monkeypatch, capsys, caplog
+):
+    monkeypatch.chdir(tmp_path)
+    np.savez("ref.npz", mu=np.zeros(2))
+    command = "evaluate --images=a.npz --features=clip:judge --reference=ref.npz"
+    argv = ["sweep", file("[{'seed': 2}]", command), ROOT]
+    assert main.run([*argv, "--runner=print"]) == 0
+    (run,) = plans.read(tmp_path / "root").runs
+    settings = {"reference": {"file_digest": npz_files.digest("ref.npz")}}
+    finish(state.Entry(tmp_path / "root", run.id), "evaluate", settings)
+    assert main.run([*argv, "--runner=print"]) == 0
+    np.savez("ref.npz", mu=np.ones(2))
+    capsys.readouterr()
+    caplog.clear()
+    line = refused(*argv)
+    assert "it is finished, with another reference in ref.npz (contents " in line
     assert "name another --root" in line
 
 

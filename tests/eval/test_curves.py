@@ -129,6 +129,8 @@ SAME = {"features": "noised_clip aaa", "pictures": {"guidance_mode": "none"}}
         ([cfg(2, fid=None)], "has no fid or inception_tf1_fid or noised_clip_fid; its"),
         ([row("--guidance_mode=cfg+clip")], "is guided by cfg+clip; a curve is of"),
         ([row("--guidance_mode=clip")], "names no --clip_guidance_scale"),
+        ([{**NONE, "command": "glide evaluate 'a"}], "is not of glide evaluate (none"),
+        ([cfg("high")], "has --guidance_scale=high, which is no number"),
         ([{**NONE, "command": "glide train --a=b"}], "is not of glide evaluate (glide"),
     ],
 )

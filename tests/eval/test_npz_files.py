@@ -33,6 +33,16 @@ def test_what_is_written_in_blocks_is_read_whole_by_numpy(tmp_path):
     assert list(npz_files.read_small(tmp_path / "a.npz", but=("arr_0",))) == ["mu"]
 
 
+def test_a_digest_names_what_is_in_a_file_and_not_how_it_was_written(tmp_path):
+    path = tmp_path / "a.npz"
+    np.savez(path, arr_0=ROWS, mu=np.zeros(3))
+    first = npz_files.digest(path)
+    np.savez_compressed(path, mu=np.zeros(3), arr_0=ROWS)
+    assert npz_files.digest(path) == first
+    np.savez(path, arr_0=ROWS, mu=np.ones(3))
+    assert npz_files.digest(path) != first
+
+
 def test_a_file_that_fails_while_it_is_written_leaves_none_behind(tmp_path):
     def failing():
         yield ROWS[:2]
@@ -49,7 +59,7 @@ def test_other_files_are_refused_by_name(tmp_path):
     with pytest.raises(errors.UserError, match="does not exist"):
         npz_files.names(path)
     path.write_bytes(b"nothing")
-    for read in (npz_files.names, npz_files.read_small):
+    for read in (npz_files.names, npz_files.read_small, npz_files.digest):
         with pytest.raises(errors.UserError, match=r"a\.npz cannot be read"):
             read(path)
     np.savez(path, arr_0=np.asfortranarray(ROWS), objects=np.array([{}], object))

@@ -186,3 +186,22 @@ def test_a_disk_without_file_locks_is_named(run_one, monkeypatch):
     monkeypatch.setattr(state.fcntl, "flock", refuse)
     with pytest.raises(UserError, match=r"No locks available\); name a --root on a"):
         run_one()
+
+
+@pytest.mark.parametrize(
+    ("text", "named"),
+    [
+        ("{", "is no list of attempts"),
+        ("[5]", "5 is no object"),
+        ('[{"host": "a", "started": "now"}]', "'started' is 'now', not int or float"),
+        (
+            '[{"host": "a", "started": 1, "ended": 2, "code": "0"}]',
+            "'code' is '0', not",
+        ),
+    ],
+)
+def test_a_state_file_that_somebody_edited_is_named(root, text, named):
+    (root / "state").mkdir(parents=True)
+    (root / "state" / "ab.json").write_text(text)
+    with pytest.raises(UserError, match=named):
+        state.Entry(root, "ab").state()

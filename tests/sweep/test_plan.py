@@ -127,6 +127,18 @@ def test_a_folder_of_another_sweep_is_refused_and_told_apart(make_plan, root):
     assert (root / "plan.json").read_text() == before
 
 
+PLAN = (
+    '{"schema": 1, "name": "small", "command": ["train"], "shared": [], "runs": '
+    '[{"id": "ab", "label": "", "overrides": {"seed": 0}}]}'
+)
+
+
+def test_the_plan_that_others_are_made_of_can_be_read(root):
+    root.mkdir()
+    (root / "plan.json").write_text(PLAN)
+    assert plans.read(root).runs == (plans.Run("ab", "", {"seed": 0}),)
+
+
 @pytest.mark.parametrize(
     ("text", "named"),
     [
@@ -134,6 +146,9 @@ def test_a_folder_of_another_sweep_is_refused_and_told_apart(make_plan, root):
         ("[]", "is no plan of a sweep"),
         ('{"schema": 0}', "is a plan of schema 0, and this reads 1"),
         ('{"schema": 1, "runs": [{"id": 1}]}', "is no plan of a sweep"),
+        (PLAN.replace('"train"', "7"), "its command is no list of words"),
+        (PLAN.replace('{"seed": 0}', "[]"), r"'overrides' is \[\], not dict"),
+        (PLAN.replace('"ab"', "5"), "'id' is 5, not str"),
     ],
 )
 def test_a_plan_that_cannot_be_read_is_named(root, text, named):

@@ -116,11 +116,20 @@ def test_rows_that_were_written_are_read_back(sweep, root, tmp_path):
         ('{"schema": 0, "metrics": {}}', "line 2 is a result of schema 0, and this"),
         ('{"metrics": {}}', "line 2 is a result of schema None"),
         ("[]", "line 2 is a result of schema None"),
-        (json.dumps(ROW).replace("metrics", "m"), "line 2 has no 'metrics'"),
-        (json.dumps(ROW).replace("attempts", "a"), "line 2 has no 'attempts'"),
-        ('{"schema": 1, "metrics": {}, "machine": {}}', "line 2 has no 'attempts'"),
+        (json.dumps(ROW).replace("metrics", "m"), "line 2 is no result: no 'metrics'"),
+        (
+            json.dumps(ROW).replace("attempts", "a"),
+            "line 2 is no result: no 'attempts'",
+        ),
+        (
+            '{"schema": 1, "metrics": {}, "machine": {}}',
+            "line 2 is no result: no 'attempts'",
+        ),
         ('{"schema": 1, "met', "line 2 is not JSON"),
-        (json.dumps({**ROW, "metrics": [1], "machine": {}}), "line 2 has "),
+        (json.dumps({**ROW, "metrics": [1]}), r"'metrics' is \[1\], not dict"),
+        (json.dumps({**ROW, "metrics": {"fid": "low"}}), "'fid' is 'low', not int or"),
+        (json.dumps({**ROW, "command": 5}), "line 2 is no result: 'command' is 5, not"),
+        (json.dumps({**ROW, "seconds": True}), "'seconds' is True, not int or float"),
         ("\xff", "line 2 is not JSON"),
     ],
 )
@@ -151,7 +160,7 @@ def test_metrics_that_are_no_numbers_are_named_and_so_is_a_place_in_the_way(
 ):
     entry = state.Entry(root, sweep.runs[3].id)
     write_result(entry, {"fid": "low"})
-    with pytest.raises(UserError, match="metrics that are no numbers"):
+    with pytest.raises(UserError, match="'fid' is 'low', not int or float"):
         report.write(sweep, root)
     write_result(entry, {"fid": 1.0})
     (root / "results.csv").mkdir()
