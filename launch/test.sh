@@ -52,4 +52,6 @@ make_environment "[dev]"
 export JAX_PLATFORMS=cpu
 .venv/bin/ruff format --check --quiet . || { echo "run: .venv/bin/ruff format ." >&2; exit 1; }
 .venv/bin/ruff check --quiet .
-exec .venv/bin/python -m pytest "${selection[@]}" "$@"
+# Whole files go to one process each, so that what a file sets up is made once.
+exec .venv/bin/python -m pytest --numprocesses=auto --maxprocesses=4 --dist=loadfile \
+  --no-loadscope-reorder "${selection[@]}" "$@"

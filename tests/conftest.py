@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import pathlib
 import shutil
+import signal
 import tempfile
 
 # Before the first import of jax: its backend reads these once. A GPU test run sets
@@ -21,18 +22,35 @@ import pytest
 jaxtyping.install_import_hook("glide_jax", "beartype.beartype")
 
 TESTS = pathlib.Path(__file__).parent
+# Names the folder of compiled programs: what several tests need is compiled once.
+CACHE_VARIABLE = "GLIDE_JAX_TEST_PROGRAMS"
+
+
+def pytest_configure(config):
+    """Of several processes the first makes the folder, and the others inherit it."""
+    if hasattr(config, "workerinput"):
+        return
+    # A shell lets what it starts in the background ignore Ctrl-C, and so would all that
+    # tests start. A program does not inherit a handler, but the default.
+    signal.signal(signal.SIGINT, signal.default_int_handler)
+    folder = tempfile.mkdtemp(prefix="glide_jax_cache.")
+    os.environ[CACHE_VARIABLE] = folder
+    config.add_cleanup(lambda: shutil.rmtree(folder, ignore_errors=True))
 
 
 @pytest.fixture(scope="session", autouse=True)
 def compilation_cache():
-    """Programs that several tests compile are compiled once; gone after the run."""
-    folder = tempfile.mkdtemp(prefix="glide_jax_cache.")
-    jax.config.update("jax_compilation_cache_dir", folder)
+    """The programs of this run of the suite, in a folder that is gone after it."""
+    jax.config.update("jax_compilation_cache_dir", os.environ[CACHE_VARIABLE])
     jax.config.update("jax_persistent_cache_min_compile_time_secs", 0)
     jax.config.update("jax_persistent_cache_min_entry_size_bytes", -1)
-    yield
-    jax.config.update("jax_compilation_cache_dir", None)
-    shutil.rmtree(folder, ignore_errors=True)
+
+
+@pytest.hookimpl(tryfirst=True)
+def pytest_collection_modifyitems(items):
+    """Files with heavy proofs first, so that all processes end at about one time."""
+    heavy = {item.path for item in items if item.get_closest_marker("slow")}
+    items.sort(key=lambda item: item.path not in heavy)
 
 
 @pytest.fixture(scope="session")

@@ -9,6 +9,8 @@ import time
 
 import pytest
 
+from tests import local_processes
+
 LOCAL = pathlib.Path(__file__).parents[1] / "launch" / "local.sh"
 ID = "$GLIDE_JAX_PROCESS_ID"
 
@@ -68,14 +70,17 @@ def test_one_that_fails_ends_the_others_and_is_heard(tmp_path):
 def test_a_signal_reaches_all_and_all_are_waited_for(tmp_path, number):
     script = "trap 'echo saved; exit 42' TERM; echo up; while :; do sleep 0.1; done"
     command = [str(LOCAL), "--processes=2", f"--logs={tmp_path}", "--"]
-    launcher = subprocess.Popen([*command, "bash", "-c", script])
+    launcher = subprocess.Popen(
+        [*command, "bash", "-c", script], start_new_session=True
+    )
     logs = [tmp_path / f"process{i}.log" for i in (0, 1)]
     deadline = time.monotonic() + 30
-    while not all(log.exists() and "up" in log.read_text() for log in logs):
-        assert time.monotonic() < deadline
-        time.sleep(0.05)
-    launcher.send_signal(number)
-    assert launcher.wait(timeout=30) == 42
+    with local_processes.ended(launcher):
+        while not all(log.exists() and "up" in log.read_text() for log in logs):
+            assert time.monotonic() < deadline
+            time.sleep(0.05)
+        launcher.send_signal(number)
+        assert launcher.wait(timeout=30) == 42
     assert all(log.read_text().split() == ["up", "saved"] for log in logs)
 
 

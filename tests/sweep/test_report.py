@@ -123,7 +123,7 @@ def test_rows_that_were_written_are_read_back(sweep, root, tmp_path):
         ),
         (
             '{"schema": 1, "metrics": {}, "machine": {}}',
-            "line 2 is no result: no 'attempts'",
+            "line 2 is no result: no 'sweep'",
         ),
         ('{"schema": 1, "met', "line 2 is not JSON"),
         (json.dumps({**ROW, "metrics": [1]}), r"'metrics' is \[1\], not dict"),
