@@ -8,6 +8,7 @@ is called by all of them, in the same order, and all get the same answer.
 from __future__ import annotations
 
 import concurrent.futures
+import dataclasses
 import json
 import logging
 import pathlib
@@ -104,6 +105,22 @@ class CheckpointStore:
             )
         self._writing = (write, self._thread.submit(write.finish))
         return True
+
+    def judge(self, step: int, metrics: Mapping[str, float]) -> None:
+        """Adds what became known of a stored step after it was written.
+
+        A failure is logged: without it the policy may delete the step.
+        """
+        if not metrics or self._talk.index != 0:
+            return
+        folder = self.directory / str(step)
+        try:
+            known = manifest.read(folder)
+            values = {name: float(value) for name, value in metrics.items()}
+            both = {**known.metrics, **values}
+            manifest.write(folder, dataclasses.replace(known, metrics=both))
+        except (OSError, manifest.DamagedError) as error:
+            logger.warning("checkpoint step %d is not judged (%s)", step, error)
 
     def poll(self) -> str:
         """A failure not returned yet, in one line; "" if there is none. Never waits."""

@@ -127,6 +127,8 @@ def _train(
             return lifecycle.ExitCode.OK
         looks.make(missing, state, step)
         loop = Loop(run, writer, window, looks, profiler, bar, is_stopping, stop)
+        if missing and step:
+            run.checkpoints.judge(step, loop.judged(step))
         # Asked before the first step is compiled, which may take minutes.
         if not (looks.are_cut_off or is_stopping()):
             step = loop.go_on(state, step, passed_over)
@@ -252,14 +254,18 @@ class Loop:
         else:
             self.writer.sync()
         metrics.sync(bad_records.log_path(self.run.workdir))
-        best = self.run.config.checkpoint.best_metric
-        row = self.writer.row(step) if self.run.config.checkpoint.keep_best else {}
-        judged = {name: value for name, value in row.items() if name == best}
+        judged = self.judged(step)
         if self.run.config.checkpoint.keep_best and not judged:
-            tell_unjudged(best)
+            tell_unjudged(self.run.config.checkpoint.best_metric)
         # Of a streak of skipped updates the end is not known, but whereto it goes back.
         skipped = self.window.skipped
         save(self.run, state, step, counts, judged, skipped[0] if skipped else None)
+
+    def judged(self, step: int) -> dict[str, float]:
+        """What rows say of a step that checkpoint.keep_best may keep it for."""
+        policy = self.run.config.checkpoint
+        row = self.writer.row(step) if policy.keep_best else {}
+        return {name: row[name] for name in row if name == policy.best_metric}
 
     def save_what_is_done(
         self,

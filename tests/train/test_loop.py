@@ -17,6 +17,7 @@ from PIL import Image
 
 from glide_jax import lifecycle, metrics
 from glide_jax.checkpoint import store
+from glide_jax.cli import main
 from glide_jax.data import pipeline
 from glide_jax.errors import DivergedError, UserError
 from glide_jax.train import clock, looks, loop, rewind, setup
@@ -96,6 +97,42 @@ def test_the_checkpoint_with_the_best_metric_is_kept_beside_the_newest(
     best = min(rows, key=lambda row: row["loss"])["step"]
     with store.CheckpointStore(tmp_path / "checkpoints") as stored:
         assert stored.steps() == sorted({best, 4})
+
+
+def test_a_step_whose_validation_was_made_up_for_can_be_the_best(
+    make_config, tmp_path, monkeypatch
+):
+    """The first of two, cut off while it was validated, is the better one."""
+    changes = {
+        "train.num_steps": 2,
+        "data.validation_sources": ("shapes:quickstart",),
+        "log.validate_every_steps": 1,
+        "log.validation_examples": 4,
+        "checkpoint.every_steps": 1,
+        "checkpoint.keep": 1,
+        "checkpoint.keep_best": 1,
+        "checkpoint.best_metric": "validation/loss",
+        "optim.learning_rate": 10.0,  # learns nothing after it
+    }
+    config = make_config(CLIP, changes)
+
+    def stop(step, batch):
+        if step == 1:
+            os.kill(os.getpid(), signal.SIGTERM)
+        return batch
+
+    with monkeypatch.context() as patched:
+        change_batches(patched, stop)
+        assert loop.train(config, tmp_path) == lifecycle.ExitCode.PREEMPTED
+    rows = metrics.read_metrics(tmp_path / "metrics.jsonl")
+    assert [r["step"] for r in rows if "validation/loss" in r] == [0]
+    assert loop.train(config, tmp_path) == lifecycle.ExitCode.OK
+    rows = metrics.read_metrics(tmp_path / "metrics.jsonl")
+    losses = {r["step"]: r["validation/loss"] for r in rows if "validation/loss" in r}
+    assert losses[1] <= losses[2]  # of equals the older is the better
+    with store.CheckpointStore(tmp_path / "checkpoints") as stored:
+        assert stored.steps() == [1, 2]
+    assert main.run(["verify", str(tmp_path)]) == 0
 
 
 def test_a_metric_that_no_row_has_is_told_of_once(make_config, tmp_path, caplog):
