@@ -26,8 +26,17 @@ run_again() {
     fi
     restart=$((restart + 1))
     echo "exit code $code: starting again ($restart of $restarts)"
-    sleep "${GLIDE_JAX_RESTART_PAUSE_SECS:-10}"
+    pause "${GLIDE_JAX_RESTART_PAUSE_SECS:-10}"
+    [ -z "${STOP_AGAIN:-}" ] || return "$code"
   done
+}
+
+# pause SECONDS: ends early by a signal that is trapped, which a shell hears in a `wait`.
+pause() {
+  local sleeping
+  sleep "$1" &
+  sleeping=$!
+  wait "$sleeping" || kill "$sleeping" 2>/dev/null || true
 }
 
 # final_code CODE FOLDER: one exit code for a run of many processes, each of which left

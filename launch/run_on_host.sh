@@ -79,6 +79,7 @@ train() {
   while kill -0 "$child" 2>/dev/null; do wait "$child"; done
   wait "$child"
   code=$?
+  child=""
   wait "$tee"
   rm "$pipe"
   return "$code"

@@ -38,6 +38,7 @@ on_all_hosts() {
     echo "$code" >"$codes/exit.$index"
     worst=$((code > worst ? code : worst))
   done
+  jobs=()
   return "$(final_code "$worst" "$codes")"
 }
 run_again @RESTARTS@ on_all_hosts

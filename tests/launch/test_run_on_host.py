@@ -135,6 +135,17 @@ def test_a_run_is_started_again_on_the_codes_that_mean_again(
     assert len((tmp_path / "calls").read_text().splitlines()) == calls
 
 
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+def test_a_signal_between_two_starts_is_the_end(host, tmp_path, number):
+    process = host("exit 42", GLIDE_JAX_RESTART_PAUSE_SECS="60")
+    for line in process.stdout:
+        if "starting again" in line:
+            break
+    process.send_signal(number)
+    assert process.wait(timeout=30) == 42
+    assert len((tmp_path / "calls").read_text().splitlines()) == 1
+
+
 SAVES_ITSELF = (
     "trap 'sleep 0.5; echo saved; exit 42' TERM\n"
     "touch {folder}/ready; while true; do sleep 0.05; done"
