@@ -8,6 +8,7 @@ step's averaged parameters are the same to the bit when the run goes on.
 from __future__ import annotations
 
 import dataclasses
+import itertools
 import logging
 from collections.abc import Callable
 
@@ -67,6 +68,7 @@ class _Evaluation:
         self._names = figures.choose([], have)
         self._source = setup.open_sources(run.config)[1]
         self._draw = grid_hook.make_draw(run, self._settings.guidance_scale, run.mesh)
+        self._calls = itertools.count()  # a run that goes back evaluates a step anew
 
     def __call__(
         self, params: shapes.Params, step: int, is_stopping: Callable[[], bool]
@@ -93,7 +95,7 @@ class _Evaluation:
             folder = self._run.workdir / "evaluations" / f"{step:08d}.parts"
             kept = parts.Parts(folder, settings)
         first = distributed.from_first(
-            f"evaluation/{step}", lambda: str(kept.next_index).encode()
+            f"evaluation/{next(self._calls)}", lambda: str(kept.next_index).encode()
         )
         return kept, int(first)
 

@@ -9,6 +9,7 @@ is up: [what is wrong or "", whether that is a process that did not come].
 
 from __future__ import annotations
 
+import contextlib
 import json
 import socket
 import time
@@ -48,7 +49,8 @@ def _receive(cluster: Cluster) -> None:
             else:
                 trouble = _admit(cluster, connection, here)
     for connection in here.values():
-        with connection:
+        # One that has gone meanwhile is missed when JAX joins them.
+        with connection, contextlib.suppress(OSError):
             connection.sendall(f"{json.dumps([trouble, is_late])}\n".encode())
     _raise_if(trouble, is_late)
 
@@ -93,11 +95,26 @@ def _admit(
             f"process {process} counts {num_processes} processes, process 0 counts "
             f"{cluster.num_processes}; give all of them the same number"
         )
-    elif process == 0 or process in here:
+    elif process == 0 or (process in here and _is_there(here[process])):
         trouble = f"two processes are numbered {process}; number each of them once"
+    elif process in here:  # it was started again
+        here[process].close()
     # Whoever is refused is told why as well.
     here[-1 if trouble else process] = connection
     return trouble
+
+
+def _is_there(connection: socket.socket) -> bool:
+    """Whether the other end still waits: silently, and without having hung up."""
+    connection.setblocking(False)
+    try:
+        return connection.recv(1, socket.MSG_PEEK) != b""
+    except BlockingIOError:
+        return True
+    except OSError:
+        return False
+    finally:
+        connection.settimeout(_LINE_SECS)
 
 
 def _missing(cluster: Cluster, here: dict[int, socket.socket]) -> str:

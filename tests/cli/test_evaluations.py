@@ -13,7 +13,7 @@ from PIL import Image
 from glide_jax import errors, lifecycle, metrics
 from glide_jax.cli import evaluate_hook, main
 from glide_jax.config import resolve
-from glide_jax.train import loop
+from glide_jax.train import loop, setup
 from tests import local_processes
 from tests.train import small_runs
 
@@ -111,6 +111,23 @@ def test_what_was_seen_is_kept_until_the_row_is_written(config, tmp_path, monkey
     with pytest.raises(FullError):
         train(short, tmp_path)
     assert (tmp_path / "evaluations" / "00000001.parts" / "settings.json").exists()
+
+
+def test_a_step_that_a_run_goes_back_before_is_evaluated_anew(
+    config, tmp_path, monkeypatch
+):
+    """What processes tell each other has a name that serves once."""
+    names = []
+
+    def from_first(name, make):
+        assert name not in names
+        names.append(name)
+        return make()
+
+    run, _ = setup.prepare(config, tmp_path)
+    evaluation = evaluate_hook.make(run)
+    monkeypatch.setattr(evaluate_hook.distributed, "from_first", from_first)
+    assert [evaluation._open_parts(2)[1] for _ in range(2)] == [0, 0]
 
 
 def test_a_reference_that_does_not_fit_is_refused_at_the_start(config, tmp_path):

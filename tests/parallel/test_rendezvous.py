@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import concurrent.futures
+import contextlib
 import socket
 import time
 
@@ -65,6 +66,20 @@ def test_one_number_for_two_processes_is_told(address):
     clusters = [Cluster(address, 3, n, timeout_secs=20) for n in (0, 1, 1)]
     told = meet(*clusters)
     assert told == ["two processes are numbered 1; number each of them once"] * 3
+
+
+def test_a_process_that_is_started_again_meanwhile_is_no_second_one(address):
+    host, port = address.split(":")
+    with concurrent.futures.ThreadPoolExecutor(1) as pool:
+        first = pool.submit(meet, Cluster(address, 3, 0, timeout_secs=20))
+        deadline = time.monotonic() + 10
+        while time.monotonic() < deadline:
+            with contextlib.suppress(OSError):
+                with socket.create_connection((host, int(port))) as connection:
+                    connection.sendall(b"[1, 3]\n")
+                break
+        told = meet(*(Cluster(address, 3, n, timeout_secs=20) for n in (1, 2)))
+        assert (first.result(), told) == ([""], ["", ""])
 
 
 def test_another_count_of_processes_is_told(address):
