@@ -5,8 +5,11 @@ from __future__ import annotations
 import enum
 import os
 import signal
+import time
 from collections.abc import Sequence
 from types import FrameType, TracebackType
+
+POLL_SECS = 0.1
 
 
 class ExitCode(enum.IntEnum):
@@ -75,6 +78,13 @@ class StopRequest:
                 f"stopped by {self.signal.name} before the first step, with nothing to "
                 "save; the same command starts again"
             )
+
+    def sleep(self, seconds: float) -> bool:
+        """Lets time pass, at most until a signal comes; returns whether one has."""
+        end = time.monotonic() + seconds
+        while not self.requested and time.monotonic() < end:
+            time.sleep(min(POLL_SECS, seconds))
+        return self.requested
 
     def __enter__(self) -> StopRequest:
         outer = current()

@@ -51,8 +51,8 @@ def run(source: str, output: str | None) -> int:
     command = shlex.join(result.without_machine(words))
     picture = pathlib.Path(output)
     page = picture.with_suffix(".md")
-    _check_page(page)
     try:
+        _check_page(page)
         picture.parent.mkdir(parents=True, exist_ok=True)
         curve_plots.draw(shown, picture, command)
         text = curves.to_markdown(shown, command)

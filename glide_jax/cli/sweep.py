@@ -16,9 +16,9 @@ from __future__ import annotations
 
 import importlib
 import logging
+import math
 import pathlib
 import shlex
-import time
 
 from absl import flags
 
@@ -130,7 +130,7 @@ def _check_flags(values: flags.FlagValues) -> None:
             )
     if values.rows and not values.report:
         raise UserError("--rows is written by --report; add it")
-    if values.watch is not None and not (values.status and values.watch > 0):
+    if values.watch is not None and not (values.status and 0 < values.watch < math.inf):
         raise UserError(
             f"--watch={values.watch:g} shows --status every so many seconds; use e.g. "
             "--status --watch=5"
@@ -351,11 +351,10 @@ def _show(values: flags.FlagValues, plan, root: pathlib.Path) -> int:
 
     if values.report:
         return _report(values, plan, root)
-    print(status.table(plan, root))
+    print(status.table(plan, root), flush=True)
     if values.watch is not None:
         with lifecycle.StopRequest() as stop:
-            while not stop.requested:
-                time.sleep(values.watch)
+            while not stop.sleep(values.watch):
                 print(f"\n{status.table(plan, root)}", flush=True)
     return lifecycle.ExitCode.OK
 

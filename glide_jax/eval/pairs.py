@@ -181,8 +181,11 @@ def write(
             _write_pictures(rater / "pairs", study, on_progress)
             _write_forms(rater, study)
             text = json.dumps(_key(study, record), indent=2, ensure_ascii=False)
-            (folder / "key.json").write_text(text + "\n", encoding="utf-8")
+            key = pathlib.Path(scratch, "key.json")
+            key.write_text(text + "\n", encoding="utf-8")
+            # Nothing takes room any more.
             rater.rename(folder / "rater")
+            key.rename(folder / "key.json")
     except OSError as error:
         raise errors.UserError(
             f"cannot write {error.filename or folder} ({error.strerror}); make room, or"

@@ -17,12 +17,12 @@ import numpy as np
 
 from glide_jax import errors
 from glide_jax.data import captions as captions_lib
+from glide_jax.data import folder as folders
 from glide_jax.data import schema, sources, tar_shards, transforms
 from glide_jax.eval import npz_files
 from glide_jax.sample import cascade, settings
 from glide_jax.sample import images as images_lib
 
-SUFFIXES = (".png", ".jpg", ".jpeg", ".webp")
 # Records read to find a caption in place of one that cannot be used.
 _ATTEMPTS = 100
 
@@ -142,8 +142,8 @@ class Folder:
         self._files, found = _listed(folder)
         if not self._files:
             raise errors.UserError(
-                f"{folder} holds no pictures ({', '.join(SUFFIXES)}); name a folder of "
-                "some, or a .npz file"
+                f"{folder} holds no pictures ({', '.join(sorted(folders.SUFFIXES))}); "
+                "name a folder of some, or a .npz file"
             )
         check_prompts(prompts, len(self._files), folder)
         self.captions = found if prompts is None else prompts
@@ -321,7 +321,9 @@ def _listed(folder: pathlib.Path) -> tuple[list[pathlib.Path], list[str] | None]
             ) from error
         # Of a blend no single caption is the right one.
         return files, found if all(isinstance(text, str) for text in found) else None
-    files = [path for path in folder.iterdir() if path.suffix.lower() in SUFFIXES]
+    files = [
+        path for path in folder.iterdir() if path.suffix.lower() in folders.SUFFIXES
+    ]
     return sorted(files), None
 
 
@@ -346,8 +348,8 @@ def _stamp_of_source(spec: str) -> str | None:
     if kind == "webdataset":
         return _stamp_of(tar_shards.expand(where))
     if kind == "folder":
-        root = pathlib.Path(where).expanduser()
-        found = (path for path in root.rglob("*") if path.suffix.lower() in SUFFIXES)
+        root, kinds = pathlib.Path(where).expanduser(), folders.SUFFIXES | {".txt"}
+        found = (path for path in root.rglob("*") if path.suffix.lower() in kinds)
         return _stamp_of(sorted(found))
     return None
 

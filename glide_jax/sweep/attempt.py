@@ -128,6 +128,4 @@ def _collect(plan: plans.Plan, entry: Entry, words: list[str]) -> int:
 
 
 def _pause(stop: lifecycle.StopRequest) -> None:
-    end = time.monotonic() + float(os.environ.get(PAUSE_VARIABLE, "10"))
-    while time.monotonic() < end and not stop.requested:
-        time.sleep(POLL_SECS)
+    stop.sleep(float(os.environ.get(PAUSE_VARIABLE, "10")))

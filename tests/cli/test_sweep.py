@@ -54,6 +54,7 @@ def file(tmp_path):
         ([ROOT, "--rows=a.jsonl"], "--rows is written by --report"),
         ([ROOT, "--watch=5"], "--watch=5 shows --status every so many seconds"),
         ([ROOT, "--status", "--watch=0"], "--watch=0 shows --status"),
+        ([ROOT, "--status", "--watch=inf"], "--watch=inf shows --status"),
         ([ROOT, "--gpus=1"], "--gpus is read by --runner=slurm alone"),
         ([ROOT, "--runner=slurm", "--image=a"], "--image is read by --runner=jobset"),
         ([ROOT, "--parralel=2"], "parralel"),
