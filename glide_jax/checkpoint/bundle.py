@@ -14,7 +14,7 @@ import hashlib
 import json
 import pathlib
 import tempfile
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from typing import Any
 
 import ml_dtypes  # noqa: F401  registers bfloat16 with numpy, and so with safetensors
@@ -56,6 +56,7 @@ def write_bundle(
     card: str,
     *,
     dtype: Any = None,
+    replaces: Collection[str] = (),
 ) -> None:
     """Writes a bundle beside `folder`, then puts it in place of an older one.
 
@@ -67,13 +68,14 @@ def write_bundle(
         name may lead into a folder, as "program/run.py".
       card: Markdown.
       dtype: floating tensors are stored as this; None: as they are.
+      replaces: names of what else the folder may hold, and loses.
 
     Raises:
       UserError: the folder holds something that is not a bundle, or cannot be
         written.
     """
     folder = pathlib.Path(folder).absolute()
-    if folder.exists() and not (is_bundle(folder) or _is_empty_folder(folder)):
+    if folder.exists() and not (is_bundle(folder) or _has_only(folder, replaces)):
         raise UserError(
             f"{folder} exists and is not a bundle; give a new folder, or remove it"
         )
@@ -224,8 +226,8 @@ def _check_digests(folder: pathlib.Path, digests: Mapping[str, str]) -> None:
             )
 
 
-def _is_empty_folder(folder: pathlib.Path) -> bool:
-    return folder.is_dir() and not any(folder.iterdir())
+def _has_only(folder: pathlib.Path, names: Collection[str]) -> bool:
+    return folder.is_dir() and all(path.name in names for path in folder.iterdir())
 
 
 def _sha256(path: pathlib.Path) -> str:

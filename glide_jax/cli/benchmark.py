@@ -21,7 +21,7 @@ from typing import IO, TYPE_CHECKING, Any
 
 from absl import flags
 
-from glide_jax.cli import define
+from glide_jax.cli import config_flag, define
 from glide_jax.errors import UserError
 
 if TYPE_CHECKING:
@@ -40,17 +40,8 @@ SAMPLE_ONLY = (
 
 def define_flags(values: flags.FlagValues) -> None:
     """What to time, how often, and where the row goes."""
-    from ml_collections import config_flags
-
-    for name, stage in (("config", "model"), ("upsampler_config", "upsampler")):
-        config_flags.DEFINE_config_file(
-            name,
-            help_string=f"the {stage}'s run: a file with get_config(size), as "
-            f"PATH:SIZE; single settings follow as --{name}.section.key=value",
-            lock_config=True,
-            flag_values=values,
-        )
-
+    config_flag.define(values)
+    config_flag.define(values, "upsampler_config")
     add = define.Define(values)
     meaning = "pictures at once: drawn (1), or in a step (train.global_batch_size)"
     add.whole("batch", meaning, least=1)
@@ -134,17 +125,11 @@ def _read_config(
     """The configuration of a flag, with what other flags say of it."""
     from glide_jax.config import resolve, validate
 
-    try:
-        values[name].value.lock()
-    except OSError as error:  # ml_collections tells of a missing file at its first use
-        raise UserError(
-            f"--{name}: {str(error).splitlines()[-1].strip()}; name a file such as "
-            "experiments/configs/base64.py:released"
-        ) from error
+    example = "experiments/configs/base64.py:released"
+    config = config_flag.read(values, name, example=example)
     given = {**changes, "model.compute_dtype": values.compute_dtype}
     config = resolve.override(
-        resolve.from_config_dict(values[name].value),
-        {path: value for path, value in given.items() if value is not None},
+        config, {path: value for path, value in given.items() if value is not None}
     )
     validate.validate(config)
     return config

@@ -5,7 +5,7 @@
 
 Kinds: base, base-inpaint, upsample, upsample-inpaint, clip-image, clip-text. The noised
 CLIP is two files and one bundle: convert both into the same folder, in any order. A .pt
-file takes PyTorch (the extra glide_jax[torch]); a .safetensors file does not.
+file takes PyTorch (pip install -e ".[torch]"); a .safetensors file does not.
 """
 
 from __future__ import annotations

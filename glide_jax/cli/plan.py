@@ -11,7 +11,7 @@
         --pictures=30000 --config.sample.respacing=250
 
 Needs no accelerator and starts none. --compile asks the TPU's own compiler, which
-libtpu brings to any CPU (pip install 'glide_jax[tpu]').
+libtpu brings to any CPU (pip install -e ".[tpu]").
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ import math
 
 from absl import flags
 
-from glide_jax.cli import define
+from glide_jax.cli import config_flag, define
 from glide_jax.errors import UserError
 
 DEFAULT_MFU = 0.4  # plan.cost.DEFAULT_MFU; naming it here keeps --help quick
@@ -29,15 +29,7 @@ DEFAULT_MFU = 0.4  # plan.cost.DEFAULT_MFU; naming it here keeps --help quick
 
 def define_flags(values: flags.FlagValues) -> None:
     """What is planned, for which chips, and what is asked of it."""
-    from ml_collections import config_flags
-
-    config_flags.DEFINE_config_file(
-        "config",
-        help_string="file with get_config(size), as PATH or PATH:SIZE; "
-        "single settings follow as --config.section.key=value",
-        lock_config=True,
-        flag_values=values,
-    )
+    config_flag.define(values)
     add = define.Define(values)
     add.text("topology", "TPUs: kind and shape of a slice, e.g. v5p:4x4x8")
     add.whole("slices", "of that shape, joined by the data-centre network", least=1)
@@ -70,7 +62,7 @@ def run(values: flags.FlagValues, arguments: list[str]) -> int:
     from glide_jax.plan import page, plan
 
     found = plan.make_plan(
-        _read_config(values),
+        config_flag.read(values, example="experiments/configs/base64.py:paper"),
         where,
         mfu=values.mfu,
         price=values.price,
@@ -80,21 +72,3 @@ def run(values: flags.FlagValues, arguments: list[str]) -> int:
     )
     print(json.dumps(found, indent=2) if values.json else page.to_text(found))
     return 0
-
-
-def _read_config(values: flags.FlagValues):
-    """The settings of --config."""
-    from glide_jax.config import resolve
-
-    if values.config is None:
-        raise UserError(
-            "--config is missing, e.g. --config=experiments/configs/base64.py:paper"
-        )
-    try:
-        values.config.lock()
-    except OSError as error:  # ml_collections tells of a missing file at its first use
-        raise UserError(
-            f"--config: {str(error).splitlines()[-1].strip()}; name a file such as "
-            "experiments/configs/base64.py:paper"
-        ) from error
-    return resolve.from_config_dict(values.config)

@@ -19,20 +19,13 @@ import signal
 from absl import flags
 
 from glide_jax import lifecycle
+from glide_jax.cli import config_flag
 from glide_jax.errors import UserError
 
 
 def define_flags(values: flags.FlagValues) -> None:
     """--config (a file, with :size after it), --workdir, and how to run it."""
-    from ml_collections import config_flags
-
-    config_flags.DEFINE_config_file(
-        "config",
-        help_string="file with get_config(size), as PATH or PATH:SIZE; "
-        "single settings follow as --config.section.key=value",
-        lock_config=True,
-        flag_values=values,
-    )
+    config_flag.define(values)
     flags.DEFINE_string(
         "workdir", None, "folder of this run, e.g. runs/base", flag_values=values
     )
@@ -70,25 +63,13 @@ def define_flags(values: flags.FlagValues) -> None:
 def run(values: flags.FlagValues, arguments: list[str]) -> int:
     """Trains, and draws grids of the first average as it goes."""
     from glide_jax.cli import dry_run, evaluate_hook, grid_hook
-    from glide_jax.config import resolve
     from glide_jax.parallel import distributed
     from glide_jax.train import loop, profiling
     from glide_jax.train import workdir as workdirs
 
     if arguments:
         raise UserError(f"{arguments[0]!r} is no flag; settings are --config.a.b=value")
-    if values.config is None:
-        raise UserError(
-            "--config is missing, e.g. --config=experiments/configs/base64.py:tiny"
-        )
-    try:
-        values.config.lock()
-    except OSError as error:  # ml_collections tells of a missing file at its first use
-        raise UserError(
-            f"--config: {str(error).splitlines()[-1].strip()}; name a file such as "
-            "experiments/configs/base64.py:tiny"
-        ) from error
-    config = resolve.from_config_dict(values.config)
+    config = config_flag.read(values, example="experiments/configs/base64.py:tiny")
     profile_steps = profiling.read_steps(values.profile_steps)
     stop = lifecycle.current()
     if stop is not None:

@@ -63,7 +63,14 @@ def from_openai(
             ),
             "logit_scale": np.float32(math.log(RELEASED_LOGIT_SCALE)),
         }
-    _write(folder, params, config, _card(config, kind, source, params))
+    bundle.write_bundle(
+        folder,
+        params,
+        resolve.to_json(config),
+        _tokenizer_files(config),
+        _card(config, kind, source, params),
+        replaces=[] if half is None else [half.name],
+    )
     return True
 
 
@@ -112,29 +119,6 @@ def _waiting_half(kind: str, folder: pathlib.Path) -> pathlib.Path | None:
         )
     what = "holds a bundle" if bundle.is_bundle(folder) else "is not empty"
     raise UserError(f"{folder} {what}; give a new folder, or remove it")
-
-
-def _write(
-    folder: pathlib.Path, params: shapes.Params, config: Config, card: str
-) -> None:
-    """Puts a bundle in place of the folder, which may hold a waiting half."""
-    folder = folder.absolute()
-    text, files = resolve.to_json(config), _tokenizer_files(config)
-    try:
-        folder.parent.mkdir(parents=True, exist_ok=True)
-        with tempfile.TemporaryDirectory(
-            dir=folder.parent, prefix=f".{folder.name}."
-        ) as scratch:
-            fresh, old = (pathlib.Path(scratch) / name for name in ("new", "old"))
-            bundle.write_bundle(fresh, params, text, files, card)
-            if folder.exists():
-                folder.rename(old)
-            fresh.rename(folder)
-    except OSError as error:
-        raise UserError(
-            f"{folder} cannot be written ({error.strerror}); give a folder that you "
-            "may write, in one that you may write"
-        ) from error
 
 
 def _tower(kind: str) -> str:
