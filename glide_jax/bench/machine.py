@@ -20,8 +20,8 @@ from glide_jax.models import layers
 
 # Sides of the square products: large enough to be fast, small enough for the machine.
 _MATMUL_SIDES = {"cpu": (512, 1024, 2048), "default": (4096, 8192)}
-# Pictures of 64 px and 192 channels, the first level of the released base model.
 PEAK_REPEATS = 10  # the best of so many
+# Pictures of 64 px and 192 channels, the first level of the released base model.
 _CONV_BATCH = {"cpu": 2, "default": 64}
 _CONV_PX, _CONV_CHANNELS = 64, 192
 

@@ -88,8 +88,7 @@ class DataConfig:
     # "shapes:quickstart", "shapes:full", "webdataset:GLOB", "folder:DIR", "tfds:NAME"
     sources: tuple[str, ...] = ("shapes:full",)
     weights: tuple[float, ...] = (1.0,)  # share of each source in a batch
-    # The same kinds, for validation loss and sample grids; empty: the held-out split
-    # of the embedded worlds, else none.
+    # The same kinds, for validation loss, sample grids and evaluations; empty: none.
     validation_sources: tuple[str, ...] = ()
     # "gpt2", "clip", a folder or .model file, or "sentencepiece:N": N pieces trained
     # on this run's captions. "": that of train.init_from, else gpt2.
@@ -152,14 +151,14 @@ class OptimConfig:
 
     name: str = "adamw"  # adamw, adafactor or lion
     learning_rate: float = 1e-4  # peak
-    warmup_steps: int = 0  # linear from 0
+    warmup_steps: int = 0  # linear, from one part of so many
     schedule: str = "constant"  # after warm-up: constant, cosine or linear to 0
     b1: float = 0.9
     b2: float = 0.999
     eps: float = 1e-8
     weight_decay: float = 0.0  # on kernels and tables, not biases and norm gains
     grad_clip_norm: float = 0.0  # global norm; 0: off
-    # float32 or bfloat16: of the first moment (Lion's only one, Adafactor has none)
+    # float32 or bfloat16: of the first moment , which is Lion's only one
     moments_dtype: str = "float32"
     # Keep moments in the host's memory between updates: slower, 8 bytes a parameter
     # less on the device
@@ -233,7 +232,7 @@ class EvaluateConfig:
     """Figures of the first average as training goes on, as `glide evaluate` makes."""
 
     every_steps: int = 0  # and at the end; 0: never (ours)
-    features: str = ""  # inception:FILE or clip:BUNDLE
+    features: str = ""  # inception:FILE, inception_tf1:FILE or clip:BUNDLE
     reference: str = ""  # of `glide evaluate reference`, at model.image_px
     num_images: int = 256  # drawn of validation_sources (ours; published: 30,000)
     batch_size: int = 64  # pictures drawn at once (ours)
@@ -244,7 +243,7 @@ class EvaluateConfig:
 class SampleConfig:
     """Sampling defaults that travel with the exported model."""
 
-    sampler: str = "ddpm"  # ddpm or ddim
+    sampler: str = "ddpm"  # ddpm, ddim, plms or dpm_solver_pp
     respacing: str = "150"  # timesteps kept (published: 150; upsampler fast27)
     eta: float = 0.0  # ddim only
     guidance_scale: float = 3.0  # classifier-free (published)

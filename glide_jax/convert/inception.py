@@ -49,8 +49,8 @@ def read(path: str | pathlib.Path) -> tuple[shapes.Params, str]:
         )
     if importlib.util.find_spec("torch") is None:
         raise UserError(
-            f"{path} takes PyTorch to read, which is not installed; install the extra "
-            "glide_jax[torch]"
+            f"{path} takes PyTorch to read, which is not installed; pip install "
+            '-e ".[torch]"'
         )
     return from_torch(tensor_files.read(path)), digest
 

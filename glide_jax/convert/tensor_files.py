@@ -124,8 +124,7 @@ def _import_torch(path: pathlib.Path) -> types.ModuleType:
     except ImportError as error:
         raise UserError(
             f"{path} takes PyTorch, which cannot be imported ({_one_line(error)}); "
-            "install the extra glide_jax[torch], or use a .safetensors file, which "
-            "needs none"
+            'pip install -e ".[torch]", or use a .safetensors file, which needs none'
         ) from error
     return torch
 

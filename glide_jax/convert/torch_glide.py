@@ -19,7 +19,6 @@ from glide_jax.convert import names
 from glide_jax.errors import UserError
 from glide_jax.models import build
 
-KINDS = names.KINDS
 DTYPES = ("float32", "float16", "bfloat16")
 _LISTED = 10  # names an error shows before it counts the rest
 

@@ -139,7 +139,6 @@ def build_emoji(
     *,
     font_path: pathlib.Path = FONT_PATH,
     names_path: pathlib.Path = NAMES_PATH,
-    limit: int | None = None,
     on_progress: Callable[[int, int], None] | None = None,
 ) -> dict[str, pathlib.Path]:
     """Writes the set as two tars and returns their paths by split.
@@ -148,7 +147,6 @@ def build_emoji(
       output_dir: made if it does not exist; receives emoji128-train-00000.tar and
         emoji128-val-00000.tar.
       font_path, names_path: where Debian's packages put them.
-      limit: the first so many emoji only.
       on_progress: called with (done, total) after each emoji; what it raises ends the
         work.
 
@@ -158,7 +156,7 @@ def build_emoji(
     Raises:
       UserError: a Debian package is missing.
     """
-    emojis = read_names(names_path)[:limit]
+    emojis = read_names(names_path)
     font = load_font(font_path)
     output_dir.mkdir(parents=True, exist_ok=True)
     paths = {

@@ -219,18 +219,6 @@ def render(scene: ShapeScene, px: int) -> np.ndarray:
     return (picture + 0.5).astype(np.uint8)
 
 
-def held_out_scenes(variant: str = "quickstart") -> list[ShapeScene]:
-    """Every one-object scene of a held-out pair, without jitter."""
-    _check_variant(variant)
-    places = ("",) if variant == "quickstart" else tuple(PLACES)
-    return [
-        ShapeScene(colour, shape, size, background, place)
-        for (colour, shape), size, background, place in itertools.product(
-            HELD_OUT_PAIRS, QUICKSTART_SIZES, _backgrounds(variant), places
-        )
-    ]
-
-
 def _check_variant(variant: str) -> None:
     if variant not in ("quickstart", "full"):
         raise errors.UserError(

@@ -215,13 +215,6 @@ class ClipExtractor:
             self._encode_text, caption.tokens[:, 0], caption.text_mask[:, 0]
         )
 
-    def similarity(
-        self, pixels: images_lib.PixelBatch, captions: Sequence[str]
-    ) -> Float[np.ndarray, b]:
-        """Cosine in [-1, 1] of each picture and the caption in its row."""
-        pool, text = self(pixels).pool, self.text_features(captions)
-        return np.sum(pool * text, axis=1) / pool.shape[1]
-
     def _traced_images(self, params: shapes.Params, images: jax.Array) -> jax.Array:
         timesteps = jnp.zeros(images.shape[:1], jnp.int32)
         return _spread(self._model.fns.encode_image(params, images, timesteps))

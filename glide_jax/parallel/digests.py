@@ -165,7 +165,7 @@ def _replicate(mesh: Mesh):
 
 def _sums_of_part(part: jax.Array, *, mesh: Mesh, spec: P) -> jax.Array:
     bits = as_bits(part)
-    offsets = [_first_row(axes, mesh) for axes in spec]
+    offsets = [_first_row(axes) for axes in spec]
     offsets += [0] * (bits.ndim - len(offsets))
     sizes = [
         size * _parts(axes, mesh)
@@ -216,7 +216,7 @@ def _parts(axes: Any, mesh: Mesh) -> int:
     return math.prod(mesh.shape[name] for name in _names(axes))
 
 
-def _first_row(axes: Any, mesh: Mesh) -> jax.Array | int:
+def _first_row(axes: Any) -> jax.Array | int:
     """Which of those parts this device holds."""
     names = _names(axes)
     return jax.lax.axis_index(names) if names else 0

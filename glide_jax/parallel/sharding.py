@@ -78,9 +78,7 @@ def shard_tree(
     return shardings
 
 
-def check_rules(
-    params: Any, mesh: Mesh | AbstractMesh, rules: Sequence[rules_lib.Rule]
-) -> None:
+def check_rules(params: Any, rules: Sequence[rules_lib.Rule]) -> None:
     """Raises UserError for a rule that speaks of no parameter: it would do nothing."""
     leaves = jax.tree_util.tree_flatten_with_path(params)[0]
     names = [

@@ -1,7 +1,7 @@
 """What is planned: one configuration on one topology, checked, with its state's shapes.
 
-Everything that a start on those devices would refuse is refused here, before anything
-is allocated or compiled.
+Settings, batch and mesh (on TPUs its slices too) that a start on those devices would
+refuse are refused here, before anything is allocated or compiled. Nobody looks at data.
 """
 
 from __future__ import annotations

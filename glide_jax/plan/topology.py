@@ -235,7 +235,7 @@ def missing_for_compiling(topology: Topology) -> list[str]:
     if importlib.util.find_spec("libtpu") is None:
         return [
             "libtpu is not installed, which compiles for TPUs on any CPU: bytes are by "
-            "formula; pip install 'glide_jax[tpu]'"
+            'formula; pip install -e ".[tpu]"'
         ]
     return []
 

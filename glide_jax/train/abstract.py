@@ -92,7 +92,7 @@ def place_state(
     """
     given = config.mesh.rules
     table = rules.make_rules(config.model.family, given)
-    sharding.check_rules(state.params, mesh, table[: len(given)])
+    sharding.check_rules(state.params, table[: len(given)])
     where = sharding.shard_tree(
         state, mesh, rules=table, min_shard_mb=config.mesh.min_shard_mb
     )

@@ -56,7 +56,8 @@ def train(
 
     Raises:
       UserError: a start that is refused (see `setup.prepare`), or too much data that
-        cannot be read, or metrics that cannot be written (the steps made are saved).
+        cannot be read, or metrics that cannot be written (the steps made are saved,
+        but for one process of several that fails alone).
       DivergedError: updates that cannot be made, too often.
       StoppedError: a signal came before there was anything to save.
     """

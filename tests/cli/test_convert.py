@@ -74,7 +74,7 @@ def test_without_pytorch_a_pt_file_names_the_extra(refused, tmp_path, monkeypatc
     monkeypatch.setitem(sys.modules, "torch", None)  # importing it now fails
     (tmp_path / "base.pt").touch()
     line = refused(*FROM, "--kind=base", "--input=base.pt", "--output=o")
-    assert "install the extra glide_jax[torch], or use a .safetensors" in line
+    assert 'pip install -e ".[torch]", or use a .safetensors' in line
     assert not (tmp_path / "o").exists()
 
 

@@ -87,7 +87,7 @@ def test_without_libtpu_the_rest_still_comes_and_its_absence_is_told(
     assert main.run(["plan", f"{BASE}:released", WHERE, "--compile"]) == 0
     page = capsys.readouterr().out
     assert "missing: libtpu is not installed" in page
-    assert "glide_jax[tpu]" in page
+    assert 'pip install -e ".[tpu]"' in page
 
 
 def test_a_search_plans_with_what_it_found(capsys):

@@ -89,7 +89,7 @@ def test_without_pytorch_the_remedy_is_named(tmp_path, monkeypatch):
     path.write_bytes(b"")
     monkeypatch.setattr(inception, "DIGEST", "")
     monkeypatch.setattr(inception.importlib.util, "find_spec", lambda name: None)
-    with pytest.raises(UserError, match=r"glide_jax\[torch\]"):
+    with pytest.raises(UserError, match=r"\.\[torch\]"):
         inception.read(path)
 
 

@@ -3,7 +3,7 @@
 import pytest
 
 from glide_jax.config import resolve
-from glide_jax.convert import released, torch_glide
+from glide_jax.convert import names, released
 from glide_jax.errors import UserError
 from tests import test_golden_configs
 
@@ -17,7 +17,7 @@ EXPERIMENTS = {
 }
 
 
-@pytest.mark.parametrize("kind", torch_glide.KINDS)
+@pytest.mark.parametrize("kind", names.KINDS)
 def test_a_released_model_is_that_of_its_experiment(kind):
     golden = test_golden_configs.GOLDEN / f"{EXPERIMENTS[kind]}_released.json"
     experiment = resolve.from_json(golden.read_text())

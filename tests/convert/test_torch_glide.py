@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 from glide_jax import presets
-from glide_jax.convert import torch_glide
+from glide_jax.convert import names, torch_glide
 from glide_jax.errors import UserError
 from glide_jax.models import build
 from tests.models import golden_models
@@ -29,7 +29,7 @@ RELEASED = {
 }
 
 
-@pytest.mark.parametrize("kind", torch_glide.KINDS)
+@pytest.mark.parametrize("kind", names.KINDS)
 def test_a_state_dict_survives_the_round_trip_bit_for_bit(kind):
     tensors = golden_models.state_dict(kind)
     config = golden_models.CONFIGS[kind]
@@ -52,7 +52,7 @@ def test_a_converted_tree_has_the_shapes_and_dtypes_that_init_gives(kind):
         assert (ours.shape, ours.dtype) == (want.shape, want.dtype)
 
 
-@pytest.mark.parametrize("kind", torch_glide.KINDS)
+@pytest.mark.parametrize("kind", names.KINDS)
 def test_released_sizes_have_exactly_the_released_names_and_shapes(kind):
     config, count, digest = RELEASED[kind]
     shapes = torch_glide.torch_shapes(kind, config)

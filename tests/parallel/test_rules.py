@@ -129,7 +129,7 @@ def test_a_rule_that_speaks_of_nothing_is_refused():
     for text in ("steam=-,-,-,fsdp", "stem=-,fsdp"):
         table = rules.make_rules("text2im", [text])
         with pytest.raises(UserError, match="speaks of no parameter"):
-            sharding.check_rules(params, mesh(), table[:1])
+            sharding.check_rules(params, table[:1])
 
 
 @pytest.mark.parametrize(

@@ -68,7 +68,7 @@ print(json.dumps(plan.make_plan(config, where, compiles=True)))
 @pytest.mark.slow
 @pytest.mark.skipif(
     bool(topology.missing_for_compiling(topology.parse("v5p:2x2x1", None, None))),
-    reason="libtpu is not installed: pip install 'glide_jax[tpu]'",
+    reason="libtpu is not installed: pip install -e .[tpu]",
 )
 def test_the_formulas_bytes_are_near_the_compilers():
     printed = fake_devices.run_with_devices(COMPILE, devices=1, timeout_secs=1800)
