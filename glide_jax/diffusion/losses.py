@@ -120,7 +120,9 @@ def bits_per_dimension(
     *,
     clip_denoised: bool = True,
 ) -> dict[str, jax.Array]:
-    """The variational bound of eq. 5, term by term.
+    """The variational bound of eq. 5, term by term: a pass for every step of the chain.
+
+    `eval/losses.py` estimates it from a few drawn timesteps of many examples.
 
     Args:
         denoise: (x_t, timesteps) -> model_output; timesteps lie on the training chain.
