@@ -47,6 +47,7 @@ _PEER_LOST = re.compile(
     r"|deadline|coordination service|preempted|nccl|socket",
     re.IGNORECASE,
 )
+_STATUS = re.compile(r"(UNKNOWN|UNAVAILABLE|INTERNAL|ABORTED|CANCELLED): ")
 # Waiting has no limit of its own: whoever does not come has failed, and that is told.
 _FOREVER_MS = 7 * 24 * 3600 * 1000
 _FAILED = "glide_jax/failed"
@@ -285,10 +286,16 @@ def _exit_code(error: BaseException) -> int:
 
 
 def is_peer_lost(error: BaseException) -> bool:
-    """Whether it says that another process can be reached no more."""
-    return isinstance(error, jax.errors.JaxRuntimeError) and bool(
-        _PEER_LOST.search(str(error))
+    """Whether it says that another process can be reached no more.
+
+    JAX raises what the runtime says as an error of its own or, while a program is
+    started, as a ValueError; that begins with the runtime's status.
+    """
+    text = str(error)
+    is_runtimes = isinstance(error, jax.errors.JaxRuntimeError) or (
+        isinstance(error, (ValueError, RuntimeError)) and _STATUS.match(text)
     )
+    return bool(is_runtimes and _PEER_LOST.search(text))
 
 
 def _let_others_hear() -> None:

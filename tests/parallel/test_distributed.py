@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import json
 
+import jax
 import pytest
 
 from glide_jax.config import defaults
@@ -27,6 +28,26 @@ def process_0(monkeypatch):
         monkeypatch.setattr(distributed, "from_first", from_first)
 
     return set_up
+
+
+GLOO = (
+    "UNKNOWN: Gloo AllGather failed: [external/gloo/gloo/transport/tcp/pair.cc:538] "
+    "Read error [127.0.0.1]:39314: Connection reset by peer"
+)
+
+
+@pytest.mark.parametrize(
+    ("error", "is_lost"),
+    [
+        (jax.errors.JaxRuntimeError(GLOO), True),
+        (ValueError(GLOO), True),  # of a program that JAX itself starts
+        (jax.errors.JaxRuntimeError("INTERNAL: a bug"), False),
+        (ValueError("UNKNOWN: a bug"), False),
+        (ValueError("--socket=3: connection refused"), False),  # somebody else's
+    ],
+)
+def test_a_lost_peer_is_told_from_other_errors(error, is_lost):
+    assert distributed.is_peer_lost(error) == is_lost
 
 
 def test_a_process_by_itself_waits_for_nobody(monkeypatch):
