@@ -58,7 +58,7 @@ setup(
             "beartype>=0.20,<1",  # run-time check of array types in tests
             "pytest>=8,<10",
             "pytest-timeout>=2.3,<3",
-            "pytest-xdist>=3.6,<4",  # tests on all cores
+            "pytest-xdist>=3.6,<4",  # tests on up to four cores
             "ruff>=0.9,<1",
         ],
     },

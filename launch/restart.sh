@@ -19,6 +19,7 @@ run_again() {
   local restarts="$1" restart=0 code
   shift
   while true; do
+    [ -z "${STOP_AGAIN:-}" ] || return 143 # before the first start
     code=0
     "$@" || code=$?
     if ! is_again "$code" || [ "$restart" -ge "$restarts" ] || [ -n "${STOP_AGAIN:-}" ]; then

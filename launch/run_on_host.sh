@@ -76,6 +76,7 @@ train() {
       ${grace:+"--config.train.grace_secs=$grace"} "${@:2}" >"$pipe" 2>&1
   ) &
   child=$!
+  [ -z "${STOP_AGAIN:-}" ] || stop # it came before there was a child to tell
   while kill -0 "$child" 2>/dev/null; do wait "$child"; done
   wait "$child"
   code=$?

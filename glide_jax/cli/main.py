@@ -29,6 +29,7 @@ import os
 import signal
 import sys
 import textwrap
+import traceback
 
 from absl import flags
 
@@ -129,11 +130,26 @@ def parse(values: flags.FlagValues, argv: list[str]) -> list[str]:
     except (flags.Error, AttributeError, KeyError, TypeError, ValueError) as error:
         # ml_collections raises AttributeError for an unknown key, with the nearest one.
         line = _one_line(error)
+        if " " not in line:  # with no setting near it ml_collections tells it alone
+            line = f"there is no setting {line}"
         raise errors.UserError(f"{line} (see `{argv[0]} --help`)") from error
+    except (SyntaxError, NameError, ImportError) as error:
+        raise errors.UserError(
+            f"{_place(error)}: {_one_line(error)}; mend the file that is named"
+        ) from error
     except OSError as error:
         raise errors.UserError(str(error).splitlines()[-1].strip()) from error
     finally:
         sys.argv = before
+
+
+def _place(error: Exception) -> str:
+    """Where in a configuration's file the mistake is."""
+    if isinstance(error, SyntaxError):
+        return f"{error.filename}, line {error.lineno}"
+    frames = traceback.extract_tb(error.__traceback__)
+    last = [frame for frame in frames if not frame.filename.startswith("<")][-1]
+    return f"{last.filename}, line {last.lineno}"
 
 
 def _one_line(error: Exception) -> str:

@@ -158,7 +158,7 @@ class OptimConfig:
     eps: float = 1e-8
     weight_decay: float = 0.0  # on kernels and tables, not biases and norm gains
     grad_clip_norm: float = 0.0  # global norm; 0: off
-    # float32 or bfloat16: of the first moment , which is Lion's only one
+    # float32 or bfloat16: of the first moment, which is Lion's only one
     moments_dtype: str = "float32"
     # Keep moments in the host's memory between updates: slower, 8 bytes a parameter
     # less on the device

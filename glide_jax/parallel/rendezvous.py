@@ -48,6 +48,9 @@ def _receive(cluster: Cluster) -> None:
                 trouble, is_late = _missing(cluster, here), True
             else:
                 trouble = _admit(cluster, connection, here)
+            if len(here) == cluster.num_processes - 1 and not trouble:
+                for process in [n for n in here if not _is_there(here[n])]:
+                    here.pop(process).close()  # it may be started again
     for connection in here.values():
         # One that has gone meanwhile is missed when JAX joins them.
         with connection, contextlib.suppress(OSError):

@@ -25,7 +25,8 @@ from glide_jax.sweep.state import Entry
 SCHEMA = 1
 REMEDY = "remove it, and the same sweep makes it anew"
 _RESULT_KINDS = {"metrics": (dict,), "machine": (dict,)}
-# "settings" and "warnings" are not in older rows, nor in those of training.
+# Not in older rows, nor in those of training.
+_OPTIONAL_KINDS = {"settings": (dict,), "warnings": (list,)}
 _ROW_KINDS = _RESULT_KINDS | {
     "sweep": (str,),
     "id": (str,),
@@ -169,7 +170,8 @@ def _parsed(
             f"{where} is a result of schema {schema}, and this reads {SCHEMA}; {REMEDY}"
         )
     try:
-        json_fields.check(fields, kinds)
+        optional = {n: kind for n, kind in _OPTIONAL_KINDS.items() if n in fields}
+        json_fields.check(fields, {**kinds, **optional})
         number = (int, float, type(None))
         json_fields.check(fields["metrics"], dict.fromkeys(fields["metrics"], number))
     except TypeError as error:

@@ -44,8 +44,9 @@ def check_bundles(entry: Entry, named: Mapping[str, str | None]) -> None:
 
 def check_reference(entry: Entry, path: str | None) -> None:
     """Raises UserError where a finished evaluation was compared with another file."""
-    record = result.read(entry.result).get("settings", {}).get("reference") or {}
-    seen = record.get("file_digest")  # not in older results
+    record = result.read(entry.result).get("settings", {}).get("reference")
+    # Not in older results.
+    seen = record.get("file_digest") if isinstance(record, dict) else None
     if not seen or not path or not pathlib.Path(path).is_file():
         return
     now = npz_files.digest(path)

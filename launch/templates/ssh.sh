@@ -30,6 +30,7 @@ on_all_hosts() {
       GLIDE_JAX_COORDINATOR=@COORDINATOR@ GLIDE_JAX_NUM_PROCESSES=${#hosts[@]} \
       GLIDE_JAX_PROCESS_ID=$index GLIDE_JAX_HOSTS=@NAMES@ $command" </dev/null &
     jobs+=($!)
+    [ -z "${STOP_AGAIN:-}" ] || stop # it came before there was a job to tell
   done
   for index in "${!hosts[@]}"; do
     while kill -0 "${jobs[$index]}" 2>/dev/null; do wait "${jobs[$index]}"; done

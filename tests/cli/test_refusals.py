@@ -28,6 +28,7 @@ NEAREST = 'Did you mean "learning_rate" instead of "learning_rte"?'
         (["train", "runs/base"], "'runs/base' is no flag"),
         (["train", "--config=absent.py:tiny"], "absent.py"),
         (["train", "--config=absent.py:tiny", "--config.seed=1"], "absent.py"),
+        (["train", f"--config={BASE64}:tiny", "--config.sd=1"], "no setting sd"),
         (["train", f"--config={BASE64}:huge"], "'huge' is not one of tiny"),
         (["quickstart", "now"], "'now' is no flag"),
         (["quickstart", "--scale=much"], "scale"),
@@ -103,6 +104,24 @@ def test_a_missing_shard_of_a_range_is_named(refused, experiment, tmp_path):
         "--config.data.sources=('webdataset:{000..002}.tar',)",
     )
     assert "001.tar" in line
+
+
+@pytest.mark.parametrize(
+    ("text", "named"),
+    [
+        ("def get_config(size):\n    return (\n", "wrong.py, line 2: '(' was never"),
+        ("import absent_package\n", "wrong.py, line 1: No module named 'absent_pack"),
+        (
+            "def get_config(size):\n    return made\n",
+            "wrong.py, line 2: name 'made' is",
+        ),
+    ],
+)
+def test_a_mistake_in_a_configurations_file_is_named_by_its_line(
+    refused, tmp_path, text, named
+):
+    (tmp_path / "wrong.py").write_text(text)
+    assert named in refused("train", f"--config={tmp_path}/wrong.py:tiny")
 
 
 def test_a_workdir_that_cannot_be_written_is_named(refused, experiment, tmp_path):

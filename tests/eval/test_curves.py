@@ -141,6 +141,15 @@ def test_what_cannot_be_compared_is_refused_in_one_line(rows, told):
     assert "\n" not in str(refusal.value)
 
 
+def test_rows_older_than_the_digest_of_references_are_drawn_with_newer_ones():
+    older = {**SAME, "reference": {"count": 5}}
+    newer = {**SAME, "reference": {"count": 5, "file_digest": "ab"}}
+    other = {**SAME, "reference": {"count": 5, "file_digest": "cd"}}
+    assert len(curves.of_rows([cfg(2, settings=older), cfg(3, settings=newer)])[0]) == 2
+    with pytest.raises(UserError, match=r"reference\.file_digest ab and run .* cd"):
+        curves.of_rows([cfg(2, settings=newer), cfg(3, settings=other)])
+
+
 def test_guidance_and_seed_are_no_other_settings():
     settings = {**SAME, "pictures": {"guidance_mode": "cfg", "guidance_scale": 2}}
     rows = [row("--guidance_mode=none", settings=SAME), cfg(2, settings=settings)]

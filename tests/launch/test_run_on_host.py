@@ -146,6 +146,16 @@ def test_a_signal_between_two_starts_is_the_end(host, tmp_path, number):
     assert len((tmp_path / "calls").read_text().splitlines()) == 1
 
 
+def test_a_signal_before_the_first_start_is_the_end(tmp_path):
+    """As of ssh.sh, while it copies the code."""
+    script = (
+        f". {launchers.LAUNCH}/restart.sh; trap 'STOP_AGAIN=yes' TERM; kill -TERM $$; "
+        f"run_again 3 touch {tmp_path}/started"
+    )
+    assert subprocess.run(["bash", "-c", script], check=False).returncode == 143
+    assert not (tmp_path / "started").exists()
+
+
 SAVES_ITSELF = (
     "trap 'sleep 0.5; echo saved; exit 42' TERM\n"
     "touch {folder}/ready; while true; do sleep 0.05; done"

@@ -129,6 +129,8 @@ def test_rows_that_were_written_are_read_back(sweep, root, tmp_path):
         (json.dumps({**ROW, "metrics": [1]}), r"'metrics' is \[1\], not dict"),
         (json.dumps({**ROW, "metrics": {"fid": "low"}}), "'fid' is 'low', not int or"),
         (json.dumps({**ROW, "command": 5}), "line 2 is no result: 'command' is 5, not"),
+        (json.dumps({**ROW, "settings": None}), "'settings' is None, not dict"),
+        (json.dumps({**ROW, "warnings": 5}), "'warnings' is 5, not list"),
         (json.dumps({**ROW, "seconds": True}), "'seconds' is True, not int or float"),
         ("\xff", "line 2 is not JSON"),
     ],
