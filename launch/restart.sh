@@ -16,20 +16,19 @@ is_again() {
 # run_again N COMMAND ...: runs it, and again while it asks to be, N times at most; ends
 # with its last exit code. The pause keeps a host that fails at once from spinning.
 run_again() {
-  local restarts="$1" restart=0 code
+  local restarts="$1" restart=0 code=143 # where it is told to stop before the first start
   shift
-  while true; do
-    [ -z "${STOP_AGAIN:-}" ] || return 143 # before the first start
+  while [ -z "${STOP_AGAIN:-}" ]; do
     code=0
     "$@" || code=$?
     if ! is_again "$code" || [ "$restart" -ge "$restarts" ] || [ -n "${STOP_AGAIN:-}" ]; then
-      return "$code"
+      break
     fi
     restart=$((restart + 1))
     echo "exit code $code: starting again ($restart of $restarts)"
     pause "${GLIDE_JAX_RESTART_PAUSE_SECS:-10}"
-    [ -z "${STOP_AGAIN:-}" ] || return "$code"
   done
+  return "$code"
 }
 
 # pause SECONDS: ends early by a signal that is trapped, which a shell hears in a `wait`.
