@@ -22,6 +22,7 @@ FLOORS = (
         "shapes",
         "cache",
         "presets",
+        "runtime",
         "config",
         "text",
         "diffusion",

@@ -1,0 +1,1 @@
+"""Paths, lines of text, and the order of names."""

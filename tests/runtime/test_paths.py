@@ -1,0 +1,33 @@
+from __future__ import annotations
+
+import pathlib
+
+import pytest
+
+from glide_jax import errors
+from glide_jax.runtime import paths
+
+
+def test_the_home_folder_is_expanded(monkeypatch, tmp_path):
+    monkeypatch.setenv("HOME", str(tmp_path))
+    assert paths.local_path("~/runs/base", "--workdir") == tmp_path / "runs/base"
+
+
+@pytest.mark.parametrize("given", ["runs/base", "/data/a b", "./~", "a:b", "C:/x"])
+def test_other_paths_are_kept(given):
+    assert paths.local_path(given, "--workdir") == pathlib.Path(given)
+
+
+@pytest.mark.parametrize(
+    "url", ["gs://b/x", "s3://b", "https://h/x", "hf://datasets/x", "file:///tmp/x"]
+)
+def test_a_url_is_refused_with_the_flag_that_holds_it(url):
+    with pytest.raises(errors.UserError, match=r"--workdir=.*URL"):
+        paths.local_path(url, "--workdir")
+
+
+def test_an_unknown_user_and_an_empty_path_are_refused():
+    with pytest.raises(errors.UserError, match="not a user"):
+        paths.local_path("~no_such_user_here/x", "--output")
+    with pytest.raises(errors.UserError, match="--output is empty"):
+        paths.local_path("", "--output")
