@@ -61,13 +61,24 @@ def define_flags(values: flags.FlagValues) -> None:
         "set, every run takes every GPU",
         1,
     )
-    add.whole("restarts", "starts of a run after codes that mean again", 100, least=0)
+    add.whole(
+        "restarts",
+        "maximum restarts of a run after a retryable exit code",
+        100,
+        least=0,
+    )
     add.switch("retry_failed", "also start runs again that failed by a mistake", False)
     add.text("only", "run the run with this id alone, as all runners do")
     add.switch("dry_run", "print what would be run, and end", False)
     add.switch("status", "show a table of the runs, and end", False)
     add.number("watch", "with --status: show it anew every so many seconds, e.g. 5")
     add.switch("report", "write results.csv, results.md and plots of them", False)
+    add.switch(
+        "all_plots",
+        "with --report: also plot figures by quarter of the noise, and of training "
+        "more than the losses",
+        False,
+    )
     add.text(
         "rows",
         "with --report: also write a JSON row for each finished run to this file, e.g. "
@@ -128,6 +139,8 @@ def _check_flags(values: flags.FlagValues) -> None:
                 f"--{name} is read by --runner={' and '.join(runners)} alone; leave it "
                 "out"
             )
+    if values.all_plots and not values.report:
+        raise UserError("--all_plots is read by --report; add it")
     if values.rows and not values.report:
         raise UserError("--rows is written by --report; add it")
     if values.watch is not None and not (values.status and 0 < values.watch < math.inf):
@@ -267,9 +280,12 @@ def _run_all(
     if failed and not values.retry_failed:
         left = [run for run in left if run not in failed]
         logging.warning(
-            "%d runs have failed before and are left alone, %s first (see %s); "
-            "--retry_failed starts them again",
-            *(len(failed), failed[0].label, state.Entry(root, failed[0].id).log),
+            "%d failed runs are not started again, %s first (%s; log: %s); "
+            "--retry_failed starts them",
+            len(failed),
+            failed[0].label,
+            state.Entry(root, failed[0].id).reason() or "it printed nothing",
+            state.Entry(root, failed[0].id).log,
         )
     logging.info("%s: %d of %d runs to do", plan.name, len(left), len(plan.runs))
     words = _words(values, arguments)
@@ -362,7 +378,7 @@ def _show(values: flags.FlagValues, plan, root: pathlib.Path) -> int:
 def _report(values: flags.FlagValues, plan, root: pathlib.Path) -> int:
     from glide_jax.sweep import report, result
 
-    for path in report.write(plan, root):
+    for path in report.write(plan, root, all_plots=values.all_plots):
         print(path)
     if values.rows:
         result.write_rows(pathlib.Path(values.rows), result.make_rows(plan, root))

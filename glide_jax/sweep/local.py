@@ -82,7 +82,9 @@ def _tell(run: plans.Run, root: pathlib.Path, codes: list[int], count: int) -> N
         *(entry.state(), run.label, run.id, entry.seconds(), done, count),
     )
     if codes[-1] != lifecycle.ExitCode.OK:
-        logging.warning("what it said: %s", entry.log)
+        logging.warning(
+            "%s (log: %s)", entry.reason() or "it printed nothing", entry.log
+        )
 
 
 def _final(codes: Sequence[int], stop: lifecycle.StopRequest) -> int:

@@ -6,26 +6,30 @@ import collections
 import pathlib
 import statistics
 from collections.abc import Collection, Mapping, Sequence
-from typing import Any
+from typing import Any, NamedTuple
 
 from matplotlib.axes import Axes
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 
 from glide_jax.sweep import plan as plans
+from glide_jax.sweep import summary
 
 Row = Mapping[str, Any]
-SEED = "seed"  # runs that differ in it alone are one point: their mean
+STANDARD_ERROR = "_standard_error"
+TRAINING_MAIN = ("validation/loss", "loss")
 LOG_AXIS_SPAN = 10  # values over more than a decade
 INCHES, DOTS_PER_INCH = (5.6, 4.2), 120
 
 
-def draw(rows: Sequence[Row], folder: pathlib.Path) -> list[pathlib.Path]:
-    """Writes METRIC_vs_KEY.png of what differs between the rows."""
+def draw(
+    rows: Sequence[Row], folder: pathlib.Path, names: Sequence[str]
+) -> list[pathlib.Path]:
+    """Writes METRIC_vs_KEY.png of these metrics against each key that varies."""
     folder.mkdir(parents=True, exist_ok=True)
     paths = []
     for key in varied_keys(rows):
-        for name in varied_metrics(rows):
+        for name in names:
             path = folder / f"{name.replace('/', '_')}_vs_{key}.png"
             draw_one(rows, name, key, path)
             paths.append(path)
@@ -35,7 +39,8 @@ def draw(rows: Sequence[Row], folder: pathlib.Path) -> list[pathlib.Path]:
 def draw_one(rows: Sequence[Row], name: str, key: str, path: pathlib.Path) -> None:
     """One picture: a line for each combination of the other swept values.
 
-    Lines join means over seeds; each run is a dot.
+    Lines join means over seeds. Each run is a dot, with the standard error of its
+    metric where it has one, as KID does.
     """
     figure = Figure(figsize=INCHES, dpi=DOTS_PER_INCH, layout="constrained")
     FigureCanvasAgg(figure)
@@ -44,15 +49,26 @@ def draw_one(rows: Sequence[Row], name: str, key: str, path: pathlib.Path) -> No
     words = _words(lines)
     for label, points in lines.items():
         at = [
-            (float(words.index(plans.shown(value)) if words else value), measured)
-            for value, measured in points
+            (float(words.index(plans.shown(point.value)) if words else point.value))
+            for point in points
         ]
-        (line,) = axes.plot(*zip(*_means(at), strict=True), label=label or None)
-        axes.plot(*zip(*at, strict=True), "o", color=line.get_color(), markersize=4)
+        measured = [point.measured for point in points]
+        errors = [point.standard_error for point in points]
+        means = _means(list(zip(at, measured, strict=True)))
+        (line,) = axes.plot(*zip(*means, strict=True), label=label or None)
+        axes.errorbar(
+            at,
+            measured,
+            yerr=errors if any(errors) else None,
+            fmt="o",
+            color=line.get_color(),
+            markersize=4,
+            capsize=3,
+        )
     if words:
         axes.set_xticks(range(len(words)), words)
     else:
-        _scale(axes, {value for points in lines.values() for value, _ in points})
+        _scale(axes, {p.value for points in lines.values() for p in points})
     axes.set_xlabel(key)
     axes.set_ylabel(name)
     axes.grid(alpha=0.3)
@@ -61,18 +77,27 @@ def draw_one(rows: Sequence[Row], name: str, key: str, path: pathlib.Path) -> No
     figure.savefig(path)
 
 
-def series(
-    rows: Sequence[Row], name: str, key: str
-) -> dict[str, list[tuple[Any, float]]]:
-    """Points (swept value, metric) by the label of the other swept values."""
+class Point(NamedTuple):
+    """One run in a plot: its swept value, its metric and the error of the metric.
+
+    The standard error is 0 where the run has none.
+    """
+
+    value: Any
+    measured: float
+    standard_error: float = 0.0
+
+
+def series(rows: Sequence[Row], name: str, key: str) -> dict[str, list[Point]]:
+    """The points of each line, by the label of the other swept values."""
     others = [other for other in varied_keys(rows) if other != key]
-    lines: dict[str, list[tuple[Any, float]]] = collections.defaultdict(list)
+    lines: dict[str, list[Point]] = collections.defaultdict(list)
     for row in rows:
         value, measured = row["overrides"].get(key), row["metrics"].get(name)
         if value is not None and measured is not None:
-            lines[plans.label(row["overrides"], others)].append(
-                (value, float(measured))
-            )
+            error = row["metrics"].get(f"{name}{STANDARD_ERROR}") or 0.0
+            label = plans.label(row["overrides"], others)
+            lines[label].append(Point(value, float(measured), float(error)))
     return dict(lines)
 
 
@@ -82,7 +107,7 @@ def varied_keys(rows: Sequence[Row]) -> list[str]:
     return [
         key
         for key in keys
-        if key != SEED
+        if key != summary.SEED
         and len({plans.shown(row["overrides"].get(key)) for row in rows}) > 1
     ]
 
@@ -93,9 +118,19 @@ def varied_metrics(rows: Sequence[Row]) -> list[str]:
     return [n for n in names if len({row["metrics"].get(n) for row in rows}) > 1]
 
 
-def _words(lines: Mapping[str, Sequence[tuple[Any, float]]]) -> list[str]:
-    """Values that are no numbers, as they are shown; [] of numbers."""
-    values = [value for points in lines.values() for value, _ in points]
+def main_metrics(rows: Sequence[Row]) -> list[str]:
+    """The metrics that a report plots by default.
+
+    Of training the validation loss and the loss. Of evaluations all but figures by
+    quarter of the noise and standard errors, which are error bars.
+    """
+    names = [n for n in varied_metrics(rows) if not summary.is_detail(n)]
+    return [n for n in names if n in TRAINING_MAIN] or names
+
+
+def _words(lines: Mapping[str, Sequence[Point]]) -> list[str]:
+    """The swept values as texts; [] where all of them are numbers."""
+    values = [point.value for points in lines.values() for point in points]
     if all(isinstance(v, int | float) and not isinstance(v, bool) for v in values):
         return []
     return list(dict.fromkeys(map(plans.shown, values)))

@@ -1,4 +1,4 @@
-"""What came of a sweep: results.csv, results.md, and plots of each metric."""
+"""Writes the report of a sweep: results.csv, results.md, and plots."""
 
 from __future__ import annotations
 
@@ -10,14 +10,21 @@ from typing import Any
 
 from glide_jax.errors import UserError
 from glide_jax.sweep import plan as plans
-from glide_jax.sweep import plots, result
+from glide_jax.sweep import plots, result, summary
 from glide_jax.sweep.state import Entry
 
 Row = Mapping[str, Any]
 
 
-def write(plan: plans.Plan, root: pathlib.Path) -> list[pathlib.Path]:
-    """Writes them into the sweep's folder; returns their paths.
+def write(
+    plan: plans.Plan, root: pathlib.Path, *, all_plots: bool = False
+) -> list[pathlib.Path]:
+    """Writes the report into the sweep's folder; returns the paths.
+
+    Args:
+      plan: the sweep.
+      root: its folder.
+      all_plots: also plots what `plots.main_metrics` leaves out.
 
     Raises:
       UserError: no run is finished.
@@ -32,7 +39,8 @@ def write(plan: plans.Plan, root: pathlib.Path) -> list[pathlib.Path]:
     try:
         table.write_text(to_csv(rows))
         page.write_text(make_page(plan, root, rows))
-        return [table, page, *plots.draw(rows, root / "plots")]
+        names = plots.varied_metrics(rows) if all_plots else plots.main_metrics(rows)
+        return [table, page, *plots.draw(rows, root / "plots", names)]
     except OSError as error:
         raise UserError(
             f"--root={root}: the report cannot be written there ({error.strerror}: "
@@ -56,25 +64,38 @@ def to_csv(rows: Sequence[Row]) -> str:
 
 
 def to_markdown(rows: Sequence[Row], names: Sequence[str] = ()) -> str:
-    """A table of swept values and metrics, of those in `names` where it is given."""
-    keys, names = swept_keys(rows), list(names) or metric_names(rows)
-    lines = [[*keys, *names], ["---"] * (len(keys) + len(names))]
-    for row in rows:
-        values = [plans.shown(row["overrides"].get(key, "")) for key in keys]
-        lines.append([*values, *(_rounded(row["metrics"].get(n)) for n in names)])
+    """A table of swept values and metrics, of those in `names` where it is given.
+
+    Runs that differ in their seed share a line: the mean, and ± the sample standard
+    deviation over the seeds. The best mean of each metric is bold.
+    """
+    groups = summary.join_seeds(rows)
+    has_seeds = len(groups) < len(rows)
+    keys = swept_keys([{"overrides": group.overrides} for group in groups])
+    names = list(names) or metric_names(rows)
+    header = [*keys, *(["runs"] if has_seeds else []), *names]
+    lines = [header, ["---"] * len(header)]
+    best = {name: summary.best(groups, name) for name in names}
+    for group in groups:
+        values = [plans.shown(group.overrides.get(key, "")) for key in keys]
+        count = [str(group.runs)] if has_seeds else []
+        cells = [_shown(group.metrics.get(name), best[name]) for name in names]
+        lines.append([*values, *count, *cells])
     return "\n".join(f"| {' | '.join(cells)} |" for cells in lines)
 
 
 def make_page(plan: plans.Plan, root: pathlib.Path, rows: Sequence[Row]) -> str:
-    """results.md: the table, what to mind, what is not finished, a run's command."""
+    """results.md: the table, how to read it, unfinished runs, and one command."""
     page = f"# {plan.name}\n\n{to_markdown(rows)}\n"
+    if plan.verb == "train":
+        page += f"\n{result.TRAINING_RULE}\n"
     if found := result.warnings(rows):
         page += "\nRead with care:\n\n" + "".join(f"- {line}\n" for line in found)
     entries = [(run, Entry(root, run.id)) for run in plan.runs]
     open_ = [(run, entry) for run, entry in entries if not entry.is_finished]
     if open_:
         page += "\nNot finished:\n\n"
-        page += "".join(f"- {run.label}: {entry.state()}\n" for run, entry in open_)
+        page += "".join(f"- {run.label}: {_fate(entry)}\n" for run, entry in open_)
     return f"{page}\nThe first row's command:\n\n```\n{rows[0]['command']}\n```\n"
 
 
@@ -92,5 +113,15 @@ def _cell(value: Any) -> Any:
     return plans.shown(value) if isinstance(value, tuple | list) else value
 
 
-def _rounded(value: float | None) -> str:
-    return "" if value is None else f"{value:.4g}"
+def _shown(value: summary.Value | None, best: float | None) -> str:
+    if value is None:
+        return ""
+    text = f"{value.mean:.4g}"
+    if value.spread is not None:
+        text += f" ± {value.spread:.2g}"
+    return f"**{text}**" if value.mean == best else text
+
+
+def _fate(entry: Entry) -> str:
+    reason = entry.reason()
+    return f"{entry.state()}: {reason}" if reason else entry.state()

@@ -1,7 +1,7 @@
-"""What came of a run: result.json, and one row of JSON for each finished run.
+"""Reads and writes result.json, and one row of JSON for each finished run.
 
-`glide evaluate` writes its own result.json. That of a training run is made here, of
-the newest value of each of its metrics. A row adds which run of which sweep it is, and
+`glide evaluate` writes its own result.json. That of a training run is made here, by
+TRAINING_RULE. A row adds which run of which sweep it is, and
 holds no path of the machine that it was made on.
 """
 
@@ -13,6 +13,7 @@ import os
 import pathlib
 import re
 import shlex
+import statistics
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -36,9 +37,15 @@ _ROW_KINDS = _RESULT_KINDS | {
     "seconds": (int, float),
     "attempts": (int,),
 }
-# Of a training run: what the model has learned.
-TRAINING_METRICS = ("loss", "mse", "vb", "skipped_updates")
+# The metrics of a training run that a report shows.
+AVERAGED_METRICS = ("loss", "mse", "vb")
+NEWEST_METRICS = ("skipped_updates",)
 TRAINING_GROUPS = ("validation/",)
+LAST_FRAC = 0.1
+TRAINING_RULE = (
+    "The loss, mse and vb are means over the last tenth of the steps. Validation"
+    " metrics are the newest ones."
+)
 # An absolute path inside a text, up to what ends it in a flag, a tuple or a label; no
 # part of a relative one, of gs://bucket or of a fraction.
 _ABSOLUTE = re.compile(
@@ -48,24 +55,33 @@ _ABSOLUTE = re.compile(
 
 def of_training(workdir: pathlib.Path, words: Sequence[str]) -> dict[str, Any]:
     """The result of a finished training run that `glide WORDS` has started."""
-    from glide_jax.bench import machine  # starts JAX, which is not wanted before
+    from glide_jax.bench import machine  # imports JAX, which nothing else here needs
 
-    newest: dict[str, float] = {}
-    for row in metrics.read_metrics(workdir / "metrics.jsonl"):
-        newest |= row
-    kept = {
-        name: value
-        for name, value in newest.items()
-        if name in TRAINING_METRICS or name.startswith(TRAINING_GROUPS)
-    }
     return {
         "schema": SCHEMA,
         "verb": "train",
         "settings": json.loads((workdir / "config.json").read_text()),
-        "metrics": kept,
+        "metrics": _training_metrics(metrics.read_metrics(workdir / "metrics.jsonl")),
         "machine": machine.describe(),
         "command": shlex.join(["glide", *words]),
     }
+
+
+def _training_metrics(rows: Sequence[Mapping[str, float | int]]) -> dict[str, float]:
+    """The metrics of TRAINING_RULE."""
+    newest: dict[str, float | int] = {}
+    for row in rows:
+        newest |= row
+    # 1e-6 of a step: 0.9 * 150 is not exact.
+    start = (1 - LAST_FRAC) * newest.get("step", 0) + 1e-6
+    kept = {}
+    for name, value in newest.items():
+        if name in AVERAGED_METRICS:
+            last = [r[name] for r in rows if name in r and r["step"] > start]
+            kept[name] = statistics.fmean(last) if last else value
+        elif name in NEWEST_METRICS or name.startswith(TRAINING_GROUPS):
+            kept[name] = value
+    return kept
 
 
 def write(path: pathlib.Path, result: dict[str, Any]) -> None:

@@ -18,6 +18,7 @@ import fcntl
 import json
 import os
 import pathlib
+import re
 import signal
 import socket
 import time
@@ -41,6 +42,8 @@ class Attempt(NamedTuple):
     code: int | None = None
 
 
+TAIL_BYTES = 8192
+_EXIT_LINE = re.compile(r"^\S+Z exit code \d+$")
 _NUMBER, _NONE = (int, float), type(None)
 _ATTEMPT_KINDS = {
     "host": (str,),
@@ -107,6 +110,21 @@ class Entry:
                 f"{self._state} is no list of attempts ({error}); remove it, and the "
                 "run goes on from its own files"
             ) from error
+
+    def reason(self) -> str:
+        """The last line that the last failed attempt printed; "" without one."""
+        if not self.has_failed or not self.log.is_file():
+            return ""
+        with self.log.open("rb") as file:
+            file.seek(max(0, self.log.stat().st_size - TAIL_BYTES))
+            lines = file.read().decode(errors="replace").splitlines()
+        # attempt.run appends "TIME exit code N" to what the program printed.
+        printed = [
+            line.strip()
+            for line in lines
+            if line.strip() and not _EXIT_LINE.search(line)
+        ]
+        return printed[-1] if printed else ""
 
     def begin(self) -> None:
         """Writes down that an attempt begins, and when one that was cut off ended."""

@@ -39,7 +39,7 @@ def _row(run: plans.Run, entry: Entry) -> tuple[str, ...]:
         run.label,
         entry.state(),
         str(attempts) if attempts else "",
-        _so_far(entry.folder / "metrics.jsonl"),
+        entry.reason() or _so_far(entry.folder / "metrics.jsonl"),
         f"{seconds // 3600:.0f}:{seconds // 60 % 60:02.0f}:{seconds % 60:02.0f}"
         if attempts
         else "",

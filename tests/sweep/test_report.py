@@ -11,7 +11,7 @@ import pytest
 from PIL import Image
 
 from glide_jax.errors import UserError
-from glide_jax.sweep import marked, plots, report, result, state, status
+from glide_jax.sweep import marked, plots, report, result, state, status, summary
 from glide_jax.sweep import plan as plans
 
 GRID = (
@@ -196,9 +196,12 @@ def test_csv_has_a_column_for_each_swept_value_and_metric(sweep, root):
 def test_the_page_has_the_table_and_what_is_missing(sweep, root):
     report.write(sweep, root)
     lines = (root / "results.md").read_text().splitlines()
-    assert "| scale | mode | seed | fid | broken |" in lines
-    assert "| 20 | cfg | 1 | 21 |  |" in lines
-    assert sum(line.startswith("| ") for line in lines) == 2 + 11
+    assert "| scale | mode | runs | fid | broken |" in lines
+    assert "| 20 | cfg | 2 | 20.5 ± 0.71 |  |" in lines
+    assert "| 20 | clip | 1 | 30 |  |" in lines
+    assert "| 1 | cfg | 2 | **1.5 ± 0.71** |  |" in lines
+    assert sum("**" in line for line in lines) == 1
+    assert sum(line.startswith("| ") for line in lines) == 2 + 6
     assert f"- {sweep.runs[-1].label}: waiting" in lines
 
 
@@ -213,7 +216,8 @@ def test_lines_are_the_other_values_and_seeds_are_dots_of_one_line(sweep, root):
     rows = result.make_rows(sweep, root)
     assert plots.varied_keys(rows) == ["scale", "mode"]
     lines = plots.series(rows, "fid", "scale")
-    assert lines == {
+    points = {label: [point[:2] for point in line] for label, line in lines.items()}
+    assert points == {
         "mode=cfg": [(1, 1), (1, 2), (3, 3), (3, 4), (20, 20), (20, 21)],
         "mode=clip": [(1, 11), (1, 12), (3, 13), (3, 14), (20, 30)],
     }
@@ -230,6 +234,85 @@ def test_every_metric_that_varies_is_drawn_against_every_value(sweep, root):
             assert (pixels == colour).all(-1).sum() > 50
 
 
+def test_a_standard_error_is_an_error_bar_and_a_detail_is_plotted_on_request(
+    make_plan, root
+):
+    plan = make_plan("listed('scale', [1.0, 3.0])")
+    plans.keep(plan, root)
+    for run, kid in zip(plan.runs, (0.01, 0.02), strict=True):
+        entry = state.Entry(root, run.id)
+        entry.folder.mkdir()
+        found = {"kid": kid, "kid_standard_error": kid / 4, "retrieval_q0": kid}
+        write_result(entry, found)
+    (line,) = plots.series(result.make_rows(plan, root), "kid", "scale").values()
+    assert [point.standard_error for point in line] == [0.0025, 0.005]
+    names = [path.name for path in report.write(plan, root)[2:]]
+    assert names == ["kid_vs_scale.png"]
+    names = [path.name for path in report.write(plan, root, all_plots=True)[2:]]
+    assert sorted(names) == [
+        *("kid_standard_error_vs_scale.png", "kid_vs_scale.png"),
+        "retrieval_q0_vs_scale.png",
+    ]
+
+
+@pytest.mark.parametrize(
+    ("name", "better"),
+    [
+        ("validation/loss", 1.0),
+        ("inception_tf1_fid", 1.0),
+        ("noised_clip_kid", 1.0),
+        ("noised_clip_score", 2.0),
+        ("noised_clip_retrieval_q3", 2.0),
+        ("inception_score", 2.0),
+        ("kid_standard_error", None),
+        ("skipped_updates", None),
+    ],
+)
+def test_the_best_value_depends_on_the_metric(name, better):
+    rows = [
+        {"overrides": {"scale": value}, "metrics": {name: value}}
+        for value in (1.0, 2.0)
+    ]
+    assert summary.best(summary.join_seeds(rows), name) == better
+    assert summary.best(summary.join_seeds(rows[:1]), name) is None
+
+
+def test_a_sweep_of_the_seed_alone_is_one_line_and_distinct_settings_keep_the_seed():
+    def rows(*overrides):
+        return [{"overrides": o, "metrics": {"fid": 1.0}} for o in overrides]
+
+    (group,) = summary.join_seeds(rows({"seed": 0}, {"seed": 1}))
+    assert (group.overrides, group.runs) == ({}, 2)
+    kept = summary.join_seeds(rows({"seed": 0, "scale": 1}, {"seed": 1, "scale": 2}))
+    assert [group.overrides["seed"] for group in kept] == [0, 1]
+
+
+def test_losses_are_means_over_the_last_tenth_of_the_steps(tmp_path):
+    rows = [{"step": step, "loss": step / 10, "mse": 1.0} for step in range(10, 101, 5)]
+    rows.append({"step": 50, "validation/loss": 7.0})
+    rows.append({"step": 100, "validation/loss": 5.0})
+    metrics = result._training_metrics(rows)
+    # Steps 95 and 100.
+    assert metrics == {"loss": 9.75, "mse": 1.0, "validation/loss": 5.0}
+
+
+def test_a_failed_run_shows_the_last_line_that_it_printed(sweep, root):
+    entry = state.Entry(root, sweep.runs[-1].id)
+    entry.begin()
+    entry.log.write_text(
+        "2026-01-01T00:00:00Z host: glide evaluate\n"
+        "glide evaluate: --base=x has no config.json; export it again\n"
+        "2026-01-01T00:00:09Z exit code 2\n"
+    )
+    assert entry.reason() == ""
+    entry.end(2)
+    reason = "glide evaluate: --base=x has no config.json; export it again"
+    assert entry.reason() == reason
+    assert reason in status.table(sweep, root)
+    report.write(sweep, root)
+    assert f": failed 2: {reason}\n" in (root / "results.md").read_text()
+
+
 def test_a_table_in_a_page_is_made_from_the_rows_and_an_old_one_is_noticed(
     sweep, root, tmp_path
 ):
@@ -238,8 +321,8 @@ def test_a_table_in_a_page_is_made_from_the_rows_and_an_old_one_is_noticed(
     page = f"above\n<!-- sweep small: fid -->\nold\n{marked.END}\nbelow\n"
     made = marked.fill(page, tmp_path)
     assert made != page
-    assert made.startswith("above\n<!-- sweep small: fid -->\n| scale | mode | seed |")
-    assert made.endswith(f"| 20 | clip | 0 | 30 |\n{marked.END}\nbelow\n")
+    assert made.startswith("above\n<!-- sweep small: fid -->\n| scale | mode | runs |")
+    assert made.endswith(f"| 20 | clip | 1 | 30 |\n{marked.END}\nbelow\n")
     assert marked.fill(made, tmp_path) == made
     rows[0]["metrics"]["fid"] = 7.0
     result.write_rows(tmp_path / "small.jsonl", rows)
