@@ -34,11 +34,12 @@ def benchmark(config: defaults.Config, *, repeats: int = MIN_REPEATS) -> dict[st
     parts = abstract.abstract_step(config, mesh)
     try:
         start = time.perf_counter()
-        program = parts.step.lower(parts.state, parts.batch).compile()
+        program = parts.step.lower(parts.state, parts.batch, parts.seed).compile()
         compile_seconds = time.perf_counter() - start
         state = make_state(config, parts.state)
         batch = sharding.to_global(make_batch(config, parts.batch), mesh)
-        seconds, skipped = time_steps(program, state, batch, repeats)
+        seed = sharding.replicate(np.int32(config.seed), mesh)
+        seconds, skipped = time_steps(program, state, batch, seed, repeats)
     except jax.errors.JaxRuntimeError as error:
         if "RESOURCE_EXHAUSTED" not in str(error):
             raise
@@ -150,7 +151,7 @@ def make_batch(config: defaults.Config, like: dict[str, Any]) -> dict[str, np.nd
 
 
 def time_steps(
-    program: jax.stages.Compiled, state: Any, batch: Any, repeats: int
+    program: jax.stages.Compiled, state: Any, batch: Any, seed: Any, repeats: int
 ) -> tuple[list[float], int]:
     """Seconds of `repeats` steps after a few that are not counted; updates skipped.
 
@@ -159,7 +160,7 @@ def time_steps(
     seconds, skipped = [], 0
     for step in range(WARM_UP_STEPS + repeats):
         start = time.perf_counter()
-        state, metrics, _ = jax.block_until_ready(program(state, batch))
+        state, metrics, _ = jax.block_until_ready(program(state, batch, seed))
         if step >= WARM_UP_STEPS:
             seconds.append(time.perf_counter() - start)
             skipped += int(metrics["skipped_updates"][0])

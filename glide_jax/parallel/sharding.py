@@ -123,6 +123,11 @@ def to_global(batch: Mapping[str, np.ndarray], mesh: Mesh) -> dict[str, jax.Arra
     }
 
 
+def replicate(value: np.ndarray | np.generic, mesh: Mesh) -> jax.Array:
+    """The value, the same in every process, whole on every device."""
+    return jax.make_array_from_process_local_data(replicated(mesh), np.asarray(value))
+
+
 def make_constrain(mesh: Mesh) -> Callable[[jax.Array], jax.Array]:
     """A function that pins an activation's first axis to the batch axes.
 

@@ -67,7 +67,7 @@ def compile_step(config: Config, topology: topologies.Topology) -> Compiled:
     compiler = f"libtpu {importlib.metadata.version('libtpu')}, jax {jax.__version__}"
     start = time.perf_counter()
     try:
-        program = step.step.lower(step.state, step.batch).compile()
+        program = step.step.lower(step.state, step.batch, step.seed).compile()
     except jax.errors.JaxRuntimeError as error:
         needed, available = read_out_of_memory(str(error))
         seconds = time.perf_counter() - start

@@ -24,12 +24,13 @@ from glide_jax.train import state as states
 class AbstractStep(NamedTuple):
     """The train step of a run, and what it takes, as ShapeDtypeStructs with shardings.
 
-    `step.lower(state, batch).compile()` compiles it.
+    `step.lower(state, batch, seed).compile()` compiles it.
     """
 
     step: step.TrainStep
     state: states.TrainState
     batch: dict[str, jax.ShapeDtypeStruct]
+    seed: jax.ShapeDtypeStruct
 
 
 def abstract_step(config: Config, mesh: Mesh) -> AbstractStep:
@@ -47,6 +48,7 @@ def abstract_step(config: Config, mesh: Mesh) -> AbstractStep:
         step.jit_train_step(train_step, mesh, where),
         with_places(state, where),
         abstract_batch(config, mesh),
+        jax.ShapeDtypeStruct((), jnp.int32, sharding=sharding.replicated(mesh)),
     )
 
 

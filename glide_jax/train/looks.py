@@ -108,7 +108,7 @@ class Looks:
         for batch in run.validation:
             if self._is_stopping():
                 return False
-            found = run.eval_step(params, sharding.to_global(batch, run.mesh))
+            found = run.eval_step(params, sharding.to_global(batch, run.mesh), run.seed)
             for name, pair in jax.device_get(found).items():
                 sums[name] = sums.get(name, 0.0) + np.asarray(pair, np.float64)
         row = {

@@ -181,7 +181,9 @@ class Loop:
             else:
                 with self.profiler.step(step, state), window.part(part):
                     batch = sharding.to_global(batch, run.mesh)
-                    state, step_metrics, details = run.train_step(state, batch)
+                    state, step_metrics, details = run.train_step(
+                        state, batch, run.seed
+                    )
                 window.add(step, step_metrics, details)
                 part = "dispatch"
             self.bar.update()

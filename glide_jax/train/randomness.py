@@ -24,15 +24,17 @@ STREAMS = {
 }
 
 Step = Int[shapes.Array, ""] | int
+# Traced in the step's program, so that runs of several seeds share one compilation.
+Seed = Int[shapes.Array, ""] | int
 
 
-def stream_key(seed: int, stream: str) -> shapes.PRNGKey:
+def stream_key(seed: Seed, stream: str) -> shapes.PRNGKey:
     """The root key of one stream of a run."""
     return jax.random.fold_in(jax.random.key(seed), STREAMS[stream])
 
 
 def example_keys(
-    seed: int, stream: str, step: Step, example_index: shapes.Timesteps
+    seed: Seed, stream: str, step: Step, example_index: shapes.Timesteps
 ) -> shapes.PRNGKeys:
     """One key per example: (B,) from its global example index, and the step."""
     step_key = jax.random.fold_in(stream_key(seed, stream), step)

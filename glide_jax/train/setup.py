@@ -57,6 +57,7 @@ class Run:
     checkpoints: store.CheckpointStore
     train_step: step.TrainStep
     eval_step: Callable[..., objectives.Metrics]
+    seed: jax.Array  # int32, on the mesh: an argument of both steps
     validation: list[schema.Batch]  # the rows of this process, as in training
     grid: schema.Batch | None  # the first validation examples, whole in every process
     part: tuple[int, int]  # (i, n): this process reads the i-th of n slices of rows
@@ -133,6 +134,7 @@ def prepare(
         checkpoints=checkpoints,
         train_step=train_step,
         eval_step=eval_step,
+        seed=sharding.replicate(np.int32(config.seed), mesh),
         validation=validation,
         grid=_grid_batch(config, held_out, tokenizer),
         part=part,

@@ -26,7 +26,8 @@ AVERAGED_LOSSES, LOSSES_BEFORE_SPIKES = 100, 20
 # timestep and loss; of the batch whether it was a loss_spike, and skipped_in_a_row.
 Details = dict[str, jax.Array]
 TrainStep = Callable[
-    [TrainState, objectives.Batch], tuple[TrainState, objectives.Metrics, Details]
+    [TrainState, objectives.Batch, randomness.Seed],
+    tuple[TrainState, objectives.Metrics, Details],
 ]
 
 
@@ -36,7 +37,10 @@ def make_train_step(
     *,
     pin: accumulation.Pin = lambda tree: tree,
 ) -> TrainStep:
-    """(state, batch) -> (state, metrics, details); metrics are (sum, count) pairs.
+    """(state, batch, seed) -> (state, metrics, details).
+
+    Metrics are (sum, count) pairs. The seed is an argument and not a constant of the
+    program: a sweep over seeds compiles once.
 
     An update whose gradient is not finite, or whose loss is a spike
     (train.skip_loss_above), is skipped: the step counts, the batch is consumed,
@@ -46,10 +50,10 @@ def make_train_step(
     optim = optimizer.make_optimizer(config.optim)
     learning_rate = optimizer.make_learning_rate(config.optim, config.train.num_steps)
 
-    def train_step(state: TrainState, batch: objectives.Batch):
+    def train_step(state: TrainState, batch: objectives.Batch, seed: randomness.Seed):
         def make_keys_of(rows):
             return lambda stream: randomness.example_keys(
-                config.seed, stream, state.step, rows["example_index"]
+                seed, stream, state.step, rows["example_index"]
             )
 
         grads, aux = accumulation.gradient(
@@ -177,14 +181,14 @@ def jit_train_step(
     on_devices = sharding.on_devices(state_shardings)
     everywhere = sharding.replicated(mesh)
 
-    def step_on_devices(state, batch):
+    def step_on_devices(state, batch, seed):
         if on_devices != state_shardings:
             state = jax.device_put(state, on_devices)
-        return train_step(state, batch)
+        return train_step(state, batch, seed)
 
     return jax.jit(
         step_on_devices,
-        in_shardings=(state_shardings, sharding.batch_sharding(mesh)),
+        in_shardings=(state_shardings, sharding.batch_sharding(mesh), everywhere),
         out_shardings=(state_shardings, everywhere, everywhere),
         donate_argnums=0,
     )
@@ -218,14 +222,14 @@ def pin_to(params_shardings: Any) -> accumulation.Pin:
 
 
 def make_eval_step(config: Config, objective: objectives.Objective) -> Callable:
-    """(params, batch) -> metrics of a validation batch, the same draws every time."""
+    """(params, batch, seed) -> metrics of a validation batch, with fixed draws."""
 
-    def eval_step(params, batch):
+    def eval_step(params, batch, seed):
         # The step is no part of it, so that losses of different steps compare; and of
         # the streams only the noise is drawn in validation.
         def make_keys_of(rows):
             return lambda stream: randomness.example_keys(
-                config.seed, "validation", 0, rows["example_index"]
+                seed, "validation", 0, rows["example_index"]
             )
 
         return accumulation.metrics(

@@ -118,7 +118,9 @@ def start(config: defaults.Config, mesh) -> tuple[Any, states.TrainState]:
     )
     state = begin(make_params(described.params))
     train_step = step.make_train_step(config, objective, pin=step.pin_to(where.params))
-    return step.jit_train_step(train_step, mesh, where), state
+    jitted = step.jit_train_step(train_step, mesh, where)
+    seed = sharding.replicate(np.int32(config.seed), mesh)
+    return lambda state, batch: jitted(state, batch, seed), state
 
 
 def make_params(described: Any) -> Any:

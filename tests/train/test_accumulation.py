@@ -98,7 +98,7 @@ def test_validation_in_parts_has_the_metrics_of_the_whole_batch(kind):
         objective = objectives.make_objective(config, 0, is_training=False)
         params = objective.init(jax.random.key(0))
         eval_step = jax.jit(step.make_eval_step(config, objective))
-        return eval_step(params, mesh_runs.make_batch(config, 0))
+        return eval_step(params, mesh_runs.make_batch(config, 0), 0)
 
     whole, in_parts = measured(1), measured(4)
     assert whole.keys() == in_parts.keys()

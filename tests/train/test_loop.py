@@ -540,8 +540,8 @@ def test_a_device_that_remembers_wrongly_is_found(tokenizer_folder, tmp_path):
         def prepare_broken(*args, **settings):
             run, state = prepare(*args, **settings)
 
-            def train_step(state, batch):
-                state, *told = run.train_step(state, batch)
+            def train_step(state, batch, seed):
+                state, *told = run.train_step(state, batch, seed)
                 if int(state.step) == 4:
                     leaves, treedef = jax.tree.flatten(state.params)
                     params = treedef.unflatten([flip(leaves[0]), *leaves[1:]])

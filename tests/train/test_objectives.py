@@ -80,13 +80,13 @@ def test_validation_keeps_captions_spreads_timesteps_and_repeats_itself(make_con
     params = random_params(objective.init)
     evaluate = jax.jit(step.make_eval_step(config, objective))
     batch = make_batch()
-    first, again = evaluate(params, batch), evaluate(params, batch)
+    first, again = evaluate(params, batch, 0), evaluate(params, batch, 0)
     assert first["loss"] == again["loss"]
     # One timestep in the middle of each eighth of the chain: two in each quartile.
     assert [float(first[f"loss_q{i}"][1]) for i in range(4)] == [2.0] * 4
     quartiles = sum(float(first[f"loss_q{i}"][0]) for i in range(4))
     np.testing.assert_allclose(quartiles, float(first["loss"][0]), rtol=1e-5)
-    other = evaluate(params, {**batch, "tokens": batch["tokens"][::-1]})
+    other = evaluate(params, {**batch, "tokens": batch["tokens"][::-1]}, 0)
     assert first["loss"] != other["loss"], "the caption was dropped"
 
 

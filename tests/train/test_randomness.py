@@ -2,13 +2,18 @@
 
 from __future__ import annotations
 
+import dataclasses
 import itertools
+import pathlib
 
 import jax
 import jax.numpy as jnp
 import numpy as np
+import pytest
 
-from glide_jax.train import randomness
+from glide_jax.parallel import mesh as meshes
+from glide_jax.train import abstract, randomness
+from tests.train import small_runs
 
 
 def bits(seed=0, stream="noise", step=3, rows=(0, 1, 2, 3)) -> np.ndarray:
@@ -45,3 +50,24 @@ def test_streams_keep_their_numbers():
         "dropout": 4,
         "validation": 5,
     }
+
+
+@pytest.mark.parametrize("model", [small_runs.TEXT2IM, small_runs.CLIP])
+def test_the_step_of_every_seed_is_one_program_with_other_draws(model):
+    """A sweep over seeds compiles once: no seed is a constant of the program."""
+    config = small_runs.make_config(pathlib.Path("unread"), model)
+    mesh = meshes.make_mesh(config.mesh)
+
+    def text_of(seed):
+        parts = abstract.abstract_step(dataclasses.replace(config, seed=seed), mesh)
+        return parts.step.lower(parts.state, parts.batch, parts.seed).as_text()
+
+    assert text_of(0) == text_of(1)
+
+
+def test_a_traced_seed_draws_what_a_constant_one_draws():
+    rows = jnp.arange(4, dtype=jnp.int32)
+    draw = jax.jit(lambda seed: randomness.example_keys(seed, "noise", 3, rows))
+    for seed in (0, 1, 2**31 - 1):
+        drawn = jax.random.key_data(draw(jnp.int32(seed)))
+        np.testing.assert_array_equal(drawn, bits(seed=seed))
