@@ -64,6 +64,16 @@ class Machine:
         return share * self.chip.memory_bytes / self.chip.devices
 
     @property
+    def memory_note(self) -> str:
+        """What part of the memory `memory_bytes` is; "" where it is all of it."""
+        if self.is_tpu:
+            return ""
+        return (
+            f"usable: {JAX_GPU_MEMORY_SHARE:.0%} of {self.chip.memory_bytes / 1e9:.0f} "
+            "GB, what JAX reserves of a GPU (XLA_PYTHON_CLIENT_MEM_FRACTION raises it)"
+        )
+
+    @property
     def is_tpu(self) -> bool:
         """Whether libtpu can compile for it."""
         return bool(self.shapes)

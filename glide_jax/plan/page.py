@@ -78,6 +78,8 @@ def _memory(report):
     for name, note in _MEMORY_NOTES.items():
         lines.append(f"  {name:<14} {sizes[name] / GIB:>8.2f}   {note}")
     verdict = "fits" if report["fits"] else "DOES NOT FIT"
+    if note := report["memory_note"]:
+        lines.append(f"  {note}")
     lines.append(
         f"  {'total':<14} {sizes['total'] / GIB:>8.2f}   of {room / GIB:.2f}: {verdict}"
     )

@@ -27,22 +27,24 @@ def make_plan(
       mfu: share of the peak that is assumed.
       price: of a chip-hour.
       pictures: to draw with the model, whose cost is wanted too.
-      compiles: ask the compiler too, if it is here.
+      compiles: also compile the step; an error where the compiler is missing.
       searches: take the remat policies and microbatches that `search` ranks first, and
         compile those.
 
     Raises:
-      UserError: what a start on those devices would refuse.
+      UserError: what a start on those devices would refuse; `compiles` without the
+        compiler.
     """
     given = problem.make_problem(config, topology)
     ranking = search.rank(given, mfu=mfu) if searches else []
     if ranking:
         given = given.with_train(**ranking[0].settings())
     program, missing = None, []
-    if compiles or searches:
+    if searches and not compiles:
+        # A search ranks by formula as well; only its last step needs the compiler.
         missing = topologies.missing_for_compiling(topology)
-        if not missing:
-            program = compiled.compile_step(given.config, topology)
+    if compiles or (searches and not missing):
+        program = compiled.compile_step(given.config, topology)
     return report.make_report(
         given,
         mfu=mfu,

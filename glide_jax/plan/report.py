@@ -83,6 +83,7 @@ def _memory(given: problem.Problem) -> dict[str, Any]:
     return {
         "bytes_per_device": dataclasses.asdict(device) | {"total": device.total},
         "bytes_available_per_device": where.machine.memory_bytes,
+        "memory_note": where.machine.memory_note,
         "fits": device.total <= where.machine.memory_bytes,
         "checkpoint_bytes": state.total,
         "host_bytes_peak": host.total,

@@ -229,13 +229,13 @@ def missing_for_compiling(topology: Topology) -> list[str]:
     """Why nothing can be compiled for these chips here, a sentence each; often none."""
     if not topology.machine.is_tpu:
         return [
-            f"no compiler for {topology.machine.name}: XLA compiles for a GPU only "
-            "where one is; bytes are by formula"
+            f"there is no compiler for {topology.machine.name} here: XLA compiles for "
+            "a GPU only on a machine with one; without --compile bytes are by formula"
         ]
     if importlib.util.find_spec("libtpu") is None:
         return [
-            "libtpu is not installed, which compiles for TPUs on any CPU: bytes are by "
-            'formula; pip install -e ".[tpu]"'
+            "libtpu, which compiles for TPUs on any CPU, is not installed; "
+            'pip install -e ".[tpu]", or leave --compile out: bytes are by formula'
         ]
     return []
 

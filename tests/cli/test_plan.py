@@ -71,23 +71,23 @@ def test_the_page_answers_in_order(capsys):
     assert max(map(len, page.splitlines())) <= 100
 
 
-def test_gpus_cannot_be_compiled_for_and_the_rest_still_comes(capsys):
-    report = planned(capsys, f"{BASE}:released", "--chips=h100:8", "--compile")
-    assert report["compiler"] is None
-    assert "h100" in report["missing"][0]
-    assert report["seconds_per_step"] > 0
-
-
-def test_without_libtpu_the_rest_still_comes_and_its_absence_is_told(
-    capsys, monkeypatch
-):
+def test_compile_without_a_compiler_is_an_error(capsys, monkeypatch):
     from glide_jax.plan import topology
 
+    words = ["plan", f"{BASE}:released", "--compile"]
+    assert main.run([*words, "--chips=h100:8"]) == 2
     monkeypatch.setattr(topology.importlib.util, "find_spec", lambda name: None)
-    assert main.run(["plan", f"{BASE}:released", WHERE, "--compile"]) == 0
+    assert main.run([*words, WHERE]) == 2
+    gpu, tpu = capsys.readouterr().err.splitlines()
+    assert "h100" in gpu
+    assert 'pip install -e ".[tpu]"' in tpu
+
+
+def test_a_search_without_a_compiler_ranks_by_formula_and_says_so(capsys):
+    assert main.run(["plan", f"{BASE}:released", "--chips=h100:8", "--search"]) == 0
     page = capsys.readouterr().out
-    assert "missing: libtpu is not installed" in page
-    assert 'pip install -e ".[tpu]"' in page
+    assert "missing: there is no compiler for h100" in page
+    assert "75% of 80 GB" in page
 
 
 def test_a_search_plans_with_what_it_found(capsys):
