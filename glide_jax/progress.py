@@ -1,4 +1,4 @@
-"""How far a loop is and how long it has left: a bar, or a line now and then in logs."""
+"""Shows how far a loop is and the time left: a bar, or lines at intervals in logs."""
 
 from __future__ import annotations
 
@@ -18,8 +18,9 @@ class ProgressBar:
     """A bar on a terminal; elsewhere one line each LOG_EVERY_SECS, so logs stay short.
 
     A context manager, inside of which log records go above the bar. `initial` is where
-    a resumed loop starts: the rate counts only what was done since. One that is not
-    `enabled` stays silent.
+    a resumed loop starts. The rate and the time left count from the first update on,
+    because the first step compiles its program. A bar that is not `enabled` writes
+    nothing.
     """
 
     def __init__(
@@ -34,7 +35,8 @@ class ProgressBar:
         self._stream = sys.stderr if stream is None else stream
         self._is_terminal = self._stream.isatty()
         self._redirection = contextlib.ExitStack()
-        self._last_line_secs = time.monotonic()
+        self._start_secs = self._last_line_secs = time.monotonic()
+        self._is_first = True
         self._bar = tqdm.tqdm(
             total=total,
             desc=description,
@@ -60,6 +62,10 @@ class ProgressBar:
         """Counts n more."""
         self._bar.update(n)
         now = time.monotonic()
+        if self._is_first:
+            self._is_first = False
+            self._bar.initial = self._bar.n
+            self._bar.start_t = self._bar.last_print_t = time.time()
         if self._bar.disable or self._is_terminal:
             return
         if now - self._last_line_secs >= LOG_EVERY_SECS:
@@ -75,14 +81,18 @@ class ProgressBar:
 
     def _write_line(self) -> None:
         bar = self._bar.format_dict
-        done, total, initial = bar["n"], bar["total"], bar["initial"]
-        rate = (done - initial) / max(bar["elapsed"], 1e-9)
-        left = f"{(total - done) / rate:.0f} s left" if rate else "time left unknown"
+        done, total = bar["n"], bar["total"]
+        counted = done - bar["initial"]
+        rate = counted / max(bar["elapsed"], 1e-9)
+        if done >= total:
+            end = f"{time.monotonic() - self._start_secs:.1f} s in all"
+        else:
+            end = f"{(total - done) / rate:.0f} s left" if counted else "just started"
         parts = [
             f"{self._bar.desc.removesuffix(': ')}: {done}/{total}",
             f"{100 * done / max(total, 1):.0f}%",
-            f"{rate:.3g}/s",
-            left,
+            *([f"{rate:.3g}/s"] if counted else []),
+            end,
             *([bar["postfix"]] if bar["postfix"] else []),
         ]
         self._stream.write(", ".join(parts) + "\n")

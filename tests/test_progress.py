@@ -54,8 +54,29 @@ def test_closing_twice_writes_once():
     bar = progress.ProgressBar(1, "sample", stream=log)
     bar.close()
     bar.close()
-    assert log.getvalue().count("\n") == 1
-    assert "time left unknown" in log.getvalue()
+    assert log.getvalue() == "sample: 0/1, 0%, just started\n"
+
+
+def test_the_time_left_excludes_the_first_step_which_compiles():
+    log = io.StringIO()
+    with progress.ProgressBar(12, "train", stream=log) as bar:
+        time.sleep(0.3)
+        for _ in range(11):
+            bar.update(1)
+            time.sleep(0.005)
+    rate = float(log.getvalue().split("%, ")[1].split("/s")[0])
+    # Eleven updates in 0.36 s are 30 a second; ten of them in 0.06 s are more.
+    assert rate > 60
+
+
+def test_a_finished_loop_shows_its_time_and_no_time_left():
+    for updates in ([1, 1], [2]):
+        log = io.StringIO()
+        with progress.ProgressBar(2, "draw", stream=log) as bar:
+            for n in updates:
+                bar.update(n)
+        assert "s in all" in log.getvalue()
+        assert "left" not in log.getvalue()
 
 
 def test_a_terminal_gets_a_bar_with_rate_and_fields():

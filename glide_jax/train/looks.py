@@ -6,8 +6,9 @@ A look that a signal cuts off is made when the run goes on, before its next step
 from __future__ import annotations
 
 import json
+import logging
 import pathlib
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 
 import jax
 import numpy as np
@@ -117,6 +118,7 @@ class Looks:
             if count > 0
         }
         self._writer.scalars(step, row)
+        logging.info(_line(step, "validation", row))
         return True
 
     def _draw_grid(self, state: states.TrainState, step: int) -> bool:
@@ -138,6 +140,7 @@ class Looks:
         self._keep_picture("evaluation", "evaluations", step, picture)
         row = {f"evaluation/{name}": value for name, value in figures.items()}
         self._writer.scalars(step, row)
+        logging.info(_line(step, "evaluation", row))
         discard()
         return True
 
@@ -151,9 +154,20 @@ class Looks:
             scratch = path.with_suffix(".tmp")
             Image.fromarray(picture).save(scratch, format="PNG")
             scratch.replace(path)
+            logging.info("step %d: %s saved to %s", step, name, path)
 
     def _picture_path(self, folder: str, step: int) -> pathlib.Path:
         return self._run.workdir / folder / f"{step:08d}.png"
+
+
+def _line(step: int, group: str, row: Mapping[str, float]) -> str:
+    """The metrics of a group in one line, without the parts by quarter of the noise."""
+    parts = [
+        f"{name.removeprefix(f'{group}/')} {value:.4g}"
+        for name, value in row.items()
+        if not name[:-1].endswith("_q")
+    ]
+    return f"step {step}: {group} {', '.join(parts)}"
 
 
 def first_average(run: setup.Run, state: states.TrainState) -> shapes.Params:

@@ -141,7 +141,7 @@ def _train(
     return lifecycle.ExitCode.OK
 
 
-@dataclasses.dataclass(frozen=True)
+@dataclasses.dataclass
 class Loop:
     """What the steps of a run are made with."""
 
@@ -153,6 +153,7 @@ class Loop:
     bar: progress.ProgressBar
     is_stopping: Callable[[], bool]
     stop: lifecycle.StopRequest  # heeded between two polls, where data do not come
+    has_warned_of_input: bool = False
 
     def go_on(
         self, state: states.TrainState, step: int, passed_over: rewind.PassedOver
@@ -216,6 +217,10 @@ class Loop:
         if "loss" in row:
             self.bar.note(loss=row["loss"])
         logging.info(speed.line(step, row))
+        warning = speed.input_warning(self.run.config, row)
+        if warning and not self.has_warned_of_input:
+            self.has_warned_of_input = True
+            logging.warning(warning)
         self.writer.scalars(step, row)
         check_loss_scale(self.run.config, row, step)
         if step == self.run.config.train.num_steps:

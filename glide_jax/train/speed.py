@@ -1,4 +1,4 @@
-"""How fast a run is, what it has used so far, and which host holds it up.
+"""Measures how fast a run is, what it has used, and which host is the slowest.
 
 Model FLOPs utilisation, by the formula that papers report (PaLM, appendix B):
 
@@ -28,6 +28,8 @@ from glide_jax.parallel import chips
 from glide_jax.train import clock
 
 TRAIN_TO_FORWARD = 3
+# A step that waits longer than this share is told to be bound by its input.
+INPUT_BOUND_FRAC = 0.5
 FORMULA = "3 * forward FLOPs of an image * images/s / (chips * peak FLOP/s of a chip)"
 
 
@@ -82,7 +84,7 @@ class Meter:
         whole = sum(parts.values())
         training = whole - sum(parts[name] for name in clock.PAUSES)
         batch, devices = self.config.train.global_batch_size, jax.device_count()
-        found = {"step_seconds": whole}
+        found = {"step_seconds": whole, "training_seconds": training}
         found |= {f"{name}_seconds": seconds for name, seconds in parts.items()}
         if lap["compile"]:
             found["compile_seconds"] = lap["compile"]
@@ -132,6 +134,18 @@ def memory() -> dict[str, int]:
     return found | {"memory/host_peak_bytes": host_peak_bytes()}
 
 
+def input_warning(config: Config, row: Mapping[str, float | int]) -> str:
+    """What to do about a step that mostly waits for its batch; "" where it does not."""
+    wait, whole = row["speed/input_wait_seconds"], row["speed/training_seconds"]
+    if wait < INPUT_BOUND_FRAC * whole:
+        return ""
+    return (
+        f"the run is bound by its input: {wait:.3g} s of a step of {whole:.3g} s wait "
+        f"for the next batch. Store pictures of about {2 * config.model.image_px} px, "
+        f"or raise data.num_threads, now {config.data.num_threads}"
+    )
+
+
 def host_peak_bytes() -> int:
     """The most memory that this process has held on its host."""
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
@@ -139,9 +153,12 @@ def host_peak_bytes() -> int:
 
 
 def line(step: int, row: Mapping[str, float | int]) -> str:
-    """One line of a log row for people and grep."""
+    """One line of a log row for people and grep.
+
+    The seconds of a step are those of the images/s: without pauses and compilation.
+    """
     parts = [
-        f"{row['speed/step_seconds']:.3g} s",
+        f"{row['speed/training_seconds']:.3g} s",
         f"{row['speed/images_per_second_per_chip']:.3g} images/s/chip",
         f"{row['speed/tflops_per_second_per_chip']:.3g} TFLOP/s/chip",
     ]

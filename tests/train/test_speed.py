@@ -92,7 +92,7 @@ def test_hours_and_examples_are_those_of_all_starts():
 
 def test_a_line_tells_of_utilisation_where_it_is_known():
     row = {
-        "speed/step_seconds": 0.51234,
+        "speed/training_seconds": 0.51234,
         "speed/images_per_second_per_chip": 31.234,
         "speed/tflops_per_second_per_chip": 12.345,
         "loss": 0.042111,
@@ -101,6 +101,19 @@ def test_a_line_tells_of_utilisation_where_it_is_known():
     assert speed.line(100, row) == f"{rates}, loss 0.04211"
     row["speed/mfu"] = 0.4123
     assert speed.line(100, row) == f"{rates}, MFU 41.2%, loss 0.04211"
+
+
+def test_a_run_bound_by_its_input_is_warned_of():
+    fast = {"speed/input_wait_seconds": 0.1, "speed/training_seconds": 0.5}
+    assert speed.input_warning(CONFIG, fast) == ""
+    slow = fast | {"speed/input_wait_seconds": 0.4}
+    assert "data.num_threads" in speed.input_warning(CONFIG, slow)
+
+
+def test_seconds_and_images_of_a_line_are_of_one_clock():
+    row = speed.Meter(CONFIG).row(10, LAP, steps=4, elapsed=1800.0)
+    images = CONFIG.train.global_batch_size / row["speed/training_seconds"]
+    assert images == pytest.approx(row["speed/images_per_second"])
 
 
 @pytest.mark.skipif(not sys.platform.startswith("linux"), reason="reads /proc")
