@@ -36,6 +36,14 @@ from glide_jax.errors import UserError
 BOARD_PAUSE_SECS = 60
 # Between attempts to write a row: rides out a disk that is mounted again.
 WAITS_SECS = (0.1, 0.5, 2.0, 5.0)
+# Where Weights & Biases looks for a key, or for settings that make one needless.
+_WANDB_VARIABLES = (
+    "WANDB_API_KEY",
+    "WANDB_IDENTITY_TOKEN_FILE",
+    "WANDB_CONFIG_DIR",
+    "WANDB_DIR",
+)
+_WANDB_FILES = ("~/.netrc", "~/_netrc", "~/.config/wandb/settings", "wandb/settings")
 _NOT_FINITE = {"nan": math.nan, "inf": math.inf, "-inf": -math.inf}
 
 
@@ -236,12 +244,27 @@ class _Board:
         return self._file
 
 
-def check_wandb(project: str) -> None:
-    """Raises UserError where W&B is asked for and not installed."""
-    if project and importlib.util.find_spec("wandb") is None:
+def check_wandb(project: str, *, writes: bool = True) -> None:
+    """Raises UserError where W&B is asked for and cannot be used.
+
+    That is where it is not installed or, of the process that `writes` to it, where
+    there is certainly no key: neither in the environment nor in a file of W&B's.
+    """
+    if not project:
+        return
+    if importlib.util.find_spec("wandb") is None:
         raise UserError(
             f"log.wandb_project={project!r} needs Weights & Biases, which is not "
             'installed; pip install -e ".[wandb]", or leave it empty'
+        )
+    is_offline = os.environ.get("WANDB_MODE", "online") not in ("online", "shared")
+    named = any(name in os.environ for name in _WANDB_VARIABLES)
+    files = (os.environ.get("NETRC"), *_WANDB_FILES)
+    stored = any(pathlib.Path(path).expanduser().exists() for path in files if path)
+    if writes and not (is_offline or named or stored):
+        raise UserError(
+            f"log.wandb_project={project!r}: there is no key of Weights & Biases here; "
+            "`wandb login` first, or set WANDB_API_KEY or WANDB_MODE=offline"
         )
 
 

@@ -207,3 +207,26 @@ def test_only_a_run_that_asks_for_it_needs_weights_and_biases(monkeypatch):
     metrics.check_wandb("")
     with pytest.raises(UserError, match=r"log.wandb_project='glide' needs"):
         metrics.check_wandb("glide")
+
+
+def test_weights_and_biases_without_a_key_is_refused_before_the_run(
+    tmp_path, monkeypatch
+):
+    pytest.importorskip("wandb", reason='needs pip install -e ".[wandb]"')
+    for name in ("WANDB_API_KEY", "WANDB_MODE", "NETRC", "WANDB_DIR"):
+        monkeypatch.delenv(name, raising=False)
+    monkeypatch.setenv("HOME", str(tmp_path))
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(UserError, match="wandb login"):
+        metrics.check_wandb("glide")
+    metrics.check_wandb("glide", writes=False)
+    for name, value in (
+        ("WANDB_API_KEY", "0" * 40),
+        ("WANDB_MODE", "offline"),
+        ("WANDB_MODE", "disabled"),
+    ):
+        with monkeypatch.context() as patched:
+            patched.setenv(name, value)
+            metrics.check_wandb("glide")
+    (tmp_path / ".netrc").write_text("machine api.wandb.ai login user password x")
+    metrics.check_wandb("glide")

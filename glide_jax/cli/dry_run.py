@@ -2,44 +2,76 @@
 
 from __future__ import annotations
 
+import logging
 import math
+import pathlib
+from collections.abc import Collection
 
 import jax
 
 from glide_jax import shapes
+from glide_jax.cli import evaluate_hook
 from glide_jax.config import resolve, validate
 from glide_jax.config.defaults import Config
 from glide_jax.models import build
 from glide_jax.parallel import mesh as meshes
 from glide_jax.parallel import sharding
-from glide_jax.train import abstract, init_from, objectives, setup
+from glide_jax.train import abstract, setup
 from glide_jax.train import state as states
 
 
-def report(config: Config, *, devices: int | None = None) -> str:
-    """The report as text; nothing is allocated or written.
+def check(
+    config: Config,
+    workdir: pathlib.Path | None = None,
+    *,
+    allow_change: Collection[str] = (),
+) -> abstract.Placed:
+    """Makes all checks of a start on this machine; nothing is written or downloaded.
+
+    Raises:
+      NoCheckpointError: of --workdir, see `setup.check`.
+      UserError: what would refuse the run at its start.
+    """
+    checked = setup.check(
+        config, workdir, allow_change=allow_change, may_download=False
+    )
+    if config.evaluate.every_steps:
+        evaluate_hook.read_inputs(config, checked.placed.mesh)
+    return checked.placed
+
+
+def check_elsewhere(
+    config: Config,
+    devices: int,
+    slices: int | None = None,
+    *,
+    allow_change: Collection[str] = (),
+) -> abstract.Placed:
+    """Makes the checks that a start on other devices makes of its settings alone.
 
     Args:
       config: of the run.
-      devices: of another machine that the run is planned for; None: of this one, whose
-        data and train.init_from have to be there.
+      devices: how many there are, in all slices.
+      slices: of TPUs; None: the devices are no TPUs.
+      allow_change: settings that may differ from the workdir's.
 
     Raises:
       UserError: what would refuse the run at its start.
     """
     validate.validate(config)
-    if devices is None:
-        mesh = meshes.make_mesh(config.mesh)
-    else:
-        mesh = meshes.make_abstract_mesh(config.mesh, devices)
-    abstract.check_fits(config, mesh)
-    if devices is None:
-        setup.open_sources(config)
-        if config.train.init_from:
-            origin = init_from.read_config(config.train.init_from)
-            init_from.check_fits(origin, config)
-    state = abstract.abstract_state(config, objectives.make_objective(config, 0))
-    where = abstract.place_state(config, state, mesh)
+    mesh = meshes.make_abstract_mesh(config.mesh, devices, slices)
+    placed = setup.check_placed(config, mesh, allow_change)
+    logging.info(
+        "settings checked for %d devices; not looked at here: data, tokenizer files, "
+        "train.init_from, --workdir, inputs of evaluations, Weights & Biases",
+        devices,
+    )
+    return placed
+
+
+def report(config: Config, placed: abstract.Placed) -> str:
+    """Settings, mesh, parameters and shardings of a checked run."""
+    mesh, state, where = placed
     parts = build.parameters_by_part(state.params)
     return "\n".join(
         [

@@ -11,12 +11,15 @@ import dataclasses
 import itertools
 import logging
 from collections.abc import Callable
+from typing import NamedTuple
 
 import jax
 import numpy as np
+from jax.sharding import Mesh
 
 from glide_jax import shapes
 from glide_jax.cli import grid_hook
+from glide_jax.config.defaults import Config
 from glide_jax.data import pipeline
 from glide_jax.eval import (
     collecting,
@@ -45,27 +48,48 @@ def make(run: setup.Run) -> looks.EvaluationHook | None:
     return _Evaluation(run) if run.config.evaluate.every_steps else None
 
 
+class Inputs(NamedTuple):
+    """What evaluations read beside the data.
+
+    Attributes:
+      extractor: of evaluate.features, on this process's default device: the pictures
+        are there already.
+      reference: of evaluate.reference.
+      names: of the figures that can be computed.
+    """
+
+    extractor: features.Extractor
+    reference: references.Reference
+    names: list[str]
+
+
+def read_inputs(config: Config, mesh: Mesh) -> Inputs:
+    """The inputs of the evaluations of a run; a start and a dry run read them.
+
+    Raises:
+      UserError: see `make`.
+    """
+    settings = config.evaluate
+    meshes.check_batch(settings.batch_size, mesh, path="evaluate.batch_size")
+    extractor = features.load(settings.features)
+    reference = references.read(settings.reference, extractor, config.model.image_px)
+    have = figures.available(
+        extractor,
+        reference,
+        has_clip=False,
+        has_captions=False,
+        batch_size=settings.batch_size,
+    )
+    return Inputs(extractor, reference, figures.choose([], have))
+
+
 class _Evaluation:
     """Draws held-out captions batch after batch; process 0 looks at the pictures."""
 
     def __init__(self, run: setup.Run):
         self._run, self._settings = run, run.config.evaluate
-        meshes.check_batch(
-            self._settings.batch_size, run.mesh, path="evaluate.batch_size"
-        )
-        # On this process's default device: the pictures are there already.
-        self._extractor = features.load(self._settings.features)
-        self._reference = references.read(
-            self._settings.reference, self._extractor, run.config.model.image_px
-        )
-        have = figures.available(
-            self._extractor,
-            self._reference,
-            has_clip=False,
-            has_captions=False,
-            batch_size=self._settings.batch_size,
-        )
-        self._names = figures.choose([], have)
+        inputs = read_inputs(run.config, run.mesh)
+        self._extractor, self._reference, self._names = inputs
         self._source = setup.open_sources(run.config)[1]
         self._draw = grid_hook.make_draw(run, self._settings.guidance_scale, run.mesh)
         self._calls = itertools.count()  # a run that goes back evaluates a step anew

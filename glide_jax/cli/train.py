@@ -15,12 +15,17 @@ import logging
 import os
 import pathlib
 import signal
+from typing import TYPE_CHECKING
 
 from absl import flags
 
 from glide_jax import lifecycle
 from glide_jax.cli import config_flag
 from glide_jax.errors import UserError
+
+if TYPE_CHECKING:
+    from glide_jax.config import defaults
+    from glide_jax.train import abstract
 
 
 def define_flags(values: flags.FlagValues) -> None:
@@ -39,15 +44,24 @@ def define_flags(values: flags.FlagValues) -> None:
     flags.DEFINE_bool(
         "dry_run",
         False,
-        "check all that a start would check, print the settings, parameters by part "
-        "and shardings, and end",
+        "check all that a start checks (with --workdir also that the run there goes "
+        "on), print the settings, parameters by part and shardings, and end; nothing "
+        "is written or downloaded",
         flag_values=values,
     )
     flags.DEFINE_integer(
         "devices",
         None,
-        "with --dry_run: plan for this many devices of another machine, whose data are "
-        "not looked for here",
+        "with --dry_run: check settings, mesh and batch for this many devices of "
+        "another machine; its data, files and --workdir are not looked for here",
+        lower_bound=1,
+        flag_values=values,
+    )
+    flags.DEFINE_integer(
+        "slices",
+        None,
+        "with --devices: how many slices of TPUs the devices are in; left out where "
+        "they are no TPUs",
         lower_bound=1,
         flag_values=values,
     )
@@ -77,10 +91,13 @@ def run(values: flags.FlagValues, arguments: list[str]) -> int:
     if values.dry_run:
         # Keeps nothing, so that Ctrl-C may end it at once.
         signal.signal(signal.SIGINT, signal.default_int_handler)
-        print(dry_run.report(config, devices=values.devices))
+        print(dry_run.report(config, _check(config, values)))
         return 0
-    if values.devices is not None:
-        raise UserError("--devices plans without training; add --dry_run, or drop it")
+    if values.devices is not None or values.slices is not None:
+        raise UserError(
+            "--devices and --slices check a start elsewhere; add --dry_run, or leave "
+            "them out"
+        )
     if not values.workdir:
         raise UserError("--workdir is missing, e.g. --workdir=runs/base")
     workdir = pathlib.Path(values.workdir)
@@ -94,6 +111,21 @@ def run(values: flags.FlagValues, arguments: list[str]) -> int:
             profile_steps=profile_steps,
             allow_change=values.allow_change,
         )
+
+
+def _check(config: defaults.Config, values: flags.FlagValues) -> abstract.Placed:
+    """The checks of --dry_run, on this machine or for --devices."""
+    from glide_jax.cli import dry_run
+
+    allowed = values.allow_change
+    if values.devices is not None:
+        return dry_run.check_elsewhere(
+            config, values.devices, values.slices, allow_change=allowed
+        )
+    if values.slices is not None:
+        raise UserError("--slices says where the devices are; add --devices=N")
+    workdir = pathlib.Path(values.workdir) if values.workdir else None
+    return dry_run.check(config, workdir, allow_change=allowed)
 
 
 def _quiet_others(process_id: int) -> None:

@@ -186,7 +186,7 @@ class MeshConfig:
     work.
 
     The *_dcn parts span slices over the data-centre network, the others the chips
-    of one slice.
+    of one slice. Where all *_dcn are 1, data_dcn is the number of slices of TPUs.
     """
 
     data: int = -1

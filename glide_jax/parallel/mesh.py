@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import math
 from collections.abc import Sequence
 
@@ -22,20 +23,23 @@ def make_mesh(
 ) -> Mesh:
     """The mesh of all `devices` (default: every device of every process).
 
-    An axis has `NAME_dcn` parts over the data-centre network, each of `NAME`
-    devices within a slice (hosts count as slices where devices name none). Axes
-    are Auto: the compiler propagates shardings. (jax.make_mesh now defaults to
-    Explicit, which refuses sharded convolution kernels.)
+    An axis has `NAME_dcn` parts over the data-centre network, each of `NAME` devices
+    within a slice; see `over_slices` for settings that name no parts. Only TPUs have
+    slices; of other devices each host counts as one where parts are named. Axes are
+    Auto: the compiler propagates shardings. (jax.make_mesh now defaults to Explicit,
+    which refuses sharded convolution kernels.)
 
     Raises:
       UserError: the sizes do not use every device exactly once, or the *_dcn
         parts do not match the number of slices.
     """
     devices = list(jax.devices() if devices is None else devices)
-    ici, dcn = _resolve_sizes(config, len(devices))
+    slices = count_slices(devices)
+    ici, dcn = _resolve_sizes(config, len(devices), slices)
     axis_types = (AxisType.Auto,) * len(AXES)
     if math.prod(dcn) > 1:
-        return Mesh(_hybrid_layout(ici, dcn, devices), AXES, axis_types=axis_types)
+        layout = _hybrid_layout(ici, dcn, devices)
+        return Mesh(layout, AXES, axis_types=axis_types)
     try:
         return jax.make_mesh(ici, AXES, axis_types=axis_types, devices=devices)
     except NotImplementedError:
@@ -44,15 +48,46 @@ def make_mesh(
         return Mesh(np.reshape(devices, ici), AXES, axis_types=axis_types)
 
 
-def make_abstract_mesh(config: defaults.MeshConfig, num_devices: int) -> AbstractMesh:
+def make_abstract_mesh(
+    config: defaults.MeshConfig, num_devices: int, num_slices: int | None = None
+) -> AbstractMesh:
     """The mesh of `num_devices` devices that need not exist, for shapes and shardings.
 
+    Args:
+      config: sizes of the axes.
+      num_devices: in all slices.
+      num_slices: of TPUs; None: the devices are no TPUs.
+
     Raises:
-      UserError: the sizes do not use every device exactly once.
+      UserError: as `make_mesh`.
     """
-    ici, dcn = _resolve_sizes(config, num_devices)
+    ici, dcn = _resolve_sizes(config, num_devices, num_slices)
     sizes = tuple(a * b for a, b in zip(ici, dcn, strict=True))
     return AbstractMesh(sizes, AXES, axis_types=(AxisType.Auto,) * len(AXES))
+
+
+def count_slices(devices: Sequence[jax.Device]) -> int | None:
+    """How many slices of TPUs the devices lie in; None of other devices.
+
+    (GPUs have a slice_index as well, which tells machines apart.)
+    """
+    if devices[0].platform != "tpu":
+        return None
+    return len({getattr(device, "slice_index", 0) for device in devices})
+
+
+def over_slices(
+    config: defaults.MeshConfig, num_slices: int | None
+) -> defaults.MeshConfig:
+    """The sizes that a mesh of `num_slices` slices is made with; plans use it as well.
+
+    Where all *_dcn sizes are 1, data_dcn becomes the number of slices: gradients cross
+    the slow network once a step, parameters never do.
+    """
+    named = tuple(getattr(config, f"{axis}_dcn") for axis in AXES)
+    if not num_slices or any(size != 1 for size in named):
+        return config
+    return dataclasses.replace(config, data_dcn=num_slices)
 
 
 def num_batch_shards(mesh: Mesh | AbstractMesh) -> int:
@@ -111,9 +146,10 @@ def check_batch(
 
 
 def _resolve_sizes(
-    config: defaults.MeshConfig, num_devices: int
+    config: defaults.MeshConfig, num_devices: int, num_slices: int | None
 ) -> tuple[tuple[int, ...], tuple[int, ...]]:
     """(sizes within a slice, parts over slices), with a -1 filled in."""
+    config = over_slices(config, num_slices)
     names = (*AXES, *(f"{axis}_dcn" for axis in AXES))
     sizes = [getattr(config, name) for name in names]
     given = ", ".join(f"mesh.{n}={s}" for n, s in zip(names, sizes, strict=True))
@@ -124,10 +160,13 @@ def _resolve_sizes(
         sizes[sizes.index(-1)] = num_devices // known
     elif -1 in sizes or known != num_devices:
         rule = "divide" if -1 in sizes else "equal"
+        where = f" in {num_slices} slices" if (num_slices or 1) > 1 else ""
         raise UserError(
             f"{given}: the product {known} does not {rule} the number of devices, "
-            f"{num_devices}; change a size, or set one to -1 for what is left"
+            f"{num_devices}{where}; change a size, or set one to -1 for what is left"
         )
+    if num_slices:
+        _check_parts(tuple(sizes[3:]), num_slices)
     return tuple(sizes[:3]), tuple(sizes[3:])
 
 
@@ -138,11 +177,7 @@ def _hybrid_layout(
     by_process = len(slices) == 1
     if by_process:
         slices = {device.process_index for device in devices}
-    if len(slices) != math.prod(dcn):
-        raise UserError(
-            f"the mesh.*_dcn sizes make {math.prod(dcn)} parts, but the devices lie in "
-            f"{len(slices)} slices; set them so that their product is {len(slices)}"
-        )
+    _check_parts(dcn, len(slices))
     return mesh_utils.create_hybrid_device_mesh(
         ici,
         dcn,
@@ -150,3 +185,12 @@ def _hybrid_layout(
         process_is_granule=by_process,
         allow_split_physical_axes=True,
     )
+
+
+def _check_parts(dcn: tuple[int, ...], num_slices: int) -> None:
+    if math.prod(dcn) != num_slices:
+        raise UserError(
+            f"the mesh.*_dcn sizes make {math.prod(dcn)} parts, but the number of "
+            f"slices is {num_slices}; set them so that their product is {num_slices}, "
+            "or leave all at 1: then mesh.data_dcn is the number of slices of TPUs"
+        )

@@ -7,14 +7,12 @@ refuse are refused here, before anything is allocated or compiled. Nobody looks 
 from __future__ import annotations
 
 import dataclasses
-import math
 from typing import Any
 
 from jax.sharding import AbstractMesh
 
 from glide_jax.config import validate
 from glide_jax.config.defaults import Config
-from glide_jax.errors import UserError
 from glide_jax.models import build
 from glide_jax.parallel import mesh as meshes
 from glide_jax.plan import topology as topologies
@@ -67,17 +65,12 @@ def make_problem(config: Config, topology: topologies.Topology) -> Problem:
       UserError: a setting that breaks a rule, a mesh that the devices do not fill, a
         batch that does not divide.
     """
-    mesh_config = topologies.over_slices(config.mesh, topology)
+    slices = topology.tpu_slices
+    mesh_config = meshes.over_slices(config.mesh, slices)
     config = dataclasses.replace(config, mesh=mesh_config)
     validate.validate(config)
-    mesh = meshes.make_abstract_mesh(mesh_config, topology.num_devices)
+    mesh = meshes.make_abstract_mesh(mesh_config, topology.num_devices, slices)
     spans = topologies.spans(mesh_config, mesh, topology)
-    parts = math.prod(span.slow for span in spans.values())
-    if topology.machine.is_tpu and parts != topology.num_slices:
-        raise UserError(
-            f"the mesh.*_dcn sizes make {parts} parts of {topology.num_slices} slices; "
-            f"set them so that their product is --slices={topology.num_slices}"
-        )
     abstract.check_fits(config, mesh)
     state = abstract.abstract_state(config, objectives.make_objective(config, pad_id=0))
     where = abstract.place_state(config, state, mesh)

@@ -69,6 +69,11 @@ class Topology:
         return self.devices_per_host
 
     @property
+    def tpu_slices(self) -> int | None:
+        """Slices as `parallel.mesh` counts them: None of GPUs."""
+        return self.num_slices if self.machine.is_tpu else None
+
+    @property
     def name(self) -> str:
         """As a flag takes it: v5p:4x4x8 or h100:64."""
         return f"{self.machine.name}:{'x'.join(map(str, self.shape))}"
@@ -176,18 +181,6 @@ def _parse_gpu(text: str) -> Topology:
             f"{per_host}; use up to {per_host} or a multiple, e.g. {kind}:64"
         )
     return Topology(machines.MACHINES[kind], (int(count),))
-
-
-def over_slices(mesh: defaults.MeshConfig, topology: Topology) -> defaults.MeshConfig:
-    """The mesh settings with every slice in use.
-
-    Where no *_dcn size is given, the data axis spans the slices: gradients cross the
-    slow network once a step, parameters never do.
-    """
-    named = (mesh.data_dcn, mesh.fsdp_dcn, mesh.tensor_dcn)
-    if topology.num_slices == 1 or named != (1, 1, 1):
-        return mesh
-    return dataclasses.replace(mesh, data_dcn=topology.num_slices)
 
 
 @dataclasses.dataclass(frozen=True)

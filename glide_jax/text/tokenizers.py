@@ -14,9 +14,11 @@ from collections.abc import Iterable, Sequence
 from typing import Protocol, SupportsInt, runtime_checkable
 
 from glide_jax import errors, shapes
-from glide_jax.text import batching, bpe, sentencepiece_model
+from glide_jax.text import batching, bpe, sentencepiece_model, vocabulary
 
 _RECORD = "tokenizer.json"
+# Names of published tokenizers, and how many ids each has.
+PUBLISHED = {"gpt2": 50257, "clip": 49408}
 
 
 @runtime_checkable
@@ -72,6 +74,15 @@ def make_tokenizer(spec: str) -> Tokenizer:
         f"tokenizer {spec!r} is neither a name nor an existing path; give gpt2, clip, "
         f"a SentencePiece .model file or a saved tokenizer's folder"
     )
+
+
+def is_here(spec: str) -> bool:
+    """Whether `make_tokenizer` needs no download for `spec`."""
+    files = {
+        "gpt2": (vocabulary.GPT2_ENCODER, vocabulary.GPT2_MERGES),
+        "clip": (vocabulary.CLIP_MERGES,),
+    }
+    return all(vocabulary.find(file) for file in files.get(spec, ()))
 
 
 def save(tokenizer: Tokenizer, folder: pathlib.Path) -> None:

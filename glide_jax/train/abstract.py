@@ -33,6 +33,27 @@ class AbstractStep(NamedTuple):
     seed: jax.ShapeDtypeStruct
 
 
+class Placed(NamedTuple):
+    """The state of a run in shapes, and where each part of it lies on the mesh.
+
+    The devices of an AbstractMesh need not be here.
+    """
+
+    mesh: Mesh | AbstractMesh
+    state: states.TrainState
+    where: states.TrainState
+
+
+def place(config: Config, mesh: Mesh | AbstractMesh) -> Placed:
+    """The state before the first step, which no pad id changes.
+
+    Raises:
+      UserError: see `place_state`.
+    """
+    state = abstract_state(config, objectives.make_objective(config, pad_id=0))
+    return Placed(mesh, state, place_state(config, state, mesh))
+
+
 def abstract_step(config: Config, mesh: Mesh) -> AbstractStep:
     """The jitted step of a run on a mesh; its devices may be a described topology's.
 

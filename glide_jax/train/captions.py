@@ -7,6 +7,8 @@ import pathlib
 from collections.abc import Mapping
 from typing import Any
 
+import numpy as np
+
 from glide_jax.config.defaults import Config
 from glide_jax.data import schema, sources
 from glide_jax.errors import UserError
@@ -35,16 +37,48 @@ def stored_tokenizer(
     return tokenizer
 
 
+class NoTokens:
+    """Stands in for a tokenizer that is not here: pictures are read, captions not."""
+
+    def encode_batch(
+        self, texts: list[str], context: int
+    ) -> tuple[np.ndarray, np.ndarray]:
+        """Empty captions: tokens int32 (B, context), text_mask bool (B, context)."""
+        shape = (len(texts), context)
+        return np.zeros(shape, np.int32), np.zeros(shape, bool)
+
+
+def check_name(config: Config) -> None:
+    """Raises UserError for what data.tokenizer can never name; looks at no file."""
+    kind, _, pieces = config.data.tokenizer.partition(":")
+    if kind == "sentencepiece" and not pieces.isdecimal():
+        raise UserError(
+            f"data.tokenizer={config.data.tokenizer!r} names no number of pieces; "
+            "e.g. sentencepiece:2048"
+        )
+    spec = config.data.tokenizer or DEFAULT_TOKENIZER
+    # The tokenizer of an origin may be another.
+    if spec in tokenizers.PUBLISHED and not config.train.init_from:
+        _check_size(config, tokenizers.PUBLISHED[spec])
+
+
 def find_tokenizer(
-    config: Config, source: schema.Source, origin: init_from.Origin | None
-) -> tokenizers.Tokenizer:
-    """The origin's, else the one that data.tokenizer names; they may not differ."""
+    config: Config,
+    source: schema.Source,
+    origin: init_from.Origin | None,
+    *,
+    may_download: bool = True,
+) -> tokenizers.Tokenizer | None:
+    """The origin's, else the one that data.tokenizer names; they may not differ.
+
+    None, and a line in the log, where `may_download` is not set and it is a published
+    one whose files are not here.
+    """
     spec = config.data.tokenizer
     kind, _, pieces = spec.partition(":")
     if origin is not None:
         is_own = kind == "sentencepiece" or (
-            spec
-            and tokenizers.make_tokenizer(spec).digest() != origin.tokenizer.digest()
+            spec and not _is_that_of(origin, spec, may_download)
         )
         if is_own:
             raise UserError(
@@ -53,12 +87,15 @@ def find_tokenizer(
             )
         return origin.tokenizer
     if kind != "sentencepiece":
-        return tokenizers.make_tokenizer(spec or DEFAULT_TOKENIZER)
-    if not pieces.isdecimal():
-        raise UserError(
-            f"data.tokenizer={config.data.tokenizer!r} names no number of pieces; "
-            "e.g. sentencepiece:2048"
-        )
+        spec = spec or DEFAULT_TOKENIZER
+        if not may_download and not tokenizers.is_here(spec):
+            logging.warning(
+                "data.tokenizer=%s is not in the cache, and a start downloads it: the "
+                "lengths of captions are not checked",
+                spec,
+            )
+            return None
+        return tokenizers.make_tokenizer(spec)
 
     def train() -> bytes:
         captions = sources.sample_captions(source, TOKENIZER_CAPTIONS, seed=config.seed)
@@ -69,11 +106,22 @@ def find_tokenizer(
     )
 
 
+def _is_that_of(origin: init_from.Origin, spec: str, may_download: bool) -> bool:
+    """Whether a name or path is the origin's tokenizer; by its kind if not here."""
+    if not may_download and not tokenizers.is_here(spec):
+        return origin.tokenizer.kind == spec
+    return tokenizers.make_tokenizer(spec).digest() == origin.tokenizer.digest()
+
+
 def check_vocabulary(config: Config, tokenizer: tokenizers.Tokenizer) -> None:
     """Raises UserError where the model has rows for fewer pieces."""
-    if tokenizer.vocab_size > config.model.vocab_size:
+    _check_size(config, tokenizer.vocab_size)
+
+
+def _check_size(config: Config, size: int) -> None:
+    if size > config.model.vocab_size:
         raise UserError(
-            f"the tokenizer has {tokenizer.vocab_size} pieces, "
+            f"the tokenizer has {size} pieces, "
             f"model.vocab_size={config.model.vocab_size} has rows for fewer; "
             "raise model.vocab_size or name a smaller data.tokenizer"
         )

@@ -66,7 +66,6 @@ def train(
         watchdog.Watchdog(config.train, workdir, stop) as dog,
     ):
         clock = clocks.Clock()
-        metrics.check_wandb(config.log.wandb_project)
         run, state = setup.prepare(
             config, workdir, allow_change=allow_change, check_stop=stop.check
         )

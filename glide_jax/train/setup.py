@@ -16,28 +16,27 @@ from typing import Any
 
 import jax
 import numpy as np
-from jax.sharding import Mesh
+from jax.sharding import AbstractMesh, Mesh
 
-from glide_jax import shapes
+from glide_jax import metrics, shapes
 from glide_jax.checkpoint import store
 from glide_jax.config import resolve, validate
 from glide_jax.config.defaults import Config
 from glide_jax.data import fault, pipeline, schema, sources
-from glide_jax.errors import UserError
 from glide_jax.models import build
-from glide_jax.parallel import distributed, sharding
 from glide_jax.parallel import mesh as meshes
+from glide_jax.parallel import sharding
 from glide_jax.text import tokenizers
 from glide_jax.train import (
     abstract,
     bad_records,
     captions,
-    init_from,
     objectives,
     optimizer,
     randomness,
     step,
 )
+from glide_jax.train import beginning as beginnings
 from glide_jax.train import state as states
 from glide_jax.train import workdir as workdirs
 
@@ -68,6 +67,18 @@ class Run:
     past: Mapping[str, Any]  # what the checkpoint it began with says beside arrays
 
 
+@dataclasses.dataclass(frozen=True)
+class Checked:
+    """What the checks of a start have found; parts as in `Run`."""
+
+    placed: abstract.Placed
+    source: schema.Source
+    held_out: schema.Source | None
+    begin: beginnings.Beginning
+    part: tuple[int, int]
+    validation: list[schema.Batch]
+
+
 def prepare(
     config: Config,
     workdir: pathlib.Path,
@@ -84,43 +95,28 @@ def prepare(
 
     Raises:
       NoCheckpointError: the workdir has checkpoints, and none of them is good.
-      UserError: for settings, data or a folder that the user has to mend; then
-        nothing has been written beyond an empty folder.
+      UserError: for settings, data or a folder that the user has to correct; then
+        nothing has been written.
     """
-    validate.validate(config)
-    for name in allow_change:
-        resolve.check_key(config, name)
-    mesh = meshes.make_mesh(config.mesh)
-    abstract.check_fits(config, mesh)
+    checked = check(config, workdir, allow_change=allow_change, check_stop=check_stop)
+    # The first write, so that a start that is refused leaves nothing.
+    workdirs.prepare(workdir)
     check_stop()
-    source, held_out = open_sources(config)
-    check_stop()
-    checkpoints = _open_checkpoints(config, workdir)
-    is_fresh = checkpoints.is_empty()
-    if is_fresh:
-        tokenizer, start = _begin_run(config, workdir, source)
-    else:
-        tokenizer = _continue_run(config, workdir, source, checkpoints, allow_change)
-    check_stop()
-    captions.check_vocabulary(config, tokenizer)
-    captions.warn_of_cut_captions(config, source, tokenizer)
-    part = meshes.batch_slice(mesh)
-    validation = _validation_batches(config, held_out, tokenizer, part)
-    check_stop()
+    placed, begin = checked.placed, checked.begin
+    mesh, tokenizer = placed.mesh, begin.tokenizer
+    shardings = placed.where
     objective = abstract.make_objective(config, mesh, tokenizer.pad_id)
-    described = abstract.abstract_state(config, objective)
-    shardings = abstract.place_state(config, described, mesh)
-    logging.info("parameters: %s", f"{build.parameter_count(described.params):,}")
+    logging.info("parameters: %s", f"{build.parameter_count(placed.state.params):,}")
     restore = functools.partial(
-        _restore, checkpoints, abstract.with_places(described, shardings)
+        _restore, begin.checkpoints, abstract.with_places(placed.state, shardings)
     )
-    if is_fresh:
-        state, past = _first_state(config, objective, shardings, start), {}
+    if begin.is_fresh:
+        state = _first_state(config, objective, shardings, begin.start)
+        past = {}
     else:
         state, past = restore()
     check_stop()
-    # Last, so that a start that was refused leaves the folder as it was.
-    if is_fresh:
+    if begin.is_fresh:
         # Not again: cut off halfway, the tokenizer of the checkpoints would be lost.
         workdirs.save_tokenizer(workdir, tokenizer)
     workdirs.save_config(workdir, config)
@@ -130,16 +126,16 @@ def prepare(
         workdir=workdir,
         mesh=mesh,
         tokenizer=tokenizer,
-        num_records=len(source),
-        checkpoints=checkpoints,
+        num_records=len(checked.source),
+        checkpoints=begin.checkpoints,
         train_step=train_step,
         eval_step=eval_step,
         seed=sharding.replicate(np.int32(config.seed), mesh),
-        validation=validation,
-        grid=_grid_batch(config, held_out, tokenizer),
-        part=part,
+        validation=checked.validation,
+        grid=_grid_batch(config, checked.held_out, tokenizer),
+        part=checked.part,
         make_batches=functools.partial(
-            _batches, config, workdir, source, tokenizer, part
+            _batches, config, workdir, checked.source, tokenizer, checked.part
         ),
         pass_over=step.jit_pass_over(shardings),
         restore=restore,
@@ -148,47 +144,70 @@ def prepare(
     return run, state
 
 
-def _open_checkpoints(config: Config, workdir: pathlib.Path) -> store.CheckpointStore:
-    """The workdir's checkpoints, of which all processes see the same."""
-    checkpoints = store.CheckpointStore(
-        workdirs.checkpoints(workdir), config.checkpoint
-    )
-    distributed.check_alike(
-        "the newest checkpoint in --workdir",
-        checkpoints.latest_step(),
-        workdirs.SHARED_REMEDY,
-    )
-    return checkpoints
-
-
-def _begin_run(
-    config: Config, workdir: pathlib.Path, source: schema.Source
-) -> tuple[tokenizers.Tokenizer, tuple[shapes.Params, list[str]] | None]:
-    """A fresh run's tokenizer, and what it starts from, as `init_from.adapt` has it."""
-    workdirs.check_begins(workdir, config)
-    origin = _load_origin(config)
-    start = init_from.adapt(origin, config) if origin else None
-    workdirs.prepare(workdir)
-    return captions.find_tokenizer(config, source, origin), start
-
-
-def _continue_run(
+def check(
     config: Config,
-    workdir: pathlib.Path,
-    source: schema.Source,
-    checkpoints: store.CheckpointStore,
-    allow_change: Collection[str],
-) -> tokenizers.Tokenizer:
-    """The tokenizer of a run under way, which these settings and data continue.
+    workdir: pathlib.Path | None,
+    *,
+    allow_change: Collection[str] = (),
+    check_stop: Callable[[], None] = lambda: None,
+    may_download: bool = True,
+) -> Checked:
+    """All checks of a start; `glide train --dry_run` makes the same ones.
 
-    It needs its origin no more; that may have been deleted since.
+    Nothing is written but, where `may_download`, to the cache of published files.
+
+    Args:
+      config: of the run.
+      workdir: of the run; None: not decided, and not checked.
+      allow_change: settings that may differ from the workdir's.
+      check_stop: called between the parts; may raise to end the checks.
+      may_download: whether a published tokenizer may be fetched. Without it nothing is
+        tokenized where that one is not here.
+
+    Raises:
+      NoCheckpointError: the workdir has checkpoints, and none of them is good.
+      UserError: settings, data or a folder that the user has to correct.
     """
-    _, meta = checkpoints.newest()
-    workdirs.check_continues(workdir, config, allow_change, meta)
-    workdirs.prepare(workdir)
-    tokenizer = captions.stored_tokenizer(workdir, meta)
-    _check_records(source, meta, allow_change)
-    return tokenizer
+    validate.validate(config)
+    placed = check_placed(config, meshes.make_mesh(config.mesh), allow_change)
+    metrics.check_wandb(config.log.wandb_project, writes=jax.process_index() == 0)
+    check_stop()
+    source, held_out = open_sources(config)
+    pipeline.check_records(source, image_px=config.model.image_px, seed=config.seed)
+    check_stop()
+    begin = beginnings.check(
+        config,
+        workdir,
+        source,
+        allow_change=allow_change,
+        may_download=may_download,
+    )
+    check_stop()
+    part = meshes.batch_slice(placed.mesh)
+    tokenizer = begin.tokenizer or captions.NoTokens()
+    if begin.tokenizer is not None:
+        captions.check_vocabulary(config, begin.tokenizer)
+        captions.warn_of_cut_captions(config, source, begin.tokenizer)
+    check_stop()
+    validation = _validation_batches(config, held_out, tokenizer, part)
+    check_stop()
+    return Checked(placed, source, held_out, begin, part, validation)
+
+
+def check_placed(
+    config: Config, mesh: Mesh | AbstractMesh, allow_change: Collection[str] = ()
+) -> abstract.Placed:
+    """The checks of valid settings that need neither data nor the mesh's devices.
+
+    Raises:
+      UserError: names that are no settings, a tokenizer without a possible name, a
+        batch, a model or rules that do not fit the mesh.
+    """
+    for name in allow_change:
+        resolve.check_key(config, name)
+    captions.check_name(config)
+    abstract.check_fits(config, mesh)
+    return abstract.place(config, mesh)
 
 
 def _restore(
@@ -236,14 +255,6 @@ def open_sources(config: Config) -> tuple[schema.Source, schema.Source | None]:
     )
 
 
-def _load_origin(config: Config) -> init_from.Origin | None:
-    if not config.train.init_from:
-        return None
-    origin = init_from.load(config.train.init_from)
-    logging.info("started from %s at step %d", config.train.init_from, origin.step)
-    return origin
-
-
 def _first_state(
     config: Config,
     objective: objectives.Objective,
@@ -274,18 +285,6 @@ def _first_state(
         shardings.params,
     )
     return begin(params)
-
-
-def _check_records(
-    source: schema.Source, meta: Mapping[str, Any], allow_change: Collection[str]
-) -> None:
-    """Refuses data of another size: the order of records depends on it."""
-    before = meta["records"]
-    if len(source) != before and "data.sources" not in allow_change:
-        raise UserError(
-            f"{source!r} holds {len(source)} records, {before} when the checkpoint was "
-            "made; put them back, or take another order by --allow_change=data.sources"
-        )
 
 
 def data_settings(config: Config) -> dict[str, Any]:
@@ -333,7 +332,7 @@ def _batches(
 def _validation_batches(
     config: Config,
     source: schema.Source | None,
-    tokenizer: tokenizers.Tokenizer,
+    tokenizer: schema.Tokenizer,
     part: tuple[int, int],
 ) -> list[schema.Batch]:
     """This process's rows of whole global batches of held-out examples.

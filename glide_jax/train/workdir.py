@@ -90,6 +90,19 @@ def needs_room(workdir: pathlib.Path) -> Iterator[None]:
         ) from error
 
 
+def check_writable(workdir: pathlib.Path, *, flag: str = "--workdir") -> None:
+    """Raises UserError where the folder, or its nearest parent, forbids writing."""
+    folder = workdir.absolute()
+    while not folder.exists():
+        folder = folder.parent
+    if not folder.is_dir() or not os.access(folder, os.W_OK | os.X_OK):
+        reason = "no write permission in" if folder.is_dir() else "a file, no folder:"
+        raise UserError(
+            f"{flag}={workdir} cannot be written ({reason} {folder}); "
+            "name a folder that you may write"
+        )
+
+
 def prepare(workdir: pathlib.Path, *, flag: str = "--workdir") -> None:
     """Makes the folder that `flag` named; one process does so for all.
 

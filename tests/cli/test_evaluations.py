@@ -11,7 +11,7 @@ import pytest
 from PIL import Image
 
 from glide_jax import errors, lifecycle, metrics
-from glide_jax.cli import evaluate_hook, main
+from glide_jax.cli import dry_run, evaluate_hook, main
 from glide_jax.config import resolve
 from glide_jax.train import loop, setup
 from tests import local_processes
@@ -134,8 +134,28 @@ def test_a_reference_that_does_not_fit_is_refused_at_the_start(config, tmp_path)
     odd = tmp_path / "odd.npz"
     np.savez(odd, arr_0=np.zeros((4, 16, 16, 3), np.uint8))
     other = resolve.override(config, {"evaluate.reference": str(odd)})
-    with pytest.raises(errors.UserError, match="of 16 px pictures and these are 8 px"):
-        train(other, tmp_path / "run")
+    for start in (
+        lambda: train(other, tmp_path / "run"),
+        lambda: dry_run.check(other, tmp_path / "dry"),
+    ):
+        with pytest.raises(errors.UserError, match="of 16 px pictures and these are 8"):
+            start()
+    assert not (tmp_path / "dry").exists()
+
+
+@pytest.mark.parametrize(
+    ("changes", "named"),
+    [
+        ({"evaluate.features": "clip:absent"}, "absent"),
+        ({"evaluate.features": "vgg:absent"}, "vgg:absent"),
+        ({"evaluate.reference": "absent.npz"}, "absent.npz"),
+        ({"evaluate.batch_size": 0}, "evaluate.batch_size=0"),
+    ],
+)
+def test_a_dry_run_reads_the_inputs_of_evaluations(config, changes, named):
+    dry_run.check(config)
+    with pytest.raises(errors.UserError, match=named):
+        dry_run.check(resolve.override(config, changes))
 
 
 @pytest.mark.slow

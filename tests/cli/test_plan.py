@@ -124,7 +124,7 @@ def test_what_does_not_fit_comes_with_advice(capsys):
         ([f"{BASE}:paper", WHERE, "--config.mesh.data=8"], "does not equal"),
         (
             [f"{BASE}:paper", WHERE, "--config.mesh.data_dcn=2"],
-            "--slices=1",
+            "the number of slices is 1",
         ),
         (
             [f"{BASE}:paper", WHERE, "--config.train.global_batch_size=100"],

@@ -80,16 +80,6 @@ def test_what_does_not_exist_is_refused_with_what_does(tpus, gpus, slices, named
     assert "\n" not in str(caught.value)
 
 
-def test_without_dcn_sizes_the_data_axis_spans_the_slices():
-    two = topology.parse("v5p:4x4x8", None, 2)
-    spread = topology.over_slices(defaults.MeshConfig(fsdp=8), two)
-    assert spread.data_dcn == 2
-    own = defaults.MeshConfig(fsdp_dcn=2)
-    assert topology.over_slices(own, two) == own
-    one = topology.parse("v5p:4x4x8", None, None)
-    assert topology.over_slices(defaults.MeshConfig(), one) == defaults.MeshConfig()
-
-
 def test_an_axis_of_tpus_reaches_as_far_as_its_dcn_size_says():
     two = topology.parse("v5p:4x4x8", None, 2)
     config = defaults.MeshConfig(fsdp=8, data_dcn=2)

@@ -1,0 +1,127 @@
+"""What a run starts from: nothing, another run, or its own newest checkpoint."""
+
+from __future__ import annotations
+
+import dataclasses
+import logging
+import pathlib
+from collections.abc import Collection, Mapping
+from typing import Any
+
+from glide_jax import shapes
+from glide_jax.checkpoint import store
+from glide_jax.config.defaults import Config
+from glide_jax.data import schema
+from glide_jax.errors import UserError
+from glide_jax.parallel import distributed
+from glide_jax.text import tokenizers
+from glide_jax.train import captions, init_from
+from glide_jax.train import workdir as workdirs
+
+
+@dataclasses.dataclass(frozen=True)
+class Beginning:
+    """A start whose workdir, tokenizer and origin are checked; nothing is written.
+
+    Attributes:
+      checkpoints: the workdir's; None where no workdir is given.
+      is_fresh: whether there is no checkpoint to go on from.
+      tokenizer: the run's; None where a start downloads it.
+      start: of a fresh run with an origin, as `init_from.adapt` returns it.
+    """
+
+    checkpoints: store.CheckpointStore | None
+    is_fresh: bool
+    tokenizer: tokenizers.Tokenizer | None
+    start: tuple[shapes.Params, list[str]] | None
+
+
+def check(
+    config: Config,
+    workdir: pathlib.Path | None,
+    source: schema.Source,
+    *,
+    allow_change: Collection[str] = (),
+    may_download: bool = True,
+) -> Beginning:
+    """What a start in `workdir` begins with.
+
+    Precedence: the workdir's newest good checkpoint, then train.init_from, then
+    initialisation.
+
+    Args:
+      config: of the run.
+      workdir: None: a fresh run whose folder is not decided.
+      source: the training data.
+      allow_change: settings that may differ from the workdir's.
+      may_download: whether a published tokenizer may be fetched.
+
+    Raises:
+      NoCheckpointError: the workdir has checkpoints, and none of them is good.
+      UserError: settings, data or a folder that do not fit each other.
+    """
+    checkpoints = None if workdir is None else _open_checkpoints(config, workdir)
+    if checkpoints is not None and not checkpoints.is_empty():
+        tokenizer = _continued(config, workdir, source, checkpoints, allow_change)
+        return Beginning(checkpoints, False, tokenizer, None)
+    if workdir is not None:
+        workdirs.check_begins(workdir, config)
+        workdirs.check_writable(workdir)
+    origin = _load_origin(config)
+    start = init_from.adapt(origin, config) if origin else None
+    tokenizer = captions.find_tokenizer(
+        config, source, origin, may_download=may_download
+    )
+    return Beginning(checkpoints, True, tokenizer, start)
+
+
+def _open_checkpoints(config: Config, workdir: pathlib.Path) -> store.CheckpointStore:
+    """The workdir's checkpoints, of which all processes see the same."""
+    checkpoints = store.CheckpointStore(
+        workdirs.checkpoints(workdir), config.checkpoint
+    )
+    distributed.check_alike(
+        "the newest checkpoint in --workdir",
+        checkpoints.latest_step(),
+        workdirs.SHARED_REMEDY,
+    )
+    return checkpoints
+
+
+def _continued(
+    config: Config,
+    workdir: pathlib.Path,
+    source: schema.Source,
+    checkpoints: store.CheckpointStore,
+    allow_change: Collection[str],
+) -> tokenizers.Tokenizer:
+    """The tokenizer of a run under way, which these settings and data continue.
+
+    Its origin is not needed any more, and may have been deleted since.
+    """
+    _, meta = checkpoints.newest()
+    workdirs.check_continues(workdir, config, allow_change, meta)
+    workdirs.check_writable(workdir)
+    tokenizer = captions.stored_tokenizer(workdir, meta)
+    _check_records(source, meta, allow_change)
+    return tokenizer
+
+
+def _load_origin(config: Config) -> init_from.Origin | None:
+    if not config.train.init_from:
+        return None
+    origin = init_from.load(config.train.init_from)
+    logging.info("started from %s at step %d", config.train.init_from, origin.step)
+    return origin
+
+
+def _check_records(
+    source: schema.Source, meta: Mapping[str, Any], allow_change: Collection[str]
+) -> None:
+    """Refuses data of another size: the order of records depends on it."""
+    before = meta["records"]
+    if len(source) != before and "data.sources" not in allow_change:
+        raise UserError(
+            f"{source!r} holds {len(source)} records, {before} when the checkpoint was "
+            "made; put them back, or take another order by --allow_change=data.sources"
+        )
