@@ -277,7 +277,7 @@ class CheckpointStore:
 
 
 def _check_items(items: Mapping[str, Any]) -> None:
-    for name in (proving.META, manifest.NAME):
+    for name in (proving.META, manifest.NAME, stored_items.ORBAX_METADATA):
         if name in items:
             raise ValueError(f"an item may not be named {name}")
     for path, leaf in stored_items.leaves_by_path(dict(items)).items():
