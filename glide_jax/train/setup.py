@@ -55,6 +55,7 @@ class Run:
     tokenizer: tokenizers.Tokenizer
     num_records: int  # of the training source
     checkpoints: store.CheckpointStore
+    check_writer: Callable[[], None]  # raises where another run has the workdir now
     train_step: step.TrainStep
     eval_step: Callable[..., objectives.Metrics]
     validation: list[schema.Batch]  # the rows of this process, as in training
@@ -73,13 +74,14 @@ def prepare(
     *,
     allow_change: Collection[str] = (),
     check_stop: Callable[[], None] = lambda: None,
+    check_writer: Callable[[], None] = lambda: None,
 ) -> tuple[Run, states.TrainState]:
     """A run ready for its next step: fresh, started from another, or resumed.
 
     Precedence: this workdir's newest good checkpoint, then train.init_from, then
     initialisation. Settings that make another run of it may differ from the workdir's
     only where `allow_change` names them. Between its parts it calls `check_stop`, which
-    may raise to end it.
+    may raise to end it. What `check_writer` raises ends a write of the run.
 
     Raises:
       NoCheckpointError: the workdir has checkpoints, and none of them is good.
@@ -94,7 +96,7 @@ def prepare(
     check_stop()
     source, held_out = open_sources(config)
     check_stop()
-    checkpoints = _open_checkpoints(config, workdir)
+    checkpoints = _open_checkpoints(config, workdir, check_writer)
     is_fresh = checkpoints.is_empty()
     if is_fresh:
         tokenizer, start = _begin_run(config, workdir, source)
@@ -131,6 +133,7 @@ def prepare(
         tokenizer=tokenizer,
         num_records=len(source),
         checkpoints=checkpoints,
+        check_writer=check_writer,
         train_step=train_step,
         eval_step=eval_step,
         validation=validation,
@@ -146,10 +149,12 @@ def prepare(
     return run, state
 
 
-def _open_checkpoints(config: Config, workdir: pathlib.Path) -> store.CheckpointStore:
+def _open_checkpoints(
+    config: Config, workdir: pathlib.Path, check_writer: Callable[[], None]
+) -> store.CheckpointStore:
     """The workdir's checkpoints, of which all processes see the same."""
     checkpoints = store.CheckpointStore(
-        workdirs.checkpoints(workdir), config.checkpoint
+        workdirs.checkpoints(workdir), config.checkpoint, check_writer
     )
     distributed.check_alike(
         "the newest checkpoint in --workdir",
