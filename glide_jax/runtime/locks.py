@@ -108,11 +108,10 @@ class FolderLock(contextlib.AbstractContextManager):
           UserError: another process holds it.
           OSError: the folder cannot be written.
         """
-        try:
+        with contextlib.ExitStack() as on_failure:
+            on_failure.callback(self._release)
             self._take()
-        except BaseException:
-            self._release()
-            raise
+            on_failure.pop_all()
         self._thread.start()
         return self
 
