@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import concurrent.futures
 import inspect
+import json
 import os
 import pathlib
 import re
@@ -17,6 +18,9 @@ import orbax.checkpoint as ocp
 from etils import epath
 
 from glide_jax.checkpoint import manifest
+
+# The file in which Orbax looks up what wrote each item of a step.
+ORBAX_METADATA = "_CHECKPOINT_METADATA"
 
 
 class Attempt:
@@ -54,6 +58,7 @@ class Writing:
     """Items on their way to the disk; made once their arrays are off the devices."""
 
     def __init__(self, folder: pathlib.Path, items: Mapping[str, Any]) -> None:
+        self._folder = folder
         self._handlers = {
             epath.Path(folder / name): ocp.StandardCheckpointHandler() for name in items
         }
@@ -79,9 +84,22 @@ class Writing:
             raise errors[0]
 
     def merge(self) -> None:
-        """Makes the parts of all processes one; by one process, after all have."""
+        """Makes the parts of all processes one; by one process, after all have.
+
+        The step is then readable by `orbax.checkpoint.CheckpointManager(folder)
+        .restore(step)` as well, on any number of devices: the file beside the items
+        names their handlers, and the file of the shardings, which Orbax cannot apply to
+        other devices than those that wrote it, is removed.
+        """
         for path, handler in self._handlers.items():
             handler.finalize(path)
+            (path / "_sharding").unlink(missing_ok=True)
+        names = {
+            path.name: type(handler).typestr()
+            for path, handler in self._handlers.items()
+        }
+        text = json.dumps({"item_handlers": names}, indent=1, sort_keys=True)
+        (self._folder / ORBAX_METADATA).write_text(f"{text}\n")
 
 
 def read(

@@ -154,7 +154,7 @@ def _files_of(
 ) -> Mapping[str, Any]:
     if names is None:
         return found.files
-    wanted = {META, *names}
+    wanted = {META, items.ORBAX_METADATA, *names}
     return {
         path: facts
         for path, facts in found.files.items()

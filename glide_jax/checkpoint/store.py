@@ -29,17 +29,20 @@ class CheckpointStore:
     """The states of a folder; a context manager that closes itself.
 
     The folder is made by the first save, so that looking leaves no trace. Without a
-    `policy` everything is kept.
+    `policy` everything is kept. What `check_writer` raises ends a write or deletion.
 
     Attributes:
       failures_in_a_row: writes that failed since the last that did not.
     """
 
     def __init__(
-        self, directory: str | pathlib.Path, policy: CheckpointConfig | None = None
+        self,
+        directory: str | pathlib.Path,
+        policy: CheckpointConfig | None = None,
+        check_writer: Callable[[], None] = lambda: None,
     ) -> None:
         self.directory = pathlib.Path(directory).absolute()
-        self._policy = policy
+        self._policy, self._check_writer = policy, check_writer
         self._prover = proving.Prover(self.directory)
         self._talk = peers.Peers(f"writes of {self.directory.name}")
         self._thread: concurrent.futures.ThreadPoolExecutor | None = None
@@ -80,6 +83,7 @@ class CheckpointStore:
           metrics: what the policy may keep the step for.
           bad_from: the newest step before this one is kept, whatever the policy says.
         """
+        self._check_writer()
         self.settle()
         if step in self._stored:
             return False
@@ -91,6 +95,7 @@ class CheckpointStore:
             meta=meta,
             metrics={name: float(value) for name, value in (metrics or {}).items()},
             policy=self._policy,
+            check_writer=self._check_writer,
             bad_from=bad_from,
             damaged=frozenset(self._damaged),
         )
@@ -217,6 +222,7 @@ class CheckpointStore:
 
     def discard_after(self, step: int) -> None:
         """Deletes later steps, for a run that goes back to `step` for good."""
+        self._check_writer()
         self.settle()
         if self._talk.index == 0:
             folders.delete_after(self.directory, step)
@@ -277,7 +283,7 @@ class CheckpointStore:
 
 
 def _check_items(items: Mapping[str, Any]) -> None:
-    for name in (proving.META, manifest.NAME):
+    for name in (proving.META, manifest.NAME, stored_items.ORBAX_METADATA):
         if name in items:
             raise ValueError(f"an item may not be named {name}")
     for path, leaf in stored_items.leaves_by_path(dict(items)).items():

@@ -37,6 +37,7 @@ class Write:
         meta: Mapping[str, Any],
         metrics: Mapping[str, float],
         policy: CheckpointConfig | None,
+        check_writer: Callable[[], None],
         bad_from: int | None = None,
         damaged: frozenset[int] = frozenset(),
     ) -> None:
@@ -46,6 +47,7 @@ class Write:
         self._peers = talk
         self._meta, self._metrics = dict(meta), dict(metrics)
         self._policy, self._bad_from, self._damaged = policy, bad_from, damaged
+        self._check_writer = check_writer
 
     def start(self, state: Mapping[str, Any]) -> str:
         """Copies the items off the devices and begins to write them."""
@@ -120,10 +122,12 @@ class Write:
             leaves=proving.describe(self._shapes, self._wait_for_digests()),
             metrics=self._metrics,
         )
+        self._check_writer()
         manifest.write(self._folder, whole)
         folders.publish(self._directory, self.step)
 
     def _delete_unwanted(self) -> None:
+        self._check_writer()
         folders.delete_after(self._directory, self.step)
         # Found damaged, they would take the place of good ones that are to be kept.
         for step in self._damaged.intersection(folders.list_steps(self._directory)):
@@ -147,6 +151,10 @@ class Write:
             "folder's permissions"
         )
         if self._peers.index == 0:
-            shutil.rmtree(self._folder, ignore_errors=True)
+            with items.Attempt() as attempt:
+                self._check_writer()
+            # Else another run may write into a folder of this name.
+            if not attempt.reason:
+                shutil.rmtree(self._folder, ignore_errors=True)
             logger.error(failure)
         return failure

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import fcntl
 import pathlib
 from collections.abc import Iterator
 from typing import TYPE_CHECKING
@@ -12,6 +11,7 @@ from absl import flags
 
 from glide_jax.cli import sampling
 from glide_jax.errors import UserError
+from glide_jax.runtime import locks
 
 if TYPE_CHECKING:
     from jax.sharding import Mesh
@@ -100,16 +100,14 @@ def alone(target: pathlib.Path) -> Iterator[None]:
     is_folder = target.is_dir()
     lock = target / ".lock" if is_folder else target.with_name(f".{target.name}.lock")
     with lock.open("a") as file:
-        try:
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError as error:
+        is_free = True
+        with contextlib.suppress(OSError):  # a disk without locks: nobody can tell
+            is_free = locks.try_lock(file)
+        if not is_free:
             raise UserError(
                 f"another program writes to --output={target}; wait for it, or name "
                 "another"
-            ) from error
-        except OSError:
-            # A disk without locks: nobody can tell.
-            pass
+            )
         try:
             yield
         finally:

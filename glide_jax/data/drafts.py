@@ -8,12 +8,13 @@ that nobody holds.
 from __future__ import annotations
 
 import contextlib
-import fcntl
 import logging
 import pathlib
 import shutil
 import tempfile
 from collections.abc import Iterator
+
+from glide_jax.runtime import locks
 
 _log = logging.getLogger(__name__)
 _LOCK = ".lock"
@@ -33,7 +34,7 @@ def made(directory: pathlib.Path, name: str) -> Iterator[pathlib.Path]:
         with unlocked.open("wb") as file:
             # A disk without locks lets nobody else take it either.
             with contextlib.suppress(OSError):
-                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                locks.try_lock(file)
             # Others see it from here on, when it is held.
             unlocked.rename(draft / _LOCK)
             yield draft
@@ -45,6 +46,6 @@ def _remove_unless_held(draft: pathlib.Path) -> None:
     # Not there: another process is about to hold it. No lock to be had: one does, or
     # nobody can tell.
     with contextlib.suppress(OSError), (draft / _LOCK).open("r+b") as file:
-        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        _log.warning("removing %s, which a killed process has left", draft)
-        shutil.rmtree(draft)
+        if locks.try_lock(file):
+            _log.warning("removing %s, which a killed process has left", draft)
+            shutil.rmtree(draft)

@@ -14,7 +14,6 @@ disk with file locks (flock).
 from __future__ import annotations
 
 import contextlib
-import fcntl
 import json
 import os
 import pathlib
@@ -27,6 +26,7 @@ from typing import IO, NamedTuple
 
 from glide_jax import lifecycle
 from glide_jax.errors import UserError
+from glide_jax.runtime import locks
 from glide_jax.sweep import fields
 
 WAITING, RUNNING, CUT_OFF = "waiting", "running", "cut off"
@@ -143,13 +143,13 @@ class Entry:
         if not self._lock.exists():
             return False
         with self._lock.open() as file:
-            return not _take(file, fcntl.LOCK_SH)
+            return not _take(file, is_shared=True)
 
     @contextlib.contextmanager
     def locked(self) -> Iterator[IO | None]:
         """The lock, open, to be handed to the run's process; None: somebody has it."""
         with self._lock.open("a") as file:
-            yield file if _take(file, fcntl.LOCK_EX) else None
+            yield file if _take(file) else None
 
     def seconds(self) -> float:
         """Spent on all attempts.
@@ -181,15 +181,11 @@ def exit_code(returncode: int) -> int:
     return returncode if returncode >= 0 else 128 + abs(signal.Signals(-returncode))
 
 
-def _take(file: IO, kind: int) -> bool:
-    # flock, not lockf: the lock belongs to the open file, which a child shares.
+def _take(file: IO, *, is_shared: bool = False) -> bool:
     try:
-        fcntl.flock(file, kind | fcntl.LOCK_NB)
-    except BlockingIOError:
-        return False
+        return locks.try_lock(file, is_shared=is_shared)
     except OSError as error:
         raise UserError(
             f"{file.name} cannot be locked ({error.strerror}); name a --root on a disk "
             "with file locks (flock)"
         ) from error
-    return True

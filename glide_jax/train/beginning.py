@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 import logging
 import pathlib
-from collections.abc import Collection, Mapping
+from collections.abc import Callable, Collection, Mapping
 from typing import Any
 
 from glide_jax import shapes
@@ -42,6 +42,7 @@ def check(
     source: schema.Source,
     *,
     allow_change: Collection[str] = (),
+    check_writer: Callable[[], None] = lambda: None,
     may_download: bool = True,
 ) -> Beginning:
     """What a start in `workdir` begins with.
@@ -54,13 +55,16 @@ def check(
       workdir: None: a fresh run whose folder is not decided.
       source: the training data.
       allow_change: settings that may differ from the workdir's.
+      check_writer: called before every write of a checkpoint; may raise.
       may_download: whether a published tokenizer may be fetched.
 
     Raises:
       NoCheckpointError: the workdir has checkpoints, and none of them is good.
       UserError: settings, data or a folder that do not fit each other.
     """
-    checkpoints = None if workdir is None else _open_checkpoints(config, workdir)
+    checkpoints = None
+    if workdir is not None:
+        checkpoints = _open_checkpoints(config, workdir, check_writer)
     if checkpoints is not None and not checkpoints.is_empty():
         tokenizer = _continued(config, workdir, source, checkpoints, allow_change)
         return Beginning(checkpoints, False, tokenizer, None)
@@ -75,10 +79,12 @@ def check(
     return Beginning(checkpoints, True, tokenizer, start)
 
 
-def _open_checkpoints(config: Config, workdir: pathlib.Path) -> store.CheckpointStore:
+def _open_checkpoints(
+    config: Config, workdir: pathlib.Path, check_writer: Callable[[], None]
+) -> store.CheckpointStore:
     """The workdir's checkpoints, of which all processes see the same."""
     checkpoints = store.CheckpointStore(
-        workdirs.checkpoints(workdir), config.checkpoint
+        workdirs.checkpoints(workdir), config.checkpoint, check_writer
     )
     distributed.check_alike(
         "the newest checkpoint in --workdir",

@@ -55,7 +55,8 @@ def train(
     `profile_steps` are traced for TensorBoard's profiler into its `profile/`.
 
     Raises:
-      UserError: a start that is refused (see `setup.prepare`), or too much data that
+      UserError: a start that is refused (see `setup.prepare`), a folder that another
+        run writes or has taken over (see `workdir.sole_writer`), or too much data that
         cannot be read, or metrics that cannot be written (the steps made are saved,
         but for one process of several that fails alone).
       DivergedError: updates that cannot be made, too often.
@@ -64,10 +65,20 @@ def train(
     with (
         lifecycle.StopRequest(is_shared=distributed.is_joined()) as stop,
         watchdog.Watchdog(config.train, workdir, stop) as dog,
+        contextlib.ExitStack() as stack,
     ):
         clock = clocks.Clock()
+        # A run that was told to stop may take so long.
+        wait_secs = config.train.grace_secs
+        check_writer = stack.enter_context(
+            workdirs.sole_writer(workdir, wait_secs, stop.check)
+        )
         run, state = setup.prepare(
-            config, workdir, allow_change=allow_change, check_stop=stop.check
+            config,
+            workdir,
+            allow_change=allow_change,
+            check_stop=stop.check,
+            check_writer=check_writer,
         )
         stop.check()
         dog.beat()
@@ -192,6 +203,7 @@ class Loop:
                 passed_over = rewind.go_back(run, passed_over, window.skipped)
                 state, step, batches = self.restore(step, passed_over)
                 continue
+            run.check_writer()
             # Everything below is due at its own interval, and all of it at the end.
             if step in (1, last) or looking.is_due(step, config.log.every_steps):
                 self.write_row(step, batches)
@@ -213,6 +225,7 @@ class Loop:
     def write_row(self, step: int, batches: pipeline.Batches) -> None:
         """Writes what happened since the last row; raises where it is too bad."""
         row = self.window.row(step) | fault.metrics(self.count_bad(batches))
+        self.run.check_writer()
         if "loss" in row:
             self.bar.note(loss=row["loss"])
         logging.info(speed.line(step, row))

@@ -54,6 +54,7 @@ class Run:
     tokenizer: tokenizers.Tokenizer
     num_records: int  # of the training source
     checkpoints: store.CheckpointStore
+    check_writer: Callable[[], None]  # raises where another run has the workdir now
     train_step: step.TrainStep
     eval_step: Callable[..., objectives.Metrics]
     seed: jax.Array  # int32, on the mesh: an argument of both steps
@@ -85,20 +86,27 @@ def prepare(
     *,
     allow_change: Collection[str] = (),
     check_stop: Callable[[], None] = lambda: None,
+    check_writer: Callable[[], None] = lambda: None,
 ) -> tuple[Run, states.TrainState]:
     """A run ready for its next step: fresh, started from another, or resumed.
 
     Precedence: this workdir's newest good checkpoint, then train.init_from, then
     initialisation. Settings that make another run of it may differ from the workdir's
     only where `allow_change` names them. Between its parts it calls `check_stop`, which
-    may raise to end it.
+    may raise to end it. What `check_writer` raises ends a write of the run.
 
     Raises:
       NoCheckpointError: the workdir has checkpoints, and none of them is good.
       UserError: for settings, data or a folder that the user has to correct; then
         nothing has been written.
     """
-    checked = check(config, workdir, allow_change=allow_change, check_stop=check_stop)
+    checked = check(
+        config,
+        workdir,
+        allow_change=allow_change,
+        check_stop=check_stop,
+        check_writer=check_writer,
+    )
     # The first write, so that a start that is refused leaves nothing.
     workdirs.prepare(workdir)
     check_stop()
@@ -128,6 +136,7 @@ def prepare(
         tokenizer=tokenizer,
         num_records=len(checked.source),
         checkpoints=begin.checkpoints,
+        check_writer=check_writer,
         train_step=train_step,
         eval_step=eval_step,
         seed=sharding.replicate(np.int32(config.seed), mesh),
@@ -150,6 +159,7 @@ def check(
     *,
     allow_change: Collection[str] = (),
     check_stop: Callable[[], None] = lambda: None,
+    check_writer: Callable[[], None] = lambda: None,
     may_download: bool = True,
 ) -> Checked:
     """All checks of a start; `glide train --dry_run` makes the same ones.
@@ -161,6 +171,7 @@ def check(
       workdir: of the run; None: not decided, and not checked.
       allow_change: settings that may differ from the workdir's.
       check_stop: called between the parts; may raise to end the checks.
+      check_writer: called before every later write of a checkpoint; may raise.
       may_download: whether a published tokenizer may be fetched. Without it nothing is
         tokenized where that one is not here.
 
@@ -180,6 +191,7 @@ def check(
         workdir,
         source,
         allow_change=allow_change,
+        check_writer=check_writer,
         may_download=may_download,
     )
     check_stop()

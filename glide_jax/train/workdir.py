@@ -19,7 +19,7 @@ import secrets
 import socket
 import time
 import types
-from collections.abc import Collection, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterator, Mapping
 from typing import Any
 
 import jax
@@ -30,6 +30,7 @@ from glide_jax.config import resolve
 from glide_jax.config.defaults import Config
 from glide_jax.errors import NoCheckpointError, UserError
 from glide_jax.parallel import distributed
+from glide_jax.runtime import locks
 from glide_jax.text import tokenizers
 
 # Settings that say what the parameters mean, in which order the data come and what a
@@ -103,6 +104,50 @@ def check_writable(workdir: pathlib.Path, *, flag: str = "--workdir") -> None:
         )
 
 
+@contextlib.contextmanager
+def sole_writer(
+    workdir: pathlib.Path, wait_secs: float, check_stop: Callable[[], None]
+) -> Iterator[Callable[[], None]]:
+    """Keeps other runs from the folder while the block runs; process 0 does for all.
+
+    Yields a check, to be called before every write, that raises UserError if another
+    run has taken the folder over.
+
+    Args:
+      workdir: made if it is not there.
+      wait_secs: how long another run may take to end.
+      check_stop: called while it waits; what it raises ends that.
+
+    Raises:
+      UserError: another run writes to the folder, or it cannot be written.
+    """
+    with contextlib.ExitStack() as stack:
+        check: Callable[[], None] = _nothing
+        if distributed.process_id() == 0:
+            lock = locks.FolderLock(
+                workdir, flag="--workdir", wait_secs=wait_secs, check_stop=check_stop
+            )
+            try:
+                check = stack.enter_context(lock).check
+            except OSError as error:
+                if error.errno in NO_ROOM:
+                    raise
+                raise _not_writable("--workdir", workdir, error) from error
+        distributed.wait_for_all("sole writer")
+        yield check
+
+
+def _nothing() -> None:
+    pass
+
+
+def _not_writable(flag: str, folder: pathlib.Path, error: OSError) -> UserError:
+    return UserError(
+        f"{flag}={folder} cannot be written ({error.strerror}); "
+        "name a folder that you may write"
+    )
+
+
 def prepare(workdir: pathlib.Path, *, flag: str = "--workdir") -> None:
     """Makes the folder that `flag` named; one process does so for all.
 
@@ -117,10 +162,7 @@ def prepare(workdir: pathlib.Path, *, flag: str = "--workdir") -> None:
             workdir.mkdir(parents=True, exist_ok=True)
             probe.write_text(mark)
         except OSError as error:
-            raise UserError(
-                f"{flag}={workdir} cannot be written ({error.strerror}); "
-                "name a folder that you may write"
-            ) from error
+            raise _not_writable(flag, workdir, error) from error
         return mark.encode()
 
     mark = distributed.from_first("workdir", write).decode()

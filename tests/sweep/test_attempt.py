@@ -13,6 +13,7 @@ import pytest
 
 from glide_jax import lifecycle
 from glide_jax.errors import UserError
+from glide_jax.runtime import locks
 from glide_jax.sweep import attempt, state
 from glide_jax.sweep import plan as plans
 
@@ -183,7 +184,7 @@ def test_a_disk_without_file_locks_is_named(run_one, monkeypatch):
     def refuse(*_):
         raise OSError(errno.ENOLCK, "No locks available")
 
-    monkeypatch.setattr(state.fcntl, "flock", refuse)
+    monkeypatch.setattr(locks.fcntl, "flock", refuse)
     with pytest.raises(UserError, match=r"No locks available\); name a --root on a"):
         run_one()
 
