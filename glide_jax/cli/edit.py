@@ -22,7 +22,7 @@ def define_flags(fv: flags.FlagValues) -> None:
     """The flags of every sampling verb, the picture and how far to leave it."""
     sampling.define_flags(fv)
     add = define.Define(fv)
-    add.text("image", "picture to change, square")
+    add.path("image", "picture to change, square")
     add.number("strength", "0 gives the picture back, 1 keeps nothing", 0.6)
     add.text("source_prompt", "what the picture shows now")
 

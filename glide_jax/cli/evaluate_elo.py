@@ -33,8 +33,8 @@ if TYPE_CHECKING:
 def define_flags(values: flags.FlagValues) -> None:
     """Votes, key, models, and how the intervals are made."""
     add = define.Define(values)
-    add.texts("votes", "file of votes, e.g. votes.csv; one --votes for each rater")
-    add.text("key", "key.json of `glide evaluate pairs`, for its blinded answers")
+    add.paths("votes", "file of votes, e.g. votes.csv; one --votes for each rater")
+    add.path("key", "key.json of `glide evaluate pairs`, for its blinded answers")
     flags.DEFINE_list(
         "models",
         None,
@@ -42,7 +42,7 @@ def define_flags(values: flags.FlagValues) -> None:
         "is refused",
         flag_values=values,
     )
-    add.text("output", "folder for elo.json, elo.md and elo.png; empty: only print")
+    add.path("output", "folder for elo.json, elo.md and elo.png; empty: only print")
     add.whole("resamples", "bootstrap resamples", 1000, least=100)
     add.whole("seed", "of the resamples", 0, least=0)
 

@@ -21,8 +21,8 @@ def define_flags(fv: flags.FlagValues) -> None:
     """The flags of every sampling verb and what is to be filled."""
     sampling.define_flags(fv)
     add = define.Define(fv)
-    add.text("image", "picture to repaint")
-    add.text("mask", "white or transparent where to repaint, of the picture's size")
+    add.path("image", "picture to repaint")
+    add.path("mask", "white or transparent where to repaint, of the picture's size")
     meaning = "instead of --mask: pixels to add at the left, top, right and bottom"
     add.numbers("extend", meaning)
     add.choice(

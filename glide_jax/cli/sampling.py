@@ -35,9 +35,9 @@ def define_flags(values: flags.FlagValues) -> None:
 
 def define_models(add: define.Define) -> None:
     """Bundles, and how they lie on the devices."""
-    add.text("base", "bundle of the base model, e.g. runs/base/bundle")
-    add.text("upsampler", "bundle of the upsampler; left out: small pictures only")
-    add.text("clip", "bundle of the noised CLIP, for guidance by it and --candidates")
+    add.path("base", "bundle of the base model, e.g. runs/base/bundle")
+    add.path("upsampler", "bundle of the upsampler; left out: small pictures only")
+    add.path("clip", "bundle of the noised CLIP, for guidance by it and --candidates")
     add.choice(
         "compute_dtype",
         ["float32", "bfloat16", "float16"],
@@ -48,9 +48,9 @@ def define_models(add: define.Define) -> None:
 
 def _define_pictures(add: define.Define) -> None:
     add.texts("prompt", "what to draw; may be given again")
-    add.text("prompt_file", "instead of --prompt: a UTF-8 file with a prompt a line")
+    add.path("prompt_file", "instead of --prompt: a UTF-8 file with a prompt a line")
     add.numbers("blend", "weights of all --prompt in ONE picture, e.g. 0.7,0.3")
-    add.text("output", "folder for the pictures and samples.json, e.g. out/corgi")
+    add.path("output", "folder for the pictures and samples.json, e.g. out/corgi")
     add.whole("num_images", "pictures of each prompt", 1)
     add.whole("candidates", "drawn of each picture, of which the CLIP keeps one", 1)
     add.whole("seed", "another number gives other pictures", 0)

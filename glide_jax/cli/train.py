@@ -19,16 +19,14 @@ import signal
 from absl import flags
 
 from glide_jax import lifecycle
-from glide_jax.cli import config_flag
+from glide_jax.cli import config_flag, define
 from glide_jax.errors import UserError
 
 
 def define_flags(values: flags.FlagValues) -> None:
     """--config (a file, with :size after it), --workdir, and how to run it."""
     config_flag.define(values)
-    flags.DEFINE_string(
-        "workdir", None, "folder of this run, e.g. runs/base", flag_values=values
-    )
+    define.Define(values).path("workdir", "folder of this run, e.g. runs/base")
     flags.DEFINE_list(
         "allow_change",
         [],
