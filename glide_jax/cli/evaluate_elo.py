@@ -3,8 +3,9 @@
     glide evaluate elo --votes=votes.csv --output=out/elo
     glide evaluate elo --votes=anna.csv --votes=ben.csv --key=out/study/key.json
 
-A file of votes is CSV in UTF-8 with the columns a, b (the two models), winner (one of
-them, or tie) and question (e.g. photorealism). With --key it is a sheet or an
+A file of votes is CSV in UTF-8, or tables with semicolons or tabs as spreadsheets write
+them, with the columns a, b (the two models), winner (one of them, or tie) and question
+(e.g. photorealism). With --key it is a sheet or an
 answers.csv of `glide evaluate pairs`. Each question is rated by itself, by maximum
 likelihood as in the paper (appendix A.1), ties half a win to each, with 95% bootstrap
 intervals.

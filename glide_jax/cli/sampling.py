@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import hashlib
+import logging
 import math
 import pathlib
 from collections.abc import Callable, Iterator, Sequence
@@ -14,6 +15,7 @@ from absl import flags
 
 from glide_jax.cli import define, output, stopping
 from glide_jax.errors import UserError
+from glide_jax.runtime import text_lines
 
 if TYPE_CHECKING:
     from glide_jax.sample.cascade import Glide
@@ -250,7 +252,9 @@ def name_bundles(models: Glide) -> dict[str, dict[str, str]]:
 
 
 def read_lines(path: str) -> list[str]:
-    """The prompts of a --prompt_file.
+    """The prompts of a --prompt_file, one a line, without spaces at the ends.
+
+    Empty lines are no prompts; how many there are is logged.
 
     Raises:
         UserError: It cannot be read, or holds none.
@@ -265,7 +269,11 @@ def read_lines(path: str) -> list[str]:
         raise UserError(
             f"--prompt_file={path} cannot be read: {error.strerror}"
         ) from error
-    prompts = [line.strip() for line in text.splitlines() if line.strip()]
+    lines = [line.strip() for line in text_lines.split_lines(text)]
+    prompts = [line for line in lines if line]
     if not prompts:
         raise UserError(f"--prompt_file={path} holds no prompt; write one a line")
+    empty = len(lines) - len(prompts)
+    passed_over = f" ({empty} empty lines passed over)" if empty else ""
+    logging.info("--prompt_file=%s: %d prompts%s", path, len(prompts), passed_over)
     return prompts

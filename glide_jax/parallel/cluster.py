@@ -188,17 +188,20 @@ def expand_nodes(node_list: str) -> tuple[str, ...]:
     """The names in Slurm's list of nodes, in its order.
 
     Names are separated by commas. Each part in brackets stands for several numbers, and
-    a name with several brackets for every combination, the last one running first:
-    "gpu[08-10,12],rack[0-1]n[0-1]-ib". Numbers keep the zeros of the first of a range.
+    a name with several brackets for every combination: "gpu[08-10,12],rack[0-1]n[0-1]".
+    Numbers keep the zeros of the first of a range. Results equal those of
+    `scontrol show hostnames`, which refuses letters after the last bracket.
 
     Raises:
       UserError: brackets that do not match, or something in them that is no range of
         numbers.
     """
     names = re.findall(r"(?:[^,\[\]]|\[[^\[\]]*\])+", node_list)
-    if ",".join(names) != node_list:
+    if ",".join(names) != re.sub(r",+", ",", node_list).strip(","):
         raise _unreadable(node_list)
-    return tuple(node for name in names for node in _combinations(name, node_list))
+    return tuple(
+        node for name in names for node in _combinations(name.strip(), node_list)
+    )
 
 
 def _combinations(name: str, node_list: str) -> Iterator[str]:
@@ -208,7 +211,11 @@ def _combinations(name: str, node_list: str) -> Iterator[str]:
         _numbers_in(part, node_list) if place % 2 else [part]
         for place, part in enumerate(parts)
     ]
-    return map("".join, itertools.product(*choices))
+    # Slurm's order: the last bracket runs fastest, then the first, the second, ...
+    last = max(len(parts) - 2, 0)
+    for begin in itertools.product(*reversed(choices[:last])):
+        for end in itertools.product(*choices[last:]):
+            yield "".join((*reversed(begin), *end))
 
 
 def _numbers_in(ranges: str, node_list: str) -> list[str]:
@@ -228,5 +235,6 @@ def _numbers_in(ranges: str, node_list: str) -> list[str]:
 def _unreadable(node_list: str) -> UserError:
     return UserError(
         f"{node_list!r} is not a list of nodes as Slurm writes it, e.g. gpu[01-03,07]; "
-        "set GLIDE_JAX_COORDINATOR=host:port and GLIDE_JAX_HOSTS=a,b,... instead"
+        "name the processes by GLIDE_JAX_COORDINATOR=host:port, "
+        "GLIDE_JAX_NUM_PROCESSES and GLIDE_JAX_PROCESS_ID instead"
     )
