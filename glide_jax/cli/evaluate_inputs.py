@@ -2,10 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
-import fcntl
-import pathlib
-from collections.abc import Iterator
 from typing import TYPE_CHECKING
 
 from absl import flags
@@ -88,32 +84,6 @@ def judge_bundle(values: flags.FlagValues) -> str | None:
     """Of the CLIP that reads captions: --judge, or another that was named."""
     kind, _, place = (values.features or "").partition(":")
     return values.judge or (place if kind == "clip" else None) or values.clip
-
-
-@contextlib.contextmanager
-def alone(target: pathlib.Path) -> Iterator[None]:
-    """While it lasts, no other program writes to this folder or file.
-
-    Raises:
-        UserError: One does.
-    """
-    is_folder = target.is_dir()
-    lock = target / ".lock" if is_folder else target.with_name(f".{target.name}.lock")
-    with lock.open("a") as file:
-        try:
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError as error:
-            raise UserError(
-                f"another program writes to --output={target}; wait for it, or name "
-                "another"
-            ) from error
-        except OSError:
-            # A disk without locks: nobody can tell.
-            pass
-        try:
-            yield
-        finally:
-            lock.unlink(missing_ok=True)
 
 
 def make_mesh(fsdp: int = 1) -> Mesh | None:

@@ -51,7 +51,7 @@ def run(values: flags.FlagValues, arguments: list[str]) -> int:
     with (
         stopping.heeded(stopping.ALL_KEPT) as poll,
         output.made_folder(str(path.parent)),
-        evaluate_inputs.alone(path),
+        output.alone(path),
     ):
         shown = pictures.Real(values.source, values.px, values.max_images)
         extractor = features.load(values.features, mesh=evaluate_inputs.make_mesh())

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import fcntl
 import pathlib
 import tempfile
 from collections.abc import Iterator
@@ -36,3 +37,29 @@ def made_folder(path: str) -> Iterator[pathlib.Path]:
         with contextlib.suppress(OSError):
             for place in missing:
                 place.rmdir()
+
+
+@contextlib.contextmanager
+def alone(target: pathlib.Path) -> Iterator[None]:
+    """While it lasts, no other program writes to this folder or file.
+
+    Raises:
+        UserError: One does.
+    """
+    is_folder = target.is_dir()
+    lock = target / ".lock" if is_folder else target.with_name(f".{target.name}.lock")
+    with lock.open("a") as file:
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError as error:
+            raise UserError(
+                f"another program writes to --output={target}; wait for it, or name "
+                "another"
+            ) from error
+        except OSError:
+            # A disk without locks: nobody can tell.
+            pass
+        try:
+            yield
+        finally:
+            lock.unlink(missing_ok=True)

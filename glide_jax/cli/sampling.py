@@ -53,6 +53,10 @@ def _define_pictures(add: define.Define) -> None:
     add.path("prompt_file", "instead of --prompt: a UTF-8 file with a prompt a line")
     add.numbers("blend", "weights of all --prompt in ONE picture, e.g. 0.7,0.3")
     add.path("output", "folder for the pictures and samples.json, e.g. out/corgi")
+    meaning = "add to the samples that --output holds: --first_index continues after "
+    meaning += "their highest number, samples.json lists the pictures of all runs with "
+    meaning += "their settings, and grid.png shows those of the last one"
+    add.switch("append", meaning, False)
     add.whole("num_images", "pictures of each prompt", 1)
     add.whole("candidates", "drawn of each picture, of which the CLIP keeps one", 1)
     add.whole("seed", "another number gives other pictures", 0)
@@ -139,6 +143,29 @@ def open_output(
     return output.made_folder(values.output)
 
 
+@contextlib.contextmanager
+def open_samples(
+    values: flags.FlagValues, options: dict[str, Any], count: int
+) -> Iterator[tuple[pathlib.Path, dict[str, Any]]]:
+    """The output folder of `count` pictures, and the options of `Glide` for it.
+
+    Raises:
+        UserError: It cannot be written, another program writes to it, or it holds
+            samples and --append is not given.
+    """
+    from glide_jax.sample import output_folder
+
+    with open_output(values) as folder, output.alone(folder):
+        given = values["first_index"]
+        first = output_folder.choose_first_index(
+            folder,
+            append=values.append,
+            asked=given.value if given.present else None,
+            span=count * values.candidates,
+        )
+        yield folder, {**options, "first_index": first}
+
+
 def read_options(values: flags.FlagValues) -> dict[str, Any]:
     """The options of `Glide` that flags of this verb set."""
     from glide_jax.sample import settings
@@ -200,7 +227,7 @@ def write_result(
     **record: Any,
 ) -> None:
     """PNG files, grid.png and samples.json, which holds all that repeating needs."""
-    from glide_jax.sample import images
+    from glide_jax.sample import images, output_folder
 
     has_base = models.upsampler is not None
     pictures, entries = [], []
@@ -213,7 +240,7 @@ def write_result(
         entries.append(entry)
     if 1 < len(prompts) <= MAX_GRID:
         pictures.append(("grid.png", images.make_grid(result.images, columns)))
-    images.write_all(
+    total = output_folder.add(
         folder,
         pictures,
         {
@@ -223,6 +250,14 @@ def write_result(
             "images": entries,
         },
     )
+    if total == len(entries):
+        print(f"{total} pictures and samples.json are in {folder}")
+    else:
+        seed, first = result.seeds[0]
+        print(
+            f"{len(entries)} pictures are added to {folder}, the first as picture"
+            f" {first} of seed {seed}; samples.json lists {total}"
+        )
 
 
 def grid_columns(num_images: int, count: int) -> int:
