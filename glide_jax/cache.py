@@ -6,6 +6,8 @@ import os
 import pathlib
 import sys
 
+from glide_jax.runtime import paths
+
 FOLDER_VARIABLE = "GLIDE_JAX_CACHE"
 # JAX's own, read when it is imported.
 PROGRAMS_VARIABLE = "JAX_COMPILATION_CACHE_DIR"
@@ -14,13 +16,17 @@ PROGRAMS_VARIABLE = "JAX_COMPILATION_CACHE_DIR"
 def folder() -> pathlib.Path:
     """$GLIDE_JAX_CACHE, else glide_jax in $XDG_CACHE_HOME, else in ~/.cache."""
     if given := os.environ.get(FOLDER_VARIABLE):
-        return pathlib.Path(given)
-    base = os.environ.get("XDG_CACHE_HOME") or pathlib.Path.home() / ".cache"
-    return pathlib.Path(base) / "glide_jax"
+        return paths.local_path(given, FOLDER_VARIABLE)
+    base = os.environ.get("XDG_CACHE_HOME") or "~/.cache"
+    return paths.local_path(base, "XDG_CACHE_HOME") / "glide_jax"
 
 
 def keep_programs() -> None:
-    """Has JAX keep compiled programs here, unless told of another place or of none."""
+    """Has JAX keep compiled programs here, unless told of another place or of none.
+
+    Raises:
+      UserError: FOLDER_VARIABLE is a URL.
+    """
     os.environ.setdefault(PROGRAMS_VARIABLE, str(folder() / "programs"))
     # Imported before us, it has read its environment already.
     jax = sys.modules.get("jax")

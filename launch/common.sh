@@ -63,6 +63,7 @@ need() {
 # check_run PATTERN RULE: what every engine asks of --config, --name, --restarts.
 check_run() {
   need config experiments/configs/base64.py:paper name base64
+  expand_home config
   [ -f "$ROOT/${config%%:*}" ] || [[ "$config" == /* && -f "${config%%:*}" ]] ||
     die "--config=$config: there is no file ${config%%:*} in $ROOT; name one such as experiments/configs/base64.py:paper"
   [[ "$name" =~ ^$1$ ]] || die "--name=$name is no name here; use $2"
@@ -89,15 +90,27 @@ check_chip() {
   [[ " $CHIPS " == *" $chip "* ]] || die "--chip=$chip is not known; use one of $CHIPS"
 }
 
+# expand_home FLAG: bash leaves the ~ of --FLAG=~/path as it is.
+expand_home() {
+  case "${!1}" in
+    \~ | \~/*) printf -v "$1" '%s' "$HOME${!1#\~}" ;;
+    \~*) die "--$1=${!1}: only ~ and ~/ are expanded; give the path from the root" ;;
+  esac
+}
+
 # check_path FLAG: refuses a path that templates and remote shells could not carry.
 check_path() {
+  [[ "${!1}" != "~"* ]] ||
+    die "--$1=${!1}: the hosts have home folders of their own; give a path without ~"
   [[ "${!1}" =~ ^[A-Za-z0-9_./:=,@%+~-]+$ ]] ||
     die "--$1=${!1} has a letter that a shell may take for its own; use letters, digits and _ . / : = , @ % + ~ -"
 }
 
-# check_workdir KIND ...: each of path, absolute, gs or s3 that the engine can reach.
+# check_workdir KIND ...: each of path, absolute, gs or s3 that the engine can reach. With
+# "path" the hosts have the paths of this machine, so ~ is its home folder.
 check_workdir() {
   local kind
+  [[ " $* " != *" path "* ]] || expand_home workdir
   [ -z "$workdir" ] || check_path workdir
   for kind in "$@"; do
     case "$kind:$workdir" in

@@ -29,6 +29,8 @@ while [ $# -gt 0 ]; do
   esac
   shift
 done
+# bash leaves the ~ of --root=~/path as it is.
+root="${root/#\~\//$HOME/}" models="${models/#\~\//$HOME/}"
 for bundle in base_cfg noised_clip; do
   if [ ! -d "$models/$bundle" ]; then
     echo "launch/curves.sh: --models=$models has no $bundle; train them by" \

@@ -55,7 +55,7 @@ def define_flags(values: flags.FlagValues) -> None:
     add.text("respacing", meaning)
     add.text("upsampler_respacing", "sample: timesteps of the upsampler, e.g. fast27")
     add.text("compute_dtype", "float32, bfloat16 or float16; the configurations'")
-    add.text("output", "file that the row is added to, e.g. rows.jsonl")
+    add.path("output", "file that the row is added to, e.g. rows.jsonl")
 
 
 def run(values: flags.FlagValues, arguments: list[str]) -> int:

@@ -7,9 +7,20 @@ from typing import TYPE_CHECKING
 from absl import flags
 
 from glide_jax.errors import UserError
+from glide_jax.runtime import paths
 
 if TYPE_CHECKING:
     from glide_jax.config import defaults
+
+
+class _LocalFile(flags.ArgumentParser):
+    """Expands the path in PATH or PATH:SIZE before a configuration is read."""
+
+    def __init__(self, name: str, reader: flags.ArgumentParser):
+        self._name, self._reader = f"--{name}", reader
+
+    def parse(self, argument: str) -> object:
+        return self._reader.parse(paths.local_text(argument, self._name))
 
 
 def define(values: flags.FlagValues, name: str = "config") -> None:
@@ -23,6 +34,7 @@ def define(values: flags.FlagValues, name: str = "config") -> None:
         lock_config=True,
         flag_values=values,
     )
+    values[name].parser = _LocalFile(name, values[name].parser)
 
 
 def read(

@@ -14,7 +14,7 @@ import pathlib
 
 from absl import flags
 
-from glide_jax.cli import output
+from glide_jax.cli import define, output
 from glide_jax.errors import UserError
 
 ROLES = {"base": "base", "upsample": "upsampler", "clip": "clip"}
@@ -27,12 +27,10 @@ def define_flags(values: flags.FlagValues) -> None:
         ("to", "whose names --output is to have, of the bundle --input"),
     ):
         flags.DEFINE_enum(name, None, ["openai"], meaning, flag_values=values)
-    for name, meaning in (
-        ("kind", "what the file holds, e.g. base; with --to: a U-Net's own"),
-        ("input", "--from: a .pt or .safetensors file; --to: a bundle's folder"),
-        ("output", "--from: a new folder; --to: a new .pt or .safetensors file"),
-    ):
-        flags.DEFINE_string(name, None, meaning, flag_values=values)
+    add = define.Define(values)
+    add.text("kind", "what the file holds, e.g. base; with --to: a U-Net's own")
+    add.path("input", "--from: a .pt or .safetensors file; --to: a bundle's folder")
+    add.path("output", "--from: a new folder; --to: a new .pt or .safetensors file")
 
 
 def run(values: flags.FlagValues, arguments: list[str]) -> int:

@@ -18,7 +18,7 @@ import pathlib
 
 from absl import flags
 
-from glide_jax.cli import output, sampling, stopping
+from glide_jax.cli import define, output, sampling, stopping
 from glide_jax.errors import UserError
 
 ACTIONS = ("build", "tokenizer", "emoji")
@@ -32,7 +32,7 @@ def define_flags(values: flags.FlagValues) -> None:
         "shapes:quickstart, shapes:full, webdataset:GLOB, folder:DIR or tfds:NAME",
         flag_values=values,
     )
-    flags.DEFINE_string("output", None, "folder to write to", flag_values=values)
+    define.Define(values).path("output", "folder to write to")
     flags.DEFINE_string(
         "name", "captioned_images", "of the data set, for build", flag_values=values
     )

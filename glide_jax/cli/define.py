@@ -2,7 +2,41 @@
 
 from __future__ import annotations
 
+import re
+
 from absl import flags
+
+from glide_jax.runtime import paths
+
+# KIND:WHERE, as data sources and features are written. A URL is not one.
+_KIND = re.compile(r"[a-z_0-9]+:(?!//)")
+
+
+class _Path(flags.ArgumentParser):
+    """Reads a path of this machine, as text with `~` expanded."""
+
+    def __init__(self, name: str):
+        self._flag = f"--{name}"
+
+    def parse(self, argument: str) -> str:
+        return paths.local_text(argument, self._flag)
+
+
+class _KindOrPath(_Path):
+    """Reads a path, or KIND:WHERE, which is left to the reader of that kind."""
+
+    def parse(self, argument: str) -> str:
+        return argument if _KIND.match(argument) else super().parse(argument)
+
+
+class _KindAndPath(_Path):
+    """Reads KIND:PATH."""
+
+    def parse(self, argument: str) -> str:
+        found = _KIND.match(argument)
+        if not found or found.end() == len(argument):
+            return argument  # `eval.features` names the kinds that there are
+        return found.group() + super().parse(argument[found.end() :])
 
 
 class Define:
@@ -14,6 +48,23 @@ class Define:
     def text(self, name: str, meaning: str, default: str | None = None) -> None:
         """A text."""
         flags.DEFINE_string(name, default, meaning, **self._values)
+
+    def path(self, name: str, meaning: str, default: str | None = None) -> None:
+        """A file or a folder of this machine; `~` is expanded and a URL is refused."""
+        flags.DEFINE(_Path(name), name, default, meaning, **self._values)
+
+    def paths(self, name: str, meaning: str) -> None:
+        """A path that may be given again."""
+        serializer = flags.ArgumentSerializer()
+        flags.DEFINE_multi(_Path(name), serializer, name, None, meaning, **self._values)
+
+    def path_or_source(self, name: str, meaning: str) -> None:
+        """A path, or a data source such as folder:DIR."""
+        flags.DEFINE(_KindOrPath(name), name, None, meaning, **self._values)
+
+    def kind_and_path(self, name: str, meaning: str) -> None:
+        """A kind and a path, such as clip:BUNDLE."""
+        flags.DEFINE(_KindAndPath(name), name, None, meaning, **self._values)
 
     def texts(self, name: str, meaning: str) -> None:
         """A text that may be given again."""

@@ -22,7 +22,7 @@ def define_flags(fv: flags.FlagValues) -> None:
     """The flags of every sampling verb, the picture and how far to leave it."""
     sampling.define_flags(fv)
     add = define.Define(fv)
-    add.text("image", "picture to change, square")
+    add.path("image", "picture to change, square")
     add.number("strength", "0 gives the picture back, 1 keeps nothing", 0.6)
     add.text("source_prompt", "what the picture shows now")
 
@@ -39,7 +39,7 @@ def run(fv: flags.FlagValues, args: list[str]) -> int:
     image = images.read_image(fv.image)
     asked = [prompt for prompt in prompts for _ in range(fv.num_images)]
     options = sampling.read_options(fv)
-    with sampling.open_output(fv) as output:
+    with sampling.open_samples(fv, options, len(asked)) as (output, options):
         models = sampling.load_models(fv)
         drawn = len(asked) * (fv.candidates + models.num_stages - 1)
         with sampling.progress_bar(drawn) as progress:
@@ -61,5 +61,4 @@ def run(fv: flags.FlagValues, args: list[str]) -> int:
             verb="edit",
             image=sampling.file_record(fv.image),
         )
-    print(f"{len(asked)} pictures and samples.json are in {output}")
     return 0

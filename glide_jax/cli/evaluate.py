@@ -45,6 +45,7 @@ from typing import TYPE_CHECKING, Any
 from absl import flags
 
 from glide_jax.cli import curves, define, evaluate_inputs, sampling, stopping
+from glide_jax.cli import output as output_lib
 from glide_jax.errors import UserError
 
 if TYPE_CHECKING:
@@ -60,7 +61,9 @@ def define_flags(values: flags.FlagValues) -> None:
     sampling.define_steps(add)
     meaning = "draw the captions of a data source's validation split, spread over it"
     add.text("captions_of", meaning)
-    add.text("prompt_file", "instead: a UTF-8 file with a caption a line, in turn")
+    meaning = "instead: a UTF-8 file with a caption a line, in turn; of --images: one "
+    meaning += "for each picture, in the order of the pictures"
+    add.path("prompt_file", meaning)
     meaning = f"pictures drawn in all, {evaluate_inputs.NUM_IMAGES} if left out; "
     meaning += "of --images=SOURCE: taken of it, all if left out"
     add.whole("num_images", meaning, least=2)
@@ -68,14 +71,17 @@ def define_flags(values: flags.FlagValues) -> None:
     add.whole("seed", "another number gives other pictures", 0)
     add.whole("first_index", "index of the first picture", 0)
     add.whole("batch_size", "pictures at once; changes no figure", 32, least=1)
-    add.text("images", "instead of drawing: a .npz file, a folder or a data source")
+    meaning = "instead of drawing: a .npz file, a data source, or a folder, whose "
+    meaning += "pictures are in natural order (2.png before 10.png) or in the order of "
+    meaning += "its samples.json"
+    add.path_or_source("images", meaning)
     add.whole("px", "side at which --images reads a data source", least=8)
-    add.text(
+    add.kind_and_path(
         "features", "inception_tf1:FILE, inception:FILE or clip:BUNDLE to compare by"
     )
-    add.text("reference", "file of real pictures, by glide evaluate reference")
+    add.path("reference", "file of real pictures, by glide evaluate reference")
     meaning = "bundle of the noised CLIP that reads captions; that of --features=clip:"
-    add.text("judge", f"{meaning}, else --clip")
+    add.path("judge", f"{meaning}, else --clip")
     flags.DEFINE_list(
         "metrics", [], "figures to make; left out: all that can be", flag_values=values
     )
@@ -83,8 +89,8 @@ def define_flags(values: flags.FlagValues) -> None:
     add.text("loss_source", "data source for validation losses of --base")
     add.whole("num_losses", "records of --loss_source that are taken", 1024, least=1)
     meaning = "a guidance sweep's folder or rows (.jsonl), to draw as OUTPUT, a PNG"
-    add.text("curves", meaning)
-    add.text("output", "folder for result.json, samples.png and what is kept")
+    add.path("curves", meaning)
+    add.path("output", "folder for result.json, samples.png and what is kept")
 
 
 def run(values: flags.FlagValues, arguments: list[str]) -> int:
@@ -96,7 +102,7 @@ def run(values: flags.FlagValues, arguments: list[str]) -> int:
         stopping.heeded(stopping.ALL_KEPT) as poll,
         told_once(),
         sampling.open_output(values) as output,
-        evaluate_inputs.alone(output),
+        output_lib.alone(output),
     ):
         is_drawing = evaluate_inputs.is_drawing(values)
         models = sampling.load_models(values) if is_drawing else None

@@ -3,8 +3,9 @@
     glide evaluate elo --votes=votes.csv --output=out/elo
     glide evaluate elo --votes=anna.csv --votes=ben.csv --key=out/study/key.json
 
-A file of votes is CSV in UTF-8 with the columns a, b (the two models), winner (one of
-them, or tie) and question (e.g. photorealism). With --key it is a sheet or an
+A file of votes is CSV in UTF-8, or tables with semicolons or tabs as spreadsheets write
+them, with the columns a, b (the two models), winner (one of them, or tie) and question
+(e.g. photorealism). With --key it is a sheet or an
 answers.csv of `glide evaluate pairs`. Each question is rated by itself, by maximum
 likelihood as in the paper (appendix A.1), ties half a win to each, with 95% bootstrap
 intervals.
@@ -33,8 +34,8 @@ if TYPE_CHECKING:
 def define_flags(values: flags.FlagValues) -> None:
     """Votes, key, models, and how the intervals are made."""
     add = define.Define(values)
-    add.texts("votes", "file of votes, e.g. votes.csv; one --votes for each rater")
-    add.text("key", "key.json of `glide evaluate pairs`, for its blinded answers")
+    add.paths("votes", "file of votes, e.g. votes.csv; one --votes for each rater")
+    add.path("key", "key.json of `glide evaluate pairs`, for its blinded answers")
     flags.DEFINE_list(
         "models",
         None,
@@ -42,7 +43,7 @@ def define_flags(values: flags.FlagValues) -> None:
         "is refused",
         flag_values=values,
     )
-    add.text("output", "folder for elo.json, elo.md and elo.png; empty: only print")
+    add.path("output", "folder for elo.json, elo.md and elo.png; empty: only print")
     add.whole("resamples", "bootstrap resamples", 1000, least=100)
     add.whole("seed", "of the resamples", 0, least=0)
 

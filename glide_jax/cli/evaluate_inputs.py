@@ -2,16 +2,12 @@
 
 from __future__ import annotations
 
-import contextlib
-import pathlib
-from collections.abc import Iterator
 from typing import TYPE_CHECKING
 
 from absl import flags
 
 from glide_jax.cli import sampling
 from glide_jax.errors import UserError
-from glide_jax.runtime import locks
 
 if TYPE_CHECKING:
     from jax.sharding import Mesh
@@ -88,30 +84,6 @@ def judge_bundle(values: flags.FlagValues) -> str | None:
     """Of the CLIP that reads captions: --judge, or another that was named."""
     kind, _, place = (values.features or "").partition(":")
     return values.judge or (place if kind == "clip" else None) or values.clip
-
-
-@contextlib.contextmanager
-def alone(target: pathlib.Path) -> Iterator[None]:
-    """While it lasts, no other program writes to this folder or file.
-
-    Raises:
-        UserError: One does.
-    """
-    is_folder = target.is_dir()
-    lock = target / ".lock" if is_folder else target.with_name(f".{target.name}.lock")
-    with lock.open("a") as file:
-        is_free = True
-        with contextlib.suppress(OSError):  # a disk without locks: nobody can tell
-            is_free = locks.try_lock(file)
-        if not is_free:
-            raise UserError(
-                f"another program writes to --output={target}; wait for it, or name "
-                "another"
-            )
-        try:
-            yield
-        finally:
-            lock.unlink(missing_ok=True)
 
 
 def make_mesh(fsdp: int = 1) -> Mesh | None:

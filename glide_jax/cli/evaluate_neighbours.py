@@ -21,10 +21,10 @@ from glide_jax.errors import UserError
 def define_flags(values: flags.FlagValues) -> None:
     """Samples, training pictures, the CLIP and where the answer goes."""
     add = define.Define(values)
-    add.text("samples", "folder of `glide sample`, e.g. out/corgi")
+    add.path("samples", "folder of `glide sample`, e.g. out/corgi")
     add.text("source", "the training pictures, as in data.sources; its train split")
-    add.text("clip", "bundle of a noised CLIP, e.g. runs/clip/bundle")
-    add.text("output", "folder for neighbours.png and neighbours.json")
+    add.path("clip", "bundle of a noised CLIP, e.g. runs/clip/bundle")
+    add.path("output", "folder for neighbours.png and neighbours.json")
     add.whole("count", "training pictures to keep for each sample", 5, least=1)
 
 

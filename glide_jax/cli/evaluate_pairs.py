@@ -22,14 +22,14 @@ from glide_jax.errors import UserError
 def define_flags(values: flags.FlagValues) -> None:
     """Folders of samples, how many pairs, and where they go."""
     add = define.Define(values)
-    add.texts("samples", "folder of `glide sample`, e.g. out/cfg; one for each model")
+    add.paths("samples", "folder of `glide sample`, e.g. out/cfg; one for each model")
     add.whole(
         "num_pairs",
         "pairs to show, spread evenly over the models (the paper: 1000); empty: all",
         least=1,
     )
     add.whole("seed", "of order and sides", 0, least=0)
-    add.text("output", "folder of the study, e.g. out/study")
+    add.path("output", "folder of the study, e.g. out/study")
 
 
 def run(values: flags.FlagValues, arguments: list[str]) -> int:

@@ -28,8 +28,8 @@ def define_flags(values: flags.FlagValues) -> None:
     add = define.Define(values)
     add.text("source", "data source, e.g. webdataset:GLOB; its validation split")
     add.whole("px", "side of the pictures that are to be compared with it", least=8)
-    add.text("features", "inception_tf1:FILE, inception:FILE or clip:BUNDLE")
-    add.text("output", "file to write, e.g. ref.npz")
+    add.kind_and_path("features", "inception_tf1:FILE, inception:FILE or clip:BUNDLE")
+    add.path("output", "file to write, e.g. ref.npz")
     add.whole("max_images", "take no more than the first so many; all", least=2)
     add.switch("keep_images", "keep the pictures too, for other evaluators", False)
     add.whole("batch_size", "pictures at once; changes no figure", 64, least=1)
@@ -51,7 +51,7 @@ def run(values: flags.FlagValues, arguments: list[str]) -> int:
     with (
         stopping.heeded(stopping.ALL_KEPT) as poll,
         output.made_folder(str(path.parent)),
-        evaluate_inputs.alone(path),
+        output.alone(path),
     ):
         shown = pictures.Real(values.source, values.px, values.max_images)
         extractor = features.load(values.features, mesh=evaluate_inputs.make_mesh())

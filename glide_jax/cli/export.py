@@ -20,6 +20,7 @@ from absl import flags
 
 from glide_jax.cli import define, stopping
 from glide_jax.errors import UserError
+from glide_jax.runtime import paths
 
 PROGRAM_FLAGS = ("clip", "guidance_mode", "sampler", "respacing", "prompt")
 
@@ -27,13 +28,13 @@ PROGRAM_FLAGS = ("clip", "guidance_mode", "sampler", "respacing", "prompt")
 def define_flags(values: flags.FlagValues) -> None:
     """--output, --ema, --step, --dtype, --program and what is fixed in the program."""
     add = define.Define(values)
-    add.text("output", "the bundle's folder; WORKDIR/bundle")
+    add.path("output", "the bundle's folder; WORKDIR/bundle")
     add.text("ema", "which average, e.g. 0.999; the first one")
     add.whole("step", "of the checkpoint; the newest that is good", least=0)
     add.choice("dtype", ["bfloat16", "float32"], "of the stored weights", "bfloat16")
     meaning = "also write the sampler as a serialized program for cpu, cuda and tpu"
     add.switch("program", meaning, False)
-    add.text("clip", "bundle of the noised CLIP, for --guidance_mode=clip or cfg+clip")
+    add.path("clip", "bundle of the noised CLIP, for --guidance_mode=clip or cfg+clip")
     modes = ["none", "cfg", "clip", "cfg+clip"]
     add.choice("guidance_mode", modes, "of the program; cfg for a base model")
     add.text("sampler", "of the program, e.g. ddim; the run's")
@@ -49,7 +50,7 @@ def run(values: flags.FlagValues, arguments: list[str]) -> int:
         raise UserError(
             f"{len(arguments)} workdirs given; name one, e.g. glide export runs/base"
         )
-    workdir = pathlib.Path(arguments[0])
+    workdir = paths.local_path(arguments[0], "workdir")
     output = pathlib.Path(values.output) if values.output else workdir / "bundle"
 
     with stopping.heeded() as poll:

@@ -21,8 +21,8 @@ def define_flags(fv: flags.FlagValues) -> None:
     """The flags of every sampling verb and what is to be filled."""
     sampling.define_flags(fv)
     add = define.Define(fv)
-    add.text("image", "picture to repaint")
-    add.text("mask", "white or transparent where to repaint, of the picture's size")
+    add.path("image", "picture to repaint")
+    add.path("mask", "white or transparent where to repaint, of the picture's size")
     meaning = "instead of --mask: pixels to add at the left, top, right and bottom"
     add.numbers("extend", meaning)
     add.choice(
@@ -56,7 +56,7 @@ def run(fv: flags.FlagValues, args: list[str]) -> int:
         record["mask"] = sampling.file_record(fv.mask)
     else:
         margins = sampling.read_numbers(fv, "extend")
-    with sampling.open_output(fv) as output:
+    with sampling.open_samples(fv, options, len(asked)) as (output, options):
         models = sampling.load_models(fv)
         drawn = len(asked) * (fv.candidates + models.num_stages - 1)
         if not fv.mask:
@@ -73,5 +73,4 @@ def run(fv: flags.FlagValues, args: list[str]) -> int:
                 )
         columns = sampling.grid_columns(fv.num_images, len(asked))
         sampling.write_result(output, models, asked, columns, result, **record)
-    print(f"{len(asked)} pictures and samples.json are in {output}")
     return 0

@@ -16,6 +16,7 @@ everything from 128 up, and after nothing else.
          save; training goes on from the last checkpoint, as after these:
     134  another process of the run is gone
     135  no step in too long a time (train.stall_secs)
+    141  nobody reads stdout any more, as in `glide plan ... | head`
     143  SIGTERM came before it was heeded, or saving took too long (train.grace_secs)
 """
 
@@ -26,6 +27,7 @@ import contextlib
 import importlib
 import logging
 import os
+import select
 import signal
 import sys
 import textwrap
@@ -33,6 +35,7 @@ import traceback
 
 from absl import flags
 
+import glide_jax
 from glide_jax import cache, errors, lifecycle
 
 VERBS = {
@@ -56,14 +59,41 @@ VERBS = {
     "data": "build | tokenizer | emoji: prepare a data set",
 }
 
+# As the shell reports a program that SIGPIPE ends, e.g. `git log | head`.
+READER_GONE = 128 + signal.SIGPIPE
+
 # What takes seconds to import, and from its first one on ends in good order.
 HEEDS_CTRL_C = ("train",)
 
 
 def main(argv: list[str] | None = None) -> None:
     """The console script."""
-    cache.keep_programs()
-    sys.exit(run(sys.argv[1:] if argv is None else argv))
+    try:
+        code = _run_with_cache(sys.argv[1:] if argv is None else argv)
+        sys.stdout.flush()
+    except BrokenPipeError:
+        if not _is_reader_gone():
+            raise  # another pipe or a socket
+        # Python flushes stdout once more when it ends.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        code = READER_GONE
+    sys.exit(code)
+
+
+def _run_with_cache(argv: list[str]) -> int:
+    try:
+        cache.keep_programs()
+    except errors.UserError as error:
+        print(f"glide: {error}", file=sys.stderr)
+        return error.exit_code
+    return run(argv)
+
+
+def _is_reader_gone() -> bool:
+    """Whether stdout is a pipe that nobody reads any more."""
+    poll = select.poll()
+    poll.register(sys.stdout.fileno(), select.POLLOUT)
+    return any(event & select.POLLERR for _, event in poll.poll(0))
 
 
 def run(argv: list[str]) -> int:
@@ -71,6 +101,9 @@ def run(argv: list[str]) -> int:
     if not argv or argv[0] in ("help", "-h", "--help"):
         print(_usage())
         return lifecycle.ExitCode.OK if argv else lifecycle.ExitCode.USER_ERROR
+    if argv[0] == "--version":
+        print(f"glide {glide_jax.__version__}")
+        return lifecycle.ExitCode.OK
     verb, *rest = argv
     if rest and f"{verb} {rest[0]}" in VERBS:
         verb = f"{verb} {rest.pop(0)}"
@@ -128,6 +161,10 @@ def parse(values: flags.FlagValues, argv: list[str]) -> list[str]:
     try:
         return values(argv)[1:]
     except (flags.Error, AttributeError, KeyError, TypeError, ValueError) as error:
+        cause = error.__context__
+        # The line of a flag's own parser. (That of a configuration's file is a page.)
+        if isinstance(cause, errors.UserError) and "\n" not in str(cause):
+            raise cause from None
         # ml_collections raises AttributeError for an unknown key, with the nearest one.
         line = _one_line(error)
         if " " not in line:  # with no setting near it ml_collections tells it alone
@@ -188,9 +225,10 @@ def _flag_help(values: flags.FlagValues) -> str:
 
 def _usage() -> str:
     lines = [f"  {verb:<18} {meaning}" for verb, meaning in VERBS.items()]
-    return "glide VERB [--flag=value ...]; `glide VERB --help` tells more\n\n" + (
-        "\n".join(lines)
-    )
+    return (
+        "glide VERB [--flag=value ...]; `glide VERB --help` tells more\n"
+        "glide --version\n\n"
+    ) + "\n".join(lines)
 
 
 if __name__ == "__main__":

@@ -8,6 +8,7 @@ import tempfile
 from collections.abc import Iterator
 
 from glide_jax.errors import UserError
+from glide_jax.runtime import locks
 
 
 @contextlib.contextmanager
@@ -36,3 +37,27 @@ def made_folder(path: str) -> Iterator[pathlib.Path]:
         with contextlib.suppress(OSError):
             for place in missing:
                 place.rmdir()
+
+
+@contextlib.contextmanager
+def alone(target: pathlib.Path) -> Iterator[None]:
+    """While it lasts, no other program writes to this folder or file.
+
+    Raises:
+        UserError: One does.
+    """
+    is_folder = target.is_dir()
+    lock = target / ".lock" if is_folder else target.with_name(f".{target.name}.lock")
+    with lock.open("a") as file:
+        is_free = True
+        with contextlib.suppress(OSError):  # a disk without locks: nobody can tell
+            is_free = locks.try_lock(file)
+        if not is_free:
+            raise UserError(
+                f"another program writes to --output={target}; wait for it, or name "
+                "another"
+            )
+        try:
+            yield
+        finally:
+            lock.unlink(missing_ok=True)

@@ -10,18 +10,18 @@ what is done and resumes what was cut off.
 from __future__ import annotations
 
 import math
-import pathlib
 
 from absl import flags
 
+from glide_jax.cli import define
 from glide_jax.errors import UserError
+from glide_jax.runtime import paths
 
 
 def define_flags(values: flags.FlagValues) -> None:
     """--output, --scale."""
-    flags.DEFINE_string(
-        "output", "runs/quickstart", "folder of everything made", flag_values=values
-    )
+    add = define.Define(values)
+    add.path("output", "folder of everything made", "runs/quickstart")
     flags.DEFINE_float(
         "scale",
         1.0,
@@ -43,7 +43,7 @@ def run(values: flags.FlagValues, arguments: list[str]) -> int:
     # absl lets nan pass its bounds.
     if not math.isfinite(values.scale):
         raise UserError(f"--scale={values.scale} is not finite; e.g. --scale=0.01")
-    root = pathlib.Path(values.output)
+    root = paths.local_path(values.output, "--output")
     workdir.prepare(root, flag="--output")
     done = ledger.Ledger(root / "ledger.json")
     done.keep_setting("scale", values.scale)

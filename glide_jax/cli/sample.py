@@ -58,7 +58,7 @@ def run(fv: flags.FlagValues, args: list[str]) -> int:
         prompts = sampling.read_prompts(fv)
     count = len(prompts) * fv.num_images
     options = sampling.read_options(fv)
-    with sampling.open_output(fv) as output:
+    with sampling.open_samples(fv, options, count) as (output, options):
         models = sampling.load_models(fv)
         drawn = count * (fv.candidates + models.num_stages - 1)
         with sampling.progress_bar(drawn) as progress:
@@ -70,7 +70,6 @@ def run(fv: flags.FlagValues, args: list[str]) -> int:
         sampling.write_result(output, models, asked, columns, result, verb="sample")
         if real is not None:
             _draw_beside(output / "beside.png", prompts, real, result)
-    print(f"{count} pictures and samples.json are in {output}")
     return 0
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import hashlib
+import logging
 import math
 import pathlib
 from collections.abc import Callable, Iterator, Sequence
@@ -14,6 +15,7 @@ from absl import flags
 
 from glide_jax.cli import define, output, stopping
 from glide_jax.errors import UserError
+from glide_jax.runtime import text_lines
 
 if TYPE_CHECKING:
     from glide_jax.sample.cascade import Glide
@@ -35,9 +37,9 @@ def define_flags(values: flags.FlagValues) -> None:
 
 def define_models(add: define.Define) -> None:
     """Bundles, and how they lie on the devices."""
-    add.text("base", "bundle of the base model, e.g. runs/base/bundle")
-    add.text("upsampler", "bundle of the upsampler; left out: small pictures only")
-    add.text("clip", "bundle of the noised CLIP, for guidance by it and --candidates")
+    add.path("base", "bundle of the base model, e.g. runs/base/bundle")
+    add.path("upsampler", "bundle of the upsampler; left out: small pictures only")
+    add.path("clip", "bundle of the noised CLIP, for guidance by it and --candidates")
     add.choice(
         "compute_dtype",
         ["float32", "bfloat16", "float16"],
@@ -48,9 +50,13 @@ def define_models(add: define.Define) -> None:
 
 def _define_pictures(add: define.Define) -> None:
     add.texts("prompt", "what to draw; may be given again")
-    add.text("prompt_file", "instead of --prompt: a UTF-8 file with a prompt a line")
+    add.path("prompt_file", "instead of --prompt: a UTF-8 file with a prompt a line")
     add.numbers("blend", "weights of all --prompt in ONE picture, e.g. 0.7,0.3")
-    add.text("output", "folder for the pictures and samples.json, e.g. out/corgi")
+    add.path("output", "folder for the pictures and samples.json, e.g. out/corgi")
+    meaning = "add to the samples that --output holds: --first_index continues after "
+    meaning += "their highest number, samples.json lists the pictures of all runs with "
+    meaning += "their settings, and grid.png shows those of the last one"
+    add.switch("append", meaning, False)
     add.whole("num_images", "pictures of each prompt", 1)
     add.whole("candidates", "drawn of each picture, of which the CLIP keeps one", 1)
     add.whole("seed", "another number gives other pictures", 0)
@@ -137,6 +143,29 @@ def open_output(
     return output.made_folder(values.output)
 
 
+@contextlib.contextmanager
+def open_samples(
+    values: flags.FlagValues, options: dict[str, Any], count: int
+) -> Iterator[tuple[pathlib.Path, dict[str, Any]]]:
+    """The output folder of `count` pictures, and the options of `Glide` for it.
+
+    Raises:
+        UserError: It cannot be written, another program writes to it, or it holds
+            samples and --append is not given.
+    """
+    from glide_jax.sample import output_folder
+
+    with open_output(values) as folder, output.alone(folder):
+        given = values["first_index"]
+        first = output_folder.choose_first_index(
+            folder,
+            append=values.append,
+            asked=given.value if given.present else None,
+            span=count * values.candidates,
+        )
+        yield folder, {**options, "first_index": first}
+
+
 def read_options(values: flags.FlagValues) -> dict[str, Any]:
     """The options of `Glide` that flags of this verb set."""
     from glide_jax.sample import settings
@@ -198,7 +227,7 @@ def write_result(
     **record: Any,
 ) -> None:
     """PNG files, grid.png and samples.json, which holds all that repeating needs."""
-    from glide_jax.sample import images
+    from glide_jax.sample import images, output_folder
 
     has_base = models.upsampler is not None
     pictures, entries = [], []
@@ -211,7 +240,7 @@ def write_result(
         entries.append(entry)
     if 1 < len(prompts) <= MAX_GRID:
         pictures.append(("grid.png", images.make_grid(result.images, columns)))
-    images.write_all(
+    total = output_folder.add(
         folder,
         pictures,
         {
@@ -221,6 +250,14 @@ def write_result(
             "images": entries,
         },
     )
+    if total == len(entries):
+        print(f"{total} pictures and samples.json are in {folder}")
+    else:
+        seed, first = result.seeds[0]
+        print(
+            f"{len(entries)} pictures are added to {folder}, the first as picture"
+            f" {first} of seed {seed}; samples.json lists {total}"
+        )
 
 
 def grid_columns(num_images: int, count: int) -> int:
@@ -250,7 +287,9 @@ def name_bundles(models: Glide) -> dict[str, dict[str, str]]:
 
 
 def read_lines(path: str) -> list[str]:
-    """The prompts of a --prompt_file.
+    """The prompts of a --prompt_file, one a line, without spaces at the ends.
+
+    Empty lines are no prompts; how many there are is logged.
 
     Raises:
         UserError: It cannot be read, or holds none.
@@ -265,7 +304,11 @@ def read_lines(path: str) -> list[str]:
         raise UserError(
             f"--prompt_file={path} cannot be read: {error.strerror}"
         ) from error
-    prompts = [line.strip() for line in text.splitlines() if line.strip()]
+    lines = [line.strip() for line in text_lines.split_lines(text)]
+    prompts = [line for line in lines if line]
     if not prompts:
         raise UserError(f"--prompt_file={path} holds no prompt; write one a line")
+    empty = len(lines) - len(prompts)
+    passed_over = f" ({empty} empty lines passed over)" if empty else ""
+    logging.info("--prompt_file=%s: %d prompts%s", path, len(prompts), passed_over)
     return prompts

@@ -25,6 +25,7 @@ from absl import flags
 from glide_jax import lifecycle
 from glide_jax.cli import define, evaluate_inputs
 from glide_jax.errors import UserError
+from glide_jax.runtime import paths
 
 RUNNERS = ("local", "slurm", "jobset", "print")
 # Flags that one runner alone reads, or two.
@@ -45,7 +46,7 @@ CLUSTER_FLAGS = {
 def define_flags(values: flags.FlagValues) -> None:
     """What to do, where, and what the cluster is to be told."""
     add = define.Define(values)
-    add.text(
+    add.path(
         "root", "folder of the sweep, on a disk with file locks, e.g. runs/lr_batch"
     )
     add.text(
@@ -79,7 +80,7 @@ def define_flags(values: flags.FlagValues) -> None:
         "more than the losses",
         False,
     )
-    add.text(
+    add.path(
         "rows",
         "with --report: also write a JSON row for each finished run to this file, e.g. "
         "experiments/results/sweeps/lr_batch.jsonl",
@@ -110,7 +111,7 @@ def run(values: flags.FlagValues, arguments: list[str]) -> int:
     from glide_jax.sweep import plan as plans
 
     _check_flags(values)
-    root = pathlib.Path(values.root)
+    root = paths.local_path(values.root, "--root")
     if not arguments and (values.status or values.report):
         return _show(values, plans.read(root), root)
     if values.status or values.report:
@@ -165,7 +166,7 @@ def _make_plan(arguments: list[str]):
                 f"{word!r} is no flag; one sweep file is named, and after -- follow "
                 "flags for all runs, such as --config.train.num_steps=30"
             )
-    return plans.make(definition.load(pathlib.Path(path)), shared)
+    return plans.make(definition.load(paths.local_path(path, "sweep file")), shared)
 
 
 def _kept_plan(run_id: str, root: pathlib.Path, arguments: list[str]):

@@ -20,7 +20,7 @@ from typing import TYPE_CHECKING
 from absl import flags
 
 from glide_jax import lifecycle
-from glide_jax.cli import config_flag
+from glide_jax.cli import config_flag, define
 from glide_jax.errors import UserError
 
 if TYPE_CHECKING:
@@ -31,9 +31,7 @@ if TYPE_CHECKING:
 def define_flags(values: flags.FlagValues) -> None:
     """--config (a file, with :size after it), --workdir, and how to run it."""
     config_flag.define(values)
-    flags.DEFINE_string(
-        "workdir", None, "folder of this run, e.g. runs/base", flag_values=values
-    )
+    define.Define(values).path("workdir", "folder of this run, e.g. runs/base")
     flags.DEFINE_list(
         "allow_change",
         [],

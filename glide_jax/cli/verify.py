@@ -12,7 +12,6 @@ from __future__ import annotations
 
 import dataclasses
 import json
-import pathlib
 from typing import TYPE_CHECKING
 
 from absl import flags
@@ -20,6 +19,7 @@ from absl import flags
 from glide_jax import lifecycle
 from glide_jax.cli import define
 from glide_jax.errors import UserError
+from glide_jax.runtime import paths
 
 if TYPE_CHECKING:
     from glide_jax.checkpoint import verify
@@ -38,7 +38,7 @@ def run(values: flags.FlagValues, arguments: list[str]) -> int:
         raise UserError("no folder given; name workdirs or bundles, e.g. runs/base")
     is_damaged = False
     for argument in arguments:
-        report = verify.check(pathlib.Path(argument))
+        report = verify.check(paths.local_path(argument, "folder"))
         print(_as_json(report) if values.json else "\n".join(_lines(report)))
         is_damaged |= bool(report.damaged)
     return lifecycle.ExitCode.NO_CHECKPOINT if is_damaged else lifecycle.ExitCode.OK

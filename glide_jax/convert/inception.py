@@ -19,6 +19,7 @@ from glide_jax.checkpoint import bundle
 from glide_jax.convert import tensor_files
 from glide_jax.errors import UserError
 from glide_jax.models import inception
+from glide_jax.runtime import paths
 
 PUBLISHED = "pt_inception-2015-12-05-6726825d.pth"
 DIGEST = "6726825d"  # how the published file's SHA-256 begins
@@ -39,7 +40,7 @@ def read(path: str | pathlib.Path) -> tuple[shapes.Params, str]:
       UserError: no such file, one that is not the published one, or no PyTorch to
         read it with.
     """
-    path = pathlib.Path(path)
+    path = paths.local_path(path, "inception")
     digest = _sha256(path)
     if not digest.startswith(DIGEST):
         raise UserError(

@@ -19,6 +19,7 @@ from google.protobuf import json_format, message
 
 from glide_jax import errors
 from glide_jax.data import captions, disk, schema
+from glide_jax.runtime import paths
 
 _FORMAT = "array_record"
 _FEATURES = "features.json"
@@ -37,7 +38,7 @@ _BROKEN = (
 
 def _open_builder(name: str) -> tfds.core.DatasetBuilder:
     """The builder in a folder, else the named one of the user's data folder."""
-    folder = pathlib.Path(name).expanduser()
+    folder = paths.local_path(name, "source tfds")
     if folder.is_dir():
         versions = sorted(folder.glob("**/dataset_info.json"))
         if len(versions) != 1:

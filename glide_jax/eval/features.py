@@ -33,6 +33,7 @@ from glide_jax.convert import inception as inception_weights
 from glide_jax.data import transforms
 from glide_jax.models import inception, noised_clip
 from glide_jax.parallel import sharding
+from glide_jax.runtime import paths
 from glide_jax.sample import batches, prompts, restore
 from glide_jax.sample import images as images_lib
 
@@ -103,6 +104,7 @@ def load(
             "noised CLIP, or inception:FILE or inception_tf1:FILE, FID's published "
             "weights"
         )
+    place = paths.local_text(place, f"features {kind}")
     if kind == "clip":
         model = restore.load_bundle(place, compute_dtype="float32", mesh=mesh)
         return ClipExtractor(model, classes, batch_size=batch_size, mesh=mesh)

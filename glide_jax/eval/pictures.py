@@ -19,7 +19,8 @@ from glide_jax import errors
 from glide_jax.data import captions as captions_lib
 from glide_jax.data import folder as folders
 from glide_jax.data import schema, sources, tar_shards, transforms
-from glide_jax.eval import npz_files
+from glide_jax.eval import npz_files, picture_folder
+from glide_jax.runtime import paths
 from glide_jax.sample import cascade, settings
 from glide_jax.sample import images as images_lib
 
@@ -131,7 +132,7 @@ class Saved:
 
 
 class Folder:
-    """Picture files in the order of their names, or as samples.json lists them.
+    """Picture files in natural order of their names, or as samples.json lists them.
 
     Files of `glide sample` bring their captions along.
     """
@@ -139,12 +140,7 @@ class Folder:
     def __init__(self, folder: str | pathlib.Path, prompts: Sequence[str] | None):
         """Raises UserError: no pictures, not square, or another number of prompts."""
         folder = pathlib.Path(folder)
-        self._files, found = _listed(folder)
-        if not self._files:
-            raise errors.UserError(
-                f"{folder} holds no pictures ({', '.join(sorted(folders.SUFFIXES))}); "
-                "name a folder of some, or a .npz file"
-            )
+        self._files, found = picture_folder.list_pictures(folder, f"--images={folder}")
         check_prompts(prompts, len(self._files), folder)
         self.captions = found if prompts is None else prompts
         self.count, self.has_captions = len(self._files), self.captions is not None
@@ -237,11 +233,12 @@ def open_saved(
             f"--images={spec} has pictures of its own size and number; --px and "
             "--num_images are for data sources, leave them out"
         )
-    if pathlib.Path(spec).is_dir():
-        return Folder(spec, prompts)
-    if spec.endswith(".npz"):
-        return Saved(spec, prompts)
     if not is_source:
+        spec = paths.local_text(spec, "--images")
+        if pathlib.Path(spec).is_dir():
+            return Folder(spec, prompts)
+        if spec.endswith(".npz"):
+            return Saved(spec, prompts)
         raise errors.UserError(
             f"--images={spec} is no .npz file, folder or data source; name one"
         )
@@ -304,27 +301,6 @@ def _caption_at(source: schema.Source, spec: str, start: int) -> str:
         f"{spec}: {_ATTEMPTS} records in a row have no usable caption (the last: "
         f"{last.key}: {last.reason}); check the data"
     )
-
-
-def _listed(folder: pathlib.Path) -> tuple[list[pathlib.Path], list[str] | None]:
-    """Files and, where samples.json tells them, their captions."""
-    record = folder / "samples.json"
-    if record.is_file():
-        try:
-            entries = json.loads(record.read_text(encoding="utf-8"))["images"]
-            files = [folder / entry["file"] for entry in entries]
-            found = [entry["prompt"] for entry in entries]
-        except (ValueError, LookupError, TypeError) as error:
-            raise errors.UserError(
-                f"{record} is not what glide sample writes; take it away, and the "
-                "pictures are read by their names"
-            ) from error
-        # Of a blend no single caption is the right one.
-        return files, found if all(isinstance(text, str) for text in found) else None
-    files = [
-        path for path in folder.iterdir() if path.suffix.lower() in folders.SUFFIXES
-    ]
-    return sorted(files), None
 
 
 def _stamp_of(files: Sequence[pathlib.Path]) -> str:

@@ -23,6 +23,7 @@ import numpy as np
 from glide_jax import errors
 from glide_jax.eval import collecting, features, moments, npz_files, parts
 from glide_jax.eval import pictures as pictures_lib
+from glide_jax.runtime import paths
 
 RECORD = "glide_jax"
 PROTOCOL = "centre crop"
@@ -116,6 +117,7 @@ def read(
         UserError: Not such a file; another resolution; another extractor, by name or
             by digest, and no pictures to look at anew.
     """
+    path = paths.local_text(path, "reference")
     names = npz_files.names(path)
     arrays = npz_files.read_small(path, but=("arr_0",))
     record = _record(path, arrays)

@@ -8,6 +8,7 @@ from collections.abc import Sequence
 from typing import Any, NamedTuple
 
 from glide_jax import errors
+from glide_jax.eval import picture_folder
 
 
 class Sample(NamedTuple):
@@ -48,10 +49,7 @@ def read(path: str) -> list[Sample]:
             f"--samples={path}: samples.json does not list pictures with their prompts;"
             f" {remedy}"
         ) from error
-    gone = [sample.file.name for sample in samples if not sample.file.is_file()]
-    if gone or not samples:
-        what = f"{len(gone)} pictures are gone, e.g. {gone[0]}" if gone else "is empty"
-        raise errors.UserError(f"--samples={path}: {what}; draw the samples again")
+    picture_folder.check_files(folder, record["images"], f"--samples={path}")
     return samples
 
 

@@ -1,6 +1,8 @@
 """Reads votes: plain ones, or blinded answers with the key that tells what was shown.
 
-A file of votes is CSV in UTF-8 with a header and the columns
+A file of votes is a table with a header, as CSV in UTF-8 or as a spreadsheet writes it:
+fields separated by commas, semicolons, or tabs, a byte order mark, UTF-16. Its columns
+are
 
     a, b         the two models
     winner       one of them, or "tie"
@@ -13,10 +15,13 @@ columns are left alone. Files are counted line by line and never held in memory.
 
 from __future__ import annotations
 
+import codecs
 import collections
 import csv
 import difflib
+import logging
 import pathlib
+import re
 from collections.abc import Iterator, Sequence
 from typing import Any, NamedTuple, TextIO
 
@@ -138,11 +143,13 @@ def _rows(path: str, columns: Sequence[str]) -> Iterator[Row]:
       UserError: it cannot be read, is not UTF-8 or CSV, or lacks a column or field.
     """
     try:
-        with open(path, encoding="utf-8-sig", newline="") as file:
-            reader = csv.DictReader(_lines(file, path), strict=True)
+        with open(path, encoding=_encoding(path), newline="") as file:
+            delimiter, above = _delimiter(path, file)
+            lines = _lines(file, path)
+            reader = csv.DictReader(lines, delimiter=delimiter, strict=True)
             _check_header(path, columns, reader.fieldnames)
             for row in reader:
-                where = f"{path} line {reader.line_num}"
+                where = f"{path} line {above + reader.line_num}"
                 if any("\n" in (row[name] or "") for name in columns):
                     raise errors.UserError(
                         f"{where}: a quote that is opened before it joins lines; close"
@@ -163,8 +170,36 @@ def _rows(path: str, columns: Sequence[str]) -> Iterator[Row]:
         ) from error
     except csv.Error as error:
         raise errors.UserError(
-            f"{path} line {reader.line_num}: not CSV ({error}); save it as CSV UTF-8"
+            f"{path} line {above + reader.line_num}: not CSV ({error}); save it as CSV"
+            " UTF-8"
         ) from error
+
+
+def _encoding(path: str) -> str:
+    """UTF-8, or what the byte order mark says: Excel's "Unicode text" is UTF-16."""
+    with open(path, "rb") as file:
+        is_utf16 = file.read(2) in (codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)
+    return "utf-16" if is_utf16 else "utf-8-sig"
+
+
+def _delimiter(path: str, file: TextIO) -> tuple[str, int]:
+    """What separates the columns, by the header, and how many lines are above that.
+
+    `file` is left at the header.
+
+    Excel takes a first line sep=; as the separator, and some programs write it.
+    """
+    start, first = 0, file.readline(_MAX_LINE)
+    stated = re.fullmatch("sep=([,;\t])", first.rstrip("\r\n"))
+    if stated:
+        start, first = file.tell(), file.readline(_MAX_LINE)
+    file.seek(start)
+    # Names of columns hold no separators.
+    found = stated[1] if stated else max(",;\t", key=first.count)
+    if found != ",":
+        name = {";": "semicolons", "\t": "tabs"}[found]
+        logging.info("--votes=%s: columns are separated by %s", path, name)
+    return found, 1 if stated else 0
 
 
 def _lines(file: TextIO, path: str) -> Iterator[str]:

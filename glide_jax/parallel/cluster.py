@@ -20,6 +20,7 @@ does each take its own: the one numbered SLURM_LOCALID, unless srun hides the ot
 
 from __future__ import annotations
 
+import itertools
 import re
 from collections.abc import Iterator, Mapping
 from typing import NamedTuple
@@ -96,7 +97,7 @@ def _slurm(environment: Mapping[str, str]) -> Cluster | None:
     num_processes = _number(environment, "SLURM_STEP_NUM_TASKS", 1)
     if num_processes == 1:
         return None
-    nodes = tuple(_expanded(environment.get("SLURM_STEP_NODELIST", "")))
+    nodes = expand_nodes(environment.get("SLURM_STEP_NODELIST", ""))
     per_node = -(-num_processes // max(len(nodes), 1))
     coordinator = environment.get("GLIDE_JAX_COORDINATOR", "")
     if not coordinator and nodes:
@@ -183,15 +184,57 @@ def _names(text: str) -> tuple[str, ...]:
     return tuple(name.strip() for name in text.split(",") if name.strip())
 
 
-def _expanded(node_list: str) -> Iterator[str]:
-    """The nodes of "gpu[01-03,7],login": gpu01, gpu02, gpu03, gpu7, login."""
-    for prefix, ranges, suffix in re.findall(
-        r"([^,\[]+)(?:\[([^\]]*)\])?([^,\[]*)", node_list
-    ):
-        if not ranges:
-            yield prefix + suffix
-            continue
-        for part in ranges.split(","):
-            first, _, last = part.partition("-")
-            for number in range(int(first), int(last or first) + 1):
-                yield f"{prefix}{number:0{len(first)}d}{suffix}"
+def expand_nodes(node_list: str) -> tuple[str, ...]:
+    """The names in Slurm's list of nodes, in its order.
+
+    Names are separated by commas. Each part in brackets stands for several numbers, and
+    a name with several brackets for every combination: "gpu[08-10,12],rack[0-1]n[0-1]".
+    Numbers keep the zeros of the first of a range. Results equal those of
+    `scontrol show hostnames`, which refuses letters after the last bracket.
+
+    Raises:
+      UserError: brackets that do not match, or something in them that is no range of
+        numbers.
+    """
+    names = re.findall(r"(?:[^,\[\]]|\[[^\[\]]*\])+", node_list)
+    if ",".join(names) != re.sub(r",+", ",", node_list).strip(","):
+        raise _unreadable(node_list)
+    return tuple(
+        node for name in names for node in _combinations(name.strip(), node_list)
+    )
+
+
+def _combinations(name: str, node_list: str) -> Iterator[str]:
+    # Literal parts at even places, what stood in brackets at odd ones.
+    parts = re.split(r"\[([^\]]*)\]", name)
+    choices = [
+        _numbers_in(part, node_list) if place % 2 else [part]
+        for place, part in enumerate(parts)
+    ]
+    # Slurm's order: the last bracket runs fastest, then the first, the second, ...
+    last = max(len(parts) - 2, 0)
+    for begin in itertools.product(*reversed(choices[:last])):
+        for end in itertools.product(*choices[last:]):
+            yield "".join((*reversed(begin), *end))
+
+
+def _numbers_in(ranges: str, node_list: str) -> list[str]:
+    """The numbers of "08-10,12" with their zeros."""
+    found = []
+    for part in ranges.split(","):
+        match = re.fullmatch(r"([0-9]+)(?:-([0-9]+))?", part)
+        if not match or int(match[2] or match[1]) < int(match[1]):
+            raise _unreadable(node_list)
+        first, last = match[1], match[2] or match[1]
+        found += [
+            f"{number:0{len(first)}d}" for number in range(int(first), int(last) + 1)
+        ]
+    return found
+
+
+def _unreadable(node_list: str) -> UserError:
+    return UserError(
+        f"{node_list!r} is not a list of nodes as Slurm writes it, e.g. gpu[01-03,07]; "
+        "name the processes by GLIDE_JAX_COORDINATOR=host:port, "
+        "GLIDE_JAX_NUM_PROCESSES and GLIDE_JAX_PROCESS_ID instead"
+    )

@@ -16,7 +16,18 @@ def local_path(given: str | os.PathLike[str], name: str) -> pathlib.Path:
     """The path with `~` and `~user` expanded.
 
     Every path that a flag, a configuration, or a data source takes goes through this
-    function before anything is read or created.
+    function or `local_text` before anything is read or created. Arguments and errors
+    are those of `local_text`.
+    """
+    path = pathlib.Path(local_text(given, name))
+    # ./~ became ~, which another reader of the path would expand.
+    return path.absolute() if str(path).startswith("~") else path
+
+
+def local_text(given: str | os.PathLike[str], name: str) -> str:
+    """The path as the user wrote it, with `~` and `~user` expanded.
+
+    The result expands to itself: ./~ stays ./~, which `pathlib.Path` shortens to ~.
 
     Args:
       given: what the user wrote.
@@ -41,4 +52,4 @@ def local_path(given: str | os.PathLike[str], name: str) -> pathlib.Path:
             f"{name}={text}: {text.split('/')[0]} is not a user of this machine; give"
             " the path without ~, or ./~ for a folder of that name"
         )
-    return pathlib.Path(expanded)
+    return expanded

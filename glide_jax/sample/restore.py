@@ -20,6 +20,7 @@ from glide_jax.config import defaults, resolve, validate
 from glide_jax.models import attention, attention_kernels, build
 from glide_jax.parallel import mesh as meshes
 from glide_jax.parallel import sharding
+from glide_jax.runtime import paths
 from glide_jax.text import tokenizers
 
 
@@ -65,7 +66,7 @@ def load_bundle(
         UserError: Not a bundle, a damaged one, or weights of another shape than its
             configuration asks for.
     """
-    content = bundle.read_bundle(pathlib.Path(folder))
+    content = bundle.read_bundle(paths.local_path(folder, "bundle"))
     config = resolve.from_json(content.config_json)
     if compute_dtype is not None:
         config = resolve.override(config, {"model.compute_dtype": compute_dtype})

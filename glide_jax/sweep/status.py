@@ -33,14 +33,15 @@ def aligned(rows: Sequence[Sequence[str]]) -> str:
 
 def _row(run: plans.Run, entry: Entry) -> tuple[str, ...]:
     attempts = len(entry.attempts())
-    seconds = entry.seconds()
+    # Rounded before it is cut into parts, so that 59.5 s are 0:01:00.
+    seconds = round(entry.seconds())
     return (
         run.id,
         run.label,
         entry.state(),
         str(attempts) if attempts else "",
         entry.reason() or _so_far(entry.folder / "metrics.jsonl"),
-        f"{seconds // 3600:.0f}:{seconds // 60 % 60:02.0f}:{seconds % 60:02.0f}"
+        f"{seconds // 3600}:{seconds // 60 % 60:02}:{seconds % 60:02}"
         if attempts
         else "",
     )

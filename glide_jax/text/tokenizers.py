@@ -14,6 +14,7 @@ from collections.abc import Iterable, Sequence
 from typing import Protocol, SupportsInt, runtime_checkable
 
 from glide_jax import errors, shapes
+from glide_jax.runtime import paths
 from glide_jax.text import batching, bpe, sentencepiece_model, vocabulary
 
 _RECORD = "tokenizer.json"
@@ -65,7 +66,7 @@ def make_tokenizer(spec: str) -> Tokenizer:
         return bpe.published_gpt2()
     if spec == "clip":
         return bpe.published_clip()
-    path = pathlib.Path(spec)
+    path = paths.local_path(spec, "data.tokenizer")
     if path.is_dir():
         return load(path)
     if path.is_file():

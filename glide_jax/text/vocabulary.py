@@ -19,6 +19,7 @@ import urllib.request
 import zlib
 
 from glide_jax import cache, errors
+from glide_jax.runtime import paths
 
 FOLDER_VARIABLE = "GLIDE_JAX_VOCAB"
 _DOWNLOAD_TIMEOUT_SECS = 60
@@ -55,7 +56,7 @@ CLIP_MERGES = VocabularyFile(
 def find(file: VocabularyFile) -> pathlib.Path | None:
     """The first place that holds `file`, plain or gzipped; None if none does."""
     given = os.environ.get(FOLDER_VARIABLE)
-    folders = [pathlib.Path(given)] if given else []
+    folders = [paths.local_path(given, FOLDER_VARIABLE)] if given else []
     for folder in [*folders, cache.folder()]:
         for name in (file.name, file.name + ".gz"):
             if (folder / name).is_file():

@@ -11,6 +11,7 @@ from glide_jax.config import resolve
 from glide_jax.config.defaults import Config
 from glide_jax.errors import UserError
 from glide_jax.models import build, grow
+from glide_jax.runtime import paths
 from glide_jax.text import tokenizers
 from glide_jax.train import workdir as workdirs
 
@@ -30,7 +31,7 @@ def load(path: str) -> Origin:
     Raises:
       UserError: where `path` is neither, or the workdir has no checkpoint.
     """
-    folder = pathlib.Path(path)
+    folder = paths.local_path(path, "train.init_from")
     if bundle.is_bundle(folder):
         found = bundle.read_bundle(folder)
         config = read_config(path)
@@ -43,7 +44,7 @@ def load(path: str) -> Origin:
 
 def read_config(path: str) -> Config:
     """The settings of the workdir or bundle at `path`; UserError if it is neither."""
-    folder = pathlib.Path(path)
+    folder = paths.local_path(path, "train.init_from")
     if not folder.is_dir():
         raise UserError(
             f"{path} does not exist; name a workdir of `glide train` or a bundle of "

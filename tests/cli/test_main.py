@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import importlib
+import os
 import re
 import subprocess
 import sys
 
 import pytest
 
+import glide_jax
 from glide_jax.cli import main
 from tests import fake_devices
 
@@ -101,3 +103,57 @@ def test_the_examples_of_the_help_name_flags_that_exist():
         module.define_flags(values)
         used = set(re.findall(r"--([a-z_]+)", module.__doc__))
         assert used <= set(values), verb
+
+
+def test_the_version_is_that_of_the_package(capsys):
+    assert main.run(["--version"]) == 0
+    assert capsys.readouterr().out == f"glide {glide_jax.__version__}\n"
+
+
+PLAN = [
+    "plan",
+    "--config=experiments/configs/base64.py:tiny",
+    "--topology=v5e:2x2",
+    "--json",
+]
+
+
+@pytest.mark.parametrize("argv", [["--help"], ["train", "--help"], ["--version"], PLAN])
+def test_a_reader_that_goes_away_ends_the_command_quietly(argv):
+    reading, writing = os.pipe()
+    process = subprocess.Popen(
+        [sys.executable, "-m", "glide_jax.cli.main", *argv],
+        cwd=fake_devices.ROOT,
+        stdout=writing,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+    os.close(writing)
+    os.close(reading)  # before anything is written
+    _, told = process.communicate(timeout=120)
+    assert told == ""
+    assert process.returncode == main.READER_GONE == 141
+
+
+def test_another_pipe_that_breaks_is_an_error(capfd, monkeypatch):
+    def run(argv):
+        raise BrokenPipeError
+
+    monkeypatch.setattr(main, "run", run)
+    with pytest.raises(BrokenPipeError):
+        main.main([])
+
+
+def test_a_mistake_in_a_variable_is_one_line():
+    result = subprocess.run(
+        [sys.executable, "-m", "glide_jax.cli.main", "--version"],
+        cwd=fake_devices.ROOT,
+        env={**os.environ, "GLIDE_JAX_CACHE": "gs://bucket/cache"},
+        capture_output=True,
+        text=True,
+        timeout=60,
+        check=False,
+    )
+    assert (result.returncode, result.stdout) == (2, "")
+    (line,) = result.stderr.splitlines()
+    assert "GLIDE_JAX_CACHE=gs://bucket/cache is a URL" in line

@@ -14,7 +14,7 @@ import pytest
 from absl import flags as absl_flags
 
 from glide_jax.cli import evaluate as evaluate_verb
-from glide_jax.cli import evaluate_inputs, main
+from glide_jax.cli import evaluate_inputs, main, output
 from glide_jax.eval import collecting, pictures
 from tests import fake_devices
 from tests.eval import stand_in
@@ -266,7 +266,7 @@ def test_a_second_program_in_the_same_output_is_refused_and_harms_nothing(
     flags = [f"--source=folder:{world / 'photos'}", "--px=8", f"--output={path}"]
     flags += [f"--features=clip:{bundles['clip']}"]
     (tmp_path / "out").mkdir()
-    with evaluate_inputs.alone(tmp_path / "out"), evaluate_inputs.alone(path):
+    with output.alone(tmp_path / "out"), output.alone(path):
         capsys.readouterr()
         assert evaluate() == 2
         assert "another program writes to" in capsys.readouterr().err

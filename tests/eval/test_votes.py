@@ -61,15 +61,39 @@ def test_files_of_several_raters_are_added(tmp_path):
     assert votes.read(paths, key=None).tallies["caption"].votes == 4
 
 
-def test_what_a_spreadsheet_adds_does_no_harm(tmp_path):
-    """A mark of byte order, CRLF, a further column, an empty line, spaces."""
+@pytest.mark.parametrize("encoding", ["utf-8", "utf-8-sig", "utf-16"])
+@pytest.mark.parametrize("mark", [",", ";", "\t"])
+@pytest.mark.parametrize("above", ["", "sep={mark}\r\n"])
+def test_a_table_is_read_as_spreadsheets_write_it(tmp_path, encoding, mark, above):
+    """A byte order mark, CRLF, separators, a further column, an empty line, spaces."""
+    rows = [
+        "rater|a|b|winner|question",
+        "x| cfg |clip|cfg|caption",
+        "",
+        'y|"a;,b"|c|c|q',
+    ]
+    text = above.format(mark=mark) + "\r\n".join(rows).replace("|", mark) + "\r\n"
     path = tmp_path / "votes.csv"
-    path.write_bytes(
-        "rater,a,b,winner,question\r\nx, cfg ,clip,cfg,caption\r\n\r\n".encode(
-            "utf-8-sig"
-        )
-    )
-    assert votes.read([str(path)], key=None).tallies["caption"].votes == 1
+    path.write_bytes(text.encode(encoding))
+    tallies = votes.read([str(path)], key=None).tallies
+    assert tallies["caption"].models == ("cfg", "clip")
+    assert tallies["q"].models == ("a;,b", "c")
+
+
+def test_a_line_is_counted_below_what_names_the_separator(tmp_path):
+    path = tmp_path / "votes.csv"
+    path.write_text("sep=;\na;b;winner;question\nx;y;z;q\n")
+    with pytest.raises(errors.UserError, match="line 3: winner 'z'"):
+        votes.read([str(path)], key=None)
+
+
+def test_another_separator_than_commas_is_one_line(tmp_path, caplog):
+    caplog.set_level("INFO")
+    path = tmp_path / "votes.csv"
+    path.write_text("a;b;winner;question\nx;y;x;q\n")
+    votes.read([str(path)], key=None)
+    (record,) = caplog.records
+    assert "votes.csv: columns are separated by semicolons" in record.getMessage()
 
 
 def test_blinded_answers_count_for_the_models_that_the_key_names(read):
@@ -127,7 +151,8 @@ def test_an_answer_that_cannot_be_used_is_named_by_its_line(read, row, told):
         (b"a,b,winner\n1,2,1\n", "has no column question"),
         (b"study,pair,question,answer\n", "blinded answers, so give --key"),
         (b"a,b,winner,question\n\xff,y,y,q\n", "is not UTF-8"),
-        (b"\xff\xfea\x00,\x00b\x00", "is not UTF-8"),
+        (b"\xff\xfea\x00,\x00b\x00", "has no column winner, question"),
+        (b"\xff\xfea\x00,\x00b\x00x", "is not UTF-8"),
         (b'a,b,winner,question\nx,"y' + b",x,q\n" * 50000, "not CSV"),
         (b'a,b,winner,question\nx,y,y,"q\nx,y,x,q"\n', "a quote that is opened"),
         (b"a,b,winner,question\n" + b"x" * 70000, "line of 65536 characters"),

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import shutil
+import subprocess
+
 import pytest
 
 from glide_jax.errors import UserError
@@ -110,3 +113,59 @@ def test_a_half_set_environment_is_refused_in_one_line(environment, message):
     with pytest.raises(UserError, match=message) as error:
         cluster.find(environment)
     assert "\n" not in str(error.value)
+
+
+NODE_LISTS = {
+    "rack[0-1]n[00-01]": "rack0n00 rack0n01 rack1n00 rack1n01",
+    "a[1-3,7],b": "a1 a2 a3 a7 b",
+    "gpu[08-10,100]": "gpu08 gpu09 gpu10 gpu100",
+    "n[9-11],n[009-011]": "n9 n10 n11 n009 n010 n011",
+    "[1-2]": "1 2",
+    "c-1.example.org,a[0-0]": "c-1.example.org a0",
+    "a[1-2]b[1-2]c[1-2]": "a1b1c1 a1b1c2 a2b1c1 a2b1c2 a1b2c1 a1b2c2 a2b2c1 a2b2c2",
+    "a[1-2]b[1-2]c[1-2]d[1,3]": "a1b1c1d1 a1b1c1d3 a2b1c1d1 a2b1c1d3 a1b2c1d1 a1b2c1d3"
+    " a2b2c1d1 a2b2c1d3 a1b1c2d1 a1b1c2d3 a2b1c2d1 a2b1c2d3 a1b2c2d1 a1b2c2d3 a2b2c2d1"
+    " a2b2c2d3",
+    " a , b,,c[1-2],": "a b c1 c2",
+    "": "",
+}
+
+
+@pytest.mark.parametrize("nodes", NODE_LISTS)
+def test_a_list_of_nodes_is_expanded(nodes):
+    assert cluster.expand_nodes(nodes) == tuple(NODE_LISTS[nodes].split())
+
+
+def test_letters_may_follow_the_last_bracket():
+    assert cluster.expand_nodes("n[1-2]-ib,x") == ("n1-ib", "n2-ib", "x")
+
+
+@pytest.mark.parametrize("nodes", [nodes for nodes in NODE_LISTS if nodes])
+def test_scontrol_expands_it_to_the_same(nodes, tmp_path):
+    if shutil.which("scontrol") is None:
+        pytest.skip("scontrol of Slurm is not installed")
+    conf = tmp_path / "slurm.conf"
+    conf.write_text("ClusterName=c\nSlurmctldHost=localhost\n")
+    found = subprocess.run(
+        ["scontrol", "show", "hostnames", nodes],
+        env={"SLURM_CONF": str(conf), "PATH": "/usr/bin:/bin"},
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    assert tuple(found.stdout.split()) == cluster.expand_nodes(nodes)
+
+
+@pytest.mark.parametrize("nodes", ["a[1-2", "a1-2]", "a[2-1]", "a[x]", "a[]", "a[[1]]"])
+def test_a_list_that_is_none_of_slurm_is_one_line_with_a_way_out(nodes):
+    environment = {**SLURM, "SLURM_STEP_NODELIST": nodes}
+    with pytest.raises(UserError, match="GLIDE_JAX_COORDINATOR") as error:
+        cluster.find(environment)
+    assert "\n" not in str(error.value)
+
+
+def test_the_first_node_of_a_list_with_two_numbers_is_where_processes_meet():
+    nodes = {"SLURM_STEP_NODELIST": "rack[0-1]n[00-01]", "SLURM_STEP_NUM_TASKS": "4"}
+    found = cluster.find({**SLURM, **nodes})
+    assert found.coordinator == "rack0n00:61441"
+    assert found.name(3) == "process 3 (rack1n01)"

@@ -13,9 +13,21 @@ def test_the_home_folder_is_expanded(monkeypatch, tmp_path):
     assert paths.local_path("~/runs/base", "--workdir") == tmp_path / "runs/base"
 
 
-@pytest.mark.parametrize("given", ["runs/base", "/data/a b", "./~", "a:b", "C:/x"])
+@pytest.mark.parametrize("given", ["runs/base", "/data/a b", "a:b", "C:/x"])
 def test_other_paths_are_kept(given):
     assert paths.local_path(given, "--workdir") == pathlib.Path(given)
+
+
+@pytest.mark.parametrize("given", ["./~", "./~/runs", "~/runs", "runs/../~"])
+def test_a_path_that_was_read_is_read_as_the_same_again(given, monkeypatch, tmp_path):
+    (tmp_path / "home").mkdir()
+    monkeypatch.setenv("HOME", str(tmp_path / "home"))
+    monkeypatch.chdir(tmp_path)
+    for read in (paths.local_path, paths.local_text):
+        once = read(given, "--workdir")
+        assert read(once, "--workdir") == once
+        is_of_home = str(once).startswith(str(tmp_path / "home"))
+        assert is_of_home == given.startswith("~")
 
 
 @pytest.mark.parametrize(

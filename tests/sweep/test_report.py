@@ -351,3 +351,14 @@ def test_the_status_shows_every_run_with_its_state(sweep, root):
     assert lines[1].split()[1:4] == [sweep.runs[0].label, "finished", "1"]
     assert "failed 2  1         step 40, loss 0.5" in lines[12]
     assert lines[13] == "small: 11 finished, 1 failed 2"
+
+
+@pytest.mark.parametrize(
+    ("seconds", "shown"),
+    [(59.5, "0:01:00"), (59.4, "0:00:59"), (3599.7, "1:00:00"), (90061.2, "25:01:01")],
+)
+def test_a_time_is_rounded_before_it_is_cut_into_parts(
+    sweep, root, monkeypatch, seconds, shown
+):
+    monkeypatch.setattr(state.Entry, "seconds", lambda entry: seconds)
+    assert status.table(sweep, root).splitlines()[1].split()[-1] == shown

@@ -1,0 +1,115 @@
+"""Lists the pictures of a folder to judge, and says which files it passes over."""
+
+from __future__ import annotations
+
+import collections
+import json
+import logging
+import pathlib
+from collections.abc import Mapping, Sequence
+from typing import Any, NamedTuple
+
+from glide_jax import errors
+from glide_jax.data import picture_files, picture_listing
+from glide_jax.sample import output_folder
+
+_SMALL = "picture of the base model"
+_SHEET = "sheet of several pictures"
+_UNLISTED = "picture that samples.json does not list"
+
+
+class Listed(NamedTuple):
+    """Files in their order, and a caption for each; None: none, or not for all."""
+
+    files: list[pathlib.Path]
+    captions: list[str] | None
+
+
+def list_pictures(folder: pathlib.Path, name: str) -> Listed:
+    """The pictures of a folder: as samples.json lists them, else all of them.
+
+    All of them are those at any depth, in natural order of their paths. One line tells
+    how many there are and what is passed over.
+
+    Args:
+        folder: It exists.
+        name: How the user gave it, for lines and errors, e.g. "--images=out".
+
+    Raises:
+        UserError: No picture; a samples.json that `glide sample` did not write, or that
+            lists a picture that is not there.
+    """
+    if (folder / output_folder.RECORD).is_file():
+        return _listed_by_record(folder, name)
+    listing = picture_listing.list_files(folder)
+    passed_over = collections.Counter(listing.passed_over)
+    passed_over[picture_listing.UNKNOWN_SUFFIX] += len(listing.others)
+    if not listing.pictures:
+        suffixes = ", ".join(sorted(picture_files.SUFFIXES))
+        raise errors.UserError(
+            f"{name} holds no pictures ({suffixes}){_described(passed_over)}; name a"
+            " folder of some, or a .npz file"
+        )
+    _tell(name, f"{len(listing.pictures)} pictures in natural order", passed_over)
+    return Listed(listing.pictures, None)
+
+
+def _listed_by_record(folder: pathlib.Path, name: str) -> Listed:
+    path = folder / output_folder.RECORD
+    try:
+        entries = json.loads(path.read_text(encoding="utf-8"))["images"]
+        files = [folder / entry["file"] for entry in entries]
+        captions = [entry["prompt"] for entry in entries]
+    except (OSError, ValueError, LookupError, TypeError) as error:
+        raise errors.UserError(
+            f"{path} is not what glide sample writes; remove it, and the pictures are"
+            " read in natural order of their names"
+        ) from error
+    check_files(folder, entries, name)
+    # Of a blend no single caption is the right one.
+    has_all = all(isinstance(text, str) for text in captions)
+    return Listed(files, captions if has_all else None)
+
+
+def check_files(
+    folder: pathlib.Path, entries: Sequence[Mapping[str, Any]], name: str
+) -> None:
+    """Tells in one line which files of a folder its samples.json does not list.
+
+    Args:
+        folder: It exists.
+        entries: Those of samples.json.
+        name: As in `list_pictures`.
+
+    Raises:
+        UserError: It lists no picture, or one that is not there.
+    """
+    listed = [entry["file"] for entry in entries]
+    gone = [file for file in listed if not (folder / file).is_file()]
+    if gone or not listed:
+        what = f"lists {len(gone)} pictures that are gone, e.g. {gone[0]}"
+        raise errors.UserError(
+            f"{name}: samples.json {what if gone else 'lists no pictures'}; draw the"
+            " samples again"
+        )
+    listing = picture_listing.list_files(folder)
+    unique = set(listed)
+    known = dict.fromkeys(output_folder.SHEETS, _SHEET)
+    known |= {e["base_file"]: _SMALL for e in entries if "base_file" in e}
+    passed_over = collections.Counter(listing.passed_over)
+    for path in listing.pictures:
+        file = path.relative_to(folder).as_posix()
+        if file not in unique:
+            passed_over[known.get(file, _UNLISTED)] += 1
+    others = [p for p in listing.others if p != folder / output_folder.RECORD]
+    passed_over[picture_listing.UNKNOWN_SUFFIX] += len(others)
+    _tell(name, f"{len(listed)} pictures that samples.json lists", passed_over)
+
+
+def _tell(name: str, used: str, passed_over: Mapping[str, int]) -> None:
+    logging.info("%s: %s%s", name, used, _described(passed_over))
+
+
+def _described(passed_over: Mapping[str, int]) -> str:
+    text = picture_listing.describe(passed_over)
+    return f"; {text}" if text else ""

@@ -1,0 +1,54 @@
+"""`~` in a launcher's paths: this machine's home folder, or refused in one line."""
+
+from __future__ import annotations
+
+import pytest
+
+from tests.launch import launchers
+
+
+def run(tmp_path, name: str, *flags: str):
+    """A dry run of an engine with another --workdir or --config."""
+    given = [flag.partition("=")[0] for flag in flags]
+    script, *before = launchers.COMMANDS[name]
+    kept = [flag for flag in before if flag.partition("=")[0] not in given]
+    command = (script, *kept, *flags, "--dry_run")
+    return launchers.run(command, environment={"HOME": str(tmp_path)})
+
+
+def test_slurm_nodes_have_the_paths_of_this_machine(tmp_path):
+    result = run(tmp_path, "slurm", "--workdir=~/runs/base")
+    assert result.returncode == 0, result.stderr
+    assert f"--workdir={tmp_path}/runs/base" in result.stdout
+    assert "~" not in result.stdout
+
+
+@pytest.mark.parametrize("name", [n for n in launchers.COMMANDS if n != "slurm"])
+def test_hosts_with_home_folders_of_their_own_refuse_it(tmp_path, name):
+    result = run(tmp_path, name, "--workdir=~/runs/base")
+    assert result.returncode == 2
+    (line,) = result.stderr.splitlines()
+    assert "--workdir=~/runs/base: the hosts have home folders" in line
+
+
+@pytest.mark.parametrize(
+    ("name", "flag"),
+    [
+        ("slurm", "--workdir=~alice/runs"),
+        ("gke", "--config=~alice/base.py:tiny"),
+        ("ssh", "--folder=~/glide_jax"),
+    ],
+)
+def test_what_cannot_be_expanded_is_refused(tmp_path, name, flag):
+    result = run(tmp_path, name, flag)
+    assert result.returncode == 2
+    (line,) = result.stderr.splitlines()
+    assert flag in line
+
+
+@pytest.mark.parametrize("name", ["slurm", "gke", "ssh"])
+def test_a_configuration_in_the_home_folder_is_found(tmp_path, name):
+    (tmp_path / "own.py").write_text("")
+    result = run(tmp_path, name, "--config=~/own.py:tiny")
+    assert result.returncode == 0, result.stderr
+    assert f"--config={tmp_path}/own.py:tiny" in result.stdout
