@@ -36,7 +36,7 @@ def run(fv: flags.FlagValues, args: list[str]) -> int:
     if not fv.image:
         raise UserError("give the picture as --image=FILE")
     prompts = sampling.read_prompts(fv)
-    image = images.read_image(fv.image)
+    image = images.read_image(fv.image, "--image")
     asked = [prompt for prompt in prompts for _ in range(fv.num_images)]
     options = sampling.read_options(fv)
     with sampling.open_samples(fv, options, len(asked)) as (output, options):

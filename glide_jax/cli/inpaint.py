@@ -5,8 +5,9 @@
     glide inpaint --base=runs/base_inpaint/bundle --image=photo.png --extend=0,0,64,0 \\
         --prompt="a red circle" --num_images=4 --output=out/wider
 
-The mask has the picture's size: white is repainted; or, in a file with transparency,
-what is transparent. Every other pixel is kept. With --mask the picture is square.
+The mask has the picture's size: white is repainted; or, of a copy of the picture with
+a hole rubbed out, what is transparent. --mask_from reads other masks. Every other pixel
+is kept. With --mask the picture is square.
 """
 
 from __future__ import annotations
@@ -23,6 +24,13 @@ def define_flags(fv: flags.FlagValues) -> None:
     add = define.Define(fv)
     add.path("image", "picture to repaint")
     add.path("mask", "white or transparent where to repaint, of the picture's size")
+    add.choice(
+        "mask_from",
+        ["white", "black", "alpha", "opaque", "nonzero"],
+        "what the mask repaints: what is white, black, transparent (alpha), opaque "
+        "(strokes on a transparent layer), or above 0 (labels); if left out, white, or "
+        "alpha of a copy of the picture",
+    )
     meaning = "instead of --mask: pixels to add at the left, top, right and bottom"
     add.numbers("extend", meaning)
     add.choice(
@@ -37,7 +45,7 @@ def define_flags(fv: flags.FlagValues) -> None:
 
 def run(fv: flags.FlagValues, args: list[str]) -> int:
     """Repaints the picture for every prompt and writes the results."""
-    from glide_jax.sample import images, outpaint
+    from glide_jax.sample import images, mask_files, outpaint
 
     if args:
         raise UserError(f"{args[0]!r} is no flag; prompts are --prompt={args[0]!r}")
@@ -46,14 +54,19 @@ def run(fv: flags.FlagValues, args: list[str]) -> int:
             "give the picture as --image=FILE and its mask as --mask=FILE, or "
             "--extend=LEFT,TOP,RIGHT,BOTTOM"
         )
+    if fv.mask_from and not fv.mask:
+        raise UserError(f"--mask_from={fv.mask_from} reads a --mask, and none is given")
     prompts = sampling.read_prompts(fv)
-    image = images.read_image(fv.image)
+    image = images.read_image(fv.image, "--image")
     asked = [prompt for prompt in prompts for _ in range(fv.num_images)]
     options = sampling.read_options(fv)
     record = {"verb": "inpaint", "image": sampling.file_record(fv.image)}
     if fv.mask:
-        mask = images.read_mask(fv.mask)
-        record["mask"] = sampling.file_record(fv.mask)
+        mask, statement = mask_files.read(
+            fv.mask, fv.mask_from, picture=image, name="--mask"
+        )
+        record["mask"] = {**sampling.file_record(fv.mask), "read_as": statement}
+        print(f"mask: {statement}")
     else:
         margins = sampling.read_numbers(fv, "extend")
     with sampling.open_samples(fv, options, len(asked)) as (output, options):

@@ -23,6 +23,7 @@ from glide_jax.cli import sampling
 from glide_jax.errors import UserError
 
 if TYPE_CHECKING:
+    from glide_jax.config.defaults import Config
     from glide_jax.sample.run import Pictures
 
 REAL_PX = 128  # side of the real pictures in beside.png
@@ -69,7 +70,9 @@ def run(fv: flags.FlagValues, args: list[str]) -> int:
         columns = sampling.grid_columns(fv.num_images, count)
         sampling.write_result(output, models, asked, columns, result, verb="sample")
         if real is not None:
-            _draw_beside(output / "beside.png", prompts, real, result)
+            used = (models.base, models.upsampler, models.clip)
+            title = _title(fv.captions_of, [model.config for model in used if model])
+            _draw_beside(output / "beside.png", title, prompts, real, result)
     return 0
 
 
@@ -103,6 +106,7 @@ def _read_source(fv: flags.FlagValues) -> tuple[list[str], list[np.ndarray]]:
 
 def _draw_beside(
     path: pathlib.Path,
+    title: str,
     prompts: list[str],
     real: list[np.ndarray],
     result: Pictures,
@@ -118,6 +122,22 @@ def _draw_beside(
         for i, prompt in enumerate(prompts)
     ]
     note = "At the left the real picture, then what the models drew from its caption."
-    section = contact_sheet.Section("Captions never trained on", note, [*columns], rows)
+    section = contact_sheet.Section(title, note, [*columns], rows)
     sheet = contact_sheet.draw_contact_sheet("Real and drawn", "", [section])
     images.write_png(path, sheet)
+
+
+def _title(spec: str, configs: list[Config]) -> str:
+    """The heading of beside.png.
+
+    That no model trained on the captions is known only of a drawn world, whose splits
+    have nothing in common, if it is all that the models and no others before them
+    trained on. Files of two sources may be the same.
+    """
+    is_unseen = spec.startswith("shapes:") and all(
+        set(config.data.sources) == {spec}
+        and spec in config.data.validation_sources
+        and not config.train.init_from
+        for config in configs
+    )
+    return "Captions never trained on" if is_unseen else f"Captions of {spec}"

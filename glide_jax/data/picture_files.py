@@ -1,21 +1,345 @@
-"""Says which files are pictures."""
+"""Reads picture files: which formats, how large, upright, as 8-bit sRGB.
+
+Training, sampling, masks, and evaluation all read pictures here.
+"""
 
 from __future__ import annotations
 
-# Suffixes of the formats that are decoded, lower-case. Files carry them in any case.
+import io
+import os
+import struct
+import warnings
+import zlib
+
+import numpy as np
+from PIL import Image, UnidentifiedImageError
+
+from glide_jax import errors
+from glide_jax.data import colour_profiles, disk, picture_metadata, schema
+from glide_jax.runtime import paths
+
+# The formats that Pillow may try. It knows forty more, and hands some of them to other
+# programs (EPS to Ghostscript). PPM covers PBM, PGM and PNM.
+FORMATS = ("JPEG", "PNG", "WEBP", "GIF", "BMP", "PPM")
+# The suffixes of these formats, compared in lower case.
 SUFFIXES = frozenset(
     {
-        ".jpg",
-        ".jpeg",
-        ".jpe",
-        ".jfif",
-        ".png",
-        ".webp",
-        ".gif",
-        ".bmp",
-        ".ppm",
-        ".pgm",
-        ".pbm",
-        ".pnm",
+        *(".jpg", ".jpeg", ".jfif", ".jpe"),
+        *(".png", ".webp", ".gif", ".bmp"),
+        *(".ppm", ".pgm", ".pbm", ".pnm"),
     }
 )
+# 8192 x 8192: a camera's 61 megapixels pass; 270 MB decoded.
+MAX_PIXELS = 1 << 26
+# Beyond this the middle square shows next to nothing of the picture, and a line of one
+# pixel enlarged to the target size would take more memory than any photograph.
+MAX_ASPECT = 32
+# A progressive JPEG has about ten. libjpeg goes over all pixels in each, and a file of
+# nothing but empty scans keeps it busy for hours (its own tools stop at 500).
+MAX_SCANS = 100
+# Pillow reads some PPM files in a loop of Python, a microsecond for each value: 4096 x
+# 4096 take 16 s. It searches the whole text again after each comment.
+_MAX_SLOW_PIXELS = 1 << 24
+_MAX_COMMENTS = 100
+# What Pillow raises on damaged or hostile files, across its formats.
+BROKEN = (
+    OSError,
+    SyntaxError,
+    ValueError,
+    EOFError,
+    LookupError,
+    ArithmeticError,
+    TypeError,
+    AttributeError,
+    RuntimeError,
+    struct.error,
+    zlib.error,
+)
+_BOMB = (Image.DecompressionBombError, Image.DecompressionBombWarning)
+_ORIENTATION = 0x0112  # of EXIF 2.32, section 4.6.4
+_UPRIGHT = {
+    2: Image.Transpose.FLIP_LEFT_RIGHT,
+    3: Image.Transpose.ROTATE_180,
+    4: Image.Transpose.FLIP_TOP_BOTTOM,
+    5: Image.Transpose.TRANSPOSE,
+    6: Image.Transpose.ROTATE_270,
+    7: Image.Transpose.TRANSVERSE,
+    8: Image.Transpose.ROTATE_90,
+}
+
+
+def decode(content: bytes, key: str) -> Image.Image:
+    """The picture in a file's bytes as upright 8-bit sRGB, mode "RGB" or "RGBA".
+
+    Of an animation it is the first frame. The mode is "RGBA" if the file has
+    transparency; see `on_white`.
+
+    Raises:
+      BadRecordError: the bytes are not a whole picture of one of FORMATS ("broken
+        image"), or one that is too large to decode ("decompression bomb") or too
+        narrow to crop ("narrow image").
+    """
+    return as_srgb(load(content, key), key)
+
+
+def load(content: bytes, key: str) -> Image.Image:
+    """The picture in a file's bytes, upright, in the mode in which it is stored.
+
+    Raises:
+      BadRecordError: as `decode`.
+    """
+    try:
+        content, metadata = picture_metadata.split(content)
+        _check_jpeg_scans(content, key)
+        _check_size(*_webp_size(content), key)
+        image = Image.open(io.BytesIO(content), formats=FORMATS)
+        _check_size(*image.size, key)
+        _check_ppm(content, image, key)
+        image.load()
+        image.info.update(metadata)
+        _scale_transparency(content, image)
+        # Only EXIF says how a picture is turned, as in browsers.
+        image.info.pop("xmp", None)
+        return _turn_upright(image)
+    except schema.BadRecordError:
+        raise
+    except _BOMB as fault:
+        raise schema.BadRecordError("decompression bomb", key) from fault
+    except UnidentifiedImageError as fault:
+        detail = f"no {', '.join(FORMATS[:-1])} or {FORMATS[-1]} file"
+        raise schema.BadRecordError("broken image", key, detail) from fault
+    except BROKEN as fault:
+        raise _broken(fault, key) from fault
+
+
+def as_srgb(image: Image.Image, key: str) -> Image.Image:
+    """An upright picture of any mode as 8-bit sRGB, mode "RGB" or "RGBA".
+
+    A colour profile in `image.info` is applied, and 16-bit levels lose their lower
+    byte.
+
+    Raises:
+      BadRecordError: floating-point pixels, or a mode that Pillow cannot convert
+        ("broken image").
+    """
+    try:
+        return _as_srgb(image, key)
+    except BROKEN as fault:
+        raise _broken(fault, key) from fault
+
+
+def _as_srgb(image: Image.Image, key: str) -> Image.Image:
+    alpha, profile = None, None
+    if "icc_profile" in image.info:
+        # An empty profile is one that could not be read.
+        profile = image.info["icc_profile"] or b""
+    image = _eight_bit(image)
+    is_gray = image.mode in ("1", "L", "LA", "La")
+    if image.has_transparency_data:
+        image = image.convert("RGBA")
+        alpha = image.getchannel("A")
+        image = image.convert("RGB")
+    if is_gray:
+        image = image.convert("L")
+    elif image.mode != "CMYK":
+        image = image.convert("RGB")
+    image = colour_profiles.to_srgb(image, profile, key)
+    if alpha is not None:
+        image.putalpha(alpha)
+    return image
+
+
+def on_white(image: Image.Image) -> Image.Image:
+    """An "RGB" or "RGBA" picture on a white ground, mode "RGB"."""
+    if image.mode == "RGB":
+        return image
+    white = Image.new("RGBA", image.size, "white")
+    return Image.alpha_composite(white, image).convert("RGB")
+
+
+def read(path: str | os.PathLike[str], name: str = "") -> Image.Image:
+    """A file that a flag names, as upright 8-bit sRGB on a white ground, mode "RGB".
+
+    Raises:
+      UserError: as `load_file`.
+    """
+    image = load_file(path, name)
+    return on_white(_in_words(as_srgb, image, path, name))
+
+
+def load_file(path: str | os.PathLike[str], name: str = "") -> Image.Image:
+    """A file that a flag names, upright, in the mode in which it is stored.
+
+    Args:
+      path: the file; `~` is expanded.
+      name: of the flag, e.g. "--image"; "" for a file that no flag names by itself.
+
+    Raises:
+      UserError: there is no such file, or it holds no picture that `decode` takes.
+    """
+    label = _label(path, name)
+    try:
+        descriptor, stamp = disk.open_file(paths.local_path(path, name or "path"))
+        try:
+            if stamp.size > disk.MAX_IMAGE_BYTES:
+                raise errors.UserError(
+                    f"{label} has {stamp.size} bytes, and pictures of up to"
+                    f" {disk.MAX_IMAGE_BYTES} are read; save it smaller"
+                )
+            content = disk.read_at(descriptor, 0, stamp.size)
+        finally:
+            os.close(descriptor)
+    except OSError as error:
+        raise errors.UserError(
+            f"{label} cannot be read ({error.strerror}); give an existing picture file"
+        ) from error
+    with warnings.catch_warnings():
+        # Pillow's, of sizes that are refused here and of damaged EXIF.
+        warnings.simplefilter("ignore")
+        return _in_words(load, content, path, name)
+
+
+def from_pillow(image: Image.Image, name: str) -> Image.Image:
+    """A picture that a caller opened, as `read` gives that of a file.
+
+    Raises:
+      UserError: its file is damaged, or its pixels are of another kind. 32-bit levels
+        (mode "I") are taken only from a file, where they stand for 16 bits.
+    """
+    if image.mode == "F" or (image.mode == "I" and image.format is None):
+        raise errors.UserError(
+            f"{name} has a picture of mode {image.mode!r}, whose range is unknown;"
+            " convert it to mode 'L' (0 to 255) or 'I;16' (0 to 65535)"
+        )
+    try:
+        image.load()
+        return on_white(as_srgb(_turn_upright(image), name))
+    except schema.BadRecordError as bad:
+        reason, fault = bad.reason, bad
+    except (*BROKEN, *_BOMB) as error:
+        reason, fault = _detail(error), error
+    raise errors.UserError(
+        f"{name} has a picture that cannot be read ({reason}); give another"
+    ) from fault
+
+
+def _in_words(read_one, given, path, name):
+    """read_one(given, key), its BadRecordError in the words for a flag's file."""
+    label = _label(path, name)
+    try:
+        return read_one(given, label)
+    except schema.BadRecordError as bad:
+        raise errors.UserError(
+            f"{label} is not a picture that can be read: {bad.reason}; give another"
+            " file, or save this one again"
+        ) from bad
+
+
+def _label(path: str | os.PathLike[str], name: str) -> str:
+    return f"{name}={path}" if name else str(path)
+
+
+def _broken(fault: BaseException, key: str) -> schema.BadRecordError:
+    return schema.BadRecordError("broken image", key, _detail(fault))
+
+
+def _detail(fault: BaseException) -> str:
+    return f"{type(fault).__name__}: {fault}".splitlines()[0]
+
+
+def _webp_size(content: bytes) -> tuple[int, int]:
+    """Width and height of a WebP; (1, 1) of what is none.
+
+    Pillow reserves the canvas before it tells the size. Layout: RFC 9649.
+    """
+    if content[:4] != b"RIFF" or content[8:12] != b"WEBP":
+        return 1, 1
+    kind, body = content[12:16], content[20:30].ljust(10, b"\0")
+    if kind == b"VP8X":
+        width, height = body[4:7], body[7:10]
+        return tuple(int.from_bytes(s, "little") + 1 for s in (width, height))
+    if kind == b"VP8L":
+        bits = int.from_bytes(body[1:5], "little")
+        return (bits & 0x3FFF) + 1, (bits >> 14 & 0x3FFF) + 1
+    return tuple(v & 0x3FFF for v in struct.unpack("<HH", body[6:10]))
+
+
+def _check_size(width: int, height: int, key: str) -> None:
+    """Raises BadRecordError for sizes that would cost too much, before decoding."""
+    size = f"{width} x {height} pixels"
+    if min(width, height) < 1:
+        raise schema.BadRecordError("broken image", key, size)
+    if width * height > MAX_PIXELS:
+        raise schema.BadRecordError("decompression bomb", key, size)
+    if max(width, height) > MAX_ASPECT * min(width, height):
+        raise schema.BadRecordError("narrow image", key, size)
+
+
+def _check_jpeg_scans(content: bytes, key: str) -> None:
+    """Raises BadRecordError for a JPEG that asks to be decoded hundreds of times over.
+
+    The mark of a scan cannot stand in coded data, only in a thumbnail or the like.
+    """
+    if content[:2] == b"\xff\xd8":
+        scans = content.count(b"\xff\xda")
+        if scans > MAX_SCANS:
+            raise schema.BadRecordError("decompression bomb", key, f"{scans} scans")
+
+
+def _check_ppm(content: bytes, image: Image.Image, key: str) -> None:
+    """Raises BadRecordError for a PPM that Pillow would read for minutes."""
+    if image.format != "PPM" or not image.tile[0][0].startswith("ppm"):
+        return
+    width, height = image.size
+    if width * height > _MAX_SLOW_PIXELS:
+        detail = f"{width} x {height} pixels as text, or of an uncommon depth"
+        raise schema.BadRecordError("decompression bomb", key, detail)
+    if image.tile[0][0] == "ppm_plain":
+        comments = content.count(b"#")
+        if comments > _MAX_COMMENTS:
+            detail = f"{comments} comments"
+            raise schema.BadRecordError("decompression bomb", key, detail)
+
+
+def _turn_upright(image: Image.Image) -> Image.Image:
+    """The picture as its camera was held; one with damaged EXIF as it is stored."""
+    try:
+        orientation = image.getexif().get(_ORIENTATION)
+        turn = _UPRIGHT.get(orientation)
+    except BROKEN:
+        turn = None
+    return image if turn is None else image.transpose(turn)
+
+
+def _scale_transparency(content: bytes, image: Image.Image) -> None:
+    """Brings the transparent colour of a PNG to the scale of the pixels.
+
+    Pillow leaves it at the bit depth of the file, and makes pixels of fewer than 8 bits
+    and colours of 16 bits into 8 bits. Layout: PNG specification, sections 11.2.2 and
+    11.3.2.1.
+    """
+    clear = image.info.get("transparency")
+    if image.format != "PNG" or clear is None:
+        return
+    bits = content[24]
+    if isinstance(clear, tuple) and bits == 16:
+        image.info["transparency"] = tuple(level >> 8 for level in clear)
+    elif image.mode == "L" and isinstance(clear, int) and bits < 8:
+        image.info["transparency"] = clear * 255 // ((1 << bits) - 1)
+
+
+def _eight_bit(image: Image.Image) -> Image.Image:
+    """The picture with 8-bit levels; gray ones may become "LA"."""
+    if image.mode == "F":
+        raise ValueError("floating-point pixels")
+    if not image.mode.startswith("I"):
+        return image
+    # Pillow would clip 16-bit gray at 255. It reads 16-bit colours by their upper
+    # byte; so does this, and gray stays the same in a file of either kind.
+    levels = np.clip(np.asarray(image, np.int64), 0, 65535)
+    gray = Image.fromarray((levels >> 8).astype(np.uint8))
+    clear = image.info.get("transparency")
+    if isinstance(clear, int):
+        opaque = np.where(levels == clear, 0, 255).astype(np.uint8)
+        gray.putalpha(Image.fromarray(opaque))
+    return gray

@@ -17,8 +17,7 @@ import numpy as np
 
 from glide_jax import errors
 from glide_jax.data import captions as captions_lib
-from glide_jax.data import folder as folders
-from glide_jax.data import schema, sources, tar_shards, transforms
+from glide_jax.data import picture_files, schema, sources, tar_shards, transforms
 from glide_jax.eval import npz_files, picture_folder
 from glide_jax.runtime import paths
 from glide_jax.sample import cascade, settings
@@ -324,7 +323,8 @@ def _stamp_of_source(spec: str) -> str | None:
     if kind == "webdataset":
         return _stamp_of(tar_shards.expand(where))
     if kind == "folder":
-        root, kinds = pathlib.Path(where).expanduser(), folders.SUFFIXES | {".txt"}
+        root = pathlib.Path(where).expanduser()
+        kinds = picture_files.SUFFIXES | {".txt"}
         found = (path for path in root.rglob("*") if path.suffix.lower() in kinds)
         return _stamp_of(sorted(found))
     return None

@@ -149,7 +149,8 @@ class Glide:
 
         Raises:
             UserError: As in `sample`; a model that takes no mask (unless inpaint_mode
-                is "implicit" or "masked"); images or masks of the wrong size.
+                is "implicit" or "masked"); images or masks of the wrong size; a mask
+                that is 0 or 1 everywhere.
         """
         images = images_lib.as_pixels(images)
         run = self._start(prompts, num_images, options, len(images), fills=True)

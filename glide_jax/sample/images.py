@@ -6,15 +6,17 @@ import importlib.metadata
 import json
 import pathlib
 import platform
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
 from jaxtyping import Float, UInt8
-from PIL import Image, ImageOps, UnidentifiedImageError
+from PIL import Image, PngImagePlugin
 
 import glide_jax
 from glide_jax import errors, shapes
+from glide_jax.data import picture_files
+from glide_jax.sample import mask_files
 
 Pixels = UInt8[np.ndarray, "h w 3"]
 PixelBatch = UInt8[np.ndarray, "b h w 3"]
@@ -37,8 +39,8 @@ def from_pixels(pixels: PixelBatch) -> shapes.Image:
 def as_pixels(images: Any) -> np.ndarray:
     """One picture or several, PIL or arrays, as one array (N, H, W, 3).
 
-    Arrays keep their dtype and are checked where they are used; PIL pictures become
-    RGB, uint8, white where they are transparent.
+    Arrays keep their dtype and are checked where they are used. PIL pictures are read
+    as picture files are: upright, sRGB, uint8, white where they are transparent.
 
     Raises:
         UserError: No picture, something else, or pictures of several sizes.
@@ -49,15 +51,31 @@ def as_pixels(images: Any) -> np.ndarray:
 def as_masks(masks: Any) -> np.ndarray:
     """One mask or several, PIL or arrays, as one array (N, H, W), 1 = known.
 
-    A PIL mask is known where it is lighter than mid grey. (A mask file of a painting
-    tool is the other way round: `read_mask` turns it.)
+    A PIL mask is known where it is lighter than mid grey. (The mask file of a painting
+    tool has it the other way round; `read_mask` turns it.)
 
     Raises:
-        UserError: No mask, something else, or masks of several sizes.
+        UserError: No mask, something else, masks of several sizes, or a PIL mask that
+            is transparent somewhere or of one value everywhere.
     """
-    return _stacked(
-        masks, lambda mask: np.asarray(mask.convert("L")) >= 128, "masks", 2
-    )
+    return _stacked(masks, _known, "masks", 2)
+
+
+def _known(mask: Image.Image) -> np.ndarray:
+    """(H, W) bool."""
+    if mask.has_transparency_data and mask.convert("RGBA").getextrema()[3][0] < 255:
+        raise errors.UserError(
+            "masks have a picture that is transparent somewhere, and whether that is"
+            " known is unclear; give mode 'L', or read the file by read_mask"
+        )
+    levels = np.asarray(picture_files.from_pillow(mask, "masks").convert("L"))
+    known = levels >= 128
+    if known.all() or not known.any():
+        raise errors.UserError(
+            f"masks have a picture of levels {levels.min()} to {levels.max()}; from 128"
+            " on they are known, below they are repainted, and both have to occur"
+        )
+    return known
 
 
 def _stacked(
@@ -86,17 +104,8 @@ def _stacked(
 
 
 def _rgb(picture: Image.Image) -> np.ndarray:
-    """(H, W, 3) uint8, upright, white where it is transparent."""
-    picture = ImageOps.exif_transpose(_eight_bit(picture)).convert("RGBA")
-    white = Image.new("RGBA", picture.size, "white")
-    return np.asarray(Image.alpha_composite(white, picture).convert("RGB"))
-
-
-def _eight_bit(picture: Image.Image) -> Image.Image:
-    """PIL clips 16-bit greys at 255 where it should scale them."""
-    if not picture.mode.startswith("I;16"):
-        return picture
-    return Image.fromarray((np.asarray(picture) / 257).round().astype(np.uint8))
+    """(H, W, 3) uint8; see `picture_files.read`."""
+    return np.asarray(picture_files.from_pillow(picture, "images"))
 
 
 def resize(pixels: PixelBatch, image_px: int) -> ResizedBatch:
@@ -133,42 +142,68 @@ def make_grid(pixels: PixelBatch, columns: int) -> UInt8[np.ndarray, "h_out w_ou
     return grid
 
 
-def read_image(path: str | pathlib.Path) -> Pixels:
-    """An image file as RGB; transparent parts come out white.
+def read_image(path: str | pathlib.Path, name: str = "") -> Pixels:
+    """A picture file as upright sRGB; transparent parts come out white.
+
+    `name` is the flag that names the file, for errors.
 
     Raises:
         UserError: No such file, or not a picture.
     """
-    return _rgb(_open(path))
+    return np.asarray(picture_files.read(path, name))
 
 
 def read_mask(path: str | pathlib.Path) -> Mask:
-    """A mask file as 1 = known, 0 = to repaint.
-
-    Painting tools mark what is to be repainted, white or transparent; this is the one
-    place that turns it round. A file with any transparent pixel is read by its
-    transparency alone, so that a picture with a hole rubbed out is a mask.
+    """A mask file as `Glide.inpaint` takes it, 1 = known; see `mask_files.read`.
 
     Raises:
-        UserError: No such file, or not a picture.
+        UserError: As `mask_files.read`.
     """
-    picture = ImageOps.exif_transpose(_eight_bit(_open(path))).convert("RGBA")
-    alpha = np.asarray(picture.getchannel("A"))
-    if (alpha < 128).any():
-        return (alpha >= 128).astype(np.float32)
-    return (np.asarray(picture.convert("L")) < 128).astype(np.float32)
+    return mask_files.read(path).known
 
 
-def write_png(path: pathlib.Path, pixels: Pixels) -> None:
-    """Writes one picture.
+def write_png(
+    path: pathlib.Path, pixels: Pixels, text: Mapping[str, str] | None = None
+) -> None:
+    """Writes one picture, with texts by keyword.
+
+    A text is a tEXt chunk, or an iTXt chunk if Latin-1 lacks one of its characters.
 
     Raises:
         UserError: The file cannot be written.
     """
+    chunks = PngImagePlugin.PngInfo()
+    for keyword, value in (text or {}).items():
+        chunks.add_text(keyword, value)
     try:
-        Image.fromarray(pixels).save(path, format="PNG")
+        Image.fromarray(pixels).save(path, format="PNG", pnginfo=chunks)
     except OSError as error:
         raise errors.UserError(f"cannot write {path}: {error.strerror}") from error
+
+
+def picture_texts(record: dict[str, Any]) -> dict[str, dict[str, str]]:
+    """What each PNG file of samples.json carries: file name -> keyword -> text.
+
+    "prompt" is the prompt, a blend as JSON. "glide_jax" is a JSON object with what
+    draws the picture again: version, verb, index, settings, and digests of the bundles.
+    """
+    bundles = record.get("bundles", {})
+    shared = {
+        "version": glide_jax.__version__,
+        "verb": record.get("verb"),
+        "bundles": {name: found["digest"] for name, found in bundles.items()},
+        "settings": record.get("settings"),
+    }
+    found = {}
+    for entry in record.get("images", []):
+        prompt = entry["prompt"]
+        if not isinstance(prompt, str):
+            prompt = json.dumps(prompt, ensure_ascii=False)
+        own = json.dumps({**shared, "index": entry["index"]})
+        for name in ("file", "base_file"):
+            if name in entry:
+                found[entry[name]] = {"prompt": prompt, "glide_jax": own}
+    return found
 
 
 def write_sidecar(path: pathlib.Path, record: dict[str, Any]) -> None:
@@ -197,7 +232,8 @@ def write_all(
 ) -> None:
     """Writes named PNG files and then samples.json into `folder`, made if absent.
 
-    Pictures are uint8 (H, W, 3), each of its own size.
+    Pictures are uint8 (H, W, 3), each of its own size. Those that `record` lists carry
+    their `picture_texts`.
 
     Raises:
         UserError: The folder or a file cannot be written.
@@ -206,21 +242,7 @@ def write_all(
         folder.mkdir(parents=True, exist_ok=True)
     except OSError as error:
         raise errors.UserError(f"cannot make {folder}: {error.strerror}") from error
+    texts = picture_texts(record)
     for name, pixels in pictures:
-        write_png(folder / name, pixels)
+        write_png(folder / name, pixels, texts.get(name))
     write_sidecar(folder / "samples.json", record)
-
-
-def _open(path: str | pathlib.Path) -> Image.Image:
-    try:
-        picture = Image.open(path)
-        picture.load()
-    except UnidentifiedImageError as error:
-        raise errors.UserError(
-            f"{path} is not a picture that can be read; give a PNG or JPEG file"
-        ) from error
-    except (OSError, Image.DecompressionBombError) as error:
-        raise errors.UserError(
-            f"{path} cannot be read ({error}); give an existing PNG or JPEG file"
-        ) from error
-    return picture

@@ -17,7 +17,8 @@ def checked_masks(
     They stay (N, H, H) or (N, base_px, base_px), as given.
 
     Raises:
-        UserError: Pictures or masks of another number, size or range of values.
+        UserError: Pictures or masks of another number, size or range of values; a mask
+            that is 0 or 1 everywhere.
     """
     check_square(images, count)
     height, width = images.shape[1:3]
@@ -32,7 +33,19 @@ def checked_masks(
             f"masks range from {masks.min():g} to {masks.max():g}; they must be 1 "
             "where known and 0 elsewhere (feather_px makes soft edges)"
         )
+    _check_divided(masks)
     return masks
+
+
+def _check_divided(masks: np.ndarray) -> None:
+    """Raises UserError unless every mask (N, H, W) has both 0 and 1."""
+    for number, mask in enumerate(masks):
+        if mask.min() == mask.max():
+            extent = "nothing" if mask.min() else "everything"
+            raise errors.UserError(
+                f"mask {number} is {mask.min():g} everywhere, so {extent} would be"
+                " repainted; give 1 where the picture is kept and 0 elsewhere"
+            )
 
 
 def check_square(images: np.ndarray, count: int) -> None:

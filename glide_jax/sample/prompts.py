@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 import numbers
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence, Set
 
 import numpy as np
 
@@ -17,31 +17,60 @@ from glide_jax.text import tokenizers
 Prompt = str | Mapping[str, float]
 
 
-def as_prompts(prompts: Prompt | Sequence[Prompt], num_images: int) -> list[Prompt]:
+def as_prompts(prompts: Prompt | Iterable[Prompt], num_images: int) -> list[Prompt]:
     """A list of prompts, each `num_images` times over.
 
+    Args:
+        prompts: A prompt, or several in order: a list, a tuple, a numpy array, a column
+            of a table, or anything else that can be iterated over.
+        num_images: How often each occurs in a row.
+
     Raises:
-        UserError: No prompt, or a blend whose weights are not positive numbers.
+        UserError: No prompt, something that is no prompt, or a blend whose weights are
+            not positive numbers.
     """
-    if isinstance(prompts, str | Mapping):
-        prompts = [prompts]
-    prompts = list(prompts) if isinstance(prompts, Sequence) else prompts
-    if not prompts:
-        raise errors.UserError("no prompts given; give at least one")
-    if not isinstance(num_images, int) or num_images < 1:
+    if not isinstance(num_images, numbers.Integral) or num_images < 1:
         raise errors.UserError(f"num_images={num_images}; give a whole number from 1")
-    for prompt in prompts if isinstance(prompts, list) else [prompts]:
-        if isinstance(prompt, Mapping):
-            _check_blend(prompt)
-        elif not isinstance(prompt, str):
-            raise errors.UserError(
-                f"{prompt!r:.60} is no prompt; give a text, {{text: weight}} or a list "
-                "of them"
-            )
-    return [prompt for prompt in prompts for _ in range(num_images)]
+    found = [_as_prompt(prompt) for prompt in _listed(prompts)]
+    if not found:
+        raise errors.UserError("no prompts given; give at least one")
+    return [prompt for prompt in found for _ in range(num_images)]
 
 
-def as_sources(asked: Prompt | Sequence[Prompt], count: int) -> list[Prompt]:
+def _listed(prompts: Prompt | Iterable[Prompt]) -> list[Prompt]:
+    """Raises UserError for what has no order, or more than one dimension."""
+    ndim = getattr(prompts, "ndim", 1)
+    if ndim not in (0, 1):
+        raise errors.UserError(
+            f"prompts have {ndim} dimensions; give one, e.g. one column of a table"
+        )
+    if ndim == 0:
+        # numpy gives the one thing that such an array holds.
+        return [prompts.item()]
+    if isinstance(prompts, str | bytes | Mapping) or not isinstance(prompts, Iterable):
+        return [prompts]
+    if isinstance(prompts, Set):
+        raise errors.UserError(
+            "prompts are a set, which has no order; give a list, so that each picture"
+            " has an index"
+        )
+    return list(prompts)
+
+
+def _as_prompt(prompt: Prompt) -> Prompt:
+    if isinstance(prompt, str):
+        # Also numpy's own kind of text.
+        return str(prompt)
+    if not isinstance(prompt, Mapping):
+        raise errors.UserError(
+            f"{prompt!r:.60} is no prompt; give a text, {{text: weight}} or several of"
+            " them"
+        )
+    _check_blend(prompt)
+    return prompt
+
+
+def as_sources(asked: Prompt | Iterable[Prompt], count: int) -> list[Prompt]:
     """What each of `count` pictures shows: one prompt of each, or one for all.
 
     Raises:

@@ -1,0 +1,124 @@
+"""Converts pictures with an ICC colour profile to sRGB."""
+
+from __future__ import annotations
+
+import collections
+import functools
+import io
+import logging
+import threading
+
+import numpy as np
+from PIL import Image, ImageCms
+
+from glide_jax.data import picture_metadata
+
+_log = logging.getLogger(__name__)
+# Profiles whose colours differ from sRGB by no more than this many of 255 levels are
+# other writings of sRGB: rounding of their curves. Pixels then stay as they are.
+SAME_LEVELS = 2
+# What a profile may describe, by its four letters, and the mode of such pixels.
+_MODES = {"RGB": "RGB", "GRAY": "L", "CMYK": "CMYK"}
+_UNUSABLE = (ImageCms.PyCMSError, OSError, ValueError, TypeError, AttributeError)
+_counts: collections.Counter[str] = collections.Counter()
+_lock = threading.Lock()
+
+
+class _UnusableProfileError(Exception):
+    """The profile is broken, or describes pixels of another kind."""
+
+
+def to_srgb(image: Image.Image, profile: bytes | None, key: str) -> Image.Image:
+    """The picture as sRGB, mode "RGB".
+
+    Pixels without a profile are taken for sRGB. So are those with one that cannot be
+    used, and CMYK without one is taken for inks that absorb all of their colour; both
+    are guesses, counted and logged.
+
+    Args:
+      image: mode "L", "RGB", or "CMYK".
+      profile: the ICC profile; None: there is none.
+      key: names the picture in the log.
+    """
+    if profile is None and image.mode != "CMYK":
+        return image.convert("RGB")
+    try:
+        if profile is None:
+            raise _UnusableProfileError("CMYK without a colour profile")
+        mode, transform = _transform(profile)
+        if mode != "RGB" and mode != image.mode:
+            raise _UnusableProfileError(f"a {mode} profile of {image.mode} pixels")
+        if mode == "RGB" and image.mode == "CMYK":
+            raise _UnusableProfileError("an RGB profile of CMYK pixels")
+    except _UnusableProfileError as fault:
+        _note(str(fault), key)
+        return image.convert("RGB")
+    # Gray pixels with a profile of RGB are RGB with three equal values.
+    image = image.convert(mode)
+    return image.convert("RGB") if transform is None else _apply(transform, image)
+
+
+def _apply(transform: ImageCms.ImageCmsTransform, image: Image.Image) -> Image.Image:
+    converted = ImageCms.applyTransform(image, transform)
+    # It is about to be wrong, were it applied again.
+    converted.info.pop("icc_profile", None)
+    return converted
+
+
+@functools.lru_cache(maxsize=32)
+def _transform(profile: bytes) -> tuple[str, ImageCms.ImageCmsTransform | None]:
+    """Mode of the profile's pixels, and what turns them into sRGB; None: nothing.
+
+    Raises:
+      _UnusableProfileError: see there.
+    """
+    if not profile:
+        raise _UnusableProfileError("the colour profile cannot be unpacked")
+    if len(profile) > picture_metadata.MAX_PROFILE_BYTES:
+        raise _UnusableProfileError(f"a colour profile of {len(profile)} bytes")
+    try:
+        source = ImageCms.ImageCmsProfile(io.BytesIO(profile))
+        space = source.profile.xcolor_space.strip()
+        if space not in _MODES:
+            raise _UnusableProfileError(f"a colour profile of {space}")
+        mode = _MODES[space]
+        # The profile's own tables where it has some, as for printers; between two
+        # sets of primaries there is but one way.
+        transform = ImageCms.buildTransform(
+            source,
+            ImageCms.createProfile("sRGB"),
+            mode,
+            "RGB",
+            ImageCms.Intent.PERCEPTUAL,
+        )
+        return mode, None if _is_srgb(transform, mode) else transform
+    except _UNUSABLE as fault:
+        raise _UnusableProfileError(f"the colour profile is broken: {fault}") from fault
+
+
+def _is_srgb(transform: ImageCms.ImageCmsTransform, mode: str) -> bool:
+    if mode == "CMYK":
+        return False
+    if mode == "L":
+        probe = Image.fromarray(np.arange(256, dtype=np.uint8)[None])
+    else:
+        levels = np.arange(0, 256, 15, dtype=np.uint8)
+        colours = np.stack(np.meshgrid(levels, levels, levels), axis=-1)
+        probe = Image.fromarray(colours.reshape(levels.size, -1, 3))
+    before = np.asarray(probe.convert("RGB"), np.int16)
+    after = np.asarray(_apply(transform, probe), np.int16)
+    return np.abs(after - before).max() <= SAME_LEVELS
+
+
+def _note(reason: str, key: str) -> None:
+    """Logs the 1st, 10th, 100th, ... picture for each reason."""
+    with _lock:
+        _counts[reason] += 1
+        count = _counts[reason]
+    if count == 10 ** (len(str(count)) - 1):
+        _log.warning(
+            "%s: %s; its colours are taken for sRGB (%d such pictures so far)",
+            key,
+            reason,
+            count,
+        )
