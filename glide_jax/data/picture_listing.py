@@ -1,0 +1,144 @@
+"""Lists the files of a folder of pictures, and counts what it passes over by reason.
+
+Symbolic links are followed. Each real folder is listed once, so links that form a loop
+end, and a folder that is reachable directly is listed under its own name. Hidden files,
+AppleDouble files (`._*`) and `__MACOSX` folders are never listed: macOS and archivers
+write them beside the files of the user.
+"""
+
+from __future__ import annotations
+
+import collections
+import os
+import pathlib
+from collections.abc import Mapping
+from typing import NamedTuple
+
+from glide_jax import errors
+from glide_jax.data import picture_files
+from glide_jax.runtime import natural_order
+
+HIDDEN = "hidden file"
+APPLE_DOUBLE = "AppleDouble file"
+UNKNOWN_SUFFIX = "unknown suffix"
+_BROKEN_LINK = "broken link"
+_LISTED_ALREADY = "link to a folder that is listed already"
+_NOT_REGULAR = "not a regular file"
+_UNREADABLE = "folder that cannot be read"
+
+
+class Listing(NamedTuple):
+    """The files under a folder.
+
+    Attributes:
+      pictures: paths of files with a suffix of `picture_files.SUFFIXES` in any case, in
+        natural order of their path below the folder.
+      others: all other files, in the same order.
+      passed_over: the number of entries that are in neither list, by reason. A hidden
+        folder counts once.
+    """
+
+    pictures: list[pathlib.Path]
+    others: list[pathlib.Path]
+    passed_over: dict[str, int]
+
+
+def list_files(root: pathlib.Path) -> Listing:
+    """The files under `root` at any depth; see `Listing` and the module's docstring.
+
+    No file is opened, and only links and folders are asked for their status.
+
+    Raises:
+      UserError: `root` is not a folder, or cannot be read.
+    """
+    names, passed_over = list_names(root)
+    names.sort(key=natural_order.natural_key)
+    pictures = [root / name for name in names if is_picture(name)]
+    others = [root / name for name in names if not is_picture(name)]
+    return Listing(pictures, others, dict(passed_over))
+
+
+def is_picture(name: str) -> bool:
+    """Whether a file name has the suffix of a picture, in any case."""
+    return os.path.splitext(name)[1].lower() in picture_files.SUFFIXES
+
+
+def reason_to_skip(name: str) -> str | None:
+    """Why a file or folder of this name (no path) is never listed; None: it is."""
+    if name.startswith("._") or name == "__MACOSX":
+        return APPLE_DOUBLE
+    return HIDDEN if name.startswith(".") else None
+
+
+def describe(passed_over: Mapping[str, int]) -> str:
+    """E.g. "passed over: broken link (1), unknown suffix (3)"; "" if all is 0."""
+    reasons = [f"{reason} ({n})" for reason, n in sorted(passed_over.items()) if n]
+    return f"passed over: {', '.join(reasons)}" if reasons else ""
+
+
+def list_names(root: pathlib.Path) -> tuple[list[str], collections.Counter[str]]:
+    """Paths relative to `root`, with "/", in no order; and `Listing.passed_over`.
+
+    Raises:
+      UserError: `root` is not a folder, or cannot be read.
+    """
+    walk = _Walk(root)
+    try:
+        walk.enter("")
+    except OSError as fault:
+        raise errors.UserError(
+            f"{root} cannot be listed ({fault.strerror}); give a folder of pictures"
+        ) from fault
+    while walk.folders or walk.links:
+        # Links come last, so that a folder keeps its own name.
+        prefix = walk.folders.pop() if walk.folders else walk.links.pop()
+        try:
+            walk.enter(prefix)
+        except OSError:
+            walk.passed_over[_UNREADABLE] += 1
+        if not walk.folders:
+            walk.links.sort(key=natural_order.natural_key, reverse=True)
+    return walk.names, walk.passed_over
+
+
+class _Walk:
+    """The state of one walk: what is listed, and which folders are still to enter."""
+
+    def __init__(self, root: pathlib.Path) -> None:
+        self._root = os.fspath(root)
+        self._seen: set[tuple[int, int]] = set()
+        self.names: list[str] = []
+        self.folders: list[str] = []
+        self.links: list[str] = []
+        self.passed_over: collections.Counter[str] = collections.Counter()
+
+    def enter(self, prefix: str) -> None:
+        """Lists one folder, given as "" or "a/b/"; its folders are entered later."""
+        path = os.path.join(self._root, prefix)
+        status = os.stat(path)
+        identity = (status.st_dev, status.st_ino)
+        if identity in self._seen:
+            self.passed_over[_LISTED_ALREADY] += 1
+            return
+        with os.scandir(path) as entries:
+            self._seen.add(identity)
+            for entry in entries:
+                self._add(entry, prefix)
+
+    def _add(self, entry: os.DirEntry[str], prefix: str) -> None:
+        reason = reason_to_skip(entry.name)
+        if reason is not None:
+            self.passed_over[reason] += 1
+            return
+        try:
+            if entry.is_file():
+                self.names.append(prefix + entry.name)
+            elif entry.is_dir():
+                to_enter = self.links if entry.is_symlink() else self.folders
+                to_enter.append(f"{prefix}{entry.name}/")
+            else:
+                is_link = entry.is_symlink()
+                self.passed_over[_BROKEN_LINK if is_link else _NOT_REGULAR] += 1
+        except OSError:
+            # A link to itself.
+            self.passed_over[_BROKEN_LINK] += 1
