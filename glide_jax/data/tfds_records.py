@@ -18,7 +18,8 @@ import tensorflow_datasets as tfds
 from google.protobuf import json_format, message
 
 from glide_jax import errors
-from glide_jax.data import captions, disk, schema
+from glide_jax.data import captions as captions_lib
+from glide_jax.data import disk, schema
 
 _FORMAT = "array_record"
 _FEATURES = "features.json"
@@ -103,7 +104,9 @@ class TfdsRecords:
       name: a folder holding dataset_info.json, or a name tfds knows.
       split: e.g. "train", "train[:1%]".
       image: the feature that holds the picture; read as the encoded file.
-      caption: the feature that holds the text; of several texts the first is taken.
+      caption: the feature that holds the text or a list of texts.
+      captions: how several captions are used, see `captions.make_example`.
+      captions_required: False: without this feature every caption is "".
     """
 
     def __init__(
@@ -112,7 +115,12 @@ class TfdsRecords:
         split: str = "train",
         image: str = "image",
         caption: str = "caption",
+        captions: str = "",
+        *,
+        captions_required: bool = True,
     ) -> None:
+        self._policy = captions
+        self._captions_required = captions_required
         self._name, self._split = name, split
         self._image, self._caption = image, caption
         builder = _open_builder(name)
@@ -134,7 +142,10 @@ class TfdsRecords:
         self._shards = _Shards(builder, split)
 
     def _check_features(self, builder: tfds.core.DatasetBuilder) -> None:
-        missing = {self._image, self._caption} - set(builder.info.features)
+        features = set(builder.info.features)
+        self._has_captions = self._caption in features or self._captions_required
+        needed = {self._image, self._caption} if self._has_captions else {self._image}
+        missing = needed - features
         if missing:
             raise errors.UserError(
                 f"tfds:{self._name} has no feature {' or '.join(sorted(missing))}, only"
@@ -155,19 +166,33 @@ class TfdsRecords:
         self._shards.check_unchanged(index, key)
         try:
             record = self._records[index]
-            text, image = record[self._caption], record[self._image]
+            text, image = record.get(self._caption, ""), record[self._image]
             if not isinstance(image, bytes):
                 raise TypeError(f"the picture is a {type(image).__name__}")
-            while not isinstance(text, bytes | str):
-                text = text[0] if len(text) else ""
+            texts = [*_each_text(text)]
         except _BROKEN as fault:
             detail = f"{type(fault).__name__}: {_first_line(fault)}"
             raise schema.BadRecordError("broken record", key, detail) from fault
-        if isinstance(text, bytes):
-            text = captions.from_text(text, key)
+        texts = [
+            captions_lib.from_text(t, key) if isinstance(t, bytes) else t.strip()
+            for t in texts or [""]
+        ]
         if len(image) > disk.MAX_IMAGE_BYTES:
             raise schema.BadRecordError("huge image", key, f"{len(image)} bytes")
-        return schema.Example(image, text.strip(), key)
+        return captions_lib.make_example(image, texts, key, self._policy)
+
+
+def _each_text(value: Any) -> Iterator[bytes | str]:
+    """The texts of a feature: one, or a list or an array of any depth.
+
+    Raises:
+      TypeError: it holds something else.
+    """
+    if isinstance(value, bytes | str):
+        yield value
+    else:
+        for part in value:
+            yield from _each_text(part)
 
 
 class _Shards:

@@ -17,8 +17,7 @@ import numpy as np
 
 from glide_jax import errors
 from glide_jax.data import captions as captions_lib
-from glide_jax.data import folder as folders
-from glide_jax.data import schema, sources, tar_shards, transforms
+from glide_jax.data import picture_files, schema, sources, transforms
 from glide_jax.eval import npz_files
 from glide_jax.sample import cascade, settings
 from glide_jax.sample import images as images_lib
@@ -141,9 +140,10 @@ class Folder:
         folder = pathlib.Path(folder)
         self._files, found = _listed(folder)
         if not self._files:
+            suffixes = ", ".join(sorted(picture_files.SUFFIXES))
             raise errors.UserError(
-                f"{folder} holds no pictures ({', '.join(sorted(folders.SUFFIXES))}); "
-                "name a folder of some, or a .npz file"
+                f"{folder} holds no pictures ({suffixes}); name a folder of some, or a "
+                ".npz file"
             )
         check_prompts(prompts, len(self._files), folder)
         self.captions = found if prompts is None else prompts
@@ -322,7 +322,9 @@ def _listed(folder: pathlib.Path) -> tuple[list[pathlib.Path], list[str] | None]
         # Of a blend no single caption is the right one.
         return files, found if all(isinstance(text, str) for text in found) else None
     files = [
-        path for path in folder.iterdir() if path.suffix.lower() in folders.SUFFIXES
+        path
+        for path in folder.iterdir()
+        if path.suffix.lower() in picture_files.SUFFIXES
     ]
     return sorted(files), None
 
@@ -344,14 +346,8 @@ def _stamp_of(files: Sequence[pathlib.Path]) -> str:
 
 def _stamp_of_source(spec: str) -> str | None:
     """Of a source's files; None: drawn by the program, or a data set of one version."""
-    kind, _, where = spec.replace("{split}", "validation").partition(":")
-    if kind == "webdataset":
-        return _stamp_of(tar_shards.expand(where))
-    if kind == "folder":
-        root, kinds = pathlib.Path(where).expanduser(), folders.SUFFIXES | {".txt"}
-        found = (path for path in root.rglob("*") if path.suffix.lower() in kinds)
-        return _stamp_of(sorted(found))
-    return None
+    files = sources.list_files(spec, split="validation")
+    return None if files is None else _stamp_of(files)
 
 
 def _numbers(first: int, count: int) -> np.ndarray:

@@ -44,10 +44,10 @@ def test_a_byte_order_mark_is_no_part_of_a_caption():
         "ein Grünspecht"
     )
     assert captions.from_text(mark + b"\n", "key") == ""
-    assert captions.from_json(mark + b'{"caption": "a corgi"}', "key") == "a corgi"
+    assert captions.from_json(mark + b'{"caption": "a corgi"}', "key") == ("a corgi",)
 
 
 def test_half_a_pair_from_json_is_found_before_a_tokenizer_stumbles():
-    caption = captions.from_json(b'{"caption": "\\ud83d"}', "key")
+    (caption,) = captions.from_json(b'{"caption": "\\ud83d"}', "key")
     with pytest.raises(schema.BadRecordError, match="not Unicode"):
         captions.check(caption, "key")

@@ -37,8 +37,8 @@ def test_a_folder_reads_captions_beside_its_pictures(tmp_path, pictures):
         place = tmp_path / ("sub" if name.startswith("002") else "") / name
         place.parent.mkdir(exist_ok=True)
         place.write_bytes(content)
-    (tmp_path / "001.txt").unlink()
     source = sources.open_source(f"folder:{tmp_path}")
+    (tmp_path / "001.txt").unlink()
     assert len(source) == 3
     assert source[0].caption == "a picture of shade 0"
     assert source[2].key == "sub/002.png"
@@ -89,8 +89,8 @@ def test_a_folder_that_is_away_for_a_moment_was_never_gone(
     place.mkdir()
     for name, content in pictures(2).items():
         (place / name).write_bytes(content)
-    (place / "001.txt").unlink()
     source = sources.open_source(f"folder:{place}")
+    (place / "001.txt").unlink()
     away = place.rename(tmp_path / "away")
     timer = threading.Timer(0.2, away.rename, [place])
     timer.start()
@@ -268,11 +268,11 @@ def test_drawn_pictures_become_array_records_too(tmp_path):
     assert {copy[i].caption for i in range(3)} == {world[i].caption for i in range(3)}
 
 
-def test_records_without_caption_are_left_out_of_array_records_or_stop_the_work(
+def test_records_with_an_empty_caption_are_left_out_of_array_records_or_stop_the_work(
     tmp_path, write_tar, pictures
 ):
     members = pictures(4)
-    del members["002.txt"]
+    members["002.txt"] = b""
     write_tar(tmp_path / "a.tar", members)
     source = tar_shards.TarShards(f"{tmp_path}/a.tar")
     place = builders.build_array_records(source, tmp_path / "out", "some")
@@ -295,7 +295,7 @@ def test_a_tfds_spec_that_does_not_fit_is_a_user_error(tmp_path):
     (tmp_path / "empty").mkdir()
     for spec, split, word in (
         (f"{place}?image=jpg", "train", "has no feature jpg"),
-        (f"{place}?picture=jpg", "train", "only image, caption and split"),
+        (f"{place}?picture=jpg", "train", "only image, caption, split"),
         (f"{place}", "test", "splits: train"),
         (f"{tmp_path}/empty", "train", "holds 0 data sets"),
         ("no_such_data_set", "train", "no known data set"),
