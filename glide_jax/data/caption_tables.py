@@ -47,7 +47,8 @@ def read(path: pathlib.Path, id_column: str, caption_column: str = "") -> Table 
         for name, value in read_rows(path, id_column, columns):
             has_rows = True
             if isinstance(name, str):
-                table[name] = table.get(name, ()) + captions.from_value(value)
+                texts = filter(None, captions.from_value(value))
+                table[name] = (*table.get(name, ()), *texts)
     except (OSError, ValueError, csv.Error, RecursionError) as fault:
         # UnicodeDecodeError and pyarrow's ArrowInvalid are ValueErrors.
         detail = (str(fault).strip() or type(fault).__name__).splitlines()[0]

@@ -16,7 +16,6 @@ Options that name an extension with a dot (`image=seg.png`) turn this exception 
 from __future__ import annotations
 
 import collections
-import os
 from collections.abc import Callable, Collection, Iterable, Iterator
 from typing import NamedTuple
 
@@ -24,6 +23,11 @@ from glide_jax import errors
 from glide_jax.data import picture_files, picture_listing, source_options
 
 IMAGE, TEXT, JSON = "image", "text", "json"
+_KINDS = {
+    **dict.fromkeys(picture_files.SUFFIXES, IMAGE),
+    **dict.fromkeys(source_options.TEXT_SUFFIXES, TEXT),
+    ".json": JSON,
+}
 FURTHER_PICTURE = "further picture of a sample"
 FURTHER_CAPTION = "further caption file of a sample"
 LONE_CAPTION = "caption file without a picture"
@@ -63,12 +67,8 @@ class Assembled(NamedTuple):
 
 def kind_of(name: str) -> str | None:
     """IMAGE, TEXT or JSON by the suffix of a name in any case; None: another file."""
-    suffix = os.path.splitext(name)[1].lower()
-    if suffix in picture_files.SUFFIXES:
-        return IMAGE
-    if suffix in source_options.TEXT_SUFFIXES:
-        return TEXT
-    return JSON if suffix == ".json" else None
+    _, dot, suffix = name.rpartition(".")
+    return _KINDS.get(dot + suffix.lower())
 
 
 def assemble(

@@ -47,6 +47,9 @@ class Options:
 def split_options(where: str) -> tuple[str, Options]:
     """The place without its options, and the options.
 
+    `caption=` selects a caption file if it ends in txt, cap, or .caption, and a key or
+    column otherwise.
+
     Raises:
       UserError: an option is set twice, is empty, or has an unknown value.
     """
@@ -56,7 +59,8 @@ def split_options(where: str) -> tuple[str, Options]:
     given = parse_query(match[1], NAMES, where)
     caption = given.get("caption", "")
     extension = caption.lower().removeprefix(".")
-    is_text = f".{extension.rpartition('.')[2]}" in TEXT_SUFFIXES
+    # The plain word is the usual name of a column; ".caption" is the extension.
+    is_text = caption != "caption" and _suffix(extension) in TEXT_SUFFIXES
     return where[: match.start()], Options(
         image=_image_extension(given["image"], where) if "image" in given else "",
         text=extension if is_text else "",
@@ -100,9 +104,14 @@ def check_policy(policy: str, where: str) -> str:
     return policy
 
 
+def _suffix(extension: str) -> str:
+    """ ".png" of "seg.png"."""
+    return f".{extension.rpartition('.')[2]}"
+
+
 def _image_extension(given: str, where: str) -> str:
     extension = given.lower().removeprefix(".")
-    if f".{extension.rpartition('.')[2]}" not in picture_files.SUFFIXES:
+    if _suffix(extension) not in picture_files.SUFFIXES:
         known = ", ".join(sorted(picture_files.SUFFIXES))
         raise errors.UserError(
             f"{where} sets image={given}, which is not the extension of a picture; end"

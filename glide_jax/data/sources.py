@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import functools
-import glob
 import logging
 import pathlib
 from collections.abc import Callable
@@ -103,8 +102,6 @@ def _open_files(
                 f"folder:{place} holds tars and no pictures; it is read as"
                 f" webdataset:{place}"
             )
-            # A glob in the name of the folder stands for itself.
-            place = glob.escape(place)
     return tar_shards.TarShards(place, **settings)
 
 

@@ -21,25 +21,27 @@ def expand(where: str) -> tuple[list[pathlib.Path], collections.Counter[str]]:
     """The tars that comma-separated parts name, in natural order, and what is not one.
 
     A part is a path, a glob, or a folder, whose tars at any depth are taken. It may
-    hold ranges {000..012} and alternatives {a,b}.
+    hold ranges {000..012} and alternatives {a,b}. If all of `where` is the name of a
+    folder, its commas, braces and brackets have no other meaning.
 
     Raises:
       UserError: a part, or one of its expansions, names no file.
     """
     found: dict[str, None] = {}
     passed_over: collections.Counter[str] = collections.Counter()
-    for part in filter(None, map(str.strip, _split_outside_braces(where))):
-        for one in _expand_braces(part):
-            path = paths.local_path(one, "webdataset")
-            names = _in_folder(path, passed_over) if path.is_dir() else None
-            names = glob.glob(str(path), recursive=True) if names is None else names
-            if not names:
-                raise errors.UserError(
-                    f"webdataset:{where} names no file at {one}; give existing tar"
-                    " files, globs, ranges such as {000..012}, or a folder of tars"
-                    " (options are ?image=, ?caption=, and ?captions=)"
-                )
-            found.update(dict.fromkeys(names))
+    for one in _parts(where):
+        path = paths.local_path(one, "webdataset")
+        if path.is_dir():
+            names = _in_folder(path, passed_over)
+        else:
+            names = glob.glob(str(path), recursive=True)
+        if not names:
+            raise errors.UserError(
+                f"webdataset:{where} names no file at {one}; give existing tar files,"
+                " globs, ranges such as {000..012}, or a folder of tars (options are"
+                " ?image=, ?caption=, and ?captions=)"
+            )
+        found.update(dict.fromkeys(names))
     if not found:
         raise errors.UserError(
             "webdataset: names no file; write webdataset:FOLDER/*.tar"
@@ -48,6 +50,15 @@ def expand(where: str) -> tuple[list[pathlib.Path], collections.Counter[str]]:
     if "**" in where:
         names = _without_links_to_same(names, passed_over)
     return [pathlib.Path(name) for name in names], passed_over
+
+
+def _parts(where: str) -> list[str]:
+    """The globs and folders that a place consists of."""
+    whole = where.strip()
+    if whole and paths.local_path(whole, "webdataset").is_dir():
+        return [whole]
+    parts = filter(None, map(str.strip, _split_outside_braces(where)))
+    return [one for part in parts for one in _expand_braces(part)]
 
 
 def _in_folder(

@@ -104,7 +104,8 @@ class TfdsRecords:
       name: a folder holding dataset_info.json, or a name tfds knows.
       split: e.g. "train", "train[:1%]".
       image: the feature that holds the picture; read as the encoded file.
-      caption: the feature that holds the text or a list of texts.
+      caption: the feature that holds the text or a list of texts; one within another
+        is named with a slash, e.g. "captions/text".
       captions: how several captions are used, see `captions.make_example`.
       captions_required: False: without this feature every caption is "".
     """
@@ -128,8 +129,7 @@ class TfdsRecords:
         try:
             self._records = builder.as_data_source(
                 split=split,
-                # The picture stays a file, and what we do not read stays as it is.
-                decoders=dict.fromkeys(builder.info.features, _AS_STORED),
+                decoders=_decoders(builder.info.features),
                 file_format=_FORMAT,
             )
         except (ValueError, KeyError, NotImplementedError, OSError) as fault:
@@ -143,9 +143,10 @@ class TfdsRecords:
 
     def _check_features(self, builder: tfds.core.DatasetBuilder) -> None:
         features = set(builder.info.features)
-        self._has_captions = self._caption in features or self._captions_required
-        needed = {self._image, self._caption} if self._has_captions else {self._image}
-        missing = needed - features
+        # "captions/text" is a feature within a feature.
+        top = self._caption.partition("/")[0]
+        self._has_captions = top in features or self._captions_required
+        missing = {self._image, *([top] if self._has_captions else [])} - features
         if missing:
             raise errors.UserError(
                 f"tfds:{self._name} has no feature {' or '.join(sorted(missing))}, only"
@@ -166,7 +167,9 @@ class TfdsRecords:
         self._shards.check_unchanged(index, key)
         try:
             record = self._records[index]
-            text, image = record.get(self._caption, ""), record[self._image]
+            image, text = record[self._image], record if self._has_captions else ""
+            for name in self._caption.split("/") if self._has_captions else ():
+                text = text[name]
             if not isinstance(image, bytes):
                 raise TypeError(f"the picture is a {type(image).__name__}")
             texts = [*_each_text(text)]
@@ -182,6 +185,18 @@ class TfdsRecords:
         return captions_lib.make_example(image, texts, key, self._policy)
 
 
+def _decoders(features: tfds.features.FeaturesDict) -> dict[str, Any]:
+    """Decoders that keep all as stored: the picture stays a file.
+
+    tensorflow_datasets cannot skip the decoding of a sequence.
+    """
+    return {
+        name: _AS_STORED
+        for name, feature in features.items()
+        if not isinstance(feature, tfds.features.Sequence | tfds.features.Dataset)
+    }
+
+
 def _each_text(value: Any) -> Iterator[bytes | str]:
     """The texts of a feature: one, or a list or an array of any depth.
 
@@ -190,6 +205,8 @@ def _each_text(value: Any) -> Iterator[bytes | str]:
     """
     if isinstance(value, bytes | str):
         yield value
+    elif isinstance(value, dict):
+        raise TypeError(f"the caption has parts: {', '.join(value)}")
     else:
         for part in value:
             yield from _each_text(part)

@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+import io
 import os
 import threading
 
+import numpy as np
 import pytest
+import tensorflow_datasets as tfds
 
 from glide_jax import errors
 from glide_jax.data import builders, disk, schema, shapes_world, sources, tar_shards
+from tests.data import conftest
 
 
 @pytest.mark.parametrize(
@@ -287,6 +291,56 @@ def test_a_data_set_name_that_is_taken_or_wrong_is_a_user_error(tmp_path):
     for name, word in (("taken", "exists"), ("No-Name", "lower-case")):
         with pytest.raises(errors.UserError, match=word):
             builders.build_array_records(world, tmp_path, name)
+
+
+class Listed(tfds.core.GeneratorBasedBuilder, skip_registration=True):
+    """Two pictures, each with a list of captions; the second list is empty."""
+
+    VERSION = tfds.core.Version("1.0.0")
+    code_path = None
+
+    def _info(self):
+        features = {
+            "image": tfds.features.Image(),
+            "captions": tfds.features.Sequence(tfds.features.Text()),
+            "coco": tfds.features.Sequence(
+                {"id": np.int64, "text": tfds.features.Text()}
+            ),
+        }
+        return tfds.core.DatasetInfo(
+            builder=self, features=tfds.features.FeaturesDict(features)
+        )
+
+    def _split_generators(self, dl_manager):
+        return {"train": self._generate_examples()}
+
+    def _generate_examples(self):
+        for i, texts in enumerate((["one", "two"], [])):
+            image = io.BytesIO(conftest.encoded_picture(i))
+            coco = [{"id": 3, "text": text} for text in texts]
+            yield i, {"image": image, "captions": texts, "coco": coco}
+
+
+def test_a_list_of_captions_in_a_data_set_is_used_by_the_policy(tmp_path):
+    builder = Listed(data_dir=str(tmp_path), file_format="array_record")
+    builder.download_and_prepare()
+
+    def read(query: str, **settings) -> list[schema.Example]:
+        source = sources.open_source(f"tfds:{builder.data_dir}{query}", **settings)
+        return sorted((source[i] for i in range(2)), key=lambda e: e.caption)
+
+    for policy, caption in (("", "one"), ("&captions=join", "one two")):
+        for feature in ("captions", "coco/text"):
+            found = read(f"?caption={feature}{policy}")
+            assert [example.caption for example in found] == ["", caption]
+    with pytest.raises(schema.BadRecordError, match="parts: id, text"):
+        read("?caption=coco")
+    assert read("?caption=captions&captions=random")[1].choices == ("one", "two")
+    # Only pictures are asked for.
+    found = read("", captions_required=False)
+    assert [example.caption for example in found] == ["", ""]
+    with pytest.raises(errors.UserError, match="captions=last"):
+        read("?caption=captions&captions=last")
 
 
 def test_a_tfds_spec_that_does_not_fit_is_a_user_error(tmp_path):
