@@ -85,7 +85,7 @@ class CaptionedImages(tfds.core.GeneratorBasedBuilder, skip_registration=True):
         for index in range(len(self._source)):
             self._on_progress()
             try:
-                example = self._source[index]
+                example = captions.draw(self._source[index], 0, index)
                 captions.check(example.caption, example.key)
             except schema.BadRecordError as error:
                 self._faults.count(0, [fault.bad_at(index, error)])

@@ -1,10 +1,18 @@
-"""From what a record holds as its caption to text that every tokenizer takes."""
+"""Turns what a record holds as its caption into text that every tokenizer takes."""
 
 from __future__ import annotations
 
+import dataclasses
 import json
+from collections.abc import Iterable
 
-from glide_jax.data import disk, schema
+import numpy as np
+
+from glide_jax.data import disk, schema, streams
+from glide_jax.runtime import text_lines
+
+# Column and key names that hold the caption if none is given, in this order.
+DEFAULT_COLUMNS = ("caption", "text")
 
 
 def from_text(content: bytes, key: str) -> str:
@@ -19,20 +27,76 @@ def from_text(content: bytes, key: str) -> str:
         raise schema.BadRecordError("broken caption", key, "not UTF-8") from fault
 
 
-def from_json(content: bytes, key: str) -> str:
-    """The "caption" of img2dataset's JSON.
+def from_json(
+    content: bytes, key: str, name: str = "", *, required: bool = True
+) -> tuple[str, ...]:
+    """The captions under one key of a JSON object: a string or a list of strings.
+
+    Args:
+      content: the file.
+      key: of the record.
+      name: the key in the object; "": "caption".
+      required: False: ("",) where there is no caption.
 
     Raises:
-      BadRecordError: not JSON, or without a caption.
+      BadRecordError: not JSON, or without a caption, and `required`.
     """
     try:
-        caption = json.loads(content)["caption"]
+        found = from_value(json.loads(content)[name or DEFAULT_COLUMNS[0]])
     except (ValueError, LookupError, TypeError, RecursionError):
         # A few thousand brackets are enough for RecursionError.
-        caption = None
-    if not isinstance(caption, str):
+        found = ()
+    if not found and not required:
+        return ("",)
+    if not found:
         raise schema.BadRecordError("missing caption", key)
-    return caption.strip()
+    return found
+
+
+def from_value(value: object) -> tuple[str, ...]:
+    """The captions in a JSON value or a table cell; () if it holds none."""
+    if isinstance(value, str):
+        return (value.strip(),)
+    if isinstance(value, list | tuple | np.ndarray):
+        texts = (text.strip() for text in value if isinstance(text, str))
+        return tuple(filter(None, texts))
+    return ()
+
+
+def make_example(
+    image: bytes | np.ndarray, texts: Iterable[str], key: str, policy: str
+) -> schema.Example:
+    """The example of a picture and its captions.
+
+    Args:
+      image: as in `schema.Example`.
+      texts: the captions of the record, at least one.
+      key: names the record.
+      policy: one of `source_options.POLICIES`, under which each line of a text is a
+        caption; "": the first text as a whole.
+    """
+    texts = tuple(texts)
+    if not policy:
+        return schema.Example(image, texts[0], key)
+    lines = (line.strip() for text in texts for line in text_lines.split_lines(text))
+    each = tuple(filter(None, lines)) or ("",)
+    if policy == "join":
+        return schema.Example(image, " ".join(each), key)
+    choices = each if policy == "random" and len(each) > 1 else ()
+    return schema.Example(image, each[0], key, choices)
+
+
+def draw(example: schema.Example, seed: int, position: int) -> schema.Example:
+    """The example with one caption, drawn from its choices if it has any.
+
+    The draw is a function of (seed, position), so a resumed run repeats it. The next
+    epoch has other positions, and draws again.
+    """
+    if not example.choices:
+        return example
+    rng = streams.generator(seed, streams.CAPTION, position)
+    caption = example.choices[int(rng.integers(len(example.choices)))]
+    return dataclasses.replace(example, caption=caption, choices=())
 
 
 def check(caption: str, key: str) -> None:

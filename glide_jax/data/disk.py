@@ -151,8 +151,10 @@ def read_whole(path: pathlib.Path, limit: int, kind: str, key: str) -> bytes:
     return _persist(attempt, path, "file", key)
 
 
-def read_caption(path: pathlib.Path, image: pathlib.Path, key: str) -> bytes:
-    """A whole caption file, of the picture `image`.
+def read_caption(
+    path: pathlib.Path, image: pathlib.Path, key: str, limit: int = MAX_CAPTION_BYTES
+) -> bytes:
+    """A whole caption file of at most `limit` bytes, of the picture `image`.
 
     Raises:
       BadRecordError: as `read_whole`; "missing caption", at once, where the picture is
@@ -161,7 +163,7 @@ def read_caption(path: pathlib.Path, image: pathlib.Path, key: str) -> bytes:
 
     def attempt() -> bytes:
         try:
-            return _whole(path, MAX_CAPTION_BYTES, "huge caption", key)
+            return _whole(path, limit, "huge caption", key)
         except FileNotFoundError:
             # The caption again at last: the disk may have come back in between.
             if image.is_file() and not path.exists():

@@ -38,7 +38,6 @@ KINDS = (
     "huge caption",
     "huge image",
     "missing caption",
-    "missing image",
     "narrow image",
     "truncated tar",
     "unreadable file",

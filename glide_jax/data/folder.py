@@ -1,41 +1,153 @@
-"""A folder of pictures, each with its caption in a text file beside it."""
+"""A folder of pictures, each with its caption in a file beside it or in a table.
+
+A caption file (KEY.txt) counts first, then a table (metadata.jsonl, metadata.csv, or a
+Parquet file, whose "file_name" is relative to the table), then KEY.json.
+"""
 
 from __future__ import annotations
 
+import os
 import pathlib
+import posixpath
+from typing import NamedTuple
 
 from glide_jax import errors
-from glide_jax.data import captions, disk, schema
+from glide_jax.data import (
+    caption_tables,
+    captions,
+    disk,
+    picture_listing,
+    record_members,
+    schema,
+    source_options,
+    source_report,
+    tar_paths,
+)
+from glide_jax.runtime import natural_order, paths
 
-SUFFIXES = frozenset({".jpg", ".jpeg", ".png", ".webp"})
+NO_CAPTION = "picture without a caption"
+UNUSED_TABLE = "table without the columns of file names and captions"
+UNUSED_ROW = "table row whose picture has a caption file"
+LONE_ROW = "table row without its picture"
+
+
+class OnlyTarsError(errors.UserError):
+    """The folder has tars and no pictures."""
+
+
+class _Record(NamedTuple):
+    """A picture and the file or the texts of its caption; names are below the root."""
+
+    picture: str
+    caption_file: str | None
+    texts: tuple[str, ...]
 
 
 class Folder:
-    """A source over NAME.jpg|jpeg|png|webp with NAME.txt, at any depth, by name."""
+    """A source over the captioned pictures of a folder at any depth, in natural order.
 
-    def __init__(self, directory: str) -> None:
-        self._root = pathlib.Path(directory).expanduser()
+    Attributes:
+      tables: the tables of captions that are used.
+      report: what is used and what is passed over.
+    """
+
+    def __init__(
+        self,
+        directory: str,
+        *,
+        options: source_options.Options | None = None,
+        captions_required: bool = True,
+    ) -> None:
+        """Lists the folder; see `record_members` for what is one record.
+
+        Args:
+          directory: the folder, without options.
+          options: which files of a sample are used; None: the defaults.
+          captions_required: False: a picture without a caption is a record as well.
+
+        Raises:
+          UserError: it is not a folder, or no record can be used.
+        """
+        self._root = paths.local_path(directory, "folder")
         if not self._root.is_dir():
             raise errors.UserError(
                 f"folder:{directory} is not a folder; give the folder of the pictures"
             )
-        self._images = sorted(
-            path for path in self._root.rglob("*") if path.suffix.lower() in SUFFIXES
+        self._options = options or source_options.Options()
+        self._captions_required = captions_required
+        names, passed_over = picture_listing.list_names(self._root)
+        self.report = source_report.SourceReport(passed_over=passed_over)
+        self.tables: list[pathlib.Path] = []
+        held = self._read_tables(filter(caption_tables.is_table, names))
+        assembled = record_members.assemble(
+            (name for name in names if not caption_tables.is_table(name)),
+            self._options,
+            str(self._root),
+            held,
         )
-        if not self._images:
+        passed_over.update(assembled.passed_over)
+        self.report.note_dotted(assembled.dotted)
+        records = [_captioned(record, held) for record in assembled.records]
+        self._count_rows(records, held)
+        if captions_required:
+            without = [r for r in records if not (r.caption_file or r.texts)]
+            passed_over[NO_CAPTION] += len(without)
+            records = [r for r in records if r.caption_file or r.texts]
+        if not records:
+            self._refuse(names)
+        records.sort(key=lambda record: natural_order.natural_key(record.picture))
+        self._records = records
+        kind = "pictures with captions" if captions_required else "pictures"
+        self.report.used = f"{len(records):,} {kind}"
+
+    def _read_tables(self, names) -> caption_tables.Table:
+        """The captions in all tables, by the picture's path below the root."""
+        held: caption_tables.Table = {}
+        if self._options.text:
+            return held
+        for name in sorted(names, key=natural_order.natural_key):
+            path = self._root / name
+            rows = caption_tables.read(path, "file_name", self._options.column)
+            if rows is None:
+                self.report.passed_over[UNUSED_TABLE] += 1
+                continue
+            self.tables.append(path)
+            self.report.notes.append(f"captions from {name}")
+            for given, texts in rows.items():
+                picture = posixpath.join(posixpath.dirname(name), given)
+                picture = posixpath.normpath(picture)
+                held[picture] = held.get(picture, ()) + texts
+        return held
+
+    def _count_rows(self, records: list[_Record], held: caption_tables.Table) -> None:
+        if not held:
+            return
+        named = [record for record in records if record.picture in held]
+        has_file = sum(1 for r in named if held[r.picture] and not r.texts)
+        self.report.passed_over[UNUSED_ROW] += has_file
+        self.report.passed_over[LONE_ROW] += len(held) - len(named)
+
+    def _refuse(self, names: list[str]) -> None:
+        """Raises UserError, for no record is in the files of these names."""
+        pictures = sorted(filter(picture_listing.is_picture, names))
+        if not pictures and any(map(tar_paths.is_tar, names)):
+            raise OnlyTarsError(f"{self!r} holds tars; use webdataset:{self._root}")
+        passed_over = picture_listing.describe(self.report.passed_over)
+        details = f" ({passed_over})" if passed_over else ""
+        if not pictures:
             raise errors.UserError(
-                f"folder:{directory} holds no picture ({', '.join(sorted(SUFFIXES))});"
-                " put some there, each NAME.jpg with its caption in NAME.txt"
+                f"{self!r} holds no picture{details}; put some there, each NAME.jpg"
+                " with its caption in NAME.txt"
             )
-        if not any(image.with_suffix(".txt").is_file() for image in self._images):
-            raise errors.UserError(
-                f"folder:{directory} has {len(self._images)} pictures and no captions;"
-                f" put the caption of {self._images[0].name} in"
-                f" {self._images[0].with_suffix('.txt').name} beside it, and so on"
-            )
+        first = pathlib.PurePosixPath(pictures[0])
+        raise errors.UserError(
+            f"{self!r} has {len(pictures)} pictures and no captions{details}; put the"
+            f" caption of {first.name} in {first.with_suffix('.txt').name} beside it,"
+            " and so on, or all captions in metadata.jsonl"
+        )
 
     def __len__(self) -> int:
-        return len(self._images)
+        return len(self._records)
 
     def __repr__(self) -> str:
         return f"folder:{self._root}"
@@ -43,8 +155,41 @@ class Folder:
     def __getitem__(self, index: int) -> schema.Example:
         if not 0 <= index < len(self):
             raise IndexError(f"record {index} of {self!r}")
-        path = self._images[index]
-        key = str(path.relative_to(self._root))
-        content = disk.read_caption(path.with_suffix(".txt"), path, key)
-        image = disk.read_whole(path, disk.MAX_IMAGE_BYTES, "huge image", key)
-        return schema.Example(image, captions.from_text(content, key), key)
+        record = self._records[index]
+        # A file name need not be Unicode.
+        key = os.fsencode(record.picture).decode(errors="replace")
+        picture = self._root / record.picture
+        texts = self._captions(record, picture, key)
+        image = disk.read_whole(picture, disk.MAX_IMAGE_BYTES, "huge image", key)
+        return captions.make_example(image, texts, key, self._options.captions)
+
+    def _captions(
+        self, record: _Record, picture: pathlib.Path, key: str
+    ) -> tuple[str, ...]:
+        if record.caption_file is None:
+            return record.texts or ("",)
+        path = self._root / record.caption_file
+        if record_members.kind_of(path.name) == record_members.TEXT:
+            return (captions.from_text(disk.read_caption(path, picture, key), key),)
+        content = disk.read_caption(path, picture, key, disk.MAX_JSON_BYTES)
+        return captions.from_json(
+            content, key, self._options.column, required=self._captions_required
+        )
+
+    def files(self) -> list[pathlib.Path]:
+        """Every file that the records are read from."""
+        used = {
+            name: None
+            for record in self._records
+            for name in (record.picture, record.caption_file)
+            if name
+        }
+        return [*self.tables, *(self._root / name for name in used)]
+
+
+def _captioned(record: record_members.Record, held: caption_tables.Table) -> _Record:
+    """A caption file before a table before a JSON file."""
+    texts = () if record.text else held.get(record.picture, ())
+    return _Record(
+        record.picture, record.text or (None if texts else record.json), texts
+    )

@@ -120,7 +120,8 @@ class _BatchMaker:
         """Caption and image fields of record `index`, or of what replaces it."""
         for attempt in range(MAX_ATTEMPTS):
             try:
-                example = self.source[index]
+                record = self.source[index]
+                example = captions.draw(record, self.recipe.seed, position)
                 return example.caption, _make_row(self.recipe, example, position)
             except schema.BadRecordError as error:
                 bad.append(fault.bad_at(position, error))

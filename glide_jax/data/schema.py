@@ -30,13 +30,15 @@ class Example:
 
     Attributes:
       image: an encoded file (JPEG, PNG, WebP), or uint8 pixels (H, W, 3).
-      caption: the text, not yet tokenized.
+      caption: the text, not yet tokenized; the first one of several.
       key: names the record to a person, e.g. "shard-00000.tar:000000017".
+      choices: captions of which `captions.draw` takes one; empty: `caption` alone.
     """
 
     image: bytes | np.ndarray
     caption: str
     key: str
+    choices: tuple[str, ...] = ()
 
 
 class BadRecordError(errors.UserError):

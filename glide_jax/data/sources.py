@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import functools
 import logging
-import urllib.parse
+import pathlib
 from collections.abc import Callable
 
 from glide_jax import errors
@@ -14,6 +15,7 @@ from glide_jax.data import (
     order,
     schema,
     shapes_world,
+    source_options,
     tar_shards,
 )
 
@@ -29,54 +31,99 @@ KINDS = (
 )
 
 
-def open_source(spec: str, *, split: str = "train") -> schema.Source:
-    """The source a spec names.
+def open_source(
+    spec: str, *, split: str = "train", captions_required: bool = True
+) -> schema.Source:
+    """The source a spec names; what it uses and passes over is logged once a process.
 
     Args:
       spec: one of
         "shapes:quickstart", "shapes:full": drawn on the fly; splits train and held_out,
         which is also its "validation".
-        "webdataset:GLOB": img2dataset tars; several globs by commas, {000..012} ranges.
-        "folder:DIR": pictures with a .txt caption beside each.
+        "webdataset:GLOB": img2dataset tars, see `tar_paths.expand`.
+        "folder:DIR": pictures with captions beside them or in a table, see `folder`;
+        a folder that holds tars and no pictures is read as webdataset:DIR.
+        Both take "?image=EXT&caption=EXT_OR_COLUMN&captions=first|random|join" at the
+        end, see `source_options`.
         "tfds:NAME_OR_DIR?image=FEATURE&caption=FEATURE&split=NAME": ArrayRecord; the
         features default to image and caption, the split, e.g. "train[:5%]", to `split`.
         "{split}" in a spec becomes the split, e.g. "webdataset:emoji-{split}-*.tar".
       split: "train", or what else the source has.
+      captions_required: False: pictures without a caption are records as well, whose
+        caption is "".
 
     Raises:
       UserError: an unknown kind, or a place that does not hold what it should.
     """
+    kind, where = _parse(spec, split)
+    if kind == "shapes":
+        # What a drawn world validates on is what it never shows in training.
+        held_out = "held_out" if split == "validation" else split
+        return shapes_world.ShapesWorld(where, held_out)
+    if kind == "tfds":
+        return _open_tfds(where, split, captions_required)
+    source = _open_files(kind, where, captions_required)
+    _log_once(f"{source!r}: {source.report.describe()}")
+    return source
+
+
+def list_files(spec: str, *, split: str = "train") -> list[pathlib.Path] | None:
+    """The files that a source of tars or of a folder reads; None for other kinds.
+
+    Raises:
+      UserError: as `open_source`.
+    """
+    kind, where = _parse(spec, split)
+    if kind not in ("webdataset", "folder"):
+        return None
+    return _open_files(kind, where, captions_required=False).files()
+
+
+def _parse(spec: str, split: str) -> tuple[str, str]:
+    """Kind and place of a spec."""
     kind, separator, where = spec.replace("{split}", split).partition(":")
     if not separator or not where or kind not in {k.partition(":")[0] for k in KINDS}:
         raise errors.UserError(
             f"data source {spec!r} is not understood; use one of {', '.join(KINDS)}"
         )
-    if kind == "shapes":
-        # What a drawn world validates on is what it never shows in training.
-        held_out = "held_out" if split == "validation" else split
-        return shapes_world.ShapesWorld(where, held_out)
-    if kind == "webdataset":
-        return tar_shards.TarShards(where)
+    return kind, where
+
+
+def _open_files(
+    kind: str, where: str, captions_required: bool
+) -> folder.Folder | tar_shards.TarShards:
+    place, options = source_options.split_options(where)
+    settings = {"options": options, "captions_required": captions_required}
     if kind == "folder":
-        return folder.Folder(where)
-    return _open_tfds(where, split)
+        try:
+            return folder.Folder(place, **settings)
+        except folder.OnlyTarsError:
+            _log_once(
+                f"folder:{place} holds tars and no pictures; it is read as"
+                f" webdataset:{place}"
+            )
+    return tar_shards.TarShards(place, **settings)
 
 
-def _open_tfds(where: str, split: str) -> schema.Source:
+@functools.cache
+def _log_once(line: str) -> None:
+    """Logs a line once a process: training, validation and grids open a source each."""
+    _log.info("%s", line)
+
+
+def _open_tfds(where: str, split: str, captions_required: bool) -> schema.Source:
     # tensorflow_datasets takes a second to import, so only its users pay for it.
     from glide_jax.data import tfds_records
 
     name, _, query = where.partition("?")
-    # In a split like train+test the plus is no space.
-    query = query.replace("+", "%2B")
-    options = dict(urllib.parse.parse_qsl(query, keep_blank_values=True))
-    unknown = set(options) - {"image", "caption", "split"}
-    if unknown:
-        raise errors.UserError(
-            f"tfds:{where} sets {', '.join(sorted(unknown))};"
-            " only image, caption and split can be set"
-        )
-    return tfds_records.TfdsRecords(name, **{"split": split, **options})
+    known = ("image", "caption", "split", "captions")
+    options = source_options.parse_query(query, known, f"tfds:{where}")
+    source_options.check_policy(options.get("captions", ""), f"tfds:{where}")
+    source = tfds_records.TfdsRecords(
+        name, **{"split": split, **options}, captions_required=captions_required
+    )
+    _log_once(f"{source!r}: {len(source):,} records")
+    return source
 
 
 def open_mixture(
@@ -116,7 +163,8 @@ def sample_captions(
     for position in range(min(count, len(source))):
         on_progress()
         try:
-            example = source[order.record_at(source, seed, position)]
+            record = source[order.record_at(source, seed, position)]
+            example = captions.draw(record, seed, position)
             captions.check(example.caption, example.key)
         except schema.BadRecordError as bad:
             skipped.append(bad)

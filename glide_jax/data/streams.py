@@ -12,7 +12,8 @@ import numpy as np
     FLIP,
     CORRUPTION,
     MASK,
-) = range(6)
+    CAPTION,
+) = range(7)
 
 
 def generator(seed: int, stream: int, *keys: int) -> np.random.Generator:

@@ -1,4 +1,4 @@
-"""Where the members of a tar lie, by its headers alone; damaged ones are passed over.
+"""Finds the members of a tar by its headers alone, and reads on behind damage.
 
 Blocks of 512 bytes: a header, the member's content padded to whole blocks, and so on to
 two blocks of zeros (POSIX.1-2001 pax, section "ustar Interchange Format"; GNU's long
@@ -25,6 +25,7 @@ _REGULAR, _LONG_NAME, _PAX = b"\x0007", b"L", b"x"
 _PASSED_OVER = b"gKV"
 # Types whose content is nothing but a place in the archive: links, devices, folders.
 _EMPTY = b"123456"
+_LINKS = b"12"
 
 
 class Member(NamedTuple):
@@ -36,11 +37,31 @@ class Member(NamedTuple):
 
 
 class Damage(NamedTuple):
-    """Here stood something that is no header; what it named is lost.
+    """A place where a header should stand and does not; what it named is lost.
 
-    At the very end of the file: nothing is lost that is known of, but the two blocks
-    of zeros are missing.
+    At the very end of the file only the two blocks of zeros are missing.
     """
+
+    offset: int
+
+
+class Link(NamedTuple):
+    """A hard or symbolic link in the archive; it has no content of its own."""
+
+    name: str
+
+
+class Joined(NamedTuple):
+    """An end mark with another archive behind it, which is read on: `cat a.tar b.tar`.
+
+    `tar --ignore-zeros` reads such files alike.
+    """
+
+    offset: int
+
+
+class Trailer(NamedTuple):
+    """Data behind the end mark that is not an archive; it is not read."""
 
     offset: int
 
@@ -51,15 +72,24 @@ class _Header(NamedTuple):
     size: int
 
 
-def walk(descriptor: int, end: int) -> Iterator[Member | Damage]:
-    """The files of a tar of `end` bytes, and each damaged place, in order of offset."""
+def walk(
+    descriptor: int, end: int
+) -> Iterator[Member | Link | Damage | Joined | Trailer]:
+    """What a tar of `end` bytes holds, in order of offset."""
     offset, name, size = 0, None, None
     while offset < end:
         block = disk.read_at(descriptor, offset, BLOCK)
         # One block of zeros alone is damage, two are the end.
         if not any(block) and not any(disk.read_at(descriptor, offset + BLOCK, BLOCK)):
-            return
-        header = _parse(block) if len(block) == BLOCK else None
+            offset, name, size = _skip_zeros(descriptor, offset, end), None, None
+            if offset == end:
+                return
+            if _parse(disk.read_at(descriptor, offset, BLOCK)) is None:
+                yield Trailer(offset)
+                return
+            yield Joined(offset)
+            continue
+        header = _parse(block)
         content = offset + BLOCK
         if header is None:
             yield Damage(offset)
@@ -76,8 +106,11 @@ def walk(descriptor: int, end: int) -> Iterator[Member | Damage]:
                 size = size if found[1] is None else found[1]
         elif header.kind not in _PASSED_OVER:
             length = header.size if size is None else size
+            found_name = header.name if name is None else name
             if header.kind in _REGULAR:
-                yield Member(header.name if name is None else name, content, length)
+                yield Member(found_name, content, length)
+            elif header.kind in _LINKS:
+                yield Link(found_name)
             name = size = None
             length = 0 if header.kind in _EMPTY else length
         offset = content + -(-length // BLOCK) * BLOCK
@@ -87,6 +120,8 @@ def walk(descriptor: int, end: int) -> Iterator[Member | Damage]:
 
 def _parse(block: bytes) -> _Header | None:
     """The header in a block; None if it is none."""
+    if len(block) < BLOCK:
+        return None
     stated, size = _number(block[148:156]), _number(block[124:136])
     if stated is None or size is None:
         return None
@@ -154,6 +189,19 @@ def _pax_records(held: bytes) -> Iterator[tuple[bytes, bytes]]:
         key, _, value = record[:-1].partition(b"=")
         yield key, value
         held = held[length:]
+
+
+def _skip_zeros(descriptor: int, offset: int, end: int) -> int:
+    """Offset of the next block from `offset` on that is not all zeros, or `end`."""
+    while offset < end:
+        held = disk.read_at(descriptor, offset, min(_SEARCH_BYTES, end - offset))
+        if not held:
+            return end
+        zeros = len(held) - len(held.lstrip(b"\0"))
+        if zeros < len(held):
+            return offset + zeros // BLOCK * BLOCK
+        offset += len(held)
+    return end
 
 
 def _next_header(descriptor: int, offset: int, end: int) -> int:

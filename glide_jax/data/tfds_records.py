@@ -18,7 +18,8 @@ import tensorflow_datasets as tfds
 from google.protobuf import json_format, message
 
 from glide_jax import errors
-from glide_jax.data import captions, disk, schema
+from glide_jax.data import captions as captions_lib
+from glide_jax.data import disk, schema
 from glide_jax.runtime import paths
 
 _FORMAT = "array_record"
@@ -104,7 +105,10 @@ class TfdsRecords:
       name: a folder holding dataset_info.json, or a name tfds knows.
       split: e.g. "train", "train[:1%]".
       image: the feature that holds the picture; read as the encoded file.
-      caption: the feature that holds the text; of several texts the first is taken.
+      caption: the feature that holds the text or a list of texts; one within another
+        is named with a slash, e.g. "captions/text".
+      captions: how several captions are used, see `captions.make_example`.
+      captions_required: False: without this feature every caption is "".
     """
 
     def __init__(
@@ -113,7 +117,12 @@ class TfdsRecords:
         split: str = "train",
         image: str = "image",
         caption: str = "caption",
+        captions: str = "",
+        *,
+        captions_required: bool = True,
     ) -> None:
+        self._policy = captions
+        self._captions_required = captions_required
         self._name, self._split = name, split
         self._image, self._caption = image, caption
         builder = _open_builder(name)
@@ -121,8 +130,7 @@ class TfdsRecords:
         try:
             self._records = builder.as_data_source(
                 split=split,
-                # The picture stays a file, and what we do not read stays as it is.
-                decoders=dict.fromkeys(builder.info.features, _AS_STORED),
+                decoders=_decoders(builder.info.features),
                 file_format=_FORMAT,
             )
         except (ValueError, KeyError, NotImplementedError, OSError) as fault:
@@ -135,7 +143,11 @@ class TfdsRecords:
         self._shards = _Shards(builder, split)
 
     def _check_features(self, builder: tfds.core.DatasetBuilder) -> None:
-        missing = {self._image, self._caption} - set(builder.info.features)
+        features = set(builder.info.features)
+        # "captions/text" is a feature within a feature.
+        top = self._caption.partition("/")[0]
+        self._has_captions = top in features or self._captions_required
+        missing = {self._image, *([top] if self._has_captions else [])} - features
         if missing:
             raise errors.UserError(
                 f"tfds:{self._name} has no feature {' or '.join(sorted(missing))}, only"
@@ -156,19 +168,49 @@ class TfdsRecords:
         self._shards.check_unchanged(index, key)
         try:
             record = self._records[index]
-            text, image = record[self._caption], record[self._image]
+            image, text = record[self._image], record if self._has_captions else ""
+            for name in self._caption.split("/") if self._has_captions else ():
+                text = text[name]
             if not isinstance(image, bytes):
                 raise TypeError(f"the picture is a {type(image).__name__}")
-            while not isinstance(text, bytes | str):
-                text = text[0] if len(text) else ""
+            texts = [*_each_text(text)]
         except _BROKEN as fault:
             detail = f"{type(fault).__name__}: {_first_line(fault)}"
             raise schema.BadRecordError("broken record", key, detail) from fault
-        if isinstance(text, bytes):
-            text = captions.from_text(text, key)
+        texts = [
+            captions_lib.from_text(t, key) if isinstance(t, bytes) else t.strip()
+            for t in texts or [""]
+        ]
         if len(image) > disk.MAX_IMAGE_BYTES:
             raise schema.BadRecordError("huge image", key, f"{len(image)} bytes")
-        return schema.Example(image, text.strip(), key)
+        return captions_lib.make_example(image, texts, key, self._policy)
+
+
+def _decoders(features: tfds.features.FeaturesDict) -> dict[str, Any]:
+    """Decoders that keep all as stored: the picture stays a file.
+
+    tensorflow_datasets cannot skip the decoding of a sequence.
+    """
+    return {
+        name: _AS_STORED
+        for name, feature in features.items()
+        if not isinstance(feature, tfds.features.Sequence | tfds.features.Dataset)
+    }
+
+
+def _each_text(value: Any) -> Iterator[bytes | str]:
+    """The texts of a feature: one, or a list or an array of any depth.
+
+    Raises:
+      TypeError: it holds something else.
+    """
+    if isinstance(value, bytes | str):
+        yield value
+    elif isinstance(value, dict):
+        raise TypeError(f"the caption has parts: {', '.join(value)}")
+    else:
+        for part in value:
+            yield from _each_text(part)
 
 
 class _Shards:

@@ -17,7 +17,7 @@ import numpy as np
 
 from glide_jax import errors
 from glide_jax.data import captions as captions_lib
-from glide_jax.data import picture_files, schema, sources, tar_shards, transforms
+from glide_jax.data import schema, sources, transforms
 from glide_jax.eval import npz_files, picture_folder
 from glide_jax.runtime import paths
 from glide_jax.sample import cascade, settings
@@ -319,15 +319,8 @@ def _stamp_of(files: Sequence[pathlib.Path]) -> str:
 
 def _stamp_of_source(spec: str) -> str | None:
     """Of a source's files; None: drawn by the program, or a data set of one version."""
-    kind, _, where = spec.replace("{split}", "validation").partition(":")
-    if kind == "webdataset":
-        return _stamp_of(tar_shards.expand(where))
-    if kind == "folder":
-        root = pathlib.Path(where).expanduser()
-        kinds = picture_files.SUFFIXES | {".txt"}
-        found = (path for path in root.rglob("*") if path.suffix.lower() in kinds)
-        return _stamp_of(sorted(found))
-    return None
+    files = sources.list_files(spec, split="validation")
+    return None if files is None else _stamp_of(files)
 
 
 def _numbers(first: int, count: int) -> np.ndarray:

@@ -44,10 +44,44 @@ def test_a_byte_order_mark_is_no_part_of_a_caption():
         "ein Grünspecht"
     )
     assert captions.from_text(mark + b"\n", "key") == ""
-    assert captions.from_json(mark + b'{"caption": "a corgi"}', "key") == "a corgi"
+    assert captions.from_json(mark + b'{"caption": "a corgi"}', "key") == ("a corgi",)
 
 
 def test_half_a_pair_from_json_is_found_before_a_tokenizer_stumbles():
-    caption = captions.from_json(b'{"caption": "\\ud83d"}', "key")
+    (caption,) = captions.from_json(b'{"caption": "\\ud83d"}', "key")
     with pytest.raises(schema.BadRecordError, match="not Unicode"):
         captions.check(caption, "key")
+
+
+def test_a_list_from_json_keeps_its_texts():
+    content = b'{"caption": "x", "tags": ["a ", "", 3, "b"], "none": []}'
+    assert captions.from_json(content, "key", "tags") == ("a", "b")
+    with pytest.raises(schema.BadRecordError, match="missing caption"):
+        captions.from_json(content, "key", "none")
+    assert captions.from_json(content, "key", "none", required=False) == ("",)
+
+
+def test_a_draw_among_captions_is_a_function_of_seed_and_position():
+    example = captions.make_example(b"", ["a\nb", "c"], "key", "random")
+    assert example.choices == ("a", "b", "c")
+
+    def drawn(seed):
+        return [captions.draw(example, seed, p).caption for p in range(60)]
+
+    assert drawn(0) == drawn(0)
+    assert drawn(0) != drawn(1)
+    # Over the epochs, each one is drawn.
+    assert set(drawn(0)) == {"a", "b", "c"}
+    # One caption alone takes no draw.
+    alone = captions.make_example(b"", ["a\n"], "key", "random")
+    assert captions.draw(alone, 0, 0) is alone
+
+
+@pytest.mark.parametrize(
+    ("policy", "caption"),
+    [("", "a\n b"), ("first", "a"), ("join", "a b c"), ("random", "a")],
+)
+def test_several_captions_are_used_by_the_policy(policy, caption):
+    example = captions.make_example(b"", ["a\n b", "c"], "key", policy)
+    assert example.caption == caption
+    assert captions.make_example(b"", ["\n"], "key", policy).caption.strip() == ""

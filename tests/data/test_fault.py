@@ -24,6 +24,7 @@ def shards(tmp_path, write_tar, pictures):
     members = pictures(20)
     members["003.png"] = members["003.png"][:40]
     del members["004.txt"]
+    members["004.json"] = b"{}"
     members["005.txt"] = b" \n"
     write_tar(tmp_path / "a.tar", members)
     return tar_shards.TarShards(str(tmp_path / "*.tar"))

@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+import io
 import os
 import threading
 
+import numpy as np
 import pytest
+import tensorflow_datasets as tfds
 
 from glide_jax import errors
 from glide_jax.data import builders, disk, schema, shapes_world, sources, tar_shards
+from tests.data import conftest
 
 
 @pytest.mark.parametrize(
@@ -37,8 +41,8 @@ def test_a_folder_reads_captions_beside_its_pictures(tmp_path, pictures):
         place = tmp_path / ("sub" if name.startswith("002") else "") / name
         place.parent.mkdir(exist_ok=True)
         place.write_bytes(content)
-    (tmp_path / "001.txt").unlink()
     source = sources.open_source(f"folder:{tmp_path}")
+    (tmp_path / "001.txt").unlink()
     assert len(source) == 3
     assert source[0].caption == "a picture of shade 0"
     assert source[2].key == "sub/002.png"
@@ -89,8 +93,8 @@ def test_a_folder_that_is_away_for_a_moment_was_never_gone(
     place.mkdir()
     for name, content in pictures(2).items():
         (place / name).write_bytes(content)
-    (place / "001.txt").unlink()
     source = sources.open_source(f"folder:{place}")
+    (place / "001.txt").unlink()
     away = place.rename(tmp_path / "away")
     timer = threading.Timer(0.2, away.rename, [place])
     timer.start()
@@ -268,11 +272,11 @@ def test_drawn_pictures_become_array_records_too(tmp_path):
     assert {copy[i].caption for i in range(3)} == {world[i].caption for i in range(3)}
 
 
-def test_records_without_caption_are_left_out_of_array_records_or_stop_the_work(
+def test_records_with_an_empty_caption_are_left_out_of_array_records_or_stop_the_work(
     tmp_path, write_tar, pictures
 ):
     members = pictures(4)
-    del members["002.txt"]
+    members["002.txt"] = b""
     write_tar(tmp_path / "a.tar", members)
     source = tar_shards.TarShards(f"{tmp_path}/a.tar")
     place = builders.build_array_records(source, tmp_path / "out", "some")
@@ -289,13 +293,63 @@ def test_a_data_set_name_that_is_taken_or_wrong_is_a_user_error(tmp_path):
             builders.build_array_records(world, tmp_path, name)
 
 
+class Listed(tfds.core.GeneratorBasedBuilder, skip_registration=True):
+    """Two pictures, each with a list of captions; the second list is empty."""
+
+    VERSION = tfds.core.Version("1.0.0")
+    code_path = None
+
+    def _info(self):
+        features = {
+            "image": tfds.features.Image(),
+            "captions": tfds.features.Sequence(tfds.features.Text()),
+            "coco": tfds.features.Sequence(
+                {"id": np.int64, "text": tfds.features.Text()}
+            ),
+        }
+        return tfds.core.DatasetInfo(
+            builder=self, features=tfds.features.FeaturesDict(features)
+        )
+
+    def _split_generators(self, dl_manager):
+        return {"train": self._generate_examples()}
+
+    def _generate_examples(self):
+        for i, texts in enumerate((["one", "two"], [])):
+            image = io.BytesIO(conftest.encoded_picture(i))
+            coco = [{"id": 3, "text": text} for text in texts]
+            yield i, {"image": image, "captions": texts, "coco": coco}
+
+
+def test_a_list_of_captions_in_a_data_set_is_used_by_the_policy(tmp_path):
+    builder = Listed(data_dir=str(tmp_path), file_format="array_record")
+    builder.download_and_prepare()
+
+    def read(query: str, **settings) -> list[schema.Example]:
+        source = sources.open_source(f"tfds:{builder.data_dir}{query}", **settings)
+        return sorted((source[i] for i in range(2)), key=lambda e: e.caption)
+
+    for policy, caption in (("", "one"), ("&captions=join", "one two")):
+        for feature in ("captions", "coco/text"):
+            found = read(f"?caption={feature}{policy}")
+            assert [example.caption for example in found] == ["", caption]
+    with pytest.raises(schema.BadRecordError, match="parts: id, text"):
+        read("?caption=coco")
+    assert read("?caption=captions&captions=random")[1].choices == ("one", "two")
+    # Only pictures are asked for.
+    found = read("", captions_required=False)
+    assert [example.caption for example in found] == ["", ""]
+    with pytest.raises(errors.UserError, match="captions=last"):
+        read("?caption=captions&captions=last")
+
+
 def test_a_tfds_spec_that_does_not_fit_is_a_user_error(tmp_path):
     world = shapes_world.ShapesWorld(size_px=16, length=1)
     place = builders.build_array_records(world, tmp_path / "out", "one")
     (tmp_path / "empty").mkdir()
     for spec, split, word in (
         (f"{place}?image=jpg", "train", "has no feature jpg"),
-        (f"{place}?picture=jpg", "train", "only image, caption and split"),
+        (f"{place}?picture=jpg", "train", "only image, caption, split"),
         (f"{place}", "test", "splits: train"),
         (f"{tmp_path}/empty", "train", "holds 0 data sets"),
         ("no_such_data_set", "train", "no known data set"),

@@ -1,0 +1,108 @@
+"""Reads tables of captions: metadata.jsonl, metadata.csv, and Parquet files.
+
+Each row names a picture and holds its caption, or a list of captions. Several rows of
+one picture are several captions.
+"""
+
+from __future__ import annotations
+
+import csv
+import json
+import pathlib
+from collections.abc import Iterator
+
+from glide_jax import errors
+from glide_jax.data import captions
+
+_NAMES = ("metadata.jsonl", "metadata.csv")
+_DELIMITERS = ",;\t"
+Row = tuple[object, object]
+Table = dict[str, tuple[str, ...]]
+
+
+def is_table(name: str) -> bool:
+    """Whether a file of this name may be a table of captions."""
+    base = name.rpartition("/")[2].lower()
+    return base in _NAMES or base.endswith(".parquet")
+
+
+def read(path: pathlib.Path, id_column: str, caption_column: str = "") -> Table | None:
+    """The captions by the value of `id_column`; None if a column is not in the table.
+
+    Args:
+      path: a file for which `is_table` holds.
+      id_column: names the picture, e.g. "file_name".
+      caption_column: holds the caption; "": the first of `captions.DEFAULT_COLUMNS`
+        that the table has.
+
+    Raises:
+      UserError: the file cannot be read, or is not a table of its kind.
+    """
+    columns = (caption_column,) if caption_column else captions.DEFAULT_COLUMNS
+    readers = {".jsonl": _jsonl_rows, ".csv": _csv_rows, ".parquet": _parquet_rows}
+    read_rows = readers[path.suffix.lower()]
+    table: Table = {}
+    has_rows = False
+    try:
+        for name, value in read_rows(path, id_column, columns):
+            has_rows = True
+            if isinstance(name, str):
+                texts = filter(None, captions.from_value(value))
+                table[name] = (*table.get(name, ()), *texts)
+    except (OSError, ValueError, csv.Error, RecursionError) as fault:
+        # UnicodeDecodeError and pyarrow's ArrowInvalid are ValueErrors.
+        detail = (str(fault).strip() or type(fault).__name__).splitlines()[0]
+        raise errors.UserError(
+            f"{path} cannot be read as a table ({detail}); repair or remove it"
+        ) from fault
+    return table if has_rows else None
+
+
+def _jsonl_rows(
+    path: pathlib.Path, id_column: str, columns: tuple[str, ...]
+) -> Iterator[Row]:
+    with path.open("rb") as file:
+        for number, line in enumerate(file, 1):
+            if not line.strip():
+                continue
+            try:
+                row = json.loads(line)
+            except ValueError as fault:
+                raise ValueError(f"line {number} is not JSON") from fault
+            if not isinstance(row, dict):
+                raise ValueError(f"line {number} is not a JSON object")
+            column = _find(columns, row)
+            if id_column in row and column:
+                yield row[id_column], row[column]
+
+
+def _csv_rows(
+    path: pathlib.Path, id_column: str, columns: tuple[str, ...]
+) -> Iterator[Row]:
+    with path.open(encoding="utf-8-sig", newline="") as file:
+        header = file.readline()
+        delimiter = max(_DELIMITERS, key=header.count)
+        file.seek(0)
+        reader = csv.DictReader(file, delimiter=delimiter, strict=True)
+        column = _find(columns, reader.fieldnames or ())
+        if id_column in (reader.fieldnames or ()) and column:
+            yield from ((row[id_column], row[column]) for row in reader)
+
+
+def _parquet_rows(
+    path: pathlib.Path, id_column: str, columns: tuple[str, ...]
+) -> Iterator[Row]:
+    # Only users of Parquet pay for the import.
+    import pyarrow.parquet
+
+    with pyarrow.parquet.ParquetFile(path) as file:
+        names = file.schema_arrow.names
+        column = _find(columns, names)
+        if id_column in names and column:
+            for batch in file.iter_batches(columns=[id_column, column]):
+                held = batch.to_pydict()
+                yield from zip(held[id_column], held[column], strict=True)
+
+
+def _find(columns: tuple[str, ...], names) -> str | None:
+    return next((column for column in columns if column in names), None)

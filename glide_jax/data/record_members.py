@@ -1,0 +1,224 @@
+"""Groups the files of a folder or tar into records: a picture and its caption file.
+
+Names follow webdataset's rule: the key is the folder and the base name up to its first
+dot, and the extension is the rest, in any case. `a.jpg`, `a.seg.png` and `a.txt` are
+one sample, and its picture is `a.jpg`: an extension without a dot ranks first.
+
+Names such as photo.000001.jpg have a dot in the stem, which is the name up to the last
+dot. Such a stem is a key by itself
+
+- if no file of the first-dot key has an extension without a dot, or
+- if it has both a picture and a caption file of its own, or a table names its picture.
+
+Options that name an extension with a dot (`image=seg.png`) turn this exception off.
+"""
+
+from __future__ import annotations
+
+import collections
+from collections.abc import Callable, Collection, Iterable, Iterator
+from typing import NamedTuple
+
+from glide_jax import errors
+from glide_jax.data import picture_files, picture_listing, source_options
+
+IMAGE, TEXT, JSON = "image", "text", "json"
+_KINDS = {
+    **dict.fromkeys(picture_files.SUFFIXES, IMAGE),
+    **dict.fromkeys(source_options.TEXT_SUFFIXES, TEXT),
+    ".json": JSON,
+}
+FURTHER_PICTURE = "further picture of a sample"
+FURTHER_CAPTION = "further caption file of a sample"
+LONE_CAPTION = "caption file without a picture"
+LONE_JSON = "JSON file without a picture"
+OTHER_JSON = "JSON file whose extension is longer than json"
+
+
+class Record(NamedTuple):
+    """The files of one record by name; a record may have no caption.
+
+    Attributes:
+      key: the stem of the names.
+      picture: the picture file.
+      text: the caption file, if there is one.
+      json: the JSON file, if there is one.
+    """
+
+    key: str
+    picture: str
+    text: str | None
+    json: str | None
+
+
+class Assembled(NamedTuple):
+    """Records in no order, and the number of files that are in none, by reason.
+
+    Attributes:
+      records: those with and without caption.
+      passed_over: see the constants of this module and of `picture_listing`.
+      dotted: the number of records whose stem has a dot.
+    """
+
+    records: list[Record]
+    passed_over: collections.Counter[str]
+    dotted: int
+
+
+def kind_of(name: str) -> str | None:
+    """IMAGE, TEXT or JSON by the suffix of a name in any case; None: another file."""
+    _, dot, suffix = name.rpartition(".")
+    return _KINDS.get(dot + suffix.lower())
+
+
+def assemble(
+    names: Iterable[str],
+    options: source_options.Options,
+    where: str,
+    in_tables: Collection[str] = (),
+) -> Assembled:
+    """The records that files of these names form.
+
+    Args:
+      names: distinct paths with "/".
+      options: which picture and which caption file of a sample is read.
+      where: the folder or tar, for errors.
+      in_tables: names of pictures whose captions stand in tables.
+
+    Raises:
+      UserError: a sample has two pictures or two caption files of equal rank.
+    """
+    groups: dict[str, list[str]] = {}
+    found = Assembled([], collections.Counter(), 0)
+    for name in names:
+        if kind_of(name) is None:
+            found.passed_over[picture_listing.UNKNOWN_SUFFIX] += 1
+        else:
+            folder, slash, base = name.rpartition("/")
+            key = f"{folder}{slash}{base.partition('.')[0]}"
+            groups.setdefault(key, []).append(name)
+    dotted = 0
+    for group, members in groups.items():
+        for key, own in _stems(group, members, options, in_tables):
+            before = len(found.records)
+            _add_records(found, _Sample(key, own, where), options, in_tables)
+            dotted += 0 if key == group else len(found.records) - before
+    return found._replace(dotted=dotted)
+
+
+def _stems(
+    group: str,
+    members: list[str],
+    options: source_options.Options,
+    in_tables: Collection[str],
+) -> Iterator[tuple[str, list[str]]]:
+    """The keys of a first-dot group and their files; see the module's docstring."""
+    stems: dict[str, list[str]] = {}
+    for name in members:
+        stems.setdefault(name.rpartition(".")[0], []).append(name)
+    if "." in options.image or "." in options.text:
+        yield group, members
+        return
+    if group not in stems:
+        yield from stems.items()
+        return
+    rest = []
+    for stem, own in stems.items():
+        if stem != group and _stands_alone(own, in_tables):
+            yield stem, own
+        else:
+            rest += own
+    yield group, rest
+
+
+def _stands_alone(own: list[str], in_tables: Collection[str]) -> bool:
+    kinds = {kind_of(name) for name in own}
+    return {IMAGE, TEXT} <= kinds or any(name in in_tables for name in own)
+
+
+class _Sample:
+    """The files of one key."""
+
+    def __init__(self, key: str, names: list[str], where: str) -> None:
+        self.key, self._where = key, where
+        self.by_kind: dict[str | None, list[str]] = {IMAGE: [], TEXT: [], JSON: []}
+        for name in names:
+            self.by_kind[kind_of(name)].append(name)
+
+    def best(
+        self, kind: str, extension: str, rank: Callable[[str], tuple]
+    ) -> list[str]:
+        """Names of a kind and the best rank, or of the extension that is asked for."""
+        names = self.by_kind[kind]
+        if extension:
+            return [name for name in names if self.extension(name) == extension]
+        ranks = {name: rank(self.extension(name)) for name in names}
+        return [name for name in names if ranks[name] == min(ranks.values())]
+
+    def one(self, names: list[str], what: str, option: str) -> str | None:
+        """The only name; None without any.
+
+        Raises:
+          UserError: there are several.
+        """
+        if len(names) < 2:
+            return names[0] if names else None
+        names = sorted(names)
+        extensions = sorted({self.extension(name) for name in names})
+        choice = f"select one by ?{option}={extensions[0]}"
+        if len(extensions) == 1:
+            choice = "remove all but one"
+        raise errors.UserError(
+            f"{self._where}: the sample {self.key} has {len(names)} {what} of equal"
+            f" rank, {' and '.join(names)}; {choice}"
+        )
+
+    def has_dotted_extension(self, name: str) -> bool:
+        return "." in self.extension(name)
+
+    def extension(self, name: str) -> str:
+        return name[len(self.key) + 1 :].lower()
+
+
+def _picture_rank(extension: str) -> tuple:
+    return ("." in extension,)
+
+
+def _text_rank(extension: str) -> tuple:
+    suffix = f".{extension.rpartition('.')[2]}"
+    return "." in extension, source_options.TEXT_SUFFIXES.index(suffix)
+
+
+def _add_records(
+    found: Assembled,
+    sample: _Sample,
+    options: source_options.Options,
+    in_tables: Collection[str],
+) -> None:
+    """Adds the records of one key, and counts its files that are in none."""
+    pictures, texts, jsons = (sample.by_kind[kind] for kind in (IMAGE, TEXT, JSON))
+    chosen = sample.best(IMAGE, options.image, _picture_rank)
+    if not chosen:
+        other = f"picture with another extension than {options.image}"
+        found.passed_over[other] += len(pictures)
+        if not pictures:
+            found.passed_over[LONE_CAPTION] += len(texts)
+            found.passed_over[LONE_JSON] += len(jsons)
+        return
+    text = json = None
+    if not options.column:
+        best = sample.best(TEXT, options.text, _text_rank)
+        text = sample.one(best, "caption files", "caption")
+    if text is None and not options.text:
+        json = sample.one(sample.best(JSON, "json", _picture_rank), "JSON files", "")
+    if text is None and any(name in in_tables for name in chosen):
+        # The table names each picture; a JSON file cannot say which one it is of.
+        json = None if len(chosen) > 1 else json
+    elif text is not None or json is not None:
+        sample.one(chosen, "pictures", "image")
+    found.records.extend(Record(sample.key, name, text, json) for name in chosen)
+    if not options.image:
+        found.passed_over[FURTHER_PICTURE] += len(pictures) - len(chosen)
+    if text is not None and not options.text:
+        found.passed_over[FURTHER_CAPTION] += len(texts) - 1
+    found.passed_over[OTHER_JSON] += sum(map(sample.has_dotted_extension, jsons))

@@ -1,0 +1,120 @@
+"""Options after the place of a data source, e.g. "folder:DIR?image=png&captions=join".
+
+What follows a "?" is read as options only if it consists of known names with values, up
+to the end of the spec. Any other "?" belongs to the path, where globs use it for one
+character.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import re
+import urllib.parse
+from collections.abc import Collection
+
+from glide_jax import errors
+from glide_jax.data import picture_files
+
+NAMES = ("image", "caption", "captions")
+# Suffixes of caption files. Of several beside one picture, the first here is read.
+TEXT_SUFFIXES = (".txt", ".caption", ".cap")
+# How several captions of one picture are used.
+POLICIES = ("first", "random", "join")
+_SETTING = f"(?:{'|'.join(NAMES)})=[^&?]*"
+_OPTIONS = re.compile(rf"\?({_SETTING}(?:&{_SETTING})*)$")
+
+
+@dataclasses.dataclass(frozen=True)
+class Options:
+    """Which files of a sample are read, and how several captions are used.
+
+    Attributes:
+      image: the extension of the picture, after the key and its dot, lower-case, e.g.
+        "jpg" or "seg.png"; "": the only picture of the best rank.
+      text: the extension of the caption file, e.g. "txt"; "": the best rank.
+      column: the JSON key or the table column that holds the caption, in place of a
+        caption file; "": a caption file first, and of the others the default names.
+      captions: one of POLICIES; "": a caption file is one caption as a whole, and of a
+        list the first caption is used.
+    """
+
+    image: str = ""
+    text: str = ""
+    column: str = ""
+    captions: str = ""
+
+
+def split_options(where: str) -> tuple[str, Options]:
+    """The place without its options, and the options.
+
+    `caption=` selects a caption file if it ends in txt, cap, or .caption, and a key or
+    column otherwise.
+
+    Raises:
+      UserError: an option is set twice, is empty, or has an unknown value.
+    """
+    match = _OPTIONS.search(where)
+    if match is None:
+        return where, Options()
+    given = parse_query(match[1], NAMES, where)
+    caption = given.get("caption", "")
+    extension = caption.lower().removeprefix(".")
+    # The plain word is the usual name of a column; ".caption" is the extension.
+    is_text = caption != "caption" and _suffix(extension) in TEXT_SUFFIXES
+    return where[: match.start()], Options(
+        image=_image_extension(given["image"], where) if "image" in given else "",
+        text=extension if is_text else "",
+        # The extension of JSON files stands for their default key.
+        column="" if is_text else "caption" if extension == "json" else caption,
+        captions=check_policy(given.get("captions", ""), where),
+    )
+
+
+def parse_query(query: str, names: Collection[str], where: str) -> dict[str, str]:
+    """The settings of "a=1&b=2"; a plus is a plus, not a space.
+
+    Raises:
+      UserError: a name that is not in `names`, that is set twice, or without a value.
+    """
+    query = query.replace("+", "%2B")
+    pairs = urllib.parse.parse_qsl(query, keep_blank_values=True)
+    given = dict(pairs)
+    for name, value in pairs:
+        if name not in names:
+            raise errors.UserError(
+                f"{where} sets {name}; only {', '.join(names)} can be set"
+            )
+        if not value:
+            raise errors.UserError(f"{where} sets {name} to nothing; give a value")
+    if len(given) < len(pairs):
+        raise errors.UserError(f"{where} sets an option twice; set it once")
+    return given
+
+
+def check_policy(policy: str, where: str) -> str:
+    """The policy for several captions.
+
+    Raises:
+      UserError: not one of POLICIES, nor empty.
+    """
+    if policy and policy not in POLICIES:
+        raise errors.UserError(
+            f"{where} sets captions={policy}; use one of {', '.join(POLICIES)}"
+        )
+    return policy
+
+
+def _suffix(extension: str) -> str:
+    """ ".png" of "seg.png"."""
+    return f".{extension.rpartition('.')[2]}"
+
+
+def _image_extension(given: str, where: str) -> str:
+    extension = given.lower().removeprefix(".")
+    if _suffix(extension) not in picture_files.SUFFIXES:
+        known = ", ".join(sorted(picture_files.SUFFIXES))
+        raise errors.UserError(
+            f"{where} sets image={given}, which is not the extension of a picture; end"
+            f" it in one of {known}"
+        )
+    return extension

@@ -1,0 +1,139 @@
+"""Finds the tars that the place of a webdataset source names."""
+
+from __future__ import annotations
+
+import collections
+import glob
+import os
+import pathlib
+import re
+
+from glide_jax import errors
+from glide_jax.data import picture_listing
+from glide_jax.runtime import natural_order, paths
+
+_RANGE = re.compile(r"(\d+)\.\.(\d+)")
+NOT_A_TAR = "file that is not a tar"
+SAME_TAR = "tar that is listed already"
+
+
+def expand(where: str) -> tuple[list[pathlib.Path], collections.Counter[str]]:
+    """The tars that comma-separated parts name, in natural order, and what is not one.
+
+    A part is a path, a glob, or a folder, whose tars at any depth are taken. It may
+    hold ranges {000..012} and alternatives {a,b}. If all of `where` is the name of a
+    folder, its commas, braces and brackets have no other meaning.
+
+    Raises:
+      UserError: a part, or one of its expansions, names no file.
+    """
+    found: dict[str, None] = {}
+    passed_over: collections.Counter[str] = collections.Counter()
+    for one in _parts(where):
+        path = paths.local_path(one, "webdataset")
+        if path.is_dir():
+            names = _in_folder(path, passed_over)
+        else:
+            names = glob.glob(str(path), recursive=True)
+        if not names:
+            raise errors.UserError(
+                f"webdataset:{where} names no file at {one}; give existing tar files,"
+                " globs, ranges such as {000..012}, or a folder of tars (options are"
+                " ?image=, ?caption=, and ?captions=)"
+            )
+        found.update(dict.fromkeys(names))
+    if not found:
+        raise errors.UserError(
+            "webdataset: names no file; write webdataset:FOLDER/*.tar"
+        )
+    names = sorted(found, key=natural_order.natural_key)
+    if "**" in where:
+        names = _without_links_to_same(names, passed_over)
+    return [pathlib.Path(name) for name in names], passed_over
+
+
+def _parts(where: str) -> list[str]:
+    """The globs and folders that a place consists of."""
+    whole = where.strip()
+    if whole and paths.local_path(whole, "webdataset").is_dir():
+        return [whole]
+    parts = filter(None, map(str.strip, _split_outside_braces(where)))
+    return [one for part in parts for one in _expand_braces(part)]
+
+
+def _in_folder(
+    folder: pathlib.Path, passed_over: collections.Counter[str]
+) -> list[str]:
+    names, skipped = picture_listing.list_names(folder)
+    tars = [name for name in names if is_tar(name)]
+    skipped[NOT_A_TAR] = len(names) - len(tars)
+    passed_over.update(skipped)
+    return [os.path.join(folder, name) for name in tars]
+
+
+def is_tar(name: str) -> bool:
+    """Whether a file name has the suffix of an uncompressed tar, in any case."""
+    return name.lower().endswith(".tar")
+
+
+def _without_links_to_same(
+    names: list[str], passed_over: collections.Counter[str]
+) -> list[str]:
+    """Each file once: `**` follows links, also those that form a loop."""
+    by_file: dict[str, str] = {}
+    for name in names:
+        by_file.setdefault(os.path.realpath(name), name)
+    passed_over[SAME_TAR] += len(names) - len(by_file)
+    return list(by_file.values())
+
+
+def _expand_braces(pattern: str) -> list[str]:
+    """All readings of the ranges {000..012} and alternatives {a,b}, also nested ones.
+
+    Other braces stay as they are.
+    """
+    start = pattern.find("{")
+    while start >= 0:
+        end = _closing_brace(pattern, start)
+        content = pattern[start + 1 : end]
+        options = _options_of(content) if end > start else []
+        if options:
+            head, tails = pattern[:start], _expand_braces(pattern[end + 1 :])
+            return [head + o + t for o in options for t in tails]
+        start = pattern.find("{", start + 1)
+    return [pattern]
+
+
+def _options_of(content: str) -> list[str]:
+    """What a pair of braces stands for; [] for braces without a meaning."""
+    if match := _RANGE.fullmatch(content):
+        first, last = match.groups()
+        step = 1 if int(first) <= int(last) else -1
+        numbers = range(int(first), int(last) + step, step)
+        return [f"{number:0{len(first)}d}" for number in numbers]
+    parts = _split_outside_braces(content)
+    if len(parts) < 2:
+        return []
+    return [option for part in parts for option in _expand_braces(part)]
+
+
+def _closing_brace(pattern: str, start: int) -> int:
+    """Where the brace that opens at `start` closes; -1 if it does not."""
+    depth = 0
+    for place in range(start, len(pattern)):
+        depth += {"{": 1, "}": -1}.get(pattern[place], 0)
+        if depth == 0:
+            return place
+    return -1
+
+
+def _split_outside_braces(text: str) -> list[str]:
+    """The parts between commas that stand in no braces."""
+    parts, depth = [""], 0
+    for letter in text:
+        depth += {"{": 1, "}": -1}.get(letter, 0)
+        if letter == "," and depth <= 0:
+            parts.append("")
+        else:
+            parts[-1] += letter
+    return parts
