@@ -17,10 +17,11 @@ from glide_jax import lifecycle, metrics, progress
 from glide_jax.config import resolve
 from glide_jax.config.defaults import Config
 from glide_jax.data import fault, pipeline
-from glide_jax.errors import DivergedError, UserError
-from glide_jax.parallel import digests, distributed, sharding
+from glide_jax.errors import UserError
+from glide_jax.parallel import distributed, sharding
 from glide_jax.train import (
     bad_records,
+    divergence,
     profiling,
     rewind,
     setup,
@@ -33,9 +34,6 @@ from glide_jax.train import looks as looking
 from glide_jax.train import state as states
 from glide_jax.train import window as windows
 from glide_jax.train import workdir as workdirs
-
-# Updates skipped one after the other that tell, at its end, that a run came to nothing.
-MAX_SKIPPED_AT_END = 10
 
 
 def train(
@@ -121,7 +119,7 @@ def _train(
     writer.truncate_after(step or -1, passed_over.steps)
     writer.make_up_for(run.past.get("unwritten", []))
     meter = speed.Meter(config, device_hours)
-    window = windows.Window(clock, meter, on_skipped=make_on_skipped(writer))
+    window = windows.Window(clock, meter, on_skipped=divergence.make_on_skipped(writer))
     window.rewind(run.past.get("window", {}))
     with (
         progress.ProgressBar(
@@ -208,7 +206,7 @@ class Loop:
             if step in (1, last) or looking.is_due(step, config.log.every_steps):
                 self.write_row(step, batches)
             if looking.is_due(step, config.train.check_replicas_every_steps):
-                check_replicas(state, step)
+                divergence.check_replicas(state, step)
             self.looks.make_due(state, step)
             if self.writer.failure:
                 self.save_what_is_done(state, step, batches, passed_over)
@@ -234,9 +232,9 @@ class Loop:
             self.has_warned_of_input = True
             logging.warning(warning)
         self.writer.scalars(step, row)
-        check_loss_scale(self.run.config, row, step)
+        divergence.check_loss_scale(self.run.config, row, step)
         if step == self.run.config.train.num_steps:
-            check_end(self.run.config, self.window.skipped_in_a_row)
+            divergence.check_end(self.run.config, self.window.skipped_in_a_row)
 
     def check_writes(self) -> None:
         """Raises where no checkpoint could be written for too long.
@@ -346,58 +344,3 @@ def tell_unjudged(metric: str) -> None:
         "no row of the step that is saved has %s: checkpoint.keep_best keeps none such",
         metric,
     )
-
-
-def make_on_skipped(writer: metrics.MetricsWriter) -> windows.OnSkipped:
-    """Tells of every skipped update: in a line, and in skipped.jsonl in full."""
-
-    def on_skipped(step: int, details: dict[str, Any]) -> None:
-        logging.warning(
-            "update %d skipped, number %d in a row: %s; examples %s at timesteps %s",
-            step,
-            details["skipped_in_a_row"],
-            "a loss spike" if details["loss_spike"] else "not finite",
-            _first_few(details["example_index"]),
-            _first_few(details["timestep"]),
-        )
-        writer.skipped(step, details)
-
-    return on_skipped
-
-
-def _first_few(values: list[int]) -> str:
-    few = ", ".join(map(str, values[:4]))
-    return f"{few}, ..." if len(values) > 4 else few
-
-
-def check_replicas(state: states.TrainState, step: int) -> None:
-    """Raises where devices that should hold the same numbers do not."""
-    differing = digests.differing_replicas(states.to_items(state))
-    if differing:
-        path, devices = differing[0]
-        raise DivergedError(
-            f"at step {step} {len(differing)} arrays, {path} first, are not alike on "
-            f"all devices: {', '.join(map(str, devices))} compute or remember wrongly; "
-            "leave them out, and the same command goes on from the last checkpoint"
-        )
-
-
-def check_loss_scale(config: Config, row: Mapping[str, float], step: int) -> None:
-    """Raises where a gradient overflowed that could be scaled no lower."""
-    if row.get("overflows_at_floor"):
-        floor = config.train.min_log2_loss_scale
-        raise DivergedError(
-            f"at step {step} float16 gradients overflow with the loss scale at its "
-            f"floor, train.min_log2_loss_scale={floor:g}; go on with a lower "
-            "optim.learning_rate, or start anew with model.compute_dtype=bfloat16"
-        )
-
-
-def check_end(config: Config, skipped_in_a_row: int) -> None:
-    """Raises where the last updates of a run were all skipped."""
-    if skipped_in_a_row >= MAX_SKIPPED_AT_END:
-        raise DivergedError(
-            f"the run has diverged: the last {skipped_in_a_row} updates were skipped, "
-            "no gradient was finite; go on from an older checkpoint with a lower "
-            f"optim.learning_rate than {config.optim.learning_rate:g}"
-        )
