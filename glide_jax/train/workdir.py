@@ -124,6 +124,7 @@ def sole_writer(
     with contextlib.ExitStack() as stack:
         check: Callable[[], None] = _nothing
         if distributed.process_id() == 0:
+            check_writable(workdir)
             lock = locks.FolderLock(
                 workdir, flag="--workdir", wait_secs=wait_secs, check_stop=check_stop
             )
