@@ -88,7 +88,7 @@ class CaptionedImages(tfds.core.GeneratorBasedBuilder, skip_registration=True):
                 example = self._source[index]
                 captions.check(example.caption, example.key)
             except schema.BadRecordError as error:
-                self._faults.count(0, [fault.bad_at(index, error)])
+                self._faults.count(0, [fault.bad_at(index, index, error)])
                 continue
             self._faults.count(1, [])
             count += 1
@@ -101,7 +101,9 @@ class CaptionedImages(tfds.core.GeneratorBasedBuilder, skip_registration=True):
                 },
             )
         if not count:
-            kinds = ", ".join(f"{n} {kind}" for kind, n in self._faults.by_kind.items())
+            kinds = ", ".join(
+                f"{n} {kind}" for kind, n in self._faults.by_kind().items()
+            )
             raise errors.UserError(
                 f"{self._source!r} has no usable record ({kinds}); each needs a picture"
                 " and its caption"
@@ -146,7 +148,7 @@ def build_array_records(
             name=name,
             split=split,
             source=source,
-            faults=fault.FaultCounter(max_bad_frac, _tell_left_out),
+            faults=fault.FaultCounter(max_bad_frac, len(source), _tell_left_out),
             on_progress=on_progress,
             data_dir=str(draft),
             file_format=_RECORDS,

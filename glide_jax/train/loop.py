@@ -245,7 +245,7 @@ class Loop:
             before = workdirs.MAX_FAILED_WRITES - 1
             raise UserError(f"{failure} (and so did the {before} before it)")
 
-    def count_bad(self, batches: pipeline.Batches) -> dict[str, int]:
+    def count_bad(self, batches: pipeline.Batches) -> dict[str, Any]:
         """Records of all processes that could not be used, until now."""
         return bad_records.total(batches.faults, self.run.part)
 
