@@ -9,7 +9,6 @@ from __future__ import annotations
 import contextlib
 import io
 import json
-import logging
 import pathlib
 from collections.abc import Callable, Iterator
 from typing import Any
@@ -21,7 +20,6 @@ from PIL import Image
 from glide_jax import errors
 from glide_jax.data import captions, drafts, fault, schema
 
-_log = logging.getLogger(__name__)
 _RECORDS = "array_record"
 _INFO = "dataset_info.json"
 
@@ -148,7 +146,7 @@ def build_array_records(
             name=name,
             split=split,
             source=source,
-            faults=fault.FaultCounter(max_bad_frac, len(source), _tell_left_out),
+            faults=fault.FaultCounter(max_bad_frac, len(source), fault.log_left_out),
             on_progress=on_progress,
             data_dir=str(draft),
             file_format=_RECORDS,
@@ -163,10 +161,6 @@ def build_array_records(
         else:
             built.parent.rename(directory / name)
     return place
-
-
-def _tell_left_out(bad: fault.Bad) -> None:
-    _log.warning("left out: %s: %s", bad.key, bad.reason)
 
 
 def _check_word(what: str, word: str) -> None:

@@ -68,6 +68,11 @@ def _warn(bad: Bad) -> None:
     _log.warning("replaced: %s: %s", bad.key, bad.reason)
 
 
+def log_left_out(bad: Bad) -> None:
+    """Says that a record was left out and not replaced."""
+    _log.warning("left out: %s: %s", bad.key, bad.reason)
+
+
 class FaultCounter:
     """Counts the bad records of a source, each once, against the share allowed.
 

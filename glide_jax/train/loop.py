@@ -65,15 +65,10 @@ def train(
     with (
         lifecycle.StopRequest(is_shared=distributed.is_joined()) as stop,
         watchdog.Watchdog(config.train, workdir, stop) as dog,
-        contextlib.ExitStack() as stack,
+        workdirs.sole_writer(workdir, config.train, stop.check) as check_writer,
     ):
         clock = clocks.Clock()
         metrics.check_wandb(config.log.wandb_project)
-        # A run that was told to stop may take so long.
-        wait_secs = config.train.grace_secs
-        check_writer = stack.enter_context(
-            workdirs.sole_writer(workdir, wait_secs, stop.check)
-        )
         run, state = setup.prepare(
             config,
             workdir,
