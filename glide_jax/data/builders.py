@@ -9,7 +9,6 @@ from __future__ import annotations
 import contextlib
 import io
 import json
-import logging
 import pathlib
 from collections.abc import Callable, Iterator
 from typing import Any
@@ -21,7 +20,6 @@ from PIL import Image
 from glide_jax import errors
 from glide_jax.data import captions, drafts, fault, schema
 
-_log = logging.getLogger(__name__)
 _RECORDS = "array_record"
 _INFO = "dataset_info.json"
 
@@ -88,7 +86,7 @@ class CaptionedImages(tfds.core.GeneratorBasedBuilder, skip_registration=True):
                 example = captions.draw(self._source[index], 0, index)
                 captions.check(example.caption, example.key)
             except schema.BadRecordError as error:
-                self._faults.count(0, [fault.bad_at(index, error)])
+                self._faults.count(0, [fault.bad_at(index, index, error)])
                 continue
             self._faults.count(1, [])
             count += 1
@@ -101,7 +99,9 @@ class CaptionedImages(tfds.core.GeneratorBasedBuilder, skip_registration=True):
                 },
             )
         if not count:
-            kinds = ", ".join(f"{n} {kind}" for kind, n in self._faults.by_kind.items())
+            kinds = ", ".join(
+                f"{n} {kind}" for kind, n in self._faults.by_kind().items()
+            )
             raise errors.UserError(
                 f"{self._source!r} has no usable record ({kinds}); each needs a picture"
                 " and its caption"
@@ -146,7 +146,7 @@ def build_array_records(
             name=name,
             split=split,
             source=source,
-            faults=fault.FaultCounter(max_bad_frac, _tell_left_out),
+            faults=fault.FaultCounter(max_bad_frac, len(source), fault.log_left_out),
             on_progress=on_progress,
             data_dir=str(draft),
             file_format=_RECORDS,
@@ -161,10 +161,6 @@ def build_array_records(
         else:
             built.parent.rename(directory / name)
     return place
-
-
-def _tell_left_out(bad: fault.Bad) -> None:
-    _log.warning("left out: %s: %s", bad.key, bad.reason)
 
 
 def _check_word(what: str, word: str) -> None:

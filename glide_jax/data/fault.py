@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import collections
-import itertools
 import json
 import logging
+import math
 import os
 import pathlib
 from collections.abc import Callable, Iterable, Mapping
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -17,15 +17,16 @@ from glide_jax import errors
 from glide_jax.data import schema
 
 _log = logging.getLogger(__name__)
-# The share is judged as if at least so many records had been seen, so that one bad
-# record among the first ten is not taken for a tenth of the data.
+# The share is taken of at least so many records, so that one bad record among the first
+# ten is not taken for a tenth of the data.
 MIN_SEEN = 1000
 NAMED = 5
-# Bad records that are remembered, so that each is told of once: 20 MB of names.
+# Bad records that are remembered from one pass over the source to the next. Only a
+# source of ten million records has more that do not stop the run by default.
 MAX_REMEMBERED = 100_000
 # No log of bad records grows beyond this.
 MAX_LOG_BYTES = 10 << 20
-SEEN = "seen"
+SEEN, RECORDS = "seen", "records"
 # Every kind of BadRecordError that sources and transforms raise.
 KINDS = (
     "broken caption",
@@ -54,104 +55,150 @@ class Bad(NamedTuple):
     key: str
     reason: str
     position: int
+    record: int  # its index in the source, which tells it from all others
 
 
-def bad_at(position: int, error: schema.BadRecordError) -> Bad:
-    """The error's account, with where in the stream it was met."""
-    return Bad(error.kind, error.key, error.reason, position)
+def bad_at(position: int, record: int, error: schema.BadRecordError) -> Bad:
+    """The error of a record, and where in the stream it was drawn."""
+    return Bad(error.kind, error.key, error.reason, position, record)
 
 
 def _warn(bad: Bad) -> None:
     _log.warning("replaced: %s: %s", bad.key, bad.reason)
 
 
-class FaultCounter:
-    """A tally of bad records against the share that is allowed.
+def log_left_out(bad: Bad) -> None:
+    """Says that a record was left out and not replaced."""
+    _log.warning("left out: %s: %s", bad.key, bad.reason)
 
-    Fed with the records of one batch after the other, it tells the same for a run
-    resumed (given `start`, what `state` said then) as for one that never stopped.
-    `on_bad` (a line in the log by default) is called with each bad record once, however
-    often it is drawn.
+
+class FaultCounter:
+    """Counts the bad records of a source, each once, against the share allowed.
+
+    The share is one of the records: drawing a bad record again changes nothing. It is
+    taken of the records drawn so far, of at least MIN_SEEN of them, or of the whole
+    source where that is smaller; and is rounded up, so that one bad record does not
+    stop a source of any size unless the share is 0.
+
+    Fed with the records of one batch after the other, it counts the same for a run
+    that is resumed (given `start`, what `state` said then) as for one that never
+    stopped. `on_bad` (a line in the log by default) is called once with each bad
+    record.
 
     Attributes:
-      seen: records tried so far, good and bad.
-      by_kind: bad records so far, by kind.
+      seen: draws so far, good and bad.
     """
 
     def __init__(
         self,
         max_bad_frac: float,
+        num_records: int,
         on_bad: Callable[[Bad], None] | None = None,
-        start: Mapping[str, int] | None = None,
+        start: Mapping[str, Any] | None = None,
     ) -> None:
-        counts = dict(start or {})
-        self.seen = counts.pop(SEEN, 0)
-        self.by_kind = collections.Counter(counts)
-        self._max_bad_frac = max_bad_frac
+        start = start or {}
+        self.seen = start.get(SEEN, 0)
+        # Checkpoints of an older version count draws, which say nothing about records.
+        self._kinds = _kind_of_each(start.get(RECORDS, {}))
+        self._max_bad_frac, self._num_records = max_bad_frac, num_records
         self._on_bad = on_bad or _warn
-        self._keys: dict[str, None] = {}  # in the order they were met
+        self._names: list[str] = []  # of the first, for a message
 
-    def state(self) -> dict[str, int]:
-        """What a resumed run is to be given: "seen", and the count of each kind."""
-        return {SEEN: self.seen, **self.by_kind}
+    def state(self) -> dict[str, Any]:
+        """What a resumed run is to be given: {"seen": draws, "records": by kind}.
+
+        "records" has the sorted indices of the bad records of each kind.
+        """
+        return to_state(self.seen, self._kinds)
+
+    def by_kind(self) -> dict[str, int]:
+        """Bad records so far, by kind, the most frequent first."""
+        return dict(collections.Counter(self._kinds.values()).most_common())
 
     def count(self, good: int, bad: Iterable[Bad]) -> None:
-        """Notes some records that were usable, and those that were not.
+        """Adds some records that were usable, and those that were not.
 
         Raises:
           UserError: bad records now exceed the allowed share. Then the counts are those
             of before: no step is made with these records, and a run that goes on with
             more allowed meets them again.
         """
-        before = self.seen, self.by_kind.copy()
-        self.seen += good
+        bad = list(bad)
+        seen = self.seen + good + len(bad)
+        # What is not remembered is new as long as the source is drawn a first time.
+        is_full = len(self._kinds) >= MAX_REMEMBERED and seen > self._num_records
+        new: dict[int, str] = {}
         for one in bad:
-            self.seen += 1
-            self.by_kind[one.kind] += 1
-            if one.key in self._keys:
+            if one.record in self._kinds or one.record in new or is_full:
                 continue
-            if len(self._keys) < MAX_REMEMBERED:
-                self._keys[one.key] = None
-                self._on_bad(one)
-        if self.by_kind.total() > self._max_bad_frac * max(self.seen, MIN_SEEN):
-            told = self._too_many()
-            self.seen, self.by_kind = before
-            raise errors.UserError(told)
+            new[one.record] = one.kind
+            self._tell(one)
+        most = min(self._num_records, max(seen, MIN_SEEN))
+        # Less than a rounding error above a whole number is that number.
+        allowed = math.ceil(self._max_bad_frac * most - 1e-9)
+        if len(self._kinds) + len(new) > allowed:
+            raise errors.UserError(self._too_many(new, min(seen, self._num_records)))
+        self.seen = seen
+        self._kinds |= new
 
-    def _too_many(self) -> str:
-        kinds = ", ".join(f"{n} {kind}" for kind, n in self.by_kind.most_common())
-        first = ", ".join(itertools.islice(self._keys, NAMED))
+    def _tell(self, bad: Bad) -> None:
+        self._on_bad(bad)
+        if len(self._names) < NAMED:
+            self._names.append(bad.key)
+
+    def _too_many(self, new: Mapping[int, str], seen: int) -> str:
+        counts = collections.Counter([*self._kinds.values(), *new.values()])
+        kinds = ", ".join(f"{n} {kind}" for kind, n in counts.most_common())
+        first = ", ".join(self._names) or "named when they were drawn first"
         return (
-            f"{self.by_kind.total()} of {self.seen} records cannot be used ({kinds};"
-            f" first: {first or 'named when they were met'}), more than"
-            f" data.max_bad_frac={self._max_bad_frac:g} allows; mend the data or raise"
-            " it"
+            f"{counts.total()} of {seen} records cannot be used ({kinds}; first: "
+            f"{first}), more than "
+            f"data.max_bad_frac={self._max_bad_frac:g} allows; mend the data or raise "
+            "it"
         )
 
 
-def metrics(state: Mapping[str, int]) -> dict[str, int]:
-    """A counter's state as data/bad and data/bad/KIND_OF_FAULT."""
+def _kind_of_each(records: Mapping[str, Iterable[int]]) -> dict[int, str]:
+    return {index: kind for kind, indices in records.items() for index in indices}
+
+
+def to_state(seen: int, kinds: Mapping[int, str]) -> dict[str, Any]:
+    """A counter's state from its draws and the kind of each bad record."""
+    records: dict[str, list[int]] = {}
+    for index, kind in sorted(kinds.items()):
+        records.setdefault(kind, []).append(index)
+    return {SEEN: seen, RECORDS: records}
+
+
+def metrics(state: Mapping[str, Any]) -> dict[str, int]:
+    """A counter's state as data/bad and data/bad/KIND_OF_FAULT, in records."""
     kinds = {
-        f"data/bad/{kind.replace(' ', '_')}": count
-        for kind, count in sorted(state.items())
-        if kind != SEEN
+        f"data/bad/{kind.replace(' ', '_')}": len(indices)
+        for kind, indices in sorted(state[RECORDS].items())
     }
     return {"data/bad": sum(kinds.values()), **kinds}
 
 
-def to_vector(state: Mapping[str, int]) -> np.ndarray:
-    """A counter's state as int64 (1 + KINDS,), to be summed over processes."""
-    return np.array([state.get(name, 0) for name in (SEEN, *KINDS)], np.int64)
+def to_rows(state: Mapping[str, Any]) -> np.ndarray:
+    """The bad records of a counter's state: (index, number of its kind), int64."""
+    rows = [
+        (index, KINDS.index(kind))
+        for kind, indices in state[RECORDS].items()
+        for index in indices
+    ]
+    return np.array(rows, np.int64).reshape(-1, 2)
 
 
-def from_vector(vector: np.ndarray) -> dict[str, int]:
-    """The state that `to_vector` took; kinds never met are left out."""
-    pairs = zip((SEEN, *KINDS), vector.tolist(), strict=True)
-    return {name: count for name, count in pairs if count or name == SEEN}
+def from_rows(seen: int, rows: np.ndarray) -> dict[str, Any]:
+    """The state of some draws and rows of `to_rows`, the first of each record."""
+    kinds: dict[int, str] = {}
+    for index, kind in rows.tolist():
+        kinds.setdefault(index, KINDS[kind])
+    return to_state(seen, kinds)
 
 
 class RecordLog:
-    """Names bad records in a file, one JSON object a line: kind, key, reason, position.
+    """Names bad records in a file, one JSON object a line with the fields of `Bad`.
 
     A run resumed at `position` forgets the lines from there on, which it will meet
     again, and does not repeat the others. The file stops at MAX_LOG_BYTES.
@@ -160,7 +207,7 @@ class RecordLog:
     def __init__(self, path: pathlib.Path, position: int = 0) -> None:
         self._path = path
         lines = _kept_lines(path, position)
-        self._told = {json.loads(line)["key"] for line in lines}
+        self._told = {json.loads(line)["record"] for line in lines}
         self._bytes = sum(map(len, lines))
         if path.exists():
             draft = path.with_suffix(".tmp")
@@ -169,7 +216,7 @@ class RecordLog:
 
     def __call__(self, bad: Bad) -> None:
         """Adds a line, here and in the log."""
-        if bad.key in self._told:
+        if bad.record in self._told:
             return
         _warn(bad)
         line = json.dumps(bad._asdict()).encode() + b"\n"

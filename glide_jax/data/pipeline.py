@@ -12,7 +12,7 @@ import functools
 import logging
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent import futures
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import grain
 import numpy as np
@@ -124,7 +124,7 @@ class _BatchMaker:
                 example = captions.draw(record, self.recipe.seed, position)
                 return example.caption, _make_row(self.recipe, example, position)
             except schema.BadRecordError as error:
-                bad.append(fault.bad_at(position, error))
+                bad.append(fault.bad_at(position, index, error))
                 index = order.replacement_at(
                     self.source, self.recipe.seed, position, attempt
                 )
@@ -226,7 +226,7 @@ def make_batches(
     prefetch_batches: int = 4,
     max_bad_frac: float = 0.01,
     on_bad: Callable[[fault.Bad], None] | None = None,
-    faults_before: Mapping[str, int] | None = None,
+    faults_before: Mapping[str, Any] | None = None,
 ) -> Batches:
     """This process's slice of the batches of steps start_step, start_step + 1, ...
 
@@ -238,7 +238,7 @@ def make_batches(
       process_index, process_count: which slice of the rows.
       num_threads: threads that make batches ahead; 0 makes them on demand.
       prefetch_batches: batches held ready, at least one per thread.
-      max_bad_frac: bad records beyond this share stop the stream.
+      max_bad_frac: bad records beyond this share stop the stream; see `FaultCounter`.
       on_bad: called once with each bad record, as its batch is taken; logs by default.
       faults_before: what `Batches.faults.state()` said when start_step was reached.
 
@@ -256,7 +256,7 @@ def make_batches(
         inpaint,
         flip_prob,
     )
-    faults = fault.FaultCounter(max_bad_frac, on_bad, faults_before)
+    faults = fault.FaultCounter(max_bad_frac, len(source), on_bad, faults_before)
     maker = _BatchMaker(_drawn_at(source, image_px), tokenizer, recipe)
     rows = rows_of(global_batch_size, process_index, process_count)
     make = functools.partial(maker.step_batch, global_batch_size, rows)
@@ -356,5 +356,5 @@ def fixed_batch(
     rows = range(len(indices)) if rows is None else rows
     batch, bad = maker.batch([indices[row] for row in rows], rows)
     # Every record may be bad but for the limit on attempts: validation goes on.
-    fault.FaultCounter(max_bad_frac=1.0).count(len(rows), bad)
+    fault.FaultCounter(1.0, len(source)).count(len(rows), bad)
     return batch

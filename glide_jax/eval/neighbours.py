@@ -15,7 +15,7 @@ from jaxtyping import Float
 from PIL import Image
 
 from glide_jax import errors
-from glide_jax.data import schema, transforms
+from glide_jax.data import fault, schema, transforms
 from glide_jax.eval import contact_sheet, features, sample_folder
 from glide_jax.sample import images
 
@@ -125,7 +125,8 @@ def _read(
         try:
             example = source[number]
             pixels.append(_record_pixels(example, px))
-        except schema.BadRecordError:
+        except schema.BadRecordError as bad:
+            fault.log_left_out(fault.bad_at(number, number, bad))
             continue
         indices.append(number)
         keys.append(example.key)

@@ -17,7 +17,7 @@ import numpy as np
 
 from glide_jax import errors
 from glide_jax.data import captions as captions_lib
-from glide_jax.data import schema, sources, transforms
+from glide_jax.data import fault, schema, sources, transforms
 from glide_jax.eval import npz_files, picture_folder
 from glide_jax.runtime import paths
 from glide_jax.sample import cascade, settings
@@ -183,6 +183,7 @@ class Real:
         source = sources.open_source(spec, split="validation")
         is_drawn = isinstance(source, schema.Drawable)
         self._source = source.at_px(px) if is_drawn else source
+        self._faults = fault.FaultCounter(1.0, len(source), fault.log_left_out)
         self.count = len(source) if most is None else min(most, len(source))
         if not self.count:
             raise errors.UserError(f"{spec} holds no records; check its path")
@@ -197,7 +198,8 @@ class Real:
             try:
                 example = self._source[index]
                 picture = transforms.load_image(example, self.px)
-            except schema.BadRecordError:
+            except schema.BadRecordError as bad:
+                self._faults.count(0, [fault.bad_at(index, index, bad)])
                 continue
             indices.append(index)
             pixels.append(picture)
@@ -294,6 +296,7 @@ def _caption_at(source: schema.Source, spec: str, start: int) -> str:
             captions_lib.check(example.caption, example.key)
         except schema.BadRecordError as bad:
             last = bad
+            fault.log_left_out(fault.bad_at(start, index, bad))
         else:
             return example.caption
     raise errors.UserError(

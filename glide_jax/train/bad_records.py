@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import pathlib
 from collections.abc import Mapping
+from typing import Any
 
 import jax
 import numpy as np
@@ -18,22 +19,38 @@ def log_path(workdir: pathlib.Path) -> pathlib.Path:
     return workdir / f"bad_records{process}.jsonl"
 
 
-def total(faults: fault.FaultCounter, part: tuple[int, int]) -> dict[str, int]:
-    """What the run has counted until now; every process has to ask.
+def total(faults: fault.FaultCounter, part: tuple[int, int]) -> dict[str, Any]:
+    """What the run has counted until now, each record once; every process has to ask.
 
     Args:
       faults: of this process's batches.
       part: (i, n), which of n slices of the rows this process reads.
     """
+    state = faults.state()
     if jax.process_count() == 1:
-        return faults.state()
-    # Processes that read the same slice count the same records.
-    mine = np.append(fault.to_vector(faults.state()), part[0])
-    all_processes = multihost_utils.process_allgather(mine)
-    _, firsts = np.unique(all_processes[:, -1], return_index=True)
-    return fault.from_vector(all_processes[firsts, :-1].sum(axis=0))
+        return state
+    rows = fault.to_rows(state)
+    facts = _gather(np.array([part[0], state[fault.SEEN], len(rows)], np.int64))
+    # Processes that read the same slice count the same draws.
+    _, firsts = np.unique(facts[:, 0], return_index=True)
+    seen = int(facts[firsts, 1].sum())
+    most = int(facts[:, 2].max())
+    if most == 0:
+        return fault.to_state(seen, {})
+    padded = np.zeros((most, 2), np.int64)
+    padded[: len(rows)] = rows
+    found = [
+        each[:count]
+        for each, count in zip(_gather(padded), facts[:, 2].tolist(), strict=True)
+    ]
+    return fault.from_rows(seen, np.concatenate(found))
 
 
-def share_of(counted: Mapping[str, int], part: tuple[int, int]) -> Mapping[str, int]:
+def _gather(mine: np.ndarray) -> np.ndarray:
+    """The int64 arrays of all processes, stacked; JAX carries 32 bits at a time."""
+    return multihost_utils.process_allgather(mine.view(np.int32)).view(np.int64)
+
+
+def share_of(counted: Mapping[str, Any], part: tuple[int, int]) -> Mapping[str, Any]:
     """What a process goes on counting from, so that `total` is `counted` again."""
     return counted if part[0] == 0 else {}

@@ -63,14 +63,9 @@ def train(
     with (
         lifecycle.StopRequest(is_shared=distributed.is_joined()) as stop,
         watchdog.Watchdog(config.train, workdir, stop) as dog,
-        contextlib.ExitStack() as stack,
+        workdirs.sole_writer(workdir, config.train, stop.check) as check_writer,
     ):
         clock = clocks.Clock()
-        # A run that was told to stop may take so long.
-        wait_secs = config.train.grace_secs
-        check_writer = stack.enter_context(
-            workdirs.sole_writer(workdir, wait_secs, stop.check)
-        )
         run, state = setup.prepare(
             config,
             workdir,
@@ -249,7 +244,7 @@ class Loop:
             before = workdirs.MAX_FAILED_WRITES - 1
             raise UserError(f"{failure} (and so did the {before} before it)")
 
-    def count_bad(self, batches: pipeline.Batches) -> dict[str, int]:
+    def count_bad(self, batches: pipeline.Batches) -> dict[str, Any]:
         """Records of all processes that could not be used, until now."""
         return bad_records.total(batches.faults, self.run.part)
 

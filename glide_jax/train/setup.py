@@ -62,7 +62,7 @@ class Run:
     grid: schema.Batch | None  # the first validation examples, whole in every process
     part: tuple[int, int]  # (i, n): this process reads the i-th of n slices of rows
     # From (the steps already made, the bad records counted until then).
-    make_batches: Callable[[int, Mapping[str, int]], pipeline.Batches]
+    make_batches: Callable[[int, Mapping[str, Any]], pipeline.Batches]
     pass_over: Callable[[states.TrainState], states.TrainState]
     restore: Restore
     past: Mapping[str, Any]  # what the checkpoint it began with says beside arrays
@@ -319,7 +319,7 @@ def _batches(
     tokenizer: tokenizers.Tokenizer,
     part: tuple[int, int],
     start_step: int,
-    faults_before: Mapping[str, int],
+    faults_before: Mapping[str, Any],
 ) -> pipeline.Batches:
     size = config.train.global_batch_size
     log = bad_records.log_path(workdir)

@@ -27,7 +27,7 @@ import jax
 from glide_jax import metrics
 from glide_jax.checkpoint import manifest
 from glide_jax.config import resolve
-from glide_jax.config.defaults import Config
+from glide_jax.config.defaults import Config, TrainConfig
 from glide_jax.errors import NoCheckpointError, UserError
 from glide_jax.parallel import distributed
 from glide_jax.runtime import locks
@@ -106,7 +106,7 @@ def check_writable(workdir: pathlib.Path, *, flag: str = "--workdir") -> None:
 
 @contextlib.contextmanager
 def sole_writer(
-    workdir: pathlib.Path, wait_secs: float, check_stop: Callable[[], None]
+    workdir: pathlib.Path, config: TrainConfig, check_stop: Callable[[], None]
 ) -> Iterator[Callable[[], None]]:
     """Keeps other runs from the folder while the block runs; process 0 does for all.
 
@@ -115,7 +115,7 @@ def sole_writer(
 
     Args:
       workdir: made if it is not there.
-      wait_secs: how long another run may take to end.
+      config: another run may take its grace_secs to end, as one that was told to stop.
       check_stop: called while it waits; what it raises ends that.
 
     Raises:
@@ -126,7 +126,10 @@ def sole_writer(
         if distributed.process_id() == 0:
             check_writable(workdir)
             lock = locks.FolderLock(
-                workdir, flag="--workdir", wait_secs=wait_secs, check_stop=check_stop
+                workdir,
+                flag="--workdir",
+                wait_secs=config.grace_secs,
+                check_stop=check_stop,
             )
             try:
                 check = stack.enter_context(lock).check

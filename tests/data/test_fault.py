@@ -85,65 +85,131 @@ def test_a_source_without_one_usable_record_stops_even_when_all_may_be_bad(
         next(batches)
 
 
-def _bad(key: str, kind: str = "broken image", position: int = 0) -> fault.Bad:
-    return fault.bad_at(position, schema.BadRecordError(kind, key))
+def _bad(record: int, kind: str = "broken image", position: int = 0) -> fault.Bad:
+    error = schema.BadRecordError(kind, f"record {record}")
+    return fault.bad_at(position, record, error)
+
+
+def _counter(max_bad_frac: float, num_records: int = 10_000, **settings):
+    settings = {"on_bad": lambda _: None} | settings
+    return fault.FaultCounter(max_bad_frac, num_records, **settings)
 
 
 def test_no_tolerance_means_the_first_bad_record_stops():
-    counter = fault.FaultCounter(0.0, lambda _: None)
     with pytest.raises(errors.UserError, match="1 of 2 records"):
-        counter.count(1, [_bad("x")])
+        _counter(0.0).count(1, [_bad(1)])
+
+
+@pytest.mark.parametrize("num_records", [1, 60, 100, 1000, 10**9])
+def test_one_bad_record_does_not_stop_a_set_of_any_size(num_records):
+    counter = _counter(0.01, num_records)
+    for _ in range(500):  # it is drawn again and again
+        counter.count(1, [_bad(0)])
+    assert fault.metrics(counter.state())["data/bad"] == 1
+
+
+@pytest.mark.parametrize(
+    ("num_records", "allowed"), [(60, 1), (100, 1), (101, 2), (500, 5), (1000, 10)]
+)
+def test_the_share_is_one_of_the_set(num_records, allowed):
+    counter = _counter(0.01, num_records)
+    for record in range(allowed):
+        counter.count(5 * num_records, [_bad(record)])
+    with pytest.raises(errors.UserError, match=f"{allowed + 1} of {num_records} rec"):
+        counter.count(0, [_bad(allowed)])
+
+
+def test_a_large_set_stops_early_where_much_of_what_was_drawn_is_bad():
+    counter = _counter(0.01, 10**9)
+    counter.count(26, map(_bad, range(10)))
+    with pytest.raises(errors.UserError, match="11 of 37 records"):
+        counter.count(0, [_bad(10)])
+    # Later on the share is one of all that was drawn.
+    counter = _counter(0.01, 10**9)
+    counter.count(99_900, map(_bad, range(100)))
+    with pytest.raises(errors.UserError, match="1020 of 100920 records"):
+        counter.count(0, map(_bad, range(100, 1020)))
+
+
+def test_all_records_may_be_bad_where_that_is_allowed():
+    _counter(1.0, 3).count(0, [_bad(0), _bad(1), _bad(2)] * 100)
 
 
 def test_what_stopped_a_run_is_counted_by_the_run_that_goes_on():
-    batches = [(3, []), (1, [_bad("x"), _bad("y")]), (4, [_bad("x")])]
-    straight, stopped = fault.FaultCounter(1.0), fault.FaultCounter(0.0015)
+    batches = [(3, []), (1, [_bad(1), _bad(2)]), (4, [_bad(1)])]
+    straight, stopped = _counter(1.0), _counter(0.001)
     for batch in batches:
         straight.count(*batch)
     stopped.count(*batches[0])
     with pytest.raises(errors.UserError, match="2 of 6 records"):
         stopped.count(*batches[1])
-    resumed = fault.FaultCounter(1.0, start=stopped.state())
+    resumed = _counter(1.0, start=stopped.state())
     for batch in batches[1:]:
         resumed.count(*batch)
     assert resumed.state() == straight.state()
 
 
-def test_a_few_bad_records_at_the_start_are_not_a_share():
-    counter = fault.FaultCounter(0.01, lambda _: None)
-    counter.count(0, [_bad("x")] * 10)
-    with pytest.raises(errors.UserError, match="11 of 11 records"):
-        counter.count(0, [_bad("x")])
+def test_records_known_before_a_resume_are_neither_counted_nor_told_again():
+    counter = _counter(0.01, 60)
+    counter.count(30, [_bad(7, "empty caption")])
+    told: list[fault.Bad] = []
+    state = json.loads(json.dumps(counter.state()))  # as a checkpoint carries it
+    resumed = _counter(0.01, 60, on_bad=told.append, start=state)
+    resumed.count(0, [_bad(7, "empty caption")])
+    assert told == []
+    assert resumed.state() == {"seen": 32, "records": {"empty caption": [7]}}
+    with pytest.raises(errors.UserError, match="1 broken image"):
+        resumed.count(0, [_bad(8)])
+
+
+def test_a_checkpoint_that_counts_draws_is_gone_on_from():
+    resumed = _counter(0.01, 60, start={"seen": 587, "broken image": 11})
+    resumed.count(0, [_bad(7)])
+    assert resumed.state() == {"seen": 588, "records": {"broken image": [7]}}
 
 
 def test_bad_records_are_logged_by_default(caplog):
-    fault.FaultCounter(1.0).count(0, [_bad("shard:7")])
-    assert "shard:7: broken image" in caplog.text
+    fault.FaultCounter(1.0, 10).count(0, [_bad(7)])
+    assert "record 7: broken image" in caplog.text
 
 
-def test_a_bad_record_is_told_of_once_and_the_first_are_named_at_the_end():
-    told: list[str] = []
-    counter = fault.FaultCounter(0.003, lambda bad: told.append(bad.key))
-    counter.count(0, [_bad("a"), _bad("a"), _bad("b")])
-    with pytest.raises(errors.UserError, match="first: a, b, c"):
-        counter.count(0, [_bad("c")])
-    assert told == ["a", "b", "c"]
+def test_a_bad_record_is_told_once_and_the_first_are_named_at_the_end():
+    told: list[int] = []
+    counter = _counter(0.002, 1000, on_bad=lambda bad: told.append(bad.record))
+    counter.count(0, [_bad(1), _bad(1), _bad(2)])
+    with pytest.raises(errors.UserError, match="first: record 1, record 2, record 3"):
+        counter.count(0, [_bad(3)])
+    assert told == [1, 2, 3]
 
 
-def test_no_more_names_are_remembered_than_fit(monkeypatch):
+def test_no_more_records_are_remembered_than_fit(monkeypatch):
     monkeypatch.setattr(fault, "MAX_REMEMBERED", 2)
-    told: list[str] = []
-    counter = fault.FaultCounter(1.0, lambda bad: told.append(bad.key))
-    counter.count(0, [_bad(key) for key in "abcda"])
-    assert told == ["a", "b"]
-    assert fault.metrics(counter.state()) == {"data/bad": 5, "data/bad/broken_image": 5}
+    counter = _counter(1.0, 4)
+    counter.count(0, map(_bad, [0, 1, 2]))  # new as long as the set is drawn first
+    counter.count(0, map(_bad, [0, 1, 2, 3]))
+    assert counter.state() == {"seen": 7, "records": {"broken image": [0, 1, 2]}}
+
+
+def test_one_broken_picture_of_sixty_does_not_end_a_long_run(
+    tmp_path, write_tar, pictures, tokenizer
+):
+    twenty = pictures(20)
+    members = {f"{i}{name}": data for i in range(3) for name, data in twenty.items()}
+    members["1017.png"] = members["1017.png"][:40]
+    write_tar(tmp_path / "a.tar", members)
+    batches = pipeline.make_batches(
+        tar_shards.TarShards(str(tmp_path / "a.tar")), tokenizer, **SIZES
+    )
+    collections.deque(itertools.islice(batches, 60), maxlen=0)  # ten passes over it
+    assert batches.faults.seen > 600
+    assert batches.faults.by_kind() == {"broken image": 1}
 
 
 @pytest.mark.parametrize("num_threads", [0, 3])
 def test_counts_follow_the_batches_taken_not_those_read_ahead(
     shards, tokenizer, num_threads
 ):
-    def start(step: int, before: dict[str, int] | None = None) -> pipeline.Batches:
+    def start(step: int, before: dict | None = None) -> pipeline.Batches:
         return pipeline.make_batches(
             shards,
             tokenizer,
@@ -163,7 +229,8 @@ def test_counts_follow_the_batches_taken_not_those_read_ahead(
         states.append(whole.faults.state())
     # Two batches are an epoch of 20, of which three are bad; replacements may be, too.
     assert states[1]["seen"] >= 23
-    assert states[1]["missing caption"] >= 1
+    want = {"broken image": [3], "empty caption": [5], "missing caption": [4]}
+    assert states[1]["records"] == want
     resumed = start(3, states[2])
     for want in states[3:]:
         next(resumed)
@@ -183,33 +250,29 @@ def test_the_step_that_stops_is_the_same_for_any_number_of_threads(shards, token
 
 
 def test_the_record_log_of_a_resumed_run_is_that_of_one_never_stopped(tmp_path):
-    bads = [_bad(key, position=i) for i, key in enumerate(["a", "b", "a", "c", "d"])]
+    bads = [_bad(record, position=i) for i, record in enumerate([1, 2, 1, 3, 4])]
     whole, cut = tmp_path / "whole.jsonl", tmp_path / "cut.jsonl"
-    fault.FaultCounter(1.0, fault.RecordLog(whole)).count(0, bads)
-    fault.FaultCounter(1.0, fault.RecordLog(cut)).count(0, bads[:4])
+    _counter(1.0, on_bad=fault.RecordLog(whole)).count(0, bads)
+    _counter(1.0, on_bad=fault.RecordLog(cut)).count(0, bads[:4])
     with cut.open("a") as file:
         file.write('{"kind": "half a li')
-    # A checkpoint of before "a" came again; what is told twice is dropped.
-    fault.FaultCounter(1.0, fault.RecordLog(cut, 2)).count(0, bads[2:])
+    # A checkpoint of before record 1 came again; what is told twice is dropped.
+    _counter(1.0, on_bad=fault.RecordLog(cut, 2)).count(0, bads[2:])
     assert cut.read_text() == whole.read_text()
     rows = [json.loads(line) for line in whole.read_text().splitlines()]
-    assert [(row["key"], row["position"]) for row in rows] == [
-        ("a", 0),
-        ("b", 1),
-        ("c", 3),
-        ("d", 4),
-    ]
+    found = [(row["record"], row["position"]) for row in rows]
+    assert found == [(1, 0), (2, 1), (3, 3), (4, 4)]
     assert rows[0]["kind"] == rows[0]["reason"] == "broken image"
 
 
 def test_a_line_of_the_record_log_that_lost_its_end_is_told_again(tmp_path):
-    bads = [_bad("a"), _bad("b", position=1), _bad("c", position=2)]
+    bads = [_bad(1), _bad(2, position=1), _bad(3, position=2)]
     whole, cut = tmp_path / "whole.jsonl", tmp_path / "cut.jsonl"
-    fault.FaultCounter(1.0, fault.RecordLog(whole)).count(0, bads)
-    fault.FaultCounter(1.0, fault.RecordLog(cut)).count(0, bads[:2])
+    _counter(1.0, on_bad=fault.RecordLog(whole)).count(0, bads)
+    _counter(1.0, on_bad=fault.RecordLog(cut)).count(0, bads[:2])
     # A full disk took all of the last line but its end.
     cut.write_bytes(cut.read_bytes().removesuffix(b"\n"))
-    fault.FaultCounter(1.0, fault.RecordLog(cut, 2)).count(0, [bads[1], bads[2]])
+    _counter(1.0, on_bad=fault.RecordLog(cut, 2)).count(0, [bads[1], bads[2]])
     assert cut.read_text() == whole.read_text()
 
 
@@ -217,19 +280,23 @@ def test_the_record_log_stops_growing(tmp_path, monkeypatch):
     monkeypatch.setattr(fault, "MAX_LOG_BYTES", 300)
     log = fault.RecordLog(tmp_path / "log.jsonl")
     for i in range(50):
-        log(_bad(f"record {i}"))
+        log(_bad(i))
     assert 200 < (tmp_path / "log.jsonl").stat().st_size <= 300
 
 
-def test_counts_of_processes_add_up_as_vectors():
-    parts = [{"seen": 7, "empty caption": 2}, {"seen": 5, "vanished shard": 1}]
-    total = sum(map(fault.to_vector, parts))
-    want = {"seen": 12, "empty caption": 2, "vanished shard": 1}
-    assert fault.from_vector(total) == want
-    assert fault.from_vector(fault.to_vector({})) == {"seen": 0}
+def test_a_record_that_several_processes_met_is_counted_once():
+    parts = [
+        {"seen": 7, "records": {"empty caption": [2, 5]}},
+        {"seen": 5, "records": {"empty caption": [5], "vanished shard": [1 << 40]}},
+    ]
+    rows = np.concatenate([fault.to_rows(part) for part in parts])
+    want = {"empty caption": [2, 5], "vanished shard": [1 << 40]}
+    assert fault.from_rows(12, rows) == {"seen": 12, "records": want}
+    nothing = fault.to_rows({"seen": 3, "records": {}})
+    assert fault.from_rows(3, nothing) == {"seen": 3, "records": {}}
 
 
-def test_every_kind_of_fault_in_the_code_has_its_place_in_the_vector():
+def test_every_kind_of_fault_in_the_code_has_its_number():
     files = pathlib.Path(fault.__file__).parent.glob("*.py")
     literals = {
         node.value

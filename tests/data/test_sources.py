@@ -259,7 +259,7 @@ def test_work_that_fails_leaves_nothing_and_that_succeeds_only_the_records(
     with pytest.raises(errors.UserError, match="1 of 2 records"):
         builders.build_array_records(bad, out, "set", max_bad_frac=0.0)
     with pytest.raises(errors.UserError, match="no usable record"):
-        builders.build_array_records(none, out, "set")
+        builders.build_array_records(none, out, "set", max_bad_frac=1.0)
     assert list(out.iterdir()) == []
     builders.build_array_records(good, out, "set")
     assert [path.name for path in out.iterdir()] == ["set"]

@@ -103,7 +103,7 @@ def test_enough_pictures_give_no_warning(tmp_path, monkeypatch):
     assert judged(tmp_path, "a", DRAWN).warnings == []
 
 
-def test_pictures_that_could_not_be_read_are_told(tmp_path):
+def test_pictures_that_could_not_be_read_are_told(tmp_path, caplog):
     folder = tmp_path / "photos"
     folder.mkdir()
     for i in range(3):
@@ -123,6 +123,7 @@ def test_pictures_that_could_not_be_read_are_told(tmp_path):
         on_part=lambda count: None,
     )
     assert found.warnings[1:] == ["1 of 3 pictures could not be read and are left out"]
+    assert "left out: 1.png: broken image" in caplog.text
     seen = extractor(DRAWN[[0, 2]])
     assert found.metrics["inception_score"] == pytest.approx(
         distances.inception_score(seen.logits), rel=1e-6

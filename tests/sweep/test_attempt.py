@@ -119,10 +119,10 @@ def test_a_run_that_another_finishes_meanwhile_is_not_run_twice(
     entry, take = run_one.entry, state._take
     result = '{"schema": 1, "metrics": {}, "machine": {}}'
 
-    def take_late(file, kind):
+    def take_late(file, **settings):
         entry.folder.mkdir(exist_ok=True)
         entry.result.write_text(result)
-        return take(file, kind)
+        return take(file, **settings)
 
     monkeypatch.setattr(state, "_take", take_late)
     assert run_one()[0] == 0

@@ -332,7 +332,10 @@ def test_a_signal_while_data_do_not_come_saves_what_is_done(
         assert stored.steps() == [made][:made]
         # The batch that came too late is not counted.
         if made:
-            assert stored.newest()[1]["bad_records"] == {"seen": 4 * made}
+            assert stored.newest()[1]["bad_records"] == {
+                "seen": 4 * made,
+                "records": {},
+            }
     told = "step 2 is saved" if made else "before the first step"
     assert f"stopped by a signal; {told}" in caplog.messages
     assert loop.train(make_config(CLIP), tmp_path) == lifecycle.ExitCode.OK
