@@ -2,7 +2,8 @@
 # and shows it (--dry_run) or hands it over.
 #
 #   launch/ENGINE.sh --config=FILE[:SIZE] --name=NAME [--workdir=WHERE] [--restarts=N]
-#       [--setup=COMMAND] [--config.section.key=value ...] [flags of the engine] [--dry_run]
+#       [--setup=COMMAND] [--config.section.key=value ...] [flags of the engine]
+#       [--dry_run] [--nocheck]
 #
 # --workdir   the run's folder, shared by all hosts: a path (local disk for one host, NFS
 #             for several), gs://BUCKET/PATH or s3://BUCKET/PATH (see workdir.sh)
@@ -10,11 +11,15 @@
 #             42 (stopped by a signal, all saved) and 128 up (lost); 100 unless given
 # --setup     a shell command that every host runs first, e.g. to mount a share
 # --dry_run   prints what would run and ends
+# --nocheck   leaves out the check of the settings, which takes a few seconds: `glide train
+#             --dry_run --devices=N` runs on this machine, before anything is queued, for as
+#             many devices as the run gets. It is left out, with a line, where there is no
+#             environment (VIRTUAL_ENV or .venv)
 #
-# Whatever is wrong is told in one line, with exit code 2.
+# Every mistake is one line, with exit code 2.
 
 ROOT="$(cd "$(dirname "${BASH_SOURCE[0]}")/.." && pwd)"
-COMMON_FLAGS="config name workdir restarts setup dry_run"
+COMMON_FLAGS="config name workdir restarts setup dry_run nocheck"
 
 die() {
   echo "$(basename "$0"): $*" >&2
@@ -32,12 +37,12 @@ read_flags() {
     case "$argument" in
       *$'\n'*) die "${argument%%$'\n'*}... has a line break; a flag is one line" ;;
       --help | -h) show_usage && exit 0 ;;
-      --dry_run) dry_run=yes && continue ;;
+      --dry_run | --nocheck) printf -v "${argument#--}" yes && continue ;;
       --config.*=*) settings+=("$argument") && continue ;;
     esac
     key="${argument%%=*}"
     key="${key#--}"
-    [[ "$argument" == --*=* && " $known " == *" $key "* && "$key" != dry_run ]] ||
+    [[ "$argument" == --*=* && " $known " == *" $key "* && "$key" != dry_run && "$key" != nocheck ]] ||
       die "$argument is not a flag; use --FLAG=VALUE with one of --${known// / --}"
     [ -n "${argument#*=}" ] || die "$argument has no value; give one, or leave it out"
     printf -v "$key" '%s' "${argument#*=}"
@@ -136,6 +141,21 @@ check_workdir() {
 # need_program NAME HOW_TO_GET_IT: not asked in a dry run.
 need_program() {
   [ -n "$dry_run" ] || command -v "$1" >/dev/null || die "$1 is not on this machine; $2, or add --dry_run to see what it would be given"
+}
+
+# check_settings DEVICES [SLICES]: refuses settings that a start on so many devices would
+# refuse; SLICES is of TPUs alone.
+check_settings() {
+  local python="${VIRTUAL_ENV:-$ROOT/.venv}/bin/python" told
+  if [ -n "$nocheck" ]; then return; fi
+  if ! "$python" -c 'import importlib.util as u; raise SystemExit(not (u.find_spec("jax") and u.find_spec("flax")))' 2>/dev/null; then
+    echo "$(basename "$0"): the settings are not checked, for there is no environment here; to have them checked: cd $ROOT && bash -c '. launch/environment.sh && make_environment \"\"'" >&2
+    return
+  fi
+  told="$(cd "$ROOT" && JAX_PLATFORMS=cpu "$python" -m glide_jax.cli.main train --dry_run \
+    "--devices=$1" ${2:+"--slices=$2"} "--config=$config" \
+    ${settings[@]+"${settings[@]}"} 2>&1 >/dev/null)" ||
+    die "$(tail -n 1 <<<"$told" | sed 's/^glide train: //')"
 }
 
 # host_command FLAG=VALUE ...: the array `command` that each host runs in the checkout.

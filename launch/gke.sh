@@ -42,6 +42,7 @@ if [[ "$workdir" == gs://* ]]; then
 fi
 need_program kubectl "install it (gcloud components install kubectl)"
 
+check_settings $((devices * slices)) "$slices"
 host_command "--chip=$chip" "--slices=$slices" --grace=570
 again="$(for code in {0..255}; do if is_again "$code"; then echo "$code"; fi; done | paste -sd,)"
 manifest="$(render gke.yaml "NAME=$name" "SLICES=$slices" "HOSTS=$hosts" "IMAGE=$image" \

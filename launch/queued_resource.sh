@@ -10,18 +10,22 @@
 # --capacity spot, reserved or on_demand (on_demand)
 # --service_account  of the hosts; it must read and write the bucket and delete the
 #            resource. The project's default account unless given
+# --on_failure  keep or delete the slices where a host cannot be prepared, i.e. --setup, the
+#            bucket, Python or the package fails (keep). What is kept costs until you delete it
 # --zone --project   gcloud's own settings unless given
 #
 # Stays in the foreground and watches: slices that are taken away are asked for again
 # (--restarts counts these). The hosts start the run at each boot and after the exit codes
 # that mean "again"; when it has ended for good, the first of them deletes the resource.
-# Stopped here (Ctrl-C), the run goes on unwatched; the same command watches it again.
+# Stopped here (Ctrl-C), the run goes on unwatched; the same command watches it again. A host
+# that cannot be prepared ends the watching with code 5; its log is WORKDIR/logs/HOST.log.
 set -euo pipefail
 . "$(dirname "$0")/common.sh"
+. "$ROOT/launch/restart.sh"
 . "$ROOT/launch/tpu.sh"
 
-read_flags "tpu slices runtime capacity service_account zone project" "$@"
-slices="${slices:-1}" capacity="${capacity:-on_demand}"
+read_flags "tpu slices runtime capacity on_failure service_account zone project" "$@"
+slices="${slices:-1}" capacity="${capacity:-on_demand}" on_failure="${on_failure:-keep}"
 check_run "$CLOUD_NAME" "$CLOUD_NAME_RULE"
 need tpu v5p-256 workdir "gs://BUCKET/runs/$name"
 check_number slices 1
@@ -34,26 +38,31 @@ case "$capacity" in
   spot | reserved) capacity_flag="--$capacity" ;;
   *) die "--capacity=$capacity is not one of spot, reserved, on_demand" ;;
 esac
-case "$chip" in
-  v4) runtime="${runtime:-tpu-ubuntu2204-base}" ;;
-  v5e) runtime="${runtime:-v2-alpha-tpuv5-lite}" ;;
-  v5p) runtime="${runtime:-v2-alpha-tpuv5}" ;;
-  v6e) runtime="${runtime:-v2-alpha-tpuv6e}" ;;
+runtime="${runtime:-$tpu_runtime}"
+case "$on_failure" in
+  keep | delete) ;;
+  *) die "--on_failure=$on_failure is not one of keep, delete" ;;
 esac
 need_program gcloud "install the Google Cloud CLI (https://cloud.google.com/sdk/docs/install)"
 
+check_settings $((devices * slices)) "$slices"
 host_command "--chip=$chip" "--slices=$slices" "--restarts=$restarts"
+# Each host that cannot be prepared leaves its name here.
+marks="$workdir/launch/$name.failed"
+keep="$([ "$on_failure" = keep ] && echo yes || echo no)"
 nodes="--node-id=$name"
 [ "$slices" -eq 1 ] || nodes="--node-count=$slices --node-prefix=$name"
 where=(${zone:+"--zone=$zone"} ${project:+"--project=$project"})
 account="${service_account:+--service-account=$(quoted "$service_account")}"
 startup="$(render startup.sh "NAME=$name" "CODE=$workdir/launch/$name.tar.gz" \
+  "MARKS=$marks" "FAILED=$PREPARATION_FAILED" "KEEP=$keep" \
   "COMMAND=$(quoted "${command[@]}")")"
 script="$(render queued_resource.sh "ROOT=$(quoted "$ROOT")" "NAME=$name" "NODES=$nodes" \
   "CODE=$workdir/launch/$name.tar.gz" "WHERE=$(quoted ${where[@]+"${where[@]}"})" \
   "ACCELERATOR=$accelerator" \
   "RUNTIME=$(quoted "$runtime")" "CAPACITY=${capacity_flag:+    $capacity_flag \\}" \
-  "ACCOUNT=${account:+    $account \\}" "RESTARTS=$restarts" "LOGS=$workdir/logs")"
+  "ACCOUNT=${account:+    $account \\}" "RESTARTS=$restarts" "LOGS=$workdir/logs" \
+  "MARKS=$marks" "FAILED=$PREPARATION_FAILED" "KEEP=$keep")"
 if [ -n "$dry_run" ]; then
   show "bash, with this script and \$startup, the file below" "$script"
   show "\$startup, which each host runs at boot" "$startup"

@@ -4,10 +4,13 @@
 #   0          done                                                      ends
 #   1          an error of ours, with its traceback                      ends
 #   2          a mistake of the user's, told in one line                 ends
+#   5          not of `glide train`: a host could not be prepared         ends
 #   42         stopped by a signal, everything is saved                  again
 #   128 to 255 lost: killed by signal code-128, aborted after another    again
 #              process was (134), or its ssh connection broke (255)
 #   others     none of ours: a program is missing (127), ...             ends
+
+PREPARATION_FAILED=5
 
 is_again() {
   [ "$1" -eq 42 ] || [ "$1" -ge 128 ]

@@ -5,7 +5,9 @@
 #   launch/run_on_host.sh --workdir=WHERE [--chip=v5p] [--slices=2] [--setup=COMMAND]
 #       [--restarts=N] [--grace=SECONDS] [--codes=FOLDER] -- --config=FILE:SIZE [--config.section.key=value ...]
 #
-# Log: WORKDIR/logs/HOST.log (HOST.N.log of process N). With --codes the exit code is left
+# Log: WORKDIR/logs/HOST.log (HOST.N.log of process N), from the first step of the
+# preparation on. A host that cannot be prepared ends with code 5, and its log goes there as
+# well, by gcloud or aws if the bucket cannot be mounted. With --codes the exit code is left
 # in FOLDER/exit.HOST.N, for launchers that are told of one process alone.
 # With --grace a run that is told to stop may take so long to save itself.
 # An activated virtual environment ($VIRTUAL_ENV) is used as it is; else .venv is made.
@@ -34,27 +36,60 @@ case "$chip" in
   *) extras="[gpu]" ;;
 esac
 
-# Every process of a host comes here; one installs, the others wait for it.
-prepare_host() {
-  if [ -n "$setup" ]; then
-    bash -c "$setup" || { echo "--setup failed on $(hostname): $setup" >&2 && return 2; }
-  fi
-  [ -n "${VIRTUAL_ENV:-}" ] || make_environment "$extras" || return 2
+process="${SLURM_PROCID:-${GLIDE_JAX_PROCESS_ID:-0}}"
+log_name="$(hostname)$([ "$process" = 0 ] || echo ".$process").log"
+scratch="$(mktemp -d)"
+log="$scratch/$log_name" # until there is a workdir
+glide=("${VIRTUAL_ENV:-$PWD/.venv}/bin/python" -m glide_jax.cli.main)
+
+note() {
+  echo "$(date -u +%FT%TZ) $*" >>"$log"
 }
+
+# step NAME COMMAND ...: runs a step of the preparation; its output goes to the log, then to
+# stderr, and its failure ends this script. (No pipe: what --setup leaves running in the
+# background would hold it open.)
+step() {
+  local before code=0
+  note "preparing: $1"
+  before="$(wc -c <"$log")"
+  # 9>&-: a mounted file system goes on running, and must not take the lock with it.
+  "${@:2}" >>"$log" 2>&1 9>&- || code=$?
+  tail -c "+$((before + 1))" "$log" >&2
+  if [ "$code" -eq 0 ]; then return; fi
+  note "preparation failed: $1 (code $code)"
+  if [[ "$log" == "$scratch"/* ]]; then keep_log "$log" "$workdir" >&2; else rm -r "$scratch"; fi
+  echo "run_on_host.sh: $(hostname) could not be prepared: $1 failed with code $code; log: $log" >&2
+  [ -z "$codes" ] || echo "$PREPARATION_FAILED" >"$codes/exit.$(hostname).$process"
+  exit "$PREPARATION_FAILED"
+}
+run_setup() {
+  [ -z "$setup" ] || bash -c "$setup"
+}
+find_workdir() {
+  mount_workdir "$workdir" >"$scratch/folder" &&
+    folder="$(cat "$scratch/folder")" && mkdir -p "$folder/logs"
+}
+find_environment() {
+  [ -n "${VIRTUAL_ENV:-}" ] || make_environment "$extras"
+}
+find_flags() {
+  "${glide[@]}" flags "--chip=$chip" "--slices=$slices" >"$scratch/flags" &&
+    flags="$(cat "$scratch/flags")"
+}
+
+# Every process of a host comes here; one installs, the others wait for it.
 exec 9>"${TMPDIR:-/tmp}/glide_jax.$(id -u).lock"
 if command -v flock >/dev/null; then flock 9; fi
-# 9>&-: a mounted file system goes on running, and must not take the lock with it.
-prepare_host 9>&- || exit 2
-folder="$(mount_workdir "$workdir" 9>&-)" || exit 2
+step "--setup" run_setup
+step "--workdir=$workdir" find_workdir
+cat "$log" >>"$folder/logs/$log_name"
+log="$folder/logs/$log_name"
+step "the environment" find_environment
 exec 9>&-
-
-glide=("${VIRTUAL_ENV:-$PWD/.venv}/bin/python" -m glide_jax.cli.main)
-flags="$("${glide[@]}" flags "--chip=$chip" "--slices=$slices")" || exit 2
+step "glide flags" find_flags
+rm -r "$scratch"
 eval "$flags"
-
-process="${SLURM_PROCID:-${GLIDE_JAX_PROCESS_ID:-0}}"
-mkdir -p "$folder/logs" || exit 2
-log="$folder/logs/$(hostname)$([ "$process" = 0 ] || echo ".$process").log"
 child=""
 
 # The log is written by a tee that no signal ends, so that the last words of a run that is
@@ -91,9 +126,9 @@ stop() {
 }
 trap stop TERM INT HUP
 
-echo "$(date -u +%FT%TZ) $(hostname) ${flags//$'\n'/; }" >>"$log"
+note "$(hostname) ${flags//$'\n'/; }"
 run_again "$restarts" train "$@"
 code=$?
-echo "$(date -u +%FT%TZ) exit code $code" >>"$log"
+note "exit code $code"
 [ -z "$codes" ] || echo "$code" >"$codes/exit.$(hostname).$process"
 exit "$code"

@@ -16,7 +16,8 @@
 # SkyPilot mounts a gs:// workdir. An s3:// one is mounted by s3fs, which --setup has to
 # install: SkyPilot's own ways of mounting S3 either cannot append or show a node's files
 # to the others late. Lost machines are replaced without a limit, and SkyPilot knows none
-# for exit codes either, so --restarts is not of this launcher.
+# for exit codes either, so --restarts is not of this launcher. It takes the machines away
+# after a failure too; the log of each host is WORKDIR/logs/HOST.log.
 set -euo pipefail
 . "$(dirname "$0")/common.sh"
 . "$ROOT/launch/tpu.sh"
@@ -42,10 +43,14 @@ if [ -n "$tpu" ]; then
     die "--tpu=$tpu is one slice with all of its hosts; leave out --accelerators, --chip and --nodes"
   read_tpu
   need_usual_shape
-  accelerators="tpu-$accelerator"
+  accelerators="tpu-$accelerator" slices=1
 else
   need accelerators H100:8 chip h100
   check_chip
+  [[ "$accelerators" =~ ^[A-Za-z0-9._-]+(:[1-9][0-9]{0,2})?$ ]] ||
+    die "--accelerators=$accelerators names no GPUs of a node; use KIND:NUMBER, such as H100:8"
+  gpus="${BASH_REMATCH[1]#:}"
+  devices=$((nodes * ${gpus:-1})) slices="" tpu_runtime=""
   meeting='export GLIDE_JAX_COORDINATOR="$(echo "$SKYPILOT_NODE_IPS" | head -n 1):8476"
   export GLIDE_JAX_HOSTS="$(echo "$SKYPILOT_NODE_IPS" | paste -sd,)"
   export GLIDE_JAX_NUM_PROCESSES="$SKYPILOT_NUM_NODES" GLIDE_JAX_PROCESS_ID="$SKYPILOT_NODE_RANK"'
@@ -58,9 +63,11 @@ if [[ "$workdir" == gs://* ]]; then
 fi
 need_program sky "install it (pip install skypilot)"
 
+check_settings "$devices" "$slices"
 host_command "--chip=$chip"
 task="$(render skypilot.yaml "NAME=$name" "NODES=$nodes" "ROOT=$ROOT" \
-  "ACCELERATORS=$accelerators" "SPOT=$spot" "INFRA=${infra:+  infra: $infra}" \
+  "ACCELERATORS=$accelerators" "RUNTIME=${tpu_runtime:+  accelerator_args:
+    runtime_version: $tpu_runtime}" "SPOT=$spot" "INFRA=${infra:+  infra: $infra}" \
   "MEETING=  $meeting" "COMMAND=$(quoted "${command[@]}")" \
   "MOUNTS=${bucket:+file_mounts:
   /mnt/$bucket:

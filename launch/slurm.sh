@@ -7,6 +7,8 @@
 # --nodes      how many (1)
 # --gpus       GPUs a node, with one process for each, as JAX expects under Slurm (none)
 # --tasks      processes a node where there are no GPUs (1)
+# --cpus_per_task  cores of a process; unless given, the cores of the partition's smallest
+#              node, as sinfo says, divided by its GPUs (by the tasks where there are none)
 # --chip       which compiler flags: `glide flags --chip=...` shows them (cpu)
 # --partition --account --time   as sbatch has them; its other options are taken from its
 #              environment variables, such as SBATCH_QOS
@@ -17,7 +19,24 @@
 set -euo pipefail
 . "$(dirname "$0")/common.sh"
 
-read_flags "nodes gpus tasks chip partition account time" "$@"
+# sets cpus_per_task; leaves it empty, with a line, where sinfo says nothing.
+find_cpus() {
+  local of cpus gres share part="${partition:-${SBATCH_PARTITION:-}}"
+  while read -r of cpus gres; do
+    [[ -n "$part" || "$of" == *'*' ]] || continue # the default partition has a star
+    share="$tasks"
+    if [ -n "$gpus" ]; then
+      [[ "$gres" =~ gpu:([^,:\(]+:)?([0-9]+) ]] || continue
+      ((BASH_REMATCH[2] <= share)) || share="${BASH_REMATCH[2]}"
+    fi
+    cpus=$((cpus / share > 0 ? cpus / share : 1))
+    [ -n "$cpus_per_task" ] && [ "$cpus_per_task" -le "$cpus" ] || cpus_per_task="$cpus"
+  done < <(timeout 20 sinfo --noheader --Node ${part:+"--partition=$part"} --format="%P %c %G" 2>/dev/null)
+  [ -n "$cpus_per_task" ] ||
+    echo "slurm.sh: sinfo names no node of the partition, so the cluster decides how many cores a process gets, perhaps one; --cpus_per_task=N asks for them" >&2
+}
+
+read_flags "nodes gpus tasks cpus_per_task chip partition account time" "$@"
 nodes="${nodes:-1}" tasks="${tasks:-${gpus:-1}}" chip="${chip:-cpu}"
 check_run "$HOST_NAME" "$HOST_NAME_RULE"
 workdir="${workdir:-runs/$name}"
@@ -33,9 +52,16 @@ logs="$workdir/logs"
 [[ "$workdir" != *://* ]] || logs="runs/$name/logs"
 need_program sbatch "run this on a login node of the cluster"
 
+if [ -n "$cpus_per_task" ]; then
+  check_number cpus_per_task 1
+else
+  find_cpus
+fi
+check_settings $((nodes * tasks))
 host_command "--chip=$chip" --grace=170 "--codes=$logs"
 script="$(render slurm.sbatch "NAME=$name" "NODES=$nodes" "TASKS=$tasks" "ROOT=$ROOT" \
   "LOGS=$logs" "RESTARTS=$restarts" \
+  "CPUS=${cpus_per_task:+#SBATCH --cpus-per-task=$cpus_per_task}" \
   "GPUS=${gpus:+#SBATCH --gpus-per-node=$gpus}" \
   "PARTITION=${partition:+#SBATCH --partition=$partition}" \
   "ACCOUNT=${account:+#SBATCH --account=$account}" \

@@ -6,6 +6,7 @@
 #
 # --hosts    the first is where the processes meet
 # --chip     which compiler flags: `glide flags --chip=...` shows them (cpu)
+# --gpus     GPUs of each host, for the check of mesh and batch; needed but for --chip=cpu
 # --port     where the processes meet (8476)
 # --coordinator  the first host as the others reach it; its name in --hosts unless given
 # --folder   where the checkout is copied to on each host (glide_jax, in the home folder)
@@ -16,11 +17,17 @@
 set -euo pipefail
 . "$(dirname "$0")/common.sh"
 
-read_flags "hosts chip port coordinator folder" "$@"
+read_flags "hosts chip gpus port coordinator folder" "$@"
 chip="${chip:-cpu}" port="${port:-8476}" folder="${folder:-glide_jax}"
 check_run "$HOST_NAME" "$HOST_NAME_RULE"
 need hosts alice@gpu1,alice@gpu2 workdir "/nfs/runs/$name"
 check_chip
+if [ "$chip" = cpu ]; then
+  [ -z "$gpus" ] || die "--gpus=$gpus: --chip=cpu has none; leave --gpus out, or name the chip"
+else
+  need gpus 8
+  check_number gpus 1
+fi
 check_path folder
 [[ "$coordinator" =~ ^[A-Za-z0-9._-]*$ ]] ||
   die "--coordinator=$coordinator is no host; name the first one as the others reach it, such as gpu1"
@@ -32,6 +39,8 @@ need_program ssh "install OpenSSH's client"
 need_program rsync "install it"
 
 first="${hosts%%,*}"
+IFS=, read -ra each_host <<<"$hosts"
+check_settings $((${#each_host[@]} * ${gpus:-1}))
 host_command "--chip=$chip"
 script="$(render ssh.sh "ROOT=$(quoted "$ROOT")" "HOSTS=${hosts//,/ }" "NAMES=$hosts" "FOLDER=$(quoted "$folder")" \
   "COORDINATOR=${coordinator:-${first#*@}}:$port" "RESTARTS=$restarts" \

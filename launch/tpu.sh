@@ -31,7 +31,9 @@ check_shape() {
 }
 
 # read_tpu: sets from $tpu, in either way of naming: chip (v5p), shape (4x4x8),
-# accelerator (v5p-256), hosts (32), chips_per_host (4) and gke_accelerator.
+# accelerator (v5p-256), hosts (32), chips_per_host (4), devices as JAX counts them (128),
+# gke_accelerator, and tpu_runtime: the software version of TPU VMs, empty where there are
+# none of the chip.
 read_tpu() {
   local chips cores=1
   if [[ "$tpu" =~ ^(v4|v5e|v5p|v6e|tpu7x):([1-9][0-9]*(x[1-9][0-9]*){1,2})$ ]]; then
@@ -56,6 +58,16 @@ read_tpu() {
   is_usual_shape="$([ "$shape" != "$known" ] || echo yes)"
   chips_per_host=$((chips < 4 ? chips : 4))
   hosts=$((chips / chips_per_host))
+  devices="$chips"
+  [ "$chip" != tpu7x ] || devices=$((2 * chips))
+  # https://cloud.google.com/tpu/docs/runtimes
+  case "$chip" in
+    v5e) tpu_runtime=v2-alpha-tpuv5-lite ;;
+    v5p) tpu_runtime=v2-alpha-tpuv5 ;;
+    v6e) tpu_runtime=v2-alpha-tpuv6e ;;
+    tpu7x) tpu_runtime="" ;;
+    *) tpu_runtime=tpu-ubuntu2204-base ;;
+  esac
   case "$chip" in
     v4) gke_accelerator=tpu-v4-podslice ;;
     v5e) gke_accelerator=tpu-v5-lite-podslice ;;

@@ -12,7 +12,8 @@
 #
 # The checkout is copied to every host and the run started there in the background, so
 # that it outlives the connection. Each host starts it again by itself, but not after a
-# reboot or when the slice is taken away: launch/queued_resource.sh does that.
+# reboot or when the slice is taken away: launch/queued_resource.sh does that. Images of TPU
+# VMs have Python 3.10; launch/environment.sh installs a supported one on each host.
 set -euo pipefail
 . "$(dirname "$0")/common.sh"
 . "$ROOT/launch/tpu.sh"
@@ -24,6 +25,7 @@ read_tpu
 check_workdir absolute gs s3
 need_program gcloud "install the Google Cloud CLI (https://cloud.google.com/sdk/docs/install)"
 
+check_settings "$devices" 1
 host_command "--chip=$chip" --slices=1 "--restarts=$restarts"
 where=(${zone:+"--zone=$zone"} ${project:+"--project=$project"})
 script="$(render tpu_vm.sh "ROOT=$(quoted "$ROOT")" "SLICE=${slice:-$name}" "NAME=$name" \

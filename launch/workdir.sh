@@ -43,6 +43,18 @@ mount_s3() {
     ${GLIDE_JAX_S3FS_OPTIONS:+-o "$GLIDE_JAX_S3FS_OPTIONS"}
 }
 
+# keep_log LOG WORKDIR: puts the log of a host that cannot write its workdir beside those that
+# can, with the cloud's own program; says where it is.
+keep_log() {
+  local there
+  there="$2/logs/$(basename "$1")"
+  case "$2" in
+    gs://*) gcloud storage cp "$1" "$there" >/dev/null 2>&1 ;;
+    s3://*) aws s3 cp "$1" "$there" >/dev/null 2>&1 ;;
+    *) false ;;
+  esac && echo "the log is $there"
+}
+
 need_file_system() {
   command -v "$1" >/dev/null && return
   echo "$1 is not on $(hostname); install it in --setup, or name a --workdir on a shared disk"

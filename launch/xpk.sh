@@ -33,6 +33,7 @@ tpu_type="$accelerator"
 [ -n "$is_usual_shape" ] && [ "$chip" != tpu7x ] || tpu_type="${accelerator%-*}-$shape"
 need_program xpk "install it (pip install xpk)"
 
+check_settings $((devices * slices)) "$slices"
 host_command "--chip=$chip" "--slices=$slices" --grace=570
 where=("--cluster=$cluster" ${zone:+"--zone=$zone"} ${project:+"--project=$project"})
 script="$(render xpk.sh "ROOT=$(quoted "$ROOT")" "NAME=$name" "TPU=$tpu_type" \

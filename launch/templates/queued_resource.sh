@@ -3,7 +3,12 @@ cd @ROOT@
 queue() {
   gcloud compute tpus queued-resources "$@" @WHERE@
 }
+# The hosts that could not be prepared, a line each.
+failed_hosts() {
+  gcloud storage ls "@MARKS@/" 2>/dev/null || true
+}
 ask() {
+  gcloud storage rm --recursive "@MARKS@" 2>/dev/null || true
   queue create @NAME@ @NODES@ \
     --accelerator-type=@ACCELERATOR@ --runtime-version=@RUNTIME@ \
 @CAPACITY@
@@ -22,6 +27,11 @@ if [ -z "$(state)" ]; then
 fi
 restarts=0
 while now="$(state)" && [ -n "$now" ]; do
+  failed="$(failed_hosts)"
+  if [ @KEEP@ = yes ] && [ -n "$failed" ]; then
+    echo "could not be prepared: $(sed 's|.*/||' <<<"$failed" | paste -sd ' '); the logs are in @LOGS@. The slices are kept, and cost, until: $(echo gcloud compute tpus queued-resources delete @NAME@ @WHERE@ --force)"
+    exit @FAILED@
+  fi
   case "$now" in
     SUSPENDED | FAILED)
       [ "$restarts" -lt @RESTARTS@ ] || { echo "lost once more than --restarts allows"; exit 1; }

@@ -7,15 +7,28 @@ metadata() {
     "http://metadata.google.internal/computeMetadata/v1/instance/$1"
 }
 
-mkdir -p /opt/@NAME@ && cd /opt/@NAME@ || exit
-gcloud storage cat @CODE@ | tar -xz
+# What an earlier boot may have left.
+mark="@MARKS@/$(hostname)"
+gcloud storage rm "$mark" 2>/dev/null
 # auto: the hosts find each other by the slices' metadata.
 export GLIDE_JAX_COORDINATOR=auto
-@COMMAND@
+code=@FAILED@
+if mkdir -p /opt/@NAME@ && cd /opt/@NAME@ && gcloud storage cat @CODE@ | tar -xz; then
+  @COMMAND@
+  code=$?
+fi
+if [ "$code" -eq @FAILED@ ]; then
+  echo "$(date -u +%FT%TZ) $(hostname) could not be prepared" | gcloud storage cp - "$mark"
+fi
 
-# It has ended for good; host 0 of slice 0 gives the slices back.
+# It has ended for good; host 0 of slice 0 gives the slices back, but for a host that could
+# not be prepared, which those who started it may want to look at.
 slice="$(metadata attributes/tpu-env | sed -n "s/^MEGASCALE_SLICE_ID: *'\(.*\)'/\1/p")"
 if [ "$(metadata attributes/agent-worker-number)" = 0 ] && [ "${slice:-0}" = 0 ]; then
+  if [ @KEEP@ = yes ] && [ -n "$(gcloud storage ls "@MARKS@/" 2>/dev/null)" ]; then
+    echo "the slices are kept: a host could not be prepared"
+    exit @FAILED@
+  fi
   zone="$(metadata zone)"
   gcloud compute tpus queued-resources delete @NAME@ --zone="${zone##*/}" --force --quiet --async
 fi

@@ -20,6 +20,7 @@ COMMANDS = {
         *RUN,
         "--nodes=16",
         "--gpus=8",
+        "--cpus_per_task=12",
         "--chip=h100",
         "--partition=gpu",
         "--account=art",
@@ -90,6 +91,7 @@ COMMANDS = {
         *RUN,
         "--hosts=alice@gpu1,alice@gpu2",
         "--chip=a100-80gb",
+        "--gpus=8",
         "--workdir=/nfs/runs/base64",
         "--setup=mountpoint -q /nfs || sudo mount /nfs",
     ),
@@ -120,8 +122,11 @@ def run(
 
 
 def dry_run(command: tuple[str, ...]) -> str:
-    """What a launcher would run, where the checkout is called /checkout."""
-    result = run((*command, "--dry_run"))
+    """What a launcher would run, where the checkout is called /checkout.
+
+    Without the check of the settings, which takes seconds: see test_check.py.
+    """
+    result = run((*command, "--dry_run", "--nocheck"))
     assert result.returncode == 0, result.stderr
     assert result.stderr == ""
     return result.stdout.replace(str(ROOT), "/checkout")

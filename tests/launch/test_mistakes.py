@@ -74,6 +74,19 @@ def test_what_every_engine_asks(script, flags, named):
         ((*SSH, "--coordinator=a;b"), "--coordinator=a;b is no host"),
         ((*SSH, "--chip=a100"), "--chip=a100 is not known; use one of cpu v2"),
         ((*SLURM, "--chip=h1000"), "--chip=h1000 is not known"),
+        ((*SLURM, "--cpus_per_task=0"), "--cpus_per_task=0 is no whole number of 1"),
+        ((*SLURM, "--nocheck=yes"), "--nocheck=yes is not a flag"),
+        ((*QUEUED, "--on_failure=ask"), "--on_failure=ask is not one of keep, delete"),
+        ((*SSH, "--gpus=many"), "--gpus=many is no whole number"),
+        ((*SSH, "--chip=cpu"), "leave --gpus out"),
+        (
+            ("ssh.sh", *RUN, "--hosts=a", "--chip=h100", "--workdir=/n"),
+            "--gpus is missing",
+        ),
+        (
+            (*launchers.COMMANDS["skypilot"], "--accelerators=H100:none"),
+            "names no GPUs of a node",
+        ),
         ((*SLURM, "--workdir=runs/$(id)"), "has a letter that a shell may take"),
         ((*SLURM, "--gpus=8", "--tasks=4"), "--tasks=4 is not --gpus=8"),
         ((*SSH, "--workdir=runs/x"), "--workdir=runs/x cannot be used here"),
@@ -120,5 +133,14 @@ def test_help_shows_an_example_and_every_flag(script):
     assert f"launch/{script} --config=" in result.stdout
     text = (launchers.LAUNCH / script).read_text()
     own = text.split('read_flags "')[1].split('"')[0].split()
-    for flag in (*own, "config", "name", "workdir", "restarts", "setup", "dry_run"):
+    for flag in (
+        *own,
+        "config",
+        "name",
+        "workdir",
+        "restarts",
+        "setup",
+        "dry_run",
+        "nocheck",
+    ):
         assert f"--{flag}" in result.stdout, flag

@@ -186,9 +186,71 @@ def test_a_signal_to_all_processes_leaves_the_last_words_in_the_log(host, tmp_pa
 
 def test_setup_runs_first_and_its_failure_is_the_end(host, tmp_path):
     process = host("exit 0", f"--setup=touch {tmp_path}/mounted && false")
-    assert process.wait(timeout=30) == 2
+    assert process.wait(timeout=30) == 5
     assert (tmp_path / "mounted").exists()
     assert not (tmp_path / "calls").exists()
+
+
+def test_each_step_of_the_preparation_is_in_the_workdirs_log(host, tmp_path):
+    process = host("exit 0", "--setup=echo mounting; echo careful >&2")
+    assert process.wait(timeout=30) == 0
+    log = (tmp_path / "run" / "logs" / f"{HOST}.log").read_text()
+    steps = [line for line in log.splitlines() if "preparing: " in line]
+    assert [line.split("preparing: ")[1] for line in steps] == [
+        *("--setup", f"--workdir={tmp_path}/run", "the environment", "glide flags")
+    ]
+    assert "mounting\ncareful\n" in log
+    assert "mounting\ncareful\n" in process.stderr.read()
+    assert not list(tmp_path.glob("tmp.*")), "the scratch folder is gone"
+
+
+@pytest.mark.parametrize(
+    ("flags", "environment", "step"),
+    [
+        # Before there is a workdir, after it, and the workdir itself.
+        (["--setup=echo no share >&2; exit 7"], {}, "--setup failed with code 7"),
+        ([], {"VIRTUAL_ENV": "/absent"}, "glide flags failed with code"),
+        (["--workdir=/dev/null/run"], {}, "--workdir=/dev/null/run failed"),
+    ],
+)
+def test_a_host_that_cannot_be_prepared_says_at_which_step_and_keeps_the_log(
+    host, tmp_path, flags, environment, step
+):
+    process = host("exit 0", f"--codes={tmp_path}", *flags, **environment)
+    _, told = process.communicate(timeout=30)
+    assert process.returncode == 5
+    line = told.splitlines()[-1]
+    assert f"{HOST} could not be prepared: {step}" in line
+    log = pathlib.Path(line.rpartition("log: ")[2]).read_text()
+    assert "preparation failed: " in log
+    assert (tmp_path / f"exit.{HOST}.0").read_text() == "5\n"
+    assert not (tmp_path / "calls").exists(), "nothing was trained"
+
+
+@pytest.mark.parametrize(
+    ("scheme", "program", "verb"),
+    [("gs", "gcloud", "storage cp"), ("s3", "aws", "s3 cp")],
+)
+def test_the_log_of_a_host_that_cannot_mount_its_bucket_goes_there_all_the_same(
+    host, tmp_path, scheme, program, verb
+):
+    programs = tmp_path / "programs"
+    copy = f'echo "$*" >>"{tmp_path}/copies"; cp "$3" "{tmp_path}/copied"'
+    launchers.write_program(programs, program, copy)
+    launchers.write_program(programs, "mountpoint", "false")
+    process = host(
+        "exit 0",
+        f"--workdir={scheme}://bucket/runs/a",
+        PATH=f"{programs}:{os.environ['PATH']}",
+    )
+    _, told = process.communicate(timeout=30)
+    assert process.returncode == 5
+    there = f"{scheme}://bucket/runs/a/logs/{HOST}.log"
+    assert f"the log is {there}" in told
+    copied = (tmp_path / "copies").read_text()
+    assert copied.startswith(f"{verb} ")
+    assert copied.rstrip().endswith(there)
+    assert "is not on" in (tmp_path / "copied").read_text()
 
 
 @pytest.mark.parametrize(("scheme", "program"), [("gs", "gcsfuse"), ("s3", "s3fs")])
@@ -214,7 +276,8 @@ def test_a_bucket_is_mounted_once_and_written_as_a_folder(
 
 def test_a_bucket_without_its_file_system_is_told_with_the_remedy(host, tmp_path):
     programs = tmp_path / "programs"
-    for name in ("bash", "cat", "dirname", "flock", "hostname", "id", "mkdir"):
+    basics = "bash basename cat date dirname flock hostname id mkdir mktemp tail wc"
+    for name in basics.split():
         programs.mkdir(exist_ok=True)
         (programs / name).symlink_to(shutil.which(name))
     launchers.write_program(programs, "mountpoint", "false")
@@ -224,6 +287,6 @@ def test_a_bucket_without_its_file_system_is_told_with_the_remedy(host, tmp_path
         TMPDIR=str(tmp_path),
         PATH=str(programs),
     )
-    assert process.wait(timeout=30) == 2
+    assert process.wait(timeout=30) == 5
     message = process.stderr.read()
     assert f"gcsfuse is not on {HOST}; install it in --setup" in message

@@ -111,7 +111,11 @@ def test_a_run_that_is_requeued_and_preempted_goes_on_to_its_end(
 ):
     workdir = tmp_path / "run"
     number = submit(cluster, experiment, workdir)
+    # One process a node of two cores, which a site's default would give one.
+    assert cluster.job(number)["CPUs/Task"] == "2"
     wait_for_steps(cluster, number, workdir, 30)
+    step = cluster.run("scontrol", "--oneliner", "show", "step", f"{number}.0")
+    assert "CPUs=4 " in step, "srun asks for them as well"
     # As an administrator, or a partition that preempts by requeueing.
     cluster.run("scontrol", "requeue", number)
     wait_for_requeue(cluster, number, 1)
@@ -144,9 +148,9 @@ def test_a_run_that_is_requeued_and_preempted_goes_on_to_its_end(
 
 def test_a_mistake_is_the_end_of_a_job(cluster, experiment, tmp_path):
     workdir = tmp_path / "run"
-    number = submit(
-        cluster, experiment, workdir, "--config.train.num_steps=many", "--nodes=1"
-    )
+    # Nobody sees on this machine that the data are missing on the nodes.
+    source = "--config.data.sources=('folder:/absent',)"
+    number = submit(cluster, experiment, workdir, source, "--nodes=1")
 
     def is_over() -> bool:
         return cluster.job(number)["JobState"] in ("COMPLETED", "FAILED")
@@ -154,4 +158,17 @@ def test_a_mistake_is_the_end_of_a_job(cluster, experiment, tmp_path):
     slurm_cluster.wait_until(is_over, "the end", 120)
     job = cluster.job(number)
     assert (job["JobState"], job["ExitCode"], job["Restarts"]) == ("FAILED", "2:0", "0")
-    assert "num_steps" in logs(workdir)
+    assert "/absent" in logs(workdir)
+
+
+def test_a_mistake_in_the_settings_is_told_before_a_job_is_queued(
+    cluster, experiment, tmp_path
+):
+    flag = "--config.train.num_steps=many"
+    command = ("slurm.sh", f"--config={experiment}", "--name=small", flag)
+    result = launchers.run(
+        (*command, f"--workdir={tmp_path}/run"), environment=cluster.environment
+    )
+    assert result.returncode == 2
+    assert "num_steps" in result.stderr
+    assert not (tmp_path / "run").exists()

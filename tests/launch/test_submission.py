@@ -6,7 +6,9 @@ no cloud here. Slurm and ssh run for real in test_slurm.py and test_ssh.py.
 
 from __future__ import annotations
 
+import os
 import pathlib
+import subprocess
 import tarfile
 
 import pytest
@@ -30,13 +32,15 @@ def programs(tmp_path) -> pathlib.Path:
 
 def submit(command, programs, **environment) -> list[str]:
     """What was called, a line each."""
-    result = launchers.run(command, programs=programs, environment=environment)
+    result = launchers.run(
+        (*command, "--nocheck"), programs=programs, environment=environment
+    )
     assert result.returncode == 0, result.stderr
     return (programs.parent / "calls").read_text().splitlines()
 
 
 def shown(command: tuple[str, ...]) -> list[str]:
-    text = launchers.run((*command, "--dry_run")).stdout
+    text = launchers.run((*command, "--dry_run", "--nocheck")).stdout
     return [part.rstrip("\n") for part in launchers.parts(text)]
 
 
@@ -67,7 +71,7 @@ def test_slurm_has_a_folder_for_its_log_before_the_job_starts(programs, tmp_path
 def test_skypilot_is_given_the_file_that_is_shown(programs, tmp_path):
     launchers.write_program(programs, "sky", f'cp "${{!#}}" "{tmp_path}/task.yaml"')
     command = launchers.COMMANDS["skypilot"]
-    result = launchers.run(command, programs=programs)
+    result = launchers.run((*command, "--nocheck"), programs=programs)
     assert result.returncode == 0, result.stderr
     task = (tmp_path / "task.yaml").read_text()
     assert task.rstrip("\n") == shown(command)[0]
@@ -83,7 +87,7 @@ def test_xpk_is_given_the_command_in_one_piece_and_a_copy_of_the_checkout(
         'for a in "$@"; do case "$a" in --script-dir=*)'
         f' ls -A "${{a#*=}}" >"{tmp_path}/files";; esac; done',
     )
-    result = launchers.run(launchers.COMMANDS["xpk"], programs=programs)
+    result = launchers.run((*launchers.COMMANDS["xpk"], "--nocheck"), programs=programs)
     assert result.returncode == 0, result.stderr
     arguments = (tmp_path / "arguments").read_text().splitlines()
     (command,) = [a for a in arguments if a.startswith("--command=")]
@@ -110,23 +114,29 @@ case "$*" in
   *" list "*)  # the state of this look: a line of $STATES, taken off
     head -n 1 "$STATES"; sed -i 1d "$STATES" ;;
   *"storage cp"*) cat >"$CALLS.tar" ;;
+  *"storage ls"*) [ ! -e "$CALLS.failed" ] || cat "$CALLS.failed" ;;
 esac
 """
+# What is asked of the cloud to look at it, and to forget hosts that failed once.
+LOOKS = (" list ", " storage ls ", " storage rm ")
 
 
-def watch(programs, tmp_path, states, *flags) -> tuple[int, list[str]]:
+def watch(
+    programs, tmp_path, states, *flags
+) -> tuple[subprocess.CompletedProcess, list[str]]:
     """How watching a queued resource ends, and what it did beside looking."""
     launchers.write_program(programs, "gcloud", QUEUE)
     launchers.write_program(programs, "sleep", "")
     (tmp_path / "states").write_text("\n".join(states) + "\n")
     calls = tmp_path / "calls"
+    calls.write_text("")
     result = launchers.run(
-        (*launchers.COMMANDS["queued_resource"], *flags),
+        (*launchers.COMMANDS["queued_resource"], "--nocheck", *flags),
         programs=programs,
         environment={"STATES": str(tmp_path / "states"), "CALLS": str(calls)},
     )
-    made = [line for line in calls.read_text().splitlines() if " list " not in line]
-    return result.returncode, made
+    lines = calls.read_text().splitlines()
+    return result, [line for line in lines if not any(look in line for look in LOOKS)]
 
 
 def verbs(calls: list[str]) -> list[str]:
@@ -136,8 +146,8 @@ def verbs(calls: list[str]) -> list[str]:
 def test_slices_are_asked_for_once_and_watched_until_they_are_given_back(
     programs, tmp_path
 ):
-    code, calls = watch(programs, tmp_path, ["", "WAITING", "ACTIVE", "ACTIVE"])
-    assert code == 0
+    result, calls = watch(programs, tmp_path, ["", "WAITING", "ACTIVE", "ACTIVE"])
+    assert result.returncode == 0
     upload, create = calls
     assert upload.endswith(
         "storage cp - gs://my-bucket/runs/base64/launch/base64.tar.gz"
@@ -154,13 +164,93 @@ def test_slices_are_asked_for_once_and_watched_until_they_are_given_back(
 
 def test_slices_that_are_taken_away_are_asked_for_again(programs, tmp_path):
     states = ["ACTIVE", "SUSPENDED", "ACTIVE", "FAILED", "ACTIVE"]
-    code, calls = watch(programs, tmp_path, states)
-    assert code == 0
+    result, calls = watch(programs, tmp_path, states)
+    assert result.returncode == 0
     assert verbs(calls) == ["delete", "create", "delete", "create"]
 
 
 def test_slices_are_not_asked_for_more_often_than_restarts_allows(programs, tmp_path):
     states = ["ACTIVE", "SUSPENDED", "SUSPENDED", "ACTIVE"]
-    code, calls = watch(programs, tmp_path, states, "--restarts=1")
-    assert code == 1
+    result, calls = watch(programs, tmp_path, states, "--restarts=1")
+    assert result.returncode == 1
     assert verbs(calls) == ["delete", "create"]
+
+
+FAILED = "gs://my-bucket/runs/base64/launch/base64.failed/w-3"
+
+
+def test_slices_with_a_host_that_cannot_be_prepared_are_kept_and_told_of(
+    programs, tmp_path
+):
+    (tmp_path / "calls.failed").write_text(FAILED + "\n")
+    result, calls = watch(programs, tmp_path, ["ACTIVE", "ACTIVE"])
+    assert result.returncode == 5
+    assert verbs(calls) == []
+    (line,) = result.stdout.splitlines()
+    assert line.startswith("could not be prepared: w-3; ")
+    assert "gs://my-bucket/runs/base64/logs" in line
+    assert "queued-resources delete base64 --zone=us-east5-a --force" in line
+
+
+def test_slices_are_given_back_after_a_failure_where_that_is_asked_for(
+    programs, tmp_path
+):
+    (tmp_path / "calls.failed").write_text(FAILED + "\n")
+    states = ["ACTIVE", "ACTIVE"]
+    result, _ = watch(programs, tmp_path, states, "--on_failure=delete")
+    assert result.returncode == 0
+
+
+# A host of the slices, with the cloud's metadata and storage as stand-ins: `gcloud` is
+# told what the code is, and writes down the rest.
+HOST = r"""
+printf "%s\n" "gcloud $*" >>"$CALLS"
+case "$*" in
+  *"storage cat"*) [ ! -e "$CODE" ] || cat "$CODE" ;;
+  *"storage cp - "*) cat >"$MARKS" ;;
+  *"storage ls"*) [ ! -e "$MARKS" ] || echo "$3" ;;
+  *"storage rm"*) rm -f "$MARKS" ;;
+esac
+"""
+
+
+@pytest.mark.parametrize(
+    ("code", "flags", "deletes"),
+    [
+        (0, (), True),
+        (2, (), True),  # a mistake, told in the log
+        (5, (), False),  # the environment, say
+        (5, ("--on_failure=delete",), True),
+        (None, (), False),  # the code has not come
+    ],
+)
+def test_the_first_host_gives_the_slices_back_unless_one_could_not_be_prepared(
+    programs, tmp_path, code, flags, deletes
+):
+    command = (*launchers.COMMANDS["queued_resource"], *flags, "--dry_run", "--nocheck")
+    startup = launchers.parts(launchers.run(command).stdout)[1]
+    startup = startup.replace("/opt/", f"{tmp_path}/opt/")
+    (tmp_path / "startup.sh").write_text(startup)
+    launchers.write_program(programs, "gcloud", HOST)
+    metadata = 'case "$*" in *number*) echo 0;; *zone*) echo a/us-east5-a;; esac'
+    launchers.write_program(programs, "curl", metadata)
+    archive = tmp_path / "code.tar.gz"
+    if code is not None:
+        script = launchers.write_program(tmp_path / "launch", "run_on_host.sh", "")
+        script.write_text(f"#!/usr/bin/env bash\nexit {code}\n")
+        with tarfile.open(archive, "w:gz") as made:
+            made.add(script, "launch/run_on_host.sh")
+    result = subprocess.run(
+        ["bash", tmp_path / "startup.sh"],
+        env={
+            "PATH": f"{programs}:{os.environ['PATH']}",
+            "CALLS": str(tmp_path / "calls"),
+            "MARKS": str(tmp_path / "marks"),
+            "CODE": str(archive),
+        },
+        capture_output=True,
+        text=True,
+    )
+    calls = (tmp_path / "calls").read_text()
+    assert ("queued-resources delete base64" in calls) == deletes, result.stderr
+    assert (tmp_path / "marks").exists() == (code in (5, None))
