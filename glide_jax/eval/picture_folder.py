@@ -87,10 +87,13 @@ def check_files(
     listed = [entry["file"] for entry in entries]
     gone = [file for file in listed if not (folder / file).is_file()]
     if gone or not listed:
-        what = f"lists {len(gone)} pictures that are gone, e.g. {gone[0]}"
+        what = (
+            f"{len(gone)} pictures that are gone, e.g. {gone[0]}"
+            if gone
+            else "no picture"
+        )
         raise errors.UserError(
-            f"{name}: samples.json {what if gone else 'lists no pictures'}; draw the"
-            " samples again"
+            f"{name}: samples.json lists {what}; draw the samples again"
         )
     listing = picture_listing.list_files(folder)
     unique = set(listed)

@@ -210,8 +210,8 @@ def test_a_file_that_is_no_key_is_refused(tmp_path, content, told):
     [
         ("{", "samples.json is not JSON"),
         ('{"images": [1]}', "does not list pictures"),
-        ('{"images": []}', "is empty"),
-        ('{"images": [{"file": "a.png", "prompt": "x"}]}', "1 pictures are gone"),
+        ('{"images": []}', "lists no picture"),
+        ('{"images": [{"file": "a.png", "prompt": "x"}]}', "1 pictures that are gone"),
     ],
 )
 def test_a_folder_that_is_not_of_samples_is_refused(tmp_path, record, told):
