@@ -19,7 +19,6 @@ _log = logging.getLogger(__name__)
 SAME_LEVELS = 2
 # What a profile may describe, by its four letters, and the mode of such pixels.
 _MODES = {"RGB": "RGB", "GRAY": "L", "CMYK": "CMYK"}
-_UNUSABLE = (ImageCms.PyCMSError, OSError, ValueError, TypeError, AttributeError)
 _counts: collections.Counter[str] = collections.Counter()
 _lock = threading.Lock()
 
@@ -75,7 +74,7 @@ def _transform(profile: bytes) -> tuple[str, ImageCms.ImageCmsTransform | None]:
     if not profile:
         raise _UnusableProfileError("the colour profile cannot be unpacked")
     if len(profile) > picture_metadata.MAX_PROFILE_BYTES:
-        raise _UnusableProfileError(f"a colour profile of {len(profile)} bytes")
+        raise _UnusableProfileError("the colour profile is too large")
     try:
         source = ImageCms.ImageCmsProfile(io.BytesIO(profile))
         space = source.profile.xcolor_space.strip()
@@ -91,9 +90,9 @@ def _transform(profile: bytes) -> tuple[str, ImageCms.ImageCmsTransform | None]:
             "RGB",
             ImageCms.Intent.PERCEPTUAL,
         )
-        return mode, None if _is_srgb(transform, mode) else transform
-    except _UNUSABLE as fault:
+    except (ImageCms.PyCMSError, OSError) as fault:
         raise _UnusableProfileError(f"the colour profile is broken: {fault}") from fault
+    return mode, None if _is_srgb(transform, mode) else transform
 
 
 def _is_srgb(transform: ImageCms.ImageCmsTransform, mode: str) -> bool:
@@ -107,7 +106,7 @@ def _is_srgb(transform: ImageCms.ImageCmsTransform, mode: str) -> bool:
         probe = Image.fromarray(colours.reshape(levels.size, -1, 3))
     before = np.asarray(probe.convert("RGB"), np.int16)
     after = np.asarray(_apply(transform, probe), np.int16)
-    return np.abs(after - before).max() <= SAME_LEVELS
+    return bool(np.abs(after - before).max() <= SAME_LEVELS)
 
 
 def _note(reason: str, key: str) -> None:

@@ -35,6 +35,10 @@ def split(content: bytes) -> tuple[bytes, dict[str, Any]]:
     PNG. In other formats these stay in the file. A profile that cannot be unpacked is
     b"". A file that is no PNG or JPEG, or whose structure is broken, passes unchanged
     from there on; the decoder will say what is wrong with it.
+
+    Raises:
+      SyntaxError: the checksum of a chunk of pixels is wrong. (Pillow does not check
+        it.)
     """
     if content.startswith(_PNG):
         return _split_png(content)
@@ -54,6 +58,11 @@ def _split_png(content: bytes) -> tuple[bytes, dict[str, Any]]:
         # An upper-case first letter marks the chunks that pixels are made of. Those of
         # an animation are not among them: what remains is its first frame.
         if kind[:1].isupper() or kind == _TRANSPARENCY:
+            if (
+                zlib.crc32(view[at + 4 : end - 4]).to_bytes(4, "big")
+                != view[end - 4 : end]
+            ):
+                raise SyntaxError(f"the checksum of chunk {kind} is wrong")
             kept.append(view[at:end])
         else:
             _read_ancillary(kind, bytes(view[at + 8 : end - 4]), found)

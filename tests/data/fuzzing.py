@@ -34,6 +34,7 @@ from PIL import Image, PngImagePlugin
 from glide_jax import errors
 from glide_jax.data import captions, schema, tar_shards, transforms
 from glide_jax.text import bpe, sentencepiece_model, sentencepiece_training
+from tests.data import pictures
 
 INPUT_SECS = 20
 MEMORY_MB = 1024
@@ -90,17 +91,11 @@ def _giant(rng, content, others):
 _DAMAGES = (_flip, _truncate, _noise, _splice, _repeat, _giant)
 
 
-def _encode(image: Image.Image, format_: str, **options: object) -> bytes:
-    stream = io.BytesIO()
-    image.save(stream, format_, **options)
-    return stream.getvalue()
-
-
 def sample_pictures() -> list[bytes]:
     """Small files of every format and mode that is decoded."""
     noise = np.random.default_rng(0).integers(0, 256, (24, 20, 4), np.uint8)
     rgba = Image.fromarray(noise)
-    rgb, gray = rgba.convert("RGB"), rgba.convert("L")
+    rgb, gray, cmyk = (rgba.convert(mode) for mode in ("RGB", "L", "CMYK"))
     palette = rgb.convert("P", palette=Image.Palette.ADAPTIVE)
     exif = Image.Exif()
     exif[0x0112], exif[0x010E] = 6, "turned"
@@ -109,23 +104,37 @@ def sample_pictures() -> list[bytes]:
     text.add_itxt("XML:com.adobe.xmp", '<x tiff:Orientation="6"/>')
     deep = Image.fromarray(np.arange(480, dtype=np.uint16).reshape(24, 20) * 130)
     return [
-        _encode(rgb, "JPEG", exif=exif),
-        _encode(rgb, "JPEG", progressive=True),
-        _encode(rgba.convert("CMYK"), "JPEG"),
-        _encode(gray, "JPEG"),
-        _encode(rgb, "PNG", pnginfo=text, exif=exif),
-        _encode(rgba, "PNG", icc_profile=b"profile" * 20),
-        _encode(palette, "PNG", transparency=bytes(range(64))),
-        _encode(rgba.convert("LA"), "PNG"),
-        _encode(deep, "PNG", transparency=130),
-        _encode(gray.convert("1"), "PNG"),
-        _encode(rgb, "WEBP", exif=exif),
-        _encode(rgba, "WEBP", lossless=True),
-        _encode(rgba, "WEBP", save_all=True, append_images=[rgba.rotate(90)]),
-        _encode(palette, "GIF", save_all=True, append_images=[palette.rotate(90)]),
-        _encode(palette, "GIF", transparency=3, interlace=1),
-        _encode(rgb, "BMP"),
-        _encode(palette, "BMP"),
+        pictures.encode(rgb, "JPEG", exif=exif),
+        pictures.encode(rgb, "JPEG", progressive=True),
+        pictures.encode(cmyk, "JPEG"),
+        pictures.encode(gray, "JPEG"),
+        pictures.encode(rgb, "PNG", pnginfo=text, exif=exif),
+        pictures.encode(rgba, "PNG", icc_profile=b"profile" * 20),
+        pictures.encode(palette, "PNG", transparency=bytes(range(64))),
+        pictures.encode(rgba.convert("LA"), "PNG"),
+        pictures.encode(deep, "PNG", transparency=130),
+        pictures.encode(gray.convert("1"), "PNG"),
+        pictures.encode(rgb, "WEBP", exif=exif),
+        pictures.encode(rgba, "WEBP", lossless=True),
+        pictures.encode(rgba, "WEBP", save_all=True, append_images=[rgba.rotate(90)]),
+        pictures.encode(
+            palette, "GIF", save_all=True, append_images=[palette.rotate(90)]
+        ),
+        pictures.encode(palette, "GIF", transparency=3, interlace=1),
+        pictures.encode(rgb, "BMP"),
+        pictures.encode(palette, "BMP"),
+        pictures.encode(rgb, "PPM"),
+        pictures.encode(gray.convert("1"), "PPM"),
+        pictures.encode(deep, "PPM"),
+        b"P3 8 8 200\n# a comment\n" + b"1 200 30 " * 64,
+        pictures.encode(
+            rgb, "JPEG", icc_profile=pictures.rgb_profile("Adobe RGB", 2.2)
+        ),
+        pictures.encode(cmyk, "JPEG", icc_profile=pictures.cmyk_profile()),
+        pictures.encode(
+            rgb, "PNG", icc_profile=pictures.rgb_profile("Display P3", None)
+        ),
+        pictures.encode(gray, "WEBP", icc_profile=pictures.gray_profile(1.8)),
     ]
 
 
@@ -142,10 +151,10 @@ def mend_png(content: bytes) -> bytes:
 
 
 def image_reader(folder: pathlib.Path) -> Reader:
-    pictures = sample_pictures()
+    whole = sample_pictures()
 
     def read(rng: random.Random) -> str:
-        content = mutate(rng, rng.choice(pictures), pictures)
+        content = mutate(rng, rng.choice(whole), whole)
         content = mend_png(content) if rng.random() < 0.7 else content
         pixels = transforms.load_image(schema.Example(content, "", "fuzz"), 16)
         assert pixels.shape == (16, 16, 3)
@@ -158,14 +167,14 @@ def image_reader(folder: pathlib.Path) -> Reader:
 
 def sample_tar() -> bytes:
     """Six records; one name is GNU's long kind, one pax's."""
-    joined, pictures = b"", sample_pictures()[4:]
+    joined, files = b"", sample_pictures()[4:]
     for format_ in (tarfile.GNU_FORMAT, tarfile.PAX_FORMAT):
         stream = io.BytesIO()
         with tarfile.open(fileobj=stream, mode="w", format=format_) as tar:
             for i in range(3):
                 stem = f"{format_}{i}" + "n" * (i == 1) * 150
                 text = b"a picture" if i else b'{"caption": "a picture"}'
-                members = {"png": pictures[i], "txt" if i else "json": text}
+                members = {"png": files[i], "txt" if i else "json": text}
                 for ending, content in members.items():
                     info = tarfile.TarInfo(f"{stem}.{ending}")
                     info.size = len(content)

@@ -90,8 +90,8 @@ def _curve(gamma: float | None) -> bytes:
     return struct.pack(">4sII", b"curv", 0, values.size) + values.tobytes()
 
 
-def _profile(space: bytes, tags: dict[bytes, bytes]) -> bytes:
-    """An ICC profile of version 2, for a display."""
+def _profile(space: bytes, tags: dict[bytes, bytes], pcs: bytes = b"XYZ ") -> bytes:
+    """An ICC profile of version 2."""
     white = b"XYZ " + bytes(4) + b"".join(map(_fixed, (0.9642, 1.0, 0.8249)))
     text = b"test\0"
     named = {
@@ -106,9 +106,8 @@ def _profile(space: bytes, tags: dict[bytes, bytes]) -> bytes:
         table += name + struct.pack(">II", start + len(body), len(data))
         body += data + bytes(-len(data) % 4)
     size = start + len(body)
-    head = struct.pack(
-        ">I4sI4s4s4s", size, bytes(4), 0x02100000, b"mntr", space, b"XYZ "
-    )
+    kind = b"prtr" if space == b"CMYK" else b"mntr"
+    head = struct.pack(">I4sI4s4s4s", size, bytes(4), 0x02100000, kind, space, pcs)
     head += struct.pack(">6H4s", 2026, 1, 1, 0, 0, 0, b"acsp")
     head = head.ljust(68, b"\0") + white[8:]
     return head.ljust(128, b"\0") + table + body
@@ -128,3 +127,14 @@ def rgb_profile(primaries: str, gamma: float | None) -> bytes:
 def gray_profile(gamma: float) -> bytes:
     """A profile of gray with a gamma."""
     return _profile(b"GRAY", {b"kTRC": _curve(gamma)})
+
+
+def cmyk_profile() -> bytes:
+    """A printer whose coloured inks are gray, of L* = 50, and whose black is L* = 0."""
+    inks = [(0 if ink % 2 else 127 if ink else 255) for ink in range(16)]
+    table = b"".join(bytes([lightness, 128, 128]) for lightness in inks)
+    identity = b"".join(map(_fixed, (1, 0, 0, 0, 1, 0, 0, 0, 1)))
+    ramp = bytes(range(256))
+    lut = struct.pack(">4sI4B", b"mft1", 0, 4, 3, 2, 0)
+    lut += identity + ramp * 4 + table + ramp * 3
+    return _profile(b"CMYK", {b"A2B0": lut}, b"Lab ")
