@@ -28,6 +28,7 @@ _KINDS = {
     **dict.fromkeys(source_options.TEXT_SUFFIXES, TEXT),
     ".json": JSON,
 }
+NO_CAPTION = "picture without a caption"
 FURTHER_PICTURE = "further picture of a sample"
 FURTHER_CAPTION = "further caption file of a sample"
 LONE_CAPTION = "caption file without a picture"

@@ -65,9 +65,11 @@ def test_files_of_macos_and_hidden_files_are_no_records(tmp_path):
         ("__MACOSX/a.jpg", b"junk"),
         (".hidden/b.jpg", b"junk"),
         (".c.txt", b"junk"),
+        ("../d.jpg", picture()),
+        ("../d.txt", "d"),
     )
     source = opened(path)
-    assert records(source) == {"a": "a"}
+    assert records(source) == {"a": "a", "../d": "d"}
     assert passed_over(source) == {"AppleDouble file": 3, "hidden file": 2}
 
 
