@@ -231,6 +231,9 @@ def test_places_are_expanded_in_natural_order(tmp_path):
     assert expand(f"a-1.tar,{tmp_path}/b-?.tar") == ["a-1", "b-1", "b-2"]
     with pytest.raises(errors.UserError, match=r"names no file at .*/c-1"):
         expand("{a,c}-1.tar")
+    (tmp_path / "empty").mkdir()
+    with pytest.raises(errors.UserError, match="holds no tar"):
+        expand("empty")
     (tmp_path / "{a}.tar").symlink_to(tmp_path / "a-1.tar")
     assert expand("{a}.tar") == ["{a}"]
 
