@@ -28,6 +28,9 @@ REQUIRES = [
     "optax>=0.2.5,<0.3",  # Adam, clipping, learning-rate schedules
     "orbax-checkpoint>=0.11.30,<0.13",  # training checkpoints
     "pillow>=10.1,<14",  # picture files
+    # tensorflow-datasets needs it too; before 14.0.1 a crafted file could run code
+    # (CVE-2023-47248).
+    "pyarrow>=14.0.1,<30",  # captions in Parquet tables
     "safetensors>=0.5,<1",  # parameters of a bundle
     "scipy>=1.13,<2",  # matrix roots of FID, ratings from votes
     "sentencepiece>=0.2,<0.3",  # tokenizers of one's own

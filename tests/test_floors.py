@@ -55,6 +55,7 @@ HOMES = {
     "absl": ("cli",),
     "grain": ("data",),
     "tensorflow_datasets": ("data",),
+    "pyarrow": ("data",),
     "matplotlib": ("eval", "sweep"),
     "optax": ("train",),
     "ml_collections": ("config", "cli"),

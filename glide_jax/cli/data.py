@@ -29,7 +29,9 @@ def define_flags(values: flags.FlagValues) -> None:
     flags.DEFINE_string(
         "source",
         None,
-        "shapes:quickstart, shapes:full, webdataset:GLOB, folder:DIR or tfds:NAME",
+        "shapes:quickstart, shapes:full, webdataset:GLOB_OR_DIR, folder:DIR or "
+        "tfds:NAME_OR_DIR; folder:DIR?image=EXT&caption=EXT_OR_COLUMN&captions=random "
+        "selects files and captions, see docs/inputs.md",
         flag_values=values,
     )
     define.Define(values).path("output", "folder to write to")

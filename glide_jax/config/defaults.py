@@ -85,7 +85,8 @@ class DiffusionConfig:
 class DataConfig:
     """Captioned images and what is done to them before the step."""
 
-    # "shapes:quickstart", "shapes:full", "webdataset:GLOB", "folder:DIR", "tfds:NAME"
+    # "shapes:quickstart", "shapes:full", "webdataset:GLOB_OR_DIR", "folder:DIR",
+    # "tfds:NAME_OR_DIR"; options such as "folder:DIR?image=png": see docs/inputs.md
     sources: tuple[str, ...] = ("shapes:full",)
     weights: tuple[float, ...] = (1.0,)  # share of each source in a batch
     # The same kinds, for validation loss, sample grids and evaluations; empty: none.

@@ -16,6 +16,8 @@ from glide_jax.data import captions
 
 _NAMES = ("metadata.jsonl", "metadata.csv")
 _DELIMITERS = ",;\t"
+# Counted by the sources that find one.
+UNUSED = "table without the columns of names and captions"
 Row = tuple[object, object]
 Table = dict[str, tuple[str, ...]]
 

@@ -25,8 +25,6 @@ from glide_jax.data import (
 )
 from glide_jax.runtime import natural_order, paths
 
-NO_CAPTION = "picture without a caption"
-UNUSED_TABLE = "table without the columns of file names and captions"
 UNUSED_ROW = "table row whose picture has a caption file"
 LONE_ROW = "table row without its picture"
 
@@ -91,7 +89,7 @@ class Folder:
         self._count_rows(records, held)
         if captions_required:
             without = [r for r in records if not (r.caption_file or r.texts)]
-            passed_over[NO_CAPTION] += len(without)
+            passed_over[record_members.NO_CAPTION] += len(without)
             records = [r for r in records if r.caption_file or r.texts]
         if not records:
             self._refuse(names)
@@ -109,14 +107,18 @@ class Folder:
             path = self._root / name
             rows = caption_tables.read(path, "file_name", self._options.column)
             if rows is None:
-                self.report.passed_over[UNUSED_TABLE] += 1
+                self.report.passed_over[caption_tables.UNUSED] += 1
                 continue
             self.tables.append(path)
-            self.report.notes.append(f"captions from {name}")
             for given, texts in rows.items():
                 picture = posixpath.join(posixpath.dirname(name), given)
                 picture = posixpath.normpath(picture)
                 held[picture] = held.get(picture, ()) + texts
+        if len(self.tables) == 1:
+            name = self.tables[0].relative_to(self._root)
+            self.report.notes.append(f"captions from {name}")
+        elif self.tables:
+            self.report.notes.append(f"captions from {len(self.tables)} tables")
         return held
 
     def _count_rows(self, records: list[_Record], held: caption_tables.Table) -> None:

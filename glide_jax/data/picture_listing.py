@@ -67,7 +67,7 @@ def reason_to_skip(name: str) -> str | None:
     """Why a file or folder of this name (no path) is never listed; None: it is."""
     if name.startswith("._") or name == "__MACOSX":
         return APPLE_DOUBLE
-    return HIDDEN if name.startswith(".") else None
+    return HIDDEN if name.startswith(".") and name not in (".", "..") else None
 
 
 def describe(passed_over: Mapping[str, int]) -> str:

@@ -28,6 +28,7 @@ _KINDS = {
     **dict.fromkeys(source_options.TEXT_SUFFIXES, TEXT),
     ".json": JSON,
 }
+NO_CAPTION = "picture without a caption"
 FURTHER_PICTURE = "further picture of a sample"
 FURTHER_CAPTION = "further caption file of a sample"
 LONE_CAPTION = "caption file without a picture"
@@ -152,8 +153,11 @@ class _Sample:
         names = self.by_kind[kind]
         if extension:
             return [name for name in names if self.extension(name) == extension]
+        if len(names) < 2:
+            return names
         ranks = {name: rank(self.extension(name)) for name in names}
-        return [name for name in names if ranks[name] == min(ranks.values())]
+        best = min(ranks.values())
+        return [name for name in names if ranks[name] == best]
 
     def one(self, names: list[str], what: str, option: str) -> str | None:
         """The only name; None without any.

@@ -82,12 +82,14 @@ def parse_query(query: str, names: Collection[str], where: str) -> dict[str, str
     for name, value in pairs:
         if name not in names:
             raise errors.UserError(
-                f"{where} sets {name}; only {', '.join(names)} can be set"
+                f"data source {where} sets {name}; only {', '.join(names)} can be set"
             )
         if not value:
-            raise errors.UserError(f"{where} sets {name} to nothing; give a value")
+            raise errors.UserError(
+                f"data source {where} sets {name} to nothing; give a value"
+            )
     if len(given) < len(pairs):
-        raise errors.UserError(f"{where} sets an option twice; set it once")
+        raise errors.UserError(f"data source {where} sets an option twice; set it once")
     return given
 
 
@@ -99,7 +101,8 @@ def check_policy(policy: str, where: str) -> str:
     """
     if policy and policy not in POLICIES:
         raise errors.UserError(
-            f"{where} sets captions={policy}; use one of {', '.join(POLICIES)}"
+            f"data source {where} sets captions={policy};"
+            f" use one of {', '.join(POLICIES)}"
         )
     return policy
 
@@ -114,7 +117,7 @@ def _image_extension(given: str, where: str) -> str:
     if _suffix(extension) not in picture_files.SUFFIXES:
         known = ", ".join(sorted(picture_files.SUFFIXES))
         raise errors.UserError(
-            f"{where} sets image={given}, which is not the extension of a picture; end"
-            f" it in one of {known}"
+            f"data source {where} sets image={given}, which is not the extension of a"
+            f" picture; end it in one of {known}"
         )
     return extension

@@ -25,7 +25,7 @@ NAMED = 3
 KINDS = (
     "shapes:quickstart",
     "shapes:full",
-    "webdataset:GLOB",
+    "webdataset:GLOB_OR_DIR",
     "tfds:NAME_OR_DIR",
     "folder:DIR",
 )

@@ -19,6 +19,7 @@ import numpy as np
 from glide_jax import errors
 from glide_jax.data import (
     disk,
+    picture_files,
     picture_listing,
     record_members,
     source_options,
@@ -94,7 +95,8 @@ def _find(
 ) -> Index:
     # A column is read from the JSON file, whichever it is.
     chosen = (options.image, options.text, bool(options.column))
-    identity = (str(path.resolve()), *stamp, _INDEX_VERSION, *chosen)
+    known = (*sorted(picture_files.SUFFIXES), *source_options.TEXT_SUFFIXES)
+    identity = (str(path.resolve()), *stamp, _INDEX_VERSION, *chosen, *known)
     digest = hashlib.sha256(repr(identity).encode(errors="replace")).hexdigest()
     place = cache_dir / "tar_index" / f"{digest[:32]}.npy"
     cached = _read_cached(place)

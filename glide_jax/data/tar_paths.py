@@ -33,6 +33,11 @@ def expand(where: str) -> tuple[list[pathlib.Path], collections.Counter[str]]:
         path = paths.local_path(one, "webdataset")
         if path.is_dir():
             names = _in_folder(path, passed_over)
+            if not names:
+                raise errors.UserError(
+                    f"webdataset:{where}: the folder {one} holds no tar; use"
+                    f" folder:{one} for pictures, or name the tars by a glob"
+                )
         else:
             names = glob.glob(str(path), recursive=True)
         if not names:

@@ -24,6 +24,7 @@ from glide_jax.data import (
     caption_tables,
     captions,
     disk,
+    record_members,
     schema,
     source_options,
     source_report,
@@ -33,7 +34,6 @@ from glide_jax.data import (
 
 # Headers are read a few bytes at a time: on network disks waiting dominates.
 _WALKERS = 8
-NO_CAPTION = "picture without a caption"
 
 
 class TarShards:
@@ -94,7 +94,7 @@ class TarShards:
             is_used |= table["image_size"] == tar_index.BEYOND
             if texts is not None:
                 is_used |= [bool(each) for each in texts]
-            self.report.passed_over[NO_CAPTION] += int((~is_used).sum())
+            self.report.passed_over[record_members.NO_CAPTION] += int((~is_used).sum())
             table = table[is_used]
             if texts is not None:
                 texts = list(itertools.compress(texts, is_used))
@@ -114,6 +114,7 @@ class TarShards:
             return None
         held = caption_tables.read(path, "key", self._options.column)
         if held is None:
+            self.report.passed_over[caption_tables.UNUSED] += 1
             return None
         self.tables.append(path)
         keys = (key.decode(errors="replace") for key in index.table["key"].tolist())

@@ -65,9 +65,11 @@ def test_files_of_macos_and_hidden_files_are_no_records(tmp_path):
         ("__MACOSX/a.jpg", b"junk"),
         (".hidden/b.jpg", b"junk"),
         (".c.txt", b"junk"),
+        ("../d.jpg", picture()),
+        ("../d.txt", "d"),
     )
     source = opened(path)
-    assert records(source) == {"a": "a"}
+    assert records(source) == {"a": "a", "../d": "d"}
     assert passed_over(source) == {"AppleDouble file": 3, "hidden file": 2}
 
 
@@ -229,6 +231,9 @@ def test_places_are_expanded_in_natural_order(tmp_path):
     assert expand(f"a-1.tar,{tmp_path}/b-?.tar") == ["a-1", "b-1", "b-2"]
     with pytest.raises(errors.UserError, match=r"names no file at .*/c-1"):
         expand("{a,c}-1.tar")
+    (tmp_path / "empty").mkdir()
+    with pytest.raises(errors.UserError, match="holds no tar"):
+        expand("empty")
     (tmp_path / "{a}.tar").symlink_to(tmp_path / "a-1.tar")
     assert expand("{a}.tar") == ["{a}"]
 
