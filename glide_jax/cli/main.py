@@ -56,7 +56,10 @@ VERBS = {
     "verify": "check a workdir or a bundle against what was written",
     "benchmark": "sample | train: how fast this machine draws, or makes a step",
     "flags": "the compiler flags of a chip, for a shell to set",
-    "data": "build | tokenizer | emoji: prepare a data set",
+    "data build": "a data set of records, from any source",
+    "data check": "read a source once and list what cannot be used",
+    "data tokenizer": "a tokenizer, trained on the captions of a source",
+    "data emoji": "a captioned set of emoji",
 }
 
 # As the shell reports a program that SIGPIPE ends, e.g. `git log | head`.

@@ -18,19 +18,26 @@ import tensorflow_datasets as tfds
 from PIL import Image
 
 from glide_jax import errors
-from glide_jax.data import captions, drafts, fault, schema
+from glide_jax.data import captions, drafts, fault, schema, transforms
 
 _RECORDS = "array_record"
 _INFO = "dataset_info.json"
 
 
-def _encoded(image: bytes | np.ndarray) -> bytes:
-    """The file as it is, or drawn pixels as PNG."""
-    if isinstance(image, bytes):
-        return image
-    # tfds encodes arrays through TensorFlow; bytes it stores untouched.
+def _encoded(example: schema.Example, px: int | None) -> bytes:
+    """The picture's file as it is, its shrunk copy as JPEG, or drawn pixels as PNG."""
     stream = io.BytesIO()
-    Image.fromarray(image).save(stream, format="PNG")
+    if px is not None:
+        image = transforms.decode(example)
+        if min(image.size) > px:
+            shrunk = transforms.shrink(image, px)
+            # No chroma subsampling: a model reads the copy pixel by pixel.
+            shrunk.save(stream, format="JPEG", quality=95, subsampling=0)
+            return stream.getvalue()
+    if isinstance(example.image, bytes):
+        return example.image
+    # tfds encodes arrays through TensorFlow; bytes it stores untouched.
+    Image.fromarray(example.image).save(stream, format="PNG")
     return stream.getvalue()
 
 
@@ -49,6 +56,7 @@ class CaptionedImages(tfds.core.GeneratorBasedBuilder, skip_registration=True):
         split: str,
         source: schema.Source,
         faults: fault.FaultCounter,
+        px: int | None,
         on_progress: Callable[[], None],
         **kwargs: object,
     ) -> None:
@@ -57,6 +65,7 @@ class CaptionedImages(tfds.core.GeneratorBasedBuilder, skip_registration=True):
         self._split = split
         self._source = source
         self._faults = faults
+        self._px = px
         self._on_progress = on_progress
         super().__init__(**kwargs)
 
@@ -85,6 +94,7 @@ class CaptionedImages(tfds.core.GeneratorBasedBuilder, skip_registration=True):
             try:
                 example = captions.draw(self._source[index], 0, index)
                 captions.check(example.caption, example.key)
+                image = _encoded(example, self._px)
             except schema.BadRecordError as error:
                 self._faults.count(0, [fault.bad_at(index, index, error)])
                 continue
@@ -93,7 +103,7 @@ class CaptionedImages(tfds.core.GeneratorBasedBuilder, skip_registration=True):
             yield (
                 str(index),
                 {
-                    "image": _encoded(example.image),
+                    "image": image,
                     "caption": example.caption,
                     "key": example.key,
                 },
@@ -114,6 +124,7 @@ def build_array_records(
     name: str,
     *,
     split: str = "train",
+    px: int | None = None,
     max_bad_frac: float = 0.01,
     on_progress: Callable[[], None] = lambda: None,
 ) -> pathlib.Path:
@@ -129,6 +140,7 @@ def build_array_records(
       name: lower-case letters, digits and underscores, starting with a letter.
       split: spelt like a name; added to the data set, if that was written by us and
         lacks it.
+      px: stores pictures whose short side is longer with a short side of px.
       max_bad_frac: left-out records beyond this share stop the work.
       on_progress: called with every record; what it raises ends the work.
 
@@ -146,6 +158,7 @@ def build_array_records(
             name=name,
             split=split,
             source=source,
+            px=px,
             faults=fault.FaultCounter(max_bad_frac, len(source), fault.log_left_out),
             on_progress=on_progress,
             data_dir=str(draft),

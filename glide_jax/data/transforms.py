@@ -22,6 +22,16 @@ def decode(example: schema.Example) -> Image.Image:
     return picture_files.on_white(picture_files.decode(example.image, example.key))
 
 
+def shrink(image: Image.Image, px: int) -> Image.Image:
+    """The whole picture with a short side of px, by the rule of `centre_crop`."""
+    while min(image.size) >= 2 * px:
+        width, height = image.size
+        image = image.resize((width // 2, height // 2), Image.Resampling.BOX)
+    scale = px / min(image.size)
+    width, height = (round(side * scale) for side in image.size)
+    return image.resize((width, height), Image.Resampling.BICUBIC)
+
+
 def centre_crop(image: Image.Image, px: int) -> UInt8[np.ndarray, "h w 3"]:
     """The central square at (px, px) by guided-diffusion's rule.
 
@@ -29,12 +39,8 @@ def centre_crop(image: Image.Image, px: int) -> UInt8[np.ndarray, "h w 3"]:
     it to the target by bicubic, then crops the middle. A picture of the target size
     passes through unchanged.
     """
-    while min(image.size) >= 2 * px:
-        width, height = image.size
-        image = image.resize((width // 2, height // 2), Image.Resampling.BOX)
-    scale = px / min(image.size)
-    width, height = (round(side * scale) for side in image.size)
-    image = image.resize((width, height), Image.Resampling.BICUBIC)
+    image = shrink(image, px)
+    width, height = image.size
     top, left = (height - px) // 2, (width - px) // 2
     return np.asarray(image)[top : top + px, left : left + px]
 

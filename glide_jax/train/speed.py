@@ -141,8 +141,9 @@ def input_warning(config: Config, row: Mapping[str, float | int]) -> str:
         return ""
     return (
         f"the run is bound by its input: {wait:.3g} s of a step of {whole:.3g} s wait "
-        f"for the next batch. Store pictures of about {2 * config.model.image_px} px, "
-        f"or raise data.num_threads, now {config.data.num_threads}"
+        f"for the next batch; store smaller pictures (glide data build "
+        f"--px={2 * config.model.image_px}), or raise data.num_threads, now "
+        f"{config.data.num_threads}"
     )
 
 

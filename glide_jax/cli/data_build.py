@@ -1,0 +1,63 @@
+"""Write a source as a data set of ArrayRecord files.
+
+    glide data build --source=folder:photos --name=photos --output=records
+    glide data build --source=folder:more --name=photos --output=records \\
+        --split=validation
+    glide data build --source=folder:photos --name=small --output=records --px=128
+
+With --px each picture is stored with a short side of that many pixels, as JPEG of
+quality 95. A smaller picture keeps its size. Training reads the copy faster: large
+photos take longer to decode than a step takes.
+
+A SIGTERM or Ctrl-C ends it with exit code 42. The data set appears under its name when
+it is whole. The same command starts over, and removes what a killed one has left.
+"""
+
+from __future__ import annotations
+
+from absl import flags
+
+from glide_jax.cli import data_flags, define, output, sampling, stopping
+
+
+def define_flags(values: flags.FlagValues) -> None:
+    """What to read, where to write, and the size of the copies."""
+    add = define.Define(values)
+    data_flags.define_source(add)
+    add.path("output", "folder to write to")
+    add.text("name", "name of the data set", "captioned_images")
+    add.text(
+        "split",
+        "split that is read, if the source has splits, and written; a further split is "
+        "added to the data set of the same --output and --name",
+        "train",
+    )
+    add.whole("px", "short side of the stored pictures; as they are if left out", least=8)
+    add.number("max_bad_frac", "share of bad records that is left out", 0.01)
+
+
+def run(values: flags.FlagValues, arguments: list[str]) -> int:
+    """Writes the data set."""
+    data_flags.check_arguments(values, arguments)
+    from glide_jax.data import builders
+
+    with stopping.heeded() as poll, output.made_folder(values.output) as folder:
+        source = data_flags.open_source(values.source, values.split)
+        with sampling.progress_bar(len(source), "writing records") as update:
+
+            def on_progress() -> None:
+                poll()
+                update(1)
+
+            place = builders.build_array_records(
+                source,
+                folder,
+                values.name,
+                split=values.split,
+                px=values.px,
+                max_bad_frac=values.max_bad_frac,
+                on_progress=on_progress,
+            )
+    spec = f"tfds:{place}?split={values.split}"
+    print(f"records are in {place}; use them with --config.data.sources=('{spec}',)")
+    return 0

@@ -1,0 +1,41 @@
+"""Draw a captioned set of emoji as webdataset tars.
+
+    glide data emoji --output=runs/emoji
+
+It reads Debian's fonts-noto-color-emoji and unicode-data packages. A SIGTERM or Ctrl-C
+ends it with exit code 42, and the same command starts over.
+"""
+
+from __future__ import annotations
+
+from absl import flags
+
+from glide_jax.cli import data_flags, define, output, stopping
+
+
+def define_flags(values: flags.FlagValues) -> None:
+    """Where to write."""
+    define.Define(values).path("output", "folder to write to")
+
+
+def run(values: flags.FlagValues, arguments: list[str]) -> int:
+    """Draws the set."""
+    data_flags.check_arguments(values, arguments)
+    from glide_jax import progress
+    from glide_jax.data import emoji
+
+    with (
+        stopping.heeded() as poll,
+        output.made_folder(values.output) as folder,
+        progress.ProgressBar(len(emoji.read_names()), "drawing emoji") as bar,
+    ):
+
+        def on_progress(done: int, total: int) -> None:
+            del done, total
+            poll()
+            bar.update()
+
+        paths = emoji.build_emoji(folder, on_progress=on_progress)
+    for split, path in paths.items():
+        print(f"{split}: {path}")
+    return 0

@@ -1,0 +1,45 @@
+"""Flags that the verbs of `glide data` share."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from absl import flags
+
+from glide_jax.cli import define
+from glide_jax.errors import UserError
+
+if TYPE_CHECKING:
+    from glide_jax.data import schema
+
+SOURCE_HELP = (
+    "shapes:quickstart, shapes:full, webdataset:GLOB_OR_DIR, folder:DIR or "
+    "tfds:NAME_OR_DIR; folder:DIR?image=EXT&caption=EXT_OR_COLUMN&captions=random "
+    "selects files and captions, see docs/inputs.md"
+)
+
+
+def define_source(add: define.Define) -> None:
+    """Adds --source."""
+    add.text("source", SOURCE_HELP)
+
+
+def check_arguments(values: flags.FlagValues, arguments: list[str]) -> None:
+    """Raises UserError for words that are no flags, and without --output."""
+    if arguments:
+        raise UserError(f"{arguments[0]!r} is not a flag; flags are --name=value")
+    if not values.output:
+        raise UserError("--output is missing, e.g. --output=runs/data")
+
+
+def open_source(spec: str | None, split: str = "train") -> schema.Source:
+    """The source that --source names.
+
+    Raises:
+      UserError: it is missing, or cannot be opened.
+    """
+    from glide_jax.data import sources
+
+    if not spec:
+        raise UserError("--source is missing, e.g. --source=folder:photos")
+    return sources.open_source(spec, split=split)

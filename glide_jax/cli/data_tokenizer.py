@@ -1,0 +1,45 @@
+"""Train a SentencePiece tokenizer on the captions of a source.
+
+    glide data tokenizer --source="webdataset:runs/emoji/*-train-*.tar" \\
+        --vocab_size=2048 --output=runs/emoji/tokenizer
+
+A SIGTERM or Ctrl-C ends it with exit code 42, and the same command starts over.
+"""
+
+from __future__ import annotations
+
+from absl import flags
+
+from glide_jax.cli import data_flags, define, output, stopping
+
+
+def define_flags(values: flags.FlagValues) -> None:
+    """What to read, where to write, and how many pieces."""
+    add = define.Define(values)
+    data_flags.define_source(add)
+    add.path("output", "folder to write to")
+    add.whole("vocab_size", "pieces of the tokenizer", 2048, least=300)
+    add.whole("max_captions", "captions that it is trained on", 200_000, least=1)
+
+
+def run(values: flags.FlagValues, arguments: list[str]) -> int:
+    """Trains and writes the tokenizer."""
+    data_flags.check_arguments(values, arguments)
+    from glide_jax.data import sources
+    from glide_jax.text import sentencepiece_model, sentencepiece_training, tokenizers
+
+    with stopping.heeded() as poll, output.made_folder(values.output) as folder:
+        source = data_flags.open_source(values.source)
+        captions = sources.sample_captions(
+            source, values.max_captions, on_progress=poll
+        )
+        # Seconds, during which SentencePiece lets no signal through.
+        model = sentencepiece_training.train_sentencepiece(captions, values.vocab_size)
+        poll()
+        tokenizer = sentencepiece_model.SentencePieceTokenizer(model)
+        tokenizers.save(tokenizer, folder)
+    print(
+        f"{tokenizer.vocab_size} pieces from {len(captions)} captions are in {folder}; "
+        f"use them with --config.data.tokenizer={folder}"
+    )
+    return 0

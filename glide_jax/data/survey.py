@@ -1,0 +1,152 @@
+"""Reads every record of a source once, and reports what it holds."""
+
+from __future__ import annotations
+
+import hashlib
+import statistics
+from collections.abc import Callable, Iterator
+from concurrent import futures
+from typing import NamedTuple
+
+import numpy as np
+
+from glide_jax.data import captions, fault, schema, transforms
+
+# Records in flight for each thread: decoding takes much longer than handing over.
+_AHEAD = 4
+
+
+class Spread(NamedTuple):
+    """The smallest, the median, and the largest of some whole numbers."""
+
+    least: int
+    median: float
+    most: int
+
+
+class Survey(NamedTuple):
+    """What a source holds.
+
+    Attributes:
+      records: how many were read.
+      bad: those that cannot be used, in their order.
+      short_sides: of the usable pictures, in pixels; None without one.
+      caption_chars: lengths of the captions in characters, every choice of a record.
+      caption_tokens: lengths in tokens, with the end token; None without a tokenizer.
+      num_cut: captions longer than the context.
+      num_enlarged: pictures whose short side is below the size asked for.
+      duplicates: (key, key of the first record with the same picture and caption).
+      same_pictures: records with the picture of an earlier one and another caption.
+    """
+
+    records: int
+    bad: list[fault.Bad]
+    short_sides: Spread | None
+    caption_chars: Spread | None
+    caption_tokens: Spread | None
+    num_cut: int
+    num_enlarged: int
+    duplicates: list[tuple[str, str]]
+    same_pictures: int
+
+
+class _Read(NamedTuple):
+    key: str
+    short_side: int
+    captions: tuple[str, ...]
+    picture: bytes  # SHA-256
+
+
+def survey(
+    source: schema.Source,
+    *,
+    px: int = 0,
+    tokenizer: schema.Tokenizer | None = None,
+    context: int = 128,
+    num_threads: int = 4,
+    on_bad: Callable[[fault.Bad], None] = lambda bad: None,
+    on_progress: Callable[[], None] = lambda: None,
+) -> Survey:
+    """Decodes every picture and reads every caption, in parallel.
+
+    Args:
+      source: the records.
+      px: the side that pictures are read at; smaller ones are counted.
+      tokenizer: counts the tokens of the captions.
+      context: tokens that a model reads of a caption.
+      num_threads: that decode.
+      on_bad: called with each record that cannot be used.
+      on_progress: called after each record; what it raises ends the work.
+    """
+    sides, chars, tokens, bad, duplicates = [], [], [], [], []
+    by_picture: dict[bytes, tuple[str, tuple[str, ...]]] = {}
+    num_cut = num_enlarged = same_pictures = 0
+    for found in _read_all(source, num_threads):
+        on_progress()
+        if isinstance(found, fault.Bad):
+            bad.append(found)
+            on_bad(found)
+            continue
+        sides.append(found.short_side)
+        num_enlarged += found.short_side < px
+        chars += map(len, found.captions)
+        if tokenizer is not None:
+            # One more than the context shows which captions are cut.
+            _, mask = tokenizer.encode_batch(list(found.captions), 4 * context)
+            lengths = np.sum(mask, axis=1)
+            tokens += lengths.tolist()
+            num_cut += int(np.sum(lengths > context))
+        first, before = by_picture.setdefault(
+            found.picture, (found.key, found.captions)
+        )
+        if first != found.key and before == found.captions:
+            duplicates.append((found.key, first))
+        elif first != found.key:
+            same_pictures += 1
+    return Survey(
+        len(source),
+        bad,
+        _spread(sides),
+        _spread(chars),
+        _spread(tokens),
+        num_cut,
+        num_enlarged,
+        duplicates,
+        same_pictures,
+    )
+
+
+def _read_all(
+    source: schema.Source, num_threads: int
+) -> Iterator[_Read | fault.Bad]:
+    """The records in their order, read by several threads."""
+    with futures.ThreadPoolExecutor(num_threads) as pool:
+        pending: list[futures.Future] = []
+        for index in range(len(source)):
+            pending.append(pool.submit(_read, source, index))
+            if len(pending) >= _AHEAD * num_threads:
+                yield pending.pop(0).result()
+        for future in pending:
+            yield future.result()
+
+
+def _read(source: schema.Source, index: int) -> _Read | fault.Bad:
+    try:
+        example = source[index]
+        choices = example.choices or (example.caption,)
+        for caption in choices:
+            captions.check(caption, example.key)
+        image = transforms.decode(example)
+    except schema.BadRecordError as error:
+        return fault.bad_at(index, index, error)
+    content = (
+        example.image if isinstance(example.image, bytes) else example.image.tobytes()
+    )
+    digest = hashlib.sha256(content).digest()
+    return _Read(example.key, min(image.size), choices, digest)
+
+
+def _spread(values: list[int]) -> Spread | None:
+    if not values:
+        return None
+    return Spread(min(values), statistics.median(values), max(values))
