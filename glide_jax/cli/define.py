@@ -51,7 +51,7 @@ class Define:
 
     def path(self, name: str, meaning: str, default: str | None = None) -> None:
         """A file or a folder of this machine; `~` is expanded and a URL is refused."""
-        flags.DEFINE(_Path(name), name, default, meaning, **self._values)
+        self._parsed(_Path(name), name, meaning, default)
 
     def paths(self, name: str, meaning: str) -> None:
         """A path that may be given again."""
@@ -60,11 +60,11 @@ class Define:
 
     def path_or_source(self, name: str, meaning: str) -> None:
         """A path, or a data source such as folder:DIR."""
-        flags.DEFINE(_KindOrPath(name), name, None, meaning, **self._values)
+        self._parsed(_KindOrPath(name), name, meaning)
 
     def kind_and_path(self, name: str, meaning: str) -> None:
         """A kind and a path, such as clip:BUNDLE."""
-        flags.DEFINE(_KindAndPath(name), name, None, meaning, **self._values)
+        self._parsed(_KindAndPath(name), name, meaning)
 
     def texts(self, name: str, meaning: str) -> None:
         """A text that may be given again."""
@@ -97,3 +97,10 @@ class Define:
     def switch(self, name: str, meaning: str, default: bool | None = None) -> None:
         """--name or --noname."""
         flags.DEFINE_bool(name, default, meaning, **self._values)
+
+    def _parsed(
+        self, parser: _Path, name: str, meaning: str, default: str | None = None
+    ) -> None:
+        # Without a serializer, a flag cannot be written back as --name=value.
+        text = flags.ArgumentSerializer()
+        flags.DEFINE(parser, name, default, meaning, serializer=text, **self._values)

@@ -73,7 +73,8 @@ def main(argv: list[str] | None = None) -> None:
     """The console script."""
     try:
         code = _run_with_cache(sys.argv[1:] if argv is None else argv)
-        sys.stdout.flush()
+        if sys.stdout is not None:  # it is None after >&-
+            sys.stdout.flush()
     except BrokenPipeError:
         if not _is_reader_gone():
             raise  # another pipe or a socket

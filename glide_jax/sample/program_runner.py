@@ -27,6 +27,8 @@ from jax import export
 
 DTYPES = {"F32": np.float32, "BF16": ml_dtypes.bfloat16}
 
+PIXELS = "pixels.npy"
+
 # A caption's ids mean nothing without their mask.
 PAIRS = {
     "text_mask": "tokens",
@@ -133,20 +135,29 @@ def read_inputs(path: pathlib.Path | None) -> dict[str, Any]:
     return dict(given)
 
 
+def local_path(given: str) -> pathlib.Path:
+    """A path of this machine; argparse tells of the error."""
+    if "://" in given:
+        raise argparse.ArgumentTypeError(f"{given} is a URL; give a path")
+    return pathlib.Path(given).expanduser()
+
+
 def main() -> None:
     """The command line."""
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument("--inputs", type=pathlib.Path, help=".npz or .json")
-    parser.add_argument("--output", type=pathlib.Path, default=pathlib.Path("pictures"))
+    parser.add_argument("--inputs", type=local_path, help=".npz or .json")
+    parser.add_argument("--output", type=local_path, default=pathlib.Path("pictures"))
     flags = parser.parse_args()
+    if (flags.output / PIXELS).exists():
+        sys.exit(f"run.py: --output={flags.output} holds pictures; name another folder")
     try:
         pictures = load(pathlib.Path(__file__).parent)(read_inputs(flags.inputs))
     except (AttributeError, OSError, OverflowError, TypeError, ValueError) as error:
         sys.exit(f"run.py: {error}")
     flags.output.mkdir(parents=True, exist_ok=True)
-    np.save(flags.output / "pixels.npy", pictures)
+    np.save(flags.output / PIXELS, pictures)
     for i, pixels in enumerate(pictures):
         (flags.output / f"{i:06d}.png").write_bytes(png(pixels))
     sys.stdout.write(f"{len(pictures)} pictures are in {flags.output}\n")

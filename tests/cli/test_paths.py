@@ -69,6 +69,7 @@ def test_every_path_flag_expands_the_home_folder_and_refuses_urls(
     values = flags_of(verb)
     main.parse(values, ["glide", f"--{name}={kind}~/x"])
     found = values[name].value
+    assert values[name].serialize() == f"--{name}={kind}{tmp_path}/x"
     found = found[0] if isinstance(found, list) else found
     assert found == f"{kind}{tmp_path}/x"
 
