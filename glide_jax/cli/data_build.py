@@ -32,7 +32,9 @@ def define_flags(values: flags.FlagValues) -> None:
         "added to the data set of the same --output and --name",
         "train",
     )
-    add.whole("px", "short side of the stored pictures; as they are if left out", least=8)
+    add.whole(
+        "px", "short side of the stored pictures; as they are if left out", least=8
+    )
     add.number("max_bad_frac", "share of bad records that is left out", 0.01)
 
 

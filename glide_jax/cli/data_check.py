@@ -49,7 +49,9 @@ def run(values: flags.FlagValues, arguments: list[str]) -> int:
             "folder:photos"
         )
     source = data_flags.open_source(arguments[0], values.split)
-    tokenizer = tokenizers.make_tokenizer(values.tokenizer) if values.tokenizer else None
+    tokenizer = (
+        tokenizers.make_tokenizer(values.tokenizer) if values.tokenizer else None
+    )
     with (
         stopping.heeded() as poll,
         sampling.progress_bar(len(source), "reading records") as update,
@@ -80,9 +82,7 @@ def run(values: flags.FlagValues, arguments: list[str]) -> int:
 
 def _lines(found: survey.Survey, values: flags.FlagValues) -> list[str]:
     """The report, without the list of bad records."""
-    lines = [
-        f"{found.records - len(found.bad)} of {found.records} records can be used"
-    ]
+    lines = [f"{found.records - len(found.bad)} of {found.records} records can be used"]
     if found.short_sides:
         lines.append(f"short side of the pictures: {_shown(found.short_sides)} px")
     if values.px:

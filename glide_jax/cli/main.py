@@ -24,6 +24,7 @@ from __future__ import annotations
 
 import ast
 import contextlib
+import difflib
 import importlib
 import logging
 import os
@@ -102,21 +103,19 @@ def _is_reader_gone() -> bool:
 
 def run(argv: list[str]) -> int:
     """Runs `glide` with these arguments; returns the exit code."""
-    if not argv or argv[0] in ("help", "-h", "--help"):
+    if not argv or argv in (["help"], ["-h"], ["--help"]):
         print(_usage())
         return lifecycle.ExitCode.OK if argv else lifecycle.ExitCode.USER_ERROR
     if argv[0] == "--version":
         print(f"glide {glide_jax.__version__}")
         return lifecycle.ExitCode.OK
+    if argv[0] == "help":
+        argv = [*argv[1:3], "--help"]
     verb, *rest = argv
     if rest and f"{verb} {rest[0]}" in VERBS:
         verb = f"{verb} {rest.pop(0)}"
     if verb not in VERBS:
-        print(
-            f"glide: {verb!r} is not a verb; use one of {', '.join(VERBS)}",
-            file=sys.stderr,
-        )
-        return lifecycle.ExitCode.USER_ERROR
+        return _refuse_verb(verb, rest)
     logging.basicConfig(
         level=os.environ.get("GLIDE_JAX_LOG", "INFO"),
         format="%(message)s",
@@ -141,6 +140,26 @@ def run(argv: list[str]) -> int:
     except KeyboardInterrupt:
         print(f"glide {verb}: interrupted", file=sys.stderr)
         return lifecycle.ExitCode.INTERRUPTED
+
+
+def _refuse_verb(verb: str, rest: list[str]) -> int:
+    """Says which verbs there are, or shows those that begin with this word."""
+    parts = [name.partition(" ")[2] for name in VERBS if name.startswith(f"{verb} ")]
+    if parts and rest in (["--help"], ["-h"]):
+        print(_usage(f"{verb} "))
+        return lifecycle.ExitCode.OK
+    if parts:
+        given = f"{verb} {rest[0]}" if rest else verb
+        verbs = [f"{verb} {part}" for part in parts]
+    else:
+        given, verbs = verb, list(VERBS)
+    similar = difflib.get_close_matches(given, verbs, n=1)
+    meant = f"did you mean {similar[0]!r}? The" if similar else "the"
+    print(
+        f"glide: {given!r} is not a verb; {meant} verbs are {', '.join(verbs)}",
+        file=sys.stderr,
+    )
+    return lifecycle.ExitCode.USER_ERROR
 
 
 def _run_verb(verb: str, rest: list[str]) -> int:
@@ -227,12 +246,17 @@ def _flag_help(values: flags.FlagValues) -> str:
     return "\n".join(lines)
 
 
-def _usage() -> str:
-    lines = [f"  {verb:<18} {meaning}" for verb, meaning in VERBS.items()]
+def _usage(start: str = "") -> str:
+    """The verbs that start so, each with its meaning."""
+    lines = [
+        f"  {verb:<20} {meaning}"
+        for verb, meaning in VERBS.items()
+        if verb.startswith(start)
+    ]
     return (
-        "glide VERB [--flag=value ...]; `glide VERB --help` tells more\n"
-        "glide --version\n\n"
-    ) + "\n".join(lines)
+        "glide VERB [--flag=value ...]; `glide help VERB` shows its flags, "
+        "`glide --version` the version\n\n" + "\n".join(lines)
+    )
 
 
 if __name__ == "__main__":

@@ -116,9 +116,7 @@ def survey(
     )
 
 
-def _read_all(
-    source: schema.Source, num_threads: int
-) -> Iterator[_Read | fault.Bad]:
+def _read_all(source: schema.Source, num_threads: int) -> Iterator[_Read | fault.Bad]:
     """The records in their order, read by several threads."""
     with futures.ThreadPoolExecutor(num_threads) as pool:
         pending: list[futures.Future] = []

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import os
 import signal
 import subprocess
@@ -12,9 +13,10 @@ import pytest
 from PIL import Image
 
 from glide_jax.cli import main
-from glide_jax.data import emoji, folder
+from glide_jax.data import emoji, folder, sources
 from glide_jax.text import sentencepiece_training
 from tests import fake_devices
+from tests.train import small_runs
 
 
 @pytest.fixture
@@ -92,6 +94,61 @@ def test_a_stopped_split_leaves_the_data_set_as_it_was(tmp_path, pictures, signa
     assert main.run([*command, "--split=validation"]) == 42
     after = {p: p.stat().st_mtime_ns for p in (tmp_path / "out").rglob("*")}
     assert after == before
+
+
+def test_a_build_of_smaller_pictures_keeps_shapes_and_what_is_small(tmp_path):
+    photos = tmp_path / "photos"
+    photos.mkdir()
+    wide = np.zeros((40, 80, 3), np.uint8)
+    wide[:, 40:] = (200, 100, 50)
+    Image.fromarray(wide).save(photos / "wide.png")
+    Image.fromarray(wide[:8, 36:44]).save(photos / "small.png")
+    for name in ("wide", "small"):
+        (photos / f"{name}.txt").write_text(name)
+    command = ["data", "build", f"--source=folder:{photos}", "--name=copy", "--px=16"]
+    assert main.run([*command, f"--output={tmp_path / 'out'}"]) == 0
+    source = sources.open_source(f"tfds:{tmp_path / 'out' / 'copy'}")
+    found = {source[i].caption: source[i].image for i in range(2)}
+    assert found["small"] == (photos / "small.png").read_bytes()
+    copy = np.asarray(Image.open(io.BytesIO(found["wide"])), int)
+    assert copy.shape == (16, 32, 3)
+    # JPEG of quality 95, away from the edge.
+    assert np.abs(copy[:, 20:] - (200, 100, 50)).max() <= 3
+    assert np.abs(copy[:, :12]).max() <= 3
+
+
+def test_a_check_lists_what_cannot_be_used_and_what_comes_twice(pictures, capsys):
+    (pictures / "7.png").write_bytes((pictures / "0.png").read_bytes()[:50])
+    (pictures / "7.txt").write_text("cut")
+    (pictures / "8.png").write_bytes((pictures / "1.png").read_bytes())
+    (pictures / "8.txt").write_text("shade 1")
+    (pictures / "9.png").write_bytes((pictures / "2.png").read_bytes())
+    (pictures / "9.txt").write_text("another caption")
+    (pictures / "5.txt").write_text("  ")
+    command = ["data", "check", f"folder:{pictures}", "--px=16"]
+    assert main.run([*command, "--max_bad_frac=0.3"]) == 0
+    lines = capsys.readouterr().out.splitlines()
+    assert lines[0] == "5.png: empty caption"
+    assert lines[1].startswith("7.png: broken image")
+    assert lines[2:] == [
+        "7 of 9 records can be used",
+        "short side of the pictures: 8 to 8, median 8 px",
+        "7 pictures are smaller than 16 px",
+        "captions: 7 to 15, median 7 characters",
+        "8.png: the same picture and caption as 1.png",
+        "1 duplicates; 1 pictures come again with another caption",
+    ]
+    # The rule of training: two of nine are more than a hundredth.
+    assert main.run(command) == 2
+    assert "2 of 9 records cannot be used" in capsys.readouterr().err
+
+
+def test_a_check_counts_captions_that_the_context_cuts(tmp_path, pictures, capsys):
+    tokenizer = small_runs.write_tokenizer(tmp_path / "tokenizer")
+    (pictures / "0.txt").write_text("shade " * 12)
+    flags = [f"--tokenizer={tokenizer}", "--context=20"]
+    assert main.run(["data", "check", f"folder:{pictures}", *flags]) == 0
+    assert "tokens; 1 are cut at 20" in capsys.readouterr().out
 
 
 def test_a_stopped_tokenizer_is_not_written(tmp_path, pictures, signal_at, monkeypatch):

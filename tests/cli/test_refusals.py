@@ -22,7 +22,9 @@ NEAREST = 'Did you mean "learning_rate" instead of "learning_rte"?'
 @pytest.mark.parametrize(
     ("argv", "named"),
     [
-        (["trian"], "'trian' is not a verb; use one of quickstart, plan"),
+        (["trian"], "'trian' is not a verb; did you mean 'train'?"),
+        (["xyz"], "'xyz' is not a verb; the verbs are quickstart, plan"),
+        (["help", "trian"], "did you mean 'train'?"),
         (["train"], "--config is missing"),
         (["train", "--confg=x.py"], "confg"),
         (["train", "runs/base"], "'runs/base' is no flag"),
@@ -38,8 +40,10 @@ NEAREST = 'Did you mean "learning_rate" instead of "learning_rte"?'
         (["export", "a", "b"], "2 workdirs given"),
         (["export", "absent"], "absent has no config.json"),
         (["export", "absent", "--dtype=float8"], "dtype"),
-        (["data"], "give one of build, tokenizer, emoji"),
-        (["data", "clean"], "give one of build, tokenizer, emoji"),
+        (["data"], "the verbs are data build, data check, data tokenizer"),
+        (["data", "chek"], "did you mean 'data check'?"),
+        (["data", "check"], "0 sources given"),
+        (["data", "check", "folder:absent"], "absent"),
         (["data", "build"], "--output is missing"),
         (["data", "build", "--output=o"], "--source is missing"),
         (["data", "build", "--output=o", "--source=cubes:1"], "cubes:1"),
@@ -263,10 +267,23 @@ def test_pictures_and_masks_that_do_not_fit_are_named(refused, workdir, tmp_path
         ("picture.png", "small.png", "mask"),
         ("picture.png", "absent.png", "absent.png"),
         ("text.png", "small.png", "text.png"),
-        ("picture.png", "picture.png", "inpaint"),  # the model cannot
+        ("picture.png", "picture.png", "--mask_from"),  # nothing is white
     ):
         line = refused(*ask, f"--image={image}", f"--mask={mask}")
         assert named in line.removeprefix("glide inpaint: ")
+
+
+def test_a_model_that_cannot_inpaint_is_named(workdir, tmp_path, capsys):
+    hole = np.zeros((8, 8), np.uint8)
+    Image.fromarray(hole).save(tmp_path / "picture.png")
+    hole[2:4] = 255
+    Image.fromarray(hole).save(tmp_path / "hole.png")
+    flags = [f"--image={tmp_path}/picture.png", f"--mask={tmp_path}/hole.png"]
+    ask = ["inpaint", f"--base={workdir / 'bundle'}", "--prompt=x", "--output=o"]
+    assert main.run([*ask, *flags]) == 2
+    captured = capsys.readouterr()
+    assert captured.out == "mask: 25% of 8x8 is repainted (white)\n"
+    assert "inpaint" in captured.err.removeprefix("glide inpaint: ")
 
 
 def test_settings_of_an_experiment_that_fit_no_section_are_named(refused, tmp_path):
