@@ -145,16 +145,18 @@ class Write:
 
     def _fail(self, reason: str) -> str:
         """Frees the space that the write took; the failure in one line, logged."""
+        where = f"checkpoint step {self.step} in {self._directory} was not written"
         failure = (
-            f"checkpoint step {self.step} in {self._directory} was not written "
-            f"({reason}); the steps before it are as they were; make room or mend the "
-            "folder's permissions"
+            f"{where} ({reason}); the steps before it are as they were; make room or "
+            "mend the folder's permissions"
         )
+        with items.Attempt() as attempt:
+            self._check_writer()
+        if attempt.error:
+            failure = f"{where}: {attempt.error}"
         if self._peers.index == 0:
-            with items.Attempt() as attempt:
-                self._check_writer()
-            # Else another run may write into a folder of this name.
-            if not attempt.reason:
+            # Another run that has the folder may write into one of this name.
+            if not attempt.error:
                 shutil.rmtree(self._folder, ignore_errors=True)
             logger.error(failure)
         return failure

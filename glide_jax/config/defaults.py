@@ -101,7 +101,7 @@ class DataConfig:
     flip_prob: float = 0.0  # captions say left and right, so never by default (ours)
     num_threads: int = 2  # decoding threads of each process
     prefetch_batches: int = 4
-    max_bad_frac: float = 0.01  # unreadable records before the run stops (ours)
+    max_bad_frac: float = 0.01  # share of bad records that stops a run (ours)
 
 
 @dataclass(frozen=True)

@@ -207,12 +207,14 @@ class FolderLock(contextlib.AbstractContextManager):
 
     def _is_stale(self, holder: holders.Holder) -> bool:
         """Whether the record is old by the disk's clock, or was watched so long."""
+        path = self._folder / LOCK
         try:
-            os.utime(self._folder / LOCK)
-            now = (self._folder / LOCK).stat().st_mtime
-            touched = self._record.stat().st_mtime
+            os.utime(path)
         except FileNotFoundError:  # the holder has ended just now
-            return False
+            raise
+        except OSError:  # no times can be set, and watching decides
+            pass
+        now, touched = path.stat().st_mtime, self._record.stat().st_mtime
         sign = f"{holder.token} {touched}"
         if sign != self._seen[0]:
             self._seen = (sign, time.monotonic())
@@ -228,22 +230,14 @@ class FolderLock(contextlib.AbstractContextManager):
             return False
         is_same = holders.read(aside) == holder
         if not is_same:  # another process was faster, and has the lock
-            with contextlib.suppress(OSError):
-                os.link(aside, self._record)
+            _link(aside, self._record)
         aside.unlink()
         return is_same
 
     def _publish(self) -> bool:
         """Writes the record of this process, unless there is one."""
-        own = holders.describe(self._folder, self._has_kernel_lock)
-        text = own.to_json()
-        self._tried = own
-        draft = self._record.with_name(f"{RECORD}.{own.token}")
-        try:
-            draft.write_text(text)
-            _create(self._record, draft, text)
-        finally:
-            draft.unlink(missing_ok=True)
+        self._tried = own = holders.describe(self._folder, self._has_kernel_lock)
+        _create(self._record, own)
         # Of two that are told of success by an object store, the last one has it.
         if holders.read(self._record) != own:
             return False
@@ -259,13 +253,16 @@ class FolderLock(contextlib.AbstractContextManager):
         try:
             holder = holders.read(self._record)
             if holder is None:  # somebody removed it, and did not take the lock
-                text = self._own.to_json()
-                with self._record.open("x") as file:
-                    file.write(text)
+                _create(self._record, self._own)
+            elif holder is holders.UNKNOWN:  # somebody or a full disk damaged it
+                self._record.write_text(self._own.to_json())
             elif holder != self._own:
                 self._lost_to = str(holder)
                 return
-            os.utime(self._record)
+            try:
+                os.utime(self._record)
+            except OSError:  # some object stores set no times
+                self._record.write_text(self._own.to_json())
             self._renewed = _now()
         except OSError as error:
             # The disk is away or full: whoever can see it may take the lock over.
@@ -290,15 +287,25 @@ class FolderLock(contextlib.AbstractContextManager):
         self._file, self._has_kernel_lock = None, False
 
 
-def _create(record: pathlib.Path, draft: pathlib.Path, text: str) -> None:
-    """Gives the draft's content the record's name, unless that is taken."""
+def _create(record: pathlib.Path, own: holders.Holder) -> None:
+    """Writes the record, unless there is one; whole or not at all where it can."""
+    draft = record.with_name(f"{record.name}.{own.token}")
     try:
-        os.link(draft, record)  # whole or not at all, on NFS as well
+        draft.write_text(own.to_json())
+        _link(draft, record)
+    finally:
+        draft.unlink(missing_ok=True)
+
+
+def _link(file: pathlib.Path, name: pathlib.Path) -> None:
+    """Gives the file a second name, unless that is taken."""
+    try:
+        os.link(file, name)  # atomic, on NFS as well
     except FileExistsError:
         pass
     except OSError:  # no links, as in object stores
-        with contextlib.suppress(FileExistsError), record.open("x") as file:
-            file.write(text)
+        with contextlib.suppress(FileExistsError), name.open("x") as copy:
+            copy.write(file.read_text())
 
 
 def _identity(file: pathlib.Path | int) -> tuple[int, int]:

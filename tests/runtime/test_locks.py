@@ -229,13 +229,35 @@ def test_a_writer_that_was_suspended_reads_the_record_before_it_writes(
             taken.check()
 
 
-def test_a_record_that_was_removed_is_written_again(tmp_path):
+@pytest.mark.parametrize("text", [None, "", "no JSON"])
+def test_a_record_that_was_removed_or_damaged_is_written_again(tmp_path, text):
+    path = tmp_path / locks.RECORD
     with lock(tmp_path, beat_secs=0.05) as taken:
-        before = (tmp_path / locks.RECORD).read_text()
-        (tmp_path / locks.RECORD).unlink()
+        before = path.read_text()
+        path.unlink()
+        if text is not None:
+            path.write_text(text)
         time.sleep(0.3)
-        assert (tmp_path / locks.RECORD).read_text() == before
+        assert path.read_text() == before
         taken.check()
+
+
+def test_a_disk_that_sets_no_times_gets_signs_of_life_too(tmp_path, monkeypatch):
+    def refuse(*_):
+        raise OSError(95, "Operation not supported")
+
+    path = tmp_path / locks.RECORD
+    monkeypatch.setattr(locks.os, "utime", refuse)
+    with lock(tmp_path, beat_secs=0.05):
+        before = path.stat().st_mtime_ns
+        time.sleep(0.3)
+        assert path.stat().st_mtime_ns > before
+    # And a record that gives none is replaced after it was watched so long.
+    monkeypatch.undo()
+    write_record(tmp_path)
+    monkeypatch.setattr(locks.os, "utime", refuse)
+    with lock(tmp_path, stale_secs=0.5, beat_secs=0.1):
+        pass
 
 
 def test_a_file_system_without_locks_and_links_has_one_writer_too(
