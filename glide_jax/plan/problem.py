@@ -16,7 +16,7 @@ from glide_jax.config.defaults import Config
 from glide_jax.models import build
 from glide_jax.parallel import mesh as meshes
 from glide_jax.plan import topology as topologies
-from glide_jax.train import abstract, objectives
+from glide_jax.train import abstract
 from glide_jax.train.state import TrainState
 
 
@@ -72,13 +72,12 @@ def make_problem(config: Config, topology: topologies.Topology) -> Problem:
     mesh = meshes.make_abstract_mesh(mesh_config, topology.num_devices, slices)
     spans = topologies.spans(mesh_config, mesh, topology)
     abstract.check_fits(config, mesh)
-    state = abstract.abstract_state(config, objectives.make_objective(config, pad_id=0))
-    where = abstract.place_state(config, state, mesh)
+    placed = abstract.place(config, mesh)
     return Problem(
         config=config,
         topology=topology,
         mesh=mesh,
         spans=spans,
-        state=abstract.with_places(state, where),
+        state=abstract.with_places(placed.state, placed.where),
         batch=abstract.abstract_batch(config, mesh),
     )
