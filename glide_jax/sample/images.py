@@ -153,13 +153,15 @@ def read_image(path: str | pathlib.Path, name: str = "") -> Pixels:
     return np.asarray(picture_files.read(path, name))
 
 
-def read_mask(path: str | pathlib.Path) -> Mask:
-    """A mask file as `Glide.inpaint` takes it, 1 = known; see `mask_files.read`.
+def read_mask(path: str | pathlib.Path, reading: str | None = None) -> Mask:
+    """A mask file as `Glide.inpaint` takes it, 1 = known.
+
+    `reading` is what --mask_from names; see `mask_files.read`.
 
     Raises:
         UserError: As `mask_files.read`.
     """
-    return mask_files.read(path).known
+    return mask_files.read(path, reading).known
 
 
 def write_png(

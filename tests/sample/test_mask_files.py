@@ -237,3 +237,5 @@ def test_a_mask_is_turned_upright_like_its_picture(read, tmp_path):
     np.testing.assert_array_equal(mask.known == 0, np.rot90(REGION, -1))
     known = images.read_mask(tmp_path / "turned.png")
     np.testing.assert_array_equal(known, mask.known)
+    known = images.read_mask(tmp_path / "turned.png", "black")
+    np.testing.assert_array_equal(known, 1 - mask.known)
