@@ -55,7 +55,9 @@ def run(fv: flags.FlagValues, args: list[str]) -> int:
             "--extend=LEFT,TOP,RIGHT,BOTTOM"
         )
     if fv.mask_from and not fv.mask:
-        raise UserError(f"--mask_from={fv.mask_from} reads a --mask, and none is given")
+        raise UserError(
+            f"--mask_from={fv.mask_from} is for a mask, and no --mask is given"
+        )
     prompts = sampling.read_prompts(fv)
     image = images.read_image(fv.image, "--image")
     asked = [prompt for prompt in prompts for _ in range(fv.num_images)]

@@ -208,8 +208,8 @@ def from_pillow(image: Image.Image, name: str) -> Image.Image:
     """
     if image.mode == "F" or (image.mode == "I" and image.format is None):
         raise errors.UserError(
-            f"{name} has a picture of mode {image.mode!r}, whose range is unknown;"
-            " convert it to mode 'L' (0 to 255) or 'I;16' (0 to 65535)"
+            f"{name}: a picture has mode {image.mode!r}, whose range is unknown; give"
+            " mode 'L' (0 to 255) or 'I;16' (0 to 65535)"
         )
     try:
         image.load()
@@ -219,7 +219,7 @@ def from_pillow(image: Image.Image, name: str) -> Image.Image:
     except (*BROKEN, *_BOMB) as error:
         reason, fault = _detail(error), error
     raise errors.UserError(
-        f"{name} has a picture that cannot be read ({reason}); give another"
+        f"{name}: a picture cannot be read ({reason}); give another"
     ) from fault
 
 

@@ -15,15 +15,14 @@ _MAX_EXIF_BYTES = 1 << 20
 _PNG = b"\x89PNG\r\n\x1a\n"
 # ImageMagick keeps the EXIF of a JPEG here, in hexadecimal.
 _RAW_EXIF = b"Raw profile type exif\0"
-_TRANSPARENCY = b"tRNS"
-_ADOBE = 0xEE
+_TRANSPARENCY, _END = b"tRNS", b"IEND"
 # The start of what is kept of a JPEG segment, and the least size at which Pillow reads
 # it. Pixels depend on the first and the last of them: they say how colours are coded.
 _JPEG_KEPT = {
     0xE0: (b"JFIF\0", 14),
     0xE1: (b"Exif\0\0", 14),
     0xE2: (b"ICC_PROFILE\0", 15),
-    _ADOBE: (b"Adobe", 12),
+    0xEE: (b"Adobe", 12),
 }
 _COMMENT = 0xFE
 
@@ -58,22 +57,22 @@ def _split_png(content: bytes) -> tuple[bytes, dict[str, Any]]:
         # An upper-case first letter marks the chunks that pixels are made of. Those of
         # an animation are not among them: what remains is its first frame.
         if kind[:1].isupper() or kind == _TRANSPARENCY:
-            if (
-                zlib.crc32(view[at + 4 : end - 4]).to_bytes(4, "big")
-                != view[end - 4 : end]
-            ):
-                raise SyntaxError(f"the checksum of chunk {kind} is wrong")
+            _check_sum(view[at + 4 : end], kind)
             kept.append(view[at:end])
         else:
             _read_ancillary(kind, bytes(view[at + 8 : end - 4]), found)
         at = end
-        if kind == b"IEND":
+        if kind == _END:
             break
-    else:
-        end = at
-    # A chunk that is cut off.
-    kept.append(view[at:] if end > len(content) else b"")
+    # Nothing, or a chunk that is cut off.
+    kept.append(view[at:])
     return b"".join(kept), found
+
+
+def _check_sum(chunk: memoryview, kind: bytes) -> None:
+    """Raises SyntaxError if the last four bytes are not the checksum of the others."""
+    if kind != _END and zlib.crc32(chunk[:-4]).to_bytes(4, "big") != chunk[-4:]:
+        raise SyntaxError(f"the checksum of chunk {kind.decode('latin-1')} is wrong")
 
 
 def _read_ancillary(kind: bytes, data: bytes, found: dict[str, Any]) -> None:

@@ -9,7 +9,7 @@ from __future__ import annotations
 import dataclasses
 import math
 import pathlib
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from typing import Any
 
 import jax
@@ -34,7 +34,7 @@ from glide_jax.sample import images as images_lib
 from glide_jax.sample import prompts as prompts_lib
 from glide_jax.sample import run as run_lib
 
-Prompts = prompts_lib.Prompt | Sequence[prompts_lib.Prompt]
+Prompts = prompts_lib.Prompt | Iterable[prompts_lib.Prompt]
 
 
 class Glide:

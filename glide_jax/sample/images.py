@@ -65,15 +65,15 @@ def _known(mask: Image.Image) -> np.ndarray:
     """(H, W) bool."""
     if mask.has_transparency_data and mask.convert("RGBA").getextrema()[3][0] < 255:
         raise errors.UserError(
-            "masks have a picture that is transparent somewhere, and whether that is"
-            " known is unclear; give mode 'L', or read the file by read_mask"
+            "masks: a picture is transparent somewhere, and whether that is known is"
+            " unclear; give mode 'L', or read the file by read_mask"
         )
     levels = np.asarray(picture_files.from_pillow(mask, "masks").convert("L"))
     known = levels >= 128
     if known.all() or not known.any():
         raise errors.UserError(
-            f"masks have a picture of levels {levels.min()} to {levels.max()}; from 128"
-            " on they are known, below they are repainted, and both have to occur"
+            f"masks: a picture has levels {levels.min()} to {levels.max()}; from 128 on"
+            " they are known, below they are repainted, and both have to occur"
         )
     return known
 
@@ -153,13 +153,15 @@ def read_image(path: str | pathlib.Path, name: str = "") -> Pixels:
     return np.asarray(picture_files.read(path, name))
 
 
-def read_mask(path: str | pathlib.Path) -> Mask:
-    """A mask file as `Glide.inpaint` takes it, 1 = known; see `mask_files.read`.
+def read_mask(path: str | pathlib.Path, reading: str | None = None) -> Mask:
+    """A mask file as `Glide.inpaint` takes it, 1 = known.
+
+    `reading` is what --mask_from names; see `mask_files.read`.
 
     Raises:
         UserError: As `mask_files.read`.
     """
-    return mask_files.read(path).known
+    return mask_files.read(path, reading).known
 
 
 def write_png(

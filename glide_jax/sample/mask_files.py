@@ -177,7 +177,7 @@ def _is_photo(rgb: np.ndarray, opaque: np.ndarray, picture: Pixels | None) -> bo
     if is_paint and not _has_few_colours(picture.reshape(-1, 3)):
         return False
     away = np.abs(rgb.astype(np.int16) - picture).max(axis=-1)
-    return (away[opaque] <= _COPY_LEVELS).mean() >= _COPY_SHARE
+    return bool((away[opaque] <= _COPY_LEVELS).mean() >= _COPY_SHARE)
 
 
 def _has_few_colours(colours: np.ndarray) -> bool:
@@ -185,7 +185,7 @@ def _has_few_colours(colours: np.ndarray) -> bool:
     # 32 levels of each channel: shades of one stroke fall together.
     red, green, blue = (colours >> 3).astype(np.int32).T
     counts = np.sort(np.bincount(red << 10 | green << 5 | blue))
-    return counts[-_FEW_COLOURS:].sum() >= _FEW_SHARE * len(colours)
+    return bool(counts[-_FEW_COLOURS:].sum() >= _FEW_SHARE * len(colours))
 
 
 def _range(values: np.ndarray) -> str:

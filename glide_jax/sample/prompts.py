@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import numbers
 from collections.abc import Iterable, Mapping, Sequence, Set
+from typing import Any
 
 import numpy as np
 
@@ -17,7 +18,7 @@ from glide_jax.text import tokenizers
 Prompt = str | Mapping[str, float]
 
 
-def as_prompts(prompts: Prompt | Iterable[Prompt], num_images: int) -> list[Prompt]:
+def as_prompts(prompts: Any, num_images: int | np.integer) -> list[Prompt]:
     """A list of prompts, each `num_images` times over.
 
     Args:
@@ -37,7 +38,7 @@ def as_prompts(prompts: Prompt | Iterable[Prompt], num_images: int) -> list[Prom
     return [prompt for prompt in found for _ in range(num_images)]
 
 
-def _listed(prompts: Prompt | Iterable[Prompt]) -> list[Prompt]:
+def _listed(prompts: Any) -> list[Any]:
     """Raises UserError for what has no order, or more than one dimension."""
     ndim = getattr(prompts, "ndim", 1)
     if ndim not in (0, 1):
@@ -57,9 +58,9 @@ def _listed(prompts: Prompt | Iterable[Prompt]) -> list[Prompt]:
     return list(prompts)
 
 
-def _as_prompt(prompt: Prompt) -> Prompt:
+def _as_prompt(prompt: Any) -> Prompt:
     if isinstance(prompt, str):
-        # Also numpy's own kind of text.
+        # numpy has a class of its own for texts, and others for numbers.
         return str(prompt)
     if not isinstance(prompt, Mapping):
         raise errors.UserError(
@@ -67,10 +68,10 @@ def _as_prompt(prompt: Prompt) -> Prompt:
             " them"
         )
     _check_blend(prompt)
-    return prompt
+    return {str(text): float(weight) for text, weight in prompt.items()}
 
 
-def as_sources(asked: Prompt | Iterable[Prompt], count: int) -> list[Prompt]:
+def as_sources(asked: Any, count: int) -> list[Prompt]:
     """What each of `count` pictures shows: one prompt of each, or one for all.
 
     Raises:
@@ -139,7 +140,7 @@ def _warn_if_cut(model: restore.SampleModel, text: str, context: int) -> None:
         )
 
 
-def _check_blend(blend: Mapping[str, float]) -> None:
+def _check_blend(blend: Mapping[Any, Any]) -> None:
     if not blend:
         raise errors.UserError("a blend names no prompt; give {prompt: weight, ...}")
     for text, weight in blend.items():

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from typing import Any
 
 import numpy as np
@@ -52,7 +52,7 @@ class Run:
     def __init__(
         self,
         models: Sequence[restore.SampleModel | None],
-        asked: prompts.Prompt | Sequence[prompts.Prompt],
+        asked: prompts.Prompt | Iterable[prompts.Prompt],
         num_images: int,
         options: dict[str, Any],
         *,

@@ -3,12 +3,20 @@
 from __future__ import annotations
 
 import io
+import pathlib
 import struct
 import zlib
 
 import numpy as np
 from PIL import Image
 
+from glide_jax.data import picture_files, schema, transforms
+from glide_jax.sample import images
+
+NOISE = np.random.default_rng(0).integers(0, 256, (24, 20, 4), np.uint8)
+RGBA = Image.fromarray(NOISE)
+RGB = RGBA.convert("RGB")
+GRAY = RGBA.convert("L")
 # CIE xy of the red, green, and blue primaries; all have the white of D65.
 PRIMARIES = {
     "sRGB": ((0.64, 0.33), (0.30, 0.60), (0.15, 0.06)),
@@ -138,3 +146,34 @@ def cmyk_profile() -> bytes:
     lut = struct.pack(">4sI4B", b"mft1", 0, 4, 3, 2, 0)
     lut += identity + ramp * 4 + table + ramp * 3
     return _profile(b"CMYK", {b"A2B0": lut}, b"Lab ")
+
+
+def _doors(content: bytes, folder: pathlib.Path) -> dict[str, np.ndarray]:
+    """The pixels that training, a flag's file, and a Pillow picture come to."""
+    path = folder / "picture"
+    path.write_bytes(content)
+    example = schema.Example(content, "a picture", "key")
+    with Image.open(path) as opened:
+        return {
+            "training": np.asarray(transforms.decode(example)),
+            "file": images.read_image(path),
+            "Pillow": images.as_pixels(opened)[0],
+        }
+
+
+def read(content: bytes, folder: pathlib.Path) -> np.ndarray:
+    """The pixels of every door, found the same."""
+    found = _doors(content, folder)
+    for pixels in found.values():
+        np.testing.assert_array_equal(pixels, found["training"])
+    return found["training"]
+
+
+def colour(content: bytes, folder: pathlib.Path) -> tuple[int, ...]:
+    """The first pixel, as `read`."""
+    return tuple(read(content, folder)[0, 0].tolist())
+
+
+def decode(content: bytes) -> np.ndarray:
+    """The pixels on white."""
+    return np.asarray(picture_files.on_white(picture_files.decode(content, "key")))

@@ -51,7 +51,10 @@ def samples(tmp_path):
     pixels = random_pixels(3, seed=1)
     pixels[1] = random_pixels(COUNT)[7]
     names = [f"{i:06d}.png" for i in range(3)]
-    entries = [{"file": name, "prompt": f"prompt {name}"} for name in names]
+    entries = [
+        {"index": i, "file": name, "prompt": f"prompt {name}"}
+        for i, name in enumerate(names)
+    ]
     folder = tmp_path / "samples"
     images.write_all(folder, list(zip(names, pixels, strict=True)), {"images": entries})
     return sample_folder.read(str(folder))

@@ -114,6 +114,9 @@ def folders(tmp_path):
     remark.add_text("model", "cfg")
     marked = Image.open(tmp_path / "cfg" / "000000.png")
     marked.save(tmp_path / "cfg" / "000000.png", dpi=(72, 72), pnginfo=remark)
+    # Every other picture carries what `glide sample` writes into it.
+    with Image.open(tmp_path / "clip" / "000000.png") as picture:
+        assert picture.text.keys() == {"prompt", "glide_jax"}
     return dict(zip(("cfg", "clip"), map(sample_folder.read, paths), strict=True))
 
 

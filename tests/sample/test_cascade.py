@@ -106,11 +106,12 @@ def test_progress_counts_every_image_of_every_stage_once(both):
     assert sum(finished) == len(PROMPTS) * both.num_stages
 
 
-def test_an_all_known_mask_returns_the_picture(inpainter):
+@pytest.mark.parametrize(("value", "extent"), [(1, "nothing"), (0, "everything")])
+def test_a_mask_that_leaves_no_work_or_no_picture_is_refused(inpainter, value, extent):
     pictures = make_pictures(2, 16)
-    result = inpainter.inpaint(pictures, np.ones((2, 8, 8)), PROMPTS[:2])
-    np.testing.assert_array_equal(result.images, pictures)
-    np.testing.assert_array_equal(result.base_images, images.resize(pictures, 8))
+    masks = np.stack([np.eye(8), np.full((8, 8), value)])
+    with pytest.raises(errors.UserError, match=f"mask 1 is {value} .*{extent}"):
+        inpainter.inpaint(pictures, masks, PROMPTS[:2])
 
 
 def test_known_pixels_are_kept_and_the_rest_is_drawn(inpainter):
@@ -320,12 +321,12 @@ def test_no_prompts_are_refused(both):
 
 
 def test_pictures_and_masks_of_the_wrong_size_are_refused(both, inpainter):
-    pictures, masks = make_pictures(1, 16), np.ones((1, 8, 8))
+    pictures, masks = make_pictures(1, 16), np.eye(8)[None]
     for wrong, named in (
         ((pictures, np.ones((1, 5, 5))), "masks have shape"),
         ((pictures, np.ones((2, 8, 8))), "masks have shape"),
         ((pictures[:, :10], masks), "16 x 10 pixels"),
-        ((pictures, 255 * masks), "masks range from 255"),
+        ((pictures, 255 * masks), "masks range from 0 to 255"),
         ((pictures / 255, masks), "images are float64"),
         ((pictures, 0.5 * masks), "0 elsewhere"),
     ):

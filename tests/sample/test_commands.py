@@ -12,6 +12,8 @@ from PIL import Image
 
 from glide_jax import lifecycle, progress
 from glide_jax.cli import main
+from glide_jax.cli import sample as sample_verb
+from glide_jax.config import defaults
 from glide_jax.sample import images
 
 
@@ -96,7 +98,7 @@ def test_captions_of_a_source_are_drawn_beside_its_pictures(sample, tmp_path, ca
     assert not (tmp_path / "two").exists()
 
 
-def test_inpainting_keeps_what_the_mask_leaves_black(bundles, tmp_path):
+def test_inpainting_keeps_what_the_mask_leaves_black(bundles, tmp_path, capsys):
     picture = np.random.default_rng(0).integers(0, 256, (16, 16, 3), np.uint8)
     mask = np.zeros((16, 16), np.uint8)
     mask[:, 8:] = 255
@@ -124,6 +126,67 @@ def test_inpainting_keeps_what_the_mask_leaves_black(bundles, tmp_path):
     assert not np.array_equal(first, second)
     record = json.loads((tmp_path / "out" / "samples.json").read_text())
     assert record["mask"]["file"].endswith("mask.png")
+    read_as = "50% of 16x16 is repainted (white)"
+    assert record["mask"]["read_as"] == read_as
+    assert capsys.readouterr().out.splitlines()[0] == f"mask: {read_as}"
+    with Image.open(tmp_path / "out" / "000001_base.png") as base:
+        assert base.text["prompt"] == "a big r circle"
+        made = json.loads(base.text["glide_jax"])
+    assert (made["verb"], made["index"]) == ("inpaint", 1)
+    assert made["settings"] == record["settings"]
+
+
+def write_labels(folder):
+    """The label 1 on a ground of 0, as programs that segment write it."""
+    labels = np.zeros((16, 16), np.uint8)
+    labels[2:14, 2:14] = 1
+    Image.fromarray(labels).save(folder / "labels.png")
+
+
+@pytest.mark.parametrize(
+    ("flags", "named"),
+    [
+        (["--mask=labels.png"], "values 0 to 1; white is 255"),
+        (["--mask=labels.png", "--mask_from=black"], "everything would be repainted"),
+        (["--mask=photo.png", "--mask_from=alpha"], "opacity 255 to 255"),
+        (["--mask=photo.png", "--mask_from=grey"], "--mask_from"),
+        (["--mask=absent.png"], "--mask=absent.png cannot be read"),
+        (["--extend=0,0,8,0", "--mask_from=white"], "no --mask is given"),
+    ],
+)
+def test_a_mask_that_cannot_be_followed_is_one_line_before_any_work(
+    flags, named, tmp_path, capsys, monkeypatch
+):
+    monkeypatch.chdir(tmp_path)
+    write_labels(tmp_path)
+    Image.fromarray(np.full((16, 16, 3), 90, np.uint8)).save("photo.png")
+    flags = [*flags, "--base=absent", "--image=photo.png", "--prompt=x", "--output=o"]
+    assert main.run(["inpaint", *flags]) == 2
+    output = capsys.readouterr()
+    assert len(output.err.strip().splitlines()) == 1, output.err
+    assert named in output.err
+    assert not output.out
+    assert not (tmp_path / "o").exists()
+
+
+def test_a_contact_sheet_says_never_trained_on_only_where_that_is_known():
+    def config(sources, validation, init_from=""):
+        return defaults.Config(
+            data=defaults.DataConfig(sources=sources, validation_sources=validation),
+            train=defaults.TrainConfig(init_from=init_from),
+        )
+
+    world, photos = ("shapes:quickstart",), ("folder:photos",)
+    unseen = config(world, world)
+    assert sample_verb._title(*world, [unseen, unseen]) == "Captions never trained on"
+    for spec, configs in (
+        (photos, [config(world, photos)]),  # may hold the same files
+        (world, [unseen, config(photos, world)]),
+        (world, [config((*world, *photos), world)]),
+        (world, [config(world, world, init_from="runs/base")]),
+        (world, [config(world, ())]),  # as in converted bundles
+    ):
+        assert sample_verb._title(*spec, configs) == f"Captions of {spec[0]}"
 
 
 def test_a_picture_is_continued_beyond_its_sides(bundles, tmp_path):

@@ -24,23 +24,6 @@ def test_values_out_of_range_are_clipped():
     np.testing.assert_array_equal(pixels[0, 0, :, 0], [0, 0, 128, 255, 255])
 
 
-def test_white_in_a_mask_is_what_is_repainted(tmp_path):
-    drawn = np.zeros((4, 6), np.uint8)
-    drawn[:, 3:] = 255
-    Image.fromarray(drawn).save(tmp_path / "mask.png")
-    known = images.read_mask(tmp_path / "mask.png")
-    np.testing.assert_array_equal(known, (drawn == 0).astype(np.float32))
-
-
-def test_a_hole_in_a_picture_is_what_is_repainted_whatever_its_colours(tmp_path):
-    picture = np.full((4, 4, 4), 255, np.uint8)
-    picture[0, 0, 3] = 0
-    Image.fromarray(picture).save(tmp_path / "hole.png")
-    known = images.read_mask(tmp_path / "hole.png")
-    assert known[0, 0] == 0
-    assert known.sum() == 15
-
-
 def test_a_reduced_mask_knows_only_what_was_wholly_known():
     mask = np.ones((16, 16), np.float32)
     mask[5, 9] = 0
@@ -91,8 +74,55 @@ def test_the_record_is_json_with_versions(tmp_path):
     assert {"jax", "glide_jax"} <= record["versions"].keys()
 
 
-def test_files_that_are_no_pictures_are_refused_by_name(tmp_path):
-    (tmp_path / "text.png").write_text("no picture")
-    for name in ("text.png", "absent.png"):
-        with pytest.raises(errors.UserError, match=name):
-            images.read_image(tmp_path / name)
+@pytest.mark.parametrize(
+    "prompt", ["a red circle", "ein grüner Kreis", "赤い円 🔴", {"a": 0.7, "円": 0.3}]
+)
+def test_a_picture_carries_its_prompt_and_settings(prompt, tmp_path):
+    pixels = np.random.default_rng(0).integers(0, 256, (5, 7, 3), np.uint8)
+    entry = {"index": 3, "prompt": prompt, "file": "3.png", "base_file": "3_base.png"}
+    record = {
+        "verb": "sample",
+        "bundles": {"base": {"folder": "/home/someone/base", "digest": "d1"}},
+        "settings": {"seed": 7},
+        "images": [entry],
+    }
+    named = [(name, pixels) for name in ("3.png", "3_base.png", "grid.png")]
+    images.write_all(tmp_path, named, record)
+    for name in ("3.png", "3_base.png"):
+        with Image.open(tmp_path / name) as picture:
+            text = picture.text
+        asked = prompt if isinstance(prompt, str) else json.loads(text["prompt"])
+        assert asked == prompt
+        assert isinstance(prompt, dict) or text["prompt"] == prompt
+        found = json.loads(text["glide_jax"])
+        assert found.pop("version")
+        assert found == {
+            "verb": "sample",
+            "index": 3,
+            "settings": {"seed": 7},
+            "bundles": {"base": "d1"},
+        }
+        np.testing.assert_array_equal(images.read_image(tmp_path / name), pixels)
+    with Image.open(tmp_path / "grid.png") as picture:
+        assert picture.text == {}
+
+
+def test_masks_of_pillow_are_known_where_they_are_light():
+    drawn = np.zeros((4, 6), np.uint8)
+    drawn[:, 3:] = 255
+    deep = Image.fromarray(drawn.astype(np.uint16) * 257)
+    for mask in (Image.fromarray(drawn), Image.fromarray(drawn > 0), deep):
+        np.testing.assert_array_equal(images.as_masks(mask), drawn[None] > 0)
+
+
+@pytest.mark.parametrize(
+    ("mask", "named"),
+    [
+        (Image.new("RGBA", (4, 4), (0, 0, 0, 9)), "transparent somewhere"),
+        (Image.fromarray(np.eye(4, dtype=np.uint8)), "levels 0 to 1"),
+        (Image.new("L", (4, 4), 255), "levels 255 to 255"),
+    ],
+)
+def test_masks_of_pillow_that_say_nothing_are_refused(mask, named):
+    with pytest.raises(errors.UserError, match=named):
+        images.as_masks(mask)

@@ -18,6 +18,46 @@ def test_each_prompt_stands_as_often_as_it_is_asked_for():
     assert prompts.as_prompts(blend, 1) == [blend]
 
 
+class Column:
+    """A column of a table: iterable and indexable, but no Sequence, as in pandas."""
+
+    ndim = 1
+
+    def __init__(self, values):
+        self._values = values
+
+    def __iter__(self):
+        return iter(self._values)
+
+    def __bool__(self):
+        raise ValueError("The truth value of a column is ambiguous")
+
+
+@pytest.mark.parametrize(
+    "asked",
+    [
+        (RED, GREEN),
+        np.array([RED, GREEN]),
+        np.array([RED, GREEN], object),
+        Column([RED, GREEN]),
+        iter([RED, GREEN]),
+        dict(enumerate([RED, GREEN])).values(),
+    ],
+    ids=["tuple", "array", "objects", "column", "iterator", "values"],
+)
+def test_prompts_may_come_in_anything_that_has_an_order(asked):
+    found = prompts.as_prompts(asked, np.int64(1))
+    assert found == [RED, GREEN]
+    assert {type(prompt) for prompt in found} == {str}
+
+
+def test_an_array_of_one_thing_is_one_prompt():
+    assert prompts.as_prompts(np.array(RED), 2) == [RED, RED]
+    assert prompts.as_prompts(np.str_(RED), 1) == [RED]
+    blends = np.array([{RED: np.float32(1)}, GREEN], object)
+    assert prompts.as_prompts(blends, 1) == [{RED: 1.0}, GREEN]
+
+
 @pytest.mark.parametrize(
     ("asked", "count", "named"),
     [
@@ -26,6 +66,14 @@ def test_each_prompt_stands_as_often_as_it_is_asked_for():
         ({}, 1, "names no prompt"),
         ({RED: -1.0}, 1, "weight -1.0"),
         ([RED, {RED: float("nan")}], 1, "weight nan"),
+        (np.array([]), 1, "no prompts"),
+        (np.array([[RED], [GREEN]]), 1, "2 dimensions"),
+        (np.array([RED, None], object), 1, "None is no prompt"),
+        (Column([RED, float("nan")]), 1, "nan is no prompt"),
+        (np.array([1.5]), 1, "is no prompt"),
+        ({RED, GREEN}, 1, "a set, which has no order"),
+        (RED.encode(), 1, "is no prompt"),
+        (None, 1, "None is no prompt"),
     ],
 )
 def test_what_is_no_prompt_is_refused(asked, count, named):
