@@ -4,6 +4,7 @@ import pathlib
 import re
 
 from setuptools import find_packages, setup
+from setuptools.command.build_py import build_py
 
 HERE = pathlib.Path(__file__).parent
 VERSION = re.search(
@@ -40,6 +41,31 @@ REQUIRES = [
     "tqdm>=4.66,<5",  # progress bars
 ]
 
+# What `glide` reads by name; glide_jax/runtime/project_files.py finds it.
+PROJECT_FILES = (
+    "experiments/configs/*.py",
+    "experiments/sweeps/*.py",
+    "launch/restart.sh",
+    "launch/templates/sweep*",
+)
+
+
+class BuildWithProjectFiles(build_py):
+    """Copies the configurations, sweeps and templates into the wheel."""
+
+    def run(self) -> None:
+        super().run()
+        if self.editable_mode:
+            return  # read from the checkout
+        for pattern in PROJECT_FILES:
+            for path in sorted(HERE.glob(pattern)):
+                target = pathlib.Path(
+                    self.build_lib, "glide_jax", "_project", path.relative_to(HERE)
+                )
+                target.parent.mkdir(parents=True, exist_ok=True)
+                self.copy_file(str(path), str(target))
+
+
 setup(
     name="glide_jax",
     version=VERSION,
@@ -49,6 +75,7 @@ setup(
     license="Apache-2.0",
     python_requires=">=3.11,<3.13",
     packages=find_packages(include=["glide_jax", "glide_jax.*"]),
+    cmdclass={"build_py": BuildWithProjectFiles},
     install_requires=REQUIRES,
     extras_require={
         "gpu": ["jax[cuda13]>=0.10,<0.12"],
@@ -60,9 +87,12 @@ setup(
         "dev": [
             "beartype>=0.20,<1",  # run-time check of array types in tests
             "pytest>=8,<10",
+            "pyyaml>=6,<7",  # tests read model cards and manifests
             "pytest-timeout>=2.3,<3",
             "pytest-xdist>=3.6,<4",  # tests on up to four cores
             "ruff>=0.9,<1",
+            "setuptools>=68",  # a test builds the wheel, with `wheel`
+            "wheel>=0.43",
         ],
     },
     entry_points={"console_scripts": ["glide=glide_jax.cli.main:main"]},

@@ -32,6 +32,8 @@ PARAMS, CONFIG, CARD, MARK = (
     "README.md",
     "bundle.json",
 )
+# Other readers look it up: transformers knows pt, tf, flax and mlx.
+METADATA = {"format": "flax"}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -105,7 +107,7 @@ def _replace_folder(
     ) as scratch:
         fresh = pathlib.Path(scratch) / "new"
         fresh.mkdir()
-        safetensors.numpy.save_file(tensors, fresh / PARAMS)
+        safetensors.numpy.save_file(tensors, fresh / PARAMS, METADATA)
         for name, content in contents.items():
             (fresh / name).parent.mkdir(exist_ok=True)
             (fresh / name).write_bytes(content)
@@ -187,7 +189,7 @@ def _advice(folder: pathlib.Path) -> str:
 
 def tensor_bytes(params: shapes.Params, dtype: Any) -> bytes:
     """Parameters as the content of a safetensors file, floating ones as `dtype`."""
-    return safetensors.numpy.save(_stored_tensors(params, dtype))
+    return safetensors.numpy.save(_stored_tensors(params, dtype), METADATA)
 
 
 def flatten(params: Mapping[str, Any]) -> dict[str, Any]:

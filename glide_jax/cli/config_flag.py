@@ -1,4 +1,4 @@
-"""The flag that names a configuration: PATH or PATH:SIZE, single settings after it."""
+"""The flag that names a configuration: PATH, PATH:SIZE, or NAME:SIZE."""
 
 from __future__ import annotations
 
@@ -7,20 +7,22 @@ from typing import TYPE_CHECKING
 from absl import flags
 
 from glide_jax.errors import UserError
-from glide_jax.runtime import paths
+from glide_jax.runtime import paths, project_files
 
 if TYPE_CHECKING:
     from glide_jax.config import defaults
 
 
 class _LocalFile(flags.ArgumentParser):
-    """Expands the path in PATH or PATH:SIZE before a configuration is read."""
+    """Finds the file of PATH, PATH:SIZE or NAME:SIZE before it is read."""
 
     def __init__(self, name: str, reader: flags.ArgumentParser):
         self._name, self._reader = f"--{name}", reader
 
     def parse(self, argument: str) -> object:
-        return self._reader.parse(paths.local_text(argument, self._name))
+        place, colon, size = paths.local_text(argument, self._name).partition(":")
+        place = project_files.locate(place, project_files.CONFIGS, self._name)
+        return self._reader.parse(f"{place}{colon}{size}")
 
 
 def define(values: flags.FlagValues, name: str = "config") -> None:
@@ -29,7 +31,8 @@ def define(values: flags.FlagValues, name: str = "config") -> None:
 
     config_flags.DEFINE_config_file(
         name,
-        help_string="file with get_config(size), as PATH or PATH:SIZE; "
+        help_string="file with get_config(size), as PATH or PATH:SIZE, or one of the "
+        "project's by its name, e.g. base64:tiny; "
         f"single settings follow as --{name}.section.key=value",
         lock_config=True,
         flag_values=values,

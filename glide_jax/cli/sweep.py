@@ -25,7 +25,7 @@ from absl import flags
 from glide_jax import lifecycle
 from glide_jax.cli import define, evaluate_inputs
 from glide_jax.errors import UserError
-from glide_jax.runtime import paths
+from glide_jax.runtime import paths, project_files
 
 RUNNERS = ("local", "slurm", "jobset", "print")
 # Flags that one runner alone reads, or two.
@@ -166,7 +166,10 @@ def _make_plan(arguments: list[str]):
                 f"{word!r} is no flag; one sweep file is named, and after -- follow "
                 "flags for all runs, such as --config.train.num_steps=30"
             )
-    return plans.make(definition.load(paths.local_path(path, "sweep file")), shared)
+    path = project_files.locate(
+        paths.local_text(path, "sweep file"), project_files.SWEEPS, ""
+    )
+    return plans.make(definition.load(pathlib.Path(path)), shared)
 
 
 def _kept_plan(run_id: str, root: pathlib.Path, arguments: list[str]):

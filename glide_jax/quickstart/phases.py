@@ -6,12 +6,11 @@ import dataclasses
 import importlib.util
 import pathlib
 
-import glide_jax
 from glide_jax import lifecycle, metrics
 from glide_jax.config import resolve
 from glide_jax.config.defaults import Config
-from glide_jax.errors import UserError
 from glide_jax.quickstart.ledger import Ledger
+from glide_jax.runtime import project_files
 from glide_jax.train import export, loop
 
 
@@ -76,14 +75,8 @@ def _losses(workdir: pathlib.Path) -> dict[str, float | int]:
 
 
 def _experiment(name: str):
-    """The module experiments/configs/NAME.py of the clone this package runs from."""
-    root = pathlib.Path(glide_jax.__file__).parent.parent
-    path = root / "experiments" / "configs" / f"{name}.py"
-    if not path.is_file():
-        raise UserError(
-            f"{path} is missing; the quickstart runs from a clone of the project, "
-            "installed with `pip install -e .`"
-        )
+    """The module experiments/configs/NAME.py of the project."""
+    path = project_files.root() / project_files.CONFIGS / f"{name}.py"
     spec = importlib.util.spec_from_file_location(name, path)
     module = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(module)

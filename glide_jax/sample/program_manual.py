@@ -22,6 +22,9 @@ from glide_jax.sample import program_runner, restore
 from glide_jax.text import tokenizers
 
 FORMAT = 1
+# The oldest jax that an exported program was run with: it draws the same bytes as the
+# jax that exported it. With 0.7.2 and 0.6.2 a program does not start.
+OLDEST_JAX = "0.8.3"
 PROGRAM, MANIFEST, RUNNER = "sampler.stablehlo", "manifest.json", "run.py"
 EXAMPLE, CLIP_PARAMS = "example.npz", "clip_params.safetensors"
 
@@ -111,6 +114,7 @@ def _versions(exported: export.Exported) -> dict[str, Any]:
         "platforms": list(exported.platforms),
         "calling_convention_version": exported.calling_convention_version,
         "jax_version": jax.__version__,
+        "oldest_jax_version": OLDEST_JAX,
         "made_by": f"glide_jax {glide_jax.__version__}",
     }
 

@@ -14,6 +14,7 @@ from __future__ import annotations
 import argparse
 import json
 import pathlib
+import re
 import struct
 import sys
 import zlib
@@ -42,6 +43,7 @@ Arrays = dict[str, np.ndarray]
 def load(folder: pathlib.Path) -> Callable[[Mapping[str, Any]], np.ndarray]:
     """The sampler in `folder`: inputs by name -> uint8 pictures (b, h, w, 3)."""
     manifest = json.loads((folder / "manifest.json").read_text())
+    check_version(jax.__version__, manifest["oldest_jax_version"])
     program = export.deserialize(bytearray((folder / manifest["program"]).read_bytes()))
     weights = [
         read_safetensors(folder / manifest[name]["file"]) if manifest[name] else {}
@@ -57,6 +59,19 @@ def load(folder: pathlib.Path) -> Callable[[Mapping[str, Any]], np.ndarray]:
         return np.asarray(call(*weights, inputs))
 
     return draw
+
+
+def check_version(installed: str, oldest: str) -> None:
+    """Raises ValueError for a jax older than the oldest that runs the program."""
+
+    def numbers(version: str) -> list[int]:
+        return [int(part) for part in re.findall(r"\d+", version)[:3]]
+
+    if numbers(installed) < numbers(oldest):
+        raise ValueError(
+            f"jax {installed} is installed, and this program needs jax {oldest} or "
+            f"newer; pip install 'jax>={oldest}'"
+        )
 
 
 def complete(given: Mapping[str, Any], example: Arrays, described: dict) -> Arrays:

@@ -20,8 +20,8 @@ from collections.abc import Mapping, Sequence
 import glide_jax
 from glide_jax import lifecycle
 from glide_jax.errors import UserError
+from glide_jax.runtime import project_files
 
-CHECKOUT = pathlib.Path(glide_jax.__file__).parents[1]
 # RFC 1123; pods append up to 23 characters of 63.
 CLOUD_NAME = re.compile("[a-z]([-a-z0-9]{0,38}[a-z0-9])?")
 LABEL = re.compile(r"[A-Za-z0-9][-A-Za-z0-9_./]*=[-A-Za-z0-9_.]+")
@@ -72,7 +72,9 @@ def slurm_script(
             "TIME": f"#SBATCH --time={time}" if time else "",
             "HERE": os.getcwd(),
             "ROOT": job.root,
-            "CHECKOUT": str(CHECKOUT),
+            "LAUNCH": str(project_files.root() / "launch"),
+            # The same code on every node, whichever folder the job starts in.
+            "PACKAGES": str(pathlib.Path(glide_jax.__file__).parents[1]),
             "PYTHON": shlex.quote(sys.executable),
             "CHIP": job.chip,
             "IDS": " ".join(job.ids),
@@ -158,13 +160,7 @@ def hand_over(command: Sequence[str], text: str, remedy: str) -> None:
 
 def _rendered(template: str, values: Mapping[str, str]) -> str:
     """The template with @KEY@ replaced; a line that is one alone and empty goes."""
-    path = CHECKOUT / "launch" / "templates" / template
-    if not path.is_file():
-        raise UserError(
-            f"{path} is missing; sweeps on clusters run from a clone of the project, "
-            "installed with `pip install -e .`"
-        )
-    text = path.read_text()
+    text = (project_files.root() / "launch" / "templates" / template).read_text()
     for key, value in values.items():
         if not value:
             text = text.replace(f"\n@{key}@\n", "\n")

@@ -19,6 +19,14 @@ COMMANDS = {
     "noised CLIP": "glide sample --base=BASE_BUNDLE --clip=THIS_FOLDER \\\n"
     '    --guidance_mode=clip --prompt="..." --output=pictures',
 }
+# Role -> its task by the names of the Hugging Face Hub, which has none for a CLIP that
+# reads noised pictures.
+TASKS = {
+    "base model": "text-to-image",
+    "inpainting base model": "text-to-image",
+    "upsampler": "image-to-image",
+    "inpainting upsampler": "image-to-image",
+}
 
 
 def write_card(
@@ -45,7 +53,7 @@ def write_card(
         has_program: The folder program/ does.
     """
     parts = [
-        f"# {config.name}\n\n{_describe(config)}",
+        f"{_front_matter(config)}\n\n# {config.name}\n\n{_describe(config)}",
         _table("model", _model_rows(config, tokenizer, dtype)),
         _table("training", _training_rows(config, step, decay) | _rounded(losses)),
         f"## How to draw with it\n\n```\n{COMMANDS[role(config)]}\n```\n\n"
@@ -68,6 +76,19 @@ def write_card(
         "file."
     )
     return "\n\n".join(parts) + "\n"
+
+
+def _front_matter(config: defaults.Config) -> str:
+    """The metadata of a model card on the Hugging Face Hub, as YAML.
+
+    It names no licence: that of the weights is for the person who trained them to add.
+    """
+    tags = ["glide", "diffusion", "jax", "flax"]
+    lines = ["---", "library_name: glide_jax"]
+    if task := TASKS.get(role(config)):
+        lines.append(f"pipeline_tag: {task}")
+    lines += ["tags:", *(f"- {tag}" for tag in tags), "---"]
+    return "\n".join(lines)
 
 
 def role(config: defaults.Config) -> str:

@@ -12,6 +12,8 @@ import sys
 import jax
 import numpy as np
 import pytest
+import safetensors
+import yaml
 from PIL import Image
 
 from glide_jax import metrics
@@ -187,6 +189,14 @@ def test_the_card_tells_what_is_known_of_the_model(workdir, tmp_path):
         "timesteps | 150",
     ):
         assert f"| {row} |" in card
+    _, front_matter, _ = card.split("---\n", 2)
+    assert yaml.safe_load(front_matter) == {
+        "library_name": "glide_jax",
+        "pipeline_tag": "text-to-image",
+        "tags": ["glide", "diffusion", "jax", "flax"],
+    }
+    with safetensors.safe_open(folder / "params.safetensors", "numpy") as file:
+        assert file.metadata() == {"format": "flax"}
     assert "![grid](grid.png)" in card
     assert "glide sample --base=THIS_FOLDER" in card
     assert "program/run.py" not in card

@@ -135,7 +135,7 @@ def test_runs_that_have_failed_are_left_alone_until_they_are_asked_for(
     entry.end(4)
     assert main.run(argv) == 2
     assert calls.read_text().split()[2:] == [second]
-    assert "1 runs have failed before and are left alone, seed=0 first" in caplog.text
+    assert "1 failed runs are not started again, seed=0 first" in caplog.text
     assert main.run([*argv, "--retry_failed"]) == 2
     assert calls.read_text().split()[3:] == [first, second]
 

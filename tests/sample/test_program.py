@@ -220,6 +220,18 @@ def test_inputs_that_do_not_fit_are_named(given, named):
         program_runner.complete(given, EXAMPLE, DESCRIBED)
 
 
+@pytest.mark.parametrize(
+    ("installed", "is_refused"),
+    [("0.6.2", True), ("0.8.2", True), ("0.8.3", False), ("0.10.0", False)],
+)
+def test_a_jax_that_is_too_old_is_named(installed, is_refused):
+    if is_refused:
+        with pytest.raises(ValueError, match=rf"{installed} is installed.*0\.8\.3"):
+            program_runner.check_version(installed, "0.8.3")
+    else:
+        program_runner.check_version(installed, "0.8.3")
+
+
 def test_the_runner_reads_tensors_and_writes_pictures_by_itself(tmp_path):
     rng = np.random.default_rng(0)
     half = jax.numpy.asarray(rng.normal(size=(2, 3)), jax.numpy.bfloat16)
