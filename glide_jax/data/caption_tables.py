@@ -101,7 +101,9 @@ def _parquet_rows(
         names = file.schema_arrow.names
         column = _find(columns, names)
         if id_column in names and column:
-            for batch in file.iter_batches(columns=[id_column, column]):
+            wanted = [id_column, column]
+            # Two columns do not keep a pool of threads busy.
+            for batch in file.iter_batches(columns=wanted, use_threads=False):
                 held = batch.to_pydict()
                 yield from zip(held[id_column], held[column], strict=True)
 

@@ -9,6 +9,7 @@ write them beside the files of the user.
 from __future__ import annotations
 
 import collections
+import errno
 import os
 import pathlib
 from collections.abc import Mapping
@@ -85,19 +86,21 @@ def list_names(root: pathlib.Path) -> tuple[list[str], collections.Counter[str]]
     walk = _Walk(root)
     try:
         walk.enter("")
+        while walk.folders or walk.links:
+            # Links come last, so that a folder keeps its own name.
+            prefix = walk.folders.pop() if walk.folders else walk.links.pop()
+            try:
+                walk.enter(prefix)
+            except PermissionError:
+                walk.passed_over[_UNREADABLE] += 1
+            if not walk.folders:
+                walk.links.sort(key=natural_order.natural_key, reverse=True)
     except OSError as fault:
+        # A disk that fails for a moment must not make the folder smaller.
         raise errors.UserError(
-            f"{root} cannot be listed ({fault.strerror}); give a folder of pictures"
+            f"{root} cannot be listed ({fault.filename}: {fault.strerror}); give a"
+            " folder of pictures"
         ) from fault
-    while walk.folders or walk.links:
-        # Links come last, so that a folder keeps its own name.
-        prefix = walk.folders.pop() if walk.folders else walk.links.pop()
-        try:
-            walk.enter(prefix)
-        except OSError:
-            walk.passed_over[_UNREADABLE] += 1
-        if not walk.folders:
-            walk.links.sort(key=natural_order.natural_key, reverse=True)
     return walk.names, walk.passed_over
 
 
@@ -139,6 +142,8 @@ class _Walk:
             else:
                 is_link = entry.is_symlink()
                 self.passed_over[_BROKEN_LINK if is_link else _NOT_REGULAR] += 1
-        except OSError:
-            # A link to itself.
+        except OSError as fault:
+            # A link to itself, or into a folder that may not be entered.
+            if fault.errno not in (errno.ELOOP, errno.EACCES):
+                raise
             self.passed_over[_BROKEN_LINK] += 1

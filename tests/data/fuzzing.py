@@ -32,63 +32,15 @@ import numpy as np
 from PIL import Image, PngImagePlugin
 
 from glide_jax import errors
-from glide_jax.data import captions, schema, tar_shards, transforms
+from glide_jax.data import caption_tables, captions, schema, tar_shards, transforms
 from glide_jax.text import bpe, sentencepiece_model, sentencepiece_training
-from tests.data import pictures
+from tests.data import damage, pictures
 
 INPUT_SECS = 20
 MEMORY_MB = 1024
 Reader = Callable[[random.Random], str]
 
 
-def mutate(rng: random.Random, content: bytes, others: list[bytes]) -> bytes:
-    """One to three kinds of damage, one after the other."""
-    for _ in range(rng.randint(1, 3)):
-        content = rng.choice(_DAMAGES)(rng, bytearray(content), others)
-    return content
-
-
-def _span(rng: random.Random, content: bytes) -> slice:
-    start = rng.randrange(len(content) + 1)
-    return slice(start, start + int(2 ** rng.uniform(0, 12)))
-
-
-def _flip(rng, content, others):
-    for _ in range(rng.randint(1, 20) if content else 0):
-        content[rng.randrange(len(content))] ^= 1 << rng.randrange(8)
-    return bytes(content)
-
-
-def _truncate(rng, content, others):
-    return bytes(content[: rng.randrange(len(content) + 1)])
-
-
-def _noise(rng, content, others):
-    content[_span(rng, content)] = rng.randbytes(int(2 ** rng.uniform(0, 12)))
-    return bytes(content)
-
-
-def _splice(rng, content, others):
-    other = rng.choice(others)
-    content[_span(rng, content)] = other[_span(rng, other)]
-    return bytes(content)
-
-
-def _repeat(rng, content, others):
-    where = _span(rng, content)
-    content[where] = content[where] * rng.randint(0, 8)
-    return bytes(content)
-
-
-def _giant(rng, content, others):
-    start = rng.randrange(len(content) + 1)
-    width = rng.choice([1, 2, 4, 8])
-    value = rng.choice([b"\xff", b"\x7f", b"\0", b"\x80", b"9", b"7"]) * width
-    content[start : start + width] = value
-    return bytes(content)
-
-
-_DAMAGES = (_flip, _truncate, _noise, _splice, _repeat, _giant)
 
 
 def sample_pictures() -> list[bytes]:
@@ -154,7 +106,7 @@ def image_reader(folder: pathlib.Path) -> Reader:
     whole = sample_pictures()
 
     def read(rng: random.Random) -> str:
-        content = mutate(rng, rng.choice(whole), whole)
+        content = damage.mutate(rng, rng.choice(whole), whole)
         content = mend_png(content) if rng.random() < 0.7 else content
         pixels = transforms.load_image(schema.Example(content, "", "fuzz"), 16)
         assert pixels.shape == (16, 16, 3)
@@ -208,10 +160,10 @@ def tar_reader(folder: pathlib.Path) -> Reader:
         if rng.random() < 0.5:
             # Into a header: most of a tar is not.
             at = 512 * rng.randrange(len(content) // 512)
-            header = mutate(rng, bytes(content[at : at + 512]), [whole])
+            header = damage.mutate(rng, bytes(content[at : at + 512]), [whole])
             content[at : at + 512] = header[:512].ljust(512, b"\0")
         else:
-            content = mutate(rng, bytes(content), [whole])
+            content = damage.mutate(rng, bytes(content), [whole])
         content = mend_tar(content) if rng.random() < 0.7 else content
         path.write_bytes(content)
         return _read_all(tar_shards.TarShards(str(path), blocked))
@@ -257,7 +209,9 @@ def array_record_reader(folder: pathlib.Path) -> Reader:
         if rng.random() < 0.02:
             tfds_records._open_builder = open_anew
             which = rng.randrange(2)
-            descriptions[which].write_bytes(mutate(rng, described[which], described))
+            descriptions[which].write_bytes(
+                damage.mutate(rng, described[which], described)
+            )
             path.write_bytes(whole)
             try:
                 return _read_all(tfds_records.TfdsRecords(str(place)))
@@ -267,14 +221,18 @@ def array_record_reader(folder: pathlib.Path) -> Reader:
         if rng.random() < 0.5:
             content = bytearray(whole)
             at = rng.choice(used)
-            content[at : at + 64] = mutate(rng, bytes(content[at : at + 64]), records)
-            content = content if rng.random() < 0.7 else mutate(rng, content, [whole])
+            content[at : at + 64] = damage.mutate(
+                rng, bytes(content[at : at + 64]), records
+            )
+            content = (
+                content if rng.random() < 0.7 else damage.mutate(rng, content, [whole])
+            )
             path.write_bytes(content)
         else:
             # Right hashes around what is damaged.
             writer = array_record_module.ArrayRecordWriter(str(path), "group_size:1")
             for record in records:
-                writer.write(mutate(rng, record, records))
+                writer.write(damage.mutate(rng, record, records))
             writer.close()
         return _read_all(tfds_records.TfdsRecords(str(place)))
 
@@ -347,7 +305,7 @@ def tokenizer_file_reader(folder: pathlib.Path) -> Reader:
         kind = rng.choice([*files])
         contents = list(files[kind])
         damaged = rng.randrange(len(contents))
-        contents[damaged] = mutate(rng, contents[damaged], contents)
+        contents[damaged] = damage.mutate(rng, contents[damaged], contents)
         tokenizer = _MAKERS[kind](*contents)
         for text in ("", "a red cat 😀", "cat's low"):
             _encode_decode(tokenizer, text)
@@ -356,8 +314,41 @@ def tokenizer_file_reader(folder: pathlib.Path) -> Reader:
     return read
 
 
+def table_reader(folder: pathlib.Path) -> Reader:
+    # The other pools reserve 1 GiB of addresses, of which `limit_memory` leaves few.
+    os.environ["ARROW_DEFAULT_MEMORY_POOL"] = "system"
+    import pyarrow
+    import pyarrow.parquet
+
+    names = [f"{i}.png" for i in range(40)]
+    texts = [f'a "picture" of\n{i}' for i in range(40)]
+    rows = zip(names, texts, strict=True)
+    lines = [json.dumps({"file_name": n, "text": [t, "x"]}) for n, t in rows]
+    quoted = [text.replace('"', '""') for text in texts]
+    cells = [f'{n},"{t}"' for n, t in zip(names, quoted, strict=True)]
+    wholes = {
+        folder / "metadata.jsonl": "\n".join(lines).encode(),
+        folder / "metadata.csv": "\r\n".join(["file_name,text", *cells]).encode(),
+    }
+    for compression in ("snappy", "none"):
+        path = folder / f"{compression}.parquet"
+        table = pyarrow.table({"file_name": names, "text": texts})
+        pyarrow.parquet.write_table(table, path, compression=compression)
+        wholes[path] = path.read_bytes()
+
+    def read(rng: random.Random) -> str:
+        path = rng.choice([*wholes])
+        path.write_bytes(damage.mutate(rng, wholes[path], [*wholes.values()]))
+        table = caption_tables.read(path, "file_name")
+        assert table is None or all(isinstance(name, str) for name in table)
+        return "good"
+
+    return read
+
+
 READERS = {
     "tar": tar_reader,
+    "table": table_reader,
     "array_record": array_record_reader,
     "image": image_reader,
     "tokenizer": tokenizer_reader,
