@@ -10,6 +10,7 @@ import pytest
 from PIL import Image
 
 from glide_jax import errors
+from glide_jax.data import picture_files
 from glide_jax.eval import parts, pictures
 from tests.eval import stand_in
 
@@ -51,6 +52,18 @@ def test_a_folder_goes_by_names_or_by_its_record(tmp_path):
     (folder / "samples.json").write_text("{}")
     with pytest.raises(errors.UserError, match="is not what glide sample writes"):
         pictures.open_saved(str(folder), None)
+
+
+def test_a_folder_takes_every_suffix_in_any_case_and_refuses_a_broken_picture(tmp_path):
+    suffixes = sorted(picture_files.SUFFIXES)
+    for suffix in suffixes:
+        Image.fromarray(SHOWN[0]).save(tmp_path / f"{suffix[1:]}{suffix.upper()}")
+    found = pictures.open_saved(str(tmp_path), None)
+    assert found.count == len(suffixes)
+    assert found.read(0, found.count).pixels.shape == (found.count, 8, 8, 3)
+    (tmp_path / "png.PNG").write_bytes(b"no picture")
+    with pytest.raises(errors.UserError, match=r"png\.PNG is not a picture"):
+        found.read(0, found.count)
 
 
 def test_a_source_is_cropped_to_the_size_and_leaves_out_what_is_broken(tmp_path):
