@@ -5,11 +5,13 @@ Training, sampling, masks, and evaluation all read pictures here.
 
 from __future__ import annotations
 
+import contextlib
 import io
 import os
 import struct
 import warnings
 import zlib
+from collections.abc import Iterator
 
 import numpy as np
 from PIL import Image, UnidentifiedImageError
@@ -95,6 +97,8 @@ def load(content: bytes, key: str) -> Image.Image:
         image = Image.open(io.BytesIO(content), formats=FORMATS)
         _check_size(*image.size, key)
         _check_ppm(content, image, key)
+        if image.mode == "F":
+            raise schema.BadRecordError("broken image", key, "floating-point pixels")
         image.load()
         image.info.update(metadata)
         _scale_transparency(content, image)
@@ -109,23 +113,23 @@ def load(content: bytes, key: str) -> Image.Image:
         detail = f"no {', '.join(FORMATS[:-1])} or {FORMATS[-1]} file"
         raise schema.BadRecordError("broken image", key, detail) from fault
     except BROKEN as fault:
-        raise _broken(fault, key) from fault
+        raise schema.BadRecordError("broken image", key, _detail(fault)) from fault
 
 
 def as_srgb(image: Image.Image, key: str) -> Image.Image:
-    """An upright picture of any mode as 8-bit sRGB, mode "RGB" or "RGBA".
+    """What `load` gives as 8-bit sRGB, mode "RGB" or "RGBA".
 
     A colour profile in `image.info` is applied, and 16-bit levels lose their lower
     byte.
 
     Raises:
-      BadRecordError: floating-point pixels, or a mode that Pillow cannot convert
-        ("broken image").
+      BadRecordError: Pillow cannot convert it ("broken image"), e.g. for a palette that
+        is too short.
     """
     try:
         return _as_srgb(image, key)
     except BROKEN as fault:
-        raise _broken(fault, key) from fault
+        raise schema.BadRecordError("broken image", key, _detail(fault)) from fault
 
 
 def _as_srgb(image: Image.Image, key: str) -> Image.Image:
@@ -163,8 +167,9 @@ def read(path: str | os.PathLike[str], name: str = "") -> Image.Image:
     Raises:
       UserError: as `load_file`.
     """
-    image = load_file(path, name)
-    return on_white(_in_words(as_srgb, image, path, name))
+    image, label = load_file(path, name), _label(path, name)
+    with in_words_of_flags(label):
+        return on_white(as_srgb(image, label))
 
 
 def load_file(path: str | os.PathLike[str], name: str = "") -> Image.Image:
@@ -193,10 +198,26 @@ def load_file(path: str | os.PathLike[str], name: str = "") -> Image.Image:
         raise errors.UserError(
             f"{label} cannot be read ({error.strerror}); give an existing picture file"
         ) from error
-    with warnings.catch_warnings():
+    with in_words_of_flags(label), warnings.catch_warnings():
         # Pillow's, of sizes that are refused here and of damaged EXIF.
         warnings.simplefilter("ignore")
-        return _in_words(load, content, path, name)
+        return load(content, label)
+
+
+@contextlib.contextmanager
+def in_words_of_flags(label: str) -> Iterator[None]:
+    """Turns BadRecordError, which speaks of data sets, into UserError.
+
+    Args:
+      label: the flag and its file, e.g. "--image=photo.png".
+    """
+    try:
+        yield
+    except schema.BadRecordError as bad:
+        raise errors.UserError(
+            f"{label} is not a picture that can be read: {bad.reason}; give another"
+            " file, or save this one again"
+        ) from bad
 
 
 def from_pillow(image: Image.Image, name: str) -> Image.Image:
@@ -213,34 +234,15 @@ def from_pillow(image: Image.Image, name: str) -> Image.Image:
         )
     try:
         image.load()
-        return on_white(as_srgb(_turn_upright(image), name))
-    except schema.BadRecordError as bad:
-        reason, fault = bad.reason, bad
-    except (*BROKEN, *_BOMB) as error:
-        reason, fault = _detail(error), error
-    raise errors.UserError(
-        f"{name}: a picture cannot be read ({reason}); give another"
-    ) from fault
-
-
-def _in_words(read_one, given, path, name):
-    """read_one(given, key), its BadRecordError in the words for a flag's file."""
-    label = _label(path, name)
-    try:
-        return read_one(given, label)
-    except schema.BadRecordError as bad:
+        return on_white(_as_srgb(_turn_upright(image), name))
+    except (*BROKEN, *_BOMB) as fault:
         raise errors.UserError(
-            f"{label} is not a picture that can be read: {bad.reason}; give another"
-            " file, or save this one again"
-        ) from bad
+            f"{name}: a picture cannot be read ({_detail(fault)}); give another"
+        ) from fault
 
 
 def _label(path: str | os.PathLike[str], name: str) -> str:
     return f"{name}={path}" if name else str(path)
-
-
-def _broken(fault: BaseException, key: str) -> schema.BadRecordError:
-    return schema.BadRecordError("broken image", key, _detail(fault))
 
 
 def _detail(fault: BaseException) -> str:
@@ -330,8 +332,6 @@ def _scale_transparency(content: bytes, image: Image.Image) -> None:
 
 def _eight_bit(image: Image.Image) -> Image.Image:
     """The picture with 8-bit levels; gray ones may become "LA"."""
-    if image.mode == "F":
-        raise ValueError("floating-point pixels")
     if not image.mode.startswith("I"):
         return image
     # Pillow would clip 16-bit gray at 255. It reads 16-bit colours by their upper

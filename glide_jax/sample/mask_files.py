@@ -75,8 +75,13 @@ def read(
             mask by which nothing is repainted, or everything.
     """
     label = f"{name}={path}" if name else str(path)
+    if reading is not None and reading not in READINGS:
+        raise errors.UserError(
+            f"a mask is not read by {reading!r}; use one of {', '.join(READINGS)}"
+        )
     stored = picture_files.load_file(path, name)
-    rgba = np.asarray(picture_files.as_srgb(stored, label).convert("RGBA"))
+    with picture_files.in_words_of_flags(label):
+        rgba = np.asarray(picture_files.as_srgb(stored, label).convert("RGBA"))
     notes = []
     if reading is None:
         reading, notes = _recognise(rgba, picture, label)
@@ -110,15 +115,11 @@ def _apply(
         labels = _labels(stored, rgba)
         return labels > 0, f"values {_range(labels)}"
     light = np.asarray(Image.fromarray(rgba[..., :3]).convert("L"))
-    levels, white = light, 255
-    if stored.mode[0] in "I":
-        levels, white = np.asarray(stored), 65535
-    elif stored.mode in ("L", "P"):
-        levels = np.asarray(stored)
-    kind = "palette indices" if stored.mode == "P" else "values"
-    values = f"{kind} {_range(levels)}; white is {white}"
+    is_deep = stored.mode[0] == "I"
+    levels = np.asarray(stored) if is_deep else light
+    values = f"values {_range(levels)}; white is {65535 if is_deep else 255}"
     if stored.mode == "P":
-        values = f"{kind} {_range(levels)} of levels {_range(light)}; white is 255"
+        values = f"palette indices {_range(np.asarray(stored))}, {values}"
     return (light >= 128) == (reading == "white"), values
 
 

@@ -33,14 +33,13 @@ from PIL import Image, PngImagePlugin
 
 from glide_jax import errors
 from glide_jax.data import caption_tables, captions, schema, tar_shards, transforms
+from glide_jax.sample import images, mask_files
 from glide_jax.text import bpe, sentencepiece_model, sentencepiece_training
 from tests.data import damage, pictures
 
 INPUT_SECS = 20
 MEMORY_MB = 1024
 Reader = Callable[[random.Random], str]
-
-
 
 
 def sample_pictures() -> list[bytes]:
@@ -112,6 +111,26 @@ def image_reader(folder: pathlib.Path) -> Reader:
         assert pixels.shape == (16, 16, 3)
         assert pixels.dtype == np.float32
         assert np.abs(pixels).max() <= 1
+        return "good"
+
+    return read
+
+
+def image_file_reader(folder: pathlib.Path) -> Reader:
+    """Pictures and masks that flags name: nothing speaks of records."""
+    whole, path = sample_pictures(), folder / "picture"
+
+    def read(rng: random.Random) -> str:
+        content = damage.mutate(rng, rng.choice(whole), whole)
+        path.write_bytes(mend_png(content) if rng.random() < 0.7 else content)
+        try:
+            if rng.random() < 0.5:
+                assert images.read_image(path).dtype == np.uint8
+            else:
+                mask = mask_files.read(path, rng.choice([None, *mask_files.READINGS]))
+                assert 0 < mask.known.mean() < 1
+        except schema.BadRecordError as bad:
+            raise AssertionError("a record's error") from bad
         return "good"
 
     return read
@@ -351,6 +370,7 @@ READERS = {
     "table": table_reader,
     "array_record": array_record_reader,
     "image": image_reader,
+    "image_file": image_file_reader,
     "tokenizer": tokenizer_reader,
     "tokenizer_file": tokenizer_file_reader,
 }

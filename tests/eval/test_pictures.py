@@ -10,6 +10,7 @@ import pytest
 from PIL import Image
 
 from glide_jax import errors
+from glide_jax.data import picture_files
 from glide_jax.eval import parts, pictures
 from tests.eval import stand_in
 
@@ -45,6 +46,18 @@ def test_a_folder_goes_by_names_or_by_its_record(tmp_path):
     listed = pictures.open_saved(str(folder), None)
     np.testing.assert_array_equal(listed.read(0, 2).pixels, SHOWN[[3, 1]])
     assert listed.read(0, 2).captions == ["a d", "a b"]
+
+
+def test_a_folder_takes_every_suffix_in_any_case_and_refuses_a_broken_picture(tmp_path):
+    suffixes = sorted(picture_files.SUFFIXES)
+    for suffix in suffixes:
+        Image.fromarray(SHOWN[0]).save(tmp_path / f"{suffix[1:]}{suffix.upper()}")
+    found = pictures.open_saved(str(tmp_path), None)
+    assert found.count == len(suffixes)
+    assert found.read(0, found.count).pixels.shape == (found.count, 8, 8, 3)
+    (tmp_path / "png.PNG").write_bytes(b"no picture")
+    with pytest.raises(errors.UserError, match=r"png\.PNG is not a picture"):
+        found.read(0, found.count)
 
 
 def test_a_source_is_cropped_to_the_size_and_leaves_out_what_is_broken(tmp_path):

@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
+from absl import flags
 from PIL import Image, ImageDraw, ImageFilter
 
 from glide_jax import errors
+from glide_jax.cli import inpaint
 from glide_jax.sample import images, mask_files
 
 SIDE = 48
@@ -227,6 +229,14 @@ def test_no_reading_repaints_nothing_or_everything(reading, read):
         flat[..., 3] = 255
     with pytest.raises(errors.UserError, match="would be repainted"):
         read(flat, reading)
+
+
+def test_the_flag_offers_every_reading_and_no_other(read):
+    values = flags.FlagValues()
+    inpaint.define_flags(values)
+    assert values["mask_from"].parser.enum_values == list(mask_files.READINGS)
+    with pytest.raises(errors.UserError, match="'grey'"):
+        read(BLACK_AND_WHITE, "grey")
 
 
 def test_a_mask_is_turned_upright_like_its_picture(read, tmp_path):
