@@ -57,7 +57,13 @@ class Job:
 
 
 def slurm_script(
-    job: Job, *, gpus: int | None, partition: str, account: str, time: str
+    job: Job,
+    *,
+    gpus: int | None,
+    cpus: int | None,
+    partition: str,
+    account: str,
+    time: str,
 ) -> str:
     """The array job, for sbatch."""
     return _rendered(
@@ -66,6 +72,7 @@ def slurm_script(
             "NAME": job.name,
             "LAST": str(len(job.ids) - 1),
             "PARALLEL": str(job.parallel),
+            "CPUS": f"#SBATCH --cpus-per-task={cpus}" if cpus else "",
             "GPUS": f"#SBATCH --gpus-per-node={gpus}" if gpus else "",
             "PARTITION": f"#SBATCH --partition={partition}" if partition else "",
             "ACCOUNT": f"#SBATCH --account={account}" if account else "",

@@ -97,9 +97,9 @@ def check_writable(workdir: pathlib.Path, *, flag: str = "--workdir") -> None:
     while not folder.exists():
         folder = folder.parent
     if not folder.is_dir() or not os.access(folder, os.W_OK | os.X_OK):
-        reason = "no write permission in" if folder.is_dir() else "a file, no folder:"
+        reason = errno.EACCES if folder.is_dir() else errno.ENOTDIR
         raise UserError(
-            f"{flag}={workdir} cannot be written ({reason} {folder}); "
+            f"{flag}={workdir} cannot be written ({os.strerror(reason)}); "
             "name a folder that you may write"
         )
 

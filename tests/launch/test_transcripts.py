@@ -164,6 +164,27 @@ def test_a_slice_is_understood_by_either_name(tpu, shape, hosts, label):
     assert f"gke-tpu-accelerator: {label}\n" in text
 
 
+@pytest.mark.parametrize(
+    ("tpu", "version"),
+    [
+        # https://cloud.google.com/tpu/docs/runtimes
+        ("v4-32", "tpu-ubuntu2204-base"),
+        ("v5litepod-16", "v2-alpha-tpuv5-lite"),
+        ("v5p-64", "v2-alpha-tpuv5"),
+        ("v6e-16", "v2-alpha-tpuv6e"),
+    ],
+)
+def test_tpu_vms_get_the_software_version_of_their_chip(tpu, version):
+    yaml = pytest.importorskip("yaml")
+    sky = launchers.dry_run((*launchers.COMMANDS["skypilot_tpu"], f"--tpu={tpu}"))
+    resources = yaml.safe_load(launchers.parts(sky)[0])["resources"]
+    assert resources["accelerators"] == f"tpu-{tpu}"
+    assert resources["accelerator_args"] == {"runtime_version": version}
+    queued = (*launchers.COMMANDS["queued_resource"], f"--tpu={tpu}")
+    assert f"--runtime-version={version} " in launchers.dry_run(queued)
+    assert "accelerator_args" not in golden("skypilot")
+
+
 def write_golden_files() -> None:
     """Takes what would run today as golden."""
     GOLDEN.mkdir(parents=True, exist_ok=True)

@@ -32,6 +32,7 @@ COMMANDS = {
         "--parallel=4",
         "--gpus=1",
         "--chip=h100",
+        "--cpus_per_task=12",
         "--partition=gpu",
         "--account=art",
         "--time=12:00:00",
