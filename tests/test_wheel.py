@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 import pathlib
-import signal
 import subprocess
 import sys
 import sysconfig
@@ -95,17 +94,17 @@ def test_the_quickstart_trains(command, tmp_path):
     process = subprocess.Popen(
         **command("quickstart", "--output=out"), stderr=subprocess.PIPE
     )
+    metrics = tmp_path / "out" / "base" / "metrics.jsonl"
+    deadline = time.monotonic() + 240
+    has_trained = False
     try:
-        # The first row is written when the first step is made.
-        deadline = time.monotonic() + 240
-        metrics = tmp_path / "out" / "base" / "metrics.jsonl"
         while process.poll() is None and time.monotonic() < deadline:
-            if metrics.is_file() and '"loss"' in metrics.read_text():
+            # The first row with a loss is written after the first step.
+            has_trained = metrics.is_file() and '"loss"' in metrics.read_text()
+            if has_trained:
                 break
             time.sleep(0.2)
-        process.send_signal(signal.SIGTERM)
-        _, printed = process.communicate(timeout=60)
     finally:
         process.kill()
-    assert '"loss"' in metrics.read_text(), printed
-    assert process.returncode == 42, printed
+        _, printed = process.communicate()
+    assert has_trained, printed
