@@ -109,6 +109,24 @@ def test_real_pictures_against_themselves(evaluate, world, tmp_path):
     assert metrics["noised_clip_precision"] == metrics["noised_clip_recall"] == 1
 
 
+def test_float16_distances_are_recorded_and_need_no_new_features(
+    evaluate, world, tmp_path, capsys
+):
+    flags = [f"--images=folder:{world / 'photos'}", "--px=8"]
+    flags += ["--metrics=precision_recall"]
+    assert evaluate(*flags, draws=False) == 0
+    assert "pr_distances" not in result_of(tmp_path / "out")["settings"]
+    flags += ["--pr_distances=float16"]
+    assert evaluate(*flags, draws=False) == 0  # in the same folder
+    result = result_of(tmp_path / "out")
+    assert result["settings"]["pr_distances"] == "float16"
+    shares = {f"noised_clip_{name}_float16" for name in ("precision", "recall")}
+    assert result["metrics"].keys() == shares
+    flags[-2] = "--metrics=fid"
+    assert evaluate(*flags, draws=False) == 2
+    assert "--pr_distances=float16 is of precision_recall" in capsys.readouterr().err
+
+
 def test_a_signal_ends_it_with_42_and_only_the_same_settings_go_on(
     evaluate, tmp_path, monkeypatch, capsys
 ):
