@@ -204,9 +204,9 @@ def _judge_pictures(
         )
     if values.pr_distances != figures.EXACT and "precision_recall" not in names:
         raise UserError(
-            f"--pr_distances={values.pr_distances} is of precision_recall, which is not "
-            "among the figures; give --features with a --reference that has rows, or "
-            "leave the flag out"
+            f"--pr_distances={values.pr_distances} is of precision_recall, which is "
+            "not among the figures; give --features and a --reference that holds the "
+            "features of its pictures, or leave the flag out"
         )
     kept = runner.open_parts(
         output,

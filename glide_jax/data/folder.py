@@ -13,7 +13,8 @@ SUFFIXES = frozenset({".jpg", ".jpeg", ".png", ".webp"})
 class Folder:
     """A source over NAME.jpg|jpeg|png|webp with NAME.txt, at any depth, by name."""
 
-    def __init__(self, directory: str) -> None:
+    def __init__(self, directory: str, *, captions_required: bool = True) -> None:
+        self._captions_required = captions_required
         self._root = pathlib.Path(directory).expanduser()
         if not self._root.is_dir():
             raise errors.UserError(
@@ -27,7 +28,9 @@ class Folder:
                 f"folder:{directory} holds no picture ({', '.join(sorted(SUFFIXES))});"
                 " put some there, each NAME.jpg with its caption in NAME.txt"
             )
-        if not any(image.with_suffix(".txt").is_file() for image in self._images):
+        if captions_required and not any(
+            image.with_suffix(".txt").is_file() for image in self._images
+        ):
             raise errors.UserError(
                 f"folder:{directory} has {len(self._images)} pictures and no captions;"
                 f" put the caption of {self._images[0].name} in"
@@ -45,6 +48,9 @@ class Folder:
             raise IndexError(f"record {index} of {self!r}")
         path = self._images[index]
         key = str(path.relative_to(self._root))
-        content = disk.read_caption(path.with_suffix(".txt"), path, key)
+        text = path.with_suffix(".txt")
         image = disk.read_whole(path, disk.MAX_IMAGE_BYTES, "huge image", key)
+        if not self._captions_required and not text.is_file():
+            return schema.Example(image, "", key)
+        content = disk.read_caption(text, path, key)
         return schema.Example(image, captions.from_text(content, key), key)

@@ -29,7 +29,9 @@ KINDS = (
 )
 
 
-def open_source(spec: str, *, split: str = "train") -> schema.Source:
+def open_source(
+    spec: str, *, split: str = "train", captions_required: bool = True
+) -> schema.Source:
     """The source a spec names.
 
     Args:
@@ -42,6 +44,8 @@ def open_source(spec: str, *, split: str = "train") -> schema.Source:
         features default to image and caption, the split, e.g. "train[:5%]", to `split`.
         "{split}" in a spec becomes the split, e.g. "webdataset:emoji-{split}-*.tar".
       split: "train", or what else the source has.
+      captions_required: False: pictures without a caption are records as well, whose
+        caption is "".
 
     Raises:
       UserError: an unknown kind, or a place that does not hold what it should.
@@ -56,13 +60,13 @@ def open_source(spec: str, *, split: str = "train") -> schema.Source:
         held_out = "held_out" if split == "validation" else split
         return shapes_world.ShapesWorld(where, held_out)
     if kind == "webdataset":
-        return tar_shards.TarShards(where)
+        return tar_shards.TarShards(where, captions_required=captions_required)
     if kind == "folder":
-        return folder.Folder(where)
-    return _open_tfds(where, split)
+        return folder.Folder(where, captions_required=captions_required)
+    return _open_tfds(where, split, captions_required)
 
 
-def _open_tfds(where: str, split: str) -> schema.Source:
+def _open_tfds(where: str, split: str, captions_required: bool) -> schema.Source:
     # tensorflow_datasets takes a second to import, so only its users pay for it.
     from glide_jax.data import tfds_records
 
@@ -76,7 +80,9 @@ def _open_tfds(where: str, split: str) -> schema.Source:
             f"tfds:{where} sets {', '.join(sorted(unknown))};"
             " only image, caption and split can be set"
         )
-    return tfds_records.TfdsRecords(name, **{"split": split, **options})
+    return tfds_records.TfdsRecords(
+        name, **{"split": split, **options}, captions_required=captions_required
+    )
 
 
 def open_mixture(

@@ -192,8 +192,14 @@ class TarShards:
       paths: the tars.
     """
 
-    def __init__(self, pattern: str, cache_dir: pathlib.Path | None = None) -> None:
-        self._pattern = pattern
+    def __init__(
+        self,
+        pattern: str,
+        cache_dir: pathlib.Path | None = None,
+        *,
+        captions_required: bool = True,
+    ) -> None:
+        self._pattern, self._captions_required = pattern, captions_required
         self.paths = expand(pattern)
         folder = cache_dir or cache.folder()
         with futures.ThreadPoolExecutor(_WALKERS) as pool:
@@ -237,6 +243,8 @@ class TarShards:
         if text is not None:
             return captions.from_text(text, key)
         record = self._read(shard, row, "json", disk.MAX_JSON_BYTES, key)
+        if record is None and not self._captions_required:
+            return ""
         if record is None:
             raise schema.BadRecordError("missing caption", key)
         return captions.from_json(record, key)

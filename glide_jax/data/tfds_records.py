@@ -112,10 +112,13 @@ class TfdsRecords:
         split: str = "train",
         image: str = "image",
         caption: str = "caption",
+        *,
+        captions_required: bool = True,
     ) -> None:
         self._name, self._split = name, split
         self._image, self._caption = image, caption
         builder = _open_builder(name)
+        self._has_captions = captions_required or caption in builder.info.features
         self._check_features(builder)
         try:
             self._records = builder.as_data_source(
@@ -134,7 +137,8 @@ class TfdsRecords:
         self._shards = _Shards(builder, split)
 
     def _check_features(self, builder: tfds.core.DatasetBuilder) -> None:
-        missing = {self._image, self._caption} - set(builder.info.features)
+        needed = {self._image, *([self._caption] if self._has_captions else [])}
+        missing = needed - set(builder.info.features)
         if missing:
             raise errors.UserError(
                 f"tfds:{self._name} has no feature {' or '.join(sorted(missing))}, only"
@@ -155,7 +159,8 @@ class TfdsRecords:
         self._shards.check_unchanged(index, key)
         try:
             record = self._records[index]
-            text, image = record[self._caption], record[self._image]
+            image = record[self._image]
+            text = record[self._caption] if self._has_captions else ""
             if not isinstance(image, bytes):
                 raise TypeError(f"the picture is a {type(image).__name__}")
             while not isinstance(text, bytes | str):

@@ -2,8 +2,9 @@
 
 Figures carry the extractor's name: noised_clip_fid is no fid, and inception_tf1_fid, of
 pictures resized as OpenAI's evaluator does it, is not that of pytorch-fid. Those of
-`inception`, which resizes as pytorch-fid does, go without. Precision and recall of float16
-distances are precision_float16 and recall_float16: they do not compare with exact ones.
+`inception`, which resizes as pytorch-fid does, go without. Precision and recall of
+float16 distances are precision_float16 and recall_float16: they do not compare with
+exact ones.
 """
 
 from __future__ import annotations

@@ -6,7 +6,7 @@ to float16. A block of 10,000 by 10,000 distances in which one overflows is comp
 float32 instead. `distances.precision_recall` is the exact counterpart.
 
 Inception's features are far from the origin in comparison with the distances between
-them, so the terms are large and their difference keeps few digits: many distances become
+them, so the terms are large and their difference keeps few digits: many distances are
 equal, and an equal distance is within a ball. Precision and recall come out too high.
 
 Sums of products are accumulated in float32 and rounded once, as GPUs do. TensorFlow on
@@ -33,8 +33,8 @@ def precision_recall(
 ) -> distances.PrecisionRecall:
     """Precision and recall of `samples`, as `distances.precision_recall` defines them.
 
-    The radius of a ball is the distance at position `neighbours` of the sorted distances
-    from its centre, which include the centre itself.
+    The radius of a ball is the distance at position `neighbours` of the sorted
+    distances from its centre, which include the centre itself.
     """
     real_radii = _squared_radii(reference, neighbours)
     drawn_radii = _squared_radii(samples, neighbours)

@@ -175,17 +175,30 @@ class Folder:
 
 
 class Real:
-    """The pictures of a data source in its order: centre crop, never mirrored."""
+    """The pictures of a data source in its order: centre crop, never mirrored.
 
-    has_captions, captions = True, None
+    Without `captions_required` a picture that has no caption is one of them, too.
+    """
 
-    def __init__(self, spec: str, px: int, most: int | None = None):
+    captions = None
+
+    def __init__(
+        self,
+        spec: str,
+        px: int,
+        most: int | None = None,
+        *,
+        captions_required: bool = True,
+    ):
         """The validation split, where there are splits; the first `most` of it.
 
         Raises:
             UserError: As `sources.open_source`; a source without records.
         """
-        source = sources.open_source(spec, split="validation")
+        source = sources.open_source(
+            spec, split="validation", captions_required=captions_required
+        )
+        self.has_captions = captions_required
         is_drawn = isinstance(source, schema.Drawable)
         self._source = source.at_px(px) if is_drawn else source
         self.count = len(source) if most is None else min(most, len(source))
@@ -209,7 +222,8 @@ class Real:
             found.append(example.caption)
         shown = np.array(pixels, np.float32).reshape(-1, self.px, self.px, 3)
         numbers = np.array(indices, np.int64)
-        return Shown(numbers, images_lib.to_pixels(shown), found)
+        texts = found if self.has_captions else None
+        return Shown(numbers, images_lib.to_pixels(shown), texts)
 
 
 def open_saved(

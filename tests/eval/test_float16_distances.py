@@ -9,7 +9,7 @@ from glide_jax.eval import distances, float16_distances
 
 
 def features(count: int, *, spread: float, seed: int, size: int = 2048) -> np.ndarray:
-    """Features of Inception's kind: at least 0, far from the origin, near each other."""
+    """Features like Inception's: at least 0, far from the origin, near each other."""
     mix = np.random.default_rng(0).standard_normal((16, size)) / 4
     found = np.random.default_rng(seed).standard_normal((count, 16)) @ mix
     return np.maximum(0.4 + spread * found, 0).astype(np.float32)
