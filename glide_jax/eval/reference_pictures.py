@@ -29,8 +29,8 @@ def open_pictures(spec: str, px: int, most: int | None = None) -> pictures.Pictu
         return pictures.Real(f"folder:{place}", px, most, captions_required=False)
     if not (place.is_dir() or place.suffix == ".npz"):
         raise errors.UserError(
-            f"--source={spec} is not a folder, a .npz file or a data source; give a path, "
-            f"or one of {', '.join(sources.KINDS)}"
+            f"--source={spec} is not a folder, a .npz file or a data source; give a "
+            f"path, or one of {', '.join(sources.KINDS)}"
         )
     found = pictures.Folder(place, None) if place.is_dir() else pictures.Saved(place)
     if found.px != px:
