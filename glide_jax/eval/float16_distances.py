@@ -9,9 +9,9 @@ Inception's features are far from the origin in comparison with the distances be
 them, so the terms are large and their difference keeps few digits: many distances are
 equal, and an equal distance is within a ball. Precision and recall come out too high.
 
-Sums are accumulated in float32 and rounded once. TensorFlow on a CPU accumulates squared
-lengths in float16, in an order that depends on the processor, and differs in the last
-digit of some of them.
+Sums are accumulated in float32 and rounded once. TensorFlow on a CPU accumulates
+squared lengths in float16, in an order that depends on the processor, so the last digit
+of some of them differs.
 """
 
 from __future__ import annotations
