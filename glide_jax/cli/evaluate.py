@@ -21,7 +21,7 @@ nothing is drawn this may be an upsampler as well.
 A signal ends it with exit code 42 after the batch under way; the same command goes on
 from there, but for losses, which begin anew unless they were finished. Other settings
 in the same folder are refused, but for what the pictures are compared with
-(--reference, --metrics).
+(--reference, --metrics, --pr_distances).
 
 The paper's protocol (GLIDE, appendix A.2; zero-shot FID 12.24): 30,000 captions of the
 validation set, 250 steps, scale 1.5, against the whole set at 256 px as
@@ -84,6 +84,14 @@ def define_flags(values: flags.FlagValues) -> None:
     add.path("judge", f"{meaning}, else --clip")
     flags.DEFINE_list(
         "metrics", [], "figures to make; left out: all that can be", flag_values=values
+    )
+    flags.DEFINE_enum(
+        "pr_distances",
+        "exact",
+        ["exact", "float16"],
+        "distances of precision and recall; float16 gives the numbers of OpenAI's "
+        "evaluator, as precision_float16 and recall_float16",
+        flag_values=values,
     )
     add.whole("save_images", "pictures kept in OUTPUT/samples.npz", 0, least=0)
     add.text("loss_source", "data source for validation losses of --base")
@@ -200,6 +208,12 @@ def _judge_pictures(
         raise UserError(
             "no figure can be made; give --features with --reference, or --judge"
         )
+    if values.pr_distances != figures.EXACT and "precision_recall" not in names:
+        raise UserError(
+            f"--pr_distances={values.pr_distances} is of precision_recall, which is "
+            "not among the figures; give --features and a --reference that holds the "
+            "features of its pictures, or leave the flag out"
+        )
     kept = runner.open_parts(
         output,
         shown,
@@ -211,11 +225,15 @@ def _judge_pictures(
     judges = collecting.Judges(extractor, clip, max(runner.GRID, values.save_images))
     found = _watched(values, shown, judges, kept, names, reference, poll)
     runner.write_pictures(output, kept, values.save_images)
-    return found, {
+    settings = {
         **kept.settings,
         "metrics": names,
         "reference": None if reference is None else reference.record,
     }
+    # Rows without this setting, older ones among them, have exact distances.
+    if values.pr_distances != figures.EXACT and "precision_recall" in names:
+        settings["pr_distances"] = values.pr_distances
+    return found, settings
 
 
 def _watched(
@@ -247,6 +265,7 @@ def _watched(
             reference=reference,
             batch_size=values.batch_size,
             on_part=on_part,
+            pr_distances=values.pr_distances,
         )
 
 

@@ -6,9 +6,14 @@
         --features=clip:runs/clip/bundle --output=ref.npz
 
 The paper's protocol: every record of the validation split, in order, centre-cropped,
-never mirrored. The file has the layout of OpenAI's evaluator (mu, sigma, mu_s, sigma_s,
-and with --keep_images arr_0), and beside it the features of every picture (pool), which
-KID, precision and recall compare, and a record of what it was made of.
+never mirrored. A caption is not needed. --source may also be a folder of pictures, read
+as folder:DIR, a folder of glide sample, or a .npz file with pictures (arr_0) of --px.
+
+The file has the layout of OpenAI's evaluator: with --keep_images the pictures (arr_0),
+and statistics of their features. These are mu, sigma, mu_s and sigma_s for
+inception_tf1, whose features are the evaluator's, and e.g. noised_clip_mu for others.
+Beside them are the features of every picture (pool), which KID, precision and recall
+compare, and a record of what the file was made of.
 
 A signal ends it with exit code 42; the same command goes on from there.
 """
@@ -26,7 +31,9 @@ from glide_jax.errors import UserError
 def define_flags(values: flags.FlagValues) -> None:
     """What to read, how to look at it and where to write."""
     add = define.Define(values)
-    add.text("source", "data source, e.g. webdataset:GLOB; its validation split")
+    add.text(
+        "source", "folder, .npz file or data source, of which the validation split"
+    )
     add.whole("px", "side of the pictures that are to be compared with it", least=8)
     add.kind_and_path("features", "inception_tf1:FILE, inception:FILE or clip:BUNDLE")
     add.path("output", "file to write, e.g. ref.npz")
@@ -38,7 +45,7 @@ def define_flags(values: flags.FlagValues) -> None:
 def run(values: flags.FlagValues, arguments: list[str]) -> int:
     """Builds the one file."""
     from glide_jax import progress
-    from glide_jax.eval import features, pictures, references
+    from glide_jax.eval import features, reference_pictures, references
 
     if arguments:
         raise UserError(f"{arguments[0]!r} is no flag; the source is --source")
@@ -53,7 +60,9 @@ def run(values: flags.FlagValues, arguments: list[str]) -> int:
         output.made_folder(str(path.parent)),
         output.alone(path),
     ):
-        shown = pictures.Real(values.source, values.px, values.max_images)
+        shown = reference_pictures.open_pictures(
+            values.source, values.px, values.max_images
+        )
         extractor = features.load(values.features, mesh=evaluate_inputs.make_mesh())
         with progress.ProgressBar(shown.count, "pictures looked at") as bar:
 

@@ -7,10 +7,12 @@ the folder as KIND.safetensors, under its released names; the second completes i
 from __future__ import annotations
 
 import hashlib
+import json
 import logging
 import math
 import pathlib
 import tempfile
+from typing import NamedTuple
 
 import numpy as np
 
@@ -19,7 +21,7 @@ from glide_jax import shapes
 from glide_jax.checkpoint import bundle
 from glide_jax.config import resolve
 from glide_jax.config.defaults import Config, NoisedClipConfig
-from glide_jax.convert import names, tensor_files, torch_glide
+from glide_jax.convert import names, released_options, tensor_files, torch_glide
 from glide_jax.errors import UserError
 from glide_jax.models import build
 from glide_jax.text import tokenizers
@@ -32,14 +34,19 @@ _log = logging.getLogger(__name__)
 
 
 def from_openai(
-    kind: str, config: Config, source: pathlib.Path, folder: pathlib.Path
+    kind: str,
+    config: Config,
+    source: pathlib.Path,
+    folder: pathlib.Path,
+    *,
+    tokenizer: str = "",
 ) -> bool:
     """Writes the bundle of a released file; False if its other half is still to come.
 
     Args:
       kind: one of names.KINDS.
-      config: settings of the model, for a release those of `released.config`; its
-        data.tokenizer is put into the bundle.
+      config: settings of the model, for a release those of `released.config`.
+      tokenizer: as `tokenizers.make_tokenizer` takes it; "": config.data.tokenizer.
       source: .safetensors or .pt; its types are kept.
       folder: new, empty, or with the noised CLIP's other half in it.
 
@@ -67,15 +74,32 @@ def from_openai(
         folder,
         params,
         resolve.to_json(config),
-        _tokenizer_files(config),
+        _tokenizer_files(tokenizer or config.data.tokenizer),
         _card(config, kind, source, params),
         replaces=[] if half is None else [half.name],
     )
     return True
 
 
-def to_openai(folder: pathlib.Path, output: pathlib.Path, kind: str = "") -> str:
-    """Writes a bundle's tensors under their released names; returns the kind.
+class Written(NamedTuple):
+    """What `to_openai` wrote.
+
+    Attributes:
+      kind: one of names.KINDS.
+      options: the file of options, of a U-Net.
+      left_out: a line for each property that neither file can carry.
+    """
+
+    kind: str
+    options: pathlib.Path | None
+    left_out: list[str]
+
+
+def to_openai(folder: pathlib.Path, output: pathlib.Path, kind: str = "") -> Written:
+    """Writes a bundle's tensors under their released names.
+
+    Beside the tensors of a U-Net it writes NAME.options.json, the keyword arguments
+    that `create_model_and_diffusion` of the released code needs for this model.
 
     Args:
       folder: a bundle, of any size.
@@ -84,21 +108,62 @@ def to_openai(folder: pathlib.Path, output: pathlib.Path, kind: str = "") -> str
 
     Raises:
       UserError: no bundle, an output that exists or cannot be written, a kind that is
-        not the model's, or tensors that are not those of its config.json.
+        not the model's, tensors that are not those of its config.json, or a model that
+        the released code would compute wrongly.
     """
     tensor_files.check_format(output)
-    if output.exists():
-        raise UserError(f"{output} exists; name a new file, or remove it")
+    options = output.with_suffix(".options.json")
+    for path in (output, options):
+        if path.exists():
+            raise UserError(f"{path} exists; name a new file, or remove it")
     found = bundle.read_bundle(folder)
-    model = resolve.from_json(found.config_json).model
+    config = resolve.from_json(found.config_json)
+    model = config.model
+    released_options.check(model, str(folder))
     kind = kind or _own_kind(model, folder)
     names.check_kind(kind, model)
-    params = found.params
-    if kind in _OTHER_HALF:
+    left_out = released_options.left_out(config, tokenizers.load(folder).kind)
+    params, is_clip = found.params, kind in _OTHER_HALF
+    if is_clip:
         _tell_logit_scale(params)
         params = params.get(_tower(kind), {})
     tensor_files.write(output, torch_glide.to_torch(kind, model, params))
-    return kind
+    if is_clip:
+        return Written(kind, None, left_out)
+    _write_options(options, config)
+    return Written(kind, options, left_out)
+
+
+def _write_options(path: pathlib.Path, config: Config) -> None:
+    text = json.dumps(released_options.options(config), indent=2)
+    try:
+        path.write_text(f"{text}\n", encoding="utf-8")
+    except OSError as error:
+        raise UserError(
+            f"{path} cannot be written ({error.strerror}); name another --output"
+        ) from error
+
+
+def read_settings(place: pathlib.Path) -> tuple[Config, str]:
+    """Settings and tokenizer of a bundle, for a file of weights of the same sizes.
+
+    Args:
+      place: a bundle's folder, or the config.json in it.
+
+    Returns:
+      Settings, and a tokenizer as `tokenizers.make_tokenizer` takes it.
+
+    Raises:
+      UserError: it is neither.
+    """
+    folder = place.parent if place.name == "config.json" else place
+    if not bundle.is_bundle(folder):
+        raise UserError(
+            f"--config={place} is not a bundle or its config.json; name the bundle "
+            "that has the sizes and the tokenizer of the file"
+        )
+    found = bundle.read_bundle(folder)
+    return resolve.from_json(found.config_json), str(folder)
 
 
 def _waiting_half(kind: str, folder: pathlib.Path) -> pathlib.Path | None:
@@ -147,10 +212,10 @@ def _tell_logit_scale(params: shapes.Params) -> None:
         )
 
 
-def _tokenizer_files(config: Config) -> dict[str, bytes]:
+def _tokenizer_files(spec: str) -> dict[str, bytes]:
     with tempfile.TemporaryDirectory() as made:
         folder = pathlib.Path(made)
-        tokenizers.save(tokenizers.make_tokenizer(config.data.tokenizer), folder)
+        tokenizers.save(tokenizers.make_tokenizer(spec), folder)
         return {path.name: path.read_bytes() for path in sorted(folder.iterdir())}
 
 

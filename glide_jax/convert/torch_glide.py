@@ -20,7 +20,7 @@ from glide_jax.errors import UserError
 from glide_jax.models import build
 
 DTYPES = ("float32", "float16", "bfloat16")
-_LISTED = 10  # names an error shows before it counts the rest
+_LISTED = 3  # names an error shows before it counts the rest
 
 
 def from_torch(
@@ -135,7 +135,7 @@ def _check(
     found: Mapping[str, tuple[int, ...]],
     mistyped: list[str],
 ) -> None:
-    """Raises one UserError with every name that is wrong."""
+    """Raises one UserError with the number of wrong names and the first of them."""
     wrong = {
         "missing": [name for name in expected if name not in found],
         # A name out of a file may hold anything, also line ends.
@@ -158,8 +158,8 @@ def _check(
             problems.append(f"{len(which)} {how}: {', '.join(which[:_LISTED])}{more}")
     if problems:
         raise UserError(
-            f"{what} at this configuration; {'; '.join(problems)}; check the kind and "
-            "the model sizes"
+            f"{what} at this configuration; {'; '.join(problems)}; check the kind; "
+            "for a model of other sizes than the released ones give --config=BUNDLE"
         )
 
 

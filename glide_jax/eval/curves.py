@@ -36,9 +36,18 @@ _NEWER = "reference.file_digest"
 _PREFIXES = ("", "inception_tf1_", "noised_clip_")
 # The names a quantity goes by.
 NAMES = {
+    # With float16 distances they have names of their own.
+    **{
+        quantity: tuple(
+            f"{prefix}{quantity}{suffix}"
+            for suffix in ("", "_float16")
+            for prefix in _PREFIXES
+        )
+        for quantity in ("precision", "recall")
+    },
     **{
         quantity: tuple(f"{prefix}{quantity}" for prefix in _PREFIXES)
-        for quantity in ("precision", "recall", "inception_score", "fid")
+        for quantity in ("inception_score", "fid")
     },
     "clip_score": ("noised_clip_score",),
 }

@@ -2,7 +2,9 @@
 
 Figures carry the extractor's name: noised_clip_fid is no fid, and inception_tf1_fid, of
 pictures resized as OpenAI's evaluator does it, is not that of pytorch-fid. Those of
-`inception`, which resizes as pytorch-fid does, go without.
+`inception`, which resizes as pytorch-fid does, go without. Precision and recall of
+float16 distances are precision_float16 and recall_float16: they do not compare with
+exact ones.
 """
 
 from __future__ import annotations
@@ -13,7 +15,15 @@ from typing import NamedTuple
 import numpy as np
 
 from glide_jax import errors
-from glide_jax.eval import collecting, distances, features, moments, parts, scores
+from glide_jax.eval import (
+    collecting,
+    distances,
+    features,
+    float16_distances,
+    moments,
+    parts,
+    scores,
+)
 from glide_jax.eval import references as references_lib
 
 # What each needs: features, a reference, its own rows, captions and a CLIP for them.
@@ -35,6 +45,9 @@ _REMEDIES = {
     "clip": "give --judge, the bundle of a noised CLIP",
     "captions": "give the pictures' prompts",
 }
+# How precision and recall compute distances: in float64, or as OpenAI's evaluator does.
+EXACT, FLOAT16 = "exact", "float16"
+PR_DISTANCES = (EXACT, FLOAT16)
 # The extractor whose figures need no name of their own, those that most papers mean.
 PLAIN = "inception"
 # 1706.08500's authors: with fewer pictures FID comes out too high.
@@ -77,6 +90,7 @@ def compute(
     *,
     extractor: str,
     reference: references_lib.Reference | None = None,
+    pr_distances: str = EXACT,
 ) -> Found:
     """The figures of these names.
 
@@ -85,6 +99,7 @@ def compute(
         names: As `choose` gives them.
         extractor: Name of the extractor; PLAIN goes without saying.
         reference: What to compare with.
+        pr_distances: One of PR_DISTANCES.
     """
     metrics: dict[str, float] = {}
     warnings: list[str] = []
@@ -97,7 +112,7 @@ def compute(
         metrics["sfid"] = distances.frechet(spatial, reference.spatial)
         warnings += _doubts(f"{_prefix(extractor)}sfid", spatial, reference.spatial)
     if {"kid", "precision_recall"} & set(names):
-        metrics |= _by_rows(kept.rows("pool"), reference.rows, names)
+        metrics |= _by_rows(kept.rows("pool"), reference.rows, names, pr_distances)
     if "inception_score" in names:
         logits = kept.rows("logits")
         metrics["inception_score"] = distances.inception_score(logits)
@@ -148,7 +163,7 @@ def available(
 
 
 def _by_rows(
-    rows: np.ndarray, real: np.ndarray, names: Sequence[str]
+    rows: np.ndarray, real: np.ndarray, names: Sequence[str], pr_distances: str
 ) -> dict[str, float]:
     found: dict[str, float] = {}
     if "kid" in names:
@@ -157,7 +172,11 @@ def _by_rows(
         if estimate.standard_error is not None:
             found["kid_standard_error"] = estimate.standard_error
     if "precision_recall" in names:
-        found |= distances.precision_recall(rows, real)._asdict()
+        if pr_distances == FLOAT16:
+            shares = float16_distances.precision_recall(rows, real)._asdict()
+            found |= {f"{name}_{FLOAT16}": share for name, share in shares.items()}
+        else:
+            found |= distances.precision_recall(rows, real)._asdict()
     return found
 
 

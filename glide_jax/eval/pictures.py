@@ -136,10 +136,19 @@ class Folder:
     Files of `glide sample` bring their captions along.
     """
 
-    def __init__(self, folder: str | pathlib.Path, prompts: Sequence[str] | None):
-        """Raises UserError: no pictures, not square, or another number of prompts."""
+    def __init__(
+        self,
+        folder: str | pathlib.Path,
+        prompts: Sequence[str] | None,
+        flag: str = "--images",
+    ):
+        """`flag` names the folder in lines of output and errors.
+
+        Raises:
+            UserError: No pictures, not square, or another number of prompts.
+        """
         folder = pathlib.Path(folder)
-        self._files, found = picture_folder.list_pictures(folder, f"--images={folder}")
+        self._files, found = picture_folder.list_pictures(folder, f"{flag}={folder}")
         check_prompts(prompts, len(self._files), folder)
         self.captions = found if prompts is None else prompts
         self.count, self.has_captions = len(self._files), self.captions is not None
@@ -170,17 +179,30 @@ class Folder:
 
 
 class Real:
-    """The pictures of a data source in its order: centre crop, never mirrored."""
+    """The pictures of a data source in its order: centre crop, never mirrored.
 
-    has_captions, captions = True, None
+    Without `captions_required` a picture that has no caption is one of them, too.
+    """
 
-    def __init__(self, spec: str, px: int, most: int | None = None):
+    captions = None
+
+    def __init__(
+        self,
+        spec: str,
+        px: int,
+        most: int | None = None,
+        *,
+        captions_required: bool = True,
+    ):
         """The validation split, where there are splits; the first `most` of it.
 
         Raises:
             UserError: As `sources.open_source`; a source without records.
         """
-        source = sources.open_source(spec, split="validation")
+        source = sources.open_source(
+            spec, split="validation", captions_required=captions_required
+        )
+        self.has_captions = captions_required
         is_drawn = isinstance(source, schema.Drawable)
         self._source = source.at_px(px) if is_drawn else source
         self._faults = fault.FaultCounter(1.0, len(source), fault.log_left_out)
@@ -206,7 +228,8 @@ class Real:
             found.append(example.caption)
         shown = np.array(pixels, np.float32).reshape(-1, self.px, self.px, 3)
         numbers = np.array(indices, np.int64)
-        return Shown(numbers, images_lib.to_pixels(shown), found)
+        texts = found if self.has_captions else None
+        return Shown(numbers, images_lib.to_pixels(shown), texts)
 
 
 def open_saved(

@@ -1,12 +1,16 @@
 """Reference batches: what real pictures look like to an extractor, in one file.
 
-The layout is that of OpenAI's evaluator, which reads these files, as they read its own:
-
 arr_0            uint8 (N, px, px, 3); ours only where asked for
 mu, sigma        mean (d,) and covariance (d, d) of the pool features, float64
 mu_s, sigma_s    of the spatial features, where the extractor has them
 pool             float32 (N, d), ours: what KID, precision and recall compare
 glide_jax        text, ours: a JSON object that names extractor, px, source and protocol
+
+OpenAI's evaluator reads such a file, and takes mu, sigma, mu_s and sigma_s from it as
+statistics of its own features. So they have these names only for `inception_tf1`, whose
+features are the evaluator's. Of another extractor they are EXTRACTOR_mu and so on, and
+the evaluator computes statistics of arr_0. Files of an earlier version have mu and
+sigma for every extractor; their record tells which one.
 
 The paper's protocol (GLIDE, appendix A.2): the whole validation set, centre-cropped.
 """
@@ -16,6 +20,7 @@ from __future__ import annotations
 import dataclasses
 import json
 import pathlib
+from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
@@ -27,9 +32,11 @@ from glide_jax.runtime import paths
 
 RECORD = "glide_jax"
 PROTOCOL = "centre crop"
+_STATISTICS = ("mu", "sigma", "mu_s", "sigma_s")
+_EVALUATORS = "inception_tf1"
 # Whose statistics a file without a record holds: OpenAI's evaluator writes spatial ones
 # and resizes as TensorFlow 1 did, pytorch-fid writes none.
-_THEIRS = {True: "inception_tf1", False: "inception"}
+_THEIRS = {True: _EVALUATORS, False: "inception"}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -82,12 +89,13 @@ def build(
     )
     collecting.collect(pictures, judges, kept, batch_size=batch_size, on_part=on_part)
     pool = collecting.gaussian_of(kept, "pool")
+    name = extractor.name
     record = {**asked, "count": pool.count, "unreadable": pictures.count - pool.count}
     arrays: dict[str, Any] = {RECORD: np.array(json.dumps(record))}
-    arrays |= {"mu": pool.mu, "sigma": pool.sigma}
+    arrays |= {_own("mu", name): pool.mu, _own("sigma", name): pool.sigma}
     if kept.has("spatial"):
         spatial = collecting.gaussian_of(kept, "spatial")
-        arrays |= {"mu_s": spatial.mu, "sigma_s": spatial.sigma}
+        arrays |= {_own("mu_s", name): spatial.mu, _own("sigma_s", name): spatial.sigma}
     rows = (pool.count, len(pool.mu))
     arrays["pool"] = npz_files.Streamed(rows, "float32", kept.blocks("pool"))
     if keep_images:
@@ -121,6 +129,7 @@ def read(
     names = npz_files.names(path)
     arrays = npz_files.read_small(path, but=("arr_0",))
     record = _record(path, arrays)
+    arrays = _plainly_named(arrays, record["extractor"])
     images = pictures_lib.Saved(path) if "arr_0" in names else None
     _check_px(path, images.px if images else record.get("px"), px)
     is_ours = _is_of(record, extractor)
@@ -134,7 +143,9 @@ def read(
         return _looked_at(images, extractor, batch_size, arrays, record, is_ours)
     return Reference(
         _gaussian(path, arrays, "mu", "sigma", record),
-        _gaussian(path, arrays, "mu_s", "sigma_s", record) if "mu_s" in names else None,
+        _gaussian(path, arrays, "mu_s", "sigma_s", record)
+        if "mu_s" in arrays
+        else None,
         arrays.get("pool"),
         record,
     )
@@ -167,11 +178,24 @@ def _looked_at(
     }
     pool, spatial = pool.gaussian(), spatial and spatial.gaussian()
     if is_ours and "mu" in arrays:
-        # The evaluator compares with what is written, not with what it finds.
+        # The evaluator compares with the statistics in the file.
         pool = _gaussian(path, arrays, "mu", "sigma", {})
     if is_ours and "mu_s" in arrays:
         spatial = _gaussian(path, arrays, "mu_s", "sigma_s", {})
     return Reference(pool, spatial, np.concatenate(rows), record)
+
+
+def _own(name: str, extractor: str) -> str:
+    """The name of a statistic of this extractor's features in a file."""
+    return name if extractor == _EVALUATORS else f"{extractor}_{name}"
+
+
+def _plainly_named(
+    arrays: Mapping[str, np.ndarray], extractor: str | None
+) -> dict[str, np.ndarray]:
+    """The arrays, with the statistics of this extractor as mu, sigma and so on."""
+    plain = {_own(name, str(extractor)): name for name in _STATISTICS}
+    return {plain.get(name, name): array for name, array in arrays.items()}
 
 
 def _record(path: str | pathlib.Path, arrays: dict[str, np.ndarray]) -> dict[str, Any]:

@@ -74,11 +74,18 @@ def judge(
     reference: references.Reference | None,
     batch_size: int,
     on_part: collecting.OnPart,
+    pr_distances: str = figures.EXACT,
 ) -> figures.Found:
-    """Looks at what was not seen yet, and makes the figures of these names."""
+    """Extracts features of the pictures that are left, and computes these figures."""
     collecting.collect(pictures, judges, kept, batch_size=batch_size, on_part=on_part)
     extractor = "" if judges.extractor is None else judges.extractor.name
-    found = figures.compute(kept, names, extractor=extractor, reference=reference)
+    found = figures.compute(
+        kept,
+        names,
+        extractor=extractor,
+        reference=reference,
+        pr_distances=pr_distances,
+    )
     seen = sum(len(block) for block in kept.blocks("indices"))
     if seen < pictures.count:
         found.warnings.append(

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import json
 import pathlib
+import shutil
 import sys
 
 import numpy as np
@@ -13,7 +15,7 @@ from PIL import Image
 from glide_jax.checkpoint import bundle
 from glide_jax.cli import main
 from glide_jax.config import resolve
-from glide_jax.convert import bundles, released, tensor_files, torch_glide
+from glide_jax.convert import released, tensor_files, torch_glide
 from tests.models import golden_models
 from tests.train import small_runs
 
@@ -55,6 +57,14 @@ FROM, TO = ["convert", "--from=openai"], ["convert", "--to=openai"]
             "--output=page cannot be written",
         ),
         ([*TO, "--input=absent", "--output=o/a.safetensors"], "absent is not a bundle"),
+        (
+            [*TO, "--input=absent", "--output=o/a.pt", "--config=c"],
+            "--config is for --from=openai",
+        ),
+        (
+            [*FROM, "--kind=base", "--input=a", "--output=o", "--config=small.bin"],
+            "--config=small.bin is not a bundle or its config.json",
+        ),
         ([*TO, "--input=absent", "--output=o/a.bin"], "a.bin is neither"),
         ([*TO, "--input=absent", "--output=page/a.safetensors"], "page cannot be"),
     ],
@@ -104,10 +114,17 @@ def test_a_converted_model_draws_the_same_picture_and_can_be_trained_on(
     output = tmp_path / "out" / "base.safetensors"
     argv = [*TO, f"--input={workdir / 'bundle'}", f"--output={output}"]
     assert main.run(argv) == 0
-    assert "under the released names of base" in capsys.readouterr().out
+    printed = capsys.readouterr().out
+    assert "under the released names of base" in printed
+    assert "not in the files: the tokenizer is sentencepiece" in printed
+    made = json.loads((tmp_path / "out" / "base.options.json").read_text())
+    assert made["num_channels"] == make_config().model.num_channels
     back = tmp_path / "back"
-    # The command itself takes models of the released sizes only.
-    assert bundles.from_openai("base", make_config(), output, back)
+    argv = [*FROM, "--kind=base", f"--input={output}", f"--output={back}"]
+    assert main.run(argv) == 2  # of other sizes than the released model
+    for given in (workdir / "bundle", workdir / "bundle" / "config.json"):
+        shutil.rmtree(back, ignore_errors=True)
+        assert main.run([*argv, f"--config={given}"]) == 0
     drawn = []
     for folder in (workdir / "bundle", back):
         pictures = tmp_path / f"drawn_{folder.name}"

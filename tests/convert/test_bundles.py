@@ -13,6 +13,7 @@ from glide_jax.config import resolve
 from glide_jax.convert import bundles, tensor_files, torch_glide
 from glide_jax.errors import UserError
 from glide_jax.sample import restore
+from glide_jax.text import tokenizers
 from tests.convert import test_tensor_files as plain
 from tests.models import golden_models
 from tests.train import small_runs
@@ -75,7 +76,7 @@ def test_a_unet_goes_into_a_bundle_and_out_again_bit_for_bit(
     assert resolve.from_json(stored.config_json).model == MODELS[kind]
     assert stored.params["unet"]["stem"]["kernel"].dtype == dtype
     output = tmp_path / "out.safetensors"
-    assert bundles.to_openai(folder, output) == kind
+    assert bundles.to_openai(folder, output).kind == kind
     plain.assert_same(tensor_files.read(output), tensors)
 
 
@@ -116,7 +117,7 @@ def test_two_files_make_one_noised_clip_in_any_order(convert, tmp_path, first):
     assert params["logit_scale"] == np.float32(math.log(100))
     for kind in (first, second):
         output = tmp_path / f"{kind}.out.safetensors"
-        assert bundles.to_openai(folder, output, kind) == kind
+        assert bundles.to_openai(folder, output, kind).kind == kind
         plain.assert_same(tensor_files.read(output), tensors[kind])
 
 
@@ -193,10 +194,13 @@ def test_a_logit_scale_that_the_files_cannot_hold_is_told(convert, tmp_path, cap
     output = tmp_path / "out.safetensors"
     bundles.to_openai(tmp_path / "clip", output, "clip-text")
     read = bundle.read_bundle(tmp_path / "clip")
+    tokenizer = tokenizers.load(tmp_path / "clip")
+    tokenizers.save(tokenizer, tmp_path / "files")
+    saved = {path.name: path.read_bytes() for path in files(tmp_path / "files")}
     for scale, dtype in ((100, ml_dtypes.bfloat16), (14.3, np.float32)):
         assert caplog.text == ""
         params = {**read.params, "logit_scale": np.asarray(math.log(scale), dtype)}
-        bundle.write_bundle(tmp_path / "own", params, read.config_json, {}, "")
+        bundle.write_bundle(tmp_path / "own", params, read.config_json, saved, "")
         output.unlink()
         bundles.to_openai(tmp_path / "own", output, "clip-text")
     assert "logit scale, 14.3," in caplog.text

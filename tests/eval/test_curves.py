@@ -58,6 +58,29 @@ def test_figures_of_every_extractor_are_drawn(prefix):
     assert names["clip_score"] == "noised_clip_score"
 
 
+def in_float16(row):
+    """A row of `glide evaluate --pr_distances=float16`."""
+    shares = ("noised_clip_precision", "noised_clip_recall")
+    metrics = {
+        f"{name}_float16" if name in shares else name: value
+        for name, value in row["metrics"].items()
+    }
+    command = f"{row['command']} --pr_distances=float16"
+    settings = {"settings": {**row["settings"], "pr_distances": "float16"}}
+    return row | {"metrics": metrics, "command": command} | settings
+
+
+def test_shares_of_float16_distances_are_drawn_but_not_beside_exact_ones():
+    exact = [cfg(1, settings={}), cfg(2, settings={})]
+    rounded = [in_float16(row) for row in exact]
+    names = curves.of_rows(rounded).names
+    assert names["precision"] == "noised_clip_precision_float16"
+    assert names["recall"] == "noised_clip_recall_float16"
+    for mixed in ([exact[0], rounded[1]], [rounded[0], exact[1]]):
+        with pytest.raises(UserError, match="pr_distances"):
+            curves.of_rows(mixed)
+
+
 NONE = row("--guidance_mode=none")
 # A sweep as a user has it: points near each other at small scales, apart at large.
 SWEEP = [

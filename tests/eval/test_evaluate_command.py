@@ -109,6 +109,24 @@ def test_real_pictures_against_themselves(evaluate, world, tmp_path):
     assert metrics["noised_clip_precision"] == metrics["noised_clip_recall"] == 1
 
 
+def test_float16_distances_are_recorded_and_need_no_new_features(
+    evaluate, world, tmp_path, capsys
+):
+    flags = [f"--images=folder:{world / 'photos'}", "--px=8"]
+    flags += ["--metrics=precision_recall"]
+    assert evaluate(*flags, draws=False) == 0
+    assert "pr_distances" not in result_of(tmp_path / "out")["settings"]
+    flags += ["--pr_distances=float16"]
+    assert evaluate(*flags, draws=False) == 0  # in the same folder
+    result = result_of(tmp_path / "out")
+    assert result["settings"]["pr_distances"] == "float16"
+    shares = {f"noised_clip_{name}_float16" for name in ("precision", "recall")}
+    assert result["metrics"].keys() == shares
+    flags[-2] = "--metrics=fid"
+    assert evaluate(*flags, draws=False) == 2
+    assert "--pr_distances=float16 is of precision_recall" in capsys.readouterr().err
+
+
 def test_a_signal_ends_it_with_42_and_only_the_same_settings_go_on(
     evaluate, tmp_path, monkeypatch, capsys
 ):
@@ -247,7 +265,8 @@ def test_a_reference_cut_off_goes_on_and_flags_are_asked_for(
     assert seen == list(range(24))
     with np.load(tmp_path / "again.npz") as again, np.load(world / "ref.npz") as whole:
         np.testing.assert_array_equal(again["arr_0"], REAL)
-        np.testing.assert_allclose(again["sigma"], whole["sigma"], atol=1e-6)
+        found, expected = (file["noised_clip_sigma"] for file in (again, whole))
+        np.testing.assert_allclose(found, expected, atol=1e-6)
     capsys.readouterr()
     assert main.run(["evaluate", "reference", *flags[1:]]) == 2
     assert "--source is missing" in capsys.readouterr().err

@@ -174,3 +174,38 @@ def test_what_can_be_made_is_found_out_beforehand(tmp_path):
 def _saved(tmp_path, shown):
     np.savez(tmp_path / "shown.npz", arr_0=shown)
     return tmp_path / "shown.npz"
+
+
+def test_shares_of_float16_distances_have_names_of_their_own(tmp_path):
+    np.savez(tmp_path / "real.npz", arr_0=REAL)
+    np.savez(tmp_path / "a.npz", arr_0=DRAWN)
+    extractor = stand_in.QuarterMeans("inception_tf1")
+    kept = parts.Parts(tmp_path / "p", {})
+    collecting.collect(
+        pictures.Saved(tmp_path / "a.npz"),
+        collecting.Judges(extractor),
+        kept,
+        batch_size=30,
+        on_part=lambda count: None,
+    )
+    real = references.read(tmp_path / "real.npz", extractor, 8)
+    found = {
+        how: figures.compute(
+            kept,
+            ["precision_recall"],
+            extractor=extractor.name,
+            reference=real,
+            pr_distances=how,
+        ).metrics
+        for how in figures.PR_DISTANCES
+    }
+    default = figures.compute(
+        kept, ["precision_recall"], extractor=extractor.name, reference=real
+    )
+    assert default.metrics == found["exact"]
+    names = [f"inception_tf1_{name}" for name in ("precision", "recall")]
+    assert list(found["exact"]) == names
+    assert list(found["float16"]) == [f"{name}_float16" for name in names]
+    # Squared lengths near 200,000 have no float16: the block is in float32.
+    shares = zip(found["exact"].values(), found["float16"].values(), strict=True)
+    assert all(a == pytest.approx(b, abs=0.05) for a, b in shares)

@@ -11,7 +11,7 @@ from PIL import Image
 
 from glide_jax import errors
 from glide_jax.data import picture_files
-from glide_jax.eval import parts, pictures
+from glide_jax.eval import parts, pictures, reference_pictures
 from tests.eval import stand_in
 
 SHOWN = stand_in.noise_pictures(5)
@@ -77,6 +77,78 @@ def test_a_source_is_cropped_to_the_size_and_leaves_out_what_is_broken(tmp_path)
     asked = pictures.captions_of(f"folder:{folder}", 7)
     assert len(asked) == 7
     assert set(asked) == {"a a", "a b", "a c", "a d", "a e"}
+
+
+def write_uncaptioned(folder, kind):
+    """Five pictures without captions, as --source names them."""
+    if kind == "npz":
+        np.savez(folder / "s.npz", arr_0=SHOWN)
+        return str(folder / "s.npz")
+    if kind == "samples":
+        made = write_folder(folder / "f")
+        entries = [{"file": f"{name}.png", "prompt": {"a": 1}} for name in NAMES]
+        (made / "samples.json").write_text(json.dumps({"images": entries}))
+        return str(made)
+    made = write_folder(folder / "f")
+    if kind == "webdataset":
+        with tarfile.open(folder / "s.tar", "w") as tar:
+            for path in sorted(made.iterdir()):
+                tar.add(path, path.name)
+        return f"webdataset:{folder / 's.tar'}"
+    return f"folder:{made}" if kind == "folder" else str(made)
+
+
+@pytest.mark.parametrize("kind", ["npz", "samples", "webdataset", "folder", "path"])
+def test_pictures_without_captions_are_a_reference(tmp_path, kind, monkeypatch):
+    monkeypatch.setenv("GLIDE_JAX_CACHE", str(tmp_path / "cache"))
+    spec = write_uncaptioned(tmp_path, kind)
+    found = reference_pictures.open_pictures(spec, 8)
+    shown = found.read(0, 9)
+    np.testing.assert_array_equal(shown.pixels, SHOWN)
+    assert not found.has_captions
+    assert shown.captions is None
+    first = reference_pictures.open_pictures(spec, 8, 3)
+    assert first.count == first.record["count"] == 3
+    assert first.record != found.record
+
+
+def test_a_captioned_source_stays_one_where_captions_are_needed(tmp_path):
+    spec = write_uncaptioned(tmp_path, "folder")
+    with pytest.raises(errors.UserError, match="caption"):
+        pictures.open_saved(spec, None, px=8)
+
+
+def test_a_folder_of_pictures_of_any_shape_is_a_reference(tmp_path):
+    folder = tmp_path / "f"
+    (folder / "deeper").mkdir(parents=True)
+    for name, size in (("a", (20, 11)), ("b", (8, 8)), ("deeper/c", (9, 40))):
+        Image.new("RGB", size, (1, 2, 3)).save(folder / f"{name}.png")
+    (folder / "b.txt").write_text("one of them has a caption")
+    shown = reference_pictures.open_pictures(str(folder), 8).read(0, 9)
+    assert shown.pixels.shape == (3, 8, 8, 3)
+
+
+@pytest.mark.parametrize(
+    ("spec", "px", "named"),
+    [
+        ("s.npz", 16, "give --px=8"),
+        ("samples", 16, "give --px=8"),
+        ("absent", 8, "--source=absent is not a folder"),
+        ("absent.npz", 8, "absent.npz"),
+        ("a.png", 8, "--source=a.png is not a folder"),
+        ("gs://bucket/photos", 8, "--source=gs://bucket/photos is a URL"),
+    ],
+)
+def test_what_is_no_reference_is_refused(tmp_path, monkeypatch, spec, px, named):
+    monkeypatch.chdir(tmp_path)
+    np.savez("s.npz", arr_0=SHOWN)
+    folder = write_folder(tmp_path / "samples")
+    entries = [{"file": f"{name}.png", "prompt": name} for name in NAMES]
+    (folder / "samples.json").write_text(json.dumps({"images": entries}))
+    (tmp_path / "a.png").write_bytes(b"")
+    with pytest.raises(errors.UserError, match=named) as caught:
+        reference_pictures.open_pictures(spec, px)
+    assert "\n" not in str(caught.value)
 
 
 def test_captions_are_spread_over_a_source():

@@ -16,13 +16,13 @@ EXTRACTOR = stand_in.QuarterMeans()
 OPENAI = stand_in.QuarterMeans("inception_tf1")
 
 
-def build(tmp_path, **options):
+def build(tmp_path, *, extractor=EXTRACTOR, **options):
     np.savez(tmp_path / "shown.npz", arr_0=SHOWN)
     options = {"keep_images": False, "batch_size": 6} | options
     path = tmp_path / "ref.npz"
     references.build(
         pictures.Saved(tmp_path / "shown.npz"),
-        EXTRACTOR,
+        extractor,
         path,
         **{"on_part": lambda count: None} | options,
     )
@@ -43,8 +43,8 @@ def theirs(path, **arrays):
 
 
 def test_a_reference_has_the_evaluators_arrays_and_reads_back(tmp_path):
-    path = build(tmp_path, keep_images=True)
-    seen = EXTRACTOR(SHOWN)
+    path = build(tmp_path, keep_images=True, extractor=OPENAI)
+    seen = OPENAI(SHOWN)
     with np.load(path, allow_pickle=False) as file:
         np.testing.assert_array_equal(file["arr_0"], SHOWN)
         # Sums of 20 float64 numbers up to 255.
@@ -55,13 +55,38 @@ def test_a_reference_has_the_evaluators_arrays_and_reads_back(tmp_path):
                 file[f"sigma{name}"], np.cov(rows, rowvar=False), atol=1e-9
             )
         record = json.loads(str(file["glide_jax"]))
-    assert record["extractor"] == "inception"
-    assert record["digest"] == EXTRACTOR.digest
+    assert record["extractor"] == "inception_tf1"
+    assert record["digest"] == OPENAI.digest
     assert (record["px"], record["count"], record["protocol"]) == (8, 20, "centre crop")
-    found = references.read(path, EXTRACTOR, 8)
+    found = references.read(path, OPENAI, 8)
     np.testing.assert_array_equal(found.rows, seen.pool)
     assert found.pool.count == found.spatial.count == 20
     assert sorted(p.name for p in tmp_path.iterdir()) == ["ref.npz", "shown.npz"]
+
+
+@pytest.mark.parametrize("keep_images", [True, False])
+@pytest.mark.parametrize("name", ["inception", "noised_clip", "another"])
+def test_statistics_of_other_features_have_names_that_the_evaluator_does_not_read(
+    tmp_path, name, keep_images
+):
+    extractor = stand_in.QuarterMeans(name)
+    path = build(tmp_path, extractor=extractor, keep_images=keep_images)
+    with np.load(path, allow_pickle=False) as file:
+        arrays = dict(file)
+    statistics = {f"{name}_{which}" for which in ("mu", "sigma", "mu_s", "sigma_s")}
+    images = {"arr_0"} if keep_images else set()
+    assert arrays.keys() == statistics | images | {"pool", "glide_jax"}
+    found = references.read(path, extractor, 8)
+    np.testing.assert_array_equal(found.pool.mu, arrays[f"{name}_mu"])
+    np.testing.assert_array_equal(found.spatial.sigma, arrays[f"{name}_sigma_s"])
+    # The record of a file of an earlier version says whose its mu is.
+    earlier = {key.removeprefix(f"{name}_"): array for key, array in arrays.items()}
+    np.savez(path, **earlier)
+    again = references.read(path, extractor, 8)
+    np.testing.assert_array_equal(again.pool.mu, found.pool.mu)
+    if not keep_images:
+        with pytest.raises(errors.UserError, match=f"was made with {name} "):
+            references.read(path, OPENAI, 8)
 
 
 def test_a_reference_does_not_depend_on_batches_or_on_being_cut_off(tmp_path):
