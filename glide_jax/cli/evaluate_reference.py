@@ -31,9 +31,8 @@ from glide_jax.errors import UserError
 def define_flags(values: flags.FlagValues) -> None:
     """What to read, how to look at it and where to write."""
     add = define.Define(values)
-    add.text(
-        "source", "folder, .npz file or data source, of which the validation split"
-    )
+    meaning = "folder, .npz file or data source, of which the validation split"
+    add.path_or_source("source", meaning)
     add.whole("px", "side of the pictures that are to be compared with it", least=8)
     add.kind_and_path("features", "inception_tf1:FILE, inception:FILE or clip:BUNDLE")
     add.path("output", "file to write, e.g. ref.npz")
