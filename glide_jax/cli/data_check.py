@@ -17,6 +17,7 @@ from absl import flags
 
 from glide_jax.cli import data_flags, define, sampling, stopping
 from glide_jax.errors import UserError
+from glide_jax.runtime import counts
 
 if TYPE_CHECKING:
     from glide_jax.data import survey
@@ -82,11 +83,13 @@ def run(values: flags.FlagValues, arguments: list[str]) -> int:
 
 def _lines(found: survey.Survey, values: flags.FlagValues) -> list[str]:
     """The report, without the list of bad records."""
-    lines = [f"{found.records - len(found.bad)} of {found.records} records can be used"]
+    usable = found.records - len(found.bad)
+    lines = [f"{usable} of {counts.counted(found.records, 'record')} can be used"]
     if found.short_sides:
         lines.append(f"short side of the pictures: {_shown(found.short_sides)} px")
     if values.px:
-        lines.append(f"{found.num_enlarged} pictures are smaller than {values.px} px")
+        small = counts.counted(found.num_enlarged, "picture")
+        lines.append(f"{small} below {values.px} px, which training enlarges")
     if found.caption_chars:
         lines.append(f"captions: {_shown(found.caption_chars)} characters")
     if found.caption_tokens:
@@ -97,8 +100,8 @@ def _lines(found: survey.Survey, values: flags.FlagValues) -> list[str]:
     for key, first in found.duplicates[:NAMED]:
         lines.append(f"{key}: the same picture and caption as {first}")
     lines.append(
-        f"{len(found.duplicates)} duplicates; {found.same_pictures} pictures come "
-        "again with another caption"
+        f"{counts.counted(len(found.duplicates), 'duplicate')}; "
+        f"{counts.counted(found.same_pictures, 'picture')} again with another caption"
     )
     return lines
 

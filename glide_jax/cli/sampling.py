@@ -15,7 +15,7 @@ from absl import flags
 
 from glide_jax.cli import define, output, stopping
 from glide_jax.errors import UserError
-from glide_jax.runtime import text_lines
+from glide_jax.runtime import counts, text_lines
 
 if TYPE_CHECKING:
     from glide_jax.sample.cascade import Glide
@@ -251,12 +251,12 @@ def write_result(
         },
     )
     if total == len(entries):
-        print(f"{total} pictures and samples.json are in {folder}")
+        print(f"{counts.counted(total, 'picture')} and samples.json: {folder}")
     else:
         seed, first = result.seeds[0]
         print(
-            f"{len(entries)} pictures are added to {folder}, the first as picture"
-            f" {first} of seed {seed}; samples.json lists {total}"
+            f"{counts.counted(len(entries), 'picture')} added to {folder}, the first as"
+            f" picture {first} of seed {seed}; samples.json lists {total}"
         )
 
 

@@ -136,7 +136,9 @@ class FaultCounter:
         most = min(self._num_records, max(seen, MIN_SEEN))
         # Less than a rounding error above a whole number is that number.
         allowed = math.ceil(self._max_bad_frac * most - 1e-9)
-        if len(self._kinds) + len(new) > allowed:
+        # A resumed run begins with the records of all processes, which one process alone
+        # may not exceed: what was accepted is not judged again.
+        if new and len(self._kinds) + len(new) > allowed:
             raise errors.UserError(self._too_many(new, min(seen, self._num_records)))
         self.seen = seen
         self._kinds |= new

@@ -95,8 +95,7 @@ class Folder:
             self._refuse(names)
         records.sort(key=lambda record: natural_order.natural_key(record.picture))
         self._records = records
-        kind = "pictures with captions" if captions_required else "pictures"
-        self.report.used = f"{len(records):,} {kind}"
+        self.report.used = source_report.used(len(records), captions_required)
 
     def _read_tables(self, names) -> caption_tables.Table:
         """The captions in all tables, by the picture's path below the root."""

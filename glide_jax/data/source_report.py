@@ -6,6 +6,15 @@ import collections
 import dataclasses
 
 from glide_jax.data import picture_listing
+from glide_jax.runtime import counts
+
+
+def used(count: int, has_captions: bool) -> str:
+    """E.g. "92 pictures with captions"."""
+    pictures = counts.counted(count, "picture")
+    if not has_captions:
+        return pictures
+    return f"{pictures} with {'a caption' if count == 1 else 'captions'}"
 
 
 @dataclasses.dataclass
@@ -32,4 +41,5 @@ class SourceReport:
     def note_dotted(self, count: int) -> None:
         """Notes records whose key has a dot, unlike webdataset's."""
         if count:
-            self.notes.append(f"{count} keys end at the last dot of the name")
+            keys = counts.counted(count, "key")
+            self.notes.append(f"{keys} up to the last dot of the name")

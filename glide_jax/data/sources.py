@@ -18,6 +18,7 @@ from glide_jax.data import (
     source_options,
     tar_shards,
 )
+from glide_jax.runtime import counts
 
 _log = logging.getLogger(__name__)
 # Records left out that a message names.
@@ -122,7 +123,7 @@ def _open_tfds(where: str, split: str, captions_required: bool) -> schema.Source
     source = tfds_records.TfdsRecords(
         name, **{"split": split, **options}, captions_required=captions_required
     )
-    _log_once(f"{source!r}: {len(source):,} records")
+    _log_once(f"{source!r}: {counts.counted(len(source), 'record')}")
     return source
 
 

@@ -12,6 +12,8 @@ import numpy as np
 
 from glide_jax.data import captions, fault, schema, transforms
 
+# Captions are counted up to here.
+MAX_TOKENS = 4096
 # Records in flight for each thread: decoding takes much longer than handing over.
 _AHEAD = 4
 
@@ -91,8 +93,7 @@ def survey(
         num_enlarged += found.short_side < px
         chars += map(len, found.captions)
         if tokenizer is not None:
-            # One more than the context shows which captions are cut.
-            _, mask = tokenizer.encode_batch(list(found.captions), 4 * context)
+            _, mask = tokenizer.encode_batch(list(found.captions), MAX_TOKENS)
             lengths = np.sum(mask, axis=1)
             tokens += lengths.tolist()
             num_cut += int(np.sum(lengths > context))

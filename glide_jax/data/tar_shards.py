@@ -31,6 +31,7 @@ from glide_jax.data import (
     tar_index,
     tar_paths,
 )
+from glide_jax.runtime import counts
 
 # Headers are read a few bytes at a time: on network disks waiting dominates.
 _WALKERS = 8
@@ -125,20 +126,16 @@ class TarShards:
         return [*self.paths, *self.tables]
 
     def _complete_report(self, indices: list[tar_index.Index]) -> None:
-        kind = "pictures with captions" if self._captions_required else "pictures"
-        count = len(self.paths)
-        tars = "1 tar" if count == 1 else f"{count:,} tars"
-        self.report.used = f"{len(self):,} {kind} in {tars}"
+        used = source_report.used(len(self), self._captions_required)
+        self.report.used = f"{used} in {counts.counted(len(self.paths), 'tar')}"
         joined = sum(index.joined for index in indices)
         if joined:
-            self.report.notes.append(
-                f"{joined} members behind an end mark are read (joined tars)"
-            )
+            members = counts.counted(joined, "member")
+            self.report.notes.append(f"{members} behind an end mark read (joined tars)")
         self.report.note_dotted(sum(index.dotted for index in indices))
         if self.tables:
-            self.report.notes.append(
-                f"captions from {len(self.tables)} Parquet files beside the tars"
-            )
+            files = counts.counted(len(self.tables), "Parquet file")
+            self.report.notes.append(f"captions from {files} beside the tars")
         if not len(self):
             told = self.report.describe()
             raise errors.UserError(

@@ -11,6 +11,7 @@ from typing import Any, NamedTuple
 
 from glide_jax import errors
 from glide_jax.data import picture_files, picture_listing
+from glide_jax.runtime import counts
 from glide_jax.sample import output_folder
 
 _SMALL = "picture of the base model"
@@ -50,7 +51,8 @@ def list_pictures(folder: pathlib.Path, name: str) -> Listed:
             f"{name} holds no pictures ({suffixes}){_described(passed_over)}; name a"
             " folder of some, or a .npz file"
         )
-    _tell(name, f"{len(listing.pictures)} pictures in natural order", passed_over)
+    used = f"{counts.counted(len(listing.pictures), 'picture')} in natural order"
+    _tell(name, used, passed_over)
     return Listed(listing.pictures, None)
 
 
@@ -106,7 +108,8 @@ def check_files(
             passed_over[known.get(file, _UNLISTED)] += 1
     others = [p for p in listing.others if p != folder / output_folder.RECORD]
     passed_over[picture_listing.UNKNOWN_SUFFIX] += len(others)
-    _tell(name, f"{len(listed)} pictures that samples.json lists", passed_over)
+    used = f"{counts.counted(len(listed), 'picture')} that samples.json lists"
+    _tell(name, used, passed_over)
 
 
 def _tell(name: str, used: str, passed_over: Mapping[str, int]) -> None:

@@ -34,7 +34,7 @@ def locate(given: str, folder: str, flag: str) -> str:
       folder: CONFIGS or SWEEPS.
       flag: where the user gave it, e.g. "--config"; "" for an argument.
     """
-    if os.path.exists(given) or os.path.isabs(given):
+    if os.path.isfile(given) or os.path.isabs(given):
         return given
     choices = [root() / given]
     if os.path.basename(given) == given:

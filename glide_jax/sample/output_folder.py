@@ -13,6 +13,7 @@ import numpy as np
 
 from glide_jax import errors
 from glide_jax.data import drafts
+from glide_jax.runtime import counts
 from glide_jax.sample import images
 
 RECORD = "samples.json"
@@ -46,7 +47,9 @@ def choose_first_index(
     if not append:
         sheets = sorted(names.intersection(SHEETS))
         if record is not None or taken or sheets:
-            found = f"{len(taken)} pictures" if taken else ", ".join(sheets) or RECORD
+            found = ", ".join(sheets) or RECORD
+            if taken:
+                found = counts.counted(len(taken), "picture")
             raise errors.UserError(
                 f"--output={folder} holds samples already ({found}"
                 f"{'' if record else f', no {RECORD}'}); name another folder, or add"

@@ -28,7 +28,7 @@ from glide_jax.parallel import chips
 from glide_jax.train import clock
 
 TRAIN_TO_FORWARD = 3
-# A step that waits longer than this share is told to be bound by its input.
+# A run whose steps wait for longer than this share is bound by its input.
 INPUT_BOUND_FRAC = 0.5
 FORMULA = "3 * forward FLOPs of an image * images/s / (chips * peak FLOP/s of a chip)"
 
@@ -137,7 +137,8 @@ def memory() -> dict[str, int]:
 def input_warning(config: Config, row: Mapping[str, float | int]) -> str:
     """What to do about a step that mostly waits for its batch; "" where it does not."""
     wait, whole = row["speed/input_wait_seconds"], row["speed/training_seconds"]
-    if wait < INPUT_BOUND_FRAC * whole:
+    # The first row holds the start of the reading threads, and little else.
+    if "speed/compile_seconds" in row or wait < INPUT_BOUND_FRAC * whole:
         return ""
     return (
         f"the run is bound by its input: {wait:.3g} s of a step of {whole:.3g} s wait "

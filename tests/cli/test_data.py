@@ -133,10 +133,10 @@ def test_a_check_lists_what_cannot_be_used_and_what_comes_twice(pictures, capsys
     assert lines[2:] == [
         "7 of 9 records can be used",
         "short side of the pictures: 8 to 8, median 8 px",
-        "7 pictures are smaller than 16 px",
+        "7 pictures below 16 px, which training enlarges",
         "captions: 7 to 15, median 7 characters",
         "8.png: the same picture and caption as 1.png",
-        "1 duplicates; 1 pictures come again with another caption",
+        "1 duplicate; 1 picture again with another caption",
     ]
     # The rule of training: two of nine are more than a hundredth.
     assert main.run(command) == 2

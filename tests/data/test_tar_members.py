@@ -94,7 +94,7 @@ def test_links_unknown_files_and_incomplete_samples_are_counted(tmp_path):
         "picture without a caption": 1,
         "JSON file without a picture": 1,
     }
-    assert "1 pictures with captions in 1 tar; passed" in source.report.describe()
+    assert "1 picture with a caption in 1 tar; passed" in source.report.describe()
     pictures = opened(path, captions_required=False)
     assert records(pictures) == {"a": "a", "c": ""}
 
@@ -131,7 +131,7 @@ def test_joined_tars_are_read_on_behind_the_end_mark(tmp_path):
     assert len(listed.stdout.split()) == 12
     source = opened(path)
     assert records(source) == {"a": "a", "b": "b", "c": "c", "same": "c"}
-    assert "8 members behind an end mark are read" in source.report.describe()
+    assert "8 members behind an end mark read" in source.report.describe()
     assert set(passed_over(source)) == {
         "member replaced by a later one of the same name"
     }
@@ -182,7 +182,7 @@ def test_stems_with_dots_are_keys_and_said_so(tmp_path):
     path = write(tmp_path / "a.tar", *pair("p.01", "one"), *pair("p.02", "two"))
     source = opened(path)
     assert records(source) == {"p.01": "one", "p.02": "two"}
-    assert "2 keys end at the last dot" in source.report.describe()
+    assert "2 keys up to the last dot" in source.report.describe()
 
 
 def test_captions_come_from_the_file_the_key_or_the_column_that_is_chosen(tmp_path):

@@ -52,7 +52,7 @@ def test_what_is_passed_over_is_counted_by_reason(tmp_path, listed):
     (tmp_path / "gone.png").symlink_to(tmp_path / "nowhere")
     names, _, told = listed()
     assert names == ["1.png"]
-    for part in ("1 pictures", "AppleDouble", "hidden file (1)", "unknown suffix (3)"):
+    for part in ("1 picture ", "AppleDouble", "hidden file (1)", "unknown suffix (3)"):
         assert part in told
     assert "broken link (1)" in told
 

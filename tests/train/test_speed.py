@@ -108,6 +108,7 @@ def test_a_run_bound_by_its_input_is_warned_of():
     assert speed.input_warning(CONFIG, fast) == ""
     slow = fast | {"speed/input_wait_seconds": 0.4}
     assert "data.num_threads" in speed.input_warning(CONFIG, slow)
+    assert speed.input_warning(CONFIG, slow | {"speed/compile_seconds": 9.0}) == ""
 
 
 def test_seconds_and_images_of_a_line_are_of_one_clock():
