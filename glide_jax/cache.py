@@ -17,8 +17,9 @@ def folder() -> pathlib.Path:
     """$GLIDE_JAX_CACHE, else glide_jax in $XDG_CACHE_HOME, else in ~/.cache."""
     if given := os.environ.get(FOLDER_VARIABLE):
         return paths.local_path(given, FOLDER_VARIABLE)
-    base = os.environ.get("XDG_CACHE_HOME") or "~/.cache"
-    return paths.local_path(base, "XDG_CACHE_HOME") / "glide_jax"
+    if given := os.environ.get("XDG_CACHE_HOME"):
+        return paths.local_path(given, "XDG_CACHE_HOME") / "glide_jax"
+    return paths.local_path("~/.cache", "the cache folder") / "glide_jax"
 
 
 def keep_programs() -> None:

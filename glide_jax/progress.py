@@ -37,6 +37,7 @@ class ProgressBar:
         self._redirection = contextlib.ExitStack()
         self._start_secs = self._last_line_secs = time.monotonic()
         self._is_first = True
+        self._shown = -1  # the count in the last line
         self._bar = tqdm.tqdm(
             total=total,
             desc=description,
@@ -74,13 +75,15 @@ class ProgressBar:
 
     def close(self) -> None:
         """Leaves the finished bar, or one last line, behind; again does nothing."""
-        if not self._bar.disable and not self._is_terminal:
+        is_shown = self._shown == self._bar.n and self._bar.n > 0
+        if not self._bar.disable and not self._is_terminal and not is_shown:
             self._write_line()
         self._bar.close()
         self._redirection.close()
 
     def _write_line(self) -> None:
         bar = self._bar.format_dict
+        self._shown = self._bar.n
         done, total = bar["n"], bar["total"]
         counted = done - bar["initial"]
         rate = counted / max(bar["elapsed"], 1e-9)

@@ -67,8 +67,14 @@ need() {
 
 # check_run PATTERN RULE: what every engine asks of --config, --name, --restarts.
 check_run() {
+  local own
   need config experiments/configs/base64.py:paper name base64
   expand_home config
+  # A name stands for the project's own file, as in `glide train`.
+  own="experiments/configs/$(basename "${config%%:*}" .py).py"
+  if [[ "${config%%:*}" != */* && -f "$ROOT/$own" ]]; then
+    config="$own${config#"${config%%:*}"}"
+  fi
   [ -f "$ROOT/${config%%:*}" ] || [[ "$config" == /* && -f "${config%%:*}" ]] ||
     die "--config=$config: there is no file ${config%%:*} in $ROOT; name one such as experiments/configs/base64.py:paper"
   [[ "$name" =~ ^$1$ ]] || die "--name=$name is no name here; use $2"

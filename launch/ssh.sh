@@ -6,7 +6,7 @@
 #
 # --hosts    the first is where the processes meet
 # --chip     which compiler flags: `glide flags --chip=...` shows them (cpu)
-# --gpus     GPUs of each host, for the check of mesh and batch; needed but for --chip=cpu
+# --gpus     GPUs of each host, for the check of mesh and batch; needed for GPU chips
 # --port     where the processes meet (8476)
 # --coordinator  the first host as the others reach it; its name in --hosts unless given
 # --folder   where the checkout is copied to on each host (glide_jax, in the home folder)
@@ -24,6 +24,11 @@ need hosts alice@gpu1,alice@gpu2 workdir "/nfs/runs/$name"
 check_chip
 if [ "$chip" = cpu ]; then
   [ -z "$gpus" ] || die "--gpus=$gpus: --chip=cpu has none; leave --gpus out, or name the chip"
+elif [[ "$chip" == v[0-9]* || "$chip" == tpu* ]]; then
+  [ -z "$gpus" ] || die "--gpus=$gpus: --chip=$chip is a TPU; leave --gpus out"
+  [ -n "$nocheck" ] ||
+    echo "ssh.sh: the settings are not checked, for the number of TPU chips of a host is not known here" >&2
+  nocheck=yes
 else
   need gpus 8
   check_number gpus 1

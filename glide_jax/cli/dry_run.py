@@ -52,7 +52,7 @@ def check_elsewhere(
     Args:
       config: of the run.
       devices: how many there are, in all slices.
-      slices: of TPUs; None: the devices are no TPUs.
+      slices: of TPUs; None: the devices are not TPUs.
       allow_change: settings that may differ from the workdir's.
 
     Raises:

@@ -1,4 +1,4 @@
-"""The folder that a command writes to: made first, so that no work is done in vain."""
+"""Makes the folder that a command writes to, before the work begins."""
 
 from __future__ import annotations
 
@@ -50,8 +50,8 @@ def alone(target: pathlib.Path) -> Iterator[None]:
     lock = target / ".lock" if is_folder else target.with_name(f".{target.name}.lock")
     with lock.open("a") as file:
         is_free = True
-        with contextlib.suppress(OSError):  # a disk without locks: nobody can tell
-            is_free = locks.try_lock(file)
+        with contextlib.suppress(OSError):  # a disk without locks
+            is_free = locks.try_lock(file) and locks.is_current(lock, file)
         if not is_free:
             raise UserError(
                 f"another program writes to --output={target}; wait for it, or name "

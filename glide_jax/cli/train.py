@@ -59,7 +59,7 @@ def define_flags(values: flags.FlagValues) -> None:
         "slices",
         None,
         "with --devices: how many slices of TPUs the devices are in; left out where "
-        "they are no TPUs",
+        "they are not TPUs",
         lower_bound=1,
         flag_values=values,
     )

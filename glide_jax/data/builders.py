@@ -24,15 +24,19 @@ _INFO = "dataset_info.json"
 
 
 def _encoded(example: schema.Example, px: int | None) -> bytes:
-    """The picture's file as it is, its shrunk copy as JPEG, or drawn pixels as PNG."""
+    """The picture's file as it is, its shrunk copy as JPEG, or drawn pixels as PNG.
+
+    Raises:
+      BadRecordError: the picture cannot be decoded; so none is stored that training
+        would have to replace.
+    """
     stream = io.BytesIO()
-    if px is not None:
-        image = transforms.decode(example)
-        if min(image.size) > px:
-            shrunk = transforms.shrink(image, px)
-            # No chroma subsampling: a model reads the copy pixel by pixel.
-            shrunk.save(stream, format="JPEG", quality=95, subsampling=0)
-            return stream.getvalue()
+    image = transforms.decode(example)
+    if px is not None and min(image.size) > px:
+        shrunk = transforms.shrink(image, px)
+        # No chroma subsampling: a model reads the copy pixel by pixel.
+        shrunk.save(stream, format="JPEG", quality=95, subsampling=0)
+        return stream.getvalue()
     if isinstance(example.image, bytes):
         return example.image
     # tfds encodes arrays through TensorFlow; bytes it stores untouched.

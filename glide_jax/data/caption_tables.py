@@ -13,11 +13,12 @@ from collections.abc import Iterator
 
 from glide_jax import errors
 from glide_jax.data import captions
+from glide_jax.runtime import csv_files
 
 _NAMES = ("metadata.jsonl", "metadata.csv")
-_DELIMITERS = ",;\t"
 # Counted by the sources that find one.
 UNUSED = "table without the columns of names and captions"
+NOT_ASKED = "table beside the caption files that were asked for"
 Row = tuple[object, object]
 Table = dict[str, tuple[str, ...]]
 
@@ -81,13 +82,12 @@ def _jsonl_rows(
 def _csv_rows(
     path: pathlib.Path, id_column: str, columns: tuple[str, ...]
 ) -> Iterator[Row]:
-    with path.open(encoding="utf-8-sig", newline="") as file:
-        header = file.readline()
-        delimiter = max(_DELIMITERS, key=header.count)
-        file.seek(0)
+    with path.open(encoding=csv_files.encoding(path), newline="") as file:
+        delimiter, _ = csv_files.find_separator(file)
         reader = csv.DictReader(file, delimiter=delimiter, strict=True)
-        column = _find(columns, reader.fieldnames or ())
-        if id_column in (reader.fieldnames or ()) and column:
+        reader.fieldnames = [name.strip() for name in reader.fieldnames or ()]
+        column = _find(columns, reader.fieldnames)
+        if id_column in reader.fieldnames and column:
             yield from ((row[id_column], row[column]) for row in reader)
 
 

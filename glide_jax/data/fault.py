@@ -136,8 +136,8 @@ class FaultCounter:
         most = min(self._num_records, max(seen, MIN_SEEN))
         # Less than a rounding error above a whole number is that number.
         allowed = math.ceil(self._max_bad_frac * most - 1e-9)
-        # A resumed run begins with the records of all processes, which one process alone
-        # may not exceed: what was accepted is not judged again.
+        # A resumed run begins with the records of all processes, more than one process
+        # had counted: what was accepted is not judged again.
         if new and len(self._kinds) + len(new) > allowed:
             raise errors.UserError(self._too_many(new, min(seen, self._num_records)))
         self.seen = seen
@@ -155,8 +155,8 @@ class FaultCounter:
         return (
             f"{counts.total()} of {seen} records cannot be used ({kinds}; first: "
             f"{first}), more than "
-            f"data.max_bad_frac={self._max_bad_frac:g} allows; mend the data or raise "
-            "it"
+            f"data.max_bad_frac={self._max_bad_frac:g} allows; repair the data or "
+            "raise it"
         )
 
 

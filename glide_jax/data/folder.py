@@ -23,7 +23,7 @@ from glide_jax.data import (
     source_report,
     tar_paths,
 )
-from glide_jax.runtime import natural_order, paths
+from glide_jax.runtime import counts, natural_order, paths
 
 UNUSED_ROW = "table row whose picture has a caption file"
 LONE_ROW = "table row without its picture"
@@ -68,8 +68,12 @@ class Folder:
         """
         self._root = paths.local_path(directory, "folder")
         if not self._root.is_dir():
+            hint = ""
+            if "?" in directory:
+                hint = f"; options after a ? are {', '.join(source_options.NAMES)}"
             raise errors.UserError(
                 f"folder:{directory} is not a folder; give the folder of the pictures"
+                f"{hint}"
             )
         self._options = options or source_options.Options()
         self._captions_required = captions_required
@@ -101,6 +105,7 @@ class Folder:
         """The captions in all tables, by the picture's path below the root."""
         held: caption_tables.Table = {}
         if self._options.text:
+            self.report.passed_over[caption_tables.NOT_ASKED] += sum(1 for _ in names)
             return held
         for name in sorted(names, key=natural_order.natural_key):
             path = self._root / name
@@ -140,9 +145,16 @@ class Folder:
                 f"{self!r} holds no picture{details}; put some there, each NAME.jpg"
                 " with its caption in NAME.txt"
             )
+        found = counts.counted(len(pictures), "picture")
+        if self._options != source_options.Options():
+            raise errors.UserError(
+                f"{self!r} has {found}, and none with a caption by the options after"
+                f" the ?{details}; leave an option out, or name another extension or"
+                " column"
+            )
         first = pathlib.PurePosixPath(pictures[0])
         raise errors.UserError(
-            f"{self!r} has {len(pictures)} pictures and no captions{details}; put the"
+            f"{self!r} has {found} and no captions{details}; put the"
             f" caption of {first.name} in {first.with_suffix('.txt').name} beside it,"
             " and so on, or all captions in metadata.jsonl"
         )

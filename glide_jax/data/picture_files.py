@@ -234,6 +234,9 @@ def from_pillow(image: Image.Image, name: str) -> Image.Image:
         )
     try:
         image.load()
+        image = image.copy()
+        # As `load` does: only EXIF says how a picture is turned.
+        image.info.pop("xmp", None)
         return on_white(_as_srgb(_turn_upright(image), name))
     except (*BROKEN, *_BOMB) as fault:
         raise errors.UserError(
@@ -250,7 +253,7 @@ def _detail(fault: BaseException) -> str:
 
 
 def _webp_size(content: bytes) -> tuple[int, int]:
-    """Width and height of a WebP; (1, 1) of what is none.
+    """Width and height of a WebP; (1, 1) for another format.
 
     Pillow reserves the canvas before it tells the size. Layout: RFC 9649.
     """

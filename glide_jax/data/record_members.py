@@ -8,7 +8,8 @@ Names such as photo.000001.jpg have a dot in the stem, which is the name up to t
 dot. Such a stem is a key by itself
 
 - if no file of the first-dot key has an extension without a dot, or
-- if it has both a picture and a caption file of its own, or a table names its picture.
+- if it has a picture and a caption or JSON file of its own, or
+- if a table names its picture.
 
 Options that name an extension with a dot (`image=seg.png`) turn this exception off.
 """
@@ -16,6 +17,7 @@ Options that name an extension with a dot (`image=seg.png`) turn this exception 
 from __future__ import annotations
 
 import collections
+import unicodedata
 from collections.abc import Callable, Collection, Iterable, Iterator
 from typing import NamedTuple
 
@@ -96,7 +98,9 @@ def assemble(
             found.passed_over[picture_listing.UNKNOWN_SUFFIX] += 1
         else:
             folder, slash, base = name.rpartition("/")
-            key = f"{folder}{slash}{base.partition('.')[0]}"
+            # macOS decomposes accents in names, and other systems do not.
+            stem = unicodedata.normalize("NFC", base.partition(".")[0])
+            key = f"{folder}{slash}{stem}"
             groups.setdefault(key, []).append(name)
     dotted = 0
     for group, members in groups.items():
@@ -116,7 +120,8 @@ def _stems(
     """The keys of a first-dot group and their files; see the module's docstring."""
     stems: dict[str, list[str]] = {}
     for name in members:
-        stems.setdefault(name.rpartition(".")[0], []).append(name)
+        stem = unicodedata.normalize("NFC", name.rpartition(".")[0])
+        stems.setdefault(stem, []).append(name)
     if "." in options.image or "." in options.text:
         yield group, members
         return
@@ -134,7 +139,8 @@ def _stems(
 
 def _stands_alone(own: list[str], in_tables: Collection[str]) -> bool:
     kinds = {kind_of(name) for name in own}
-    return {IMAGE, TEXT} <= kinds or any(name in in_tables for name in own)
+    has_caption = TEXT in kinds or JSON in kinds
+    return (IMAGE in kinds and has_caption) or any(name in in_tables for name in own)
 
 
 class _Sample:

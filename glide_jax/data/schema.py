@@ -52,11 +52,12 @@ class BadRecordError(errors.UserError):
 
     def __init__(self, kind: str, key: str, detail: str = "") -> None:
         self.kind = kind
-        self.key = key
+        # A file name may hold line ends, and a message is one line.
+        self.key = key if key.isprintable() else repr(key)[1:-1]
         self.reason = f"{kind} ({detail})" if detail else kind
         super().__init__(
-            f"record {key}: {self.reason};"
-            " mend or remove it, or allow more by data.max_bad_frac"
+            f"record {self.key}: {self.reason};"
+            " repair or remove it, or allow more by data.max_bad_frac"
         )
 
 

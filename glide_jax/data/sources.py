@@ -21,6 +21,8 @@ from glide_jax.data import (
 from glide_jax.runtime import counts
 
 _log = logging.getLogger(__name__)
+# The order of the records of folders and tars; natural order is version 2.
+ORDER_VERSION = 2
 # Records left out that a message names.
 NAMED = 3
 KINDS = (

@@ -15,13 +15,11 @@ columns are left alone. Files are counted line by line and never held in memory.
 
 from __future__ import annotations
 
-import codecs
 import collections
 import csv
 import difflib
 import logging
 import pathlib
-import re
 from collections.abc import Iterator, Sequence
 from typing import Any, NamedTuple, TextIO
 
@@ -29,6 +27,7 @@ import numpy as np
 
 from glide_jax import errors
 from glide_jax.eval import elo, pairs
+from glide_jax.runtime import csv_files
 
 COLUMNS = ("a", "b", "winner", "question")
 ANSWER_COLUMNS = ("study", "pair", "question", "answer")
@@ -143,10 +142,11 @@ def _rows(path: str, columns: Sequence[str]) -> Iterator[Row]:
       UserError: it cannot be read, is not UTF-8 or CSV, or lacks a column or field.
     """
     try:
-        with open(path, encoding=_encoding(path), newline="") as file:
-            delimiter, above = _delimiter(path, file)
+        with open(path, encoding=csv_files.encoding(path), newline="") as file:
+            delimiter, above = _separator(path, file)
             lines = _lines(file, path)
             reader = csv.DictReader(lines, delimiter=delimiter, strict=True)
+            reader.fieldnames = [name.strip() for name in reader.fieldnames or ()]
             _check_header(path, columns, reader.fieldnames)
             for row in reader:
                 where = f"{path} line {above + reader.line_num}"
@@ -175,31 +175,13 @@ def _rows(path: str, columns: Sequence[str]) -> Iterator[Row]:
         ) from error
 
 
-def _encoding(path: str) -> str:
-    """UTF-8, or what the byte order mark says: Excel's "Unicode text" is UTF-16."""
-    with open(path, "rb") as file:
-        is_utf16 = file.read(2) in (codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)
-    return "utf-16" if is_utf16 else "utf-8-sig"
-
-
-def _delimiter(path: str, file: TextIO) -> tuple[str, int]:
-    """What separates the columns, by the header, and how many lines are above that.
-
-    `file` is left at the header.
-
-    Excel takes a first line sep=; as the separator, and some programs write it.
-    """
-    start, first = 0, file.readline(_MAX_LINE)
-    stated = re.fullmatch("sep=([,;\t])", first.rstrip("\r\n"))
-    if stated:
-        start, first = file.tell(), file.readline(_MAX_LINE)
-    file.seek(start)
-    # Names of columns hold no separators.
-    found = stated[1] if stated else max(",;\t", key=first.count)
+def _separator(path: str, file: TextIO) -> tuple[str, int]:
+    """As `csv_files.find_separator`; one that is not a comma is logged."""
+    found, above = csv_files.find_separator(file, _MAX_LINE)
     if found != ",":
         name = {";": "semicolons", "\t": "tabs"}[found]
         logging.info("--votes=%s: columns are separated by %s", path, name)
-    return found, 1 if stated else 0
+    return found, above
 
 
 def _lines(file: TextIO, path: str) -> Iterator[str]:

@@ -56,7 +56,7 @@ def make_abstract_mesh(
     Args:
       config: sizes of the axes.
       num_devices: in all slices.
-      num_slices: of TPUs; None: the devices are no TPUs.
+      num_slices: of TPUs; None: the devices are not TPUs.
 
     Raises:
       UserError: as `make_mesh`.

@@ -60,6 +60,15 @@ def try_lock(file: IO, *, is_shared: bool = False) -> bool:
     return True
 
 
+def is_current(path: pathlib.Path, file: IO) -> bool:
+    """Whether the open file is still the one at this path.
+
+    A holder that removes its lock file leaves those who opened it before with another
+    file than those who come later.
+    """
+    return _identity(path) == _identity(file.fileno())
+
+
 class FolderLock(contextlib.AbstractContextManager):
     """This process's right to write to a folder, while the `with` block runs."""
 
@@ -192,8 +201,7 @@ class FolderLock(contextlib.AbstractContextManager):
         except OSError:
             return None
         # A holder that ended has removed the file that was opened here.
-        is_current = _identity(path) == _identity(self._file.fileno())
-        self._has_kernel_lock = has_kernel_lock and is_current
+        self._has_kernel_lock = has_kernel_lock and is_current(path, self._file)
         return self._has_kernel_lock
 
     def _is_gone(self, holder: holders.Holder, has_kernel_lock: bool | None) -> bool:
@@ -238,7 +246,7 @@ class FolderLock(contextlib.AbstractContextManager):
         """Writes the record of this process, unless there is one."""
         self._tried = own = holders.describe(self._folder, self._has_kernel_lock)
         _create(self._record, own)
-        # Of two that are told of success by an object store, the last one has it.
+        # Of two that an object store reports success to, the last one has it.
         if holders.read(self._record) != own:
             return False
         self._own, self._renewed = own, _now()

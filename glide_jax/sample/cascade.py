@@ -97,8 +97,9 @@ class Glide:
         elif fsdp != 1:
             raise errors.UserError(f"fsdp={fsdp}, but there is one device; leave it 1")
         models = [
-            folder
-            and restore.load_bundle(folder, mesh=mesh, compute_dtype=compute_dtype)
+            None
+            if folder is None
+            else restore.load_bundle(folder, mesh=mesh, compute_dtype=compute_dtype)
             for folder in (base, upsampler, clip)
         ]
         return cls(*models, mesh=mesh)

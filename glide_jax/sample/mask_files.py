@@ -197,4 +197,6 @@ def _percent(share: float) -> str:
     """A share in per cent; never 0% or 100% of what is neither."""
     if share in (0.0, 1.0) or 0.01 <= share <= 0.99:
         return f"{share:.0%}"
-    return f"{min(max(100 * share, 0.01), 99.99):.2f}%"
+    if share < 1e-4:
+        return "less than 0.01%"
+    return "more than 99.99%" if share > 1 - 1e-4 else f"{share:.2%}"

@@ -24,7 +24,6 @@ from typing import Any
 import jax
 import ml_dtypes
 import numpy as np
-from jax import export
 
 DTYPES = {"F32": np.float32, "BF16": ml_dtypes.bfloat16}
 
@@ -44,6 +43,9 @@ def load(folder: pathlib.Path) -> Callable[[Mapping[str, Any]], np.ndarray]:
     """The sampler in `folder`: inputs by name -> uint8 pictures (b, h, w, 3)."""
     manifest = json.loads((folder / "manifest.json").read_text())
     check_version(jax.__version__, manifest["oldest_jax_version"])
+    # Not at the top: a jax that is too old may lack it.
+    from jax import export
+
     program = export.deserialize(bytearray((folder / manifest["program"]).read_bytes()))
     weights = [
         read_safetensors(folder / manifest[name]["file"]) if manifest[name] else {}
@@ -151,7 +153,7 @@ def read_inputs(path: pathlib.Path | None) -> dict[str, Any]:
 
 
 def local_path(given: str) -> pathlib.Path:
-    """A path of this machine; argparse tells of the error."""
+    """A path of this machine; argparse reports the error."""
     if "://" in given:
         raise argparse.ArgumentTypeError(f"{given} is a URL; give a path")
     return pathlib.Path(given).expanduser()

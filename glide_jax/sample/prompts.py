@@ -27,7 +27,7 @@ def as_prompts(prompts: Any, num_images: int | np.integer) -> list[Prompt]:
         num_images: How often each occurs in a row.
 
     Raises:
-        UserError: No prompt, something that is no prompt, or a blend whose weights are
+        UserError: No prompt, something else, or a blend whose weights are
             not positive numbers.
     """
     if not isinstance(num_images, numbers.Integral) or num_images < 1:
@@ -64,8 +64,8 @@ def _as_prompt(prompt: Any) -> Prompt:
         return str(prompt)
     if not isinstance(prompt, Mapping):
         raise errors.UserError(
-            f"{prompt!r:.60} is no prompt; give a text, {{text: weight}} or several of"
-            " them"
+            f"{prompt!r:.60} is not a prompt; give a text, {{text: weight}} or"
+            " several of them"
         )
     _check_blend(prompt)
     return {str(text): float(weight) for text, weight in prompt.items()}

@@ -37,7 +37,8 @@ def total(faults: fault.FaultCounter, part: tuple[int, int]) -> dict[str, Any]:
     most = int(facts[:, 2].max())
     if most == 0:
         return fault.to_state(seen, {})
-    padded = np.zeros((most, 2), np.int64)
+    # A power of two: each shape is compiled once.
+    padded = np.zeros((1 << (most - 1).bit_length(), 2), np.int64)
     padded[: len(rows)] = rows
     found = [
         each[:count]

@@ -11,7 +11,7 @@ from typing import Any
 from glide_jax import shapes
 from glide_jax.checkpoint import store
 from glide_jax.config.defaults import Config
-from glide_jax.data import schema
+from glide_jax.data import schema, sources
 from glide_jax.errors import UserError
 from glide_jax.parallel import distributed
 from glide_jax.text import tokenizers
@@ -109,7 +109,7 @@ def _continued(
     workdirs.check_continues(workdir, config, allow_change, meta)
     workdirs.check_writable(workdir)
     tokenizer = captions.stored_tokenizer(workdir, meta)
-    _check_records(source, meta, allow_change)
+    _check_records(config, source, meta, allow_change)
     return tokenizer
 
 
@@ -122,11 +122,26 @@ def _load_origin(config: Config) -> init_from.Origin | None:
 
 
 def _check_records(
-    source: schema.Source, meta: Mapping[str, Any], allow_change: Collection[str]
+    config: Config,
+    source: schema.Source,
+    meta: Mapping[str, Any],
+    allow_change: Collection[str],
 ) -> None:
-    """Refuses data of another size: the order of records depends on it."""
+    """Refuses data of another size or in another order than the run has seen."""
+    if "data.sources" in allow_change:
+        return
+    has_files = any(
+        spec.startswith(("folder:", "webdataset:")) for spec in config.data.sources
+    )
+    # Checkpoints of the first order do not name it.
+    if has_files and meta.get("data_order", 1) != sources.ORDER_VERSION:
+        raise UserError(
+            "the checkpoint was made when records were read in another order (of names "
+            "as text, not in natural order), so the run would see other batches; go on "
+            "with --allow_change=data.sources, or start anew with another --workdir"
+        )
     before = meta["records"]
-    if len(source) != before and "data.sources" not in allow_change:
+    if len(source) != before:
         raise UserError(
             f"{source!r} holds {len(source)} records, {before} when the checkpoint was "
             "made; put them back, or take another order by --allow_change=data.sources"

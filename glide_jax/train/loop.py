@@ -16,7 +16,7 @@ import jax
 from glide_jax import lifecycle, metrics, progress
 from glide_jax.config import resolve
 from glide_jax.config.defaults import Config
-from glide_jax.data import fault, pipeline
+from glide_jax.data import fault, pipeline, sources
 from glide_jax.errors import UserError
 from glide_jax.parallel import distributed, sharding
 from glide_jax.train import (
@@ -326,6 +326,7 @@ def save(
         "config": json.loads(resolve.to_json(run.config)),
         "tokenizer_digest": run.tokenizer.digest(),
         "records": run.num_records,
+        "data_order": sources.ORDER_VERSION,
         **counts,
     }
     items = states.to_items(state)

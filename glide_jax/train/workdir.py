@@ -116,7 +116,8 @@ def sole_writer(
     Args:
       workdir: made if it is not there.
       config: another run may take its grace_secs to end, as one that was told to stop.
-      check_stop: called while it waits; what it raises ends that.
+      check_stop: called while it waits; what it raises ends that. For one of several
+        processes it raises nothing: the wait is as long as another run may take.
 
     Raises:
       UserError: another run writes to the folder, or it cannot be written.

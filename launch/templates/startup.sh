@@ -13,12 +13,15 @@ gcloud storage rm "$mark" 2>/dev/null
 # auto: the hosts find each other by the slices' metadata.
 export GLIDE_JAX_COORDINATOR=auto
 code=@FAILED@
-if mkdir -p /opt/@NAME@ && cd /opt/@NAME@ && gcloud storage cat @CODE@ | tar -xz; then
+fetched="$(mktemp)"
+if { mkdir -p /opt/@NAME@ && cd /opt/@NAME@ && gcloud storage cat @CODE@ | tar -xz; } 2>"$fetched"; then
   @COMMAND@
   code=$?
 fi
 if [ "$code" -eq @FAILED@ ]; then
-  echo "$(date -u +%FT%TZ) $(hostname) could not be prepared" | gcloud storage cp - "$mark"
+  # The mark holds what went wrong before there was a log in the workdir.
+  { echo "$(date -u +%FT%TZ) $(hostname) could not be prepared" && cat "$fetched"; } |
+    gcloud storage cp - "$mark"
 fi
 
 # It has ended for good; host 0 of slice 0 gives the slices back, but for a host that could
