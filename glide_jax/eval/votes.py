@@ -146,7 +146,8 @@ def _rows(path: str, columns: Sequence[str]) -> Iterator[Row]:
             delimiter, above = _separator(path, file)
             lines = _lines(file, path)
             reader = csv.DictReader(lines, delimiter=delimiter, strict=True)
-            reader.fieldnames = [name.strip() for name in reader.fieldnames or ()]
+            if reader.fieldnames is not None:
+                reader.fieldnames = [name.strip() for name in reader.fieldnames]
             _check_header(path, columns, reader.fieldnames)
             for row in reader:
                 where = f"{path} line {above + reader.line_num}"

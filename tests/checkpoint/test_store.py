@@ -161,6 +161,7 @@ def test_a_manifest_lists_what_the_first_process_sees(tmp_path, seen):
         metrics={},
         policy=None,
         damaged=frozenset(),
+        check_writer=lambda: None,
     )
     folder = folders.start(tmp_path, 1)
     for name in seen:

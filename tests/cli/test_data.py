@@ -117,6 +117,16 @@ def test_a_build_of_smaller_pictures_keeps_shapes_and_what_is_small(tmp_path):
     assert np.abs(copy[:, :12]).max() <= 3
 
 
+def test_a_build_leaves_out_pictures_that_cannot_be_decoded(tmp_path, pictures, caplog):
+    (pictures / "7.png").write_bytes(b"no picture")
+    (pictures / "7.txt").write_text("cut")
+    command = ["data", "build", f"--source=folder:{pictures}", "--name=kept"]
+    command += [f"--output={tmp_path / 'out'}", "--max_bad_frac=0.2"]
+    assert main.run(command) == 0
+    assert "left out: 7.png: broken image" in caplog.text
+    assert len(sources.open_source(f"tfds:{tmp_path / 'out' / 'kept'}")) == 6
+
+
 def test_a_check_lists_what_cannot_be_used_and_what_comes_twice(pictures, capsys):
     (pictures / "7.png").write_bytes(b"no picture")
     (pictures / "7.txt").write_text("cut")

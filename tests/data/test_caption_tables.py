@@ -47,6 +47,7 @@ def test_a_broken_table_is_refused_by_name(tmp_path, name, content):
         ),
         ("METADATA.CSV", "\ufefffile_name,text\na,A\nb,B1\nb, B2\nc,\n"),
         ("metadata.csv", "text;file_name\nA;a\nB1;b\nB2;b\n;c\n"),
+        ("metadata.csv", "sep=;\r\ntext; file_name \r\nA;a\r\nB1;b\r\nB2;b\r\n;c\r\n"),
         ("metadata.csv", "file_name\ttext\na\tA\nb\tB1\nb\tB2\nc\t\n"),
         (
             "t.Parquet",

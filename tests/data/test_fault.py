@@ -119,6 +119,15 @@ def test_the_share_is_one_of_the_set(num_records, allowed):
         counter.count(0, [_bad(allowed)])
 
 
+def test_what_all_processes_had_accepted_does_not_stop_a_resumed_one():
+    """Two processes of a set of 60 had one bad record each, as each may."""
+    start = fault.to_state(100, {1: "broken image", 2: "broken image"})
+    counter = _counter(0.01, 60, start=start)
+    counter.count(4, [_bad(1)])
+    with pytest.raises(errors.UserError, match="3 of 60 records"):
+        counter.count(0, [_bad(3)])
+
+
 def test_a_large_set_stops_early_where_much_of_what_was_drawn_is_bad():
     counter = _counter(0.01, 10**9)
     counter.count(26, map(_bad, range(10)))

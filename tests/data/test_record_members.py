@@ -40,6 +40,12 @@ def pairs(names: str, query: str = "", in_tables: str = "") -> set[tuple]:
         ("p.01.jpg p.02.jpg", {("p.01.jpg", None), ("p.02.jpg", None)}),
         ("v1.5.jpg v1.5.json", {("v1.5.jpg", "v1.5.json")}),
         (
+            "v1.jpg v1.json v1.5.jpg v1.5.json",
+            {("v1.jpg", "v1.json"), ("v1.5.jpg", "v1.5.json")},
+        ),
+        # macOS decomposes accents.
+        ("cafe\u0301.jpg caf\u00e9.txt", {("cafe\u0301.jpg", "caf\u00e9.txt")}),
+        (
             "1.jpg 1.txt 1.5.jpg 1.5.txt",
             {("1.jpg", "1.txt"), ("1.5.jpg", "1.5.txt")},
         ),

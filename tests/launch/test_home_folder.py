@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import re
+
 import pytest
 
+from tests import fake_devices
 from tests.launch import launchers
 
 
@@ -48,7 +51,23 @@ def test_what_cannot_be_expanded_is_refused(tmp_path, name, flag):
 
 @pytest.mark.parametrize("name", ["slurm", "gke", "ssh"])
 def test_a_configuration_in_the_home_folder_is_found(tmp_path, name):
-    (tmp_path / "own.py").write_text("")
-    result = run(tmp_path, name, "--config=~/own.py:tiny")
+    own = fake_devices.ROOT / "experiments" / "configs" / "base64.py"
+    (tmp_path / "own.py").write_text(own.read_text())
+    result = run(tmp_path, name, "--config=~/own.py:paper")
     assert result.returncode == 0, result.stderr
-    assert f"--config={tmp_path}/own.py:tiny" in result.stdout
+    assert f"--config={tmp_path}/own.py:paper" in result.stdout
+
+
+@pytest.mark.parametrize("name", ["base64:paper", "base64.py:paper"])
+def test_a_configuration_of_the_project_is_found_by_its_name(tmp_path, name):
+    result = run(tmp_path, "slurm", f"--config={name}")
+    assert result.returncode == 0, result.stderr
+    assert "--config=experiments/configs/base64.py:paper" in result.stdout
+
+
+def test_hosts_with_tpus_are_not_asked_for_gpus(tmp_path):
+    command = [flag for flag in launchers.COMMANDS["ssh"] if "--gpus=" not in flag]
+    command = [re.sub("--chip=.*", "--chip=v5p", flag) for flag in command]
+    result = launchers.run((*command, "--dry_run"))
+    assert result.returncode == 0, result.stderr
+    assert "the settings are not checked" in result.stderr

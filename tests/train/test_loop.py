@@ -18,7 +18,7 @@ from PIL import Image
 from glide_jax import lifecycle, metrics
 from glide_jax.checkpoint import store
 from glide_jax.cli import main
-from glide_jax.data import pipeline
+from glide_jax.data import pipeline, sources
 from glide_jax.errors import DivergedError, UserError
 from glide_jax.train import clock, looks, loop, rewind, setup
 from glide_jax.train import state as states
@@ -385,7 +385,9 @@ def test_a_read_that_never_returns_does_not_keep_what_was_told_to_end(
         assert stored.steps() == [1]
 
 
-def test_data_of_another_size_are_refused_unless_allowed(make_config, tmp_path):
+def test_data_of_another_size_or_order_are_refused_unless_allowed(
+    make_config, tmp_path, monkeypatch
+):
     pictures = tmp_path / "pictures"
     pictures.mkdir()
     for i in range(6):
@@ -400,6 +402,10 @@ def test_data_of_another_size_are_refused_unless_allowed(make_config, tmp_path):
         loop.train(longer, workdir)
     allowed = ["data.sources"]
     assert loop.train(longer, workdir, allow_change=allowed) == lifecycle.ExitCode.OK
+    # A version that reads the files in another order would draw other batches.
+    monkeypatch.setattr(sources, "ORDER_VERSION", sources.ORDER_VERSION + 1)
+    with pytest.raises(UserError, match=r"another order.*--allow_change=data\.sources"):
+        loop.train(longer, workdir)
 
 
 def test_a_look_that_a_signal_cuts_off_is_made_up_for(
