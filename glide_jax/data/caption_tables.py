@@ -6,6 +6,7 @@ one picture are several captions.
 
 from __future__ import annotations
 
+import collections
 import csv
 import json
 import pathlib
@@ -16,8 +17,9 @@ from glide_jax.data import captions
 from glide_jax.runtime import csv_files
 
 _NAMES = ("metadata.jsonl", "metadata.csv")
-# Counted by the sources that find one.
+# Reasons by which sources count a table, or a row of one, that they do not use.
 UNUSED = "table without the columns of names and captions"
+NAMELESS = "table row without the name of a picture"
 NOT_ASKED = "table beside the caption files that were asked for"
 Row = tuple[object, object]
 Table = dict[str, tuple[str, ...]]
@@ -29,7 +31,16 @@ def is_table(name: str) -> bool:
     return base in _NAMES or base.endswith(".parquet")
 
 
-def read(path: pathlib.Path, id_column: str, caption_column: str = "") -> Table | None:
+class _NoColumnsError(Exception):
+    """The table lacks the column of names or that of captions."""
+
+
+def read(
+    path: pathlib.Path,
+    id_column: str,
+    caption_column: str = "",
+    passed_over: collections.Counter[str] | None = None,
+) -> Table | None:
     """The captions by the value of `id_column`; None if a column is not in the table.
 
     Args:
@@ -37,6 +48,7 @@ def read(path: pathlib.Path, id_column: str, caption_column: str = "") -> Table 
       id_column: names the picture, e.g. "file_name".
       caption_column: holds the caption; "": the first of `captions.DEFAULT_COLUMNS`
         that the table has.
+      passed_over: counts the table, or its rows, that are not used.
 
     Raises:
       UserError: the file cannot be read, or is not a table of its kind.
@@ -45,25 +57,30 @@ def read(path: pathlib.Path, id_column: str, caption_column: str = "") -> Table 
     readers = {".jsonl": _jsonl_rows, ".csv": _csv_rows, ".parquet": _parquet_rows}
     read_rows = readers[path.suffix.lower()]
     table: Table = {}
-    has_rows = False
+    passed_over = collections.Counter() if passed_over is None else passed_over
     try:
         for name, value in read_rows(path, id_column, columns):
-            has_rows = True
-            if isinstance(name, str):
-                texts = filter(None, captions.from_value(value))
-                table[name] = (*table.get(name, ()), *texts)
+            if not isinstance(name, str):
+                passed_over[NAMELESS] += 1
+                continue
+            texts = filter(None, captions.from_value(value))
+            table[name] = (*table.get(name, ()), *texts)
+    except _NoColumnsError:
+        passed_over[UNUSED] += 1
+        return None
     except (OSError, ValueError, csv.Error, RecursionError) as fault:
         # UnicodeDecodeError and pyarrow's ArrowInvalid are ValueErrors.
         detail = (str(fault).strip() or type(fault).__name__).splitlines()[0]
         raise errors.UserError(
             f"{path} cannot be read as a table ({detail}); repair or remove it"
         ) from fault
-    return table if has_rows else None
+    return table
 
 
 def _jsonl_rows(
     path: pathlib.Path, id_column: str, columns: tuple[str, ...]
 ) -> Iterator[Row]:
+    has_columns = False
     with path.open("rb") as file:
         for number, line in enumerate(file, 1):
             if not line.strip():
@@ -75,8 +92,10 @@ def _jsonl_rows(
             if not isinstance(row, dict):
                 raise ValueError(f"line {number} is not a JSON object")
             column = _find(columns, row)
-            if id_column in row and column:
-                yield row[id_column], row[column]
+            has_columns = has_columns or (id_column in row and column is not None)
+            yield row.get(id_column), row.get(column)
+    if not has_columns:
+        raise _NoColumnsError
 
 
 def _csv_rows(
@@ -87,8 +106,9 @@ def _csv_rows(
         reader = csv.DictReader(file, delimiter=delimiter, strict=True)
         reader.fieldnames = [name.strip() for name in reader.fieldnames or ()]
         column = _find(columns, reader.fieldnames)
-        if id_column in reader.fieldnames and column:
-            yield from ((row[id_column], row[column]) for row in reader)
+        if id_column not in reader.fieldnames or column is None:
+            raise _NoColumnsError
+        yield from ((row[id_column], row[column]) for row in reader)
 
 
 def _parquet_rows(
@@ -100,12 +120,13 @@ def _parquet_rows(
     with pyarrow.parquet.ParquetFile(path) as file:
         names = file.schema_arrow.names
         column = _find(columns, names)
-        if id_column in names and column:
-            wanted = [id_column, column]
-            # Two columns do not keep a pool of threads busy.
-            for batch in file.iter_batches(columns=wanted, use_threads=False):
-                held = batch.to_pydict()
-                yield from zip(held[id_column], held[column], strict=True)
+        if id_column not in names or column is None:
+            raise _NoColumnsError
+        wanted = [id_column, column]
+        # Two columns do not keep a pool of threads busy.
+        for batch in file.iter_batches(columns=wanted, use_threads=False):
+            held = batch.to_pydict()
+            yield from zip(held[id_column], held[column], strict=True)
 
 
 def _find(columns: tuple[str, ...], names) -> str | None:

@@ -109,9 +109,10 @@ class Folder:
             return held
         for name in sorted(names, key=natural_order.natural_key):
             path = self._root / name
-            rows = caption_tables.read(path, "file_name", self._options.column)
+            rows = caption_tables.read(
+                path, "file_name", self._options.column, self.report.passed_over
+            )
             if rows is None:
-                self.report.passed_over[caption_tables.UNUSED] += 1
                 continue
             self.tables.append(path)
             for given, texts in rows.items():

@@ -113,9 +113,10 @@ class TarShards:
         is_needed = self._options.column or index.without_text
         if self._options.text or not is_needed or not path.is_file():
             return None
-        held = caption_tables.read(path, "key", self._options.column)
+        held = caption_tables.read(
+            path, "key", self._options.column, self.report.passed_over
+        )
         if held is None:
-            self.report.passed_over[caption_tables.UNUSED] += 1
             return None
         self.tables.append(path)
         keys = (key.decode(errors="replace") for key in index.table["key"].tolist())

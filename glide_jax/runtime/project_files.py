@@ -6,6 +6,7 @@ copies of the same folders in `glide_jax/_project` (see setup.py).
 
 from __future__ import annotations
 
+import functools
 import logging
 import os
 import pathlib
@@ -41,6 +42,12 @@ def locate(given: str, folder: str, flag: str) -> str:
         choices += [root() / folder / name for name in (given, f"{given}.py")]
     for path in choices:
         if path.is_file():
-            _log.info("%s is %s", f"{flag}={given}" if flag else given, path)
+            _say(f"{flag}={given}" if flag else given, str(path))
             return str(path)
     return given
+
+
+@functools.cache
+def _say(given: str, path: str) -> None:
+    """Logs, once in a process, which file is read."""
+    _log.info("%s is %s", given, path)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import collections
 import pathlib
 
 import pyarrow
@@ -56,7 +57,10 @@ def test_a_broken_table_is_refused_by_name(tmp_path, name, content):
     ],
 )
 def test_tables_of_every_kind_give_the_same(tmp_path, name, content):
-    table = caption_tables.read(write(tmp_path / name, content), "file_name")
+    counts = collections.Counter()
+    path = write(tmp_path / name, content)
+    table = caption_tables.read(path, "file_name", passed_over=counts)
+    assert counts.total() == (1 if name == "metadata.jsonl" else 0)
     assert {k: v for k, v in table.items() if v} == {
         "a": ("A",),
         "b": ("B1", "B2"),
@@ -72,8 +76,26 @@ def test_tables_of_every_kind_give_the_same(tmp_path, name, content):
         ("x.parquet", {"key": ["a"], "text": ["A"]}),
     ],
 )
-def test_a_table_without_the_columns_is_none(tmp_path, name, content):
-    assert caption_tables.read(write(tmp_path / name, content), "file_name") is None
+def test_a_table_without_the_columns_is_counted(tmp_path, name, content):
+    counts = collections.Counter()
+    path = write(tmp_path / name, content)
+    assert caption_tables.read(path, "file_name", passed_over=counts) is None
+    assert counts == {caption_tables.UNUSED: 1}
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "nameless"),
+    [
+        ("metadata.csv", "file_name,text\n", 0),  # it has the columns, and no rows
+        ("metadata.jsonl", '{"file_name": "a", "text": "A"}\n{"other": 1}\n', 1),
+        ("t.parquet", {"file_name": ["a", None], "text": ["A", "B"]}, 1),
+    ],
+)
+def test_rows_without_a_name_are_counted(tmp_path, name, content, nameless):
+    counts = collections.Counter()
+    path = write(tmp_path / name, content)
+    assert caption_tables.read(path, "file_name", passed_over=counts) is not None
+    assert counts.total() == nameless
 
 
 def test_a_column_is_chosen_or_the_first_default(tmp_path):
