@@ -83,7 +83,7 @@ class FaultCounter:
     Fed with the records of one batch after the other, it counts the same for a run
     that is resumed (given `start`, what `state` said then) as for one that never
     stopped. `on_bad` (a line in the log by default) is called once with each bad
-    record.
+    record, and once more by the counter of a resumed run.
 
     Attributes:
       seen: draws so far, good and bad.
@@ -103,6 +103,7 @@ class FaultCounter:
         self._max_bad_frac, self._num_records = max_bad_frac, num_records
         self._on_bad = on_bad or _warn
         self._names: list[str] = []  # of the first, for a message
+        self._told: set[int] = set()  # by this counter
 
     def state(self) -> dict[str, Any]:
         """What a resumed run is to be given: {"seen": draws, "records": by kind}.
@@ -129,10 +130,15 @@ class FaultCounter:
         is_full = len(self._kinds) >= MAX_REMEMBERED and seen > self._num_records
         new: dict[int, str] = {}
         for one in bad:
-            if one.record in self._kinds or one.record in new or is_full:
+            if is_full:
                 continue
-            new[one.record] = one.kind
-            self._tell(one)
+            # By what this process has drawn, not by what all have counted: its log is
+            # the same whether or not the run was resumed.
+            if one.record not in self._told:
+                self._told.add(one.record)
+                self._tell(one)
+            if one.record not in self._kinds:
+                new[one.record] = one.kind
         most = min(self._num_records, max(seen, MIN_SEEN))
         # Less than a rounding error above a whole number is that number.
         allowed = math.ceil(self._max_bad_frac * most - 1e-9)

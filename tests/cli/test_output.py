@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import pytest
+from PIL import Image
 
 from glide_jax import errors
 from glide_jax.cli import main, output
@@ -48,7 +49,7 @@ def test_two_splits_are_written_to_one_data_set(tmp_path, capsys):
     for split in ("train", "validation"):
         folder = tmp_path / split
         folder.mkdir()
-        (folder / "a.png").write_bytes(b"not looked at")
+        Image.new("RGB", (8, 8)).save(folder / "a.png")
         (folder / "a.txt").write_text(f"one of {split}")
         flags = f"--source=folder:{folder}", f"--output={tmp_path / 'records'}"
         assert main.run(["data", "build", *flags, f"--split={split}"]) == 0

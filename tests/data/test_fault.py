@@ -158,14 +158,15 @@ def test_what_stopped_a_run_is_counted_by_the_run_that_goes_on():
     assert resumed.state() == straight.state()
 
 
-def test_records_known_before_a_resume_are_neither_counted_nor_told_again():
+def test_records_known_before_a_resume_are_not_counted_again():
     counter = _counter(0.01, 60)
     counter.count(30, [_bad(7, "empty caption")])
     told: list[fault.Bad] = []
     state = json.loads(json.dumps(counter.state()))  # as a checkpoint carries it
     resumed = _counter(0.01, 60, on_bad=told.append, start=state)
     resumed.count(0, [_bad(7, "empty caption")])
-    assert told == []
+    # The log of the workdir drops what it holds already.
+    assert [bad.record for bad in told] == [7]
     assert resumed.state() == {"seen": 32, "records": {"empty caption": [7]}}
     with pytest.raises(errors.UserError, match="1 broken image"):
         resumed.count(0, [_bad(8)])

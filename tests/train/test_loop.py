@@ -78,7 +78,7 @@ def test_a_run_logs_validates_draws_and_saves_when_asked_to_and_at_its_end(
     with store.CheckpointStore(tmp_path / "checkpoints") as stored:
         assert stored.steps() == [4, 5]
         known = {"config", "tokenizer_digest", "records"}
-        known |= {"window", "bad_records", "passed_over"}
+        known |= {"window", "bad_records", "passed_over", "data_order"}
         assert stored.newest()[1].keys() == known
 
 
