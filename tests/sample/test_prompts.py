@@ -68,12 +68,12 @@ def test_an_array_of_one_thing_is_one_prompt():
         ([RED, {RED: float("nan")}], 1, "weight nan"),
         (np.array([]), 1, "no prompts"),
         (np.array([[RED], [GREEN]]), 1, "2 dimensions"),
-        (np.array([RED, None], object), 1, "None is no prompt"),
-        (Column([RED, float("nan")]), 1, "nan is no prompt"),
-        (np.array([1.5]), 1, "is no prompt"),
+        (np.array([RED, None], object), 1, "None is not a prompt"),
+        (Column([RED, float("nan")]), 1, "nan is not a prompt"),
+        (np.array([1.5]), 1, "is not a prompt"),
         ({RED, GREEN}, 1, "a set, which has no order"),
-        (RED.encode(), 1, "is no prompt"),
-        (None, 1, "None is no prompt"),
+        (RED.encode(), 1, "is not a prompt"),
+        (None, 1, "None is not a prompt"),
     ],
 )
 def test_what_is_no_prompt_is_refused(asked, count, named):
