@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import re
+from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 from absl import flags
@@ -11,6 +13,11 @@ from glide_jax.runtime import paths, project_files
 
 if TYPE_CHECKING:
     from glide_jax.config import defaults
+
+# --config.data.sources and --config.data.validation_sources, and their values.
+_SOURCES = re.compile(r"(--?\w+\.data\.(?:validation_)?sources)(?:=(.*))?", re.DOTALL)
+_KIND = r"(?:shapes|webdataset|folder|tfds):"
+_NEXT_SOURCE = re.compile(rf",\s*(?={_KIND})")
 
 
 class _LocalFile(flags.ArgumentParser):
@@ -38,6 +45,34 @@ def define(values: flags.FlagValues, name: str = "config") -> None:
         flag_values=values,
     )
     values[name].parser = _LocalFile(name, values[name].parser)
+
+
+def quote_sources(words: Sequence[str]) -> list[str]:
+    """The command line with plain lists of data sources as Python tuples.
+
+    ml_collections reads tuples as Python. "folder:a,folder:b" becomes "('folder:a',
+    'folder:b')": a comma ends a source only where the kind of another source follows,
+    so that paths and braces such as {a,b} may hold commas. An empty value becomes "()".
+    A value that is Python already stays as it is.
+    """
+    quoted, is_value = [], False
+    for word in words:
+        found = _SOURCES.fullmatch(word)
+        if is_value:
+            quoted.append(_as_tuple(word))
+        elif found and found[2] is not None:
+            quoted.append(f"{found[1]}={_as_tuple(found[2])}")
+        else:
+            quoted.append(word)
+        is_value = not is_value and found is not None and found[2] is None
+    return quoted
+
+
+def _as_tuple(value: str) -> str:
+    value = value.strip()
+    if value and not re.match(_KIND, value):
+        return value
+    return repr(tuple(_NEXT_SOURCE.split(value)) if value else ())
 
 
 def read(

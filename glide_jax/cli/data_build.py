@@ -61,5 +61,5 @@ def run(values: flags.FlagValues, arguments: list[str]) -> int:
                 on_progress=on_progress,
             )
     spec = f"tfds:{place}?split={values.split}"
-    print(f"records are in {place}; use them with --config.data.sources=('{spec}',)")
+    print(f"records are in {place}; use them with --config.data.sources={spec}")
     return 0

@@ -38,6 +38,7 @@ from absl import flags
 
 import glide_jax
 from glide_jax import cache, errors, lifecycle
+from glide_jax.cli import config_flag
 
 VERBS = {
     "quickstart": "the whole system at toy size: train, sample, measure, draw",
@@ -178,7 +179,7 @@ def _run_verb(verb: str, rest: list[str]) -> int:
 
 def parse(values: flags.FlagValues, argv: list[str]) -> list[str]:
     """Positional arguments; every flag mistake becomes one UserError."""
-    before = sys.argv
+    before, argv = sys.argv, config_flag.quote_sources(argv)
     # Where ml_collections looks for --config.KEY=VALUE, however we were called.
     sys.argv = argv
     try:

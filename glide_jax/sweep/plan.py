@@ -25,6 +25,8 @@ SCHEMA = 1
 ID_DIGITS = 10  # hexadecimal: two of a thousand runs meet once in 2 million sweeps
 # Verbs name the folder that they write to by --output, but for these.
 OUTPUT_FLAGS = {"train": "--workdir"}
+# Settings whose tuples are written without quotes, see `cli.config_flag`.
+_PLAIN = ("data.sources", "data.validation_sources")
 _PLAN_KINDS = {"name": (str,), "command": (list,), "shared": (list,), "runs": (list,)}
 _RUN_KINDS = {"id": (str,), "label": (str,), "overrides": (dict,)}
 
@@ -123,7 +125,7 @@ def shown(value: Any) -> str:
 def arguments(plan: Plan, run: Run, root: pathlib.Path | None) -> list[str]:
     """What comes after `glide` to start a run; without a root, but for its folder."""
     prefix = "--config." if plan.verb == "train" else "--"
-    own = [f"{prefix}{key}={_word(plan, v)}" for key, v in run.overrides.items()]
+    own = [f"{prefix}{key}={_word(plan, key, v)}" for key, v in run.overrides.items()]
     words = [*plan.command, *plan.shared, *own]
     if root is not None:
         flag = OUTPUT_FLAGS.get(plan.verb, "--output")
@@ -131,10 +133,12 @@ def arguments(plan: Plan, run: Run, root: pathlib.Path | None) -> list[str]:
     return words
 
 
-def _word(plan: Plan, value: Any) -> str:
+def _word(plan: Plan, key: str, value: Any) -> str:
     if not isinstance(value, tuple | list):
         return str(value)
-    if plan.verb == "train":  # settings are read as Python, flags between commas
+    if (
+        plan.verb == "train" and key not in _PLAIN
+    ):  # settings are read as Python, flags between commas
         return repr(tuple(value))
     return ",".join(map(str, value))
 
