@@ -11,19 +11,11 @@ duplicates. The exit code is 2 where training would stop at data.max_bad_frac.
 from __future__ import annotations
 
 import os
-from typing import TYPE_CHECKING
 
 from absl import flags
 
 from glide_jax.cli import data_flags, define, sampling, stopping
 from glide_jax.errors import UserError
-from glide_jax.runtime import counts
-
-if TYPE_CHECKING:
-    from glide_jax.data import survey
-
-# Duplicates that are named; all are counted.
-NAMED = 5
 
 
 def define_flags(values: flags.FlagValues) -> None:
@@ -72,39 +64,10 @@ def run(values: flags.FlagValues, arguments: list[str]) -> int:
         )
     for bad in found.bad:
         print(f"{bad.key}: {bad.reason}")
-    for line in _lines(found, values):
+    for line in survey.describe(found, px=values.px or 0, context=values.context):
         print(line)
     counter = fault.FaultCounter(
         values.max_bad_frac, found.records, on_bad=lambda bad: None
     )
     counter.count(found.records - len(found.bad), found.bad)
     return 0
-
-
-def _lines(found: survey.Survey, values: flags.FlagValues) -> list[str]:
-    """The report, without the list of bad records."""
-    usable = found.records - len(found.bad)
-    lines = [f"{usable} of {counts.counted(found.records, 'record')} can be used"]
-    if found.short_sides:
-        lines.append(f"short side of the pictures: {_shown(found.short_sides)} px")
-    if values.px:
-        small = counts.counted(found.num_enlarged, "picture")
-        lines.append(f"{small} below {values.px} px, which training enlarges")
-    if found.caption_chars:
-        lines.append(f"captions: {_shown(found.caption_chars)} characters")
-    if found.caption_tokens:
-        lines.append(
-            f"captions: {_shown(found.caption_tokens)} tokens; {found.num_cut} are cut "
-            f"at {values.context}"
-        )
-    for key, first in found.duplicates[:NAMED]:
-        lines.append(f"{key}: the same picture and caption as {first}")
-    lines.append(
-        f"{counts.counted(len(found.duplicates), 'duplicate')}; "
-        f"{counts.counted(found.same_pictures, 'picture')} again with another caption"
-    )
-    return lines
-
-
-def _shown(spread: survey.Spread) -> str:
-    return f"{spread.least} to {spread.most}, median {spread.median:g}"

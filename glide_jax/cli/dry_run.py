@@ -1,22 +1,24 @@
-"""What a training command would do: settings, parameters, bytes, shardings."""
+"""What a training command would do: settings, parameters, bytes, shardings, data."""
 
 from __future__ import annotations
 
 import logging
 import math
 import pathlib
-from collections.abc import Collection
+from collections.abc import Collection, Iterator
 
 import jax
 
-from glide_jax import shapes
+from glide_jax import progress, shapes
 from glide_jax.cli import evaluate_hook
 from glide_jax.config import resolve, validate
 from glide_jax.config.defaults import Config
+from glide_jax.data import schema, survey
 from glide_jax.models import build
 from glide_jax.parallel import mesh as meshes
 from glide_jax.parallel import sharding
-from glide_jax.train import abstract, setup
+from glide_jax.runtime import counts
+from glide_jax.train import abstract, data_check, setup
 from glide_jax.train import state as states
 
 
@@ -25,7 +27,7 @@ def check(
     workdir: pathlib.Path | None = None,
     *,
     allow_change: Collection[str] = (),
-) -> abstract.Placed:
+) -> setup.Checked:
     """Makes all checks of a start on this machine; nothing is written or downloaded.
 
     Raises:
@@ -37,7 +39,7 @@ def check(
     )
     if config.evaluate.every_steps:
         evaluate_hook.read_inputs(config, checked.placed.mesh)
-    return checked.placed
+    return checked
 
 
 def check_elsewhere(
@@ -67,6 +69,65 @@ def check_elsewhere(
         devices,
     )
     return placed
+
+
+def read_data(config: Config, checked: setup.Checked, most: int) -> Iterator[str]:
+    """The lines of `glide data check` on the run's sources.
+
+    Args:
+      config: of the run.
+      checked: what `check` returned.
+      most: records that are read of each source; 0: no source is read.
+
+    Raises:
+      UserError: the training data has more bad records than data.max_bad_frac allows.
+    """
+    if most == 0:
+        yield "records: none were read, because of --check_records=0"
+        return
+    found = _survey(config, checked, checked.source, most)
+    yield from _survey_lines(config, checked.source, found)
+    data_check.refuse_too_bad(config, checked.source, found)
+    held_out = checked.held_out
+    if held_out is not None and repr(held_out) != repr(checked.source):
+        found = _survey(config, checked, held_out, most)
+        yield from _survey_lines(config, held_out, found)
+
+
+def _survey(
+    config: Config, checked: setup.Checked, source: schema.Source, most: int
+) -> survey.Survey:
+    indices = data_check.spread(config, source, most)
+    with progress.ProgressBar(
+        len(indices), "reading records", enabled=bool(indices)
+    ) as bar:
+        return survey.survey(
+            source,
+            indices,
+            px=config.model.image_px,
+            tokenizer=checked.begin.tokenizer,
+            context=config.model.text_context,
+            num_threads=data_check.num_threads(),
+            on_progress=bar.update,
+        )
+
+
+def _survey_lines(
+    config: Config, source: schema.Source, found: survey.Survey
+) -> Iterator[str]:
+    yield f"records of {source!r}:"
+    left_out = len(source) - found.records
+    if found.records:
+        yield from (f"  {bad.key}: {bad.reason}" for bad in found.bad)
+        lines = survey.describe(
+            found, px=config.model.image_px, context=config.model.text_context
+        )
+        yield from (f"  {line}" for line in lines)
+    if left_out:
+        yield (
+            f"  {left_out:,} of {counts.counted(len(source), 'record')} were not read: "
+            "they are drawn, or beyond --check_records"
+        )
 
 
 def report(config: Config, placed: abstract.Placed) -> str:

@@ -32,7 +32,7 @@ from glide_jax.eval import (
 )
 from glide_jax.parallel import distributed
 from glide_jax.parallel import mesh as meshes
-from glide_jax.train import looks, setup
+from glide_jax.train import batches, looks, setup
 
 # Of processes that write neither rows nor pictures.
 _NOTHING: looks.Evaluated = ({}, np.zeros((1, 1, 3), np.uint8), lambda: None)
@@ -90,7 +90,7 @@ class _Evaluation:
         self._run, self._settings = run, run.config.evaluate
         inputs = read_inputs(run.config, run.mesh)
         self._extractor, self._reference, self._names = inputs
-        self._source = setup.open_sources(run.config)[1]
+        self._source = batches.open_sources(run.config)[1]
         self._draw = grid_hook.make_draw(run, self._settings.guidance_scale, run.mesh)
         self._calls = itertools.count()  # a run that goes back evaluates a step anew
 
@@ -133,7 +133,7 @@ class _Evaluation:
             [i % len(self._source) for i in range(first + size)],
             rows=range(first, first + size),
             seed=config.seed,
-            **setup.data_settings(config),
+            **batches.data_settings(config),
         )
         drawn = self._draw(params, batch, np.arange(first, first + size))
         indices = np.arange(first, stop, dtype=np.int64)

@@ -25,7 +25,6 @@ from glide_jax.errors import UserError
 
 if TYPE_CHECKING:
     from glide_jax.config import defaults
-    from glide_jax.train import abstract
 
 
 def define_flags(values: flags.FlagValues) -> None:
@@ -43,8 +42,16 @@ def define_flags(values: flags.FlagValues) -> None:
         "dry_run",
         False,
         "check all that a start checks (with --workdir also that the run there goes "
-        "on), print the settings, parameters by part and shardings, and end; nothing "
-        "is written or downloaded",
+        "on), print the settings, parameters by part and shardings, read the data as "
+        "`glide data check`, and end; nothing is written or downloaded",
+        flag_values=values,
+    )
+    flags.DEFINE_integer(
+        "check_records",
+        10_000,
+        "with --dry_run: records that are read of the training and of the validation "
+        "data, spread over them; all of smaller data; 0: none",
+        lower_bound=0,
         flag_values=values,
     )
     flags.DEFINE_integer(
@@ -74,7 +81,7 @@ def define_flags(values: flags.FlagValues) -> None:
 
 def run(values: flags.FlagValues, arguments: list[str]) -> int:
     """Trains, and draws grids of the first average as it goes."""
-    from glide_jax.cli import dry_run, evaluate_hook, grid_hook
+    from glide_jax.cli import evaluate_hook, grid_hook
     from glide_jax.parallel import distributed
     from glide_jax.train import loop, profiling
     from glide_jax.train import workdir as workdirs
@@ -89,7 +96,7 @@ def run(values: flags.FlagValues, arguments: list[str]) -> int:
     if values.dry_run:
         # Keeps nothing, so that Ctrl-C may end it at once.
         signal.signal(signal.SIGINT, signal.default_int_handler)
-        print(dry_run.report(config, _check(config, values)))
+        _dry_run(config, values)
         return 0
     if values.devices is not None or values.slices is not None:
         raise UserError(
@@ -111,19 +118,24 @@ def run(values: flags.FlagValues, arguments: list[str]) -> int:
         )
 
 
-def _check(config: defaults.Config, values: flags.FlagValues) -> abstract.Placed:
-    """The checks of --dry_run, on this machine or for --devices."""
+def _dry_run(config: defaults.Config, values: flags.FlagValues) -> None:
+    """Makes the checks of --dry_run, on this machine or for --devices, and prints."""
     from glide_jax.cli import dry_run
 
     allowed = values.allow_change
     if values.devices is not None:
-        return dry_run.check_elsewhere(
+        placed = dry_run.check_elsewhere(
             config, values.devices, values.slices, allow_change=allowed
         )
+        print(dry_run.report(config, placed))
+        return
     if values.slices is not None:
         raise UserError("--slices says where the devices are; add --devices=N")
     workdir = pathlib.Path(values.workdir) if values.workdir else None
-    return dry_run.check(config, workdir, allow_change=allowed)
+    checked = dry_run.check(config, workdir, allow_change=allowed)
+    print(dry_run.report(config, checked.placed), flush=True)
+    for line in dry_run.read_data(config, checked, values.check_records):
+        print(line)
 
 
 def _quiet_others(process_id: int) -> None:

@@ -152,7 +152,8 @@ class OptimConfig:
 
     name: str = "adamw"  # adamw, adafactor or lion
     learning_rate: float = 1e-4  # peak
-    warmup_steps: int = 0  # linear, from one part of so many
+    # linear, from one part of so many; a tenth of a shorter run, if the rate decays
+    warmup_steps: int = 0
     schedule: str = "constant"  # after warm-up: constant, cosine or linear to 0
     b1: float = 0.9
     b2: float = 0.999

@@ -32,7 +32,7 @@ def validate(config: defaults.Config) -> None:
     _check_diffusion(config.diffusion)
     _check_data(config.data)
     _check_train(config.train)
-    _check_optim(config)
+    _check_optim(config.optim)
     _check_ema(config.ema)
     _check_mesh(config.mesh)
     _check_intervals(config)
@@ -296,8 +296,7 @@ def _check_train(train: defaults.TrainConfig) -> None:
     )
 
 
-def _check_optim(config: defaults.Config) -> None:
-    optim, num_steps = config.optim, config.train.num_steps
+def _check_optim(optim: defaults.OptimConfig) -> None:
     _one_of("optim.name", optim.name, OPTIMIZERS)
     _one_of("optim.moments_dtype", optim.moments_dtype, MOMENTS_DTYPES)
     _one_of("optim.schedule", optim.schedule, LEARNING_RATE_SCHEDULES)
@@ -309,13 +308,6 @@ def _check_optim(config: defaults.Config) -> None:
         value = getattr(optim, name)
         rule = "is outside [0, 1)"
         _require(0 <= value < 1, f"optim.{name}", value, rule, "e.g. 0.9")
-    _require(
-        optim.schedule == "constant" or optim.warmup_steps < num_steps,
-        "optim.warmup_steps",
-        optim.warmup_steps,
-        f"leaves nothing of train.num_steps={num_steps} to decay in",
-        "use fewer, or optim.schedule=constant",
-    )
 
 
 def _check_ema(ema: defaults.EmaConfig) -> None:

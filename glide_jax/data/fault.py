@@ -76,7 +76,7 @@ class FaultCounter:
     """Counts the bad records of a source, each once, against the share allowed.
 
     The share is one of the records: drawing a bad record again changes nothing. It is
-    taken of the records drawn so far, of at least MIN_SEEN of them, or of the whole
+    taken of the records drawn so far, of at least `min_seen` of them, or of the whole
     source where that is smaller; and is rounded up, so that one bad record does not
     stop a source of any size unless the share is 0.
 
@@ -95,12 +95,15 @@ class FaultCounter:
         num_records: int,
         on_bad: Callable[[Bad], None] | None = None,
         start: Mapping[str, Any] | None = None,
+        *,
+        min_seen: int = MIN_SEEN,
     ) -> None:
         start = start or {}
         self.seen = start.get(SEEN, 0)
         # Checkpoints of an older version count draws, which say nothing about records.
         self._kinds = _kind_of_each(start.get(RECORDS, {}))
         self._max_bad_frac, self._num_records = max_bad_frac, num_records
+        self._min_seen = min_seen
         self._on_bad = on_bad or _warn
         self._names: list[str] = []  # of the first, for a message
         self._told: set[int] = set()  # by this counter
@@ -139,7 +142,7 @@ class FaultCounter:
                 self._tell(one)
             if one.record not in self._kinds:
                 new[one.record] = one.kind
-        most = min(self._num_records, max(seen, MIN_SEEN))
+        most = min(self._num_records, max(seen, self._min_seen))
         # Less than a rounding error above a whole number is that number.
         allowed = math.ceil(self._max_bad_frac * most - 1e-9)
         # A resumed run begins with the records of all processes, more than one process

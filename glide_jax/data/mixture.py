@@ -53,12 +53,16 @@ class Mixture:
     def __getitem__(self, index: int) -> schema.Example:
         if not 0 <= index < self._length:
             raise IndexError(f"record {index} of {self!r}")
-        part = bisect.bisect_right(self.starts, index) - 1
+        part = self.part_of(index)
         return self.parts[part][index - self.starts[part]]
 
     def __repr__(self) -> str:
         pairs = zip(self.parts, self.weights, strict=True)
         return f"Mixture({', '.join(f'{w:g} x {p!r}' for p, w in pairs)})"
+
+    def part_of(self, index: int) -> int:
+        """The part that holds a record."""
+        return bisect.bisect_right(self.starts, index) - 1
 
     def at_px(self, px: int) -> Mixture:
         """The same mixture, its drawn parts drawn at (px, px)."""

@@ -294,36 +294,6 @@ def _check_sizes(
         )
 
 
-def check_records(
-    source: schema.Source, *, image_px: int, seed: int, count: int = 8
-) -> None:
-    """Reads the first records of the stream, so that a start need not fail at a step.
-
-    Records that cannot be used are logged in one line.
-
-    Raises:
-      UserError: the source is empty, or not one of the records can be used.
-    """
-    _check_sizes(source, global_batch_size=1, process_index=0, process_count=1)
-    drawn, bad = _drawn_at(source, image_px), []
-    count = min(count, len(source))
-    for position in range(count):
-        try:
-            example = drawn[order.record_at(drawn, seed, position)]
-            captions.check(example.caption, example.key)
-            transforms.load_image(example, image_px)
-        except schema.BadRecordError as error:
-            bad.append(f"{error.key}: {error.reason}")
-    if len(bad) == count:
-        raise errors.UserError(
-            f"{source!r}: none of the first {count} records can be used (the first: "
-            f"{bad[0]}); check the data"
-        )
-    if bad:
-        told = "%r: %d of the first %d records cannot be used, e.g. %s"
-        logger.warning(told, source, len(bad), count, bad[0])
-
-
 def fixed_batch(
     source: schema.Source,
     tokenizer: schema.Tokenizer,

@@ -1,21 +1,24 @@
-"""Reads every record of a source once, and reports what it holds."""
+"""Reads records of a source once each, and reports what they hold."""
 
 from __future__ import annotations
 
 import hashlib
 import statistics
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from concurrent import futures
 from typing import NamedTuple
 
 import numpy as np
 
 from glide_jax.data import captions, fault, schema, transforms
+from glide_jax.runtime import counts
 
 # Captions are counted up to here.
 MAX_TOKENS = 4096
 # Records in flight for each thread: decoding takes much longer than handing over.
 _AHEAD = 4
+# Duplicates that `describe` names; all are counted.
+NAMED = 5
 
 
 class Spread(NamedTuple):
@@ -27,7 +30,7 @@ class Spread(NamedTuple):
 
 
 class Survey(NamedTuple):
-    """What a source holds.
+    """What the records that were read hold.
 
     Attributes:
       records: how many were read.
@@ -61,6 +64,7 @@ class _Read(NamedTuple):
 
 def survey(
     source: schema.Source,
+    indices: Iterable[int] | None = None,
     *,
     px: int = 0,
     tokenizer: schema.Tokenizer | None = None,
@@ -69,10 +73,11 @@ def survey(
     on_bad: Callable[[fault.Bad], None] = lambda bad: None,
     on_progress: Callable[[], None] = lambda: None,
 ) -> Survey:
-    """Decodes every picture and reads every caption, in parallel.
+    """Decodes the pictures and reads the captions of records, in parallel.
 
     Args:
       source: the records.
+      indices: those that are read, in this order; None: all.
       px: the side that pictures are read at; smaller ones are counted.
       tokenizer: counts the tokens of the captions.
       context: tokens that a model reads of a caption.
@@ -82,8 +87,10 @@ def survey(
     """
     sides, chars, tokens, bad, duplicates = [], [], [], [], []
     by_picture: dict[bytes, tuple[str, tuple[str, ...]]] = {}
-    num_cut = num_enlarged = same_pictures = 0
-    for found in _read_all(source, num_threads):
+    records = num_cut = num_enlarged = same_pictures = 0
+    indices = range(len(source)) if indices is None else indices
+    for found in _read_all(source, indices, num_threads):
+        records += 1
         on_progress()
         if isinstance(found, fault.Bad):
             bad.append(found)
@@ -105,7 +112,7 @@ def survey(
         elif first != found.key:
             same_pictures += 1
     return Survey(
-        len(source),
+        records,
         bad,
         _spread(sides),
         _spread(chars),
@@ -117,11 +124,42 @@ def survey(
     )
 
 
-def _read_all(source: schema.Source, num_threads: int) -> Iterator[_Read | fault.Bad]:
+def describe(found: Survey, *, px: int, context: int) -> list[str]:
+    """A line for each figure, without the bad records; `px` 0: no size is asked for."""
+    usable = found.records - len(found.bad)
+    lines = [f"{usable:,} of {counts.counted(found.records, 'record')} can be used"]
+    if found.short_sides:
+        lines.append(f"short side of the pictures: {_shown(found.short_sides)} px")
+    if px:
+        small = counts.counted(found.num_enlarged, "picture")
+        lines.append(f"{small} below {px} px, which training enlarges")
+    if found.caption_chars:
+        lines.append(f"captions: {_shown(found.caption_chars)} characters")
+    if found.caption_tokens:
+        lines.append(
+            f"captions: {_shown(found.caption_tokens)} tokens; {found.num_cut} are cut "
+            f"at {context}"
+        )
+    for key, first in found.duplicates[:NAMED]:
+        lines.append(f"{key}: the same picture and caption as {first}")
+    lines.append(
+        f"{counts.counted(len(found.duplicates), 'duplicate')}; "
+        f"{counts.counted(found.same_pictures, 'picture')} again with another caption"
+    )
+    return lines
+
+
+def _shown(spread: Spread) -> str:
+    return f"{spread.least} to {spread.most}, median {spread.median:g}"
+
+
+def _read_all(
+    source: schema.Source, indices: Iterable[int], num_threads: int
+) -> Iterator[_Read | fault.Bad]:
     """The records in their order, read by several threads."""
     with futures.ThreadPoolExecutor(num_threads) as pool:
         pending: list[futures.Future] = []
-        for index in range(len(source)):
+        for index in indices:
             pending.append(pool.submit(_read, source, index))
             if len(pending) >= _AHEAD * num_threads:
                 yield pending.pop(0).result()

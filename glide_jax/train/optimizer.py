@@ -75,9 +75,19 @@ RULES: dict[str, Callable[[OptimConfig], optax.GradientTransformation]] = {
 }
 
 
+def warmup_steps(config: OptimConfig, num_steps: int) -> int:
+    """Steps of the warm-up: a tenth of a run that is too short for optim.warmup_steps.
+
+    A run is too short if it decays the learning rate and has no step left for that.
+    """
+    if config.schedule == "constant" or config.warmup_steps < num_steps:
+        return config.warmup_steps
+    return num_steps // 10
+
+
 def make_learning_rate(config: OptimConfig, num_steps: int) -> optax.Schedule:
     """Linear warm-up to `learning_rate`, then constant, cosine or linear to 0."""
-    peak, warmup = config.learning_rate, config.warmup_steps
+    peak, warmup = config.learning_rate, warmup_steps(config, num_steps)
     rest = max(num_steps - warmup, 1)
     after = {
         "constant": optax.constant_schedule(peak),

@@ -22,15 +22,16 @@ from glide_jax import metrics, shapes
 from glide_jax.checkpoint import store
 from glide_jax.config import resolve, validate
 from glide_jax.config.defaults import Config
-from glide_jax.data import fault, pipeline, schema, sources
+from glide_jax.data import pipeline, schema
 from glide_jax.models import build
+from glide_jax.parallel import distributed, sharding
 from glide_jax.parallel import mesh as meshes
-from glide_jax.parallel import sharding
 from glide_jax.text import tokenizers
 from glide_jax.train import (
     abstract,
-    bad_records,
+    batches,
     captions,
+    data_check,
     objectives,
     optimizer,
     randomness,
@@ -141,10 +142,15 @@ def prepare(
         eval_step=eval_step,
         seed=sharding.replicate(np.int32(config.seed), mesh),
         validation=checked.validation,
-        grid=_grid_batch(config, checked.held_out, tokenizer),
+        grid=batches.grid_batch(config, checked.held_out, tokenizer),
         part=checked.part,
         make_batches=functools.partial(
-            _batches, config, workdir, checked.source, tokenizer, checked.part
+            batches.make_batches,
+            config,
+            workdir,
+            checked.source,
+            tokenizer,
+            checked.part,
         ),
         pass_over=step.jit_pass_over(shardings),
         restore=restore,
@@ -183,9 +189,13 @@ def check(
     placed = check_placed(config, meshes.make_mesh(config.mesh), allow_change)
     metrics.check_wandb(config.log.wandb_project, writes=jax.process_index() == 0)
     check_stop()
-    source, held_out = open_sources(config)
-    pipeline.check_records(source, image_px=config.model.image_px, seed=config.seed)
-    check_stop()
+    source, held_out = batches.open_sources(config)
+    data_check.check_start(
+        config,
+        source,
+        is_thorough=_is_fresh(workdir) and distributed.process_id() == 0,
+        check_stop=check_stop,
+    )
     begin = beginnings.check(
         config,
         workdir,
@@ -201,9 +211,14 @@ def check(
         captions.check_vocabulary(config, begin.tokenizer)
         captions.warn_of_cut_captions(config, source, begin.tokenizer)
     check_stop()
-    validation = _validation_batches(config, held_out, tokenizer, part)
+    validation = batches.validation_batches(config, held_out, tokenizer, part)
     check_stop()
     return Checked(placed, source, held_out, begin, part, validation)
+
+
+def _is_fresh(workdir: pathlib.Path | None) -> bool:
+    """Whether no checkpoint was begun: what a run has accepted is not judged again."""
+    return workdir is None or not workdirs.checkpoints(workdir).exists()
 
 
 def check_placed(
@@ -219,7 +234,20 @@ def check_placed(
         resolve.check_key(config, name)
     captions.check_name(config)
     abstract.check_fits(config, mesh)
+    _tell_of_short_warmup(config)
     return abstract.place(config, mesh)
+
+
+def _tell_of_short_warmup(config: Config) -> None:
+    steps = optimizer.warmup_steps(config.optim, config.train.num_steps)
+    if steps != config.optim.warmup_steps:
+        logging.info(
+            "the warm-up has %d steps in place of optim.warmup_steps=%d, because "
+            "train.num_steps=%d leaves no step to decay in",
+            steps,
+            config.optim.warmup_steps,
+            config.train.num_steps,
+        )
 
 
 def _restore(
@@ -249,22 +277,6 @@ def _jit_steps(
         out_shardings=sharding.replicated(mesh),
     )
     return step.jit_train_step(train_step, mesh, shardings), eval_step
-
-
-def open_sources(config: Config) -> tuple[schema.Source, schema.Source | None]:
-    """What a run reads: its training source, and its validation source if it has one.
-
-    Raises:
-      UserError: a source that is not there, or does not hold what it should.
-    """
-    data = config.data
-    source = sources.open_mixture(data.sources, data.weights)
-    if not data.validation_sources:
-        return source, None
-    weights = (1.0,) * len(data.validation_sources)
-    return source, sources.open_mixture(
-        data.validation_sources, weights, split="validation"
-    )
 
 
 def _first_state(
@@ -297,89 +309,3 @@ def _first_state(
         shardings.params,
     )
     return begin(params)
-
-
-def data_settings(config: Config) -> dict[str, Any]:
-    """Those of `pipeline.fixed_batch` that follow from the settings."""
-    is_text2im = config.model.family == "text2im"
-    return {
-        "image_px": config.model.image_px,
-        "text_context": config.model.text_context,
-        "low_res_px": config.model.low_res_px if is_text2im else 0,
-        "low_res_corruption": config.data.low_res_corruption,
-        "low_res_corruption_strength": config.data.low_res_corruption_strength,
-        "inpaint": config.model.inpaint if is_text2im else False,
-    }
-
-
-def _batches(
-    config: Config,
-    workdir: pathlib.Path,
-    source: schema.Source,
-    tokenizer: tokenizers.Tokenizer,
-    part: tuple[int, int],
-    start_step: int,
-    faults_before: Mapping[str, Any],
-) -> pipeline.Batches:
-    size = config.train.global_batch_size
-    log = bad_records.log_path(workdir)
-    return pipeline.make_batches(
-        source,
-        tokenizer,
-        global_batch_size=size,
-        seed=config.seed,
-        start_step=start_step,
-        process_index=part[0],
-        process_count=part[1],
-        flip_prob=config.data.flip_prob,
-        num_threads=config.data.num_threads,
-        prefetch_batches=config.data.prefetch_batches,
-        max_bad_frac=config.data.max_bad_frac,
-        on_bad=fault.RecordLog(log, position=start_step * size),
-        faults_before=bad_records.share_of(faults_before, part),
-        **data_settings(config),
-    )
-
-
-def _validation_batches(
-    config: Config,
-    source: schema.Source | None,
-    tokenizer: schema.Tokenizer,
-    part: tuple[int, int],
-) -> list[schema.Batch]:
-    """This process's rows of whole global batches of held-out examples.
-
-    None where no source names them.
-    """
-    if source is None:
-        return []
-    size = config.train.global_batch_size
-    rows = pipeline.rows_of(size, *part)
-    count = max(1, min(len(source), config.log.validation_examples) // size)
-    return [
-        pipeline.fixed_batch(
-            source,
-            tokenizer,
-            [k % len(source) for k in range(i * size, (i + 1) * size)],
-            rows=rows,
-            seed=config.seed,
-            **data_settings(config),
-        )
-        for i in range(count)
-    ]
-
-
-def _grid_batch(
-    config: Config, source: schema.Source | None, tokenizer: tokenizers.Tokenizer
-) -> schema.Batch | None:
-    """The examples of the sample grid, or None where there are none held out."""
-    if source is None:
-        return None
-    count = min(config.log.grid_images, config.train.global_batch_size)
-    return pipeline.fixed_batch(
-        source,
-        tokenizer,
-        [k % len(source) for k in range(count)],
-        seed=config.seed,
-        **data_settings(config),
-    )

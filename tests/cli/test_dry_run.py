@@ -178,3 +178,35 @@ def test_data_and_files_are_not_looked_for_where_the_devices_are_elsewhere(
     with caplog.at_level("INFO"):
         assert main.run([*command, "--slices=2", *flags]) == 0
     assert "not looked at here: data" in caplog.text
+
+
+def test_a_dry_run_reads_the_data_and_reports_it(
+    experiment, tmp_path, monkeypatch, capsys
+):
+    monkeypatch.chdir(tmp_path)
+    write_pictures(tmp_path / "some", 6, broken=1)
+    shutil.copy(tmp_path / "some" / "2.png", tmp_path / "some" / "3.png")
+    command = ["train", f"--config={experiment}", f"{SOURCES}=folder:some", "--dry_run"]
+    assert main.run(command) == 0
+    lines = capsys.readouterr().out.splitlines()
+    lines = [line.strip() for line in lines[lines.index("records of folder:some:") :]]
+    assert lines[1].startswith("0.png: broken image")
+    assert "5 of 6 records can be used" in lines
+    assert "short side of the pictures: 16 to 16, median 16 px" in lines
+    assert "0 duplicates; 1 picture again with another caption" in lines
+    assert main.run([*command, "--check_records=2"]) == 0
+    assert "4 of 6 records were not read" in capsys.readouterr().out
+    assert main.run([*command, "--check_records=0"]) == 0
+    assert "none were read, because of --check_records=0" in capsys.readouterr().out
+
+
+def test_a_dry_run_finds_bad_records_that_no_start_reads(
+    experiment, tmp_path, monkeypatch, capsys
+):
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr("glide_jax.train.data_check.MOST_RECORDS", 4)
+    write_pictures(tmp_path / "some", 40, broken=2)
+    command = ["train", f"--config={experiment}", f"{SOURCES}=folder:some", "--dry_run"]
+    assert main.run(command) == 2
+    assert "2 of 40 records cannot be used" in capsys.readouterr().err
+    assert main.run([*command, "--check_records=0"]) == 0

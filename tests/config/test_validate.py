@@ -57,7 +57,6 @@ BROKEN = [
     ({"optim.learning_rate": 0.0}, "optim.learning_rate"),
     ({"optim.b2": 1.0}, "optim.b2"),
     ({"optim.schedule": "step"}, "cosine"),
-    ({"optim.schedule": "cosine", "optim.warmup_steps": 1000}, "optim.warmup_steps"),
     ({"ema.decays": (1.0,)}, "ema.decays"),
     ({"ema.decays": ()}, "ema.decays"),
     ({"ema.decays": (0.9, 0.9)}, "twice"),

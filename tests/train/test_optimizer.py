@@ -124,3 +124,25 @@ def test_first_moments_may_be_half_as_wide(name):
     updates, state = optim.update({"w": jnp.full((4, 4), 0.3)}, state, params)
     assert (params["w"] - jnp.float32(0.1) * updates["w"]).dtype == jnp.float32
     assert jnp.dtype("bfloat16") in {x.dtype for x in jax.tree.leaves(state)}
+
+
+@pytest.mark.parametrize(
+    ("schedule", "num_steps", "steps"),
+    [
+        ("cosine", 101, 100),
+        ("cosine", 100, 10),
+        ("linear", 30, 3),
+        ("linear", 5, 0),
+        ("constant", 30, 100),  # it has no step to decay in, and needs none
+    ],
+)
+def test_a_run_that_ends_within_its_warm_up_warms_up_for_a_tenth(
+    schedule, num_steps, steps
+):
+    config = defaults.OptimConfig(schedule=schedule, warmup_steps=100)
+    assert optimizer.warmup_steps(config, num_steps) == steps
+
+
+def test_a_short_warm_up_decays_like_a_configured_one():
+    short = rates(num_steps=30, schedule="cosine", warmup_steps=100, steps=range(30))
+    assert short == rates(30, schedule="cosine", warmup_steps=3, steps=range(30))

@@ -1,0 +1,114 @@
+"""The data of a run: its sources, and its batches as the settings ask for them."""
+
+from __future__ import annotations
+
+import pathlib
+from collections.abc import Mapping
+from typing import Any
+
+from glide_jax.config.defaults import Config
+from glide_jax.data import fault, pipeline, schema, sources
+from glide_jax.text import tokenizers
+from glide_jax.train import bad_records
+
+
+def open_sources(config: Config) -> tuple[schema.Source, schema.Source | None]:
+    """What a run reads: its training source, and its validation source if it has one.
+
+    Raises:
+      UserError: a source that is not there, or does not hold what it should.
+    """
+    data = config.data
+    source = sources.open_mixture(data.sources, data.weights)
+    if not data.validation_sources:
+        return source, None
+    weights = (1.0,) * len(data.validation_sources)
+    return source, sources.open_mixture(
+        data.validation_sources, weights, split="validation"
+    )
+
+
+def data_settings(config: Config) -> dict[str, Any]:
+    """Those of `pipeline.fixed_batch` that follow from the settings."""
+    is_text2im = config.model.family == "text2im"
+    return {
+        "image_px": config.model.image_px,
+        "text_context": config.model.text_context,
+        "low_res_px": config.model.low_res_px if is_text2im else 0,
+        "low_res_corruption": config.data.low_res_corruption,
+        "low_res_corruption_strength": config.data.low_res_corruption_strength,
+        "inpaint": config.model.inpaint if is_text2im else False,
+    }
+
+
+def make_batches(
+    config: Config,
+    workdir: pathlib.Path,
+    source: schema.Source,
+    tokenizer: tokenizers.Tokenizer,
+    part: tuple[int, int],
+    start_step: int,
+    faults_before: Mapping[str, Any],
+) -> pipeline.Batches:
+    size = config.train.global_batch_size
+    log = bad_records.log_path(workdir)
+    return pipeline.make_batches(
+        source,
+        tokenizer,
+        global_batch_size=size,
+        seed=config.seed,
+        start_step=start_step,
+        process_index=part[0],
+        process_count=part[1],
+        flip_prob=config.data.flip_prob,
+        num_threads=config.data.num_threads,
+        prefetch_batches=config.data.prefetch_batches,
+        max_bad_frac=config.data.max_bad_frac,
+        on_bad=fault.RecordLog(log, position=start_step * size),
+        faults_before=bad_records.share_of(faults_before, part),
+        **data_settings(config),
+    )
+
+
+def validation_batches(
+    config: Config,
+    source: schema.Source | None,
+    tokenizer: schema.Tokenizer,
+    part: tuple[int, int],
+) -> list[schema.Batch]:
+    """This process's rows of whole global batches of held-out examples.
+
+    None where no source names them.
+    """
+    if source is None:
+        return []
+    size = config.train.global_batch_size
+    rows = pipeline.rows_of(size, *part)
+    count = max(1, min(len(source), config.log.validation_examples) // size)
+    return [
+        pipeline.fixed_batch(
+            source,
+            tokenizer,
+            [k % len(source) for k in range(i * size, (i + 1) * size)],
+            rows=rows,
+            seed=config.seed,
+            **data_settings(config),
+        )
+        for i in range(count)
+    ]
+
+
+def grid_batch(
+    config: Config, source: schema.Source | None, tokenizer: tokenizers.Tokenizer
+) -> schema.Batch | None:
+    """The examples of the sample grid, or None where there are none held out."""
+    if source is None:
+        return None
+    count = min(config.log.grid_images, config.train.global_batch_size)
+    return pipeline.fixed_batch(
+        source,
+        tokenizer,
+        [k % len(source) for k in range(count)],
+        seed=config.seed,
+        **data_settings(config),
+    )

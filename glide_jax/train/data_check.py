@@ -1,0 +1,145 @@
+"""Reads records before a run begins, and refuses data that would end it.
+
+What is too bad is decided by `fault.FaultCounter`, as in the run itself.
+"""
+
+from __future__ import annotations
+
+import itertools
+import logging
+import os
+import time
+from collections.abc import Callable, Iterable, Iterator
+
+from glide_jax.config.defaults import Config
+from glide_jax.data import fault, mixture, order, schema, survey
+from glide_jax.errors import UserError
+from glide_jax.runtime import counts
+
+# What a start reads. Decoding 256 pictures of 512 px takes about a second.
+MOST_RECORDS = 256
+MOST_SECS = 5.0
+# What a resumed run reads, and each process but the first of several.
+FEW_RECORDS = 8
+
+
+def check_start(
+    config: Config,
+    source: schema.Source,
+    *,
+    is_thorough: bool,
+    check_stop: Callable[[], None] = lambda: None,
+) -> None:
+    """Reads the first records of the stream, which are spread over the whole source.
+
+    One line in the log says how many were read. Others tell of bad records, of pictures
+    that are enlarged, and of a source with fewer records than a batch. Pictures that a
+    source draws are not read.
+
+    Args:
+      config: of the run.
+      source: of the training data.
+      is_thorough: reads MOST_RECORDS, or fewer in MOST_SECS, and applies
+        data.max_bad_frac; otherwise reads FEW_RECORDS, some of which have to be usable.
+      check_stop: called after each record; may raise to end the check.
+
+    Raises:
+      UserError: the source is empty, no record that was read can be used, or more
+        records are bad than data.max_bad_frac allows.
+    """
+    total = len(source)
+    if total == 0:
+        raise UserError(f"{source!r} holds no records; check its path")
+    px = config.model.image_px
+    indices = spread(config, source, MOST_RECORDS if is_thorough else FEW_RECORDS)
+    found = survey.survey(
+        source,
+        _within(MOST_SECS, indices),
+        px=px,
+        num_threads=num_threads(),
+        on_progress=check_stop,
+    )
+    bad, read = len(found.bad), found.records
+    if bad and bad == read:
+        raise UserError(
+            f"{source!r}: none of the first {read} records can be used (the first: "
+            f"{found.bad[0].key}: {found.bad[0].reason}); check the data"
+        )
+    if is_thorough:
+        refuse_too_bad(config, source, found)
+        _tell(config, source, found)
+    if bad:
+        told = "%r: %d of the first %d records cannot be used, e.g. %s: %s"
+        logging.warning(told, source, bad, read, found.bad[0].key, found.bad[0].reason)
+
+
+def _tell(config: Config, source: schema.Source, found: survey.Survey) -> None:
+    """Says what was read, and what of it is no mistake but may be one."""
+    total, batch = len(source), config.train.global_batch_size
+    if found.records:
+        told = "%r: %s of %s read before the start"
+        all_ = counts.counted(total, "record")
+        logging.info(told, source, f"{found.records:,}", all_)
+    if total < batch:
+        logging.warning(
+            "%r has %s, fewer than train.global_batch_size=%d: a batch holds records "
+            "more than once",
+            source,
+            counts.counted(total, "record"),
+            batch,
+        )
+    if found.num_enlarged:
+        logging.warning(
+            "%r: %d of the first %d pictures have a short side below "
+            "model.image_px=%d and are enlarged; leave them out, or train at a smaller "
+            "size",
+            source,
+            found.num_enlarged,
+            found.records - len(found.bad),
+            config.model.image_px,
+        )
+
+
+def refuse_too_bad(config: Config, source: schema.Source, found: survey.Survey) -> None:
+    """Raises UserError where a run with these bad records would end.
+
+    A run counts after each batch, so its first share is one of a batch at least.
+    """
+    counter = fault.FaultCounter(
+        config.data.max_bad_frac,
+        len(source),
+        on_bad=lambda bad: None,
+        min_seen=max(fault.MIN_SEEN, config.train.global_batch_size),
+    )
+    counter.count(found.records - len(found.bad), found.bad)
+
+
+def spread(config: Config, source: schema.Source, most: int) -> list[int]:
+    """Up to `most` records that are read from files; all of a small source, in order.
+
+    Those of a larger one come as in the first epoch of the run, without a pattern.
+    """
+    total = len(source)
+    if most >= total:
+        indices: Iterable[int] = range(total)
+    else:
+        drawn = (order.record_at(source, config.seed, p) for p in range(most))
+        indices = dict.fromkeys(drawn)
+    return [index for index in indices if not _is_drawn(source, index)]
+
+
+def num_threads() -> int:
+    """Threads that decode before a run begins, when nothing else does."""
+    return min(os.cpu_count() or 1, 32)
+
+
+def _is_drawn(source: schema.Source, index: int) -> bool:
+    if isinstance(source, mixture.Mixture):
+        source = source.parts[source.part_of(index)]
+    return isinstance(source, schema.Drawable)
+
+
+def _within(seconds: float, indices: Iterable[int]) -> Iterator[int]:
+    """The indices that are asked for in this time."""
+    end = time.monotonic() + seconds
+    return itertools.takewhile(lambda _: time.monotonic() < end, indices)
