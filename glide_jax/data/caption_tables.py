@@ -10,16 +10,16 @@ import collections
 import csv
 import json
 import pathlib
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 
 from glide_jax import errors
 from glide_jax.data import captions
 from glide_jax.runtime import csv_files
 
 _NAMES = ("metadata.jsonl", "metadata.csv")
-# Reasons by which sources count a table, or a row of one, that they do not use.
-UNUSED = "table without the columns of names and captions"
-NAMELESS = "table row without the name of a picture"
+# Columns that a reason names of a table that is not used.
+NAMED = 8
+# Why a table is not used; `read` gives its own reasons, with the columns that it finds.
 NOT_ASKED = "table beside the caption files that were asked for"
 Row = tuple[object, object]
 Table = dict[str, tuple[str, ...]]
@@ -32,7 +32,15 @@ def is_table(name: str) -> bool:
 
 
 class _NoColumnsError(Exception):
-    """The table lacks the column of names or that of captions."""
+    """The table lacks the column of names or that of captions.
+
+    Attributes:
+      columns: that it has.
+    """
+
+    def __init__(self, columns: Iterable[str]) -> None:
+        super().__init__()
+        self.columns = list(columns)
 
 
 def read(
@@ -48,7 +56,7 @@ def read(
       id_column: names the picture, e.g. "file_name".
       caption_column: holds the caption; "": the first of `captions.DEFAULT_COLUMNS`
         that the table has.
-      passed_over: counts the table, or its rows, that are not used.
+      passed_over: counts the table, or its rows, that are not used, by the reason.
 
     Raises:
       UserError: the file cannot be read, or is not a table of its kind.
@@ -61,12 +69,12 @@ def read(
     try:
         for name, value in read_rows(path, id_column, columns):
             if not isinstance(name, str):
-                passed_over[NAMELESS] += 1
+                passed_over[_nameless(id_column, name)] += 1
                 continue
             texts = filter(None, captions.from_value(value))
             table[name] = (*table.get(name, ()), *texts)
-    except _NoColumnsError:
-        passed_over[UNUSED] += 1
+    except _NoColumnsError as error:
+        passed_over[_unused(id_column, columns, error.columns)] += 1
         return None
     except (OSError, ValueError, csv.Error, RecursionError) as fault:
         # UnicodeDecodeError and pyarrow's ArrowInvalid are ValueErrors.
@@ -77,10 +85,24 @@ def read(
     return table
 
 
+def _unused(id_column: str, columns: tuple[str, ...], found: list[str]) -> str:
+    more = ", ..." if len(found) > NAMED else ""
+    return (
+        f"table without the columns {id_column} and {' or '.join(columns)}, only "
+        f"{', '.join(found[:NAMED]) or 'none'}{more}"
+    )
+
+
+def _nameless(id_column: str, value: object) -> str:
+    if value is None:
+        return f"table row without {id_column}"
+    return f"table row whose {id_column} is no text but of type {type(value).__name__}"
+
+
 def _jsonl_rows(
     path: pathlib.Path, id_column: str, columns: tuple[str, ...]
 ) -> Iterator[Row]:
-    has_columns = False
+    has_columns, names = False, {}
     with path.open("rb") as file:
         for number, line in enumerate(file, 1):
             if not line.strip():
@@ -93,9 +115,10 @@ def _jsonl_rows(
                 raise ValueError(f"line {number} is not a JSON object")
             column = _find(columns, row)
             has_columns = has_columns or (id_column in row and column is not None)
+            names |= dict.fromkeys(row) if len(names) <= NAMED else {}
             yield row.get(id_column), row.get(column)
     if not has_columns:
-        raise _NoColumnsError
+        raise _NoColumnsError(names)
 
 
 def _csv_rows(
@@ -107,7 +130,7 @@ def _csv_rows(
         reader.fieldnames = [name.strip() for name in reader.fieldnames or ()]
         column = _find(columns, reader.fieldnames)
         if id_column not in reader.fieldnames or column is None:
-            raise _NoColumnsError
+            raise _NoColumnsError(reader.fieldnames)
         yield from ((row[id_column], row[column]) for row in reader)
 
 
@@ -121,7 +144,7 @@ def _parquet_rows(
         names = file.schema_arrow.names
         column = _find(columns, names)
         if id_column not in names or column is None:
-            raise _NoColumnsError
+            raise _NoColumnsError(names)
         wanted = [id_column, column]
         # Two columns do not keep a pool of threads busy.
         for batch in file.iter_batches(columns=wanted, use_threads=False):

@@ -6,6 +6,7 @@ Parquet file, whose "file_name" is relative to the table), then KEY.json.
 
 from __future__ import annotations
 
+import json
 import os
 import pathlib
 import posixpath
@@ -133,14 +134,19 @@ class Folder:
         has_file = sum(1 for r in named if held[r.picture] and not r.texts)
         self.report.passed_over[UNUSED_ROW] += has_file
         self.report.passed_over[LONE_ROW] += len(held) - len(named)
+        pictures = {record.picture for record in named}
+        lone = next((name for name in held if name not in pictures), None)
+        if lone is not None:
+            rule = "; paths in tables have /" if "\\" in lone else ""
+            self.report.notes.append(f"{LONE_ROW}, e.g. {lone!r}{rule}")
 
     def _refuse(self, names: list[str]) -> None:
         """Raises UserError, for no record is in the files of these names."""
         pictures = sorted(filter(picture_listing.is_picture, names))
         if not pictures and any(map(tar_paths.is_tar, names)):
             raise OnlyTarsError(f"{self!r} holds tars; use webdataset:{self._root}")
-        passed_over = picture_listing.describe(self.report.passed_over)
-        details = f" ({passed_over})" if passed_over else ""
+        described = self.report.describe()
+        details = f" ({described})" if described else ""
         if not pictures:
             raise errors.UserError(
                 f"{self!r} holds no picture{details}; put some there, each NAME.jpg"
@@ -157,7 +163,8 @@ class Folder:
         raise errors.UserError(
             f"{self!r} has {found} and no captions{details}; put the"
             f" caption of {first.name} in {first.with_suffix('.txt').name} beside it,"
-            " and so on, or all captions in metadata.jsonl"
+            " and so on, or all captions in metadata.jsonl, a row each, such as"
+            f" {json.dumps({'file_name': str(first), 'text': 'a caption'})}"
         )
 
     def __len__(self) -> int:

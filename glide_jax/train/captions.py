@@ -87,6 +87,10 @@ def find_tokenizer(
             )
         return origin.tokenizer
     if kind != "sentencepiece":
+        if not spec:
+            logging.info(
+                "data.tokenizer is empty: the default is used, %s", DEFAULT_TOKENIZER
+            )
         spec = spec or DEFAULT_TOKENIZER
         if not may_download and not tokenizers.is_here(spec):
             logging.warning(
@@ -120,8 +124,12 @@ def check_vocabulary(config: Config, tokenizer: tokenizers.Tokenizer) -> None:
 
 def _check_size(config: Config, size: int) -> None:
     if size > config.model.vocab_size:
+        is_named = config.data.tokenizer or config.train.init_from
+        tokenizer = (
+            "the tokenizer" if is_named else f"{DEFAULT_TOKENIZER} (the default)"
+        )
         raise UserError(
-            f"the tokenizer has {size} pieces, "
+            f"{tokenizer} has {size} pieces, "
             f"model.vocab_size={config.model.vocab_size} has rows for fewer; "
             "raise model.vocab_size or name a smaller data.tokenizer"
         )

@@ -47,8 +47,9 @@ def read_config(path: str) -> Config:
     folder = paths.local_path(path, "train.init_from")
     if not folder.is_dir():
         raise UserError(
-            f"{path} does not exist; name a workdir of `glide train` or a bundle of "
-            "`glide export`"
+            f"train.init_from={path} does not exist; name a workdir of `glide train` "
+            "or a bundle of `glide export` by --config.train.init_from=PATH, or leave "
+            "PATH empty to start from random weights"
         )
     return workdirs.load_config(folder)
 

@@ -68,19 +68,20 @@ def test_tables_of_every_kind_give_the_same(tmp_path, name, content):
 
 
 @pytest.mark.parametrize(
-    ("name", "content"),
+    ("name", "content", "found"),
     [
-        ("metadata.jsonl", '{"file_name": "a", "label": 3}\n'),
-        ("metadata.csv", "file,text\na,A\n"),
-        ("metadata.csv", ""),
-        ("x.parquet", {"key": ["a"], "text": ["A"]}),
+        ("metadata.jsonl", '{"file_name": "a", "label": 3}\n', "file_name, label"),
+        ("metadata.csv", "File_Name,text\na,A\n", "File_Name, text"),
+        ("metadata.csv", "", "none"),
+        ("x.parquet", {"key": ["a"], "text": ["A"]}, "key, text"),
     ],
 )
-def test_a_table_without_the_columns_is_counted(tmp_path, name, content):
+def test_a_table_without_the_columns_is_counted(tmp_path, name, content, found):
     counts = collections.Counter()
     path = write(tmp_path / name, content)
     assert caption_tables.read(path, "file_name", passed_over=counts) is None
-    assert counts == {caption_tables.UNUSED: 1}
+    wanted = "table without the columns file_name and caption or text, only"
+    assert counts == {f"{wanted} {found}": 1}
 
 
 @pytest.mark.parametrize(
@@ -89,6 +90,7 @@ def test_a_table_without_the_columns_is_counted(tmp_path, name, content):
         ("metadata.csv", "file_name,text\n", 0),  # it has the columns, and no rows
         ("metadata.jsonl", '{"file_name": "a", "text": "A"}\n{"other": 1}\n', 1),
         ("t.parquet", {"file_name": ["a", None], "text": ["A", "B"]}, 1),
+        ("t.parquet", {"file_name": [1, 2], "text": ["A", "B"]}, 2),
     ],
 )
 def test_rows_without_a_name_are_counted(tmp_path, name, content, nameless):

@@ -231,3 +231,27 @@ def test_a_resumed_stream_draws_the_same_captions(tmp_path, tokenizer):
     np.testing.assert_array_equal(whole, np.concatenate(halves, axis=1))
     # The captions of a picture vary over the epochs.
     assert len(np.unique(np.concatenate(whole), axis=0)) > 2
+
+
+@pytest.mark.parametrize(
+    ("name", "text", "told"),
+    [
+        ("metadata.csv", "File_Name,text\na.jpg,A\n", "only File_Name, text"),
+        ("metadata.csv", "file_name,text\nsub\\a.jpg,A\n", "paths in tables have /"),
+        (
+            "metadata.jsonl",
+            '{"file_name": 1, "text": "A"}\n',
+            "no text but of type int",
+        ),
+    ],
+)
+def test_a_table_that_names_no_picture_is_told_of_with_its_mistake(
+    tmp_path, name, text, told
+):
+    (tmp_path / "a.jpg").write_bytes(b"")
+    (tmp_path / name).write_text(text)
+    with pytest.raises(errors.UserError) as caught:
+        folder.Folder(str(tmp_path))
+    assert told in str(caught.value)
+    assert '{"file_name": "a.jpg", "text": "a caption"}' in str(caught.value)
+    assert "\n" not in str(caught.value)
