@@ -4,6 +4,8 @@
 #   launch/ENGINE.sh --config=FILE[:SIZE] --name=NAME [--workdir=WHERE] [--restarts=N]
 #       [--setup=COMMAND] [--config.section.key=value ...] [flags of the engine]
 #       [--dry_run] [--nocheck]
+#   launch/ENGINE.sh status --name=NAME [flags of the engine that say where] [--dry_run]
+#   launch/ENGINE.sh stop --name=NAME [flags of the engine that say where] [--dry_run]
 #
 # --workdir   the run's folder, shared by all hosts: a path (local disk for one host, NFS
 #             for several), gs://BUCKET/PATH or s3://BUCKET/PATH (see workdir.sh)
@@ -16,7 +18,15 @@
 #             many devices as the run gets. It is left out, with a line, where there is no
 #             environment (VIRTUAL_ENV or .venv)
 #
-# Every mistake is one line, with exit code 2.
+# status  shows the run. Exit code: 0 if it is there, 1 if not, 2 for a mistake or where the
+#         engine's own program fails
+# stop    tells the run to save itself and end. It ends with exit code 42 and is not started
+#         again; the command that started it resumes it. Exit codes as those of status
+#
+# Launchers that copy the checkout copy what git tracks, as it is in the working tree, and say
+# what stays behind (see code.sh).
+#
+# A mistake is one line, with exit code 2.
 
 ROOT="$(cd "$(dirname "${BASH_SOURCE[0]}")/.." && pwd)"
 COMMON_FLAGS="config name workdir restarts setup dry_run nocheck"
@@ -26,26 +36,40 @@ die() {
   exit 2
 }
 
-# read_flags "FLAGS OF THE ENGINE" "$@": --some_flag=value becomes $some_flag, all others
-# are empty; --config.KEY=VALUE are collected in the array `settings`.
+# read_flags "FLAGS OF THE ENGINE" "THOSE OF status AND stop" "$@": --some_flag=value becomes
+# $some_flag, all others are empty; --config.KEY=VALUE are collected in the array `settings`;
+# $action is status, stop or empty.
 read_flags() {
-  local known="$COMMON_FLAGS $1" argument key
-  shift
+  local known="$COMMON_FLAGS $1" argument key given=" "
   for key in $known; do printf -v "$key" '%s' ''; done
-  settings=()
+  settings=() action=""
+  if [[ "${3:-}" == status || "${3:-}" == stop ]]; then
+    action="$3" known="name dry_run $2"
+    shift
+  fi
+  shift 2
   for argument in "$@"; do
     case "$argument" in
       *$'\n'*) die "${argument%%$'\n'*}... has a line break; a flag is one line" ;;
       --help | -h) show_usage && exit 0 ;;
-      --dry_run | --nocheck) printf -v "${argument#--}" yes && continue ;;
-      --config.*=*) settings+=("$argument") && continue ;;
     esac
     key="${argument%%=*}"
+    [[ "$given" != *" $key "* ]] || die "$key is given twice; give it once"
+    given+="$key "
     key="${key#--}"
-    [[ "$argument" == --*=* && " $known " == *" $key "* && "$key" != dry_run && "$key" != nocheck ]] ||
-      die "$argument is not a flag; use --FLAG=VALUE with one of --${known// / --}"
-    [ -n "${argument#*=}" ] || die "$argument has no value; give one, or leave it out"
-    printf -v "$key" '%s' "${argument#*=}"
+    if [[ "$argument" == --config.*=* && -z "$action" ]]; then
+      settings+=("$argument")
+    elif [[ "$argument" == --dry_run || "$argument" == --nocheck ]] && [[ " $known " == *" $key "* ]]; then
+      printf -v "$key" yes
+    elif [[ "$argument" != --*=* || " $known " != *" $key "* || "$key" == dry_run || "$key" == nocheck ]]; then
+      if [ "$key" = cpus_per_task ]; then
+        die "$argument: the flag is --cpus now, the cores of a node instead of a process"
+      fi
+      die "$argument is not a flag${action:+ of $action}; use --FLAG=VALUE with one of --${known// / --}"
+    else
+      [ -n "${argument#*=}" ] || die "$argument has no value; give one, or leave it out"
+      printf -v "$key" '%s' "${argument#*=}"
+    fi
   done
   restarts="${restarts:-100}"
 }
@@ -65,10 +89,39 @@ need() {
   done
 }
 
+# check_name PATTERN RULE: what the engine asks of --name.
+check_name() {
+  need name base64
+  [[ "$name" =~ ^$1$ ]] || die "--name=$name is no name here; use $2"
+}
+
+# control PROGRAM WHERE STATUS STOP: ends the launcher after what `status` and `stop` do, by
+# two scripts for bash. STATUS prints what there is to say of the run, and nothing where there
+# is none. PROGRAM is the engine's; WHERE says in the message where it looked.
+control() {
+  local found code=0
+  if [ -n "$dry_run" ]; then
+    show "bash, with this script, which prints nothing if there is no run $name" "$3"
+    [ "$action" = status ] || show "then, if there is one, bash, with this script" "$4"
+    exit
+  fi
+  found="$(bash -c "$3")" || code=$?
+  [ "$code" -eq 0 ] || die "$action: $1 failed with code $code; its message is above"
+  if [ -z "$found" ]; then
+    echo "$(basename "$0"): there is no run $name $2" >&2
+    exit 1
+  fi
+  printf '%s\n' "$found"
+  if [ "$action" = stop ]; then
+    bash -c "$4" || die "stop: $1 failed with code $?; its message is above"
+  fi
+  exit
+}
+
 # check_run PATTERN RULE: what every engine asks of --config, --name, --restarts.
 check_run() {
   local own
-  need config experiments/configs/base64.py:paper name base64
+  need config experiments/configs/base64.py:paper
   expand_home config
   # A name stands for the project's own file, as in `glide train`.
   own="experiments/configs/$(basename "${config%%:*}" .py).py"
@@ -77,7 +130,7 @@ check_run() {
   fi
   [ -f "$ROOT/${config%%:*}" ] || [[ "$config" == /* && -f "${config%%:*}" ]] ||
     die "--config=$config: there is no file ${config%%:*} in $ROOT; name one such as experiments/configs/base64.py:paper"
-  [[ "$name" =~ ^$1$ ]] || die "--name=$name is no name here; use $2"
+  check_name "$1" "$2"
   check_number restarts 0
 }
 
@@ -93,7 +146,7 @@ check_number() {
     die "--$1=${!1} is no whole number of $2 or more"
 }
 
-# Those of glide_jax/parallel/compiler.py.
+# cpu and the chips of glide_jax/parallel/chips.py; a test holds them equal.
 CHIPS="cpu v2 v3 v4 v5e v5p v6e tpu7x a100-40gb a100-80gb h100 h100-pcie h200 b200 l4"
 
 # check_chip: refuses a $chip that has no name there.
@@ -166,7 +219,7 @@ check_settings() {
 
 # host_command FLAG=VALUE ...: the array `command` that each host runs in the checkout.
 host_command() {
-  command=(launch/run_on_host.sh "--workdir=$workdir" "$@")
+  command=(launch/run_on_host.sh "--name=$name" "--workdir=$workdir" "$@")
   [ -z "$setup" ] || command+=("--setup=$setup")
   command+=(-- "--config=$config" ${settings[@]+"${settings[@]}"})
 }

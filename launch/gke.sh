@@ -14,13 +14,29 @@
 #
 # A gs:// workdir is mounted by the cluster's Cloud Storage FUSE driver; a path has to be
 # one that the image or the nodes provide. All jobs start again together after the exit
-# codes that mean "again", and at once fail after others. Pods have ten minutes to save.
+# codes that mean "again", and fail at once after others. Pods have ten minutes to save.
+#
+#   launch/gke.sh status --name=base64 [--namespace=...]
+#   launch/gke.sh stop --name=base64 [--namespace=...]
+#
+# stop deletes the JobSet: its pods are told to save, and are gone after it.
 set -euo pipefail
 . "$(dirname "$0")/common.sh"
 . "$ROOT/launch/restart.sh"
 . "$ROOT/launch/tpu.sh"
 
-read_flags "tpu slices image capacity service_account namespace" "$@"
+read_flags "tpu slices image capacity service_account namespace" "namespace" "$@"
+kubectl=(kubectl ${namespace:+"--namespace=$namespace"})
+if [ -n "$action" ]; then
+  check_name "$CLOUD_NAME" "$CLOUD_NAME_RULE"
+  need_program kubectl "install it (gcloud components install kubectl)"
+  control kubectl "among the cluster's JobSets" "set -euo pipefail
+found=\"\$($(quoted "${kubectl[@]}") get jobset $name --ignore-not-found)\"
+if [ -n \"\$found\" ]; then
+  echo \"\$found\"
+  $(quoted "${kubectl[@]}") get pods --selector=jobset.sigs.k8s.io/jobset-name=$name
+fi" "$(quoted "${kubectl[@]}") delete jobset $name --wait=false"
+fi
 slices="${slices:-1}" capacity="${capacity:-on_demand}"
 check_run "$CLOUD_NAME" "$CLOUD_NAME_RULE"
 need tpu v5p:4x4x8 image REGISTRY/glide_jax workdir "gs://BUCKET/runs/$name"
@@ -64,7 +80,7 @@ manifest="$(render gke.yaml "NAME=$name" "SLICES=$slices" "HOSTS=$hosts" "IMAGE=
                   bucketName: $bucket
                   hostNetworkPodKSA: \"true\"
                   mountOptions: implicit-dirs,rename-dir-limit=200000,metadata-cache:ttl-secs:0,metadata-cache:negative-ttl-secs:0}")"
-apply=(kubectl apply ${namespace:+"--namespace=$namespace"} -f -)
+apply=("${kubectl[@]}" apply -f -)
 if [ -n "$dry_run" ]; then
   show "${apply[*]}, with this manifest on its standard input" "$manifest"
   exit

@@ -19,12 +19,29 @@
 # that mean "again"; when it has ended for good, the first of them deletes the resource.
 # Stopped here (Ctrl-C), the run goes on unwatched; the same command watches it again. A host
 # that cannot be prepared ends the watching with code 5; its log is WORKDIR/logs/HOST.log.
+#
+#   launch/queued_resource.sh status --name=base64 --zone=us-east5-a
+#   launch/queued_resource.sh stop --name=base64 --zone=us-east5-a
+#
+# stop lets a run that trains save itself, after which its first host gives the slices back;
+# slices without a run on them are given back at once.
 set -euo pipefail
 . "$(dirname "$0")/common.sh"
+. "$ROOT/launch/code.sh"
 . "$ROOT/launch/restart.sh"
 . "$ROOT/launch/tpu.sh"
 
-read_flags "tpu slices runtime capacity on_failure service_account zone project" "$@"
+read_flags "tpu slices runtime capacity on_failure service_account zone project" "zone project" "$@"
+where=(${zone:+"--zone=$zone"} ${project:+"--project=$project"})
+if [ -n "$action" ]; then
+  check_name "$CLOUD_NAME" "$CLOUD_NAME_RULE"
+  need_program gcloud "install the Google Cloud CLI (https://cloud.google.com/sdk/docs/install)"
+  control_script() {
+    render queued_resource_control.sh "NAME=$name" "DO=$1" \
+      "WHERE=$(quoted ${where[@]+"${where[@]}"})"
+  }
+  control gcloud "among the queued resources" "$(control_script show_run)" "$(control_script stop_run)"
+fi
 slices="${slices:-1}" capacity="${capacity:-on_demand}" on_failure="${on_failure:-keep}"
 check_run "$CLOUD_NAME" "$CLOUD_NAME_RULE"
 need tpu v5p-256 workdir "gs://BUCKET/runs/$name"
@@ -46,20 +63,20 @@ esac
 need_program gcloud "install the Google Cloud CLI (https://cloud.google.com/sdk/docs/install)"
 
 check_settings $((devices * slices)) "$slices"
+choose_code
 host_command "--chip=$chip" "--slices=$slices" "--restarts=$restarts"
 # Each host that cannot be prepared leaves its name here.
 marks="$workdir/launch/$name.failed"
 keep="$([ "$on_failure" = keep ] && echo yes || echo no)"
 nodes="--node-id=$name"
 [ "$slices" -eq 1 ] || nodes="--node-count=$slices --node-prefix=$name"
-where=(${zone:+"--zone=$zone"} ${project:+"--project=$project"})
 account="${service_account:+--service-account=$(quoted "$service_account")}"
 startup="$(render startup.sh "NAME=$name" "CODE=$workdir/launch/$name.tar.gz" \
   "MARKS=$marks" "FAILED=$PREPARATION_FAILED" "KEEP=$keep" \
   "COMMAND=$(quoted "${command[@]}")")"
 script="$(render queued_resource.sh "ROOT=$(quoted "$ROOT")" "NAME=$name" "NODES=$nodes" \
   "CODE=$workdir/launch/$name.tar.gz" "WHERE=$(quoted ${where[@]+"${where[@]}"})" \
-  "ACCELERATOR=$accelerator" \
+  "EXTRA=$extra_code" "ACCELERATOR=$accelerator" \
   "RUNTIME=$(quoted "$runtime")" "CAPACITY=${capacity_flag:+    $capacity_flag \\}" \
   "ACCOUNT=${account:+    $account \\}" "RESTARTS=$restarts" "LOGS=$workdir/logs" \
   "MARKS=$marks" "FAILED=$PREPARATION_FAILED" "KEEP=$keep")"

@@ -56,3 +56,22 @@ final_code() {
   done
   echo "$code"
 }
+
+# end_slurm_job CODE RESTARTS: ends a job of Slurm with its exit code; requeues it before, if
+# the code means "again" and it was not cancelled or stopped: `launch/slurm.sh stop` takes the
+# permission to be requeued from it.
+end_slurm_job() {
+  local job="$SLURM_JOB_ID" shown
+  # The number alone of the last task of an array means the whole array.
+  [ -z "${SLURM_ARRAY_TASK_ID:-}" ] || job="${SLURM_ARRAY_JOB_ID}_$SLURM_ARRAY_TASK_ID"
+  echo "exit code $1 after ${SLURM_RESTART_COUNT:-0} restarts"
+  if is_again "$1" && [ "${SLURM_RESTART_COUNT:-0}" -lt "$2" ]; then
+    shown="$(scontrol --oneliner show job "$job")"
+    if [[ "$shown" == *" JobState=RUNNING "* && "$shown" == *" Requeue=1 "* ]]; then
+      scontrol requeue "$job"
+    else
+      echo "not requeued by this script: the job was stopped, cancelled or preempted"
+    fi
+  fi
+  exit "$1"
+}

@@ -2,7 +2,7 @@
 # What every launcher runs on every host: makes the environment, sets the compiler's
 # flags, trains, keeps the log, and ends with the exit code of `glide train`.
 #
-#   launch/run_on_host.sh --workdir=WHERE [--chip=v5p] [--slices=2] [--setup=COMMAND]
+#   launch/run_on_host.sh --name=NAME --workdir=WHERE [--chip=v5p] [--slices=2] [--setup=COMMAND]
 #       [--restarts=N] [--grace=SECONDS] [--codes=FOLDER] -- --config=FILE:SIZE [--config.section.key=value ...]
 #
 # Log: WORKDIR/logs/HOST.log (HOST.N.log of process N), from the first step of the
@@ -10,17 +10,19 @@
 # well, by gcloud or aws if the bucket cannot be mounted. With --codes the exit code is left
 # in FOLDER/exit.HOST.N, for launchers that are told of one process alone.
 # With --grace a run that is told to stop may take so long to save itself.
+# host_runs.sh finds the run by its name.
 # An activated virtual environment ($VIRTUAL_ENV) is used as it is; else .venv is made.
 set -uo pipefail
 cd "$(dirname "$0")/.." || exit 2
 . launch/environment.sh
 . launch/restart.sh
 . launch/workdir.sh
+. launch/host_runs.sh
 
-workdir="" chip=cpu slices=1 setup="" restarts=0 grace="" codes=""
+name="" workdir="" chip=cpu slices=1 setup="" restarts=0 grace="" codes=""
 while [ $# -gt 0 ] && [ "$1" != -- ]; do
   case "$1" in
-    --workdir=* | --chip=* | --slices=* | --setup=* | --restarts=* | --grace=* | --codes=*)
+    --name=* | --workdir=* | --chip=* | --slices=* | --setup=* | --restarts=* | --grace=* | --codes=*)
       argument="${1#--}"
       printf -v "${argument%%=*}" '%s' "${argument#*=}"
       ;;
@@ -41,6 +43,9 @@ log_name="$(hostname)$([ "$process" = 0 ] || echo ".$process").log"
 scratch="$(mktemp -d)"
 log="$scratch/$log_name" # until there is a workdir
 glide=("${VIRTUAL_ENV:-$PWD/.venv}/bin/python" -m glide_jax.cli.main)
+
+# Where its runs are recorded, `stop` finds this process.
+[ -z "$name" ] || record_run "$name" "$process" "$log"
 
 note() {
   echo "$(date -u +%FT%TZ) $*" >>"$log"
@@ -85,6 +90,7 @@ step "--setup" run_setup
 step "--workdir=$workdir" find_workdir
 cat "$log" >>"$folder/logs/$log_name"
 log="$folder/logs/$log_name"
+[ -z "$name" ] || record_run "$name" "$process" "$log"
 step "the environment" find_environment
 exec 9>&-
 step "glide flags" find_flags

@@ -18,15 +18,30 @@
 # to the others late. Lost machines are replaced without a limit, and SkyPilot knows none
 # for exit codes either, so --restarts is not of this launcher. It takes the machines away
 # after a failure too; the log of each host is WORKDIR/logs/HOST.log.
+#
+#   launch/skypilot.sh status --name=base64
+#   launch/skypilot.sh stop --name=base64
+#
+# stop cancels the managed job. SkyPilot takes its machines away and does not promise the time
+# that saving takes: the run resumes from its last checkpoint (checkpoint.every_steps).
 set -euo pipefail
 . "$(dirname "$0")/common.sh"
+. "$ROOT/launch/code.sh"
 . "$ROOT/launch/tpu.sh"
 
 for argument in "$@"; do
   [[ "$argument" != --restarts=* ]] ||
     die "$argument: SkyPilot restarts without a limit; leave it out"
 done
-read_flags "accelerators nodes chip tpu infra capacity" "$@"
+read_flags "accelerators nodes chip tpu infra capacity" "" "$@"
+if [ -n "$action" ]; then
+  check_name "$CLOUD_NAME" "$CLOUD_NAME_RULE"
+  need_program sky "install it (pip install skypilot)"
+  control sky "among SkyPilot's managed jobs" "set -euo pipefail
+# The row of the table that has the name in a column of its own.
+sky jobs queue --skip-finished | awk '{ for (i = 1; i <= NF; i++) if (\$i == \"$name\") { print; next } }'" \
+    "sky jobs cancel --yes --name=$name"
+fi
 nodes="${nodes:-1}" capacity="${capacity:-on_demand}"
 check_run "$CLOUD_NAME" "$CLOUD_NAME_RULE"
 need workdir "gs://BUCKET/runs/$name"
@@ -64,8 +79,9 @@ fi
 need_program sky "install it (pip install skypilot)"
 
 check_settings "$devices" "$slices"
+choose_code
 host_command "--chip=$chip"
-task="$(render skypilot.yaml "NAME=$name" "NODES=$nodes" "ROOT=$ROOT" \
+task="$(render skypilot.yaml "NAME=$name" "NODES=$nodes" \
   "ACCELERATORS=$accelerators" "RUNTIME=${tpu_runtime:+  accelerator_args:
     runtime_version: $tpu_runtime}" "SPOT=$spot" "INFRA=${infra:+  infra: $infra}" \
   "MEETING=  $meeting" "COMMAND=$(quoted "${command[@]}")" \
@@ -73,11 +89,14 @@ task="$(render skypilot.yaml "NAME=$name" "NODES=$nodes" "ROOT=$ROOT" \
   /mnt/$bucket:
     source: gs://$bucket
     mode: MOUNT}")"
+script="$(render skypilot.sh "ROOT=$(quoted "$ROOT")" "NAME=$name" \
+  "EXTRA=$extra_code")"
 if [ -n "$dry_run" ]; then
-  show "sky jobs launch --yes --detach-run --name=$name, with this file" "$task"
+  show "bash, with this script and \$task, the file below" "$script"
+  show "\$task" "$task"
   exit
 fi
 file="$(mktemp --suffix=.yaml)"
 trap 'rm "$file"' EXIT
 printf '%s\n' "$task" >"$file"
-sky jobs launch --yes --detach-run "--name=$name" "$file"
+task="$file" bash -c "$script"

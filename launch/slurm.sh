@@ -7,8 +7,11 @@
 # --nodes      how many (1)
 # --gpus       GPUs a node, with one process for each, as JAX expects under Slurm (none)
 # --tasks      processes a node where there are no GPUs (1)
-# --cpus_per_task  cores of a process; unless given, the cores of the partition's smallest
-#              node, as sinfo says, divided by its GPUs (by the tasks where there are none)
+# --cpus       cores of a node, shared out evenly among its processes. Unless given, each
+#              process gets the cores of the partition's smallest node, as sinfo says, divided
+#              by its GPUs (by the tasks where there are none)
+# --mem        memory of a node, such as 64G, or 0 for all of it; the cluster's default unless
+#              given
 # --chip       which compiler flags: `glide flags --chip=...` shows them (cpu)
 # --partition --account --time   as sbatch has them; its other options are taken from its
 #              environment variables, such as SBATCH_QOS
@@ -16,10 +19,16 @@
 # The job requeues itself, and is requeued by Slurm when a node fails. Three minutes
 # before the time limit it saves and requeues too. A preempted or requeued run has
 # KillWait seconds to save (slurm.conf; 30 unless set): raise it where saving takes longer.
+#
+#   launch/slurm.sh status --name=base64
+#   launch/slurm.sh stop --name=base64
+#
+# Both are of your jobs of that name, those of a sweep included. stop cancels those that wait;
+# those that run have three minutes to save and are not requeued.
 set -euo pipefail
 . "$(dirname "$0")/common.sh"
 
-# sets cpus_per_task; leaves it empty, with a line, where sinfo says nothing.
+# sets cpus_per_process; leaves it empty, with a line, where sinfo says nothing.
 find_cpus() {
   local of cpus gres share part="${partition:-${SBATCH_PARTITION:-}}"
   while read -r of cpus gres; do
@@ -30,13 +39,20 @@ find_cpus() {
       ((BASH_REMATCH[2] <= share)) || share="${BASH_REMATCH[2]}"
     fi
     cpus=$((cpus / share > 0 ? cpus / share : 1))
-    [ -n "$cpus_per_task" ] && [ "$cpus_per_task" -le "$cpus" ] || cpus_per_task="$cpus"
+    [ -n "$cpus_per_process" ] && [ "$cpus_per_process" -le "$cpus" ] || cpus_per_process="$cpus"
   done < <(timeout 20 sinfo --noheader --Node ${part:+"--partition=$part"} --format="%P %c %G" 2>/dev/null)
-  [ -n "$cpus_per_task" ] ||
-    echo "slurm.sh: sinfo names no node of the partition, so the cluster decides how many cores a process gets, perhaps one; --cpus_per_task=N asks for them" >&2
+  [ -n "$cpus_per_process" ] ||
+    echo "slurm.sh: sinfo names no node of the partition, so the cluster decides how many cores a process gets, perhaps one; --cpus=N asks for them" >&2
 }
 
-read_flags "nodes gpus tasks cpus_per_task chip partition account time" "$@"
+read_flags "nodes gpus tasks cpus mem chip partition account time" "" "$@"
+if [ -n "$action" ]; then
+  check_name "$HOST_NAME" "$HOST_NAME_RULE"
+  need_program squeue "run this on a login node of the cluster"
+  control squeue "of yours in the queue; one that has ended has its logs in WORKDIR/logs" \
+    "squeue --me --name=$name --noheader --format='job %i: %T for %M (limit %l), nodes: %D %R'" \
+    "$(render slurm_stop.sh "NAME=$name")"
+fi
 nodes="${nodes:-1}" tasks="${tasks:-${gpus:-1}}" chip="${chip:-cpu}"
 check_run "$HOST_NAME" "$HOST_NAME_RULE"
 workdir="${workdir:-runs/$name}"
@@ -52,16 +68,23 @@ logs="$workdir/logs"
 [[ "$workdir" != *://* ]] || logs="runs/$name/logs"
 need_program sbatch "run this on a login node of the cluster"
 
-if [ -n "$cpus_per_task" ]; then
-  check_number cpus_per_task 1
+cpus_per_process=""
+if [ -n "$cpus" ]; then
+  check_number cpus 1
+  cpus_per_process=$((cpus / tasks))
+  [ $((cpus_per_process * tasks)) -eq "$cpus" ] ||
+    die "--cpus=$cpus cannot be shared out evenly among the $tasks processes of a node; give a multiple of $tasks"
 else
   find_cpus
 fi
+[[ "$mem" =~ ^(0|[1-9][0-9]{0,8}[KMGT])?$ ]] ||
+  die "--mem=$mem is no memory of a node; give a number with a unit, such as 64G (K, M, G or T), or 0 for all of it"
 check_settings $((nodes * tasks))
 host_command "--chip=$chip" --grace=170 "--codes=$logs"
 script="$(render slurm.sbatch "NAME=$name" "NODES=$nodes" "TASKS=$tasks" "ROOT=$ROOT" \
   "LOGS=$logs" "RESTARTS=$restarts" \
-  "CPUS=${cpus_per_task:+#SBATCH --cpus-per-task=$cpus_per_task}" \
+  "CPUS=${cpus_per_process:+#SBATCH --cpus-per-task=$cpus_per_process}" \
+  "MEM=${mem:+#SBATCH --mem=$mem}" \
   "GPUS=${gpus:+#SBATCH --gpus-per-node=$gpus}" \
   "PARTITION=${partition:+#SBATCH --partition=$partition}" \
   "ACCOUNT=${account:+#SBATCH --account=$account}" \

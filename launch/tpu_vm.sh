@@ -14,11 +14,27 @@
 # that it outlives the connection. Each host starts it again by itself, but not after a
 # reboot or when the slice is taken away: launch/queued_resource.sh does that. Images of TPU
 # VMs have Python 3.10; launch/environment.sh installs a supported one on each host.
+#
+#   launch/tpu_vm.sh status --name=base64 --slice=my-slice --zone=us-east5-a
+#   launch/tpu_vm.sh stop --name=base64 --slice=my-slice --zone=us-east5-a
+#
+# stop leaves the slice as it is, which costs until it is deleted.
 set -euo pipefail
 . "$(dirname "$0")/common.sh"
+. "$ROOT/launch/code.sh"
 . "$ROOT/launch/tpu.sh"
 
-read_flags "tpu slice zone project" "$@"
+read_flags "tpu slice zone project" "slice zone project" "$@"
+where=(${zone:+"--zone=$zone"} ${project:+"--project=$project"})
+if [ -n "$action" ]; then
+  check_name "$CLOUD_NAME" "$CLOUD_NAME_RULE"
+  need_program gcloud "install the Google Cloud CLI (https://cloud.google.com/sdk/docs/install)"
+  control_script() {
+    render tpu_vm_control.sh "SLICE=${slice:-$name}" "NAME=$name" "ACTION=$1" \
+      "WHERE=$(quoted ${where[@]+"${where[@]}"})"
+  }
+  control gcloud "on the hosts of ${slice:-$name}" "$(control_script status)" "$(control_script stop)"
+fi
 check_run "$CLOUD_NAME" "$CLOUD_NAME_RULE"
 need tpu v5p-64 workdir "gs://BUCKET/runs/$name"
 read_tpu
@@ -26,10 +42,11 @@ check_workdir absolute gs s3
 need_program gcloud "install the Google Cloud CLI (https://cloud.google.com/sdk/docs/install)"
 
 check_settings "$devices" 1
+choose_code
 host_command "--chip=$chip" --slices=1 "--restarts=$restarts"
-where=(${zone:+"--zone=$zone"} ${project:+"--project=$project"})
 script="$(render tpu_vm.sh "ROOT=$(quoted "$ROOT")" "SLICE=${slice:-$name}" "NAME=$name" \
   "WHERE=$(quoted ${where[@]+"${where[@]}"})" \
+  "EXTRA=$extra_code" \
   "COMMAND=$(quoted "${command[@]}")" "LOGS=$workdir/logs")"
 if [ -n "$dry_run" ]; then
   show "bash, with this script" "$script"

@@ -13,14 +13,30 @@
 #                --mount-point=/mnt/glide --readonly=false --auto-mount=false --size=1 \
 #                --mount-options=implicit-dirs,rename-dir-limit=200000,metadata-cache:ttl-secs:0,metadata-cache:negative-ttl-secs:0
 #
-# xpk puts this checkout into an image, on top of Python's; the environment is made when a
+# xpk puts the checkout into an image, on top of Python's; the environment is made when a
 # pod starts. xpk itself restarts the run after the codes 42 and 127 to 255: 127 (a command
 # that is not there) is its own addition. Pods have ten minutes to save.
+#
+#   launch/xpk.sh status --name=base64 --cluster=my-cluster
+#   launch/xpk.sh stop --name=base64 --cluster=my-cluster
+#
+# stop deletes the workload: its pods are told to save, and are gone after it.
 set -euo pipefail
 . "$(dirname "$0")/common.sh"
+. "$ROOT/launch/code.sh"
 . "$ROOT/launch/tpu.sh"
 
-read_flags "tpu slices cluster zone project storage" "$@"
+read_flags "tpu slices cluster zone project storage" "cluster zone project" "$@"
+where=("--cluster=$cluster" ${zone:+"--zone=$zone"} ${project:+"--project=$project"})
+if [ -n "$action" ]; then
+  check_name "$CLOUD_NAME" "$CLOUD_NAME_RULE"
+  need cluster my-cluster
+  need_program xpk "install it (pip install xpk)"
+  control xpk "among the workloads of the cluster $cluster" "set -euo pipefail
+# xpk lists every workload, among words of its own.
+xpk workload list $(quoted "${where[@]}") | sed -n '/^$name /p'" \
+    "xpk workload delete $(quoted "${where[@]}") --workload=$name"
+fi
 slices="${slices:-1}"
 check_run "$CLOUD_NAME" "$CLOUD_NAME_RULE"
 need tpu v5p-256 cluster my-cluster workdir "/mnt/glide/runs/$name"
@@ -34,10 +50,11 @@ tpu_type="$accelerator"
 need_program xpk "install it (pip install xpk)"
 
 check_settings $((devices * slices)) "$slices"
+choose_code
 host_command "--chip=$chip" "--slices=$slices" --grace=570
-where=("--cluster=$cluster" ${zone:+"--zone=$zone"} ${project:+"--project=$project"})
 script="$(render xpk.sh "ROOT=$(quoted "$ROOT")" "NAME=$name" "TPU=$tpu_type" \
   "SLICES=$slices" "RESTARTS=$restarts" "WHERE=$(quoted "${where[@]}")" \
+  "EXTRA=$extra_code" \
   "STORAGE=${storage:+  --storage=$(quoted "$storage") \\}" \
   "COMMAND=$(quoted "${command[@]}")")"
 if [ -n "$dry_run" ]; then

@@ -31,7 +31,8 @@ RUNNERS = ("local", "slurm", "jobset", "print")
 # Flags that one runner alone reads, or two.
 CLUSTER_FLAGS = {
     "gpus": ("slurm",),
-    "cpus_per_task": ("slurm",),
+    "cpus": ("slurm",),
+    "mem": ("slurm",),
     "partition": ("slurm",),
     "account": ("slurm",),
     "time": ("slurm",),
@@ -92,7 +93,8 @@ def define_flags(values: flags.FlagValues) -> None:
 def _define_cluster_flags(add: define.Define) -> None:
     add.whole("gpus", "slurm: of each run, on one node (none)", least=1)
     meaning = "slurm: cores of each run; the cluster decides, perhaps one, unless given"
-    add.whole("cpus_per_task", meaning, least=1)
+    add.whole("cpus", meaning, least=1)
+    add.text("mem", "slurm: memory of each run, e.g. 64G; the cluster's unless given")
     add.text("partition", "slurm: as sbatch has it")
     add.text("account", "slurm: as sbatch has it")
     add.text("time", "slurm: limit of a task, after which it requeues, e.g. 12:00:00")
@@ -340,7 +342,8 @@ def _submit(values: flags.FlagValues, plan, ids: list[str], words: list[str]) ->
         text = submit.slurm_script(
             job,
             gpus=values.gpus,
-            cpus=values.cpus_per_task,
+            cpus=values.cpus,
+            mem=values.mem,
             partition=values.partition or "",
             account=values.account or "",
             time=values.time or "",

@@ -24,6 +24,7 @@ from glide_jax.runtime import project_files
 
 # RFC 1123; pods append up to 23 characters of 63.
 CLOUD_NAME = re.compile("[a-z]([-a-z0-9]{0,38}[a-z0-9])?")
+MEMORY = re.compile("0|[1-9][0-9]{0,8}[KMGT]")
 LABEL = re.compile(r"[A-Za-z0-9][-A-Za-z0-9_./]*=[-A-Za-z0-9_.]+")
 
 
@@ -61,11 +62,21 @@ def slurm_script(
     *,
     gpus: int | None,
     cpus: int | None,
+    mem: str | None,
     partition: str,
     account: str,
     time: str,
 ) -> str:
-    """The array job, for sbatch."""
+    """The array job, for sbatch.
+
+    Raises:
+      UserError: `mem` is no memory as sbatch takes it, with a unit.
+    """
+    if mem and not MEMORY.fullmatch(mem):
+        raise UserError(
+            f"--mem={mem} is no memory of a run; give a number with a unit, such as 64G "
+            "(K, M, G or T), or 0 for all of a node"
+        )
     return _rendered(
         "sweep.sbatch",
         {
@@ -73,6 +84,7 @@ def slurm_script(
             "LAST": str(len(job.ids) - 1),
             "PARALLEL": str(job.parallel),
             "CPUS": f"#SBATCH --cpus-per-task={cpus}" if cpus else "",
+            "MEM": f"#SBATCH --mem={mem}" if mem else "",
             "GPUS": f"#SBATCH --gpus-per-node={gpus}" if gpus else "",
             "PARTITION": f"#SBATCH --partition={partition}" if partition else "",
             "ACCOUNT": f"#SBATCH --account={account}" if account else "",

@@ -1,5 +1,6 @@
 set -euo pipefail
 cd @ROOT@
+. launch/code.sh
 queue() {
   gcloud compute tpus queued-resources "$@" @WHERE@
 }
@@ -22,7 +23,7 @@ state() {
 }
 
 if [ -z "$(state)" ]; then
-  tar -cz --exclude=./.venv --exclude=./.git --exclude=./runs . | gcloud storage cp - @CODE@
+  code_files@EXTRA@ | tar -cz --null -T - | gcloud storage cp - @CODE@
   ask
 fi
 restarts=0

@@ -1,6 +1,7 @@
 set -uo pipefail
 cd @ROOT@ || exit
 . launch/restart.sh
+. launch/code.sh
 hosts=(@HOSTS@)
 folder=@FOLDER@
 codes="$(mktemp -d)"
@@ -18,7 +19,8 @@ stop() {
 trap stop INT TERM
 
 for host in "${hosts[@]}"; do
-  rsync -az --exclude=/.venv --exclude=/.git --exclude=/runs ./ "$host:$folder/" || exit 2
+  code_files@EXTRA@ | rsync -az --from0 --files-from=- ./ "$host:$folder/" || exit 2
+  ssh -n "$host" "cd $folder && launch/host_runs.sh launch @NAME@" || exit 2
 done
 
 on_all_hosts() {
@@ -40,6 +42,9 @@ on_all_hosts() {
     worst=$((code > worst ? code : worst))
   done
   jobs=()
+  if ssh -n "${hosts[0]}" "cd $folder && launch/host_runs.sh is_stopped @NAME@"; then
+    STOP_AGAIN=yes
+  fi
   return "$(final_code "$worst" "$codes")"
 }
 run_again @RESTARTS@ on_all_hosts

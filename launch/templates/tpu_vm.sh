@@ -1,12 +1,13 @@
 set -euo pipefail
 cd @ROOT@
+. launch/code.sh
 on_all_hosts() {
   gcloud compute tpus tpu-vm ssh @SLICE@ @WHERE@ --worker=all --command="$1"
 }
 
 code="$(mktemp --suffix=.tar.gz)"
 trap 'rm "$code"' EXIT
-tar -czf "$code" --exclude=./.venv --exclude=./.git --exclude=./runs .
+code_files@EXTRA@ | tar -czf "$code" --null -T -
 gcloud compute tpus tpu-vm scp "$code" @SLICE@:/tmp/@NAME@.tar.gz @WHERE@ --worker=all
 on_all_hosts "mkdir -p ~/@NAME@ && tar -xzf /tmp/@NAME@.tar.gz -C ~/@NAME@"
 
@@ -17,4 +18,4 @@ RUN
 # auto: the hosts find each other by the slice's metadata.
 on_all_hosts "cd ~/@NAME@ && export GLIDE_JAX_COORDINATOR=auto && nohup setsid $run >/tmp/@NAME@.log 2>&1 </dev/null &"
 echo "Started on every host; logs are in @LOGS@, what comes before them in /tmp/@NAME@.log."
-echo "To stop it: on every host, pkill -TERM -f launch/run_on_host.sh"
+echo "To see or stop it: launch/tpu_vm.sh status|stop --name=@NAME@ --slice=@SLICE@ @WHERE@"

@@ -1,9 +1,9 @@
 set -euo pipefail
 cd @ROOT@
-# A copy without what need not travel.
+. launch/code.sh
 code="$(mktemp -d)"
 trap 'rm -r "$code"' EXIT
-tar -c --exclude=./.venv --exclude=./.git --exclude=./runs . | tar -x -C "$code"
+code_files@EXTRA@ | tar -c --null -T - | tar -x -C "$code"
 
 command="$(cat <<'RUN'
 @COMMAND@

@@ -20,7 +20,8 @@ COMMANDS = {
         *RUN,
         "--nodes=16",
         "--gpus=8",
-        "--cpus_per_task=12",
+        "--cpus=96",
+        "--mem=512G",
         "--chip=h100",
         "--partition=gpu",
         "--account=art",
@@ -97,6 +98,22 @@ COMMANDS = {
     ),
 }
 
+# How each engine's runs are shown and stopped.
+CONTROLS = {
+    "slurm": ("slurm.sh", "--name=base64"),
+    "tpu_vm": (
+        "tpu_vm.sh",
+        "--name=base64",
+        "--slice=my-slice",
+        "--zone=us-east5-a",
+    ),
+    "queued_resource": ("queued_resource.sh", "--name=base64", "--zone=us-east5-a"),
+    "gke": ("gke.sh", "--name=base64", "--namespace=art"),
+    "xpk": ("xpk.sh", "--name=base64", "--cluster=my-cluster"),
+    "skypilot": ("skypilot.sh", "--name=base64"),
+    "ssh": ("ssh.sh", "--name=base64", "--hosts=alice@gpu1,alice@gpu2"),
+}
+
 
 def run(
     command: tuple[str, ...],
@@ -105,9 +122,13 @@ def run(
     environment: dict[str, str] | None = None,
     timeout_secs: float = 200,
 ) -> subprocess.CompletedProcess[str]:
-    """A launcher's end; `programs` is a folder of made-up ones, before all others."""
+    """A launcher's end; `programs` is a folder of made-up ones, before all others.
+
+    Without the line on untracked files, of which a checkout at work has some:
+    test_code.py is about it.
+    """
     path = os.environ["PATH"]
-    return subprocess.run(
+    result = subprocess.run(
         [str(LAUNCH / command[0]), *command[1:]],
         env={
             **os.environ,
@@ -119,6 +140,8 @@ def run(
         timeout=timeout_secs,
         check=False,
     )
+    result.stderr = re.sub(r"(?m)^\S+: left behind: .*\n", "", result.stderr)
+    return result
 
 
 def dry_run(command: tuple[str, ...]) -> str:
@@ -130,6 +153,17 @@ def dry_run(command: tuple[str, ...]) -> str:
     assert result.returncode == 0, result.stderr
     assert result.stderr == ""
     return result.stdout.replace(str(ROOT), "/checkout")
+
+
+def dry_controls(engine: str) -> str:
+    """What `stop` of an engine would run, the script of `status` included."""
+    script, *flags = CONTROLS[engine]
+    status = run((script, "status", *flags, "--dry_run"))
+    stop = run((script, "stop", *flags, "--dry_run"))
+    for result in (status, stop):
+        assert (result.returncode, result.stderr) == (0, "")
+    assert stop.stdout.startswith(status.stdout), "stop looks for the run first"
+    return stop.stdout.replace(str(ROOT), "/checkout")
 
 
 def parts(transcript: str) -> list[str]:

@@ -37,12 +37,12 @@ AccountingStorageType=accounting_storage/none
 MpiDefault=none
 ReturnToService=2
 SelectType=select/cons_tres
-SelectTypeParameters=CR_Core
+SelectTypeParameters=CR_Core_Memory
 SlurmdParameters=config_overrides
 KillWait=30
 JobRequeue=1
-NodeName=n1 NodeHostname=localhost NodeAddr=127.0.0.1 Port={node1} CPUs=2
-NodeName=n2 NodeHostname=localhost NodeAddr=127.0.0.1 Port={node2} CPUs=2
+NodeName=n1 NodeHostname=localhost NodeAddr=127.0.0.1 Port={node1} CPUs=2 RealMemory=8000
+NodeName=n2 NodeHostname=localhost NodeAddr=127.0.0.1 Port={node2} CPUs=2 RealMemory=8000
 PartitionName=debug Nodes=n[1-2] Default=YES State=UP
 """
 

@@ -138,7 +138,7 @@ small 4 gpu:2,tmpfs:9
         (("--gpus=2", "--partition=gpu"), 8),  # a GPU's share, though two are asked for
         (("--gpus=2", "--partition=small"), 2),
         (("--gpus=8", "--partition=small"), 1),  # never none
-        (("--cpus_per_task=3",), 3),
+        (("--cpus=24",), 3),
     ],
 )
 def test_a_process_gets_its_share_of_the_cores_of_a_node(tmp_path, flags, cpus):
@@ -170,5 +170,5 @@ def test_cores_that_sinfo_does_not_name_are_left_to_the_cluster_with_a_line(
     result = launchers.run((*command, "--dry_run"), programs=tmp_path)
     assert result.returncode == 0
     (line,) = result.stderr.splitlines()
-    assert "--cpus_per_task=N" in line
+    assert "--cpus=N" in line
     assert "--cpus-per-task" not in result.stdout

@@ -1,4 +1,4 @@
-"""launch/slurm.sh on a real Slurm: submitted, stopped twice, finished."""
+"""launch/slurm.sh on a real Slurm: submitted, requeued twice, finished; or stopped."""
 
 from __future__ import annotations
 
@@ -67,6 +67,23 @@ def submit(cluster, experiment, workdir, *flags) -> str:
     )
     assert result.returncode == 0, result.stderr
     return re.fullmatch(r"Submitted batch job (\d+)\n", result.stdout)[1]
+
+
+def control(cluster, action, name="small"):
+    """The end of `status` or `stop`."""
+    return launchers.run(
+        ("slurm.sh", action, f"--name={name}"), environment=cluster.environment
+    )
+
+
+def wait_for_state(cluster, number, *states, timeout_secs=60) -> dict[str, str]:
+    """The job, when it is in one of these states."""
+
+    def is_there() -> bool:
+        return cluster.job(number)["JobState"] in states
+
+    slurm_cluster.wait_until(is_there, " or ".join(states), timeout_secs)
+    return cluster.job(number)
 
 
 def newest_step(workdir) -> int:
@@ -159,6 +176,119 @@ def test_a_mistake_is_the_end_of_a_job(cluster, experiment, tmp_path):
     job = cluster.job(number)
     assert (job["JobState"], job["ExitCode"], job["Restarts"]) == ("FAILED", "2:0", "0")
     assert "/absent" in logs(workdir)
+
+
+def test_a_run_that_is_stopped_saves_itself_and_is_not_requeued(
+    cluster, experiment, tmp_path
+):
+    workdir = tmp_path / "run"
+    number = submit(cluster, experiment, workdir, "--mem=1G", "--cpus=2")
+    job = cluster.job(number)
+    assert (job["MinMemoryNode"], job["CPUs/Task"]) == ("1G", "2")
+    wait_for_steps(cluster, number, workdir, 30)
+    shown = control(cluster, "status")
+    assert shown.returncode == 0
+    assert shown.stdout.startswith(f"job {number}: RUNNING for ")
+    stopped = control(cluster, "stop")
+    assert stopped.returncode == 0, stopped.stderr
+    assert f"job {number} saves itself and ends" in stopped.stdout
+    job = wait_for_state(cluster, number, "FAILED", "PENDING", timeout_secs=90)
+    assert (job["JobState"], job["ExitCode"]) == ("FAILED", "42:0")
+    assert job["Restarts"] == "0"
+    step = newest_step(workdir)
+    assert 30 <= step < STEPS
+    assert saved_steps(workdir)[-1] >= step
+    for action in ("status", "stop"):
+        gone = control(cluster, action)
+        assert (gone.returncode, gone.stdout) == (1, "")
+        (line,) = gone.stderr.splitlines()
+        assert line.startswith("slurm.sh: there is no run small of yours in the queue")
+
+
+def test_a_job_that_waits_is_cancelled_by_stop(cluster, experiment, tmp_path):
+    cluster.environment["SBATCH_BEGIN"] = "now+1hour"
+    try:
+        number = submit(cluster, experiment, tmp_path / "run")
+    finally:
+        del cluster.environment["SBATCH_BEGIN"]
+    assert f"job {number}: PENDING" in control(cluster, "status").stdout
+    assert control(cluster, "stop").returncode == 0
+    assert cluster.job(number)["JobState"] == "CANCELLED"
+
+
+# What slurm.sbatch and sweep.sbatch have in common, with a step that ends by a signal.
+JOB = """\
+#!/usr/bin/env bash
+#SBATCH --requeue
+#SBATCH --job-name=signals
+#SBATCH --output={folder}/%A.%a.log
+. {launch}/restart.sh
+trap : TERM
+srun --ntasks=1 sleep 300 &
+step=$!
+while kill -0 "$step" 2>/dev/null; do wait "$step"; done
+wait "$step"
+end_slurm_job $? 5
+"""
+
+
+def start_sleeping(cluster, folder, *flags) -> str:
+    """The number of the job, whose first step has begun."""
+    (folder / "job").write_text(JOB.format(folder=folder, launch=launchers.LAUNCH))
+    number = cluster.run("sbatch", "--parsable", *flags, f"{folder}/job").strip()
+
+    def has_begun() -> bool:
+        return ".0 " in cluster.run("squeue", "--steps", "--noheader")
+
+    slurm_cluster.wait_until(has_begun, "the first step")
+    return number
+
+
+def test_a_job_that_is_cancelled_does_not_requeue_itself(cluster, tmp_path):
+    number = start_sleeping(cluster, tmp_path)
+    cluster.run("scancel", number)
+
+    def has_ended() -> bool:
+        return not cluster.run("squeue", "--noheader")
+
+    slurm_cluster.wait_until(has_ended, "the job's end")
+    assert cluster.job(number)["JobState"] == "CANCELLED"
+    assert cluster.job(number)["Restarts"] == "0"
+    (log,) = tmp_path.glob("*.log")
+    assert "not requeued by this script" in log.read_text()
+
+
+def test_all_tasks_of_a_sweep_are_stopped(cluster, tmp_path):
+    start_sleeping(cluster, tmp_path, "--array=0-3%2")
+    shown = control(cluster, "status", "signals").stdout
+    assert "RUNNING" in shown
+    assert "PENDING" in shown
+    assert control(cluster, "stop", "signals").returncode == 0
+
+    def has_ended() -> bool:
+        return not cluster.run("squeue", "--noheader")
+
+    slurm_cluster.wait_until(has_ended, "the end of all tasks")
+    logs = [path.read_text() for path in tmp_path.glob("*.log")]
+    assert 1 <= len(logs) <= 2, "those that waited never started"
+    assert all("exit code 143 after 0 restarts" in log for log in logs)
+
+
+def test_a_task_that_requeues_itself_leaves_the_others_alone(cluster, tmp_path):
+    number = start_sleeping(cluster, tmp_path, "--array=0-1%2")
+    both = ["squeue", "--noheader", "--states=RUNNING", "--format=%i"]
+    slurm_cluster.wait_until(
+        lambda: len(cluster.run(*both).split()) == 2, "both tasks to run"
+    )
+    # The last task has the number of the array itself.
+    cluster.run("scancel", "--signal=TERM", f"{number}_1")
+    slurm_cluster.wait_until(
+        lambda: "Restarts=1" in cluster.run("scontrol", "show", "job", f"{number}_1"),
+        "the requeue of a task",
+    )
+    first = cluster.job(f"{number}_0")
+    assert (first["JobState"], first["Restarts"]) == ("RUNNING", "0")
+    assert control(cluster, "stop", "signals").returncode == 0
 
 
 def test_a_mistake_in_the_settings_is_told_before_a_job_is_queued(

@@ -37,8 +37,22 @@ def test_a_dry_run_prints_its_golden_transcript(engine):
     assert launchers.dry_run(launchers.COMMANDS[engine]) == golden(engine)
 
 
+@pytest.mark.parametrize("engine", launchers.CONTROLS)
+def test_a_dry_run_of_stop_prints_its_golden_transcript(engine):
+    text = launchers.dry_controls(engine)
+    assert text == (GOLDEN / "stop" / f"{engine}.txt").read_text()
+    assert not re.search(r"@[A-Z_]+@", text)
+    for script in launchers.parts(text):
+        subprocess.run(["bash", "-n"], input=script, text=True, check=True)
+
+
 def test_every_transcript_has_its_command_and_every_engine_a_transcript():
-    assert {path.stem for path in GOLDEN.iterdir()} == set(launchers.COMMANDS)
+    assert {path.stem for path in GOLDEN.glob("*.txt")} == set(launchers.COMMANDS)
+    stops = {path.stem for path in (GOLDEN / "stop").iterdir()}
+    assert stops == set(launchers.CONTROLS)
+    assert {command[0] for command in launchers.CONTROLS.values()} == {
+        command[0] for command in launchers.COMMANDS.values()
+    }
     scripts = {command[0] for command in launchers.COMMANDS.values()}
     engines = {
         path.name
@@ -190,6 +204,10 @@ def write_golden_files() -> None:
     GOLDEN.mkdir(parents=True, exist_ok=True)
     for engine, command in launchers.COMMANDS.items():
         (GOLDEN / f"{engine}.txt").write_text(launchers.dry_run(command))
+    (GOLDEN / "stop").mkdir(exist_ok=True)
+    for engine in launchers.CONTROLS:
+        text = launchers.dry_controls(engine)
+        (GOLDEN / "stop" / f"{engine}.txt").write_text(text)
 
 
 if __name__ == "__main__":
