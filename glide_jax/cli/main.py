@@ -40,29 +40,43 @@ import glide_jax
 from glide_jax import cache, errors, lifecycle
 from glide_jax.cli import config_flag
 
-VERBS = {
-    "quickstart": "the whole system at toy size: train, sample, measure, draw",
-    "plan": "what a training run would take of machines that are not here",
-    "train": "train one phase from a configuration",
-    "export": "turn a trained workdir into a bundle for sampling",
-    "convert": "released PyTorch weights into a bundle, and back",
-    "sample": "pictures from prompts",
-    "inpaint": "repaint a part of a picture, or continue it beyond its sides",
-    "edit": "change a picture or finish a sketch",
-    "evaluate": "FID, precision, CLIP score, losses: of models or of pictures",
-    "evaluate reference": "the real pictures that samples are compared with",
-    "evaluate elo": "ratings of models from votes on their pictures",
-    "evaluate pairs": "blinded pairs of pictures, and a page to vote on them",
-    "evaluate neighbours": "the training pictures nearest to samples",
-    "sweep": "many runs from one file, here or on a cluster",
-    "verify": "check a workdir or a bundle against what was written",
-    "benchmark": "sample | train: how fast this machine draws, or makes a step",
-    "flags": "the compiler flags of a chip, for a shell to set",
-    "data build": "a data set of records, from any source",
-    "data check": "read a source once and list what cannot be used",
-    "data tokenizer": "a tokenizer, trained on the captions of a source",
-    "data emoji": "a captioned set of emoji",
+VERB_GROUPS = {
+    "start here": {
+        "quickstart": "train, sample and evaluate every model at toy size",
+    },
+    "data": {
+        "data check": "read every record of a source and list the unusable ones",
+        "data build": "write a data set of records from any source",
+        "data tokenizer": "train a tokenizer on the captions of a source",
+        "data emoji": "make a captioned data set of emoji",
+    },
+    "train": {
+        "plan": "memory, time and cost of a training run on other machines",
+        "train": "train one model from a configuration, or continue it",
+        "sweep": "train or evaluate with many settings, here or on a cluster",
+        "export": "make a bundle for sampling from a trained workdir",
+    },
+    "sample": {
+        "sample": "draw pictures from prompts",
+        "inpaint": "repaint a part of a picture, or extend it beyond its sides",
+        "edit": "change a picture, or finish a sketch",
+    },
+    "evaluate": {
+        "evaluate": "FID, precision, CLIP score and losses of models or pictures",
+        "evaluate reference": "statistics of real pictures, to compare samples with",
+        "evaluate pairs": "blinded pairs of pictures, and a page to vote on them",
+        "evaluate elo": "ratings of models from such votes",
+        "evaluate neighbours": "the training pictures nearest to samples",
+    },
+    "tools": {
+        "convert": "released PyTorch weights to a bundle, and back",
+        "verify": "check the files of a workdir or a bundle for damage",
+        "benchmark sample": "time the sampler on this machine",
+        "benchmark train": "time a training step on this machine",
+        "flags": "print the compiler flags of a chip for a shell",
+    },
 }
+VERBS = {name: text for group in VERB_GROUPS.values() for name, text in group.items()}
 
 # As the shell reports a program that SIGPIPE ends, e.g. `git log | head`.
 READER_GONE = 128 + signal.SIGPIPE
@@ -248,15 +262,16 @@ def _flag_help(values: flags.FlagValues) -> str:
 
 
 def _usage(start: str = "") -> str:
-    """The verbs that start so, each with its meaning."""
-    lines = [
-        f"  {verb:<20} {meaning}"
-        for verb, meaning in VERBS.items()
-        if verb.startswith(start)
-    ]
+    """The verbs that start so, by group, each with its meaning."""
+    lines = []
+    for group, verbs in VERB_GROUPS.items():
+        shown = {verb: verbs[verb] for verb in verbs if verb.startswith(start)}
+        if shown:
+            lines += ["", f"{group}:"]
+        lines += [f"  {verb:<20} {meaning}" for verb, meaning in shown.items()]
     return (
         "glide VERB [--flag=value ...]; `glide help VERB` shows its flags, "
-        "`glide --version` the version\n\n" + "\n".join(lines)
+        "`glide --version` the version\n" + "\n".join(lines)
     )
 
 
