@@ -52,6 +52,18 @@ class ReverseStep(NamedTuple):
     pred_x_start: shapes.Image
 
 
+class WalkState(NamedTuple):
+    """What one step of `walk` leaves to the next.
+
+    Attributes:
+        x_t: (b, h, w, c).
+        earlier: what a multistep rule keeps of earlier steps, each (b, h, w, c).
+    """
+
+    x_t: shapes.Image
+    earlier: tuple[shapes.Image, ...]
+
+
 def ddpm_step(
     tables: process.DiffusionTables,
     model_output: process.ModelOutput,
@@ -190,11 +202,70 @@ def sample_loop(
     Raises:
         UserError: unknown rule.
     """
-    take_step, memory = _choose_rule(rule, eta)
+    num_steps = _bounded(num_steps, tables)
+    return walk(
+        denoise,
+        tables,
+        start(x_init, rule),
+        keys,
+        0,
+        num_steps,
+        rule=rule,
+        eta=eta,
+        num_steps=num_steps,
+        gradient_fn=gradient_fn,
+        denoised_fn=denoised_fn,
+        clip_denoised=clip_denoised,
+        after_step=after_step,
+    ).x_t
+
+
+def start(x_init: shapes.Image, rule: str) -> WalkState:
+    """The state before the first step of `walk`.
+
+    Raises:
+        UserError: unknown rule.
+    """
     x_init = jnp.asarray(x_init, jnp.float32)
+    _, memory = _choose_rule(rule, 0.0)
+    return WalkState(x_init, (jnp.zeros_like(x_init),) * memory)
+
+
+def walk(
+    denoise: Denoise,
+    tables: process.DiffusionTables,
+    state: WalkState,
+    keys: shapes.PRNGKeys,
+    first: multistep.Count,
+    stop: multistep.Count,
+    *,
+    rule: str = "ddpm",
+    eta: shapes.Scalar = 0.0,
+    num_steps: multistep.Count | None = None,
+    gradient_fn: GradientFn | None = None,
+    denoised_fn: process.DenoisedFn | None = None,
+    clip_denoised: bool = True,
+    after_step: AfterStep | None = None,
+) -> WalkState:
+    """Steps `first` to `stop` - 1 of the `num_steps` of `sample_loop`.
+
+    Parts of one walk, each from the state that the one before it left, make the same
+    images as the whole walk.
+
+    Args:
+        denoise, tables, keys, and the keywords: as in `sample_loop`, and the same in
+            every part.
+        state: as from `start`, or from the part before.
+        first: the number of steps made before; may be traced, as `stop`.
+        stop: the number of steps made afterwards, at most num_steps.
+
+    Raises:
+        UserError: unknown rule.
+    """
+    take_step, _ = _choose_rule(rule, eta)
     num_steps = _bounded(num_steps, tables)
 
-    def body(walked: jax.Array, state: tuple) -> tuple:
+    def body(walked: jax.Array, state: WalkState) -> WalkState:
         x_t, earlier = state
         t = jnp.full(x_t.shape[:1], num_steps - 1 - walked, jnp.int32)
         timesteps = tables.timesteps[t]
@@ -210,11 +281,11 @@ def sample_loop(
             clip_denoised=clip_denoised,
             denoised_fn=denoised_fn,
         )
-        return x_prev if after_step is None else after_step(x_prev, t), earlier
+        return WalkState(
+            x_prev if after_step is None else after_step(x_prev, t), earlier
+        )
 
-    nothing = (jnp.zeros_like(x_init),) * memory
-    x_start, _ = jax.lax.fori_loop(0, num_steps, body, (x_init, nothing))
-    return x_start
+    return jax.lax.fori_loop(first, stop, body, state)
 
 
 def invert(

@@ -14,13 +14,16 @@ from glide_jax import shapes
 from glide_jax.parallel import mesh as meshes
 from glide_jax.parallel import sharding
 from glide_jax.sample import images as images_lib
-from glide_jax.sample import stage_inputs
+from glide_jax.sample import segments, stage_inputs
 from glide_jax.sample.stage_inputs import StageInputs
 
 # One a picture: keys are made of 32-bit words.
 Words = UInt32[shapes.Array, "b"]
-# Called with 0 when a stage begins, then with the number of images it has finished.
-Progress = Callable[[int], None]
+# Called with 0 when a stage begins, then with the images' worth of work that is done
+# since the last call, also a part of one: the numbers of a stage add up to its images.
+Progress = Callable[[float], None]
+# (inputs, what is told of shares of the work) -> x_start (B, H, W, 3)
+Draw = Callable[[StageInputs, segments.OnShare | None], jax.Array]
 
 # Folded into an image's key, so that the two stages draw different noise.
 BASE_STREAM, UPSAMPLER_STREAM = 0, 1
@@ -45,7 +48,7 @@ def keys_of(seeds: Words, indices: Words, stream: int) -> shapes.PRNGKeys:
 
 
 def draw_in_batches(
-    draw: Callable[[StageInputs], jax.Array],
+    draw: Draw,
     inputs: StageInputs,
     batch_size: int,
     progress: Progress | None = None,
@@ -64,11 +67,15 @@ def draw_in_batches(
         wanted = min(batch_size, count - start)
         rows = np.arange(start, start + padded_size(wanted, batch_size, mesh))
         batch = _place(_take(inputs, np.minimum(rows, count - 1)), mesh)
-        pictures.append(images_lib.to_pixels(draw(batch))[:wanted])
+        on_share = _scaled(progress, wanted)
+        pictures.append(images_lib.to_pixels(draw(batch, on_share))[:wanted])
         start += wanted
-        if progress is not None:
-            progress(wanted)
     return np.concatenate(pictures)
+
+
+def _scaled(progress: Progress | None, count: int) -> segments.OnShare | None:
+    """Tells of shares of a batch as of images."""
+    return None if progress is None else lambda share: progress(share * count)
 
 
 def padded_size(count: int, batch_size: int, mesh: Mesh | None) -> int:

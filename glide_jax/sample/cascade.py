@@ -117,7 +117,7 @@ class Glide:
         progress: batches.Progress | None = None,
         **options,
     ) -> run_lib.Pictures:
-        """`num_images` pictures of each prompt.
+        """`num_images` pictures of each prompt; `progress` is a `batches.Progress`.
 
         Raises:
             UserError: No prompts, or an option that is unknown, out of range or
@@ -278,7 +278,7 @@ class Glide:
             images: Pictures of any size; what is there stays, to the pixel.
             prompts: What the finished pictures show.
             margins: Pixels to add at the left, top, right and bottom.
-            progress: Called with 0 and with each image finished, in every square.
+            progress: As in `sample`, in every square.
             **options: As in `sample`.
 
         Returns:
@@ -392,7 +392,7 @@ class Glide:
     ) -> np.ndarray:
         program = self.stage_for(model, static)
         return batches.draw_in_batches(
-            lambda batch: program(model.params, clip_params, batch),
+            lambda *batch: program(model.params, clip_params, *batch),
             inputs,
             run.options.batch_size,
             progress,

@@ -1,4 +1,4 @@
-"""One sampling stage as one compiled program: text once, then a loop over timesteps.
+"""One sampling stage: the text is encoded once, then a loop walks over the timesteps.
 
 A stage is the base model or the upsampler. What changes the program is static and
 stands in `StageSettings`; everything that a user turns (scales, intervals, strength,
@@ -25,7 +25,8 @@ from glide_jax.diffusion import (
     thresholding,
 )
 from glide_jax.models import build
-from glide_jax.sample import stage_inputs, steering
+from glide_jax.sample import segments, steering
+from glide_jax.sample.segments import Stage
 from glide_jax.sample.stage_inputs import StageInputs
 
 GUIDANCE_MODES = ("none", "cfg", "clip", "cfg+clip")
@@ -63,7 +64,7 @@ class StageSettings:
 
 
 # (params, clip_params or None, inputs) -> x_start (B, H, W, 3) float32
-Stage = Callable[[shapes.Params, shapes.Params | None, StageInputs], jax.Array]
+Program = Callable[[shapes.Params, shapes.Params | None, StageInputs], jax.Array]
 
 
 def make_stage(
@@ -72,7 +73,7 @@ def make_stage(
     settings: StageSettings,
     clip_fns: build.ClipFns | None = None,
 ) -> Stage:
-    """The compiled sampling program of one model; compiles at its first call.
+    """The compiled sampling program of one model.
 
     Args:
         config: The run that trained the model: its size and its diffusion.
@@ -83,14 +84,10 @@ def make_stage(
     Raises:
         UserError: As `make_program`.
     """
-    compiled = jax.jit(make_program(config, fns, settings, clip_fns))
-
-    def stage(
-        params: shapes.Params, clip_params: shapes.Params | None, inputs: StageInputs
-    ) -> jax.Array:
-        return compiled(params, clip_params, stage_inputs.with_array_scalars(inputs))
-
-    return stage
+    parts = _make_parts(config, fns, settings, clip_fns)
+    longest = _tables(config, settings).num_timesteps
+    num_segments = min(segments.MAX_SEGMENTS, 1 << (longest.bit_length() - 1))
+    return Stage(segments.Parts(*map(jax.jit, parts)), num_segments)
 
 
 def make_program(
@@ -98,55 +95,93 @@ def make_program(
     fns: build.DenoiserFns,
     settings: StageSettings,
     clip_fns: build.ClipFns | None = None,
-) -> Stage:
-    """The sampling program as a pure function, to be jitted or exported.
+) -> Program:
+    """The sampling program as one pure function, to be jitted or exported.
 
     Raises:
         UserError: Unknown mode, sampler or respacing; a CLIP mode without a CLIP;
             pinned inpainting with a model that takes no mask; match_low_res without
             low_res; inversion with another sampler than ddim.
     """
-    check(config, settings, has_clip=clip_fns is not None)
-    diffusion = config.diffusion
-    tables = respacing.respaced_tables(
-        diffusion.schedule, diffusion.num_timesteps, settings.respacing
-    )
-    side = config.model.image_px
-    if "clip" not in settings.guidance_mode:
-        clip_fns = None
+    parts = _make_parts(config, fns, settings, clip_fns)
 
     def program(
         params: shapes.Params, clip_params: shapes.Params | None, inputs: StageInputs
     ) -> jax.Array:
         """Images x_start in [-1, 1] (a strong CLIP gradient may leave the range)."""
-        context = inputs
-        if settings.inpaint_mode != "pinned":
-            context = inputs._replace(inpaint_image=None, inpaint_mask=None)
-        denoise = steering.make_denoise(
-            fns, params, context, is_guided="cfg" in settings.guidance_mode
-        )
-        gradient_fn = None
+        arguments = params, clip_params, inputs
+        context, state = parts.begin(*arguments)
+        state = parts.advance(*arguments, context, state, 0, 1)
+        return parts.finish(inputs, state)
+
+    return program
+
+
+def _make_parts(
+    config: defaults.Config,
+    fns: build.DenoiserFns,
+    settings: StageSettings,
+    clip_fns: build.ClipFns | None,
+) -> segments.Parts:
+    """Raises UserError as `make_program`."""
+    check(config, settings, has_clip=clip_fns is not None)
+    diffusion, side = config.diffusion, config.model.image_px
+    tables = _tables(config, settings)
+    is_guided = "cfg" in settings.guidance_mode
+    if "clip" not in settings.guidance_mode:
+        clip_fns = None
+
+    def begin(params, clip_params, inputs):
+        text = steering.encode(fns, params, inputs, is_guided=is_guided)
+        clip_text = None
         if clip_fns is not None:
-            gradient_fn = steering.make_gradient(clip_fns, clip_params, inputs)
+            clip_text = steering.encode_for_clip(clip_fns, clip_params, inputs)
         num_steps, x_init = _start(
             fns, params, inputs, tables, settings, diffusion.num_timesteps, side
         )
-        x_start = samplers.sample_loop(
-            denoise,
+        state = samplers.start(x_init, settings.sampler)
+        return segments.Context(text, clip_text, num_steps), state
+
+    def advance(params, clip_params, inputs, context, state, segment, num_segments):
+        shown = inputs
+        if settings.inpaint_mode != "pinned":
+            shown = inputs._replace(inpaint_image=None, inpaint_mask=None)
+        gradient_fn = None
+        if clip_fns is not None:
+            gradient_fn = steering.make_gradient(
+                clip_fns, clip_params, context.clip_text, inputs
+            )
+        return samplers.walk(
+            steering.make_denoise(
+                fns, params, context.text, shown, is_guided=is_guided
+            ),
             tables,
-            x_init,
+            state,
             inputs.keys,
+            context.num_steps * segment // num_segments,
+            context.num_steps * (segment + 1) // num_segments,
             rule=settings.sampler,
             eta=inputs.eta,
-            num_steps=num_steps,
+            num_steps=context.num_steps,
             gradient_fn=gradient_fn,
             denoised_fn=_make_denoised(inputs, settings),
             clip_denoised=not settings.is_thresholded,
             after_step=_make_after_step(inputs, settings, tables),
         )
-        return _finished(x_start, inputs, settings)
 
-    return program
+    def finish(inputs, state):
+        return _finished(state.x_t, inputs, settings)
+
+    return segments.Parts(begin, advance, finish)
+
+
+def _tables(
+    config: defaults.Config, settings: StageSettings
+) -> process.DiffusionTables:
+    diffusion = config.diffusion
+    return respacing.respaced_tables(
+        diffusion.schedule, diffusion.num_timesteps, settings.respacing
+    )
 
 
 def _start(
@@ -157,13 +192,13 @@ def _start(
     settings: StageSettings,
     chain_length: int,
     side: int,
-) -> tuple[jax.Array | None, jax.Array]:
-    """How many steps to walk (None: all) and from which x_t."""
+) -> tuple[jax.Array | int, jax.Array]:
+    """How many steps to walk and from which x_t."""
     noise = samplers.initial_noise(
         inputs.keys, (side, side, 3), inputs.noise_temperature
     )
     if inputs.init_image is None:
-        return None, noise
+        return tables.num_timesteps, noise
     image = jnp.asarray(inputs.init_image)
     # A share of the training chain, so that it is the same noise in any respacing.
     first = inputs.strength * chain_length
@@ -174,7 +209,8 @@ def _start(
             weights=inputs.source_weights,
             low_res=_made_small(image, inputs.low_res),
         )
-        denoise = steering.make_denoise(fns, params, source, is_guided=False)
+        text = steering.encode(fns, params, source, is_guided=False)
+        denoise = steering.make_denoise(fns, params, text, source, is_guided=False)
         return num_steps, samplers.invert(denoise, tables, image, num_steps=num_steps)
     t = jnp.full(image.shape[:1], jnp.maximum(num_steps - 1, 0), jnp.int32)
     x_t = process.q_sample(tables, image, t, noise)

@@ -1,7 +1,7 @@
 """A model and its captions as the functions that a sampling loop calls.
 
-Captions are encoded here once, outside the loop; the empty caption or negative prompt
-once for a whole batch.
+Captions are encoded once, outside the loop; the empty caption or negative prompt once
+for a whole batch.
 """
 
 from __future__ import annotations
@@ -16,29 +16,43 @@ from glide_jax.models import build, noised_clip
 from glide_jax.sample.stage_inputs import Caption, StageInputs
 
 
+def encode(
+    fns: build.DenoiserFns,
+    params: shapes.Params,
+    inputs: StageInputs,
+    *,
+    is_guided: bool,
+) -> build.TextConditioning:
+    """Captions for the denoiser: rows of every caption, then those of the empty one."""
+    batch = inputs.caption.tokens.shape[0]
+    text = fns.encode(params, *_caption_major(inputs.caption))
+    if not is_guided:
+        return text
+    empty = fns.encode(params, *inputs.empty)
+    return jax.tree.map(
+        lambda some, one: jnp.concatenate(
+            [some, jnp.broadcast_to(one, (batch, *one.shape[1:]))]
+        ),
+        text,
+        empty,
+    )
+
+
 def make_denoise(
     fns: build.DenoiserFns,
     params: shapes.Params,
+    text: build.TextConditioning,
     inputs: StageInputs,
     *,
     is_guided: bool,
 ) -> samplers.Denoise:
     """The denoiser of one caption an image, of several blended, or guided.
 
-    One batch holds the rows of every caption, then those of the empty one; all see the
-    same x_t, so they differ in their caption alone.
+    `text` is from `encode`, with the same other arguments. One batch holds the rows of
+    every caption, then those of the empty one; all see the same x_t, so they differ in
+    their caption alone.
     """
-    batch, num_captions, _ = inputs.caption.tokens.shape
-    text = fns.encode(params, *_caption_major(inputs.caption))
-    if is_guided:
-        empty = fns.encode(params, *inputs.empty)
-        text = jax.tree.map(
-            lambda some, one: jnp.concatenate(
-                [some, jnp.broadcast_to(one, (batch, *one.shape[1:]))]
-            ),
-            text,
-            empty,
-        )
+    num_captions = inputs.caption.tokens.shape[1]
     rows = num_captions + is_guided
     conditions = {
         name: _repeat(getattr(inputs, name), rows)
@@ -66,15 +80,25 @@ def make_denoise(
     return denoise
 
 
-def make_gradient(
+def encode_for_clip(
     clip_fns: build.ClipFns, clip_params: shapes.Params, inputs: StageInputs
+) -> jax.Array:
+    """(k * b, d) features of the captions."""
+    return clip_fns.encode_text(clip_params, *_caption_major(inputs.clip_caption))
+
+
+def make_gradient(
+    clip_fns: build.ClipFns,
+    clip_params: shapes.Params,
+    text: jax.Array,
+    inputs: StageInputs,
 ) -> samplers.GradientFn:
     """The gradient of exp(logit_scale) * cosine(x_t, caption), times its scale.
 
-    Of several captions the weighted mean of their similarities counts.
+    `text` is from `encode_for_clip`. Of several captions the weighted mean of their
+    similarities counts.
     """
     num_captions = inputs.clip_caption.tokens.shape[1]
-    text = clip_fns.encode_text(clip_params, *_caption_major(inputs.clip_caption))
     texts = einops.rearrange(text, "(k b) d -> k b d", k=num_captions)
     weights = _weights(inputs)
     logit_scale = clip_fns.logit_scale(clip_params)

@@ -362,3 +362,53 @@ def test_an_impossible_stage_is_refused_by_name(models, change, named):
     settings = stage.StageSettings(**{"respacing": "4", **change})
     with pytest.raises(errors.UserError, match=named):
         stage.make_stage(base.config, base.fns, settings)
+
+
+def _equality_cases():
+    yield "base", {}
+    yield "base", {"guidance_mode": "cfg+clip", "sampler": "plms"}
+    yield "base", {"sampler": "dpm_solver_pp", "respacing": "27"}
+    yield "base", {"sampler": "ddim", "strength": 0.4, "inverts": True}
+    yield "base", {"strength": 0.0}
+    yield "base_inpaint", {"inpaint_mode": "pinned", "is_thresholded": True}
+    yield "base", {"inpaint_mode": "implicit", "respacing": "3"}
+    yield "upsampler", {"guidance_mode": "none", "match_low_res": True}
+
+
+@pytest.mark.parametrize(("name", "changes"), _equality_cases())
+def test_segments_draw_what_one_program_draws_to_the_bit(models, name, changes):
+    model, side = models[name], models[name].config.model.image_px
+    strength = changes.pop("strength", None)
+    settings = stage.StageSettings(**{"respacing": "20", **changes})
+    rng = np.random.default_rng(0)
+    picture = rng.uniform(-1, 1, (2, side, side, 3)).astype(np.float32)
+    given = {}
+    if strength is not None:
+        given = {"init_image": picture, "strength": strength}
+        given["source_caption"] = prompts.encode(model, PROMPTS[::-1])
+    if settings.inpaint_mode:
+        mask = rng.integers(0, 2, (2, side, side, 1)).astype(np.float32)
+        given = {"inpaint_image": picture, "inpaint_mask": mask}
+    if settings.match_low_res:
+        given["low_res"] = picture[:, ::2, ::2]
+    inputs = stage_inputs.with_array_scalars(
+        make_inputs(models, guidance_scale=3.0, clip_guidance_scale=2.0, **given)
+    )
+    arguments = model.config, model.fns, settings, models["clip"].fns
+    params = model.params, models["clip"].params
+    shares = []
+    drawn = stage.make_stage(*arguments)(*params, inputs, shares.append)
+    whole = jax.jit(stage.make_program(*arguments))(*params, inputs)
+    np.testing.assert_array_equal(drawn, whole)
+    assert sum(shares) == 1
+    assert len(shares) in (2, 16)
+
+
+def test_what_a_share_raises_ends_the_drawing(models):
+    def stop(share):
+        raise KeyboardInterrupt
+
+    draw_one = make(models, "none")
+    params = models["base"].params, models["clip"].params
+    with pytest.raises(KeyboardInterrupt):
+        draw_one(*params, make_inputs(models), stop)

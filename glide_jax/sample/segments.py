@@ -1,0 +1,106 @@
+"""Runs a sampling program in segments, so that the host can tell how far it is."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+import jax
+import numpy as np
+
+from glide_jax import shapes
+from glide_jax.models import build
+from glide_jax.sample import stage_inputs
+from glide_jax.sample.stage_inputs import StageInputs
+
+# Called with the share of the work that was done since the last call; they add up to 1.
+OnShare = Callable[[float], None]
+
+# A power of two, as the numbers of segments below it: their shares are exact.
+MAX_SEGMENTS = 16
+
+
+class Context(NamedTuple):
+    """What all steps of a walk share.
+
+    Attributes:
+        text: The captions, encoded for the denoiser.
+        clip_text: The captions' features in the CLIP, or None.
+        num_steps: Steps in the walk.
+    """
+
+    text: build.TextConditioning
+    clip_text: jax.Array | None
+    num_steps: jax.Array | int
+
+
+class Parts(NamedTuple):
+    """A sampling program in three parts: pure functions, to be jitted or composed.
+
+    Attributes:
+        begin: (params, clip_params, inputs) -> (context, state before the first step).
+        advance: (params, clip_params, inputs, context, state, segment, num_segments)
+            -> state after that one of `num_segments` segments of about equal length.
+        finish: (inputs, state) -> x_start.
+    """
+
+    begin: Any
+    advance: Any
+    finish: Any
+
+
+class Stage:
+    """The compiled sampling program of one model; compiles at its first call.
+
+    The host runs the walk in segments, so that it can tell how far it is.
+    """
+
+    def __init__(self, parts: Parts, num_segments: int):
+        """Takes compiled parts, and into how many segments a walk is divided."""
+        self._parts, self._num_segments = parts, num_segments
+
+    def __call__(
+        self,
+        params: shapes.Params,
+        clip_params: shapes.Params | None,
+        inputs: StageInputs,
+        on_share: OnShare | None = None,
+    ) -> jax.Array:
+        """Images x_start (B, H, W, 3) float32; what `on_share` raises ends the work."""
+        inputs = _on_devices(inputs)
+        context, state = self._parts.begin(params, clip_params, inputs)
+        for segment in range(self._num_segments):
+            # Segments would be compiled again for a state that lies elsewhere.
+            state = jax.device_put(state, inputs.keys.sharding)
+            state = self._parts.advance(
+                *(params, clip_params, inputs, context, state),
+                *(np.int32(segment), np.int32(self._num_segments)),
+            )
+            if on_share is not None:
+                jax.block_until_ready(state)
+                on_share(1 / self._num_segments)
+        return self._parts.finish(inputs, state)
+
+    def compiled(
+        self,
+        params: shapes.Params,
+        clip_params: shapes.Params | None,
+        inputs: StageInputs,
+    ) -> Stage:
+        """The same for arguments of these shapes alone, compiled already."""
+        inputs = _on_devices(inputs)
+        begin, advance, finish = self._parts
+        arguments = params, clip_params, inputs
+        context, state = jax.eval_shape(begin, *arguments)
+        number = np.int32(0)
+        parts = Parts(
+            begin.lower(*arguments).compile(),
+            advance.lower(*arguments, context, state, number, number).compile(),
+            finish.lower(inputs, state).compile(),
+        )
+        return Stage(parts, self._num_segments)
+
+
+def _on_devices(inputs: StageInputs) -> StageInputs:
+    """The inputs as every part takes them, moved there once."""
+    return jax.device_put(stage_inputs.with_array_scalars(inputs))
