@@ -99,6 +99,9 @@ class DataConfig:
     # blur: sigma in low_res pixels (unCLIP's 0.6); noise: std in [-1, 1] units
     low_res_corruption_strength: float = 0.6
     flip_prob: float = 0.0  # captions say left and right, so never by default (ours)
+    # Folder of a local disk that keeps each picture, cut to model.image_px, when it is
+    # decoded first (3 * image_px**2 bytes); runs and processes share it. "": none
+    cache_dir: str = ""
     num_threads: int = 2  # decoding threads of each process
     prefetch_batches: int = 4
     max_bad_frac: float = 0.01  # share of bad records that stops a run (ours)

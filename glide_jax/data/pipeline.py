@@ -18,7 +18,16 @@ import grain
 import numpy as np
 
 from glide_jax import errors
-from glide_jax.data import captions, fault, masks, order, schema, streams, transforms
+from glide_jax.data import (
+    captions,
+    fault,
+    masks,
+    order,
+    picture_cache,
+    schema,
+    streams,
+    transforms,
+)
 
 logger = logging.getLogger(__name__)
 
@@ -41,6 +50,7 @@ class Recipe:
         `transforms.corrupt_low_res`.
       inpaint: adds `inpaint_mask`.
       flip_prob: chance of a mirrored picture.
+      cache: keeps pictures of image_px.
     """
 
     image_px: int
@@ -51,6 +61,7 @@ class Recipe:
     low_res_corruption_strength: float = 0.6
     inpaint: bool = False
     flip_prob: float = 0.0
+    cache: picture_cache.PictureCache | None = None
 
     def __post_init__(self) -> None:
         transforms.check_corruption(
@@ -81,7 +92,7 @@ def _make_row(
 ) -> dict[str, np.ndarray]:
     """The image fields of one row; raises BadRecordError."""
     captions.check(example.caption, example.key)
-    image = transforms.load_image(example, recipe.image_px)
+    image = transforms.load_image(example, recipe.image_px, recipe.cache)
     if recipe.flip_prob > 0:
         rng = streams.generator(recipe.seed, streams.FLIP, position)
         image = image[:, ::-1] if rng.random() < recipe.flip_prob else image
@@ -222,6 +233,7 @@ def make_batches(
     low_res_corruption_strength: float = 0.6,
     inpaint: bool = False,
     flip_prob: float = 0.0,
+    cache: picture_cache.PictureCache | None = None,
     num_threads: int = 2,
     prefetch_batches: int = 4,
     max_bad_frac: float = 0.01,
@@ -255,6 +267,7 @@ def make_batches(
         low_res_corruption_strength,
         inpaint,
         flip_prob,
+        cache,
     )
     faults = fault.FaultCounter(max_bad_frac, len(source), on_bad, faults_before)
     maker = _BatchMaker(_drawn_at(source, image_px), tokenizer, recipe)

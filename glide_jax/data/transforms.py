@@ -8,7 +8,7 @@ from PIL import Image
 
 from glide_jax import errors
 from glide_jax.config import validate
-from glide_jax.data import picture_files, schema
+from glide_jax.data import picture_cache, picture_files, schema
 
 
 def decode(example: schema.Example) -> Image.Image:
@@ -45,15 +45,28 @@ def centre_crop(image: Image.Image, px: int) -> UInt8[np.ndarray, "h w 3"]:
     return np.asarray(image)[top : top + px, left : left + px]
 
 
-def load_image(example: schema.Example, px: int) -> Float[np.ndarray, "h w 3"]:
+def load_image(
+    example: schema.Example, px: int, cache: picture_cache.PictureCache | None = None
+) -> Float[np.ndarray, "h w 3"]:
     """The example's picture as float32 (px, px, 3) in [-1, 1].
+
+    Args:
+      example: with its picture as a file, or as pixels.
+      px: the side.
+      cache: of this size; keeps what is made of files.
 
     Raises:
       BadRecordError: see `decode`.
     """
+
+    def make() -> UInt8[np.ndarray, "h w 3"]:
+        return centre_crop(decode(example), px)
+
     pixels = example.image
-    if not isinstance(pixels, np.ndarray) or pixels.shape[:2] != (px, px):
-        pixels = centre_crop(decode(example), px)
+    if not isinstance(pixels, np.ndarray):
+        pixels = make() if cache is None else cache.load(pixels, make)
+    elif pixels.shape[:2] != (px, px):
+        pixels = make()
     return pixels.astype(np.float32) / np.float32(127.5) - np.float32(1.0)
 
 

@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
+import logging
 import pathlib
+import shutil
 from collections.abc import Mapping
 from typing import Any
 
 from glide_jax.config.defaults import Config
-from glide_jax.data import fault, pipeline, schema, sources
+from glide_jax.data import fault, picture_cache, pipeline, schema, sources
+from glide_jax.runtime import counts, paths
 from glide_jax.text import tokenizers
 from glide_jax.train import bad_records
+from glide_jax.train import workdir as workdirs
 
 
 def open_sources(config: Config) -> tuple[schema.Source, schema.Source | None]:
@@ -41,6 +45,40 @@ def data_settings(config: Config) -> dict[str, Any]:
     }
 
 
+def check_cache(config: Config, source: schema.Source) -> None:
+    """Says how large data.cache_dir may grow; nothing is written.
+
+    Raises:
+      UserError: it cannot be written.
+    """
+    cache = _cache(config)
+    if cache is None:
+        return
+    folder = cache.folder.parent
+    workdirs.check_writable(folder, flag="data.cache_dir")
+    size = picture_cache.bytes_of(len(source), config.model.image_px)
+    while not folder.exists():
+        folder = folder.parent
+    free = shutil.disk_usage(folder).free
+    logging.log(
+        logging.WARNING if size > free else logging.INFO,
+        "data.cache_dir=%s holds up to %.3g GiB of this data (%s of %d px); its disk "
+        "has %.3g GiB free",
+        config.data.cache_dir,
+        size / 2**30,
+        counts.counted(len(source), "picture"),
+        config.model.image_px,
+        free / 2**30,
+    )
+
+
+def _cache(config: Config) -> picture_cache.PictureCache | None:
+    if not config.data.cache_dir:
+        return None
+    folder = paths.local_path(config.data.cache_dir, "data.cache_dir")
+    return picture_cache.PictureCache(folder, config.model.image_px)
+
+
 def make_batches(
     config: Config,
     workdir: pathlib.Path,
@@ -61,6 +99,7 @@ def make_batches(
         process_index=part[0],
         process_count=part[1],
         flip_prob=config.data.flip_prob,
+        cache=_cache(config),
         num_threads=config.data.num_threads,
         prefetch_batches=config.data.prefetch_batches,
         max_bad_frac=config.data.max_bad_frac,

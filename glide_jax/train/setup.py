@@ -190,6 +190,7 @@ def check(
     metrics.check_wandb(config.log.wandb_project, writes=jax.process_index() == 0)
     check_stop()
     source, held_out = batches.open_sources(config)
+    batches.check_cache(config, source)
     data_check.check_start(
         config,
         source,

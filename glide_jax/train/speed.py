@@ -140,11 +140,12 @@ def input_warning(config: Config, row: Mapping[str, float | int]) -> str:
     # The first row holds the start of the reading threads, and little else.
     if "speed/compile_seconds" in row or wait < INPUT_BOUND_FRAC * whole:
         return ""
+    cache = "keep decoded pictures (--config.data.cache_dir=FOLDER), "
     return (
         f"the run is bound by its input: {wait:.3g} s of a step of {whole:.3g} s wait "
         f"for the next batch; store smaller pictures (glide data build "
-        f"--px={2 * config.model.image_px}), or raise data.num_threads, now "
-        f"{config.data.num_threads}"
+        f"--px={2 * config.model.image_px}), {'' if config.data.cache_dir else cache}"
+        f"or raise data.num_threads, now {config.data.num_threads}"
     )
 
 

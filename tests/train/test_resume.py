@@ -13,6 +13,7 @@ import time
 import jax
 import numpy as np
 import pytest
+from PIL import Image
 
 from glide_jax import lifecycle, metrics
 from glide_jax.config import resolve
@@ -163,3 +164,27 @@ def wait_for(path: pathlib.Path, process: subprocess.Popen) -> None:
         assert process.poll() is None, f"ended with {process.returncode}"
         assert time.monotonic() < deadline
         time.sleep(0.01)
+
+
+def test_a_run_goes_on_with_a_cache_of_pictures_as_without(
+    make_config, tmp_path, caplog
+):
+    photos = tmp_path / "photos"
+    photos.mkdir()
+    for i in range(6):
+        noise = np.random.default_rng(i).integers(0, 256, (20, 30, 3), np.uint8)
+        Image.fromarray(noise).save(photos / f"{i}.jpg")
+        (photos / f"{i}.txt").write_text(f"photo {i}")
+    data = {"data.sources": (f"folder:{photos}",)}
+    cached = data | {"data.cache_dir": str(tmp_path / "pictures")}
+    straight, cut = tmp_path / "straight", tmp_path / "cut"
+    loop.train(make_config(changes=data), straight)
+    loop.train(make_config(changes=data | {"train.num_steps": 2}), cut)
+    with caplog.at_level("INFO"):
+        loop.train(make_config(changes=cached), cut)
+    assert "GiB of this data (6 pictures of 8 px)" in caplog.text
+    assert list((tmp_path / "pictures").rglob("*.rgb"))
+    assert_trees_equal(
+        final_state(make_config(changes=data), straight),
+        final_state(make_config(changes=cached), cut),
+    )

@@ -13,7 +13,7 @@ import textwrap
 import jax
 import pytest
 
-from glide_jax.config import defaults
+from glide_jax.config import defaults, resolve
 from glide_jax.models import flops
 from glide_jax.parallel import chips
 from glide_jax.train import clock, speed
@@ -107,7 +107,11 @@ def test_a_run_bound_by_its_input_is_warned_of():
     fast = {"speed/input_wait_seconds": 0.1, "speed/training_seconds": 0.5}
     assert speed.input_warning(CONFIG, fast) == ""
     slow = fast | {"speed/input_wait_seconds": 0.4}
-    assert "data.num_threads" in speed.input_warning(CONFIG, slow)
+    warning = speed.input_warning(CONFIG, slow)
+    assert "data.num_threads" in warning
+    assert "--config.data.cache_dir=FOLDER" in warning
+    cached = resolve.override(CONFIG, {"data.cache_dir": "cache"})
+    assert "cache_dir" not in speed.input_warning(cached, slow)
     assert speed.input_warning(CONFIG, slow | {"speed/compile_seconds": 9.0}) == ""
 
 
