@@ -7,7 +7,8 @@
 #
 # --tpu      a slice by the cloud's name or its shape
 # --slices   how many, one job each (1)
-# --image    this checkout with its environment
+# --image    this checkout with its environment; launch/Dockerfile.dockerignore names the
+#            files that it has, so a --config of your own belongs into experiments/configs
 # --capacity spot, reserved or on_demand (on_demand)
 # --service_account  of the pods, with access to the bucket; needed for gs://
 # --namespace        kubectl's own unless given
@@ -57,6 +58,10 @@ if [[ "$workdir" == gs://* ]]; then
   workdir="/mnt/$path"
 fi
 need_program kubectl "install it (gcloud components install kubectl)"
+# The image has the checkout in another folder.
+config="${config#"$ROOT/"}"
+[[ "$config" == experiments/* ]] ||
+  echo "gke.sh: --config=$config is not among the files that launch/Dockerfile copies; the image needs it at this path" >&2
 
 check_settings $((devices * slices)) "$slices"
 host_command "--chip=$chip" "--slices=$slices" --grace=570

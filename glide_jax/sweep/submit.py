@@ -74,8 +74,8 @@ def slurm_script(
     """
     if mem and not MEMORY.fullmatch(mem):
         raise UserError(
-            f"--mem={mem} is no memory of a run; give a number with a unit, such as 64G "
-            "(K, M, G or T), or 0 for all of a node"
+            f"--mem={mem} is no memory of a run; give a number with a unit (K, M, G or "
+            "T), such as 64G, or 0 for all of a node"
         )
     return _rendered(
         "sweep.sbatch",

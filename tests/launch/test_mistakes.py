@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import subprocess
+
 import pytest
 
 from glide_jax.parallel import compiler
@@ -74,7 +76,11 @@ def test_what_every_engine_asks(script, flags, named):
         ((*SSH, "--coordinator=a;b"), "--coordinator=a;b is no host"),
         ((*SSH, "--chip=a100"), "--chip=a100 is not known; use one of cpu v2"),
         ((*SLURM, "--chip=h1000"), "--chip=h1000 is not known"),
-        ((*SLURM, "--cpus_per_task=0"), "--cpus_per_task=0 is no whole number of 1"),
+        ((*SLURM, "--cpus=0"), "--cpus=0 is no whole number of 1"),
+        ((*SLURM, "--cpus=12", "--gpus=8"), "give a multiple of 8"),
+        ((*SLURM, "--cpus_per_task=12"), "the flag is --cpus now, the cores of a node"),
+        ((*SLURM, "--mem=64"), "give a number with a unit, such as 64G"),
+        ((*SLURM, "--mem=64GB"), "--mem=64GB is no memory of a node"),
         ((*SLURM, "--nocheck=yes"), "--nocheck=yes is not a flag"),
         ((*QUEUED, "--on_failure=ask"), "--on_failure=ask is not one of keep, delete"),
         ((*SSH, "--gpus=many"), "--gpus=many is no whole number"),
@@ -100,6 +106,35 @@ def test_the_launchers_know_the_chips_that_flags_are_for():
     text = (launchers.LAUNCH / "common.sh").read_text()
     (line,) = [line for line in text.splitlines() if line.startswith("CHIPS=")]
     assert line == f'CHIPS="{" ".join(compiler.CHIPS)}"'
+
+
+@pytest.mark.parametrize("engine", launchers.CONTROLS)
+@pytest.mark.parametrize(
+    ("flags", "named"),
+    [
+        ((), "--name is missing"),
+        (("--name=a b",), "--name=a b is no name here"),
+        (
+            ("--name=base64", launchers.CONFIG),
+            "is not a flag of stop; use --FLAG=VALUE",
+        ),
+        (("--name=base64", "--nocheck"), "--nocheck is not a flag of stop"),
+        (
+            ("--name=base64", "--config.train.num_steps=9"),
+            "--config.train.num_steps=9 is not a flag of stop",
+        ),
+    ],
+)
+def test_what_stop_asks(engine, flags, named):
+    assert named in refused(launchers.CONTROLS[engine][0], "stop", *flags)
+
+
+@pytest.mark.parametrize("flag", ["--name=other", "--config.train.num_steps=9"])
+def test_a_flag_that_is_given_twice_is_refused(flag):
+    command = [launchers.LAUNCH / "slurm.sh", *RUN, flag, flag, "--dry_run"]
+    result = subprocess.run(command, capture_output=True, text=True)
+    assert (result.returncode, result.stdout) == (2, "")
+    assert f"{flag.partition('=')[0]} is given twice" in result.stderr
 
 
 @pytest.mark.parametrize("engine", launchers.COMMANDS)

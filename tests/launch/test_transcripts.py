@@ -25,7 +25,7 @@ engines = pytest.mark.parametrize("engine", launchers.COMMANDS)
 def yaml_of(engine: str) -> dict:
     """The file that an engine renders, as a YAML library reads it."""
     yaml = pytest.importorskip("yaml")
-    return yaml.safe_load(launchers.parts(golden(engine))[0])
+    return yaml.safe_load(launchers.parts(golden(engine))[-1])
 
 
 def golden(engine: str) -> str:
@@ -191,7 +191,7 @@ def test_a_slice_is_understood_by_either_name(tpu, shape, hosts, label):
 def test_tpu_vms_get_the_software_version_of_their_chip(tpu, version):
     yaml = pytest.importorskip("yaml")
     sky = launchers.dry_run((*launchers.COMMANDS["skypilot_tpu"], f"--tpu={tpu}"))
-    resources = yaml.safe_load(launchers.parts(sky)[0])["resources"]
+    resources = yaml.safe_load(launchers.parts(sky)[1])["resources"]
     assert resources["accelerators"] == f"tpu-{tpu}"
     assert resources["accelerator_args"] == {"runtime_version": version}
     queued = (*launchers.COMMANDS["queued_resource"], f"--tpu={tpu}")

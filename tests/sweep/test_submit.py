@@ -102,6 +102,14 @@ def test_the_array_has_a_task_for_each_run_and_bash_reads_the_script():
     assert not re.search("@[A-Z]+@", script)
 
 
+def test_memory_without_a_unit_is_refused():
+    given = {"gpus": None, "cpus": None, "partition": "", "account": "", "time": ""}
+    with pytest.raises(
+        UserError, match="--mem=64 is no memory of a run; give a number"
+    ):
+        submit.slurm_script(JOB, mem="64", **given)
+
+
 def manifest() -> dict:
     yaml = pytest.importorskip("yaml")
     return yaml.safe_load(text_of("jobset"))
