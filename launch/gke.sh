@@ -43,6 +43,7 @@ check_run "$CLOUD_NAME" "$CLOUD_NAME_RULE"
 need tpu v5p:4x4x8 image REGISTRY/glide_jax workdir "gs://BUCKET/runs/$name"
 check_number slices 1
 read_tpu
+[ -n "$gke_accelerator" ] || die "--tpu=$tpu: GKE has no $chip; use launch/tpu_vm.sh or launch/queued_resource.sh"
 check_workdir absolute gs
 case "$capacity" in
   on_demand) selector="" ;;

@@ -303,11 +303,12 @@ def host_runs(tmp_path, action: str, name: str) -> subprocess.CompletedProcess:
 
 
 def test_a_run_is_found_by_its_name_and_stopped_for_good(host, tmp_path):
+    there = tmp_path / "there"
     script = (
-        f"trap 'kill $!; exit 42' TERM; echo step 7; touch {tmp_path}/there; sleep 60 & wait"
+        f"trap 'kill $!; exit 42' TERM; echo step 7; touch {there}; sleep 60 & wait"
     )
     process = host(script, "--name=base64", "--restarts=5")
-    wait_for(tmp_path / "there")
+    wait_for(there)
     shown = host_runs(tmp_path, "status", "base64").stdout
     assert f"base64 on {HOST}, process 0: pid {process.pid}, " in shown
     assert shown.endswith("which ends with: step 7\n")
