@@ -14,8 +14,8 @@
 # --namespace        kubectl's own unless given
 #
 # A gs:// workdir is mounted by the cluster's Cloud Storage FUSE driver; a path has to be
-# one that the image or the nodes provide. All jobs start again together after the exit
-# codes that mean "again", and fail at once after others. Pods have ten minutes to save.
+# one that the image or the nodes provide. All jobs start again together after a
+# retryable exit code, and fail at once after any other. Pods have ten minutes to save.
 #
 #   launch/gke.sh status --name=base64 [--namespace=...]
 #   launch/gke.sh stop --name=base64 [--namespace=...]

@@ -64,7 +64,7 @@ check_number tasks 1
 [ "${gpus:-$tasks}" -eq "$tasks" ] ||
   die "--tasks=$tasks is not --gpus=$gpus: each process has one GPU; leave --tasks out"
 [[ "$mem" =~ ^(0|[1-9][0-9]{0,8}[KMGT])?$ ]] ||
-  die "--mem=$mem is no memory of a node; give a number with a unit, such as 64G (K, M, G or T), or 0 for all of it"
+  die "--mem=$mem is not an amount of memory; give a number with a unit, such as 64G (K, M, G or T), or 0 for all of it"
 # Relative to the checkout, whose path all nodes share.
 logs="$workdir/logs"
 [[ "$workdir" != *://* ]] || logs="runs/$name/logs"

@@ -36,7 +36,7 @@ check_shape() {
 }
 
 # read_tpu: sets from $tpu, in either way of naming: chip (v5p), shape (4x4x8),
-# accelerator (v5p-256), hosts (32), chips_per_host (4), devices as JAX counts them (128),
+# accelerator (v5p-256), known (the shape that the cloud gives it), hosts (32), chips_per_host (4), devices as JAX counts them (128),
 # gke_accelerator, empty where GKE has none of the chip, and tpu_runtime: the software version
 # of TPU VMs, empty where there are none of the chip.
 read_tpu() {
@@ -49,13 +49,13 @@ read_tpu() {
     chip="${BASH_REMATCH[1]/v5litepod/v5e}" chips="${BASH_REMATCH[2]}" shape=""
     [[ "$chip" == v[234] || "$chip" == v5p ]] && chips=$((chips / 2))
   else
-    die "--tpu=$tpu names no slice; use the cloud's name, such as v5p-256, v5litepod-16 or v6e-64, or the shape, such as v5p:4x4x8"
+    die "--tpu=$tpu is not a TPU slice; use the cloud's name, such as v5p-256, v5litepod-16 or v6e-64, or the shape, such as v5p:4x4x8"
   fi
   case "$chip" in
-    v2) local known="${SHAPES_V2[$chips]:-}" ;;
-    v3) local known="${SHAPES_V3[$chips]:-}" ;;
-    v5e | v6e) local known="${SHAPES_2D[$chips]:-}" ;;
-    *) local known="${SHAPES_3D[$chips]:-}" ;;
+    v2) known="${SHAPES_V2[$chips]:-}" ;;
+    v3) known="${SHAPES_V3[$chips]:-}" ;;
+    v5e | v6e) known="${SHAPES_2D[$chips]:-}" ;;
+    *) known="${SHAPES_3D[$chips]:-}" ;;
   esac
   shape="${shape:-$known}"
   [ -n "$shape" ] || die "--tpu=$tpu: no slice of $chip has $chips chips; see https://cloud.google.com/tpu/docs for those there are"
@@ -91,6 +91,6 @@ read_tpu() {
 
 # Where a slice is asked for by its cloud name alone.
 need_usual_shape() {
-  [ "$chip" != tpu7x ] || die "--tpu=$tpu: Ironwood slices come through GKE; use launch/gke.sh or launch/xpk.sh"
-  [ -n "$is_usual_shape" ] || die "--tpu=$tpu: $accelerator comes in another shape here; leave the shape to the cloud with --tpu=$accelerator, or use launch/gke.sh"
+  [ "$chip" != tpu7x ] || die "--tpu=$tpu: Ironwood slices are available through GKE alone; use launch/gke.sh or launch/xpk.sh"
+  [ -n "$is_usual_shape" ] || die "--tpu=$tpu: the cloud gives $accelerator the shape $known; use --tpu=$accelerator for that shape, or launch/gke.sh for this one"
 }
