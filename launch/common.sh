@@ -9,8 +9,8 @@
 #
 # --workdir   the run's folder, shared by all hosts: a path (local disk for one host, NFS
 #             for several), gs://BUCKET/PATH or s3://BUCKET/PATH (see workdir.sh)
-# --restarts  how often the run is started again after an exit code that means "again":
-#             42 (stopped by a signal, all saved) and 128 up (lost); 100 unless given
+# --restarts  how often the run is started again after a retryable exit code: 42 (stopped by
+#             a signal, all saved) or 128 and up (lost); 100 unless given
 # --setup     a shell command that every host runs first, e.g. to mount a share
 # --dry_run   prints what would run and ends
 # --nocheck   leaves out the check of the settings, which takes a few seconds: `glide train
@@ -92,7 +92,7 @@ need() {
 # check_name PATTERN RULE: what the engine asks of --name.
 check_name() {
   need name base64
-  [[ "$name" =~ ^$1$ ]] || die "--name=$name is no name here; use $2"
+  [[ "$name" =~ ^$1$ ]] || die "--name=$name is not a valid name; use $2"
 }
 
 # control PROGRAM WHERE STATUS STOP: ends the launcher after what `status` and `stop` do, by
@@ -143,7 +143,7 @@ CLOUD_NAME_RULE="up to 40 small letters, digits and '-', a letter first, such as
 # check_number FLAG LEAST
 check_number() {
   [[ "${!1}" =~ ^[0-9]{1,6}$ ]] && [ "${!1}" -ge "$2" ] ||
-    die "--$1=${!1} is no whole number of $2 or more"
+    die "--$1=${!1} is not a whole number of $2 or more"
 }
 
 # cpu and the chips of glide_jax/parallel/chips.py; a test holds them equal.
@@ -167,7 +167,7 @@ check_path() {
   [[ "${!1}" != "~"* ]] ||
     die "--$1=${!1}: the hosts have home folders of their own; give a path without ~"
   [[ "${!1}" =~ ^[A-Za-z0-9_./:=,@%+~-]+$ ]] ||
-    die "--$1=${!1} has a letter that a shell may take for its own; use letters, digits and _ . / : = , @ % + ~ -"
+    die "--$1=${!1} has a character that a shell may interpret; use letters, digits and _ . / : = , @ % + ~ -"
 }
 
 # check_workdir KIND ...: each of path, absolute, gs or s3 that the engine can reach. With
@@ -182,7 +182,7 @@ check_workdir() {
       path:?* | absolute:/?*) return ;;
       gs:gs://* | s3:s3://*)
         [[ "$workdir" =~ ^(gs|s3)://[a-z0-9][a-z0-9._-]+/[A-Za-z0-9._/-]+$ ]] && return
-        die "--workdir=$workdir is no folder of a bucket; name one such as $kind://BUCKET/runs/$name"
+        die "--workdir=$workdir is not a folder of a bucket; use one such as $kind://BUCKET/runs/$name"
         ;;
     esac
   done
@@ -208,7 +208,7 @@ check_settings() {
   local python="${VIRTUAL_ENV:-$ROOT/.venv}/bin/python" told
   if [ -n "$nocheck" ]; then return; fi
   if ! "$python" -c 'import importlib.util as u; raise SystemExit(not (u.find_spec("jax") and u.find_spec("flax")))' 2>/dev/null; then
-    echo "$(basename "$0"): the settings are not checked, for there is no environment here; to have them checked: cd $ROOT && bash -c '. launch/environment.sh && make_environment \"\"'" >&2
+    echo "$(basename "$0"): the settings are not checked, because this checkout has no environment; to check them: cd $ROOT && bash -c '. launch/environment.sh && make_environment \"\"'" >&2
     return
   fi
   told="$(cd "$ROOT" && JAX_PLATFORMS=cpu "$python" -m glide_jax.cli.main train --dry_run \

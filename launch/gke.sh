@@ -7,14 +7,15 @@
 #
 # --tpu      a slice by the cloud's name or its shape
 # --slices   how many, one job each (1)
-# --image    this checkout with its environment
+# --image    this checkout with its environment; launch/Dockerfile.dockerignore names the
+#            files that it has, so a --config of your own belongs into experiments/configs
 # --capacity spot, reserved or on_demand (on_demand)
 # --service_account  of the pods, with access to the bucket; needed for gs://
 # --namespace        kubectl's own unless given
 #
 # A gs:// workdir is mounted by the cluster's Cloud Storage FUSE driver; a path has to be
-# one that the image or the nodes provide. All jobs start again together after the exit
-# codes that mean "again", and fail at once after others. Pods have ten minutes to save.
+# one that the image or the nodes provide. All jobs start again together after a
+# retryable exit code, and fail at once after any other. Pods have ten minutes to save.
 #
 #   launch/gke.sh status --name=base64 [--namespace=...]
 #   launch/gke.sh stop --name=base64 [--namespace=...]
@@ -42,6 +43,7 @@ check_run "$CLOUD_NAME" "$CLOUD_NAME_RULE"
 need tpu v5p:4x4x8 image REGISTRY/glide_jax workdir "gs://BUCKET/runs/$name"
 check_number slices 1
 read_tpu
+[ -n "$gke_accelerator" ] || die "--tpu=$tpu: GKE has no $chip; use launch/tpu_vm.sh or launch/queued_resource.sh"
 check_workdir absolute gs
 case "$capacity" in
   on_demand) selector="" ;;
@@ -57,6 +59,10 @@ if [[ "$workdir" == gs://* ]]; then
   workdir="/mnt/$path"
 fi
 need_program kubectl "install it (gcloud components install kubectl)"
+# The image has the checkout in another folder.
+config="${config#"$ROOT/"}"
+[[ "$config" == experiments/* ]] ||
+  echo "gke.sh: --config=$config is not among the files that launch/Dockerfile copies; the image needs it at this path" >&2
 
 check_settings $((devices * slices)) "$slices"
 host_command "--chip=$chip" "--slices=$slices" --grace=570

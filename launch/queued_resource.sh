@@ -16,8 +16,8 @@
 #
 # Stays in the foreground and watches: slices that are taken away are asked for again
 # (--restarts counts these). The hosts start the run at each boot and after the exit codes
-# that mean "again"; when it has ended for good, the first of them deletes the resource.
-# Stopped here (Ctrl-C), the run goes on unwatched; the same command watches it again. A host
+# that are retryable; when it has ended for good, the first of them deletes the resource.
+# After Ctrl-C the run goes on unwatched; the same command watches it again. A host
 # that cannot be prepared ends the watching with code 5; its log is WORKDIR/logs/HOST.log.
 #
 #   launch/queued_resource.sh status --name=base64 --zone=us-east5-a

@@ -63,7 +63,7 @@ else
   need accelerators H100:8 chip h100
   check_chip
   [[ "$accelerators" =~ ^[A-Za-z0-9._-]+(:[1-9][0-9]{0,2})?$ ]] ||
-    die "--accelerators=$accelerators names no GPUs of a node; use KIND:NUMBER, such as H100:8"
+    die "--accelerators=$accelerators does not say how many GPUs a node has; use KIND:NUMBER, such as H100:8"
   gpus="${BASH_REMATCH[1]#:}"
   devices=$((nodes * ${gpus:-1})) slices="" tpu_runtime=""
   meeting='export GLIDE_JAX_COORDINATOR="$(echo "$SKYPILOT_NODE_IPS" | head -n 1):8476"

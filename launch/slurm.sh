@@ -63,6 +63,8 @@ check_number nodes 1
 check_number tasks 1
 [ "${gpus:-$tasks}" -eq "$tasks" ] ||
   die "--tasks=$tasks is not --gpus=$gpus: each process has one GPU; leave --tasks out"
+[[ "$mem" =~ ^(0|[1-9][0-9]{0,8}[KMGT])?$ ]] ||
+  die "--mem=$mem is not an amount of memory; give a number with a unit, such as 64G (K, M, G or T), or 0 for all of it"
 # Relative to the checkout, whose path all nodes share.
 logs="$workdir/logs"
 [[ "$workdir" != *://* ]] || logs="runs/$name/logs"
@@ -77,8 +79,6 @@ if [ -n "$cpus" ]; then
 else
   find_cpus
 fi
-[[ "$mem" =~ ^(0|[1-9][0-9]{0,8}[KMGT])?$ ]] ||
-  die "--mem=$mem is no memory of a node; give a number with a unit, such as 64G (K, M, G or T), or 0 for all of it"
 check_settings $((nodes * tasks))
 host_command "--chip=$chip" --grace=170 "--codes=$logs"
 script="$(render slurm.sbatch "NAME=$name" "NODES=$nodes" "TASKS=$tasks" "ROOT=$ROOT" \

@@ -12,8 +12,8 @@
 # --folder   where the checkout is copied to on each host (glide_jax, in the home folder)
 #
 # Stays in the foreground and shows what all hosts print; leave it running under tmux.
-# Ctrl-C ends it, and the run saves itself on all hosts. After a code that means "again"
-# the run is started again on all of them; a lost connection is such a code (255).
+# Ctrl-C ends it, and the run saves itself on all hosts. After a retryable exit
+# code the run is started again on all of them; a lost connection is such a code (255).
 #
 #   launch/ssh.sh status --name=base64 --hosts=alice@gpu1,alice@gpu2
 #   launch/ssh.sh stop --name=base64 --hosts=alice@gpu1,alice@gpu2
@@ -28,7 +28,7 @@ check_hosts() {
   check_path folder
   need hosts alice@gpu1,alice@gpu2
   [[ "$hosts" =~ ^[A-Za-z0-9@._-]+(,[A-Za-z0-9@._-]+)*$ ]] ||
-    die "--hosts=$hosts is no list of hosts; name them as ssh does, with commas between, such as alice@gpu1,gpu2"
+    die "--hosts=$hosts is not a list of hosts; name them as ssh does, with commas between, such as alice@gpu1,gpu2"
 }
 
 read_flags "hosts chip gpus port coordinator folder" "hosts folder" "$@"
@@ -51,14 +51,14 @@ if [ "$chip" = cpu ]; then
 elif [[ "$chip" == v[0-9]* || "$chip" == tpu* ]]; then
   [ -z "$gpus" ] || die "--gpus=$gpus: --chip=$chip is a TPU; leave --gpus out"
   [ -n "$nocheck" ] ||
-    echo "ssh.sh: the settings are not checked, for the number of TPU chips of a host is not known here" >&2
+    echo "ssh.sh: the settings are not checked, because the number of TPU chips of a host is not known" >&2
   nocheck=yes
 else
   need gpus 8
   check_number gpus 1
 fi
 [[ "$coordinator" =~ ^[A-Za-z0-9._-]*$ ]] ||
-  die "--coordinator=$coordinator is no host; name the first one as the others reach it, such as gpu1"
+  die "--coordinator=$coordinator is not a host name; name the first one as the others reach it, such as gpu1"
 check_number port 1
 check_workdir absolute gs s3
 need_program ssh "install OpenSSH's client"

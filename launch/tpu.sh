@@ -1,8 +1,11 @@
-# Sourced: the names of TPU slices. Clouds call a slice v5p-256 (by TensorCores for v4 and
-# v5p, by chips for v5e and v6e), Kubernetes and `glide plan` v5p:4x4x8 (by its shape).
+# Sourced: the names of TPU slices. Clouds call a slice v5p-256 (by TensorCores up to v4 and
+# for v5p, by chips for v5e and v6e), Kubernetes and `glide plan` v5p:4x4x8 (by its shape).
 
 # The shape of each chip count where a cloud name alone does not say it, from
 # https://cloud.google.com/tpu/docs: v4, v5p and tpu7x are three-dimensional.
+declare -A SHAPES_V2=([4]=2x2 [16]=4x4 [64]=8x8 [128]=8x16 [256]=16x16)
+declare -A SHAPES_V3=([4]=2x2 [16]=4x4 [32]=4x8 [64]=8x8 [128]=8x16 [256]=16x16
+  [512]=16x32 [1024]=32x32)
 declare -A SHAPES_2D=([1]=1x1 [4]=2x2 [8]=2x4 [16]=4x4 [32]=4x8 [64]=8x8 [128]=8x16
   [256]=16x16)
 declare -A SHAPES_3D=([4]=2x2x1 [8]=2x2x2 [16]=2x2x4 [32]=2x4x4 [64]=4x4x4 [128]=4x4x8
@@ -13,6 +16,8 @@ check_shape() {
   local shapes more="" dimensions
   IFS=x read -ra dimensions <<<"$shape"
   case "$chip" in
+    v2) shapes=("${SHAPES_V2[@]}") ;;
+    v3) shapes=("${SHAPES_V3[@]}") ;;
     v5e | v6e) shapes=("${SHAPES_2D[@]}") ;;
     *)
       shapes=("${SHAPES_3D[@]}")
@@ -31,35 +36,41 @@ check_shape() {
 }
 
 # read_tpu: sets from $tpu, in either way of naming: chip (v5p), shape (4x4x8),
-# accelerator (v5p-256), hosts (32), chips_per_host (4), devices as JAX counts them (128),
-# gke_accelerator, and tpu_runtime: the software version of TPU VMs, empty where there are
-# none of the chip.
+# accelerator (v5p-256), known (the shape that the cloud gives it), hosts (32), chips_per_host (4), devices as JAX counts them (128),
+# gke_accelerator, empty where GKE has none of the chip, and tpu_runtime: the software version
+# of TPU VMs, empty where there are none of the chip.
 read_tpu() {
   local chips cores=1
-  if [[ "$tpu" =~ ^(v4|v5e|v5p|v6e|tpu7x):([1-9][0-9]*(x[1-9][0-9]*){1,2})$ ]]; then
+  if [[ "$tpu" =~ ^(v2|v3|v4|v5e|v5p|v6e|tpu7x):([1-9][0-9]*(x[1-9][0-9]*){1,2})$ ]]; then
     chip="${BASH_REMATCH[1]}" shape="${BASH_REMATCH[2]}"
     check_shape
     chips=$((${shape//x/*}))
-  elif [[ "$tpu" =~ ^(v4|v5litepod|v5p|v6e)-([0-9]+)$ ]]; then
+  elif [[ "$tpu" =~ ^(v2|v3|v4|v5litepod|v5p|v6e)-([0-9]+)$ ]]; then
     chip="${BASH_REMATCH[1]/v5litepod/v5e}" chips="${BASH_REMATCH[2]}" shape=""
-    [[ "$chip" == v4 || "$chip" == v5p ]] && chips=$((chips / 2))
+    [[ "$chip" == v[234] || "$chip" == v5p ]] && chips=$((chips / 2))
   else
-    die "--tpu=$tpu names no slice; use the cloud's name, such as v5p-256, v5litepod-16 or v6e-64, or the shape, such as v5p:4x4x8"
+    die "--tpu=$tpu is not a TPU slice; use the cloud's name, such as v5p-256, v5litepod-16 or v6e-64, or the shape, such as v5p:4x4x8"
   fi
   case "$chip" in
-    v5e | v6e) local known="${SHAPES_2D[$chips]:-}" ;;
-    *) local known="${SHAPES_3D[$chips]:-}" ;;
+    v2) known="${SHAPES_V2[$chips]:-}" ;;
+    v3) known="${SHAPES_V3[$chips]:-}" ;;
+    v5e | v6e) known="${SHAPES_2D[$chips]:-}" ;;
+    *) known="${SHAPES_3D[$chips]:-}" ;;
   esac
   shape="${shape:-$known}"
   [ -n "$shape" ] || die "--tpu=$tpu: no slice of $chip has $chips chips; see https://cloud.google.com/tpu/docs for those there are"
-  [[ "$chip" != v4 && "$chip" != v5p ]] || cores=2
+  [[ "$chip" != v[234] && "$chip" != v5p ]] || cores=2
   accelerator="${chip/v5e/v5litepod}-$((chips * cores))"
   # The cloud gives each count one shape; another has to be asked for by its name.
   is_usual_shape="$([ "$shape" != "$known" ] || echo yes)"
   chips_per_host=$((chips < 4 ? chips : 4))
   hosts=$((chips / chips_per_host))
   devices="$chips"
-  [ "$chip" != tpu7x ] || devices=$((2 * chips))
+  # JAX shows the two cores of these chips as a device each.
+  [[ "$chip" != v[23] && "$chip" != tpu7x ]] || devices=$((2 * chips))
+  if [[ "$chip" == v[23] && "${slices:-1}" -gt 1 ]]; then
+    die "--slices=$slices: Cloud TPU joins slices from v4 on, not of $chip; leave --slices out"
+  fi
   # https://cloud.google.com/tpu/docs/runtimes
   case "$chip" in
     v5e) tpu_runtime=v2-alpha-tpuv5-lite ;;
@@ -69,6 +80,8 @@ read_tpu() {
     *) tpu_runtime=tpu-ubuntu2204-base ;;
   esac
   case "$chip" in
+    v2) gke_accelerator="" ;;
+    v3) gke_accelerator="$([ "$hosts" -eq 1 ] && echo tpu-v3-device || echo tpu-v3-slice)" ;;
     v4) gke_accelerator=tpu-v4-podslice ;;
     v5e) gke_accelerator=tpu-v5-lite-podslice ;;
     tpu7x) gke_accelerator=tpu7x ;;
@@ -78,6 +91,6 @@ read_tpu() {
 
 # Where a slice is asked for by its cloud name alone.
 need_usual_shape() {
-  [ "$chip" != tpu7x ] || die "--tpu=$tpu: Ironwood slices come through GKE; use launch/gke.sh or launch/xpk.sh"
-  [ -n "$is_usual_shape" ] || die "--tpu=$tpu: $accelerator comes in another shape here; leave the shape to the cloud with --tpu=$accelerator, or use launch/gke.sh"
+  [ "$chip" != tpu7x ] || die "--tpu=$tpu: Ironwood slices are available through GKE alone; use launch/gke.sh or launch/xpk.sh"
+  [ -n "$is_usual_shape" ] || die "--tpu=$tpu: the cloud gives $accelerator the shape $known; use --tpu=$accelerator for that shape, or launch/gke.sh for this one"
 }

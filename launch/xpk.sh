@@ -42,6 +42,7 @@ check_run "$CLOUD_NAME" "$CLOUD_NAME_RULE"
 need tpu v5p-256 cluster my-cluster workdir "/mnt/glide/runs/$name"
 check_number slices 1
 read_tpu
+[ -n "$gke_accelerator" ] || die "--tpu=$tpu: GKE has no $chip; use launch/tpu_vm.sh or launch/queued_resource.sh"
 [[ "$workdir" != *://* ]] ||
   die "--workdir=$workdir: xpk mounts buckets as storages; make one (see --help) and name a folder under its mount point, with --storage"
 check_workdir absolute

@@ -6,6 +6,7 @@ import re
 
 from absl import flags
 
+from glide_jax.errors import UserError
 from glide_jax.runtime import paths
 
 # KIND:WHERE, as data sources and features are written. A URL is not one.
@@ -37,6 +38,16 @@ class _KindAndPath(_Path):
         if not found or found.end() == len(argument):
             return argument  # `eval.features` names the kinds that there are
         return found.group() + super().parse(argument[found.end() :])
+
+
+class _Renamed(flags.ArgumentParser):
+    """Refuses a flag by its old name."""
+
+    def __init__(self, name: str, new: str):
+        self._line = f"--{name} is now called --{new}; use that"
+
+    def parse(self, argument: str) -> str:
+        raise UserError(self._line)
 
 
 class Define:
@@ -97,6 +108,12 @@ class Define:
     def switch(self, name: str, meaning: str, default: bool | None = None) -> None:
         """--name or --noname."""
         flags.DEFINE_bool(name, default, meaning, **self._values)
+
+    def renamed(self, name: str, new: str) -> None:
+        """The old name of a flag, which is refused with the new one."""
+        flags.DEFINE(
+            _Renamed(name, new), name, None, f"now called --{new}", **self._values
+        )
 
     def _parsed(
         self, parser: _Path, name: str, meaning: str, default: str | None = None

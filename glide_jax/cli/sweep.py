@@ -94,6 +94,7 @@ def _define_cluster_flags(add: define.Define) -> None:
     add.whole("gpus", "slurm: of each run, on one node (none)", least=1)
     meaning = "slurm: cores of each run; the cluster decides, perhaps one, unless given"
     add.whole("cpus", meaning, least=1)
+    add.renamed("cpus_per_task", "cpus")
     add.text("mem", "slurm: memory of each run, e.g. 64G; the cluster's unless given")
     add.text("partition", "slurm: as sbatch has it")
     add.text("account", "slurm: as sbatch has it")

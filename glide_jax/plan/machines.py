@@ -3,7 +3,8 @@
 Peaks and memory are that table's; here is what joins and carries the chips, as data.
 TPUs: the system architecture pages of the Cloud TPU documentation, one for each
 generation (cloud.google.com/tpu/docs/v5p and so on), with their machines' memory.
-GPUs: NVIDIA's datasheets of the SXM parts and of DGX machines of eight.
+GPUs: NVIDIA's data sheets of the parts and of DGX machines of eight. A figure that
+nobody publishes has a comment that says what is taken instead.
 """
 
 from __future__ import annotations
@@ -17,6 +18,8 @@ from glide_jax.parallel import chips
 JAX_GPU_MEMORY_SHARE = 0.75
 
 _CUBES = ("2x2x1", "2x2x2", "2x2x4", "2x4x4", "4x4x4", "4x4x8", "4x8x8", "8x8x8")
+_SMALL_SQUARES = ("2x2", "4x4", "8x8", "8x16", "16x16")
+_LARGE_SQUARES = ("2x2", "4x4", "4x8", "8x8", "8x16", "16x16", "16x32", "32x32")
 _SQUARES = ("1x1", "2x2", "2x4", "4x4", "4x8", "8x8", "8x16", "16x16")
 
 
@@ -27,7 +30,7 @@ class Machine:
     Attributes:
       name: in parallel/chips.py, as the flags take it, and for a TPU as libtpu does.
       fast_bytes: sent one way over one dimension of the torus (ICI, two links), or of
-        a GPU over NVLink.
+        a GPU over `gpu_link`.
       slow_bytes: sent one way over the data-centre network (DCN).
       host_memory_bytes: of the machine that the chips stand in.
       chips_per_host: in a training slice of several hosts.
@@ -36,6 +39,8 @@ class Machine:
       max_chips: of one slice.
       count_in_name: what the product name counts for each chip ("v5p-256" is 128
         chips); 0: the product is not named so.
+      gpu_link: what joins the GPUs of a machine.
+      joins_slices: whether several slices train together (Multislice).
     """
 
     name: str
@@ -46,6 +51,8 @@ class Machine:
     shapes: tuple[str, ...] = ()
     max_chips: int = 0
     count_in_name: int = 0
+    gpu_link: str = "NVLink"
+    joins_slices: bool = True
 
     @property
     def chip(self) -> chips.Chip:
@@ -81,7 +88,7 @@ class Machine:
     @property
     def fast_network(self) -> str:
         """What joins the chips of a slice, or of a GPU machine."""
-        return "ICI" if self.is_tpu else "NVLink"
+        return "ICI" if self.is_tpu else self.gpu_link
 
 
 def _torus(bidirectional: float, dimensions: int) -> float:
@@ -89,7 +96,21 @@ def _torus(bidirectional: float, dimensions: int) -> float:
     return bidirectional / 2 / dimensions
 
 
+def _early_tpu(name: str, link: float, shapes: tuple[str, ...], chips: int) -> Machine:
+    """v2 or v3; `link` is bytes one way.
+
+    The links are those of the paper that v3's page names (Jouppi et al., CACM 63(7),
+    2020): 496 and 656 Gbit/s. Host: GKE's machine type ct3p-hightpu-4t of v3, taken for
+    v2 too. Slices are joined from v4 on, so the DCN figure, v4's, is not used.
+    """
+    return Machine(
+        name, 2 * link, 50e9 / 8, 340e9, 4, shapes, chips, 2, joins_slices=False
+    )
+
+
 _ALL = (
+    _early_tpu("v2", 496e9 / 8, _SMALL_SQUARES, 256),
+    _early_tpu("v3", 656e9 / 8, _LARGE_SQUARES, 1024),
     # v4's page gives no bandwidth of a chip: 2,400 Gbit/s one way is the paper's (arXiv
     # 2304.01433, table 4: six links of 50 GB/s); nor of its host, taken as v5p's.
     Machine("v4", _torus(600e9, 3), 50e9 / 8, 407e9, 4, _CUBES, 4096, 2),
@@ -97,9 +118,17 @@ _ALL = (
     Machine("v5p", _torus(1200e9, 3), 50e9 / 8, 448e9, 4, _CUBES, 6144, 2),
     Machine("v6e", _torus(800e9, 2), 100e9 / 8, 720e9, 4, _SQUARES, 256, 1),
     Machine("tpu7x", _torus(1200e9, 3), 100e9 / 8, 960e9, 4, _CUBES, 9216),
+    Machine("a100-40gb", 300e9, 25e9, 1e12, 8),
     Machine("a100-80gb", 300e9, 25e9, 2e12, 8),
     Machine("h100", 450e9, 50e9, 2e12, 8),
+    # PCIe 5.0 x16: the NVLink bridge joins two of them only. NVIDIA sells no machine of
+    # them; network and memory are taken from the DGX A100 of 40 GB GPUs.
+    Machine("h100-pcie", 64e9, 25e9, 1e12, 8, gpu_link="PCIe"),
     Machine("h200", 450e9, 50e9, 2e12, 8),
+    Machine("b200", 900e9, 50e9, 2e12, 8),
+    # PCIe 4.0 x16. NVIDIA sells no machine of them; this is Google Cloud's
+    # g2-standard-96 with 100 Gbit/s for its eight.
+    Machine("l4", 32e9, 100e9 / 8 / 8, 384e9, 8, gpu_link="PCIe"),
 )
 MACHINES = {machine.name: machine for machine in _ALL}
 TPUS = tuple(machine.name for machine in _ALL if machine.is_tpu)

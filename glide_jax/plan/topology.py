@@ -138,6 +138,11 @@ def _parse_tpu(text: str, num_slices: int) -> Topology:
             f"--topology={text} does not exist; slices of {kind} are "
             f"{', '.join(machine.shapes)}{larger}"
         )
+    if num_slices > 1 and not machine.joins_slices:
+        raise UserError(
+            f"--slices={num_slices}: Cloud TPU joins slices from v4 on, not of {kind}; "
+            "leave --slices out"
+        )
     return Topology(machine, tuple(map(int, shape.split("x"))), num_slices)
 
 

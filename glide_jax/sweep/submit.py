@@ -70,12 +70,12 @@ def slurm_script(
     """The array job, for sbatch.
 
     Raises:
-      UserError: `mem` is no memory as sbatch takes it, with a unit.
+      UserError: `mem` is not an amount of memory with a unit.
     """
     if mem and not MEMORY.fullmatch(mem):
         raise UserError(
-            f"--mem={mem} is no memory of a run; give a number with a unit, such as 64G "
-            "(K, M, G or T), or 0 for all of a node"
+            f"--mem={mem} is not an amount of memory; give a number with a unit (K, M, "
+            "G or T), such as 64G, or 0 for all of a node"
         )
     return _rendered(
         "sweep.sbatch",

@@ -35,7 +35,7 @@ while now="$(state)" && [ -n "$now" ]; do
   fi
   case "$now" in
     SUSPENDED | FAILED)
-      [ "$restarts" -lt @RESTARTS@ ] || { echo "lost once more than --restarts allows"; exit 1; }
+      [ "$restarts" -lt @RESTARTS@ ] || { echo "the slices are lost again after as many restarts as --restarts allows (@RESTARTS@)"; exit 1; }
       restarts=$((restarts + 1))
       echo "the slices are lost ($now); asking again ($restarts of @RESTARTS@)"
       queue delete @NAME@ --force --quiet

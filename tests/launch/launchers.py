@@ -124,12 +124,14 @@ def run(
 ) -> subprocess.CompletedProcess[str]:
     """A launcher's end; `programs` is a folder of made-up ones, before all others.
 
-    Without the line on untracked files, of which a checkout at work has some:
-    test_code.py is about it.
+    A flag that a test adds to one of COMMANDS takes the place of that one's. Without
+    the line on untracked files, of which a checkout at work has some: test_code.py is
+    about it.
     """
+    flags = {flag.partition("=")[:2]: flag for flag in command[1:]}
     path = os.environ["PATH"]
     result = subprocess.run(
-        [str(LAUNCH / command[0]), *command[1:]],
+        [str(LAUNCH / command[0]), *flags.values()],
         env={
             **os.environ,
             "PATH": f"{programs}:{path}" if programs else path,

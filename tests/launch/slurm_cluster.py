@@ -41,8 +41,9 @@ SelectTypeParameters=CR_Core_Memory
 SlurmdParameters=config_overrides
 KillWait=30
 JobRequeue=1
-NodeName=n1 NodeHostname=localhost NodeAddr=127.0.0.1 Port={node1} CPUs=2 RealMemory=8000
-NodeName=n2 NodeHostname=localhost NodeAddr=127.0.0.1 Port={node2} CPUs=2 RealMemory=8000
+NodeName=DEFAULT CPUs=2 RealMemory=8000
+NodeName=n1 NodeHostname=localhost NodeAddr=127.0.0.1 Port={node1}
+NodeName=n2 NodeHostname=localhost NodeAddr=127.0.0.1 Port={node2}
 PartitionName=debug Nodes=n[1-2] Default=YES State=UP
 """
 

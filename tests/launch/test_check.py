@@ -10,6 +10,7 @@ import sys
 import pytest
 
 from glide_jax.parallel import chips
+from glide_jax.plan import machines
 from tests.launch import launchers
 
 COMMANDS = launchers.COMMANDS
@@ -71,8 +72,8 @@ def test_processes_of_a_cpu_are_devices(asked):
 
 def test_the_launchers_count_devices_of_a_chip_as_jax_does():
     script = 'die() { exit 2; }; . launch/tpu.sh; read_tpu; echo "$devices"'
-    for chip in ("v4", "v5e", "v5p", "v6e", "tpu7x"):
-        shape = "2x2" if chip in ("v5e", "v6e") else "2x2x1"
+    for chip in machines.TPUS:
+        shape = "2x2x1" if chip in ("v4", "v5p", "tpu7x") else "2x2"
         result = subprocess.run(
             ["bash", "-c", f"tpu={chip}:{shape}; {script}"],
             cwd=launchers.ROOT,
@@ -80,6 +81,21 @@ def test_the_launchers_count_devices_of_a_chip_as_jax_does():
             text=True,
         )
         assert result.stdout == f"{4 * chips.CHIPS[chip].devices}\n", result.stderr
+
+
+@pytest.mark.parametrize("chip", machines.TPUS)
+def test_the_launchers_and_plans_know_the_same_slices(chip):
+    script = 'die() { echo no; exit; }; . launch/tpu.sh; read_tpu; echo "$shape"'
+    for machine in machines.MACHINES.values():
+        for shape in machine.shapes:
+            result = subprocess.run(
+                ["bash", "-c", f"tpu={chip}:{shape}; {script}"],
+                cwd=launchers.ROOT,
+                capture_output=True,
+                text=True,
+            )
+            is_known = shape in machines.MACHINES[chip].shapes
+            assert result.stdout == (f"{shape}\n" if is_known else "no\n")
 
 
 @pytest.mark.parametrize(
@@ -117,7 +133,7 @@ def test_without_an_environment_one_line_says_that_nothing_was_checked(tmp_path)
     assert "gke.sh: the settings are not checked" in line
     assert "make_environment" in line
     # The line can be followed: what it names is there.
-    remedy = line.partition("to have them checked: ")[2]
+    remedy = line.partition("to check them: ")[2]
     assert shlex.split(remedy)[-1] == '. launch/environment.sh && make_environment ""'
     silent = launchers.run((*command, "--nocheck"), environment=environment)
     assert (silent.returncode, silent.stderr) == (0, "")

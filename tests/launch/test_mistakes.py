@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import subprocess
+
 import pytest
 
-from glide_jax.parallel import compiler
 from tests.launch import launchers
 
 RUN = launchers.RUN
@@ -37,7 +38,7 @@ def refused(*command: str) -> str:
         ((*RUN, "--workdir"), "--workdir is not a flag"),
         ((*RUN, "--workdir="), "--workdir= has no value"),
         ((*RUN, "--setup=a\nb"), "--setup=a... has a line break"),
-        ((launchers.CONFIG, "--name=a b"), "--name=a b is no name here; use up to"),
+        ((launchers.CONFIG, "--name=a b"), "--name=a b is not a valid name; use up to"),
     ],
 )
 def test_what_every_engine_asks(script, flags, named):
@@ -49,35 +50,47 @@ def test_what_every_engine_asks(script, flags, named):
     [
         (("gke.sh", launchers.CONFIG, "--name=Base_64"), "up to 40 small letters"),
         (("gke.sh", launchers.CONFIG, f"--name={'a' * 41}"), "up to 40 small letters"),
-        ((*SLURM, "--nodes=0"), "--nodes=0 is no whole number of 1 or more"),
-        ((*SLURM, "--gpus=eight"), "--gpus=eight is no whole number"),
-        ((*SLURM, "--restarts=-1"), "--restarts=-1 is no whole number of 0 or more"),
+        ((*SLURM, "--nodes=0"), "--nodes=0 is not a whole number of 1 or more"),
+        ((*SLURM, "--gpus=eight"), "--gpus=eight is not a whole number"),
+        ((*SLURM, "--restarts=-1"), "--restarts=-1 is not a whole number of 0 or more"),
         ((*SLURM, "--workdir=http://x/y"), "--workdir=http://x/y cannot be used here"),
-        ((*SLURM, "--workdir=s3://bucket"), "is no folder of a bucket"),
+        ((*SLURM, "--workdir=s3://bucket"), "is not a folder of a bucket"),
         ((*GKE, "--tpu=v5p-9999"), "no slice of v5p has 4999 chips"),
-        ((*GKE, "--tpu=h100"), "--tpu=h100 names no slice"),
+        ((*GKE, "--tpu=v2-8", "--slices=1"), "GKE has no v2; use launch/tpu_vm.sh"),
+        ((*QUEUED, "--tpu=v3-32"), "--slices=2: Cloud TPU joins slices from v4 on"),
+        ((*GKE, "--tpu=h100"), "--tpu=h100 is not a TPU slice"),
         ((*GKE, "--tpu=v5e:3x3"), "no slice of v5e is 3x3; there are 1x1 2x2 2x4 4x4"),
-        ((*GKE, "--tpu=v5p:0x4x4"), "--tpu=v5p:0x4x4 names no slice"),
+        ((*GKE, "--tpu=v5p:0x4x4"), "--tpu=v5p:0x4x4 is not a TPU slice"),
         ((*GKE, "--tpu=v5p:4x8"), "no slice of v5p is 4x8; there are 2x2x1 2x2x2"),
         ((*GKE, "--capacity=cheap"), "--capacity=cheap is not one of spot, reserved"),
         ((*GKE, "--workdir=runs/x"), "name a path from the root that all hosts share"),
         ((*GKE, "--workdir=s3://b/x"), "--workdir=s3://b/x cannot be used here"),
         (("gke.sh", *RUN, "--tpu=v5p-8"), "--image is missing, e.g."),
         ((*QUEUED, "--workdir=/nfs/x"), "cannot be used here; name gs://BUCKET/PATH"),
-        ((*QUEUED, "--tpu=v5p:4x4x16"), "comes in another shape here"),
+        (
+            (*QUEUED, "--tpu=v5p:4x4x16"),
+            "v5p-512 the shape 4x8x8; use --tpu=v5p-512 for that",
+        ),
         ((*QUEUED, "--tpu=tpu7x:4x4x4"), "use launch/gke.sh or launch/xpk.sh"),
         ((*launchers.COMMANDS["xpk"], launchers.BUCKET), "xpk mounts buckets as"),
         ((*launchers.COMMANDS["skypilot"], "--tpu=v5p-8"), "leave out --accelerators"),
         ((*launchers.COMMANDS["skypilot"], "--restarts=3"), "restarts without a limit"),
-        ((*SSH, "--hosts=a;b"), "--hosts=a;b is no list of hosts"),
-        ((*SSH, "--folder=a b"), "--folder=a b has a letter that a shell may take"),
-        ((*SSH, "--coordinator=a;b"), "--coordinator=a;b is no host"),
+        ((*SSH, "--hosts=a;b"), "--hosts=a;b is not a list of hosts"),
+        (
+            (*SSH, "--folder=a b"),
+            "--folder=a b has a character that a shell may interpret",
+        ),
+        ((*SSH, "--coordinator=a;b"), "--coordinator=a;b is not a host name"),
         ((*SSH, "--chip=a100"), "--chip=a100 is not known; use one of cpu v2"),
         ((*SLURM, "--chip=h1000"), "--chip=h1000 is not known"),
-        ((*SLURM, "--cpus_per_task=0"), "--cpus_per_task=0 is no whole number of 1"),
+        ((*SLURM, "--cpus=0"), "--cpus=0 is not a whole number of 1"),
+        ((*SLURM, "--cpus=12", "--gpus=8"), "give a multiple of 8"),
+        ((*SLURM, "--cpus_per_task=12"), "the flag is --cpus now, the cores of a node"),
+        ((*SLURM, "--mem=64"), "give a number with a unit, such as 64G"),
+        ((*SLURM, "--mem=64GB"), "--mem=64GB is not an amount of memory"),
         ((*SLURM, "--nocheck=yes"), "--nocheck=yes is not a flag"),
         ((*QUEUED, "--on_failure=ask"), "--on_failure=ask is not one of keep, delete"),
-        ((*SSH, "--gpus=many"), "--gpus=many is no whole number"),
+        ((*SSH, "--gpus=many"), "--gpus=many is not a whole number"),
         ((*SSH, "--chip=cpu"), "leave --gpus out"),
         (
             ("ssh.sh", *RUN, "--hosts=a", "--chip=h100", "--workdir=/n"),
@@ -85,9 +98,12 @@ def test_what_every_engine_asks(script, flags, named):
         ),
         (
             (*launchers.COMMANDS["skypilot"], "--accelerators=H100:none"),
-            "names no GPUs of a node",
+            "does not say how many GPUs a node has",
         ),
-        ((*SLURM, "--workdir=runs/$(id)"), "has a letter that a shell may take"),
+        (
+            (*SLURM, "--workdir=runs/$(id)"),
+            "has a character that a shell may interpret",
+        ),
         ((*SLURM, "--gpus=8", "--tasks=4"), "--tasks=4 is not --gpus=8"),
         ((*SSH, "--workdir=runs/x"), "--workdir=runs/x cannot be used here"),
     ],
@@ -96,10 +112,33 @@ def test_what_an_engine_cannot_do_is_named_with_the_remedy(command, named):
     assert named in refused(*command)
 
 
-def test_the_launchers_know_the_chips_that_flags_are_for():
-    text = (launchers.LAUNCH / "common.sh").read_text()
-    (line,) = [line for line in text.splitlines() if line.startswith("CHIPS=")]
-    assert line == f'CHIPS="{" ".join(compiler.CHIPS)}"'
+@pytest.mark.parametrize("engine", launchers.CONTROLS)
+@pytest.mark.parametrize(
+    ("flags", "named"),
+    [
+        ((), "--name is missing"),
+        (("--name=a b",), "--name=a b is not a valid name"),
+        (
+            ("--name=base64", launchers.CONFIG),
+            "is not a flag of stop; use --FLAG=VALUE",
+        ),
+        (("--name=base64", "--nocheck"), "--nocheck is not a flag of stop"),
+        (
+            ("--name=base64", "--config.train.num_steps=9"),
+            "--config.train.num_steps=9 is not a flag of stop",
+        ),
+    ],
+)
+def test_what_stop_asks(engine, flags, named):
+    assert named in refused(launchers.CONTROLS[engine][0], "stop", *flags)
+
+
+@pytest.mark.parametrize("flag", ["--name=other", "--config.train.num_steps=9"])
+def test_a_flag_that_is_given_twice_is_refused(flag):
+    command = [launchers.LAUNCH / "slurm.sh", *RUN, flag, flag, "--dry_run"]
+    result = subprocess.run(command, capture_output=True, text=True)
+    assert (result.returncode, result.stdout) == (2, "")
+    assert f"{flag.partition('=')[0]} is given twice" in result.stderr
 
 
 @pytest.mark.parametrize("engine", launchers.COMMANDS)

@@ -290,3 +290,45 @@ def test_a_bucket_without_its_file_system_is_told_with_the_remedy(host, tmp_path
     assert process.wait(timeout=30) == 5
     message = process.stderr.read()
     assert f"gcsfuse is not on {HOST}; install it in --setup" in message
+
+
+def host_runs(tmp_path, action: str, name: str) -> subprocess.CompletedProcess:
+    """What launch/host_runs.sh says of the runs of these tests."""
+    return subprocess.run(
+        [launchers.LAUNCH / "host_runs.sh", action, name],
+        env={**os.environ, "TMPDIR": str(tmp_path)},
+        capture_output=True,
+        text=True,
+    )
+
+
+def test_a_run_is_found_by_its_name_and_stopped_for_good(host, tmp_path):
+    there = tmp_path / "there"
+    script = (
+        f"trap 'kill $!; exit 42' TERM; echo step 7; touch {there}; sleep 60 & wait"
+    )
+    process = host(script, "--name=base64", "--restarts=5")
+    wait_for(there)
+    shown = host_runs(tmp_path, "status", "base64").stdout
+    assert f"base64 on {HOST}, process 0: pid {process.pid}, " in shown
+    assert shown.endswith("which ends with: step 7\n")
+    assert host_runs(tmp_path, "is_stopped", "base64").returncode == 1
+    for other in ("base6", "base", "base64.0"):
+        assert host_runs(tmp_path, "stop", other).stdout == ""
+    stopped = host_runs(tmp_path, "stop", "base64")
+    assert stopped.stdout == f"base64 on {HOST}, process 0: saves itself and ends\n"
+    assert process.wait(timeout=30) == 42, "and is not started again"
+    assert host_runs(tmp_path, "status", "base64").stdout == ""
+    assert host_runs(tmp_path, "is_stopped", "base64").returncode == 0
+    host_runs(tmp_path, "launch", "base64")
+    assert host_runs(tmp_path, "is_stopped", "base64").returncode == 1
+
+
+def test_another_program_with_the_number_of_a_run_is_left_alone(tmp_path):
+    with subprocess.Popen(["sleep", "60"]) as other:
+        folder = tmp_path / f"glide_jax.{os.getuid()}" / "runs" / "base64"
+        folder.mkdir(parents=True)
+        (folder / "0.process").write_text(f"{other.pid}\n/log\n")
+        assert host_runs(tmp_path, "stop", "base64").stdout == ""
+        assert other.poll() is None
+        other.terminate()

@@ -110,6 +110,57 @@ def newest_step(folder) -> int:
     return json.loads(lines[-1])["step"] if lines else 0
 
 
+def wait_for_step(folder, step: int) -> None:
+    slurm_cluster.wait_until(lambda: newest_step(folder) >= step, f"step {step}", 120)
+
+
+def control(programs, tmp_path, action):
+    """The end of `status` or `stop`."""
+    hosts = ("--hosts=first,second", f"--folder={tmp_path}/checkout")
+    command = ("ssh.sh", action, "--name=small", *hosts)
+    return launchers.run(command, programs=programs)
+
+
+def test_a_run_is_shown_and_stopped_by_its_name_and_its_launcher_ends(
+    programs, command, tmp_path
+):
+    nothing = control(programs, tmp_path, "status")
+    assert (nothing.returncode, nothing.stdout) == (1, "")
+    assert nothing.stderr == "ssh.sh: there is no run small on first, second\n"
+    environment = {**os.environ, "PATH": f"{programs}:{os.environ['PATH']}"}
+    for _ in range(2):  # the second launch goes on although the first was stopped
+        before = newest_step(tmp_path)
+        with (tmp_path / "shown").open("w") as shown:
+            launcher = subprocess.Popen(
+                command, env=environment, stdout=shown, stderr=shown
+            )
+            wait_for_step(tmp_path, before + 30)
+            status = control(programs, tmp_path, "status")
+            assert status.returncode == 0, status.stderr
+            assert "small on " in status.stdout
+            assert "process 0: pid " in status.stdout
+            assert "process 1: pid " in status.stdout
+            stopped = control(programs, tmp_path, "stop")
+            assert stopped.returncode == 0, stopped.stderr
+            assert launcher.wait(timeout=200) == 42
+        assert newest_step(tmp_path) < STEPS
+        assert "starting again" not in (tmp_path / "shown").read_text()
+        steps = {int(p.name) for p in (tmp_path / "run" / "checkpoints").iterdir()}
+        assert max(steps) >= newest_step(tmp_path)
+    assert control(programs, tmp_path, "stop").returncode == 1
+    copied = {path.name for path in (tmp_path / "checkout").iterdir()}
+    assert {"glide_jax", "launch"} <= copied
+    assert not {".git", ".venv", "runs"} & copied
+
+
+def test_hosts_that_cannot_be_reached_are_told(programs, tmp_path):
+    launchers.write_program(programs, "ssh", "exit 255")
+    result = control(programs, tmp_path, "status")
+    assert result.returncode == 2
+    assert "first: ssh failed with code 255" in result.stderr
+    assert "status: ssh failed with code 1" in result.stderr.splitlines()[-1]
+
+
 def test_a_run_that_is_interrupted_saves_itself_and_goes_on_later(
     programs, command, tmp_path
 ):

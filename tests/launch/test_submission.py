@@ -48,7 +48,7 @@ def shown(command: tuple[str, ...]) -> list[str]:
     ("engine", "program", "arguments"),
     [
         ("slurm", "sbatch", ""),
-        ("gke", "kubectl", "apply --namespace=art -f -"),
+        ("gke", "kubectl", "--namespace=art apply -f -"),
         ("gke_nfs", "kubectl", "apply -f -"),
     ],
 )
@@ -69,12 +69,21 @@ def test_slurm_has_a_folder_for_its_log_before_the_job_starts(programs, tmp_path
 
 
 def test_skypilot_is_given_the_file_that_is_shown(programs, tmp_path):
-    launchers.write_program(programs, "sky", f'cp "${{!#}}" "{tmp_path}/task.yaml"')
+    launchers.write_program(
+        programs,
+        "sky",
+        f'cp "${{!#}}" "{tmp_path}/task.yaml"\n'
+        'for a in "$@"; do case "$a" in --workdir=*)'
+        f' ls -A "${{a#*=}}" >"{tmp_path}/files";; esac; done',
+    )
     command = launchers.COMMANDS["skypilot"]
     result = launchers.run((*command, "--nocheck"), programs=programs)
     assert result.returncode == 0, result.stderr
     task = (tmp_path / "task.yaml").read_text()
-    assert task.rstrip("\n") == shown(command)[0]
+    assert task.rstrip("\n") == shown(command)[1]
+    copied = (tmp_path / "files").read_text().splitlines()
+    assert {"glide_jax", "launch", "setup.py", ".skyignore"} <= set(copied)
+    assert not {".git", ".venv", "runs"} & set(copied)
 
 
 def test_xpk_is_given_the_command_in_one_piece_and_a_copy_of_the_checkout(
@@ -91,7 +100,9 @@ def test_xpk_is_given_the_command_in_one_piece_and_a_copy_of_the_checkout(
     assert result.returncode == 0, result.stderr
     arguments = (tmp_path / "arguments").read_text().splitlines()
     (command,) = [a for a in arguments if a.startswith("--command=")]
-    assert command.startswith("--command=launch/run_on_host.sh --workdir=/mnt/glide")
+    assert command.startswith(
+        "--command=launch/run_on_host.sh --name=base64 --workdir=/mnt/glide"
+    )
     assert command.endswith("\"--config.data.sources=('folder:photos',)\"")
     copied = (tmp_path / "files").read_text().splitlines()
     assert {"glide_jax", "launch", "setup.py"} <= set(copied)
@@ -104,7 +115,7 @@ def test_a_tpu_vm_gets_the_code_first_and_the_run_last(programs):
     assert copied.startswith("gcloud compute tpus tpu-vm scp ")
     assert " my-slice:/tmp/base64.tar.gz --zone=us-east5-a --worker=all" in copied
     assert "tar -xzf /tmp/base64.tar.gz -C ~/base64" in unpacked
-    assert "nohup setsid launch/run_on_host.sh --workdir=gs://" in started
+    assert "nohup setsid launch/run_on_host.sh --name=base64 --workdir=gs://" in started
     assert started.endswith("</dev/null &")
 
 
@@ -154,8 +165,8 @@ def test_slices_are_asked_for_once_and_watched_until_they_are_given_back(
     )
     with tarfile.open(tmp_path / "calls.tar") as archive:
         names = archive.getnames()
-    assert "./launch/run_on_host.sh" in names
-    assert not [name for name in names if name.startswith(("./.git/", "./.venv"))]
+    assert "launch/run_on_host.sh" in names
+    assert not [name for name in names if name.startswith((".git/", ".venv"))]
     assert "create base64 --node-count=2 --node-prefix=base64" in create
     assert (
         "--accelerator-type=v5p-256 --runtime-version=v2-alpha-tpuv5 --spot" in create

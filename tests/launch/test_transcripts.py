@@ -25,7 +25,7 @@ engines = pytest.mark.parametrize("engine", launchers.COMMANDS)
 def yaml_of(engine: str) -> dict:
     """The file that an engine renders, as a YAML library reads it."""
     yaml = pytest.importorskip("yaml")
-    return yaml.safe_load(launchers.parts(golden(engine))[0])
+    return yaml.safe_load(launchers.parts(golden(engine))[-1])
 
 
 def golden(engine: str) -> str:
@@ -166,6 +166,8 @@ def test_skypilot_recovers_on_the_one_code_that_its_script_ends_with():
         ("v5litepod-16", "4x4", 4, "tpu-v5-lite-podslice"),
         ("v5e:16x16", "16x16", 64, "tpu-v5-lite-podslice"),
         ("v6e-1", "1x1", 1, "tpu-v6e-slice"),
+        ("v3-8", "2x2", 1, "tpu-v3-device"),
+        ("v3-2048", "32x32", 256, "tpu-v3-slice"),
         ("v5p:4x4x16", "4x4x16", 64, "tpu-v5p-slice"),
         ("tpu7x:4x4x4", "4x4x4", 16, "tpu7x"),
     ],
@@ -182,6 +184,8 @@ def test_a_slice_is_understood_by_either_name(tpu, shape, hosts, label):
     ("tpu", "version"),
     [
         # https://cloud.google.com/tpu/docs/runtimes
+        ("v2-8", "tpu-ubuntu2204-base"),
+        ("v3-32", "tpu-ubuntu2204-base"),
         ("v4-32", "tpu-ubuntu2204-base"),
         ("v5litepod-16", "v2-alpha-tpuv5-lite"),
         ("v5p-64", "v2-alpha-tpuv5"),
@@ -191,10 +195,11 @@ def test_a_slice_is_understood_by_either_name(tpu, shape, hosts, label):
 def test_tpu_vms_get_the_software_version_of_their_chip(tpu, version):
     yaml = pytest.importorskip("yaml")
     sky = launchers.dry_run((*launchers.COMMANDS["skypilot_tpu"], f"--tpu={tpu}"))
-    resources = yaml.safe_load(launchers.parts(sky)[0])["resources"]
+    resources = yaml.safe_load(launchers.parts(sky)[1])["resources"]
     assert resources["accelerators"] == f"tpu-{tpu}"
     assert resources["accelerator_args"] == {"runtime_version": version}
-    queued = (*launchers.COMMANDS["queued_resource"], f"--tpu={tpu}")
+    one = ("--slices=1", f"--tpu={tpu}")
+    queued = (*launchers.COMMANDS["queued_resource"], *one)
     assert f"--runtime-version={version} " in launchers.dry_run(queued)
     assert "accelerator_args" not in golden("skypilot")
 

@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+import re
+
 import pytest
 from jax.sharding import AbstractMesh
 
 from glide_jax.config import defaults
 from glide_jax.errors import UserError
+from glide_jax.parallel import chips, compiler
 from glide_jax.plan import machines, topology
+from tests import fake_devices
 
 
 def mesh(data: int, fsdp: int, tensor: int = 1) -> AbstractMesh:
@@ -24,6 +28,8 @@ def mesh(data: int, fsdp: int, tensor: int = 1) -> AbstractMesh:
         ("v6e:16x16", 256, 256, 64, "v6e-256"),
         ("v5e:1x1", 1, 1, 1, "v5litepod-1"),
         ("tpu7x:2x2x1", 4, 8, 1, ""),
+        ("v3:32x32", 1024, 2048, 256, "v3-2048"),
+        ("v2:2x2", 4, 8, 1, "v2-8"),
     ],
 )
 def test_a_slice_is_as_large_as_its_shape_says(
@@ -70,7 +76,9 @@ def test_slices_of_whole_cubes_exist(name):
         (None, "h100", None, "h100:64"),
         (None, "h100:12", None, "machines of 8"),
         (None, "h100:0", None, "machines of 8"),
-        (None, "b300:8", None, "a100-80gb, h100, h200"),
+        (None, "b300:8", None, "a100-80gb, h100, h100-pcie, h200"),
+        ("v3:4x4", None, 2, "joins slices from v4 on"),
+        ("v3:2x4", None, None, "slices of v3 are 2x2, 4x4, 4x8"),
         (None, "h100:16", 2, "--slices=2"),
     ],
 )
@@ -105,12 +113,20 @@ def test_axes_fill_a_gpu_machine_from_the_last_one(sizes, fsdp, data):
     assert reach["data"] == topology.Span(*data)
 
 
+def test_plans_flags_and_launchers_know_the_same_chips():
+    assert tuple(machines.MACHINES) == tuple(chips.CHIPS)
+    assert ("cpu", *chips.CHIPS) == compiler.CHIPS
+    launchers = (fake_devices.ROOT / "launch" / "common.sh").read_text()
+    (line,) = re.findall('(?m)^CHIPS="(.*)"$', launchers)
+    assert tuple(line.split()) == compiler.CHIPS
+
+
 def test_every_machine_has_sane_figures():
     for machine in machines.MACHINES.values():
         # Of every generation the network inside is faster than the one outside, and
-        # a device has at least the 15 GB of a v5e.
+        # a device has at least the 8 GB of a core of v2.
         assert machine.fast_bytes > machine.slow_bytes
-        assert machine.memory_bytes > 15e9
+        assert machine.memory_bytes > 8e9
         assert machine.host_memory_bytes > machine.memory_bytes
         assert machine.is_tpu == (machine.name in machines.TPUS)
 

@@ -102,6 +102,21 @@ def test_the_array_has_a_task_for_each_run_and_bash_reads_the_script():
     assert not re.search("@[A-Z]+@", script)
 
 
+def test_memory_without_a_unit_is_refused():
+    given = {"gpus": None, "cpus": None, "partition": "", "account": "", "time": ""}
+    with pytest.raises(
+        UserError, match="--mem=64 is not an amount of memory; give a number"
+    ):
+        submit.slurm_script(JOB, mem="64", **given)
+
+
+def test_the_old_name_of_a_flag_is_refused_with_the_new_one(capsys):
+    command = [*SWEEP, "--root=runs/a", "--runner=slurm", "--cpus_per_task=12"]
+    assert main.run(command) == 2
+    (line,) = capsys.readouterr().err.splitlines()
+    assert line == "glide sweep: --cpus_per_task is now called --cpus; use that"
+
+
 def manifest() -> dict:
     yaml = pytest.importorskip("yaml")
     return yaml.safe_load(text_of("jobset"))
