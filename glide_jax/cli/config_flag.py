@@ -40,6 +40,11 @@ def define(values: flags.FlagValues, name: str = "config") -> None:
     values[name].parser = _LocalFile(name, values[name].parser)
 
 
+def is_one(flag: flags.Flag) -> bool:
+    """Whether `define` made the flag."""
+    return isinstance(flag.parser, _LocalFile)
+
+
 def read(
     values: flags.FlagValues, name: str = "config", *, example: str
 ) -> defaults.Config:

@@ -39,6 +39,11 @@ class _KindAndPath(_Path):
         return found.group() + super().parse(argument[found.end() :])
 
 
+def takes_path(flag: flags.Flag) -> bool:
+    """Whether a file or a folder can follow the flag."""
+    return isinstance(flag.parser, _Path)
+
+
 class Define:
     """Defines flags in one set of values; without a default a flag is None."""
 

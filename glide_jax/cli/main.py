@@ -33,11 +33,13 @@ import signal
 import sys
 import textwrap
 import traceback
+import types
 
 from absl import flags
 
 import glide_jax
 from glide_jax import cache, errors, lifecycle
+from glide_jax.cli import repeats
 
 VERB_GROUPS = {
     "start here": {
@@ -72,6 +74,8 @@ VERB_GROUPS = {
         "verify": "check the files of a workdir or a bundle for damage",
         "benchmark sample": "time the sampler on this machine",
         "benchmark train": "time a training step on this machine",
+        "settings": "every setting of a run, with default and meaning",
+        "completion": "print a script that completes verbs and flags in a shell",
         "flags": "print the compiler flags of a chip for a shell",
     },
 }
@@ -123,6 +127,8 @@ def run(argv: list[str]) -> int:
     if argv[0] == "--version":
         print(f"glide {glide_jax.__version__}")
         return lifecycle.ExitCode.OK
+    if argv == ["help", "settings"]:
+        argv = ["settings"]
     if argv[0] == "help":
         argv = [*argv[1:3], "--help"]
     verb, *rest = argv
@@ -177,7 +183,7 @@ def _refuse_verb(verb: str, rest: list[str]) -> int:
 
 
 def _run_verb(verb: str, rest: list[str]) -> int:
-    module = importlib.import_module(f"glide_jax.cli.{verb.replace(' ', '_')}")
+    module = module_of(verb)
     values = flags.FlagValues()
     module.define_flags(values)
     flags.DEFINE_bool(
@@ -190,12 +196,18 @@ def _run_verb(verb: str, rest: list[str]) -> int:
     return module.run(values, arguments) or lifecycle.ExitCode.OK
 
 
+def module_of(verb: str) -> types.ModuleType:
+    """The module of a verb, with `define_flags` and `run`."""
+    return importlib.import_module(f"glide_jax.cli.{verb.replace(' ', '_')}")
+
+
 def parse(values: flags.FlagValues, argv: list[str]) -> list[str]:
     """Positional arguments; every flag mistake becomes one UserError."""
     before = sys.argv
     # Where ml_collections looks for --config.KEY=VALUE, however we were called.
     sys.argv = argv
     try:
+        repeats.refuse(values, argv)
         return values(argv)[1:]
     except (flags.Error, AttributeError, KeyError, TypeError, ValueError) as error:
         cause = error.__context__
@@ -206,7 +218,9 @@ def parse(values: flags.FlagValues, argv: list[str]) -> list[str]:
         line = _one_line(error)
         if " " not in line:  # with no setting near it ml_collections tells it alone
             line = f"there is no setting {line}"
-        raise errors.UserError(f"{line} (see `{argv[0]} --help`)") from error
+        is_setting = isinstance(error, AttributeError | KeyError) or "config." in line
+        place = "glide help settings" if is_setting else f"{argv[0]} --help"
+        raise errors.UserError(f"{line} (see `{place}`)") from error
     except (SyntaxError, NameError, ImportError) as error:
         raise errors.UserError(
             f"{_place(error)}: {_one_line(error)}; mend the file that is named"

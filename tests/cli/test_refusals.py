@@ -23,7 +23,7 @@ NEAREST = 'Did you mean "learning_rate" instead of "learning_rte"?'
     ("argv", "named"),
     [
         (["trian"], "'trian' is not a verb; did you mean 'train'?"),
-        (["xyz"], "'xyz' is not a verb; the verbs are quickstart, plan"),
+        (["xyz"], "'xyz' is not a verb; the verbs are quickstart, data check"),
         (["help", "trian"], "did you mean 'train'?"),
         (["train"], "--config is missing"),
         (["train", "--confg=x.py"], "confg"),
@@ -40,7 +40,7 @@ NEAREST = 'Did you mean "learning_rate" instead of "learning_rte"?'
         (["export", "a", "b"], "2 workdirs given"),
         (["export", "absent"], "absent has no config.json"),
         (["export", "absent", "--dtype=float8"], "dtype"),
-        (["data"], "the verbs are data build, data check, data tokenizer"),
+        (["data"], "the verbs are data check, data build, data tokenizer"),
         (["data", "chek"], "did you mean 'data check'?"),
         (["data", "check"], "0 sources given"),
         (["data", "check", "folder:absent"], "absent"),
