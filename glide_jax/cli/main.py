@@ -32,7 +32,6 @@ import select
 import signal
 import sys
 import textwrap
-import traceback
 import types
 
 from absl import flags
@@ -211,8 +210,7 @@ def parse(values: flags.FlagValues, argv: list[str]) -> list[str]:
         return values(argv)[1:]
     except (flags.Error, AttributeError, KeyError, TypeError, ValueError) as error:
         cause = error.__context__
-        # The line of a flag's own parser. (That of a configuration's file is a page.)
-        if isinstance(cause, errors.UserError) and "\n" not in str(cause):
+        if isinstance(cause, errors.UserError):  # of a flag's own parser
             raise cause from None
         # ml_collections raises AttributeError for an unknown key, with the nearest one.
         line = _one_line(error)
@@ -221,27 +219,14 @@ def parse(values: flags.FlagValues, argv: list[str]) -> list[str]:
         is_setting = isinstance(error, AttributeError | KeyError) or "config." in line
         place = "glide help settings" if is_setting else f"{argv[0]} --help"
         raise errors.UserError(f"{line} (see `{place}`)") from error
-    except (SyntaxError, NameError, ImportError) as error:
-        raise errors.UserError(
-            f"{_place(error)}: {_one_line(error)}; mend the file that is named"
-        ) from error
     except OSError as error:
         raise errors.UserError(str(error).splitlines()[-1].strip()) from error
     finally:
         sys.argv = before
 
 
-def _place(error: Exception) -> str:
-    """Where in a configuration's file the mistake is."""
-    if isinstance(error, SyntaxError):
-        return f"{error.filename}, line {error.lineno}"
-    frames = traceback.extract_tb(error.__traceback__)
-    last = [frame for frame in frames if not frame.filename.startswith("<")][-1]
-    return f"{last.filename}, line {last.lineno}"
-
-
 def _one_line(error: Exception) -> str:
-    """The first and the last line: the traceback of a config file lies between them."""
+    """The message of a library as one line."""
     text = str(error.args[0] if error.args else error)
     # str() of a KeyError is the repr of its message, and so may be what came of it.
     while text[:1] in ("'", '"') and text[:1] == text[-1:]:
@@ -249,9 +234,7 @@ def _one_line(error: Exception) -> str:
             text = str(ast.literal_eval(text))
         except (SyntaxError, ValueError):
             break
-    lines = [" ".join(line.split()) for line in text.strip().splitlines()]
-    lines[-1] = lines[-1].removeprefix(f"{errors.__name__}.UserError: ")
-    return " ".join(lines if len(lines) < 3 else (lines[0], lines[-1]))
+    return " ".join(text.split())
 
 
 def _flag_help(values: flags.FlagValues) -> str:

@@ -5,7 +5,7 @@
     glide settings data.sources
     glide settings --markdown
 
-The configurations change some of these defaults; `glide train --dry_run` prints the
+The configurations change some of these defaults; a dry run of `glide train` prints the
 values of a run.
 """
 
