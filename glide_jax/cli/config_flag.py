@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import os
 import re
+import traceback
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
@@ -18,6 +20,17 @@ if TYPE_CHECKING:
 _SOURCES = re.compile(r"(--?\w+\.data\.(?:validation_)?sources)(?:=(.*))?", re.DOTALL)
 _KIND = r"(?:shapes|webdataset|folder|tfds):"
 _NEXT_SOURCE = re.compile(rf",\s*(?={_KIND})")
+# What a mistake in a configuration's file raises.
+_MISTAKES = (
+    ArithmeticError,
+    AttributeError,
+    ImportError,
+    LookupError,
+    NameError,
+    SyntaxError,
+    TypeError,
+    ValueError,
+)
 
 
 class _LocalFile(flags.ArgumentParser):
@@ -29,7 +42,45 @@ class _LocalFile(flags.ArgumentParser):
     def parse(self, argument: str) -> object:
         place, colon, size = paths.local_text(argument, self._name).partition(":")
         place = project_files.locate(place, project_files.CONFIGS, self._name)
-        return self._reader.parse(f"{place}{colon}{size}")
+        if not os.path.isfile(place):
+            raise UserError(
+                f"{self._name}={argument} names no file; name one such as "
+                "experiments/configs/base64.py:tiny"
+            )
+        try:
+            found = self._reader.parse(f"{place}{colon}{size}")
+        except _MISTAKES as error:
+            raise UserError(_told(error, place)) from error
+        if found is None or isinstance(found, bool | int | float | str | list | tuple):
+            raise UserError(
+                f"{self._name}={argument}: get_config returned {found!r}; it has to "
+                "return a ConfigDict, as experiments/configs/base64.py does"
+            )
+        return found
+
+
+def _told(error: Exception, place: str) -> str:
+    """The mistake in a configuration's file: file, line, what is wrong."""
+    # ml_collections raises ValueError and TypeError again, with a page of traceback.
+    while isinstance(error.__context__, _MISTAKES):
+        error = error.__context__
+    if isinstance(error, UserError):
+        return str(error)
+    if isinstance(error, AttributeError) and error.name == "get_config":
+        return (
+            f"{place} has no function get_config(size); write one, as "
+            "experiments/configs/base64.py does"
+        )
+    lines = [
+        frame.lineno
+        for frame in traceback.extract_tb(error.__traceback__)
+        if frame.filename == place
+    ]
+    what = f"{type(error).__name__}: {' '.join(str(error).split())}"
+    if isinstance(error, SyntaxError) and error.filename:
+        place, lines, what = error.filename, [error.lineno], error.msg
+    line = f", line {lines[-1]}" if lines else ""
+    return f"{place}{line}: {what}; correct this file"
 
 
 def define(values: flags.FlagValues, name: str = "config") -> None:
@@ -75,6 +126,11 @@ def _as_tuple(value: str) -> str:
     return repr(tuple(_NEXT_SOURCE.split(value)) if value else ())
 
 
+def is_one(flag: flags.Flag) -> bool:
+    """Whether `define` made the flag."""
+    return isinstance(flag.parser, _LocalFile)
+
+
 def read(
     values: flags.FlagValues, name: str = "config", *, example: str
 ) -> defaults.Config:
@@ -90,9 +146,8 @@ def read(
         raise UserError(f"--{name} is missing, e.g. --{name}={example}")
     try:
         found.lock()
-    except OSError as error:  # ml_collections tells of a missing file at its first use
+    except OSError as error:  # ml_collections raises what the file did at its first use
         raise UserError(
-            f"--{name}: {str(error).splitlines()[-1].strip()}; name a file such as "
-            f"{example}"
+            f"--{name}: the file failed ({error.__cause__}); correct it"
         ) from error
     return resolve.from_config_dict(found)

@@ -50,6 +50,11 @@ class _Renamed(flags.ArgumentParser):
         raise UserError(self._line)
 
 
+def takes_path(flag: flags.Flag) -> bool:
+    """Whether a file or a folder can follow the flag."""
+    return isinstance(flag.parser, _Path)
+
+
 class Define:
     """Defines flags in one set of values; without a default a flag is None."""
 

@@ -32,13 +32,13 @@ import select
 import signal
 import sys
 import textwrap
-import traceback
+import types
 
 from absl import flags
 
 import glide_jax
 from glide_jax import cache, errors, lifecycle
-from glide_jax.cli import config_flag
+from glide_jax.cli import config_flag, repeats
 
 VERB_GROUPS = {
     "start here": {
@@ -73,6 +73,8 @@ VERB_GROUPS = {
         "verify": "check the files of a workdir or a bundle for damage",
         "benchmark sample": "time the sampler on this machine",
         "benchmark train": "time a training step on this machine",
+        "settings": "every setting of a run, with default and meaning",
+        "completion": "print a script that completes verbs and flags in a shell",
         "flags": "print the compiler flags of a chip for a shell",
     },
 }
@@ -124,6 +126,8 @@ def run(argv: list[str]) -> int:
     if argv[0] == "--version":
         print(f"glide {glide_jax.__version__}")
         return lifecycle.ExitCode.OK
+    if argv == ["help", "settings"]:
+        argv = ["settings"]
     if argv[0] == "help":
         argv = [*argv[1:3], "--help"]
     verb, *rest = argv
@@ -178,7 +182,7 @@ def _refuse_verb(verb: str, rest: list[str]) -> int:
 
 
 def _run_verb(verb: str, rest: list[str]) -> int:
-    module = importlib.import_module(f"glide_jax.cli.{verb.replace(' ', '_')}")
+    module = module_of(verb)
     values = flags.FlagValues()
     module.define_flags(values)
     flags.DEFINE_bool(
@@ -191,44 +195,38 @@ def _run_verb(verb: str, rest: list[str]) -> int:
     return module.run(values, arguments) or lifecycle.ExitCode.OK
 
 
+def module_of(verb: str) -> types.ModuleType:
+    """The module of a verb, with `define_flags` and `run`."""
+    return importlib.import_module(f"glide_jax.cli.{verb.replace(' ', '_')}")
+
+
 def parse(values: flags.FlagValues, argv: list[str]) -> list[str]:
     """Positional arguments; every flag mistake becomes one UserError."""
     before, argv = sys.argv, config_flag.quote_sources(argv)
     # Where ml_collections looks for --config.KEY=VALUE, however we were called.
     sys.argv = argv
     try:
+        repeats.refuse(values, argv)
         return values(argv)[1:]
     except (flags.Error, AttributeError, KeyError, TypeError, ValueError) as error:
         cause = error.__context__
-        # The line of a flag's own parser. (That of a configuration's file is a page.)
-        if isinstance(cause, errors.UserError) and "\n" not in str(cause):
+        if isinstance(cause, errors.UserError):  # of a flag's own parser
             raise cause from None
         # ml_collections raises AttributeError for an unknown key, with the nearest one.
         line = _one_line(error)
         if " " not in line:  # with no setting near it ml_collections tells it alone
             line = f"there is no setting {line}"
-        raise errors.UserError(f"{line} (see `{argv[0]} --help`)") from error
-    except (SyntaxError, NameError, ImportError) as error:
-        raise errors.UserError(
-            f"{_place(error)}: {_one_line(error)}; mend the file that is named"
-        ) from error
+        is_setting = isinstance(error, AttributeError | KeyError) or "config." in line
+        place = "glide help settings" if is_setting else f"{argv[0]} --help"
+        raise errors.UserError(f"{line} (see `{place}`)") from error
     except OSError as error:
         raise errors.UserError(str(error).splitlines()[-1].strip()) from error
     finally:
         sys.argv = before
 
 
-def _place(error: Exception) -> str:
-    """Where in a configuration's file the mistake is."""
-    if isinstance(error, SyntaxError):
-        return f"{error.filename}, line {error.lineno}"
-    frames = traceback.extract_tb(error.__traceback__)
-    last = [frame for frame in frames if not frame.filename.startswith("<")][-1]
-    return f"{last.filename}, line {last.lineno}"
-
-
 def _one_line(error: Exception) -> str:
-    """The first and the last line: the traceback of a config file lies between them."""
+    """The message of a library as one line."""
     text = str(error.args[0] if error.args else error)
     # str() of a KeyError is the repr of its message, and so may be what came of it.
     while text[:1] in ("'", '"') and text[:1] == text[-1:]:
@@ -236,9 +234,7 @@ def _one_line(error: Exception) -> str:
             text = str(ast.literal_eval(text))
         except (SyntaxError, ValueError):
             break
-    lines = [" ".join(line.split()) for line in text.strip().splitlines()]
-    lines[-1] = lines[-1].removeprefix(f"{errors.__name__}.UserError: ")
-    return " ".join(lines if len(lines) < 3 else (lines[0], lines[-1]))
+    return " ".join(text.split())
 
 
 def _flag_help(values: flags.FlagValues) -> str:

@@ -4,6 +4,8 @@
     glide train --config=experiments/configs/base64_cfg.py:tiny --workdir=runs/cfg \\
         --config.train.init_from=runs/base --config.optim.learning_rate=3e-4
 
+`glide help settings` lists what --config.section.key=value can set.
+
 Started on every host of a cluster it trains as one run: under srun and on Cloud TPUs by
 itself, elsewhere by GLIDE_JAX_COORDINATOR=host:port, GLIDE_JAX_NUM_PROCESSES and
 GLIDE_JAX_PROCESS_ID. launch/local.sh starts several processes on one machine.

@@ -18,23 +18,25 @@ class Text2ImConfig:
     Base, upsampler and their inpainting forms are fields of this one model.
     """
 
-    family: str = "text2im"
+    family: str = "text2im"  # text2im or noised_clip; set by the experiment file
     image_px: int = 64  # side of x_t, pixels (published)
     num_channels: int = 192  # width of the first level (published)
-    channel_mult: tuple[int, ...] = (1, 2, 3, 4)  # width of each level (published)
+    # width of each level as a multiple of num_channels, finest first (published)
+    channel_mult: tuple[int, ...] = (1, 2, 3, 4)
     num_res_blocks: int = 3  # residual blocks a level (published)
-    attention_px: tuple[int, ...] = (32, 16, 8)  # levels with attention (published)
+    # sides of the levels with attention, pixels (published)
+    attention_px: tuple[int, ...] = (32, 16, 8)
     head_channels: int = 64  # channels of an attention head (published)
     # GroupNorm groups (published); as many as channels would erase each channel's mean
     norm_groups: int = 32
     dropout_prob: float = 0.1  # in residual blocks (published default)
     text_context: int = 128  # tokens of a caption (published)
     vocab_size: int = 50257  # rows of the token table (published)
-    text_width: int = 512  # (published)
-    text_layers: int = 16  # (published)
-    text_heads: int = 8  # (published)
+    text_width: int = 512  # channels of the text transformer (published)
+    text_layers: int = 16  # its layers (published)
+    text_heads: int = 8  # its attention heads (published)
     low_res_px: int = 0  # side of the upsampler's condition; 0: not an upsampler
-    inpaint: bool = False  # four more inputs: known pixels and their mask
+    inpaint: bool = False  # four more input channels: known pixels and their mask
     compute_dtype: str = "bfloat16"  # float32, bfloat16 or float16; params stay float32
 
     @property
@@ -47,19 +49,19 @@ class Text2ImConfig:
 class NoisedClipConfig:
     """CLIP whose image tower sees x_t and its timestep (released ViT-B/4 sizes)."""
 
-    family: str = "noised_clip"
-    image_px: int = 64  # (published)
-    patch_px: int = 4  # (published)
-    image_width: int = 768  # (published)
-    image_layers: int = 12  # (published)
-    image_heads: int = 12  # (published)
+    family: str = "noised_clip"  # text2im or noised_clip; set by the experiment file
+    image_px: int = 64  # side of x_t, pixels (published)
+    patch_px: int = 4  # side of a patch, pixels (published)
+    image_width: int = 768  # channels of the image transformer (published)
+    image_layers: int = 12  # its layers (published)
+    image_heads: int = 12  # its attention heads (published)
     text_context: int = 77  # tokens of a caption (published)
     vocab_size: int = 65536  # rows of the token table, 49408 used (published)
-    text_width: int = 512  # (published)
-    text_layers: int = 12  # (published)
-    text_heads: int = 8  # (published)
-    embed_dim: int = 512  # of the shared space (published)
-    compute_dtype: str = "bfloat16"
+    text_width: int = 512  # channels of the text transformer (published)
+    text_layers: int = 12  # its layers (published)
+    text_heads: int = 8  # its attention heads (published)
+    embed_dim: int = 512  # of the space that pictures and captions share (published)
+    compute_dtype: str = "bfloat16"  # float32, bfloat16 or float16; params stay float32
 
 
 # Rows of the noised CLIP's timestep table: no chain may be longer (published).
@@ -85,14 +87,14 @@ class DiffusionConfig:
 class DataConfig:
     """Captioned images and what is done to them before the step."""
 
-    # "shapes:quickstart", "shapes:full", "webdataset:GLOB_OR_DIR", "folder:DIR",
-    # "tfds:NAME_OR_DIR"; options such as "folder:DIR?image=png": see docs/inputs.md
+    # shapes:quickstart, shapes:full, webdataset:GLOB_OR_DIR, folder:DIR or
+    # tfds:NAME_OR_DIR; options such as folder:DIR?image=png: see docs/inputs.md
     sources: tuple[str, ...] = ("shapes:full",)
     weights: tuple[float, ...] = (1.0,)  # share of each source in a batch
     # The same kinds, for validation loss, sample grids and evaluations; empty: none.
     validation_sources: tuple[str, ...] = ()
-    # "gpt2", "clip", a folder or .model file, or "sentencepiece:N": N pieces trained
-    # on this run's captions. "": that of train.init_from, else gpt2.
+    # gpt2, clip, a folder or .model file, or sentencepiece:N: N pieces trained
+    # on this run's captions. Empty: that of train.init_from, else gpt2.
     tokenizer: str = ""
     # none, blur, noise or quantise; GLIDE states none (inferred: none)
     low_res_corruption: str = "none"
@@ -103,7 +105,7 @@ class DataConfig:
     # decoded first (3 * image_px**2 bytes); runs and processes share it. "": none
     cache_dir: str = ""
     num_threads: int = 2  # decoding threads of each process
-    prefetch_batches: int = 4
+    prefetch_batches: int = 4  # batches decoded ahead of the step
     max_bad_frac: float = 0.01  # share of bad records that stops a run (ours)
 
 
@@ -111,7 +113,7 @@ class DataConfig:
 class TrainConfig:
     """The objective and the length of a phase."""
 
-    num_steps: int = 1000
+    num_steps: int = 1000  # updates of the whole run
     global_batch_size: int = 2048  # over all devices and processes (published, base)
     # Chance of an empty caption per example; 0.2 in the fine-tune (published)
     caption_drop_prob: float = 0.0
@@ -123,7 +125,7 @@ class TrainConfig:
     timestep_sampling: str = "uniform"
     # power: p(t) rises as ((t + 1) / T) ** timestep_power, not corrected for (ours)
     timestep_power: float = 0.0
-    # A workdir or a bundle whose weights this phase starts from; "": none
+    # A workdir or a bundle whose weights this phase starts from; empty: none
     init_from: str = ""
     # Parts of a batch that go through the network one after another; the gradient is
     # that of the whole batch (ours)
@@ -139,13 +141,12 @@ class TrainConfig:
     # Also skip an update whose loss is more than so many times the recent ones'
     # average; 0: never (ours)
     skip_loss_above: float = 0.0
-    # So many skipped updates in a row take the run back to the last good checkpoint,
-    # and past the batches that they were of; so many times at most (ours). float16
-    # needs about twenty to find its loss scale
+    # This many skipped updates in a row take the run back to the last good checkpoint,
+    # and past their batches (ours). float16 needs about twenty to find its loss scale
     max_skipped_in_a_row: int = 50
-    max_rewinds: int = 3
+    max_rewinds: int = 3  # such returns of a run; one more ends it (ours)
     check_replicas_every_steps: int = 0  # compare the devices' copies; 0: never
-    stall_secs: float = 1800.0  # longer without a step ends the process; 0: never
+    stall_secs: float = 1800.0  # a longer step ends the process; seconds, 0: never
     grace_secs: float = 30.0  # from a signal to the end of the process, saved by then
 
 
@@ -158,9 +159,9 @@ class OptimConfig:
     # linear, from one part of so many; a tenth of a shorter run, if the rate decays
     warmup_steps: int = 0
     schedule: str = "constant"  # after warm-up: constant, cosine or linear to 0
-    b1: float = 0.9
-    b2: float = 0.999
-    eps: float = 1e-8
+    b1: float = 0.9  # decay of the first moment (Lion: weight of it in the update)
+    b2: float = 0.999  # decay of the second moment (Lion: of its only one)
+    eps: float = 1e-8  # added to the denominator of the update
     weight_decay: float = 0.0  # on kernels and tables, not biases and norm gains
     grad_clip_norm: float = 0.0  # global norm; 0: off
     # float32 or bfloat16: of the first moment, which is Lion's only one
@@ -186,21 +187,17 @@ class EmaConfig:
 class MeshConfig:
     """Devices as axes; one of the sizes may be -1: what is left.
 
-    data: copies of the model, each with its part of the batch. fsdp: the same, but the
-    copies share their memory. tensor: parts of each attention head's and perceptron's
-    work.
-
     The *_dcn parts span slices over the data-centre network, the others the chips
     of one slice. Where all *_dcn are 1, data_dcn is the number of slices of TPUs.
     """
 
-    data: int = -1
-    fsdp: int = 1
-    tensor: int = 1
-    data_dcn: int = 1
-    fsdp_dcn: int = 1
-    tensor_dcn: int = 1
-    min_shard_mb: float = 1.0  # smaller tensors stay whole on every device
+    data: int = -1  # copies of the model, each with its part of the batch
+    fsdp: int = 1  # the same, with the parameters cut among the copies
+    tensor: int = 1  # parts of each attention head's and perceptron's work
+    data_dcn: int = 1  # part of the data axis over slices
+    fsdp_dcn: int = 1  # part of the fsdp axis over slices
+    tensor_dcn: int = 1  # part of the tensor axis over slices
+    min_shard_mb: float = 1.0  # MB; smaller tensors stay whole on every device
     # Before the rules of the model's family, see parallel/rules.py: "REGEX=AXES" with
     # an axis or - for each dimension, e.g. "mlp_in/kernel=-,fsdp,tensor"
     rules: tuple[str, ...] = ()
@@ -210,11 +207,10 @@ class MeshConfig:
 class CheckpointConfig:
     """When the training state is written and how many states are kept."""
 
-    every_steps: int = 1000
+    every_steps: int = 1000  # updates between two checkpoints
     keep: int = 3  # newest ones
-    # And besides, for good: every so many steps, one in so many hours; 0: none
-    keep_every_steps: int = 0
-    keep_every_hours: float = 0.0
+    keep_every_steps: int = 0  # and, for good, one every so many steps; 0: none
+    keep_every_hours: float = 0.0  # and, for good, one every so many hours; 0: none
     keep_best: int = 0  # and those with the lowest best_metric
     best_metric: str = "validation/loss"  # as it is named in metrics.jsonl
 
@@ -226,10 +222,10 @@ class LogConfig:
     every_steps: int = 50  # one JSONL row and TensorBoard point
     # validation loss of the first average, also at step 0 and at the end; 0: only then
     validate_every_steps: int = 0
-    validation_examples: int = 256
+    validation_examples: int = 256  # records that a validation loss is of
     grid_every_steps: int = 0  # fixed-seed sample grid from the EMA; 0: never
-    grid_images: int = 8
-    wandb_project: str = ""  # also log to this project of Weights & Biases; "": do not
+    grid_images: int = 8  # pictures of a grid
+    wandb_project: str = ""  # Weights & Biases project to log to; empty: none
 
 
 @dataclass(frozen=True)
@@ -250,7 +246,7 @@ class SampleConfig:
 
     sampler: str = "ddpm"  # ddpm, ddim, plms or dpm_solver_pp
     respacing: str = "150"  # timesteps kept (published: 150; upsampler fast27)
-    eta: float = 0.0  # ddim only
+    eta: float = 0.0  # share of fresh noise at each step, 0 to 1; ddim only
     guidance_scale: float = 3.0  # classifier-free (published)
     clip_guidance_scale: float = 2.0  # (published)
     noise_temperature: float = 1.0  # of the start noise (published: upsampler 0.997)
@@ -262,8 +258,8 @@ class SampleConfig:
 class Config:
     """A whole run."""
 
-    name: str = "base64"
-    seed: int = 0
+    name: str = "base64"  # of the run, in logs and bundles
+    seed: int = 0  # of weights, data order, noise and dropout
     model: ModelConfig = Text2ImConfig()
     diffusion: DiffusionConfig = DiffusionConfig()
     data: DataConfig = DataConfig()

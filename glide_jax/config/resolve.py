@@ -110,7 +110,9 @@ def check_key(config: defaults.Config, path: str) -> None:
     if path not in known:
         near = difflib.get_close_matches(path, sorted(known), n=1)
         remedy = f"did you mean {near[0]}?" if near else "e.g. data.sources"
-        raise UserError(f"{path!r} is not a setting; {remedy}")
+        raise UserError(
+            f"{path!r} is not a setting; {remedy} (see `glide help settings`)"
+        )
 
 
 def _flatten(nested: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
@@ -170,7 +172,9 @@ def _refuse_key(name: str, known: typing.Iterable[str], path: str) -> typing.NoR
     remedy = (
         f"did you mean {prefix}{near[0]}?" if near else f"known: {', '.join(known)}"
     )
-    raise UserError(f"{prefix}{name} is not a setting; {remedy}")
+    raise UserError(
+        f"{prefix}{name} is not a setting; {remedy} (see `glide help settings`)"
+    )
 
 
 def _coerce(value: Any, type_: Any, path: str) -> Any:

@@ -249,7 +249,9 @@ def _label(path: str | os.PathLike[str], name: str) -> str:
 
 
 def _detail(fault: BaseException) -> str:
-    return f"{type(fault).__name__}: {fault}".splitlines()[0]
+    """One line; what Pillow raises is named only where it says nothing."""
+    text = (str(fault).splitlines() or [type(fault).__name__])[0]
+    return f"the file is damaged: {text}"
 
 
 def _webp_size(content: bytes) -> tuple[int, int]:

@@ -123,22 +123,48 @@ def shown(value: Any) -> str:
 
 
 def arguments(plan: Plan, run: Run, root: pathlib.Path | None) -> list[str]:
-    """What comes after `glide` to start a run; without a root, but for its folder."""
+    """What comes after `glide` to start a run; without a root, but for its folder.
+
+    A flag is replaced by the same flag of a later group: the command, the flags of all
+    runs, the run's overrides, its folder. `glide` refuses a flag that is given twice.
+    """
     prefix = "--config." if plan.verb == "train" else "--"
     own = [f"{prefix}{key}={_word(plan, key, v)}" for key, v in run.overrides.items()]
-    words = [*plan.command, *plan.shared, *own]
+    groups = [plan.command, plan.shared, own]
     if root is not None:
         flag = OUTPUT_FLAGS.get(plan.verb, "--output")
-        words.append(f"{flag}={root / 'runs' / run.id}")
+        groups.append([f"{flag}={root / 'runs' / run.id}"])
+    words: list[str] = []
+    for group in groups:
+        words = [*_without(words, set(map(_flag_name, group))), *group]
     return words
+
+
+def _without(words: Sequence[str], names: set[str]) -> list[str]:
+    """The words without the flags of these names; --no or the value goes along."""
+    kept, is_left_out = [], False
+    for word in words:
+        name = _flag_name(word)
+        if name or not is_left_out:
+            is_left_out = name in names and bool(name)
+            if not is_left_out:
+                kept.append(word)
+            is_left_out = is_left_out and "=" not in word
+        else:
+            is_left_out = False  # the value of the flag before it
+    return kept
+
+
+def _flag_name(word: str) -> str:
+    """ "config.seed" of --config.seed=1, "" of a word that is no flag."""
+    return word.lstrip("-").partition("=")[0] if word.startswith("-") else ""
 
 
 def _word(plan: Plan, key: str, value: Any) -> str:
     if not isinstance(value, tuple | list):
         return str(value)
-    if (
-        plan.verb == "train" and key not in _PLAIN
-    ):  # settings are read as Python, flags between commas
+    # Settings are read as Python, flags between commas.
+    if plan.verb == "train" and key not in _PLAIN:
         return repr(tuple(value))
     return ",".join(map(str, value))
 

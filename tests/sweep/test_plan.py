@@ -166,3 +166,19 @@ def test_plan_json_is_json_of_one_schema(make_plan, root):
         {"ema.decays": [0.9]},
         {"ema.decays": [0.5]},
     ]
+
+
+def test_a_later_group_of_flags_replaces_an_earlier_one(make_plan):
+    plan = make_plan(
+        "[{'optim.eps': 3}]",
+        "--config.seed=2",
+        "--config.optim.eps=2",
+        command=f"{TRAIN} --config.seed 1 --config.train.num_steps=4 --workdir=x",
+    )
+    assert plans.arguments(plan, plan.runs[0], pathlib.Path("root")) == [
+        *TRAIN.split(),
+        "--config.train.num_steps=4",
+        "--config.seed=2",
+        "--config.optim.eps=3",
+        f"--workdir=root/runs/{plan.runs[0].id}",
+    ]

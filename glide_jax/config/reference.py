@@ -1,0 +1,162 @@
+"""Every setting with its default and meaning, from `defaults` and its comments."""
+
+from __future__ import annotations
+
+import ast
+import dataclasses
+import inspect
+import io
+import textwrap
+import tokenize
+from typing import Any, NamedTuple
+
+from glide_jax.config import defaults
+from glide_jax.errors import UserError
+
+_TYPES = {
+    "str": "text",
+    "int": "whole number",
+    "float": "number",
+    "bool": "True or False",
+}
+
+
+class Setting(NamedTuple):
+    """One setting; `name` has its section, e.g. "train.num_steps"."""
+
+    name: str
+    type: str
+    default: Any
+    meaning: str
+
+
+class Section(NamedTuple):
+    """Settings that share a prefix; `title` tells the families of models apart."""
+
+    title: str
+    meaning: str
+    settings: tuple[Setting, ...]
+
+
+def sections(prefix: str = "") -> list[Section]:
+    """The sections with the settings whose names begin with `prefix`.
+
+    Raises:
+      UserError: there is no such setting.
+    """
+    families = defaults.MODEL_FAMILIES.items()
+    classes = [
+        ("", "", defaults.Config),
+        *((f"model ({family})", "model.", class_) for family, class_ in families),
+        *((name, f"{name}.", class_) for name, class_ in defaults.SECTIONS.items()),
+    ]
+    nested = {"model", *defaults.SECTIONS}
+    comments = _comments()
+    found = []
+    for title, start, class_ in classes:
+        settings = tuple(
+            Setting(
+                start + field.name,
+                _type_name(str(field.type)),
+                field.default,
+                comments[class_.__name__, field.name],
+            )
+            for field in dataclasses.fields(class_)
+            if (start or field.name not in nested)
+            and (start + field.name).startswith(prefix)
+        )
+        if settings:
+            meaning = inspect.cleandoc(class_.__doc__ or "")
+            found.append(Section(title or "run", meaning, settings))
+    if not found:
+        raise UserError(
+            f"{prefix!r} begins no setting; sections are "
+            f"{', '.join(sorted(nested))}, e.g. glide settings train"
+        )
+    return found
+
+
+def to_text(found: list[Section]) -> str:
+    """The sections for a terminal."""
+    lines = []
+    for section in found:
+        lines += [f"{section.title}: {section.meaning}".rstrip(), ""]
+        for setting in section.settings:
+            lines.append(f"  --config.{setting.name}={_as_given(setting.default)}")
+            indent = " " * 6
+            lines += textwrap.wrap(
+                f"{setting.meaning} [{setting.type}]",
+                88,
+                initial_indent=indent,
+                subsequent_indent=indent,
+            )
+        lines.append("")
+    return "\n".join(lines).rstrip()
+
+
+def to_markdown(found: list[Section]) -> str:
+    """The sections as docs/settings.md."""
+    lines = [
+        "# Settings",
+        "",
+        "Each is set as `--config.NAME=VALUE`. The defaults are those of",
+        "`glide_jax/config/defaults.py`. The files of `experiments/configs/` change",
+        "some of them, and `glide train --config=... --dry_run` prints those of a run.",
+        '"Published" is the GLIDE paper or its released code, "inferred" follows a',
+        'paper that GLIDE builds on, and "ours" is a choice that nobody published.',
+        "",
+        "This page is written by `glide settings --markdown > docs/settings.md`.",
+    ]
+    for section in found:
+        lines += ["", f"## {section.title}", "", section.meaning, ""]
+        lines += ["| setting | default | type | meaning |", "|---|---|---|---|"]
+        for setting in section.settings:
+            meaning = setting.meaning.replace("|", "\\|")
+            default = f"`{_as_given(setting.default)}`" if setting.default != "" else ""
+            lines.append(
+                f"| `{setting.name}` | {default} | {setting.type} | {meaning} |"
+            )
+    return "\n".join(lines)
+
+
+def _as_given(value: Any) -> str:
+    """The default as it is written on the command line."""
+    return f"'{value!r}'" if isinstance(value, tuple) else str(value)
+
+
+def _type_name(annotation: str) -> str:
+    if annotation.startswith("tuple["):
+        item = annotation.removeprefix("tuple[").partition(",")[0]
+        return f"tuple, each a {_TYPES[item]}"
+    return _TYPES[annotation]
+
+
+def _comments() -> dict[tuple[str, str], str]:
+    """(class, field) -> the comment beside the field, or else the lines above it."""
+    source = inspect.getsource(defaults)
+    comments = {
+        token.start[0]: (
+            token.string.lstrip("# "),
+            not token.line[: token.start[1]].strip(),
+        )
+        for token in tokenize.generate_tokens(io.StringIO(source).readline)
+        if token.type == tokenize.COMMENT
+    }
+    found = {}
+    for class_ in ast.parse(source).body:
+        if not isinstance(class_, ast.ClassDef):
+            continue
+        for node in class_.body:
+            if not isinstance(node, ast.AnnAssign) or not isinstance(
+                node.target, ast.Name
+            ):
+                continue
+            line, parts = node.lineno, []
+            if line in comments:
+                parts = [comments[line][0]]
+            else:
+                while comments.get(line - 1, ("", False))[1]:
+                    line -= 1
+                    parts.insert(0, comments[line][0])
+            found[class_.name, node.target.id] = " ".join(parts)
+    return found
