@@ -38,6 +38,7 @@ class ProgressBar:
         self._start_secs = self._last_line_secs = time.monotonic()
         self._is_first = True
         self._shown = -1  # the count in the last line
+        self._count = initial
         self._bar = tqdm.tqdm(
             total=total,
             desc=description,
@@ -59,9 +60,13 @@ class ProgressBar:
         """Shows fields (loss=0.3) behind the bar from now on."""
         self._bar.set_postfix(fields, refresh=False)
 
-    def update(self, n: int = 1) -> None:
-        """Counts n more."""
-        self._bar.update(n)
+    def update(self, n: float = 1) -> None:
+        """Counts n more, which may be a part of one."""
+        self._count += n
+        # Shown to a tenth; whole numbers as such.
+        count = round(self._count, 1)
+        self._bar.n = int(count) if count == int(count) else count
+        self._bar.update(0)
         now = time.monotonic()
         if self._is_first:
             self._is_first = False

@@ -8,14 +8,24 @@
 The picture is noised up to a share --strength of the timesteps and drawn again from
 there: 0 gives it back, 1 keeps nothing of it. With --source_prompt, what the picture
 shows now, the noise is found by DDIM inversion and not drawn.
+
+Pictures are written batch by batch. The same command continues a run that was stopped.
 """
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from typing import TYPE_CHECKING
+
 from absl import flags
 
-from glide_jax.cli import define, sampling
+from glide_jax.cli import define, drawing, sampling
 from glide_jax.errors import UserError
+
+if TYPE_CHECKING:
+    from glide_jax.sample.cascade import Glide
+    from glide_jax.sample.prompts import Prompt
+    from glide_jax.sample.run import Pictures
 
 
 def define_flags(fv: flags.FlagValues) -> None:
@@ -37,28 +47,23 @@ def run(fv: flags.FlagValues, args: list[str]) -> int:
         raise UserError("give the picture as --image=FILE")
     prompts = sampling.read_prompts(fv)
     image = images.read_image(fv.image, "--image")
-    asked = [prompt for prompt in prompts for _ in range(fv.num_images)]
-    options = sampling.read_options(fv)
-    with sampling.open_samples(fv, options, len(asked)) as (output, options):
-        models = sampling.load_models(fv)
-        drawn = len(asked) * (fv.candidates + models.num_stages - 1)
-        with sampling.progress_bar(drawn) as progress:
-            result = models.edit(
-                image,
-                asked,
-                strength=fv.strength,
-                source_prompts=fv.source_prompt,
-                progress=progress,
-                **options,
-            )
-        columns = sampling.grid_columns(fv.num_images, len(asked))
-        sampling.write_result(
-            output,
-            models,
-            asked,
-            columns,
-            result,
-            verb="edit",
-            image=sampling.file_record(fv.image),
+
+    def draw(models: Glide, part: Sequence[Prompt], **options) -> Pictures:
+        return models.edit(
+            image,
+            part,
+            strength=fv.strength,
+            source_prompts=fv.source_prompt,
+            **options,
         )
+
+    drawing.run(
+        fv,
+        drawing.Work(
+            "edit",
+            [prompt for prompt in prompts for _ in range(fv.num_images)],
+            draw,
+            {"image": sampling.file_record(fv.image)},
+        ),
+    )
     return 0

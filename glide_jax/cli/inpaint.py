@@ -8,14 +8,24 @@
 The mask has the picture's size: white is repainted; or, of a copy of the picture with
 a hole rubbed out, what is transparent. --mask_from reads other masks. Every other pixel
 is kept. With --mask the picture is square.
+
+Pictures are written batch by batch. The same command continues a run that was stopped.
 """
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from typing import TYPE_CHECKING
+
 from absl import flags
 
-from glide_jax.cli import define, sampling
+from glide_jax.cli import define, drawing, sampling
 from glide_jax.errors import UserError
+
+if TYPE_CHECKING:
+    from glide_jax.sample.cascade import Glide
+    from glide_jax.sample.prompts import Prompt
+    from glide_jax.sample.run import Pictures
 
 
 def define_flags(fv: flags.FlagValues) -> None:
@@ -60,32 +70,33 @@ def run(fv: flags.FlagValues, args: list[str]) -> int:
         )
     prompts = sampling.read_prompts(fv)
     image = images.read_image(fv.image, "--image")
-    asked = [prompt for prompt in prompts for _ in range(fv.num_images)]
-    options = sampling.read_options(fv)
-    record = {"verb": "inpaint", "image": sampling.file_record(fv.image)}
+    inputs = {"image": sampling.file_record(fv.image)}
     if fv.mask:
         mask, statement = mask_files.read(
             fv.mask, fv.mask_from, picture=image, name="--mask"
         )
-        record["mask"] = {**sampling.file_record(fv.mask), "read_as": statement}
+        inputs["mask"] = {**sampling.file_record(fv.mask), "read_as": statement}
         print(f"mask: {statement}")
     else:
         margins = sampling.read_numbers(fv, "extend")
-    with sampling.open_samples(fv, options, len(asked)) as (output, options):
-        models = sampling.load_models(fv)
-        drawn = len(asked) * (fv.candidates + models.num_stages - 1)
-        if not fv.mask:
-            canvas = outpaint.make_canvas(image[None], outpaint.as_margins(margins))
-            drawn *= len(outpaint.squares(canvas, models.image_px))
-        with sampling.progress_bar(drawn) as progress:
-            if fv.mask:
-                result = models.inpaint(
-                    image, mask, asked, progress=progress, **options
-                )
-            else:
-                result = models.outpaint(
-                    image, asked, margins, progress=progress, **options
-                )
-        columns = sampling.grid_columns(fv.num_images, len(asked))
-        sampling.write_result(output, models, asked, columns, result, **record)
+        canvas = outpaint.make_canvas(image[None], outpaint.as_margins(margins))
+
+    def draw(models: Glide, part: Sequence[Prompt], **options) -> Pictures:
+        if fv.mask:
+            return models.inpaint(image, mask, part, **options)
+        return models.outpaint(image, part, margins, **options)
+
+    def count_squares(models: Glide) -> int:
+        return 1 if fv.mask else len(outpaint.squares(canvas, models.image_px))
+
+    drawing.run(
+        fv,
+        drawing.Work(
+            "inpaint",
+            [prompt for prompt in prompts for _ in range(fv.num_images)],
+            draw,
+            inputs,
+            count_squares,
+        ),
+    )
     return 0

@@ -10,8 +10,8 @@ everything from 128 up, and after nothing else.
       2  a mistake of the user's: one line on stderr
       3  there are checkpoints, and none of them is good
       4  numbers went wrong beyond what the run may mend
-     42  stopped by SIGTERM or Ctrl-C, and everything is saved: all that was trained, or
-         nothing where nothing was begun
+     42  stopped by SIGTERM or Ctrl-C, and everything is saved: all that was trained,
+         the batches of pictures that were drawn, or nothing where nothing was begun
     130  interrupted by Ctrl-C at once: by a second one, or where a verb has nothing to
          save; training goes on from the last checkpoint, as after these:
     134  another process of the run is gone

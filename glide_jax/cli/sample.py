@@ -9,21 +9,25 @@
         --captions_of="webdataset:runs/emoji/emoji128-val-*.tar" --output=out/held_out
 
 With --captions_of, beside.png shows each drawn picture beside the real one.
+
+Pictures are written batch by batch. The same command continues a run that was stopped.
 """
 
 from __future__ import annotations
 
-import pathlib
+from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 import numpy as np
 from absl import flags
 
-from glide_jax.cli import sampling
+from glide_jax.cli import drawing, sampling
 from glide_jax.errors import UserError
 
 if TYPE_CHECKING:
     from glide_jax.config.defaults import Config
+    from glide_jax.sample.cascade import Glide
+    from glide_jax.sample.prompts import Prompt
     from glide_jax.sample.run import Pictures
 
 REAL_PX = 128  # side of the real pictures in beside.png
@@ -57,22 +61,24 @@ def run(fv: flags.FlagValues, args: list[str]) -> int:
         prompts, real = _read_source(fv)
     else:
         prompts = sampling.read_prompts(fv)
-    count = len(prompts) * fv.num_images
-    options = sampling.read_options(fv)
-    with sampling.open_samples(fv, options, count) as (output, options):
-        models = sampling.load_models(fv)
-        drawn = count * (fv.candidates + models.num_stages - 1)
-        with sampling.progress_bar(drawn) as progress:
-            result = models.sample(
-                prompts, num_images=fv.num_images, progress=progress, **options
-            )
-        asked = [prompt for prompt in prompts for _ in range(fv.num_images)]
-        columns = sampling.grid_columns(fv.num_images, count)
-        sampling.write_result(output, models, asked, columns, result, verb="sample")
-        if real is not None:
-            used = (models.base, models.upsampler, models.clip)
-            title = _title(fv.captions_of, [model.config for model in used if model])
-            _draw_beside(output / "beside.png", title, prompts, real, result)
+
+    def draw(models: Glide, part: Sequence[Prompt], **options) -> Pictures:
+        return models.sample(part, **options)
+
+    def draw_sheets(drawn: drawing.Drawn, models: Glide) -> dict[str, np.ndarray]:
+        used = (models.base, models.upsampler, models.clip)
+        title = _title(fv.captions_of, [model.config for model in used if model])
+        return {"beside.png": _draw_beside(title, real, drawn)}
+
+    drawing.run(
+        fv,
+        drawing.Work(
+            "sample",
+            [prompt for prompt in prompts for _ in range(fv.num_images)],
+            draw,
+            sheets=None if real is None else draw_sheets,
+        ),
+    )
     return 0
 
 
@@ -105,26 +111,20 @@ def _read_source(fv: flags.FlagValues) -> tuple[list[str], list[np.ndarray]]:
 
 
 def _draw_beside(
-    path: pathlib.Path,
-    title: str,
-    prompts: list[str],
-    real: list[np.ndarray],
-    result: Pictures,
-) -> None:
-    """Writes a sheet: caption, real picture, base picture, upsampled picture."""
+    title: str, real: list[np.ndarray], drawn: drawing.Drawn
+) -> np.ndarray:
+    """A sheet: caption, real picture, base picture, upsampled picture."""
     from glide_jax.eval import contact_sheet
-    from glide_jax.sample import images
 
-    columns = {"real": real, f"{result.base_images.shape[1]} px": result.base_images}
-    columns[f"{result.images.shape[1]} px"] = result.images
+    columns = {"real": real, f"{drawn.base_images.shape[1]} px": drawn.base_images}
+    columns[f"{drawn.images.shape[1]} px"] = drawn.images
     rows = [
         (prompt, [pictures[i] for pictures in columns.values()])
-        for i, prompt in enumerate(prompts)
+        for i, prompt in enumerate(drawn.prompts)
     ]
     note = "At the left the real picture, then what the models drew from its caption."
     section = contact_sheet.Section(title, note, [*columns], rows)
-    sheet = contact_sheet.draw_contact_sheet("Real and drawn", "", [section])
-    images.write_png(path, sheet)
+    return contact_sheet.draw_contact_sheet("Real and drawn", "", [section])
 
 
 def _title(spec: str, configs: list[Config]) -> str:

@@ -1,4 +1,4 @@
-"""What `glide sample`, `inpaint` and `edit` share: flags, models, output."""
+"""What `glide sample`, `inpaint` and `edit` share: flags, models, records."""
 
 from __future__ import annotations
 
@@ -8,22 +8,18 @@ import hashlib
 import logging
 import math
 import pathlib
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 from typing import TYPE_CHECKING, Any
 
 from absl import flags
 
-from glide_jax.cli import define, output, stopping
+from glide_jax.cli import define, stopping
 from glide_jax.errors import UserError
-from glide_jax.runtime import counts, text_lines
+from glide_jax.runtime import text_lines
 
 if TYPE_CHECKING:
     from glide_jax.sample.cascade import Glide
     from glide_jax.sample.prompts import Prompt
-    from glide_jax.sample.run import Pictures
-
-# More pictures than this are not put together into grid.png.
-MAX_GRID = 100
 
 
 def define_flags(values: flags.FlagValues) -> None:
@@ -134,38 +130,6 @@ def read_numbers(values: flags.FlagValues, name: str) -> list[float]:
     return found
 
 
-def open_output(
-    values: flags.FlagValues,
-) -> contextlib.AbstractContextManager[pathlib.Path]:
-    """The output folder, made on entry."""
-    if not values.output:
-        raise UserError("--output is missing, e.g. --output=out/corgi")
-    return output.made_folder(values.output)
-
-
-@contextlib.contextmanager
-def open_samples(
-    values: flags.FlagValues, options: dict[str, Any], count: int
-) -> Iterator[tuple[pathlib.Path, dict[str, Any]]]:
-    """The output folder of `count` pictures, and the options of `Glide` for it.
-
-    Raises:
-        UserError: It cannot be written, another program writes to it, or it holds
-            samples and --append is not given.
-    """
-    from glide_jax.sample import output_folder
-
-    with open_output(values) as folder, output.alone(folder):
-        given = values["first_index"]
-        first = output_folder.choose_first_index(
-            folder,
-            append=values.append,
-            asked=given.value if given.present else None,
-            span=count * values.candidates,
-        )
-        yield folder, {**options, "first_index": first}
-
-
 def read_options(values: flags.FlagValues) -> dict[str, Any]:
     """The options of `Glide` that flags of this verb set."""
     from glide_jax.sample import settings
@@ -197,72 +161,30 @@ def load_models(values: flags.FlagValues) -> Glide:
 
 @contextlib.contextmanager
 def progress_bar(
-    total: int, description: str = "pictures drawn"
-) -> Iterator[Callable[[int], None]]:
+    total: int,
+    description: str = "pictures drawn",
+    *,
+    initial: int = 0,
+    kept: str | Callable[[], str] = stopping.NOTHING_KEPT,
+) -> Iterator[Callable[[float], None]]:
     """A bar that appears when work begins, so that a refusal stays one line.
 
-    Work that tells it of its progress ends when a signal comes.
+    Work that tells it of its progress ends when a signal comes; see `stopping.heeded`
+    for `kept`, and `progress.ProgressBar` for the others.
     """
     from glide_jax import progress
 
-    with stopping.heeded() as poll, contextlib.ExitStack() as stack:
+    with stopping.heeded(kept) as poll, contextlib.ExitStack() as stack:
         bars: list[progress.ProgressBar] = []
 
-        def update(finished: int) -> None:
+        def update(finished: float) -> None:
             if not bars:
-                bar = progress.ProgressBar(total, description)
+                bar = progress.ProgressBar(total, description, initial=initial)
                 bars.append(stack.enter_context(bar))
             bars[0].update(finished)
             poll()
 
         yield update
-
-
-def write_result(
-    folder: pathlib.Path,
-    models: Glide,
-    prompts: Sequence[Prompt],
-    columns: int,
-    result: Pictures,
-    **record: Any,
-) -> None:
-    """PNG files, grid.png and samples.json, which holds all that repeating needs."""
-    from glide_jax.sample import images, output_folder
-
-    has_base = models.upsampler is not None
-    pictures, entries = [], []
-    for i, (prompt, (_, index)) in enumerate(zip(prompts, result.seeds, strict=True)):
-        entry = {"index": index, "prompt": prompt, "file": f"{index:06d}.png"}
-        pictures.append((entry["file"], result.images[i]))
-        if has_base:
-            entry["base_file"] = f"{index:06d}_base.png"
-            pictures.append((entry["base_file"], result.base_images[i]))
-        entries.append(entry)
-    if 1 < len(prompts) <= MAX_GRID:
-        pictures.append(("grid.png", images.make_grid(result.images, columns)))
-    total = output_folder.add(
-        folder,
-        pictures,
-        {
-            **record,
-            "bundles": name_bundles(models),
-            "settings": result.settings,
-            "images": entries,
-        },
-    )
-    if total == len(entries):
-        print(f"{counts.counted(total, 'picture')} and samples.json: {folder}")
-    else:
-        seed, first = result.seeds[0]
-        print(
-            f"{counts.counted(len(entries), 'picture')} added to {folder}, the first as"
-            f" picture {first} of seed {seed}; samples.json lists {total}"
-        )
-
-
-def grid_columns(num_images: int, count: int) -> int:
-    """A row for each prompt, or of single pictures a square."""
-    return num_images if num_images > 1 else math.isqrt(count - 1) + 1
 
 
 def file_record(path: str) -> dict[str, str]:

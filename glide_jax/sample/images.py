@@ -208,19 +208,23 @@ def picture_texts(record: dict[str, Any]) -> dict[str, dict[str, str]]:
     return found
 
 
+def versions() -> dict[str, str]:
+    """Of the packages that repeating a run would need."""
+    packages = ("jax", "jaxlib", "flax", "numpy")
+    return {
+        **{name: importlib.metadata.version(name) for name in packages},
+        "glide_jax": glide_jax.__version__,
+        "python": platform.python_version(),
+    }
+
+
 def write_sidecar(path: pathlib.Path, record: dict[str, Any]) -> None:
-    """Writes `record` as JSON, with the versions that repeating it would need.
+    """Writes `record` as JSON, with `versions`.
 
     Raises:
         UserError: The file cannot be written.
     """
-    packages = ("jax", "jaxlib", "flax", "numpy")
-    versions = {name: importlib.metadata.version(name) for name in packages}
-    versions |= {
-        "glide_jax": glide_jax.__version__,
-        "python": platform.python_version(),
-    }
-    text = json.dumps({**record, "versions": versions}, indent=2, ensure_ascii=False)
+    text = json.dumps({**record, "versions": versions()}, indent=2, ensure_ascii=False)
     try:
         path.write_text(text + "\n", encoding="utf-8")
     except OSError as error:

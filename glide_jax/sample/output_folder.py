@@ -1,4 +1,9 @@
-"""Says what samples a folder holds, and adds the samples of another run to it."""
+"""Says what samples a folder holds, and adds those of a run as they are drawn.
+
+samples.json lists pictures that are there. The record of a run has "asked", with the
+number of pictures that its command asks for. While the list has fewer of them, the run
+is unfinished, and the same command continues it.
+"""
 
 from __future__ import annotations
 
@@ -7,7 +12,7 @@ import logging
 import pathlib
 import re
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -19,7 +24,120 @@ from glide_jax.sample import images
 RECORD = "samples.json"
 # Sheets of the pictures of one run.
 SHEETS = ("grid.png", "beside.png")
+# Members of the record that are not of the last run alone.
+_OF_RUNS = ("earlier_runs", "images")
 _PICTURE = re.compile(r"([0-9]{6,})(?:_base)?\.png")
+
+
+class Start(NamedTuple):
+    """Where a run begins in a folder.
+
+    Attributes:
+        first_index: Index of the first picture of the whole run.
+        num_done: Pictures of the run that are there.
+    """
+
+    first_index: int
+    num_done: int
+
+
+def start(
+    folder: pathlib.Path,
+    request: dict[str, Any],
+    *,
+    append: bool,
+    first_index: int | None,
+    span: int,
+) -> Start:
+    """Where a run begins: it continues an unfinished run of the same request, if any.
+
+    Args:
+        folder: It exists.
+        request: The record of the run as far as it is known before anything is drawn:
+            "verb", "asked", "bundles" and digests of input files.
+        append: Whether the run may add to samples that the folder holds.
+        first_index: The index that the user asked for, or None.
+        span: How many indices the run draws from.
+
+    Raises:
+        UserError: As `choose_first_index`; the unfinished run is of another request and
+            `append` is False.
+    """
+    before = read_record(folder)
+    if before is not None and _is_unfinished(before):
+        there = len(own_entries(before))
+        held = f"{there:,} of {counts.counted(before['asked']['pictures'], 'picture')}"
+        other = _difference(before, request)
+        if other is None:
+            settings = before["settings"]
+            first = settings["first_index"]
+            logging.info(
+                "%s are there; continues with picture %d",
+                *(held, first + there * settings["candidates"]),
+            )
+            if before["versions"] != images.versions():
+                logging.warning(
+                    "the packages are not those that drew them (see versions in %s);"
+                    " pictures may differ a little from an uninterrupted run's",
+                    folder / RECORD,
+                )
+            return Start(first, there)
+        if not append:
+            raise errors.UserError(
+                f"--output={folder} holds {held} of another command: {other}; give"
+                " that command again to continue it, add --append, or name another"
+                " folder"
+            )
+        logging.warning(
+            "%s holds %s of another command (%s), which stays unfinished",
+            *(folder, held, other),
+        )
+    first = choose_first_index(folder, append=append, asked=first_index, span=span)
+    return Start(first, 0)
+
+
+def _is_unfinished(record: dict[str, Any]) -> bool:
+    return "asked" in record and len(own_entries(record)) < record["asked"]["pictures"]
+
+
+def own_entries(record: dict[str, Any]) -> list[dict[str, Any]]:
+    """Entries of the last run."""
+    return [entry for entry in record["images"] if "run" not in entry]
+
+
+def _difference(before: dict[str, Any], request: dict[str, Any]) -> str | None:
+    """The first thing in which two requests differ; None: they are the same."""
+    there, here = _identity(before), _identity(request)
+    for name in dict.fromkeys([*here, *there]):
+        values = [found.get(name) for found in (there, here)]
+        if values[0] == values[1]:
+            continue
+        if name.startswith("the "):  # a digest would tell nobody anything
+            return f"{name} differs"
+        old, new = (
+            "not given" if value is None else json.dumps(value, ensure_ascii=False)
+            for value in values
+        )
+        return f"{name} is {old} there and {new} here"
+    return None
+
+
+def _identity(record: dict[str, Any]) -> dict[str, Any]:
+    """By name, all that makes a run draw what it draws."""
+    asked = record["asked"]
+    inputs = [
+        (name, found["sha256"])
+        for name, found in record.items()
+        if isinstance(found, dict) and "sha256" in found
+    ]
+    return {
+        "verb": record["verb"],
+        **{f"--{name}": value for name, value in asked["flags"].items()},
+        "the number of pictures": asked["pictures"],
+        "the text of the prompts": asked["prompts_sha256"],
+        **{f"the bundle of --{k}": v["digest"] for k, v in record["bundles"].items()},
+        **{f"the file of --{name}": digest for name, digest in inputs},
+    }
 
 
 def choose_first_index(
@@ -85,9 +203,11 @@ def read_record(folder: pathlib.Path) -> dict[str, Any] | None:
         for entry in record["images"]:
             if not _PICTURE.fullmatch(entry["file"]):
                 raise ValueError(entry["file"])
+        if _is_unfinished(record):
+            _identity(record)
     except FileNotFoundError:
         return None
-    except (OSError, ValueError, LookupError, TypeError) as error:
+    except (OSError, ValueError, LookupError, TypeError, AttributeError) as error:
         raise errors.UserError(
             f"{path} is not what glide sample writes; name another --output"
         ) from error
@@ -99,14 +219,15 @@ def add(
     pictures: Sequence[tuple[str, np.ndarray]],
     record: dict[str, Any],
 ) -> int:
-    """Writes the PNG files of a run, and samples.json with those of earlier runs.
+    """Writes PNG files of a run, and samples.json with those that were there before.
 
-    Files appear when all of them are written. Sheets of earlier runs are removed.
+    The files are moved into the folder when all of them are written. With the first
+    ones of a run, sheets of earlier runs are removed.
 
     Args:
-        folder: It exists; see `choose_first_index`.
+        folder: It exists; see `start`.
         pictures: Names and pixels, uint8 (H, W, 3).
-        record: Of this run, with a list "images" of entries with "file".
+        record: Of this run, with a list "images" of entries with "file", the new ones.
 
     Returns:
         How many pictures samples.json lists now.
@@ -115,13 +236,23 @@ def add(
         UserError: A file cannot be written.
     """
     before = read_record(folder)
-    if before is not None:
-        record = _joined(before, record)
+    continues = (
+        before is not None
+        and _is_unfinished(before)
+        and _difference(before, record) is None
+    )
+    if before is None:
+        held = {"images": []}
+    elif continues:
+        held = {name: before[name] for name in _OF_RUNS if name in before}
+    else:
+        held = _as_earlier(before)
+    whole = {**record, **held, "images": [*held["images"], *record["images"]]}
     try:
         with drafts.made(folder, "samples") as draft:
-            images.write_all(draft, pictures, record)
-            for name in SHEETS:
-                (folder / name).unlink(missing_ok=True)
+            images.write_all(draft, pictures, whole)
+            if not continues:
+                _announce(folder, draft, {**record, **held})
             # samples.json comes last: what it lists is there.
             for name in [*(name for name, _ in pictures), RECORD]:
                 (draft / name).replace(folder / name)
@@ -130,16 +261,31 @@ def add(
             f"cannot write {error.filename or folder} ({error.strerror}); make room,"
             " or name another folder"
         ) from error
-    return len(record["images"])
+    return len(whole["images"])
 
 
-def _joined(before: dict[str, Any], record: dict[str, Any]) -> dict[str, Any]:
-    """The record of the last run, which lists the pictures of all runs.
+def _announce(
+    folder: pathlib.Path, draft: pathlib.Path, record: dict[str, Any]
+) -> None:
+    """Puts the record of a run without pictures of its own into the folder.
+
+    A process that is killed while it moves the first pictures then leaves a folder that
+    the same command continues.
+    """
+    empty = draft / f"empty_{RECORD}"
+    images.write_sidecar(empty, record)
+    empty.replace(folder / RECORD)
+    for name in SHEETS:
+        (folder / name).unlink(missing_ok=True)
+
+
+def _as_earlier(before: dict[str, Any]) -> dict[str, Any]:
+    """What the record of a next run keeps of `before`.
 
     Entries of earlier runs have "run", a place in "earlier_runs", where the settings
     of those runs are; entries of the last run have none.
     """
-    own = {k: v for k, v in before.items() if k not in ("images", "earlier_runs")}
+    own = {name: value for name, value in before.items() if name not in _OF_RUNS}
     runs = [*before.get("earlier_runs", []), own]
     entries = [{"run": len(runs) - 1, **entry} for entry in before["images"]]
-    return {**record, "earlier_runs": runs, "images": [*entries, *record["images"]]}
+    return {"earlier_runs": runs, "images": entries}

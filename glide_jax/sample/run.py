@@ -80,12 +80,7 @@ class Run:
         self.prompts = prompts.as_prompts(self.prompts, num_images)
         self._num_images, self._square = num_images, square
         self.options = settings.make_options(options)
-        last = self.options.first_index + self.count * self.options.candidates - 1
-        if last >= 2**32:
-            raise errors.UserError(
-                f"first_index={self.options.first_index} leads to picture {last}; keys "
-                "are made of 32 bits: give a smaller one"
-            )
+        settings.check_indices(self.options, self.count)
         if self.options.candidates > 1 and self._clip is None:
             raise errors.UserError(
                 f"candidates={self.options.candidates} are compared by a noised CLIP "

@@ -153,6 +153,16 @@ def make_options(options: dict[str, Any]) -> SampleOptions:
     return chosen
 
 
+def check_indices(options: SampleOptions, count: int) -> None:
+    """Raises UserError unless `count` pictures have indices that keys can hold."""
+    last = options.first_index + count * options.candidates - 1
+    if last >= 2**32:
+        raise errors.UserError(
+            f"first_index={options.first_index} leads to picture {last}; keys "
+            "are made of 32 bits: give a smaller one"
+        )
+
+
 def check_strength(strength: object) -> None:
     """Raises UserError unless an edit's strength lies in [0, 1]."""
     _check_number("strength", strength, 0, 1)

@@ -1,0 +1,292 @@
+"""Draws what a verb asks for, and writes the pictures as they are drawn."""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+import hashlib
+import json
+import logging
+import math
+import pathlib
+from collections.abc import Callable, Iterator, Sequence
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+import numpy as np
+from absl import flags
+
+from glide_jax.cli import output, sampling, stopping
+from glide_jax.errors import UserError
+from glide_jax.runtime import counts
+
+if TYPE_CHECKING:
+    from glide_jax.sample.cascade import Glide
+    from glide_jax.sample.output_folder import Start
+    from glide_jax.sample.prompts import Prompt
+    from glide_jax.sample.run import Pictures
+    from glide_jax.sample.settings import SampleOptions
+
+# More pictures than this are not put together into grid.png.
+MAX_GRID = 100
+_MODELS = ("base", "upsampler", "clip")
+# Flags that change no picture, or that samples.json holds as prompts and digests.
+_NOT_COMPARED = (
+    *("output", "append", "help", "prompt", "prompt_file", "blend", "image", "mask"),
+    *_MODELS,
+)
+
+# (models, prompts of some pictures, **options of Glide with progress) -> the pictures
+Draw = Callable[..., "Pictures"]
+
+
+class Drawn(NamedTuple):
+    """All pictures of a run: their prompts, and uint8 (N, H, W, 3)."""
+
+    prompts: Sequence[Prompt]
+    images: np.ndarray
+    base_images: np.ndarray
+
+
+# All pictures of a run and the models -> sheets of them by their file names
+Sheets = Callable[[Drawn, "Glide"], dict[str, np.ndarray]]
+
+
+@dataclasses.dataclass(frozen=True)
+class Work:
+    """What a verb asks for.
+
+    Attributes:
+        verb: Its name.
+        prompts: One for each picture.
+        draw: Draws some of the pictures.
+        inputs: What samples.json says of input files: see `sampling.file_record`.
+        num_squares: How many squares of the models' size each picture takes.
+        sheets: Made of all pictures at the end, beside grid.png.
+    """
+
+    verb: str
+    prompts: Sequence[Prompt]
+    draw: Draw
+    inputs: dict[str, Any] = dataclasses.field(default_factory=dict)
+    num_squares: Callable[[Glide], int] = lambda models: 1
+    sheets: Sheets | None = None
+
+
+def run(values: flags.FlagValues, work: Work) -> None:
+    """Draws and writes the pictures batch by batch; continues where a run was cut.
+
+    A batch is `batch_size` pictures of the finished kind. So every batch holds the same
+    pictures whether or not the run was cut, and comes out the same.
+
+    Raises:
+        UserError: As `Glide`'s methods and `output_folder.start` do.
+    """
+    from glide_jax.sample import output_folder, settings
+
+    options = sampling.read_options(values)
+    chosen = settings.make_options(options)
+    settings.check_indices(chosen, len(work.prompts))
+    with _open(values, work, chosen) as (folder, start):
+        models = sampling.load_models(values)
+        per_picture = chosen.candidates + models.num_stages - 1
+        per_picture *= work.num_squares(models)
+        writer = _Writer(values, work, models, folder, start)
+        with (
+            _repetitions_hidden(),
+            sampling.progress_bar(
+                len(work.prompts) * per_picture,
+                initial=start.num_done * per_picture,
+                kept=writer.kept,
+            ) as progress,
+        ):
+            for first in range(start.num_done, len(work.prompts), chosen.batch_size):
+                index = start.first_index + first * chosen.candidates
+                result = work.draw(
+                    models,
+                    work.prompts[first : first + chosen.batch_size],
+                    progress=progress,
+                    **{**options, "first_index": index},
+                )
+                writer.write(result)
+    record = output_folder.read_record(folder) or {"images": []}
+    entries, own = record["images"], output_folder.own_entries(record)
+    if len(own) == len(entries):
+        print(f"{counts.counted(len(own), 'picture')} and samples.json: {folder}")
+    else:
+        print(
+            f"{counts.counted(len(own), 'picture')} added to {folder}, the first as"
+            f" picture {own[0]['index']} of seed {chosen.seed}; samples.json lists"
+            f" {len(entries)}"
+        )
+
+
+class _Writer:
+    """Writes the pictures of a run into its folder, in the order of the prompts."""
+
+    def __init__(
+        self,
+        values: flags.FlagValues,
+        work: Work,
+        models: Glide,
+        folder: pathlib.Path,
+        start: Start,
+    ):
+        self._work, self._models, self._folder = work, models, folder
+        self._first_index, self._num_done = start
+        self._columns = _grid_columns(values.num_images, len(work.prompts))
+        self._record = {
+            "verb": work.verb,
+            **work.inputs,
+            "asked": _asked(values, work.prompts),
+            "bundles": sampling.name_bundles(models),
+        }
+
+    def kept(self) -> str:
+        """What a signal leaves of the run."""
+        if not self._num_done:
+            return stopping.NOTHING_KEPT
+        asked = counts.counted(len(self._work.prompts), "picture")
+        return f"{self._num_done:,} of {asked} kept; the same command continues"
+
+    def write(self, result: Pictures) -> None:
+        """Writes the next pictures, and with the last ones the sheets."""
+        from glide_jax.sample import output_folder
+
+        first, stop = self._num_done, self._num_done + len(result.images)
+        pictures, entries = [], []
+        for i, prompt in enumerate(self._work.prompts[first:stop]):
+            index = result.seeds[i][1]
+            entry = {"index": index, "prompt": prompt, "file": f"{index:06d}.png"}
+            pictures.append((entry["file"], result.images[i]))
+            if self._models.upsampler is not None:
+                entry["base_file"] = f"{index:06d}_base.png"
+                pictures.append((entry["base_file"], result.base_images[i]))
+            entries.append(entry)
+        if stop == len(self._work.prompts):
+            pictures += self._sheets(result)
+        settings = {**result.settings, "first_index": self._first_index}
+        record = {**self._record, "settings": settings, "images": entries}
+        output_folder.add(self._folder, pictures, record)
+        self._num_done = stop
+
+    def _sheets(self, result: Pictures) -> list[tuple[str, np.ndarray]]:
+        """Those of all pictures of the run; `result` holds the last ones."""
+        from glide_jax.sample import images
+
+        count = len(self._work.prompts)
+        has_grid = 1 < count <= MAX_GRID
+        if not has_grid and self._work.sheets is None:
+            return []
+        drawn = self._all_drawn(result)
+        sheets = {}
+        if has_grid:
+            sheets["grid.png"] = images.make_grid(drawn.images, self._columns)
+        if self._work.sheets is not None:
+            sheets |= self._work.sheets(drawn, self._models)
+        return list(sheets.items())
+
+    def _all_drawn(self, result: Pictures) -> Drawn:
+        """With the pictures of earlier batches as they are in the folder."""
+        from glide_jax.sample import images, output_folder
+
+        own = []
+        if self._num_done and (record := output_folder.read_record(self._folder)):
+            own = output_folder.own_entries(record)
+
+        def joined(name: str, last: np.ndarray) -> np.ndarray:
+            files = [self._folder / entry.get(name, entry["file"]) for entry in own]
+            return np.stack([*map(images.read_image, files), *last])
+
+        return Drawn(
+            self._work.prompts,
+            joined("file", result.images),
+            joined("base_file", result.base_images),
+        )
+
+
+@contextlib.contextmanager
+def _open(
+    values: flags.FlagValues, work: Work, chosen: SampleOptions
+) -> Iterator[tuple[pathlib.Path, Start]]:
+    """The output folder and where the run begins in it.
+
+    Raises:
+        UserError: It cannot be written, another program writes to it, or as
+            `output_folder.start`.
+    """
+    from glide_jax.sample import output_folder, restore
+
+    if not values.output:
+        raise UserError("--output is missing, e.g. --output=out/corgi")
+    folders = {name: values[name].value for name in _MODELS}
+    request = {
+        "verb": work.verb,
+        **work.inputs,
+        "asked": _asked(values, work.prompts),
+        "bundles": {
+            name: {"digest": restore.bundle_digest(pathlib.Path(folder))}
+            # One that is not there is refused when the models are read.
+            for name, folder in folders.items()
+            if folder and (pathlib.Path(folder) / "bundle.json").is_file()
+        },
+    }
+    with output.made_folder(values.output) as folder, output.alone(folder):
+        yield (
+            folder,
+            output_folder.start(
+                folder,
+                request,
+                append=values.append,
+                first_index=_given_first_index(values),
+                span=len(work.prompts) * chosen.candidates,
+            ),
+        )
+
+
+def _asked(values: flags.FlagValues, prompts: Sequence[Prompt]) -> dict[str, Any]:
+    """What samples.json says of the whole command, to tell it from another one."""
+    given = {
+        name: values[name].value
+        for name in sorted(values)
+        # A short name is a name as well.
+        if name == values[name].name and name not in _NOT_COMPARED
+    }
+    # If it is left out, the folder's pictures decide.
+    given["first_index"] = _given_first_index(values)
+    given = {name: value for name, value in given.items() if value is not None}
+    text = json.dumps(list(prompts), ensure_ascii=False)
+    return {
+        "pictures": len(prompts),
+        "prompts_sha256": hashlib.sha256(text.encode()).hexdigest(),
+        # As it comes back from samples.json.
+        "flags": json.loads(json.dumps(given)),
+    }
+
+
+def _given_first_index(values: flags.FlagValues) -> int | None:
+    flag = values["first_index"]
+    return flag.value if flag.present else None
+
+
+def _grid_columns(num_images: int, count: int) -> int:
+    """A row for each prompt, or of single pictures a square."""
+    return num_images if num_images > 1 else math.isqrt(count - 1) + 1
+
+
+@contextlib.contextmanager
+def _repetitions_hidden() -> Iterator[None]:
+    """Hides log records that came before: each batch repeats those of its prompts."""
+    told: set[str] = set()
+
+    def is_new(record: logging.LogRecord) -> bool:
+        text = record.getMessage()
+        is_told = text in told
+        told.add(text)
+        return not is_told
+
+    logger = logging.getLogger()
+    logger.addFilter(is_new)
+    try:
+        yield
+    finally:
+        logger.removeFilter(is_new)
