@@ -227,7 +227,9 @@ def write_result(
     **record: Any,
 ) -> None:
     """PNG files, grid.png and samples.json, which holds all that repeating needs."""
-    from glide_jax.sample import images, output_folder
+    from glide_jax.eval import contact_sheet
+    from glide_jax.sample import output_folder
+    from glide_jax.sample import prompts as prompts_lib
 
     has_base = models.upsampler is not None
     pictures, entries = [], []
@@ -239,7 +241,9 @@ def write_result(
             pictures.append((entry["base_file"], result.base_images[i]))
         entries.append(entry)
     if 1 < len(prompts) <= MAX_GRID:
-        pictures.append(("grid.png", images.make_grid(result.images, columns)))
+        captions = [prompts_lib.as_text(prompt) for prompt in prompts]
+        grid = contact_sheet.draw_grid(result.images, captions, columns)
+        pictures.append(("grid.png", grid))
     total = output_folder.add(
         folder,
         pictures,
