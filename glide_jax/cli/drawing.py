@@ -171,7 +171,8 @@ class _Writer:
 
     def _sheets(self, result: Pictures) -> list[tuple[str, np.ndarray]]:
         """Those of all pictures of the run; `result` holds the last ones."""
-        from glide_jax.sample import images
+        from glide_jax.eval import contact_sheet
+        from glide_jax.sample import prompts
 
         count = len(self._work.prompts)
         has_grid = 1 < count <= MAX_GRID
@@ -180,7 +181,9 @@ class _Writer:
         drawn = self._all_drawn(result)
         sheets = {}
         if has_grid:
-            sheets["grid.png"] = images.make_grid(drawn.images, self._columns)
+            captions = [prompts.as_text(prompt) for prompt in drawn.prompts]
+            grid = contact_sheet.draw_grid(drawn.images, captions, self._columns)
+            sheets["grid.png"] = grid
         if self._work.sheets is not None:
             sheets |= self._work.sheets(drawn, self._models)
         return list(sheets.items())

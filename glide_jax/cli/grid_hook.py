@@ -11,6 +11,7 @@ from jax.sharding import Mesh
 
 from glide_jax import shapes
 from glide_jax.data import schema
+from glide_jax.eval import contact_sheet
 from glide_jax.models import build
 from glide_jax.parallel import sharding
 from glide_jax.sample import batches, images, stage, stage_inputs
@@ -18,25 +19,39 @@ from glide_jax.text import tokenizers
 from glide_jax.train import looks, setup
 
 GRID_SEED = 0
+HOLE_LEVEL = 160  # grey of the pixels that an inpainting model has to fill
 
 
 def make(run: setup.Run) -> looks.GridHook | None:
     """A function from averaged parameters to a grid of held-out captions.
 
-    Upper row: the real pictures. Lower row: what the model makes of their captions
-    (an upsampler of their low_res, an inpainting model of their known parts). None
-    where there is nothing to draw: a noised CLIP, or no validation data.
+    Upper row: the real pictures. Lower row: what the model makes of their captions,
+    which stand below. Between them what else the model is given: an upsampler's
+    low_res, an inpainting model's known part. None where there is nothing to draw: a
+    noised CLIP, or no validation data.
     """
     if run.grid is None or run.config.model.family != "text2im":
         return None
     batch = run.grid
     count = len(batch["image"])
     draw = make_draw(run, run.config.sample.guidance_scale)
-    real = images.to_pixels(batch["image"])
+    given = [("real", list(images.to_pixels(batch["image"])))]
+    if "low_res" in batch:
+        given.append(("input", list(images.to_pixels(batch["low_res"]))))
+    if "inpaint_mask" in batch:
+        mask = batch["inpaint_mask"]
+        known = np.where(mask > 0, given[0][1], HOLE_LEVEL)
+        given.append(("known part", list(known)))
+    captions = [run.tokenizer.decode(tokens) for tokens in batch["tokens"]]
 
     def draw_grid(params: shapes.Params) -> np.ndarray:
-        drawn = draw(params, batch, np.arange(count))
-        return images.make_grid(np.concatenate([real, drawn]), columns=count)
+        rows = [*given, ("drawn", list(draw(params, batch, np.arange(count))))]
+        no_notes = [[""] * count] * len(given)
+        section = contact_sheet.Section(
+            "", "", [""] * count, rows, [*no_notes, captions]
+        )
+        tile_px = contact_sheet.whole_tile_px(run.config.model.image_px)
+        return contact_sheet.draw_contact_sheet("", "", [section], tile_px=tile_px)
 
     return draw_grid
 

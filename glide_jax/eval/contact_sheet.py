@@ -8,24 +8,25 @@ from __future__ import annotations
 
 import dataclasses
 import functools
-import textwrap
+import math
 from collections.abc import Sequence
 
 import numpy as np
 from PIL import Image, ImageDraw, ImageFont
 
 TILE_PX = 128  # a whole multiple of 16, 32, 64 and 128 px pictures
-_LABEL_PX = 200
+NOTE_LINES = 5  # of the text underneath a picture; a longer one is shortened
+_MAX_LABEL_PX = 200
 _GAP_PX = 14
 _MARGIN_PX = 24
-_MIN_WIDTH_PX = 760
+_MIN_WIDTH_PX = 760  # of a sheet that has a title
 
 _BACKGROUND = (250, 250, 248)
 _INK = (28, 28, 30)
 _QUIET_INK = (96, 96, 102)
 _LINE = (214, 214, 210)
 
-_TITLE_PT, _HEADING_PT, _TEXT_PT = 28, 20, 15
+_TITLE_PT, _HEADING_PT, _TEXT_PT, _NOTE_PT = 28, 20, 15, 13
 
 
 @dataclasses.dataclass(frozen=True)
@@ -33,19 +34,55 @@ class Section:
     """One table of pictures.
 
     Attributes:
-        title: Heading of the section.
-        note: One or two sentences saying what the section shows.
+        title: Heading of the section; may be empty.
+        note: One or two sentences saying what the section shows; may be empty.
         column_titles: What each column is, above its pictures; may hold newlines.
         rows: (caption, pictures) from top to bottom; a picture is uint8 (H, W, 3)
-            of any size and becomes a square tile.
-        notes: Texts underneath the pictures of each row; none at all by default.
+            of any size and fills a square tile, or its width or height; None leaves
+            its place empty.
+        notes: Texts underneath the pictures of each row, in small letters, each of at
+            most NOTE_LINES lines; none at all by default.
     """
 
     title: str
     note: str
     column_titles: Sequence[str]
-    rows: Sequence[tuple[str, Sequence[np.ndarray]]]
+    rows: Sequence[tuple[str, Sequence[np.ndarray | None]]]
     notes: Sequence[Sequence[str]] = ()
+
+
+def whole_tile_px(picture_px: int) -> int:
+    """The smallest multiple of a picture's side that is at least TILE_PX."""
+    return picture_px * -(-TILE_PX // picture_px)
+
+
+def draw_grid(
+    pictures: Sequence[np.ndarray], captions: Sequence[str], columns: int
+) -> np.ndarray:
+    """Pictures with their captions, from left to right, as uint8 (H, W, 3).
+
+    A caption stands at the left of its row if the whole row has it, otherwise
+    underneath its picture. Pictures are enlarged by a whole factor, at least to
+    TILE_PX on their longer side; larger ones keep their size.
+
+    Args:
+        pictures: uint8 (H, W, 3), all of one size.
+        captions: One for each picture.
+        columns: Pictures in a row; the last row may hold fewer.
+    """
+    starts = range(0, len(pictures), columns)
+    captions_of = [list(captions[start : start + columns]) for start in starts]
+    is_shared = columns > 1 and all(len(set(row)) == 1 for row in captions_of)
+    rows, notes = [], []
+    for start, row in zip(starts, captions_of, strict=True):
+        empty = columns - len(row)
+        shown = [*pictures[start : start + columns], *[None] * empty]
+        rows.append((row[0] if is_shared else "", shown))
+        notes.append([*row, *[""] * empty])
+    titles = [""] * columns
+    section = Section("", "", titles, rows, () if is_shared else notes)
+    tile_px = whole_tile_px(max(pictures[0].shape[:2]))
+    return draw_contact_sheet("", "", [section], tile_px=tile_px)
 
 
 def draw_contact_sheet(
@@ -54,8 +91,8 @@ def draw_contact_sheet(
     """The sheet as uint8 (H, W, 3).
 
     Args:
-        title: What the pictures are.
-        note: How to read the sheet; wrapped to its width.
+        title: What the pictures are; may be empty.
+        note: How to read the sheet; wrapped to its width; may be empty.
         sections: Tables, from top to bottom.
         tile_px: Side of every tile; smaller pictures are enlarged by nearest
             neighbour (their pixels stay visible), larger ones reduced.
@@ -65,12 +102,27 @@ def draw_contact_sheet(
     """
     for section in sections:
         _check_rows(section)
-    width = _sheet_width(sections, tile_px)
+    labels = [label for section in sections for label, _ in section.rows]
+    layout = _Layout(tile_px, _label_px(labels))
+    columns = max((len(section.column_titles) for section in sections), default=0)
+    width = layout.column_x(columns) - _GAP_PX + _MARGIN_PX
+    width = max(width, _MIN_WIDTH_PX) if title else width
     # A first pass on a one-line canvas measures, the second draws: one layout code.
-    height = _draw(_Pen(width, 1), title, note, sections, tile_px)
+    height = _draw(_Pen(width, 1), title, note, sections, layout)
     pen = _Pen(width, height)
-    _draw(pen, title, note, sections, tile_px)
+    _draw(pen, title, note, sections, layout)
     return np.asarray(pen.canvas)
+
+
+@dataclasses.dataclass(frozen=True)
+class _Layout:
+    """Sizes of a sheet: the side of a tile, and the width of the labels of rows."""
+
+    tile_px: int
+    label_px: int  # their gap to the pictures included
+
+    def column_x(self, column: int) -> int:
+        return _MARGIN_PX + self.label_px + column * (self.tile_px + _GAP_PX)
 
 
 class _Pen:
@@ -97,73 +149,81 @@ class _Pen:
 
 
 def _draw(
-    pen: _Pen, title: str, note: str, sections: Sequence[Section], tile_px: int
+    pen: _Pen, title: str, note: str, sections: Sequence[Section], layout: _Layout
 ) -> int:
     """Draws everything; the height it took."""
     pen.paragraph(title, _TITLE_PT)
-    pen.y += 4
+    pen.y += 4 if title else 0
     pen.paragraph(note, _TEXT_PT, _QUIET_INK)
-    for section in sections:
-        pen.y += _GAP_PX
-        pen.drawing.line(
-            [(_MARGIN_PX, pen.y), (pen.width - _MARGIN_PX, pen.y)], fill=_LINE
-        )
-        pen.y += _GAP_PX
-        _draw_section(pen, section, tile_px)
-    return pen.y + _MARGIN_PX
+    for number, section in enumerate(sections):
+        if title or note or number:
+            pen.y += _GAP_PX
+            pen.drawing.line(
+                [(_MARGIN_PX, pen.y), (pen.width - _MARGIN_PX, pen.y)], fill=_LINE
+            )
+            pen.y += _GAP_PX
+        _draw_section(pen, section, layout)
+    return pen.y - _GAP_PX + _MARGIN_PX
 
 
-def _draw_section(pen: _Pen, section: Section, tile_px: int) -> None:
+def _draw_section(pen: _Pen, section: Section, layout: _Layout) -> None:
     pen.paragraph(section.title, _HEADING_PT)
     pen.paragraph(section.note, _TEXT_PT, _QUIET_INK)
-    pen.y += _GAP_PX // 2
-    _draw_in_columns(pen, section.column_titles, tile_px)
+    pen.y += _GAP_PX // 2 if section.title or section.note else 0
+    titles = [_wrap(text, _TEXT_PT, layout.tile_px) for text in section.column_titles]
+    tallest = max(map(len, titles), default=0)
+    # Their last lines are on one level, next to the pictures.
+    titles = [[""] * (tallest - len(lines)) + lines for lines in titles]
+    _draw_in_columns(pen, titles, _TEXT_PT, layout)
     for row, (label, images) in enumerate(section.rows):
-        lines = _wrap(label, _TEXT_PT, _LABEL_PX - _GAP_PX)
+        lines = _wrap(label, _TEXT_PT, layout.label_px - _GAP_PX)
         text_height = len(lines) * _line_height(_TEXT_PT)
-        top = pen.y + max(0, (tile_px - text_height) // 2)
+        top = pen.y + max(0, (layout.tile_px - text_height) // 2)
         pen.lines(lines, _MARGIN_PX, top, _TEXT_PT)
         for column, image in enumerate(images):
-            x = _column_x(column, tile_px)
-            pen.canvas.paste(_tile(image, tile_px), (x, pen.y))
-            # A hairline keeps white pictures apart from the light sheet.
-            box = (x - 1, pen.y - 1, x + tile_px, pen.y + tile_px)
-            pen.drawing.rectangle(box, outline=_LINE)
-        pen.y += max(tile_px, text_height)
+            if image is not None:
+                _paste(pen, image, layout.column_x(column), layout.tile_px)
+        pen.y += max(layout.tile_px, text_height)
         if section.notes:
             pen.y += _GAP_PX // 3
-            _draw_in_columns(pen, section.notes[row], tile_px)
+            notes = [
+                _shorten(_wrap(text, _NOTE_PT, layout.tile_px), layout.tile_px)
+                for text in section.notes[row]
+            ]
+            _draw_in_columns(pen, notes, _NOTE_PT, layout)
         pen.y += _GAP_PX
 
 
-def _draw_in_columns(pen: _Pen, texts: Sequence[str], tile_px: int) -> None:
-    """Texts centred in their columns, their last lines on one level."""
-    wrapped = [_wrap(text, _TEXT_PT, tile_px) for text in texts]
-    tallest = max((len(lines) for lines in wrapped), default=0)
-    height = _line_height(_TEXT_PT)
-    for column, lines in enumerate(wrapped):
-        y = pen.y + (tallest - len(lines)) * height
+def _draw_in_columns(
+    pen: _Pen, texts: Sequence[list[str]], size: int, layout: _Layout
+) -> None:
+    """Lines centred in their columns, and a gap below, if there are any."""
+    tallest = max(map(len, texts), default=0)
+    font = _font(size)
+    for column, lines in enumerate(texts):
+        y = pen.y
         for line in lines:
-            indent = round((tile_px - _font(_TEXT_PT).getlength(line)) / 2)
-            pen.lines([line], _column_x(column, tile_px) + indent, y, _TEXT_PT)
-            y += height
-    pen.y += tallest * height + 6
+            indent = round((layout.tile_px - font.getlength(line)) / 2)
+            y = pen.lines([line], layout.column_x(column) + indent, y, size)
+    pen.y += tallest * _line_height(size) + 6 if tallest else 0
 
 
-def _tile(image: np.ndarray, tile_px: int) -> Image.Image:
+def _paste(pen: _Pen, image: np.ndarray, x: int, tile_px: int) -> None:
+    """Puts a picture into the middle of the tile whose left edge is x."""
     picture = Image.fromarray(np.asarray(image, np.uint8))
-    grows = max(picture.size) <= tile_px
-    resample = Image.Resampling.NEAREST if grows else Image.Resampling.LANCZOS
-    return picture.resize((tile_px, tile_px), resample)
+    factor = tile_px / max(picture.size)
+    resample = Image.Resampling.NEAREST if factor >= 1 else Image.Resampling.LANCZOS
+    width, height = (max(1, round(side * factor)) for side in picture.size)
+    x, y = x + (tile_px - width) // 2, pen.y + (tile_px - height) // 2
+    pen.canvas.paste(picture.resize((width, height), resample), (x, y))
+    # A hairline keeps white pictures apart from the light sheet.
+    pen.drawing.rectangle((x - 1, y - 1, x + width, y + height), outline=_LINE)
 
 
-def _column_x(column: int, tile_px: int) -> int:
-    return _MARGIN_PX + _LABEL_PX + column * (tile_px + _GAP_PX)
-
-
-def _sheet_width(sections: Sequence[Section], tile_px: int) -> int:
-    columns = max((len(section.column_titles) for section in sections), default=0)
-    return max(_MIN_WIDTH_PX, _column_x(columns, tile_px) - _GAP_PX + _MARGIN_PX)
+def _label_px(labels: Sequence[str]) -> int:
+    """What the longest label takes up, with a gap; at most _MAX_LABEL_PX."""
+    longest = max(map(_font(_TEXT_PT).getlength, labels), default=0)
+    return min(_MAX_LABEL_PX, math.ceil(longest) + _GAP_PX) if longest else 0
 
 
 def _check_rows(section: Section) -> None:
@@ -185,24 +245,29 @@ def _wrap(text: str, size: int, width_px: int) -> list[str]:
     ]
 
 
+def _shorten(lines: list[str], width_px: int) -> list[str]:
+    """The first NOTE_LINES lines of a note; the last ends in "..." if more follow."""
+    if len(lines) <= NOTE_LINES:
+        return lines
+    last = lines[NOTE_LINES - 1]
+    while _font(_NOTE_PT).getlength(f"{last}...") > width_px:
+        last = last[:-1]
+    return [*lines[: NOTE_LINES - 1], f"{last}..."]
+
+
 def _wrap_line(text: str, size: int, width_px: int) -> list[str]:
     font, lines = _font(size), [""]
-    for part in (
-        part for word in text.split() for part in _parts(word, font, width_px)
-    ):
-        joined = f"{lines[-1]} {part}".strip()
+    for word in text.split():
+        joined = f"{lines[-1]} {word}".strip()
         if font.getlength(joined) <= width_px:
             lines[-1] = joined
-        else:
-            lines.append(part)
+            continue
+        lines.append("")
+        for letter in word:
+            if lines[-1] and font.getlength(lines[-1] + letter) > width_px:
+                lines.append("")
+            lines[-1] += letter
     return [line for line in lines if line]
-
-
-def _parts(word: str, font: ImageFont.FreeTypeFont, width_px: int) -> list[str]:
-    if font.getlength(word) <= width_px:
-        return [word]
-    letters = max(1, int(width_px / font.getlength("m")))
-    return textwrap.wrap(word, letters)
 
 
 @functools.cache

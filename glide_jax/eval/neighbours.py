@@ -188,13 +188,14 @@ def draw(
         pictures = [_record_pixels(source[int(i)], extractor.px) for i in numbers]
         sample = samples[row]
         rows.append((sample.prompt, [images.read_image(sample.file), *pictures]))
-        notes.append(
-            [sample.file.stem, *(f"{s:.4f}" for s in near.similarity[row, :count])]
+        found_ones = zip(
+            near.similarity[row, :count], near.keys[row, :count], strict=True
         )
+        notes.append([sample.file.name, *(f"{s:.4f}\n{key}" for s, key in found_ones)])
     section = contact_sheet.Section(
         f"{len(shown)} of {len(samples)} samples, nearest pairs first",
-        f"At the left the sample. Numbers are cosines of {extractor.name} features"
-        f" ({extractor.digest}).",
+        "At the left the sample and its file. Underneath each training picture the"
+        f" cosine of {extractor.name} features ({extractor.digest}) and its record.",
         ["sample", *(f"nearest {rank + 1}" for rank in range(count))],
         rows,
         notes,

@@ -5,10 +5,11 @@ from __future__ import annotations
 import json
 import pathlib
 from collections.abc import Sequence
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 from glide_jax import errors
 from glide_jax.eval import picture_folder
+from glide_jax.sample import prompts
 
 
 class Sample(NamedTuple):
@@ -41,7 +42,7 @@ def read(path: str) -> list[Sample]:
         ) from error
     try:
         samples = [
-            Sample(folder / entry["file"], _prompt_text(entry["prompt"]))
+            Sample(folder / entry["file"], prompts.as_text(entry["prompt"]))
             for entry in record["images"]
         ]
     except (KeyError, TypeError, AttributeError) as error:
@@ -51,12 +52,6 @@ def read(path: str) -> list[Sample]:
         ) from error
     picture_folder.check_files(folder, record["images"], f"--samples={path}")
     return samples
-
-
-def _prompt_text(prompt: Any) -> str:
-    if isinstance(prompt, str):
-        return prompt
-    return " + ".join(f"{weight} {text}" for text, weight in prompt.items())
 
 
 def names_of(paths: Sequence[str]) -> list[str]:

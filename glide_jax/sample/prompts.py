@@ -71,6 +71,13 @@ def _as_prompt(prompt: Any) -> Prompt:
     return {str(text): float(weight) for text, weight in prompt.items()}
 
 
+def as_text(prompt: Prompt) -> str:
+    """One text; of a blend `0.7 a corgi + 0.3 a cat`."""
+    if isinstance(prompt, str):
+        return prompt
+    return " + ".join(f"{weight:g} {text}" for text, weight in prompt.items())
+
+
 def as_sources(asked: Any, count: int) -> list[Prompt]:
     """What each of `count` pictures shows: one prompt of each, or one for all.
 

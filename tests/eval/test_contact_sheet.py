@@ -99,3 +99,47 @@ def test_a_row_without_a_picture_for_each_column_is_refused():
     section = make_section([[plain(8, COLOURS[0])]], ["a", "b"])
     with pytest.raises(ValueError, match="1 pictures for 2 columns"):
         contact_sheet.draw_contact_sheet("Sheet", "Note.", [section])
+
+
+def grid_of(captions, columns, px=64):
+    pictures = [plain(px, colour) for colour in COLOURS[: len(captions)]]
+    return contact_sheet.draw_grid(pictures, captions, columns)
+
+
+def test_a_grid_enlarges_its_pictures_by_a_whole_factor():
+    sides = {8: 128, 48: 144, 64: 128, 256: 256}
+    for px, side in sides.items():
+        sheet = grid_of(["one", "two", "three"], 2, px)
+        assert [count(sheet, c) for c in COLOURS[:3]] == [side * side] * 3, px
+        assert count(sheet, COLOURS[3]) == 0
+
+
+def test_a_caption_of_a_whole_row_of_a_grid_stands_at_its_left():
+    shared = grid_of(["one", "one", "two", "two"], 2)
+    single = grid_of(["one", "two", "three", "four"], 2)
+    left, further = (
+        np.flatnonzero((sheet == np.array(COLOURS[0], np.uint8)).all(-1).any(0))[0]
+        for sheet in (single, shared)
+    )
+    assert left < further
+    assert shared.shape[0] < single.shape[0]
+
+
+def test_a_picture_that_is_not_square_keeps_its_shape():
+    wide = np.full((16, 32, 3), COLOURS[0], np.uint8)
+    sheet = contact_sheet.draw_grid([wide, wide], ["a", "b"], 2)
+    found = (sheet == np.array(COLOURS[0], np.uint8)).all(-1)
+    assert (found.any(1).sum(), found.any(0).sum()) == (64, 2 * 128)
+
+
+def test_a_long_caption_of_a_grid_is_shortened():
+    words = [f"word{i} " * 20 for i in range(2)]
+    sheets = [grid_of(texts, 2) for texts in (words, [text * 2 for text in words])]
+    assert sheets[0].shape == sheets[1].shape
+
+
+def test_a_word_that_is_too_wide_goes_on_in_the_next_line():
+    key = "shard-00003.tar/000000123:photo_of_something"
+    lines = contact_sheet._wrap(f"0.91 {key}", 13, 128)
+    assert lines[0] == "0.91"
+    assert "".join(lines[1:]) == key
