@@ -324,8 +324,8 @@ def test_pictures_and_masks_of_the_wrong_size_are_refused(both, inpainter):
     pictures, masks = make_pictures(1, 16), np.eye(8)[None]
     for wrong, named in (
         ((pictures, np.ones((1, 5, 5))), "masks have shape"),
-        ((pictures, np.ones((2, 8, 8))), "masks have shape"),
-        ((pictures[:, :10], masks), "16 x 10 pixels"),
+        ((pictures, np.stack([np.eye(8)] * 2)), "masks have shape .* 1 pictures"),
+        ((pictures[:, :10], masks), "16 x 10 like the images$"),
         ((pictures, 255 * masks), "masks range from 0 to 255"),
         ((pictures / 255, masks), "images are float64"),
         ((pictures, 0.5 * masks), "0 elsewhere"),
@@ -336,8 +336,8 @@ def test_pictures_and_masks_of_the_wrong_size_are_refused(both, inpainter):
         inpainter.inpaint(make_pictures(2, 16), masks, PROMPTS)
     with pytest.raises(errors.UserError, match="takes no inpainting mask"):
         both.inpaint(pictures, masks, PROMPTS[:1])
-    with pytest.raises(errors.UserError, match="need uint8"):
-        both.upsample(pictures, PROMPTS[:1])
+    with pytest.raises(errors.UserError, match="must be uint8"):
+        both.upsample(pictures / 255, PROMPTS[:1])
 
 
 def test_enlarging_needs_an_upsampler(models):
