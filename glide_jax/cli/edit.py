@@ -8,6 +8,10 @@
 The picture is noised up to a share --strength of the timesteps and drawn again from
 there: 0 gives it back, 1 keeps nothing of it. With --source_prompt, what the picture
 shows now, the noise is found by DDIM inversion and not drawn.
+
+The picture has any size and shape, and so has the result. It is continued to a square
+by its borders, drawn at the models' size, resized and cut back; so above 0 all of a
+larger picture comes out with the detail of the models' size.
 """
 
 from __future__ import annotations
@@ -22,14 +26,14 @@ def define_flags(fv: flags.FlagValues) -> None:
     """The flags of every sampling verb, the picture and how far to leave it."""
     sampling.define_flags(fv)
     add = define.Define(fv)
-    add.path("image", "picture to change, square")
+    add.path("image", "picture to change, of any size and shape")
     add.number("strength", "0 gives the picture back, 1 keeps nothing", 0.6)
     add.text("source_prompt", "what the picture shows now")
 
 
 def run(fv: flags.FlagValues, args: list[str]) -> int:
     """Edits the picture for every prompt and writes the results."""
-    from glide_jax.sample import images
+    from glide_jax.sample import images, region
 
     if args:
         raise UserError(f"{args[0]!r} is no flag; prompts are --prompt={args[0]!r}")
@@ -41,6 +45,9 @@ def run(fv: flags.FlagValues, args: list[str]) -> int:
     options = sampling.read_options(fv)
     with sampling.open_samples(fv, options, len(asked)) as (output, options):
         models = sampling.load_models(fv)
+        height, width, _ = image.shape
+        square = region.around_all(height, width)
+        print(region.statement((height, width), square, models.image_px))
         drawn = len(asked) * (fv.candidates + models.num_stages - 1)
         with sampling.progress_bar(drawn) as progress:
             result = models.edit(

@@ -7,7 +7,9 @@
 
 The mask has the picture's size: white is repainted; or, of a copy of the picture with
 a hole rubbed out, what is transparent. --mask_from reads other masks. Every other pixel
-is kept. With --mask the picture is square.
+is kept. The picture has any size and shape, and so has the result: a square around what
+is repainted is drawn at the model's size and pasted back. Its detail is the model's, so
+a part of a large photo is sharper the smaller it is.
 """
 
 from __future__ import annotations
@@ -40,12 +42,15 @@ def define_flags(fv: flags.FlagValues) -> None:
         "implicit: nor is it pinned, but noised anew at each step",
         "pinned",
     )
-    add.whole("feather_px", "width of the mask's soft edge, in pixels", 0)
+    meaning = (
+        "blend known pixels so near to what is repainted, in pixels of the picture"
+    )
+    add.whole("feather_px", meaning, 0)
 
 
 def run(fv: flags.FlagValues, args: list[str]) -> int:
     """Repaints the picture for every prompt and writes the results."""
-    from glide_jax.sample import images, mask_files, outpaint
+    from glide_jax.sample import images, known, mask_files, outpaint
 
     if args:
         raise UserError(f"{args[0]!r} is no flag; prompts are --prompt={args[0]!r}")
@@ -73,6 +78,9 @@ def run(fv: flags.FlagValues, args: list[str]) -> int:
         margins = sampling.read_numbers(fv, "extend")
     with sampling.open_samples(fv, options, len(asked)) as (output, options):
         models = sampling.load_models(fv)
+        if fv.mask:
+            px = models.base_px, models.image_px
+            print(known.statement(image, mask, *px, fv.feather_px))
         drawn = len(asked) * (fv.candidates + models.num_stages - 1)
         if not fv.mask:
             canvas = outpaint.make_canvas(image[None], outpaint.as_margins(margins))

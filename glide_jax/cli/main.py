@@ -48,6 +48,7 @@ VERBS = {
     "sample": "pictures from prompts",
     "inpaint": "repaint a part of a picture, or continue it beyond its sides",
     "edit": "change a picture or finish a sketch",
+    "upsample": "enlarge pictures of any size by the upsampler's factor",
     "evaluate": "FID, precision, CLIP score, losses: of models or of pictures",
     "evaluate reference": "the real pictures that samples are compared with",
     "evaluate elo": "ratings of models from votes on their pictures",

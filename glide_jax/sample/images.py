@@ -108,8 +108,11 @@ def _rgb(picture: Image.Image) -> np.ndarray:
     return np.asarray(picture_files.from_pillow(picture, "images"))
 
 
-def resize(pixels: Iterable[Pixels], image_px: int) -> ResizedBatch:
-    """Each picture at (image_px, image_px), PIL bicubic; unchanged if it is already."""
+def resize(pixels: Iterable[np.ndarray], image_px: int) -> ResizedBatch:
+    """Each picture (h, w, 3), uint8, at (image_px, image_px), PIL bicubic.
+
+    One that is so already is unchanged.
+    """
     size = (image_px, image_px)
     bicubic = Image.Resampling.BICUBIC
     return np.stack(

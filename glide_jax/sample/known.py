@@ -59,7 +59,7 @@ class Holes:
             for mask, square in zip(masks, self.squares, strict=True)
         ]
 
-    def paste(self, drawn: images_lib.PixelBatch) -> images_lib.PixelBatch:
+    def paste(self, drawn: images_lib.PixelBatch) -> images_lib.ResizedBatch:
         """The whole pictures with the squares as they were drawn, see region.paste."""
         parts = zip(self._pictures, self._masks, self.squares, drawn, strict=True)
         return np.stack([region.paste(*part, self._feather_px) for part in parts])
@@ -68,6 +68,24 @@ class Holes:
         """The squares as JSON values; a single one if all pictures have the same."""
         found = self.squares[:1] if len(set(self.squares)) == 1 else self.squares
         return [square._asdict() for square in found]
+
+
+def statement(
+    picture: images_lib.Pixels,
+    mask: images_lib.Mask,
+    base_px: int,
+    model_px: int,
+    feather_px: int,
+) -> str:
+    """Which square of a picture will be drawn, for a user to read.
+
+    Raises:
+        UserError: As `checked_masks`.
+    """
+    height, width, _ = picture.shape
+    (known,) = checked_masks(mask[None], (height, width), base_px, feather_px)
+    square = region.around_hole(known, model_px, feather_px)
+    return region.statement((height, width), square, model_px)
 
 
 def checked_masks(

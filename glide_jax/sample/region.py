@@ -17,6 +17,9 @@ from PIL import Image
 from scipy import ndimage
 
 Picture = UInt8[np.ndarray, "h w 3"]
+# A square of it, and one as it was drawn.
+Part = UInt8[np.ndarray, "side side 3"]
+Drawn = UInt8[np.ndarray, "px px 3"]
 # True = known
 Mask = Bool[np.ndarray, "h w"]
 
@@ -77,7 +80,21 @@ def around_all(height: int, width: int) -> Square:
     return Square(-((side - width) // 2), -((side - height) // 2), side)
 
 
-def cut(picture: Picture, square: Square) -> Picture:
+def statement(size: tuple[int, int], square: Square, model_px: int) -> str:
+    """What becomes of a picture of `size` (H, W), for a user to read."""
+    height, width = size
+    drawn = f"drawn at {model_px} x {model_px} px"
+    if square == around_all(height, width):
+        continued = "" if height == width else ", continued to a square by its borders,"
+        return f"picture {width} x {height}{continued} is {drawn} as a whole"
+    return (
+        f"picture {width} x {height}: the {square.side} x {square.side} square at "
+        f"({square.left}, {square.top}) around what is repainted is {drawn} and pasted "
+        "back"
+    )
+
+
+def cut(picture: Picture, square: Square) -> Part:
     """The square of a picture; what lies outside is the nearest pixel."""
     height, width = picture.shape[:2]
     steps = np.arange(square.side)
@@ -101,20 +118,20 @@ def cut_mask(
     return part
 
 
-def cut_back(square_picture: Picture, square: Square, size: tuple[int, int]) -> Picture:
+def cut_back(drawn: Drawn, square: Square, size: tuple[int, int]) -> Picture:
     """What a square around a whole picture of `size` (H, W) holds of it.
 
     It may have been drawn at another resolution, and is resized.
     """
     _, in_square = _windows(size, square)
-    return _resized(square_picture, square.side)[in_square]
+    return _resized(drawn, square.side)[in_square]
 
 
 def paste(
     picture: Picture,
     known: Mask,
     square: Square,
-    drawn: Picture,
+    drawn: Drawn,
     feather_px: int = 0,
 ) -> Picture:
     """The picture with what is unknown taken from its square as it was drawn.
@@ -157,7 +174,9 @@ def distance(known: Mask) -> np.ndarray:
     return np.asarray(ndimage.distance_transform_cdt(known, "chessboard"))
 
 
-def _seam(picture: Picture, known: Mask, drawn: Picture) -> Float[np.ndarray, "h w 3"]:
+def _seam(
+    picture: Part, known: Bool[np.ndarray, "side side"], drawn: Drawn
+) -> Float[np.ndarray, "side side 3"]:
     """What to add to a drawn hole so that it goes on from the picture around it.
 
     That is the difference of the two in known pixels next to the hole, where it is
@@ -203,13 +222,16 @@ def _to_pixels(values: np.ndarray) -> np.ndarray:
     return np.clip(np.round(values), 0, 255).astype(np.uint8)
 
 
-def _resized(picture: Picture, side: int) -> Picture:
+def _resized(drawn: Drawn, side: int) -> Part:
     bicubic = Image.Resampling.BICUBIC
-    return np.asarray(Image.fromarray(picture).resize((side, side), bicubic))
+    return np.asarray(Image.fromarray(drawn).resize((side, side), bicubic))
 
 
 def _resized_layers(layers: np.ndarray, side: int) -> Float[np.ndarray, "s s c"]:
     """The mean of an area where made smaller, bilinear where made larger."""
     method = Image.Resampling.BOX if side < len(layers) else Image.Resampling.BILINEAR
-    images = map(Image.fromarray, np.moveaxis(layers.astype(np.float32), -1, 0))
-    return np.stack([image.resize((side, side), method) for image in images], axis=-1)
+    resized = [
+        np.asarray(Image.fromarray(layer).resize((side, side), method))
+        for layer in np.moveaxis(layers.astype(np.float32), -1, 0)
+    ]
+    return np.stack(resized, axis=-1)

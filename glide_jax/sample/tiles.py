@@ -8,6 +8,8 @@ from collections.abc import Iterator
 import numpy as np
 from jaxtyping import UInt8
 
+from glide_jax.runtime import counts
+
 Pictures = UInt8[np.ndarray, "n h w 3"]
 # Share of a square's side that it has in common with the next, at least.
 _OVERLAP = 0.25
@@ -26,6 +28,15 @@ class Tiles:
 
     def __len__(self) -> int:
         return len(self._tops) * len(self._lefts)
+
+    def statement(self, factor: int) -> str:
+        """What becomes of a picture enlarged by `factor`, for a user to read."""
+        height, width = self._size
+        squares = counts.counted(len(self), "square")
+        return (
+            f"{width} x {height} px, enlarged to {width * factor} x {height * factor} "
+            f"in {squares} of {self._side} x {self._side}"
+        )
 
     def cut(self, pictures: Pictures) -> Iterator[Pictures]:
         """Each square of all pictures, from left to right and top to bottom."""
