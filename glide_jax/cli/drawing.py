@@ -9,7 +9,7 @@ import json
 import logging
 import math
 import pathlib
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
@@ -35,7 +35,7 @@ _NOT_COMPARED = (
     *_MODELS,
 )
 
-# (models, prompts of some pictures, **options of Glide with progress) -> the pictures
+# (models, numbers of some pictures, **options of Glide with progress) -> those pictures
 Draw = Callable[..., "Pictures"]
 
 
@@ -60,7 +60,11 @@ class Work:
         prompts: One for each picture.
         draw: Draws some of the pictures.
         inputs: What samples.json says of input files: see `sampling.file_record`.
-        num_squares: How many squares of the models' size each picture takes.
+        load: Loads the models.
+        statements: Lines for the user, once the models are known.
+        num_squares: How many squares of the models' size a picture takes, by its
+            number.
+        at_once: Pictures in one call of `draw`; None: the batch size.
         sheets: Made of all pictures at the end, beside grid.png.
     """
 
@@ -68,15 +72,17 @@ class Work:
     prompts: Sequence[Prompt]
     draw: Draw
     inputs: dict[str, Any] = dataclasses.field(default_factory=dict)
-    num_squares: Callable[[Glide], int] = lambda models: 1
+    load: Callable[[flags.FlagValues], Glide] = sampling.load_models
+    statements: Callable[[Glide], Iterable[str]] = lambda models: ()
+    num_squares: Callable[[Glide, int], int] = lambda models, number: 1
+    at_once: int | None = None
     sheets: Sheets | None = None
 
 
 def run(values: flags.FlagValues, work: Work) -> None:
     """Draws and writes the pictures batch by batch; continues where a run was cut.
 
-    A batch is `batch_size` pictures of the finished kind. So every batch holds the same
-    pictures whether or not the run was cut, and comes out the same.
+    Every batch holds the same pictures whether or not the run was cut.
 
     Raises:
         UserError: As `Glide`'s methods and `output_folder.start` do.
@@ -87,23 +93,24 @@ def run(values: flags.FlagValues, work: Work) -> None:
     chosen = settings.make_options(options)
     settings.check_indices(chosen, len(work.prompts))
     with _open(values, work, chosen) as (folder, start):
-        models = sampling.load_models(values)
-        per_picture = chosen.candidates + models.num_stages - 1
-        per_picture *= work.num_squares(models)
+        models = work.load(values)
+        for line in work.statements(models):
+            print(line)
+        count, at_once = len(work.prompts), work.at_once or chosen.batch_size
+        passes = chosen.candidates + models.num_stages - 1
+        units = [passes * work.num_squares(models, number) for number in range(count)]
         writer = _Writer(values, work, models, folder, start)
         with (
             _repetitions_hidden(),
             sampling.progress_bar(
-                len(work.prompts) * per_picture,
-                initial=start.num_done * per_picture,
-                kept=writer.kept,
+                sum(units), initial=sum(units[: start.num_done]), kept=writer.kept
             ) as progress,
         ):
-            for first in range(start.num_done, len(work.prompts), chosen.batch_size):
+            for first in range(start.num_done, count, at_once):
                 index = start.first_index + first * chosen.candidates
                 result = work.draw(
                     models,
-                    work.prompts[first : first + chosen.batch_size],
+                    range(first, min(first + at_once, count)),
                     progress=progress,
                     **{**options, "first_index": index},
                 )
@@ -133,7 +140,8 @@ class _Writer:
     ):
         self._work, self._models, self._folder = work, models, folder
         self._first_index, self._num_done = start
-        self._columns = _grid_columns(values.num_images, len(work.prompts))
+        num_images = values.num_images if "num_images" in values else 1
+        self._columns = _grid_columns(num_images, len(work.prompts))
         self._record = {
             "verb": work.verb,
             **work.inputs,
@@ -221,7 +229,7 @@ def _open(
 
     if not values.output:
         raise UserError("--output is missing, e.g. --output=out/corgi")
-    folders = {name: values[name].value for name in _MODELS}
+    folders = {name: values[name].value for name in _MODELS if name in values}
     request = {
         "verb": work.verb,
         **work.inputs,

@@ -9,12 +9,15 @@ The picture is noised up to a share --strength of the timesteps and drawn again 
 there: 0 gives it back, 1 keeps nothing of it. With --source_prompt, what the picture
 shows now, the noise is found by DDIM inversion and not drawn.
 
+The picture has any size and shape, and so has the result. It is continued to a square
+by its borders, drawn at the models' size, resized and cut back; so above 0 all of a
+larger picture comes out with the detail of the models' size.
+
 Pictures are written batch by batch. The same command continues a run that was stopped.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 from absl import flags
@@ -24,7 +27,6 @@ from glide_jax.errors import UserError
 
 if TYPE_CHECKING:
     from glide_jax.sample.cascade import Glide
-    from glide_jax.sample.prompts import Prompt
     from glide_jax.sample.run import Pictures
 
 
@@ -32,14 +34,14 @@ def define_flags(fv: flags.FlagValues) -> None:
     """The flags of every sampling verb, the picture and how far to leave it."""
     sampling.define_flags(fv)
     add = define.Define(fv)
-    add.path("image", "picture to change, square")
+    add.path("image", "picture to change, of any size and shape")
     add.number("strength", "0 gives the picture back, 1 keeps nothing", 0.6)
     add.text("source_prompt", "what the picture shows now")
 
 
 def run(fv: flags.FlagValues, args: list[str]) -> int:
     """Edits the picture for every prompt and writes the results."""
-    from glide_jax.sample import images
+    from glide_jax.sample import images, region
 
     if args:
         raise UserError(f"{args[0]!r} is no flag; prompts are --prompt={args[0]!r}")
@@ -47,8 +49,10 @@ def run(fv: flags.FlagValues, args: list[str]) -> int:
         raise UserError("give the picture as --image=FILE")
     prompts = sampling.read_prompts(fv)
     image = images.read_image(fv.image, "--image")
+    asked = [prompt for prompt in prompts for _ in range(fv.num_images)]
 
-    def draw(models: Glide, part: Sequence[Prompt], **options) -> Pictures:
+    def draw(models: Glide, numbers: range, **options) -> Pictures:
+        part = [asked[number] for number in numbers]
         return models.edit(
             image,
             part,
@@ -57,13 +61,19 @@ def run(fv: flags.FlagValues, args: list[str]) -> int:
             **options,
         )
 
+    def statements(models: Glide) -> list[str]:
+        height, width, _ = image.shape
+        square = region.around_all(height, width)
+        return [region.statement((height, width), square, models.image_px)]
+
     drawing.run(
         fv,
         drawing.Work(
             "edit",
-            [prompt for prompt in prompts for _ in range(fv.num_images)],
+            asked,
             draw,
             {"image": sampling.file_record(fv.image)},
+            statements=statements,
         ),
     )
     return 0

@@ -7,14 +7,15 @@
 
 The mask has the picture's size: white is repainted; or, of a copy of the picture with
 a hole rubbed out, what is transparent. --mask_from reads other masks. Every other pixel
-is kept. With --mask the picture is square.
+is kept. The picture has any size and shape, and so has the result: a square around what
+is repainted is drawn at the model's size and pasted back. Its detail is the model's, so
+a part of a large photo is sharper the smaller it is.
 
 Pictures are written batch by batch. The same command continues a run that was stopped.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 from absl import flags
@@ -24,7 +25,6 @@ from glide_jax.errors import UserError
 
 if TYPE_CHECKING:
     from glide_jax.sample.cascade import Glide
-    from glide_jax.sample.prompts import Prompt
     from glide_jax.sample.run import Pictures
 
 
@@ -50,12 +50,15 @@ def define_flags(fv: flags.FlagValues) -> None:
         "implicit: nor is it pinned, but noised anew at each step",
         "pinned",
     )
-    add.whole("feather_px", "width of the mask's soft edge, in pixels", 0)
+    meaning = (
+        "blend known pixels so near to what is repainted, in pixels of the picture"
+    )
+    add.whole("feather_px", meaning, 0)
 
 
 def run(fv: flags.FlagValues, args: list[str]) -> int:
     """Repaints the picture for every prompt and writes the results."""
-    from glide_jax.sample import images, mask_files, outpaint
+    from glide_jax.sample import images, known, mask_files, outpaint
 
     if args:
         raise UserError(f"{args[0]!r} is no flag; prompts are --prompt={args[0]!r}")
@@ -80,23 +83,32 @@ def run(fv: flags.FlagValues, args: list[str]) -> int:
     else:
         margins = sampling.read_numbers(fv, "extend")
         canvas = outpaint.make_canvas(image[None], outpaint.as_margins(margins))
+    asked = [prompt for prompt in prompts for _ in range(fv.num_images)]
 
-    def draw(models: Glide, part: Sequence[Prompt], **options) -> Pictures:
+    def draw(models: Glide, numbers: range, **options) -> Pictures:
+        part = [asked[number] for number in numbers]
         if fv.mask:
             return models.inpaint(image, mask, part, **options)
         return models.outpaint(image, part, margins, **options)
 
-    def count_squares(models: Glide) -> int:
+    def statements(models: Glide) -> list[str]:
+        if not fv.mask:
+            return []
+        px = models.base_px, models.image_px
+        return [known.statement(image, mask, *px, fv.feather_px)]
+
+    def count_squares(models: Glide, number: int) -> int:
         return 1 if fv.mask else len(outpaint.squares(canvas, models.image_px))
 
     drawing.run(
         fv,
         drawing.Work(
             "inpaint",
-            [prompt for prompt in prompts for _ in range(fv.num_images)],
+            asked,
             draw,
             inputs,
-            count_squares,
+            statements=statements,
+            num_squares=count_squares,
         ),
     )
     return 0

@@ -60,6 +60,7 @@ VERB_GROUPS = {
         "sample": "draw pictures from prompts",
         "inpaint": "repaint a part of a picture, or extend it beyond its sides",
         "edit": "change a picture, or finish a sketch",
+        "upsample": "enlarge pictures of any size by the upsampler's factor",
     },
     "evaluate": {
         "evaluate": "FID, precision, CLIP score and losses of models or pictures",

@@ -15,7 +15,6 @@ Pictures are written batch by batch. The same command continues a run that was s
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -27,7 +26,6 @@ from glide_jax.errors import UserError
 if TYPE_CHECKING:
     from glide_jax.config.defaults import Config
     from glide_jax.sample.cascade import Glide
-    from glide_jax.sample.prompts import Prompt
     from glide_jax.sample.run import Pictures
 
 REAL_PX = 128  # side of the real pictures in beside.png
@@ -61,8 +59,10 @@ def run(fv: flags.FlagValues, args: list[str]) -> int:
         prompts, real = _read_source(fv)
     else:
         prompts = sampling.read_prompts(fv)
+    asked = [prompt for prompt in prompts for _ in range(fv.num_images)]
 
-    def draw(models: Glide, part: Sequence[Prompt], **options) -> Pictures:
+    def draw(models: Glide, numbers: range, **options) -> Pictures:
+        part = [asked[number] for number in numbers]
         return models.sample(part, **options)
 
     def draw_sheets(drawn: drawing.Drawn, models: Glide) -> dict[str, np.ndarray]:
@@ -74,7 +74,7 @@ def run(fv: flags.FlagValues, args: list[str]) -> int:
         fv,
         drawing.Work(
             "sample",
-            [prompt for prompt in prompts for _ in range(fv.num_images)],
+            asked,
             draw,
             sheets=None if real is None else draw_sheets,
         ),

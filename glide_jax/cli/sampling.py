@@ -1,4 +1,4 @@
-"""What `glide sample`, `inpaint` and `edit` share: flags, models, records."""
+"""What `sample`, `inpaint`, `edit` and `upsample` share: flags, models, records."""
 
 from __future__ import annotations
 
@@ -21,6 +21,8 @@ if TYPE_CHECKING:
     from glide_jax.sample.cascade import Glide
     from glide_jax.sample.prompts import Prompt
 
+SAMPLERS = ["ddpm", "ddim", "plms", "dpm_solver_pp"]
+
 
 def define_flags(values: flags.FlagValues) -> None:
     """Models, prompts, randomness, guidance, timesteps and output."""
@@ -32,10 +34,15 @@ def define_flags(values: flags.FlagValues) -> None:
 
 
 def define_models(add: define.Define) -> None:
-    """Bundles, and how they lie on the devices."""
+    """Bundles, and how the models lie on the devices."""
     add.path("base", "bundle of the base model, e.g. runs/base/bundle")
     add.path("upsampler", "bundle of the upsampler; left out: small pictures only")
     add.path("clip", "bundle of the noised CLIP, for guidance by it and --candidates")
+    define_devices(add)
+
+
+def define_devices(add: define.Define) -> None:
+    """How models lie on the devices."""
     add.choice(
         "compute_dtype",
         ["float32", "bfloat16", "float16"],
@@ -48,13 +55,18 @@ def _define_pictures(add: define.Define) -> None:
     add.texts("prompt", "what to draw; may be given again")
     add.path("prompt_file", "instead of --prompt: a UTF-8 file with a prompt a line")
     add.numbers("blend", "weights of all --prompt in ONE picture, e.g. 0.7,0.3")
+    add.whole("num_images", "pictures of each prompt", 1)
+    add.whole("candidates", "drawn of each picture, of which the CLIP keeps one", 1)
+    define_output(add)
+
+
+def define_output(add: define.Define) -> None:
+    """Where pictures go, and their randomness."""
     add.path("output", "folder for the pictures and samples.json, e.g. out/corgi")
     meaning = "add to the samples that --output holds: --first_index continues after "
     meaning += "their highest number, samples.json lists the pictures of all runs with "
     meaning += "their settings, and grid.png shows those of the last one"
     add.switch("append", meaning, False)
-    add.whole("num_images", "pictures of each prompt", 1)
-    add.whole("candidates", "drawn of each picture, of which the CLIP keeps one", 1)
     add.whole("seed", "another number gives other pictures", 0)
     meaning = "index of the first picture: 17 draws picture 17 of that seed alone"
     add.whole("first_index", meaning, 0)
@@ -80,11 +92,15 @@ def define_guidance(add: define.Define) -> None:
 
 def define_steps(add: define.Define) -> None:
     """Samplers and timesteps."""
-    samplers = ["ddpm", "ddim", "plms", "dpm_solver_pp"]
-    add.choice("sampler", samplers, "of the base model; the bundle's")
+    add.choice("sampler", SAMPLERS, "of the base model; the bundle's")
     add.text("respacing", "timesteps of the base model, e.g. 150, fast27, lambda20")
     add.number("eta", "fresh noise in the base model's ddim steps, 0 to 1, e.g. 0.5")
-    add.choice("upsampler_sampler", samplers, "of the upsampler; the bundle's")
+    define_upsampler_steps(add)
+
+
+def define_upsampler_steps(add: define.Define) -> None:
+    """Sampler and timesteps of the upsampler."""
+    add.choice("upsampler_sampler", SAMPLERS, "of the upsampler; the bundle's")
     add.text("upsampler_respacing", "timesteps of the upsampler, e.g. fast27")
     add.number("upsampler_eta", "fresh noise in the upsampler's ddim steps, 0 to 1")
     meaning = "hold the enlarged picture to the small one's colours; the bundle's"
@@ -197,14 +213,12 @@ def name_bundles(models: Glide) -> dict[str, dict[str, str]]:
     """Folder and digest of each model's bundle."""
     from glide_jax.sample import restore
 
-    parts = {"base": models.base, "upsampler": models.upsampler, "clip": models.clip}
     return {
         name: {
             "folder": str(model.folder),
             "digest": restore.bundle_digest(model.folder),
         }
-        for name, model in parts.items()
-        if model is not None
+        for name, model in models.models.items()
     }
 
 

@@ -7,28 +7,25 @@ picture in any batch. The upsampler sees the base model's picture as 8-bit pixel
 from __future__ import annotations
 
 import dataclasses
-import math
-import pathlib
 from collections.abc import Iterable, Sequence
 from typing import Any
 
-import jax
 import numpy as np
 from jax.sharding import Mesh
 
 from glide_jax import errors, shapes
-from glide_jax.config import defaults
-from glide_jax.parallel import mesh as meshes
 from glide_jax.sample import (
     batches,
-    compatible,
     known,
+    models,
     outpaint,
+    region,
     rerank,
     restore,
     settings,
     stage,
     stage_inputs,
+    tiles,
 )
 from glide_jax.sample import images as images_lib
 from glide_jax.sample import prompts as prompts_lib
@@ -37,7 +34,7 @@ from glide_jax.sample import run as run_lib
 Prompts = prompts_lib.Prompt | Iterable[prompts_lib.Prompt]
 
 
-class Glide:
+class Glide(models.Models):
     """Models that belong together; compiled programs are kept between calls.
 
     A prompt is a text, or {text: weight, ...} for several blended in one picture.
@@ -48,66 +45,16 @@ class Glide:
 
     def __init__(
         self,
-        base: restore.SampleModel,
+        base: restore.SampleModel | None,
         upsampler: restore.SampleModel | None = None,
         clip: restore.SampleModel | None = None,
         *,
         mesh: Mesh | None = None,
     ):
-        """Raises UserError where the models do not belong together.
-
-        Args:
-            base: As from `restore.load_bundle`, like the others placed on `mesh`.
-            upsampler: None: pictures stay small.
-            clip: For guidance by it and choice among candidates.
-            mesh: Devices that batches are spread over; None: the default device.
-        """
-        compatible.check_models(base, upsampler, clip)
-        self.base, self.upsampler, self.clip = base, upsampler, clip
-        self._mesh = mesh
+        """As `models.Models`; see `load` for models in bundles."""
+        super().__init__(base, upsampler, clip, mesh=mesh)
         self._stages: dict[tuple[bool, stage.StageSettings], stage.Stage] = {}
         self._scorer: rerank.Scorer | None = None
-
-    @classmethod
-    def load(
-        cls,
-        base: str | pathlib.Path,
-        upsampler: str | pathlib.Path | None = None,
-        clip: str | pathlib.Path | None = None,
-        *,
-        fsdp: int = 1,
-        compute_dtype: str | None = None,
-    ) -> Glide:
-        """The models in bundles, on every device of this machine.
-
-        Args:
-            base, upsampler, clip: Folders that `glide export` or `glide convert` wrote.
-            fsdp: Devices that each model's parameters are spread over, for models that
-                one device cannot hold; batches are spread over all devices anyway.
-            compute_dtype: "float32", "bfloat16" or "float16", in which the models
-                compute and keep their matrices; None: the bundles'.
-
-        Raises:
-            UserError: A folder that is not a bundle or is damaged; bundles that do not
-                belong together; devices that fsdp does not divide.
-        """
-        mesh = None
-        if jax.device_count() > 1:
-            mesh = meshes.make_mesh(defaults.MeshConfig(data=-1, fsdp=fsdp))
-        elif fsdp != 1:
-            raise errors.UserError(f"fsdp={fsdp}, but there is one device; leave it 1")
-        models = [
-            None
-            if folder is None
-            else restore.load_bundle(folder, mesh=mesh, compute_dtype=compute_dtype)
-            for folder in (base, upsampler, clip)
-        ]
-        return cls(*models, mesh=mesh)
-
-    @property
-    def num_stages(self) -> int:
-        """Models that each image passes: a progress total is images times this."""
-        return 1 if self.upsampler is None else 2
 
     def sample(
         self,
@@ -139,10 +86,11 @@ class Glide:
         """Each picture with what its mask leaves unknown drawn to fit its prompt.
 
         Args:
-            images: Square pictures; resized to both resolutions.
-            masks: 0 and 1, 1 = known, at the base model's resolution or the images'
-                own. Known pixels come out as they are in `images`, to the pixel where
-                images and masks have the size of the result.
+            images: Pictures of any size and shape, which the results have as well. A
+                square around what is unknown is drawn, see `region.around_hole`.
+            masks: 0 and 1, 1 = known, of the images' size, or, where they are square,
+                the base model's. Known pixels come out as they are in `images`, but
+                those within the option feather_px of an unknown one.
             prompts: Captions of the finished pictures.
             num_images: As in `sample`.
             progress: As in `sample`.
@@ -150,29 +98,36 @@ class Glide:
 
         Raises:
             UserError: As in `sample`; a model that takes no mask (unless inpaint_mode
-                is "implicit" or "masked"); images or masks of the wrong size; a mask
-                that is 0 or 1 everywhere.
+                is "implicit" or "masked"); masks of the wrong size; a mask that is 0
+                or 1 everywhere; a soft edge as wide as what is known.
         """
         images = images_lib.as_pixels(images)
         run = self._start(prompts, num_images, options, len(images), fills=True)
         images = run.repeat(images)
-        masks = run.repeat(images_lib.as_masks(masks))
-        return self._fill(run, images, masks, progress)
+        known.check_pictures(images, run.count)
+        size, feather_px = images.shape[1:3], run.options.feather_px
+        masks = known.checked_masks(
+            images_lib.as_masks(masks), size, self.base_px, feather_px
+        )
+        holes = known.Holes(images, run.repeat(masks), self.image_px, feather_px)
+        drawn = self._fill(run, holes.images, holes.masks, progress)
+        return dataclasses.replace(
+            drawn,
+            images=holes.paste(drawn.images),
+            settings={**drawn.settings, "squares": holes.record()},
+        )
 
     def _fill(
         self,
         run: run_lib.Run,
-        images: np.ndarray,
-        masks: np.ndarray,
+        images: Sequence[np.ndarray] | np.ndarray,
+        masks: Sequence[np.ndarray] | np.ndarray,
         progress: batches.Progress | None,
     ) -> run_lib.Pictures:
-        masks = known.checked_masks(images, masks, run.count, self.base_px)
-        feather_px = run.options.feather_px
+        """Squares filled at the models' size."""
 
         def conditions(px: int) -> dict[str, np.ndarray]:
-            # At least a pixel of each model, where it is soft at all.
-            soft = math.ceil(feather_px * px / self.image_px)
-            return known.conditions(images, masks, px, soft)
+            return known.conditions(images, masks, px, run.options.feather_px)
 
         return self._draw(
             run, conditions(self.base_px), self._large(conditions), progress
@@ -192,10 +147,13 @@ class Glide:
         """Each picture changed to fit its prompt, its layout kept (SDEdit, 2108.01073).
 
         The picture is noised up to a share `strength` of the timesteps and denoised
-        again, by both models: 0 gives it back, 1 keeps nothing of it.
+        again, by both models: 0 gives it back, 1 keeps nothing of it. Above 0 it has
+        no more detail than the models' pictures have.
 
         Args:
-            images: Square pictures, e.g. sketches; resized to both resolutions.
+            images: Pictures of any size and shape, e.g. sketches, which the results
+                have as well: continued to squares by their last pixels, resized to the
+                models' size, and back.
             prompts: What each is to show.
             strength: 0 to 1.
             source_prompts: What each shows now. Given, noise is not drawn but found by
@@ -206,8 +164,8 @@ class Glide:
             **options: As in `sample`.
 
         Raises:
-            UserError: As in `sample`; images that are not square; a strength outside
-                its range; inversion with a sampler other than ddim.
+            UserError: As in `sample`; a strength outside its range; inversion with a
+                sampler other than ddim.
         """
         settings.check_strength(strength)
         inverts = source_prompts is not None
@@ -217,23 +175,31 @@ class Glide:
                 options = {"upsampler_sampler": "ddim", **options}
         images = images_lib.as_pixels(images)
         run = self._start(prompts, num_images, options, len(images), inverts=inverts)
-        images = run.repeat(images)
-        known.check_square(images, run.count)
+        known.check_pictures(run.repeat(images), run.count)
         source = {}
         if inverts:
             source = {
                 "source_prompts": prompts_lib.as_sources(source_prompts, run.count)
             }
 
+        size = images.shape[1:3]
+        square = region.around_all(*size)
+        whole = [region.cut(image, square) for image in images]
+
         def conditions(px: int) -> dict[str, Any]:
-            picture = images_lib.from_pixels(images_lib.resize(images, px))
+            pictures = run.repeat(images_lib.resize(whole, px))
+            picture = images_lib.from_pixels(pictures)
             return {"init_image": picture, "strength": strength, **source}
 
         drawn = self._draw(
             run, conditions(self.base_px), self._large(conditions), progress
         )
+        if strength:
+            edited = [region.cut_back(one, square, size) for one in drawn.images]
+        else:  # the picture itself, which may be larger than the models'
+            edited = run.repeat(images)
         record = {**drawn.settings, "strength": strength, **source}
-        return dataclasses.replace(drawn, settings=record)
+        return dataclasses.replace(drawn, images=np.stack(edited), settings=record)
 
     def upsample(
         self,
@@ -243,25 +209,45 @@ class Glide:
         progress: batches.Progress | None = None,
         **options,
     ) -> run_lib.Pictures:
-        """Each small picture (the base model's size) enlarged.
+        """Pictures enlarged by the upsampler's factor.
+
+        Args:
+            images: Pictures of any size: the base model's, or larger ones, which are
+                enlarged in overlapping squares of that size, see `tiles`.
+            prompts: What each shows; one serves several.
+            progress: Called with 0 and with each square finished.
+            **options: As in `sample`.
 
         Raises:
-            UserError: As in `sample`; no upsampler; images of another size.
+            UserError: As in `sample`; no upsampler; images that are not uint8.
         """
-        images = images_lib.as_pixels(images)
-        run = self._start(prompts, 1, options, len(images))
         if self.upsampler is None:
             raise errors.UserError(
                 "upsampling needs an upsampler and none was given; give its bundle"
             )
+        images = images_lib.as_pixels(images)
+        run = self._start(prompts, 1, options, len(images), enlarges=True)
         images = run.repeat(images)
-        side = self.upsampler.config.model.low_res_px
-        if images.shape != (run.count, side, side, 3) or images.dtype != np.uint8:
-            raise errors.UserError(
-                f"images are {images.dtype} {images.shape}; {run.count} prompts and "
-                f"this upsampler need uint8 ({run.count}, {side}, {side}, 3)"
-            )
-        return self._enlarge(run, images, run.indices(run.count), {}, progress)
+        known.check_pictures(images, run.count)
+        _, height, width, _ = images.shape
+        grid = tiles.Tiles(height, width, self.base_px)
+        indices = run.indices(run.count)
+        inputs = [
+            self._start(
+                run.prompts, 1, options, enlarges=True, square=number
+            ).upsampler_inputs(indices, squares, {})
+            for number, squares in enumerate(grid.cut(images))
+        ]
+        high = self._run_stage(
+            run,
+            self.upsampler,
+            run.upsampler_static,
+            stage_inputs.joined(inputs),
+            None,
+            progress,
+        )
+        joined = [grid.join(high[i :: run.count]) for i in range(run.count)]
+        return _pictures(run, np.stack(joined), images, indices)
 
     def outpaint(
         self,
@@ -289,6 +275,11 @@ class Glide:
         """
         images = images_lib.as_pixels(images)
         run = self._start(prompts, 1, options, len(images), fills=True)
+        if run.options.feather_px:
+            raise errors.UserError(
+                f"feather_px={run.options.feather_px} means nothing where a picture is "
+                "continued, as all of it is kept; leave it out"
+            )
         canvas = outpaint.make_canvas(run.repeat(images), outpaint.as_margins(margins))
         drawn = []
 
@@ -302,21 +293,11 @@ class Glide:
         record = {**drawn[-1].settings, "margins": list(margins)}
         return dataclasses.replace(drawn[-1], images=canvas.images, settings=record)
 
-    @property
-    def base_px(self) -> int:
-        """Side of the base model's pictures."""
-        return self.base.config.model.image_px
-
-    @property
-    def image_px(self) -> int:
-        """Side of the finished pictures."""
-        return (self.upsampler or self.base).config.model.image_px
-
     def stage_for(
         self, model: restore.SampleModel, static: stage.StageSettings
     ) -> stage.Stage:
         """The compiled program of a model, made at its first use."""
-        key = (model is self.base, static)
+        key = (model is self._base, static)
         if key not in self._stages:
             self._stages[key] = stage.make_stage(
                 model.config,
@@ -326,9 +307,11 @@ class Glide:
             )
         return self._stages[key]
 
-    def _start(self, asked, num_images, options, num_pictures=1, **kind) -> run_lib.Run:
+    def _start(
+        self, asked, num_images, options, num_pictures=1, *, enlarges=False, **kind
+    ) -> run_lib.Run:
         return run_lib.Run(
-            (self.base, self.upsampler, self.clip),
+            (self._base if enlarges else self.base, self.upsampler, self.clip),
             asked,
             num_images,
             options,
@@ -378,8 +361,7 @@ class Glide:
             high = self._run_stage(
                 run, self.upsampler, run.upsampler_static, inputs, None, progress
             )
-        seeds = tuple((run.options.seed, int(index)) for index in indices)
-        return run_lib.Pictures(high, low, seeds, run.settings())
+        return _pictures(run, high, low, indices)
 
     def _run_stage(
         self,
@@ -398,3 +380,10 @@ class Glide:
             progress,
             self._mesh,
         )
+
+
+def _pictures(
+    run: run_lib.Run, high: np.ndarray, low: np.ndarray, indices: np.ndarray
+) -> run_lib.Pictures:
+    seeds = tuple((run.options.seed, int(index)) for index in indices)
+    return run_lib.Pictures(high, low, seeds, run.settings())

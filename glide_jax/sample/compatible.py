@@ -8,11 +8,23 @@ from glide_jax.sample import restore
 
 
 def check_models(
-    base: restore.SampleModel,
+    base: restore.SampleModel | None,
     upsampler: restore.SampleModel | None,
     clip: restore.SampleModel | None,
 ) -> None:
     """Raises UserError, naming bundle, value and rule, where models do not fit."""
+    if upsampler is not None and not getattr(upsampler.config.model, "low_res_px", 0):
+        raise errors.UserError(
+            f"{upsampler.folder} is not an upsampler (model.low_res_px=0); give "
+            "the bundle of an upsample256 run"
+        )
+    if base is None:
+        if upsampler is None or clip is not None:
+            raise errors.UserError(
+                "no base model was given; give its bundle (only an upsampler can do "
+                "without, to enlarge pictures)"
+            )
+        return
     size = base.config.model
     if not isinstance(size, defaults.Text2ImConfig) or size.low_res_px:
         raise errors.UserError(
@@ -20,11 +32,6 @@ def check_models(
             "and a noised CLIP as --clip"
         )
     if upsampler is not None:
-        if not getattr(upsampler.config.model, "low_res_px", 0):
-            raise errors.UserError(
-                f"{upsampler.folder} is not an upsampler (model.low_res_px=0); give "
-                "the bundle of an upsample256 run"
-            )
         low_res_px = getattr(upsampler.config.model, "low_res_px", 0)
         if low_res_px != size.image_px:
             raise errors.UserError(

@@ -6,11 +6,11 @@ import importlib.metadata
 import json
 import pathlib
 import platform
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
-from jaxtyping import Float, UInt8
+from jaxtyping import Bool, Float, UInt8
 from PIL import Image, PngImagePlugin
 
 import glide_jax
@@ -108,8 +108,11 @@ def _rgb(picture: Image.Image) -> np.ndarray:
     return np.asarray(picture_files.from_pillow(picture, "images"))
 
 
-def resize(pixels: PixelBatch, image_px: int) -> ResizedBatch:
-    """Each picture at (image_px, image_px), PIL bicubic; unchanged if it is already."""
+def resize(pixels: Iterable[np.ndarray], image_px: int) -> ResizedBatch:
+    """Each picture (h, w, 3), uint8, at (image_px, image_px), PIL bicubic.
+
+    One that is so already is unchanged.
+    """
     size = (image_px, image_px)
     bicubic = Image.Resampling.BICUBIC
     return np.stack(
@@ -117,7 +120,9 @@ def resize(pixels: PixelBatch, image_px: int) -> ResizedBatch:
     )
 
 
-def resize_mask(mask: Mask, mask_px: int) -> Float[np.ndarray, "h_out w_out"]:
+def resize_mask(
+    mask: Mask | Bool[np.ndarray, "h w"], mask_px: int
+) -> Float[np.ndarray, "h_out w_out"]:
     """A mask (1 = known) at (mask_px, mask_px).
 
     Made smaller, it is 1 only where all it covers is known, so no pixel that was to be

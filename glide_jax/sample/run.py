@@ -64,7 +64,8 @@ class Run:
         """Raises UserError for what `Glide`'s methods refuse.
 
         Args:
-            models: Base, upsampler or None, CLIP or None.
+            models: Base (None only where pictures are enlarged), upsampler or None,
+                CLIP or None.
             asked: The prompts.
             num_images: Pictures of each prompt.
             options: Fields of SampleOptions.
@@ -86,8 +87,10 @@ class Run:
                 f"candidates={self.options.candidates} are compared by a noised CLIP "
                 "and none was given; give one with --clip, or candidates=1"
             )
-        self.base = self.options.base(self._base.config.sample)
-        self.base_static = self._static(self._base, self.base, fills, inverts)
+        self.base = self.base_static = None
+        if self._base is not None:
+            self.base = self.options.base(self._base.config.sample)
+            self.base_static = self._static(self._base, self.base, fills, inverts)
         self.upsampler = self.upsampler_static = None
         if self._upsampler is None:
             self._refuse_upsampling()
@@ -107,9 +110,12 @@ class Run:
         return self.options.first_index + np.arange(count)
 
     def repeat(self, arrays: np.ndarray) -> np.ndarray:
-        """One picture for every prompt, or each of several as often as asked for."""
+        """One picture for every prompt, or each of several as often as asked for.
+
+        What it returns is not to be written to.
+        """
         if len(arrays) == 1:
-            return np.repeat(arrays, self.count, axis=0)
+            return np.broadcast_to(arrays, (self.count, *arrays.shape[1:]))
         return np.repeat(arrays, self._num_images, axis=0)
 
     def base_inputs(
@@ -163,7 +169,7 @@ class Run:
         """Options as given, and what they came to for each model, as JSON values."""
         found = {
             **dataclasses.asdict(self.options),
-            "base": dataclasses.asdict(self.base),
+            "base": self.base and dataclasses.asdict(self.base),
             "upsampler": self.upsampler and dataclasses.asdict(self.upsampler),
         }
         # Numbers may have come as numpy's.

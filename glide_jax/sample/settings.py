@@ -47,8 +47,8 @@ class SampleOptions:
         upsampler_sampler, upsampler_respacing, upsampler_eta: The upsampler's.
         match_low_res: Hold the enlarged picture to the small one's colours.
         inpaint_mode: "pinned", "masked" or "implicit"; see stage.StageSettings.
-        feather_px: Width of a soft edge, in pixels of the result, that the mask gets
-            on its known side.
+        feather_px: Known pixels of a picture that are so near to what is repainted,
+            in pixels of that picture, are blended; all others stay as they are.
     """
 
     seed: int = 0

@@ -68,6 +68,29 @@ def test_enlarging_the_small_pictures_gives_the_large_ones(both, drawn):
     np.testing.assert_array_equal(enlarged.images, drawn.images)
 
 
+def test_a_large_picture_is_enlarged_in_squares_without_a_base_model(both, drawn):
+    alone = cascade.Glide(None, both.upsampler)
+    small = alone.upsample(drawn.base_images, PROMPTS, seed=7, batch_size=2)
+    np.testing.assert_array_equal(small.images, drawn.images)
+    assert small.settings["base"] is None
+    pictures = np.pad(drawn.base_images[:2], ((0, 0), (0, 0), (0, 6), (0, 0)), "edge")
+    finished = []
+    wide = alone.upsample(
+        pictures, PROMPTS[:2], seed=7, batch_size=2, progress=finished.append
+    )
+    assert wide.images.shape == (2, 16, 28, 3)
+    assert sum(finished) == pytest.approx(4)  # two squares of each
+    # The first square is what it is alone.
+    assert_within(wide.images[:, :, :12], drawn.images[:2, :, :12], 2)
+    flat = alone.upsample(np.full((8, 14, 3), 90, np.uint8), PROMPTS[0]).images[0]
+    # Two squares that show the same differ by their noise.
+    assert not np.array_equal(flat[:, :12], flat[:, 16:])
+    with pytest.raises(errors.UserError, match="without a base model"):
+        alone.sample(PROMPTS)
+    with pytest.raises(errors.UserError, match="no base model was given"):
+        cascade.Glide(None)
+
+
 def test_an_enlarged_picture_can_be_held_to_the_small_one(both, inpainter):
     # Greys, as a mean next to black or white is moved when pixels are clipped.
     small = make_pictures(2, 8) // 8 + 112
@@ -179,6 +202,17 @@ def test_an_edit_of_strength_0_returns_the_picture(both):
     assert np.abs(changed.images.astype(int) - pictures).max() > 20
 
 
+def test_an_edited_picture_has_the_size_that_it_had(both):
+    y, x = np.mgrid[:40, :60]
+    picture = np.stack([4 * x, 5 * y, 2 * x + y], axis=-1).astype(np.uint8)
+    kept = both.edit(picture, PROMPTS[0], strength=0.0)
+    np.testing.assert_array_equal(kept.images[0], picture)
+    slightly = both.edit(picture, PROMPTS[0], strength=0.001, respacing="1000")
+    assert slightly.images.shape == (1, 40, 60, 3)
+    changed = both.edit(picture, PROMPTS[0], strength=1.0)
+    assert np.abs(changed.images.astype(int) - picture).max() > 20
+
+
 def test_an_inverted_picture_holds_all_there_is_to_draw(both):
     pictures = make_pictures(2, 16)
     own = {"source_prompts": PROMPTS[0], "strength": 0.75}
@@ -259,6 +293,37 @@ def test_a_feathered_mask_keeps_what_lies_beyond_its_edge(inpainter):
     np.testing.assert_array_equal(sharp.images[:, :, :8], pictures[:, :, :8])
 
 
+def test_a_picture_of_any_size_is_given_back_with_its_hole_filled(inpainter):
+    pictures = make_pictures(2, 70)[:, :50]
+    masks = np.ones((2, 50, 70))
+    masks[0, 5:25, 40:60] = masks[1, 30:45, 3:20] = 0
+    first = inpainter.inpaint(pictures, masks, PROMPTS[:2])
+    assert first.images.shape == pictures.shape
+    assert first.base_images.shape == (2, 8, 8, 3)
+    known = masks == 1
+    np.testing.assert_array_equal(first.images[known], pictures[known])
+    assert np.abs(first.images[~known].astype(int) - pictures[~known]).max() > 20
+    assert first.settings["squares"] == [
+        {"left": 30, "top": 0, "side": 40},
+        {"left": 0, "top": 16, "side": 34},
+    ]
+    # One mask may serve several pictures, and one picture several prompts.
+    second = inpainter.inpaint(pictures[0], masks[0], PROMPTS[0], num_images=2)
+    assert second.settings["squares"] == first.settings["squares"][:1]
+    assert_within(second.images[0], first.images[0], 2)
+
+
+def test_a_soft_edge_needs_something_known_beyond_it(inpainter):
+    pictures, mask = make_pictures(1, 40), np.ones((40, 40))
+    mask[10:20, 10:20] = 0
+    soft = inpainter.inpaint(pictures, mask, PROMPTS[0], feather_px=19)
+    np.testing.assert_array_equal(soft.images[:, :, 39], pictures[:, :, 39])
+    with pytest.raises(errors.UserError, match=r"feather_px=20, .* give at most 19"):
+        inpainter.inpaint(pictures, mask, PROMPTS[0], feather_px=20)
+    with pytest.raises(errors.UserError, match="feather_px=4 means nothing"):
+        inpainter.outpaint(pictures, PROMPTS[0], (4, 0, 0, 0), feather_px=4)
+
+
 @pytest.mark.parametrize("mode", ["masked", "implicit"])
 def test_models_never_taught_to_inpaint_can_fill_a_hole(both, mode):
     pictures, masks = make_pictures(2, 16), np.zeros((2, 16, 16))
@@ -325,8 +390,8 @@ def test_pictures_and_masks_of_the_wrong_size_are_refused(both, inpainter):
     pictures, masks = make_pictures(1, 16), np.eye(8)[None]
     for wrong, named in (
         ((pictures, np.ones((1, 5, 5))), "masks have shape"),
-        ((pictures, np.ones((2, 8, 8))), "masks have shape"),
-        ((pictures[:, :10], masks), "16 x 10 pixels"),
+        ((pictures, np.stack([np.eye(8)] * 2)), "masks have shape .* 1 pictures"),
+        ((pictures[:, :10], masks), "16 x 10 like the images$"),
         ((pictures, 255 * masks), "masks range from 0 to 255"),
         ((pictures / 255, masks), "images are float64"),
         ((pictures, 0.5 * masks), "0 elsewhere"),
@@ -337,8 +402,8 @@ def test_pictures_and_masks_of_the_wrong_size_are_refused(both, inpainter):
         inpainter.inpaint(make_pictures(2, 16), masks, PROMPTS)
     with pytest.raises(errors.UserError, match="takes no inpainting mask"):
         both.inpaint(pictures, masks, PROMPTS[:1])
-    with pytest.raises(errors.UserError, match="need uint8"):
-        both.upsample(pictures, PROMPTS[:1])
+    with pytest.raises(errors.UserError, match="must be uint8"):
+        both.upsample(pictures / 255, PROMPTS[:1])
 
 
 def test_enlarging_needs_an_upsampler(models):

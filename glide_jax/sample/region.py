@@ -1,0 +1,237 @@
+"""The square of a picture that is drawn, and how it goes back into the picture.
+
+A model draws squares of one size. To repaint a part of a photo, a square around that
+part is drawn at the model's size and pasted back; to edit a photo, the square around
+all of it. A square may reach over the picture's border: what lies there is the nearest
+pixel of the picture, unknown, and is cut off again.
+"""
+
+from __future__ import annotations
+
+import math
+from typing import NamedTuple
+
+import numpy as np
+from jaxtyping import Bool, Float, UInt8
+from PIL import Image
+from scipy import ndimage
+
+Picture = UInt8[np.ndarray, "h w 3"]
+# A square of it, and one as it was drawn.
+Part = UInt8[np.ndarray, "side side 3"]
+Drawn = UInt8[np.ndarray, "px px 3"]
+# True = known
+Mask = Bool[np.ndarray, "h w"]
+
+# Side of the square, in sides of the box around what is repainted: where the picture
+# has room, and the least where it has not.
+_CONTEXT, _LEAST_CONTEXT = 2.0, 1.25
+# Width of the band, in pixels of the model, over which a drawn part takes on the
+# colours of the picture around it.
+_SEAM = 8
+# A larger difference, in levels, is the edge of something that was drawn.
+_MOST_SHIFT = 32
+
+
+class Square(NamedTuple):
+    """Pixels of a picture; left and top are negative where it reaches over."""
+
+    left: int
+    top: int
+    side: int
+
+
+def around_hole(known: Mask, model_px: int, feather_px: int = 0) -> Square:
+    """The square to draw for what is unknown in a picture.
+
+    It has about twice the side of the box around all that is unknown, and at least
+    `model_px`. It stays within the picture if what is unknown fits into a square that
+    does, so a square picture with a large hole is taken whole.
+
+    Args:
+        known: Of the whole picture; unknown somewhere.
+        model_px: Side of the model's pictures.
+        feather_px: Known pixels around the hole that change as well.
+    """
+    size = known.shape
+    boxes = [np.flatnonzero((~known).any(axis=1 - axis)) for axis in (0, 1)]
+    extent = max(int(box[-1] - box[0]) + 1 for box in boxes) + 2 * feather_px
+    side = max(math.ceil(_CONTEXT * extent), model_px)
+    if side > min(size):
+        least = math.ceil(_LEAST_CONTEXT * extent)
+        side = max(min(size), min(least, max(size)))
+    top, left = (
+        _start((int(box[0]) + int(box[-1]) + 1) / 2, side, length)
+        for box, length in zip(boxes, size, strict=True)
+    )
+    return Square(left, top, side)
+
+
+def _start(centre: float, side: int, length: int) -> int:
+    """Where a square begins along an axis: within the picture if it can."""
+    if side >= length:
+        return -((side - length) // 2)
+    return min(max(round(centre - side / 2), 0), length - side)
+
+
+def around_all(height: int, width: int) -> Square:
+    """The smallest square that holds a whole picture, in its middle."""
+    side = max(height, width)
+    return Square(-((side - width) // 2), -((side - height) // 2), side)
+
+
+def statement(size: tuple[int, int], square: Square, model_px: int) -> str:
+    """What becomes of a picture of `size` (H, W), for a user to read."""
+    height, width = size
+    drawn = f"drawn at {model_px} x {model_px} px"
+    if square == around_all(height, width):
+        continued = "" if height == width else ", continued to a square by its borders,"
+        return f"picture {width} x {height}{continued} is {drawn} as a whole"
+    return (
+        f"picture {width} x {height}: the {square.side} x {square.side} square at "
+        f"({square.left}, {square.top}) around what is repainted is {drawn} and pasted "
+        "back"
+    )
+
+
+def cut(picture: Picture, square: Square) -> Part:
+    """The square of a picture; what lies outside is the nearest pixel."""
+    height, width = picture.shape[:2]
+    steps = np.arange(square.side)
+    rows = np.clip(square.top + steps, 0, height - 1)
+    columns = np.clip(square.left + steps, 0, width - 1)
+    return picture[rows[:, None], columns]
+
+
+def cut_mask(
+    known: Mask, square: Square, model_px: int, feather_px: int = 0
+) -> Bool[np.ndarray, "side side"]:
+    """The square of a mask for the model; what lies outside the picture is unknown.
+
+    Where the square is made smaller for the model, the hole is two pixels of the model
+    wider, and `paste` compares what is drawn there with what is known. Soft edges are
+    left alone.
+    """
+    part = _cut_known(known, square)
+    if square.side > model_px and not feather_px:
+        part = distance(part) > 2 * math.ceil(square.side / model_px)
+    return part
+
+
+def cut_back(drawn: Drawn, square: Square, size: tuple[int, int]) -> Picture:
+    """What a square around a whole picture of `size` (H, W) holds of it.
+
+    It may have been drawn at another resolution, and is resized.
+    """
+    _, in_square = _windows(size, square)
+    return _resized(drawn, square.side)[in_square]
+
+
+def paste(
+    picture: Picture,
+    known: Mask,
+    square: Square,
+    drawn: Drawn,
+    feather_px: int = 0,
+) -> Picture:
+    """The picture with what is unknown taken from its square as it was drawn.
+
+    Known pixels stay as they are, to the byte; but those at a chessboard distance of
+    at most `feather_px` from an unknown one are blended with what was drawn there.
+
+    Args:
+        picture: The whole one.
+        known: Its mask.
+        square: From `around_hole`.
+        drawn: The square at the model's resolution, its hole as from `cut_mask`. If
+            it is made larger here and the edge is not soft, its colours are brought
+            to the picture's along the seam.
+        feather_px: See above.
+    """
+    in_picture, in_square = _windows(known.shape, square)
+    weight = kept_share(known[in_picture], feather_px)[..., None]
+    before, after = picture[in_picture], _resized(drawn, square.side)
+    if square.side > len(drawn) and not feather_px:
+        shift = _seam(cut(picture, square), _cut_known(known, square), drawn)
+        after = _to_pixels(after + shift)
+    after = after[in_square]
+    if len(drawn) != square.side:
+        # A square of the model's own size was blended as it was drawn.
+        after = _to_pixels(weight * before + (1 - weight) * after)
+    result = picture.copy()
+    result[in_picture] = np.where(weight < 1, after, before)
+    return result
+
+
+def kept_share(known: Mask, feather_px: int) -> Float[np.ndarray, "h w"]:
+    """How much of each pixel a soft edge keeps, 0 to 1; see `inpainting.feather`."""
+    share = distance(known) / np.float32(feather_px + 1)
+    return np.minimum(share, 1, dtype=np.float32)
+
+
+def distance(known: Mask) -> np.ndarray:
+    """Chessboard distance of each pixel from the nearest unknown one."""
+    return np.asarray(ndimage.distance_transform_cdt(known, "chessboard"))
+
+
+def _seam(
+    picture: Part, known: Bool[np.ndarray, "side side"], drawn: Drawn
+) -> Float[np.ndarray, "side side 3"]:
+    """What to add to a drawn hole so that it goes on from the picture around it.
+
+    That is the difference of the two in known pixels next to the hole, where it is
+    small, spread into the hole and faded over `_SEAM` pixels of the model. It is
+    smooth, and found at the model's resolution.
+    """
+    side, model_px = len(picture), len(drawn)
+    away = distance(known)
+    rim = (away > 0) & (away <= math.ceil(side / model_px))
+    difference = np.subtract(picture, _resized(drawn, side), dtype=np.float32)
+    layers = np.concatenate([difference * rim[..., None], rim[..., None]], axis=-1)
+    *small, share = np.moveaxis(_resized_layers(layers, model_px), -1, 0)
+    is_tint = np.abs(small).max(axis=0) <= _MOST_SHIFT * share
+    spread = [ndimage.gaussian_filter(one * is_tint, _SEAM / 3) for one in small]
+    total = ndimage.gaussian_filter(share, _SEAM / 3)
+    is_hole = _resized_layers((away == 0)[..., None], model_px)[..., 0] > 1 - 1e-6
+    depth = np.asarray(ndimage.distance_transform_edt(is_hole))
+    fade = np.clip(1 - depth / _SEAM, 0, 1)
+    shift = np.stack(spread, axis=-1) * (fade / np.maximum(total, 1e-6))[..., None]
+    return _resized_layers(shift, side)
+
+
+def _cut_known(known: Mask, square: Square) -> Bool[np.ndarray, "side side"]:
+    part = np.zeros((square.side, square.side), bool)
+    in_picture, in_square = _windows(known.shape, square)
+    part[in_square] = known[in_picture]
+    return part
+
+
+def _windows(
+    size: tuple[int, ...], square: Square
+) -> tuple[tuple[slice, ...], tuple[slice, ...]]:
+    """Where picture and square overlap, in the picture and in the square."""
+    in_picture, in_square = [], []
+    for start, length in zip((square.top, square.left), size, strict=True):
+        first, last = max(start, 0), min(start + square.side, length)
+        in_picture.append(slice(first, last))
+        in_square.append(slice(first - start, last - start))
+    return tuple(in_picture), tuple(in_square)
+
+
+def _to_pixels(values: np.ndarray) -> np.ndarray:
+    return np.clip(np.round(values), 0, 255).astype(np.uint8)
+
+
+def _resized(drawn: Drawn, side: int) -> Part:
+    bicubic = Image.Resampling.BICUBIC
+    return np.asarray(Image.fromarray(drawn).resize((side, side), bicubic))
+
+
+def _resized_layers(layers: np.ndarray, side: int) -> Float[np.ndarray, "s s c"]:
+    """The mean of an area where made smaller, bilinear where made larger."""
+    method = Image.Resampling.BOX if side < len(layers) else Image.Resampling.BILINEAR
+    resized = [
+        np.asarray(Image.fromarray(layer).resize((side, side), method))
+        for layer in np.moveaxis(layers.astype(np.float32), -1, 0)
+    ]
+    return np.stack(resized, axis=-1)
