@@ -60,7 +60,7 @@ class ProgressBar:
         """Shows fields (loss=0.3) behind the bar from now on."""
         self._bar.set_postfix(fields, refresh=False)
 
-    def update(self, n: float = 1) -> None:
+    def update(self, n: float | int = 1) -> None:
         """Counts n more, which may be a part of one."""
         self._count += n
         # Shown to a tenth; whole numbers as such.

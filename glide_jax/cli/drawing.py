@@ -40,7 +40,10 @@ Draw = Callable[..., "Pictures"]
 
 
 class Drawn(NamedTuple):
-    """All pictures of a run: their prompts, and uint8 (N, H, W, 3)."""
+    """All pictures of a run: their prompts, and uint8 (N, H, W, 3).
+
+    Without an upsampler `base_images` are `images`.
+    """
 
     prompts: Sequence[Prompt]
     images: np.ndarray
@@ -205,14 +208,13 @@ class _Writer:
             own = output_folder.own_entries(record)
 
         def joined(name: str, last: np.ndarray) -> np.ndarray:
-            files = [self._folder / entry.get(name, entry["file"]) for entry in own]
+            files = [self._folder / entry[name] for entry in own]
             return np.stack([*map(images.read_image, files), *last])
 
-        return Drawn(
-            self._work.prompts,
-            joined("file", result.images),
-            joined("base_file", result.base_images),
-        )
+        large = small = joined("file", result.images)
+        if self._models.upsampler is not None:
+            small = joined("base_file", result.base_images)
+        return Drawn(self._work.prompts, large, small)
 
 
 @contextlib.contextmanager

@@ -182,7 +182,7 @@ def progress_bar(
     *,
     initial: int = 0,
     kept: str | Callable[[], str] = stopping.NOTHING_KEPT,
-) -> Iterator[Callable[[float], None]]:
+) -> Iterator[Callable[[float | int], None]]:
     """A bar that appears when work begins, so that a refusal stays one line.
 
     Work that tells it of its progress ends when a signal comes; see `stopping.heeded`
@@ -193,7 +193,7 @@ def progress_bar(
     with stopping.heeded(kept) as poll, contextlib.ExitStack() as stack:
         bars: list[progress.ProgressBar] = []
 
-        def update(finished: float) -> None:
+        def update(finished: float | int) -> None:
             if not bars:
                 bar = progress.ProgressBar(total, description, initial=initial)
                 bars.append(stack.enter_context(bar))

@@ -21,7 +21,7 @@ from glide_jax.sample.stage_inputs import StageInputs
 Words = UInt32[shapes.Array, "b"]
 # Called with 0 when a stage begins, then with the images' worth of work that is done
 # since the last call, also a part of one: the numbers of a stage add up to its images.
-Progress = Callable[[float], None]
+Progress = Callable[[float | int], None]
 # (inputs, what is told of shares of the work) -> x_start (B, H, W, 3)
 Draw = Callable[[StageInputs, segments.OnShare | None], jax.Array]
 

@@ -6,6 +6,7 @@ from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 
 from glide_jax import shapes
@@ -103,4 +104,4 @@ class Stage:
 
 def _on_devices(inputs: StageInputs) -> StageInputs:
     """The inputs as every part takes them, moved there once."""
-    return jax.device_put(stage_inputs.with_array_scalars(inputs))
+    return jax.tree.map(jnp.asarray, stage_inputs.with_array_scalars(inputs))

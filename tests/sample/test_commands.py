@@ -14,7 +14,7 @@ from glide_jax import lifecycle, progress
 from glide_jax.cli import main
 from glide_jax.cli import sample as sample_verb
 from glide_jax.config import defaults
-from glide_jax.sample import images
+from glide_jax.sample import images, output_folder
 
 
 @pytest.fixture
@@ -342,6 +342,72 @@ def test_an_output_that_cannot_be_written_is_one_line_before_any_work(
     lines = capsys.readouterr().err.strip().splitlines()
     assert len(lines) == 1
     assert f"{place} cannot be written" in lines[0]
+
+
+def _verbs(bundles, tmp_path):
+    """Commands that draw three pictures, one in each batch, by their verbs."""
+    photos = tmp_path / "photos"
+    photos.mkdir()
+    for name in "rgb":
+        write_photo(photos, name, (ord(name), 0, 0))
+    picture = np.random.default_rng(0).integers(0, 256, (16, 16, 3), np.uint8)
+    Image.fromarray(picture).save(tmp_path / "picture.png")
+    base, upsampler = f"--base={bundles['base']}", f"--upsampler={bundles['upsampler']}"
+    three = ["--prompt=a big r circle", "--num_images=3"]
+    image = f"--image={tmp_path / 'picture.png'}"
+    return {
+        "sample": ["sample", base, upsampler, f"--captions_of=folder:{photos}"],
+        "edit": ["edit", base, *three, image, "--source_prompt=a big g circle"],
+        "inpaint": [
+            *("inpaint", f"--base={bundles['base_inpaint']}", *three),
+            *(image, "--extend=0,0,4,0"),
+        ],
+    }
+
+
+def contents(folder):
+    return {path.name: path.read_bytes() for path in folder.iterdir()}
+
+
+@pytest.mark.parametrize("verb", ["sample", "edit", "inpaint"])
+def test_a_stopped_run_is_continued_to_the_same_bytes(
+    bundles, tmp_path, monkeypatch, capsys, verb
+):
+    flags = [*_verbs(bundles, tmp_path)[verb], "--batch_size=1", "--respacing=2"]
+    flags += ["--upsampler_respacing=2"] if verb == "sample" else []
+    assert main.run([*flags, f"--output={tmp_path / 'whole'}"]) == 0
+    write = output_folder.add
+
+    def write_and_stop(*arguments):
+        write(*arguments)
+        os.kill(os.getpid(), signal.SIGTERM)
+
+    cut = f"--output={tmp_path / 'cut'}"
+    monkeypatch.setattr(output_folder, "add", write_and_stop)
+    for kept in (1, 2):
+        assert main.run([*flags, cut]) == lifecycle.ExitCode.PREEMPTED
+        told = capsys.readouterr().err
+        assert f"stopped by SIGTERM with {kept} of 3 pictures kept" in told
+        record = json.loads((tmp_path / "cut" / "samples.json").read_text())
+        assert len(record["images"]) == kept
+        assert record["asked"]["pictures"] == 3
+    monkeypatch.undo()
+    assert main.run([*flags, cut, "--seed=1"]) == 2
+    assert "--seed is 0 there and 1 here" in capsys.readouterr().err
+    assert main.run([*flags, cut]) == 0
+    whole = contents(tmp_path / "whole")
+    assert contents(tmp_path / "cut") == whole
+    assert ("beside.png" in whole) == (verb == "sample")
+
+
+def test_a_warning_of_a_prompt_is_told_once_for_all_batches(sample, tmp_path, caplog):
+    long = "--prompt=" + "a big r circle and " * 9
+    flags = [long, "--num_images=3", "--batch_size=1", "--respacing=2"]
+    flags += ["--upsampler_respacing=2", f"--output={tmp_path / 'out'}"]
+    assert sample(*flags) == 0
+    told = [r.getMessage() for r in caplog.records if "not seen" in r.getMessage()]
+    assert len(told) == 2  # by each of the two models
+    assert len(set(told)) == 2
 
 
 def test_a_signal_ends_sampling_with_nothing_written(

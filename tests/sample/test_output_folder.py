@@ -3,6 +3,10 @@
 from __future__ import annotations
 
 import json
+import signal
+import subprocess
+import sys
+import textwrap
 
 import numpy as np
 import pytest
@@ -138,6 +142,122 @@ def test_a_run_that_cannot_be_written_changes_nothing(tmp_path):
             {"images": [{"index": 2, "prompt": "b", "file": "000002.png"}]},
         )
     assert {path.name: path.read_bytes() for path in tmp_path.iterdir()} == before
+
+
+def batch(indices, count, seed=0, **inputs):
+    """A record of some pictures of a run of `count`, and their pixels."""
+    entries = [{"index": i, "prompt": "a", "file": f"{i:06d}.png"} for i in indices]
+    record = {
+        "verb": "sample",
+        **inputs,
+        "asked": {"pictures": count, "prompts_sha256": "p", "flags": {"seed": seed}},
+        "bundles": {"base": {"folder": "b", "digest": "d"}},
+        "settings": {"first_index": indices[0], "candidates": 1, "seed": seed},
+        "images": entries,
+    }
+    pixels = [np.full((4, 4, 3), i, np.uint8) for i in indices]
+    return [(e["file"], p) for e, p in zip(entries, pixels, strict=True)], record
+
+
+def start(folder, record, *, append=False):
+    return output_folder.start(
+        folder,
+        record,
+        append=append,
+        first_index=None,
+        span=record["asked"]["pictures"],
+    )
+
+
+def contents(folder):
+    return {path.name: path.read_bytes() for path in folder.iterdir()}
+
+
+def test_a_run_in_batches_leaves_what_one_batch_leaves(tmp_path):
+    for name, parts in (("one", [[0, 1, 2, 3]]), ("two", [[0, 1], [2, 3]])):
+        folder = tmp_path / name
+        folder.mkdir()
+        for indices in parts:
+            pictures, record = batch(indices, 4)
+            record["settings"]["first_index"] = 0
+            output_folder.add(folder, pictures, record)
+    assert contents(tmp_path / "one") == contents(tmp_path / "two")
+
+
+def test_an_unfinished_run_is_continued_by_the_same_request_alone(tmp_path, caplog):
+    caplog.set_level("INFO")
+    mask = {"file": "m.png", "sha256": "m"}
+    pictures, record = batch([0, 1], 4, mask=mask)
+    output_folder.add(tmp_path, pictures, record)
+    # Another place of the same file is no other request.
+    again = {**record, "mask": {"file": "elsewhere.png", "sha256": "m"}}
+    assert start(tmp_path, again) == (0, 2)
+    assert "2 of 4 pictures are there; continues with picture 2" in caplog.text
+    asked = record["asked"]
+    for change, named in (
+        ({"verb": "edit"}, 'verb is "sample" there and "edit" here'),
+        ({"asked": {**asked, "flags": {"seed": 1}}}, "--seed is 0 there and 1 here"),
+        ({"asked": {**asked, "flags": {}}}, "--seed is 0 there and not given here"),
+        ({"asked": {**asked, "pictures": 9}}, "number of pictures differs"),
+        ({"asked": {**asked, "prompts_sha256": "q"}}, "text of the prompts differs"),
+        ({"bundles": {"base": {"digest": "e"}}}, "bundle of --base differs"),
+        ({"mask": {"file": "m.png", "sha256": "n"}}, "file of --mask differs"),
+    ):
+        with pytest.raises(errors.UserError, match=f"2 of 4 pictures.*{named}"):
+            start(tmp_path, {**record, **change})
+    output_folder.add(tmp_path, *batch([2, 3], 4, mask=mask))
+    with pytest.raises(errors.UserError, match="holds samples already"):
+        start(tmp_path, record)
+
+
+def test_another_run_is_appended_to_an_unfinished_one(tmp_path, caplog):
+    output_folder.add(tmp_path, *batch([0, 1], 4))
+    _, other = batch([2, 3], 4, seed=1)
+    assert start(tmp_path, other, append=True) == (2, 0)
+    assert "--seed is 0 there and 1 here" in caplog.text
+    output_folder.add(tmp_path, *batch([2, 3], 4, seed=1))
+    # Cut as well: the same command adds what is missing, whether it says --append.
+    for append in (True, False):
+        assert start(tmp_path, other, append=append) == (2, 2)
+    assert output_folder.add(tmp_path, *batch([4, 5], 4, seed=1)) == 6
+    record = output_folder.read_record(tmp_path)
+    assert [entry.get("run") for entry in record["images"]] == [0, 0, *[None] * 4]
+    assert record["earlier_runs"][0]["asked"]["pictures"] == 4
+    assert start(tmp_path, other, append=True) == (6, 0)
+
+
+@pytest.mark.parametrize("moved", range(4))
+def test_a_process_killed_while_it_moves_files_leaves_a_run_to_continue(
+    tmp_path, moved
+):
+    folder = tmp_path / "out"
+    folder.mkdir()
+    script = f"""
+    import os, pathlib, signal
+    from glide_jax.sample import output_folder
+    from tests.sample import test_output_folder as tests
+
+    whole, left = pathlib.Path.replace, [{moved}]
+
+    def replace(*arguments):
+        if not left[0]:
+            os.kill(os.getpid(), signal.SIGKILL)
+        left[0] -= 1
+        return whole(*arguments)
+
+    pathlib.Path.replace = replace
+    output_folder.add(pathlib.Path({str(folder)!r}), *tests.batch([0, 1], 4))
+    """
+    run = [sys.executable, "-c", textwrap.dedent(script)]
+    assert subprocess.run(run, check=False).returncode == -signal.SIGKILL
+    pictures, record = batch([0, 1], 4)
+    assert start(folder, record) == (0, 0)
+    output_folder.add(folder, pictures, record)
+    # The draft of the killed process is gone, and nothing tells that there was one.
+    whole = tmp_path / "whole"
+    whole.mkdir()
+    output_folder.add(whole, pictures, record)
+    assert contents(folder) == contents(whole)
 
 
 def test_pictures_are_appended_from_the_command_line(bundles, tmp_path, capsys):
