@@ -289,17 +289,24 @@ def _grid_columns(num_images: int, count: int) -> int:
 @contextlib.contextmanager
 def _repetitions_hidden() -> Iterator[None]:
     """Hides log records that came before: each batch repeats those of its prompts."""
-    told: set[str] = set()
-
-    def is_new(record: logging.LogRecord) -> bool:
-        text = record.getMessage()
-        is_told = text in told
-        told.add(text)
-        return not is_told
-
-    logger = logging.getLogger()
-    logger.addFilter(is_new)
-    try:
+    # A logger's own filters do not see the records of other loggers.
+    with contextlib.ExitStack() as stack:
+        for handler in logging.getLogger().handlers:
+            is_new = _OnceFilter()
+            handler.addFilter(is_new)
+            stack.callback(handler.removeFilter, is_new)
         yield
-    finally:
-        logger.removeFilter(is_new)
+
+
+class _OnceFilter(logging.Filter):
+    """Passes the first record of each text."""
+
+    def __init__(self):
+        super().__init__()
+        self._passed: set[str] = set()
+
+    def filter(self, record: logging.LogRecord) -> bool:
+        text = record.getMessage()
+        is_new = text not in self._passed
+        self._passed.add(text)
+        return is_new

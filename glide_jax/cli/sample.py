@@ -116,8 +116,8 @@ def _draw_beside(
     """A sheet: caption, real picture, base picture, upsampled picture."""
     from glide_jax.eval import contact_sheet
 
-    columns = {"real": real, f"{drawn.base_images.shape[1]} px": drawn.base_images}
-    columns[f"{drawn.images.shape[1]} px"] = drawn.images
+    columns = {"real": real, f"{drawn.base_images[0].shape[1]} px": drawn.base_images}
+    columns[f"{drawn.images[0].shape[1]} px"] = drawn.images
     rows = [
         (prompt, [pictures[i] for pictures in columns.values()])
         for i, prompt in enumerate(drawn.prompts)

@@ -15,6 +15,7 @@ import numpy as np
 from PIL import Image, ImageDraw, ImageFont
 
 TILE_PX = 128  # a whole multiple of 16, 32, 64 and 128 px pictures
+MAX_TILE_PX = 512  # of a picture in a grid
 NOTE_LINES = 5  # of the text underneath a picture; a longer one is shortened
 _MAX_LABEL_PX = 200
 _GAP_PX = 14
@@ -63,10 +64,10 @@ def draw_grid(
 
     A caption stands at the left of its row if the whole row has it, otherwise
     underneath its picture. Pictures are enlarged by a whole factor, at least to
-    TILE_PX on their longer side; larger ones keep their size.
+    TILE_PX on their longer side; larger ones keep their size, up to MAX_TILE_PX.
 
     Args:
-        pictures: uint8 (H, W, 3), all of one size.
+        pictures: uint8 (H, W, 3), of any sizes.
         captions: One for each picture.
         columns: Pictures in a row; the last row may hold fewer.
     """
@@ -81,7 +82,8 @@ def draw_grid(
         notes.append([*row, *[""] * empty])
     titles = [""] * columns
     section = Section("", "", titles, rows, () if is_shared else notes)
-    tile_px = whole_tile_px(max(pictures[0].shape[:2]))
+    longest = max(max(picture.shape[:2]) for picture in pictures)
+    tile_px = min(whole_tile_px(longest), MAX_TILE_PX)
     return draw_contact_sheet("", "", [section], tile_px=tile_px)
 
 
