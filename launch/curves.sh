@@ -53,9 +53,17 @@ if [ ! -e "$reference" ]; then
   "$glide" evaluate reference --source=shapes:quickstart --px=16 --max_images=512 \
     --features="$features" --output="$reference"
 fi
+# `glide` refuses a flag that is given twice.
+defaults=()
+for flag in --num_images=512 --save_images=512 --batch_size=64 --respacing=25; do
+  case " $* " in
+    *" ${flag%%=*}="*) ;;
+    *) defaults+=("$flag") ;;
+  esac
+done
 "$glide" sweep experiments/sweeps/curves.py --root="$root" --parallel=2 -- \
   --base="$models/base_cfg" --clip="$models/noised_clip" --features="$features" \
-  --reference="$reference" --captions_of=shapes:quickstart --num_images=512 \
-  --save_images=512 --batch_size=64 --respacing=25 "$@"
+  --reference="$reference" --captions_of=shapes:quickstart \
+  ${defaults[@]+"${defaults[@]}"} "$@"
 "$glide" sweep --root="$root" --report --rows="$root/rows.jsonl"
 "$glide" evaluate --curves="$root" --output="$root/curves.png"

@@ -126,22 +126,21 @@ def arguments(plan: Plan, run: Run, root: pathlib.Path | None) -> list[str]:
     """What comes after `glide` to start a run; without a root, but for its folder.
 
     A flag is replaced by the same flag of a later group: the command, the flags of all
-    runs, the run's overrides, its folder. `glide` refuses a flag that is given twice.
+    runs, the run's overrides. `glide` refuses a flag that is given twice.
     """
     prefix = "--config." if plan.verb == "train" else "--"
     own = [f"{prefix}{key}={_word(plan, key, v)}" for key, v in run.overrides.items()]
-    groups = [plan.command, plan.shared, own]
+    words: list[str] = []
+    for group in (plan.command, plan.shared, own):
+        words = [*_without(words, set(map(_flag_name, group))), *group]
     if root is not None:
         flag = OUTPUT_FLAGS.get(plan.verb, "--output")
-        groups.append([f"{flag}={root / 'runs' / run.id}"])
-    words: list[str] = []
-    for group in groups:
-        words = [*_without(words, set(map(_flag_name, group))), *group]
+        words.append(f"{flag}={root / 'runs' / run.id}")
     return words
 
 
 def _without(words: Sequence[str], names: set[str]) -> list[str]:
-    """The words without the flags of these names; --no or the value goes along."""
+    """The words without the flags of these names and their values."""
     kept, is_left_out = [], False
     for word in words:
         name = _flag_name(word)

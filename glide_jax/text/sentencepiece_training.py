@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import itertools
+import re
 from collections.abc import Iterable, Iterator
 
 import sentencepiece
@@ -59,9 +60,12 @@ def train_sentencepiece(captions: Iterable[str], vocab_size: int) -> bytes:
             minloglevel=2,
         )
     except RuntimeError as error:
+        # "Vocabulary size is smaller than required_chars. 40 vs 271. ..."
+        least = re.search(r"required_chars\. \d+ vs (\d+)", str(error))
         raise errors.UserError(
-            f"SentencePiece could not train vocab_size={vocab_size} pieces ({error}); "
-            f"it must hold 256 bytes, 3 specials and every character: raise vocab_size"
+            f"a tokenizer of {vocab_size} pieces cannot be trained: 256 bytes, 3 "
+            "specials and every character of the captions are pieces; raise vocab_size "
+            + (f"to {least[1]} or more" if least else f"({error})")
         ) from error
     return model.getvalue()
 

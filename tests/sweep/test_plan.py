@@ -173,7 +173,7 @@ def test_a_later_group_of_flags_replaces_an_earlier_one(make_plan):
         "[{'optim.eps': 3}]",
         "--config.seed=2",
         "--config.optim.eps=2",
-        command=f"{TRAIN} --config.seed 1 --config.train.num_steps=4 --workdir=x",
+        command=f"{TRAIN} --config.seed 1 --config.train.num_steps=4",
     )
     assert plans.arguments(plan, plan.runs[0], pathlib.Path("root")) == [
         *TRAIN.split(),
