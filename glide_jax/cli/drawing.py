@@ -63,7 +63,8 @@ class Work:
         prompts: One for each picture.
         draw: Draws some of the pictures.
         inputs: What samples.json says of input files: see `sampling.file_record`.
-        num_squares: How many squares of the models' size each picture takes.
+        num_squares: How many squares of the models' size each picture takes; called
+            once, when the models are loaded.
         sheets: Made of all pictures at the end, beside grid.png.
     """
 
