@@ -49,6 +49,15 @@ def test_a_silent_bar_writes_nothing(monkeypatch):
         assert stream.getvalue() == ""
 
 
+def test_parts_of_a_picture_add_up_to_it():
+    for updates, shown in (([0.25] * 3, "draw: 0.8/2, "), ([0.1] * 20, "draw: 2/2, ")):
+        log = io.StringIO()
+        with progress.ProgressBar(2, "draw", stream=log) as bar:
+            for n in updates:
+                bar.update(n)
+        assert log.getvalue().startswith(shown)
+
+
 def test_closing_twice_writes_once():
     log = io.StringIO()
     bar = progress.ProgressBar(1, "sample", stream=log)

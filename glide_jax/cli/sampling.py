@@ -70,7 +70,8 @@ def define_output(add: define.Define) -> None:
     add.whole("seed", "another number gives other pictures", 0)
     meaning = "index of the first picture: 17 draws picture 17 of that seed alone"
     add.whole("first_index", meaning, 0)
-    add.whole("batch_size", "pictures drawn at once; lower it if memory runs out", 16)
+    meaning = "pictures drawn at once, then written; lower it if memory runs out"
+    add.whole("batch_size", meaning, 16)
 
 
 def define_guidance(add: define.Define) -> None:

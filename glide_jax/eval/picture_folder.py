@@ -6,7 +6,7 @@ import collections
 import json
 import logging
 import pathlib
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from typing import Any, NamedTuple
 
 from glide_jax import errors
@@ -59,7 +59,8 @@ def list_pictures(folder: pathlib.Path, name: str) -> Listed:
 def _listed_by_record(folder: pathlib.Path, name: str) -> Listed:
     path = folder / output_folder.RECORD
     try:
-        entries = json.loads(path.read_text(encoding="utf-8"))["images"]
+        record = json.loads(path.read_text(encoding="utf-8"))
+        entries = record["images"]
         files = [folder / entry["file"] for entry in entries]
         captions = [entry["prompt"] for entry in entries]
     except (OSError, ValueError, LookupError, TypeError) as error:
@@ -67,25 +68,26 @@ def _listed_by_record(folder: pathlib.Path, name: str) -> Listed:
             f"{path} is not what glide sample writes; remove it, and the pictures are"
             " read in natural order of their names"
         ) from error
-    check_files(folder, entries, name)
+    check_files(folder, record, name)
     # Of a blend no single caption is the right one.
     has_all = all(isinstance(text, str) for text in captions)
     return Listed(files, captions if has_all else None)
 
 
-def check_files(
-    folder: pathlib.Path, entries: Sequence[Mapping[str, Any]], name: str
-) -> None:
+def check_files(folder: pathlib.Path, record: dict[str, Any], name: str) -> None:
     """Tells in one line which files of a folder its samples.json does not list.
+
+    Another line tells of a run that was not finished.
 
     Args:
         folder: It exists.
-        entries: Those of samples.json.
+        record: What samples.json holds, with "images".
         name: As in `list_pictures`.
 
     Raises:
         UserError: It lists no picture, or one that is not there.
     """
+    entries = record["images"]
     listed = [entry["file"] for entry in entries]
     gone = [file for file in listed if not (folder / file).is_file()]
     if gone or not listed:
@@ -96,6 +98,12 @@ def check_files(
         )
         raise errors.UserError(
             f"{name}: samples.json lists {what}; draw the samples again"
+        )
+    if output_folder.is_unfinished(record):
+        logging.warning(
+            "%s: its last run was stopped at %s; the command that began it draws the"
+            " rest",
+            *(name, output_folder.how_many(record)),
         )
     listing = picture_listing.list_files(folder)
     unique = set(listed)

@@ -50,7 +50,7 @@ def read(path: str) -> list[Sample]:
             f"--samples={path}: samples.json does not list pictures with their prompts;"
             f" {remedy}"
         ) from error
-    picture_folder.check_files(folder, record["images"], f"--samples={path}")
+    picture_folder.check_files(folder, record, f"--samples={path}")
     return samples
 
 

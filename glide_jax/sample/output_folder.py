@@ -64,9 +64,8 @@ def start(
             `append` is False.
     """
     before = read_record(folder)
-    if before is not None and _is_unfinished(before):
-        there = len(own_entries(before))
-        held = f"{there:,} of {counts.counted(before['asked']['pictures'], 'picture')}"
+    if before is not None and is_unfinished(before):
+        there, held = len(own_entries(before)), how_many(before)
         other = _difference(before, request)
         if other is None:
             settings = before["settings"]
@@ -96,8 +95,15 @@ def start(
     return Start(first, 0)
 
 
-def _is_unfinished(record: dict[str, Any]) -> bool:
+def is_unfinished(record: dict[str, Any]) -> bool:
+    """Whether the last run asks for more pictures than are there."""
     return "asked" in record and len(own_entries(record)) < record["asked"]["pictures"]
+
+
+def how_many(record: dict[str, Any]) -> str:
+    """Of an unfinished run, e.g. "12 of 40 pictures"."""
+    asked = counts.counted(record["asked"]["pictures"], "picture")
+    return f"{len(own_entries(record)):,} of {asked}"
 
 
 def own_entries(record: dict[str, Any]) -> list[dict[str, Any]]:
@@ -203,7 +209,7 @@ def read_record(folder: pathlib.Path) -> dict[str, Any] | None:
         for entry in record["images"]:
             if not _PICTURE.fullmatch(entry["file"]):
                 raise ValueError(entry["file"])
-        if _is_unfinished(record):
+        if is_unfinished(record):
             _identity(record)
     except FileNotFoundError:
         return None
@@ -238,7 +244,7 @@ def add(
     before = read_record(folder)
     continues = (
         before is not None
-        and _is_unfinished(before)
+        and is_unfinished(before)
         and _difference(before, record) is None
     )
     if before is None:

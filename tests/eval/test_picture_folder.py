@@ -108,3 +108,16 @@ def test_samples_to_compare_tell_what_is_passed_over(tmp_path, caplog):
     (record,) = caplog.records
     assert f"--samples={path}: 2 pictures" in record.getMessage()
     assert "samples.json does not list (1)" in record.getMessage()
+
+
+def test_an_unfinished_run_is_told(tmp_path, caplog):
+    write(tmp_path, "000001.png")
+    record = {"images": [entry(1)], "asked": {"pictures": 40}}
+    (tmp_path / "samples.json").write_text(json.dumps(record))
+    for read in (
+        lambda: picture_folder.list_pictures(tmp_path, "--images=f"),
+        lambda: sample_folder.read(str(tmp_path)),
+    ):
+        caplog.clear()
+        read()
+        assert "stopped at 1 of 40 pictures" in caplog.text

@@ -14,7 +14,7 @@ from glide_jax import lifecycle, progress
 from glide_jax.cli import main
 from glide_jax.cli import sample as sample_verb
 from glide_jax.config import defaults
-from glide_jax.sample import images, output_folder
+from glide_jax.sample import cascade, images, output_folder
 
 
 @pytest.fixture
@@ -398,6 +398,24 @@ def test_a_stopped_run_is_continued_to_the_same_bytes(
     whole = contents(tmp_path / "whole")
     assert contents(tmp_path / "cut") == whole
     assert ("beside.png" in whole) == (verb == "sample")
+
+
+def test_batches_with_candidates_keep_the_pictures_of_one_call(bundles, tmp_path):
+    models = f"--base={bundles['base']}", f"--clip={bundles['clip']}"
+    flags = ["--prompt=a big r circle", "--num_images=3", "--candidates=2"]
+    flags += ["--batch_size=2", "--respacing=2", "--first_index=5"]
+    assert main.run(["sample", *models, *flags, f"--output={tmp_path / 'out'}"]) == 0
+    glide = cascade.Glide.load(bundles["base"], clip=bundles["clip"])
+    options = {"candidates": 2, "batch_size": 2, "respacing": "2", "first_index": 5}
+    drawn = glide.sample("a big r circle", num_images=3, **options)
+    record = json.loads((tmp_path / "out" / "samples.json").read_text())
+    assert [entry["index"] for entry in record["images"]] == [
+        index for _, index in drawn.seeds
+    ]
+    assert record["settings"] == drawn.settings
+    for entry, pixels in zip(record["images"], drawn.images, strict=True):
+        written = images.read_image(tmp_path / "out" / entry["file"])
+        np.testing.assert_array_equal(written, pixels)
 
 
 def test_a_warning_of_a_prompt_is_told_once_for_all_batches(sample, tmp_path, caplog):
