@@ -52,7 +52,7 @@ def run(fv: flags.FlagValues, args: list[str]) -> int:
     options = sampling.read_options(fv)
     with sampling.open_samples(fv, options, len(pictures)) as (output, options):
         models = cascade.Glide.load(
-            None, fv.upsampler, fsdp=fv.fsdp, compute_dtype=fv.compute_dtype
+            upsampler=fv.upsampler, fsdp=fv.fsdp, compute_dtype=fv.compute_dtype
         )
         px = models.base_px
         grids = [tiles.Tiles(len(one), len(one[0]), px) for one in pictures]
