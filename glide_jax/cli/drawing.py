@@ -169,7 +169,7 @@ class _Writer:
             index = result.seeds[i][1]
             entry = {"index": index, "prompt": prompt, "file": f"{index:06d}.png"}
             pictures.append((entry["file"], result.images[i]))
-            if self._models.upsampler is not None:
+            if self._models.num_stages > 1:
                 entry["base_file"] = f"{index:06d}_base.png"
                 pictures.append((entry["base_file"], result.base_images[i]))
             entries.append(entry)
@@ -212,7 +212,7 @@ class _Writer:
             return np.stack([*map(images.read_image, files), *last])
 
         large = small = joined("file", result.images)
-        if self._models.upsampler is not None:
+        if self._models.num_stages > 1:
             small = joined("base_file", result.base_images)
         return Drawn(self._work.prompts, large, small)
 

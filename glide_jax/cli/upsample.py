@@ -56,7 +56,9 @@ def run(fv: flags.FlagValues, args: list[str]) -> int:
 
     def load(values: flags.FlagValues) -> Glide:
         return cascade.Glide.load(
-            None, values.upsampler, fsdp=values.fsdp, compute_dtype=values.compute_dtype
+            upsampler=values.upsampler,
+            fsdp=values.fsdp,
+            compute_dtype=values.compute_dtype,
         )
 
     def cut(models: Glide, number: int) -> tiles.Tiles:

@@ -30,21 +30,27 @@ BASE_STREAM, UPSAMPLER_STREAM = 0, 1
 NUM_STREAMS = 2
 
 
-def image_keys(seed: int, indices: np.ndarray, stream: int) -> shapes.PRNGKeys:
+def image_keys(
+    seed: int, indices: np.ndarray, stream: int | np.ndarray
+) -> shapes.PRNGKeys:
     """Keys of images by index: fold_in(fold_in(key(seed), index), stream)."""
     indices = np.asarray(indices).astype(np.uint32)
     seeds = np.full(len(indices), seed, np.uint32)
     return keys_of(jnp.asarray(seeds), jnp.asarray(indices), stream)
 
 
-def keys_of(seeds: Words, indices: Words, stream: int) -> shapes.PRNGKeys:
-    """The key of each pair of seed and index; may be traced."""
+def keys_of(seeds: Words, indices: Words, stream: int | np.ndarray) -> shapes.PRNGKeys:
+    """The key of each pair of seed and index, in one stream or each in its own.
 
-    def fold(seed: jax.Array, index: jax.Array) -> jax.Array:
+    May be traced.
+    """
+
+    def fold(seed: jax.Array, index: jax.Array, stream: jax.Array) -> jax.Array:
         root = jax.random.key(seed)
         return jax.random.fold_in(jax.random.fold_in(root, index), stream)
 
-    return jax.vmap(fold)(seeds, indices)
+    streams = jnp.broadcast_to(jnp.uint32(stream), indices.shape)
+    return jax.vmap(fold)(seeds, indices, streams)
 
 
 def draw_in_batches(

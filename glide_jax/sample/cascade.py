@@ -45,7 +45,7 @@ class Glide(models.Models):
 
     def __init__(
         self,
-        base: restore.SampleModel | None,
+        base: restore.SampleModel | None = None,
         upsampler: restore.SampleModel | None = None,
         clip: restore.SampleModel | None = None,
         *,
@@ -232,17 +232,12 @@ class Glide(models.Models):
         _, height, width, _ = images.shape
         grid = tiles.Tiles(height, width, self.base_px)
         indices = run.indices(run.count)
-        inputs = [
-            self._start(
-                run.prompts, 1, options, enlarges=True, square=number
-            ).upsampler_inputs(indices, squares, {})
-            for number, squares in enumerate(grid.cut(images))
-        ]
+        squares = np.concatenate(list(grid.cut(images)))
         high = self._run_stage(
             run,
             self.upsampler,
             run.upsampler_static,
-            stage_inputs.joined(inputs),
+            run.upsampler_inputs(indices, squares, {}),
             None,
             progress,
         )

@@ -21,7 +21,7 @@ class Models:
 
     def __init__(
         self,
-        base: restore.SampleModel | None,
+        base: restore.SampleModel | None = None,
         upsampler: restore.SampleModel | None = None,
         clip: restore.SampleModel | None = None,
         *,
@@ -43,7 +43,7 @@ class Models:
     @classmethod
     def load(
         cls: type[_Loaded],
-        base: str | pathlib.Path | None,
+        base: str | pathlib.Path | None = None,
         upsampler: str | pathlib.Path | None = None,
         clip: str | pathlib.Path | None = None,
         *,

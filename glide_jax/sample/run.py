@@ -151,12 +151,17 @@ class Run:
     def upsampler_inputs(
         self, indices: np.ndarray, low: np.ndarray, conditions: dict[str, Any]
     ) -> stage_inputs.StageInputs:
-        """Of the upsampler, for small pictures (N, h, w, 3) with these indices."""
-        rows = np.arange(self.count)
+        """Of the upsampler, for small pictures (N, h, w, 3) with these indices (N,).
+
+        Or for squares (K * N, h, w, 3) of pictures: the first of all N, the second of
+        all N and so on, each with noise of its own.
+        """
+        squares, rows = np.divmod(np.arange(len(low)), self.count)
+        asked = [self.prompts[row] for row in rows]
         return stage_inputs.StageInputs(
-            keys=self._keys(indices, batches.UPSAMPLER_STREAM),
-            caption=prompts.encode(self._upsampler, self.prompts),
-            weights=prompts.weights(self.prompts),
+            keys=self._keys(indices[rows], batches.UPSAMPLER_STREAM, squares),
+            caption=prompts.encode(self._upsampler, asked),
+            weights=prompts.weights(asked),
             eta=self.upsampler.eta,
             noise_temperature=self.upsampler.noise_temperature,
             # By way of 8-bit pixels: a picture read back from its PNG file is
@@ -221,6 +226,6 @@ class Run:
         stage.check(model.config, static, has_clip=self._clip is not None)
         return static
 
-    def _keys(self, indices: np.ndarray, stream: int):
-        stream += batches.NUM_STREAMS * self._square
-        return batches.image_keys(self.options.seed, indices, stream)
+    def _keys(self, indices: np.ndarray, stream: int, squares: np.ndarray | int = 0):
+        streams = stream + batches.NUM_STREAMS * (self._square + squares)
+        return batches.image_keys(self.options.seed, indices, streams)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from typing import NamedTuple
 
 import jax
@@ -91,13 +90,4 @@ def with_array_scalars(inputs: StageInputs) -> StageInputs:
     """Every scale as a float32 array: an int and a float would be two programs."""
     return inputs._replace(
         **{name: jnp.float32(getattr(inputs, name)) for name in SCALARS}
-    )
-
-
-def joined(parts: Sequence[StageInputs]) -> StageInputs:
-    """Inputs of several groups of images, which share all of `SHARED`, as one group."""
-    names = [name for name in StageInputs._fields if name not in SHARED]
-    own = [{name: getattr(part, name) for name in names} for part in parts]
-    return parts[0]._replace(
-        **jax.tree.map(lambda *leaves: jnp.concatenate(leaves), *own)
     )

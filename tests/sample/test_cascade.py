@@ -69,7 +69,7 @@ def test_enlarging_the_small_pictures_gives_the_large_ones(both, drawn):
 
 
 def test_a_large_picture_is_enlarged_in_squares_without_a_base_model(both, drawn):
-    alone = cascade.Glide(None, both.upsampler)
+    alone = cascade.Glide(upsampler=both.upsampler)
     small = alone.upsample(drawn.base_images, PROMPTS, seed=7, batch_size=2)
     np.testing.assert_array_equal(small.images, drawn.images)
     assert small.settings["base"] is None
@@ -88,7 +88,7 @@ def test_a_large_picture_is_enlarged_in_squares_without_a_base_model(both, drawn
     with pytest.raises(errors.UserError, match="without a base model"):
         alone.sample(PROMPTS)
     with pytest.raises(errors.UserError, match="no base model was given"):
-        cascade.Glide(None)
+        cascade.Glide()
 
 
 def test_an_enlarged_picture_can_be_held_to_the_small_one(both, inpainter):
