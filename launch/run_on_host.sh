@@ -103,6 +103,8 @@ child=""
 # one of them. Each interrupts `wait`, hence the loop.
 train() {
   local pipe code
+  # A flag is given once.
+  if [[ " $* " == *" --config.train.grace_secs="* ]]; then grace=""; fi
   pipe="$(mktemp -u)"
   mkfifo "$pipe"
   (
@@ -112,7 +114,6 @@ train() {
   local tee=$!
   (
     trap '' HUP
-    # The configuration comes first, and what is set after it wins.
     exec "${glide[@]}" train "--workdir=$folder" "$1" \
       ${grace:+"--config.train.grace_secs=$grace"} "${@:2}" >"$pipe" 2>&1
   ) &
