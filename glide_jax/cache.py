@@ -11,6 +11,9 @@ from glide_jax.runtime import paths
 FOLDER_VARIABLE = "GLIDE_JAX_CACHE"
 # JAX's own, read when it is imported.
 PROGRAMS_VARIABLE = "JAX_COMPILATION_CACHE_DIR"
+LEAST_SECS_VARIABLE = "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS"
+# JAX keeps what took a second; `glide sample` starts with several shorter programs.
+_LEAST_SECS = 0.2
 
 
 def folder() -> pathlib.Path:
@@ -29,7 +32,9 @@ def keep_programs() -> None:
       UserError: FOLDER_VARIABLE is a URL.
     """
     os.environ.setdefault(PROGRAMS_VARIABLE, str(folder() / "programs"))
+    least_secs = float(os.environ.setdefault(LEAST_SECS_VARIABLE, str(_LEAST_SECS)))
     # Imported before us, it has read its environment already.
     jax = sys.modules.get("jax")
     if jax is not None and jax.config.jax_compilation_cache_dir is None:
         jax.config.update("jax_compilation_cache_dir", os.environ[PROGRAMS_VARIABLE])
+        jax.config.update("jax_persistent_cache_min_compile_time_secs", least_secs)
