@@ -177,7 +177,7 @@ def open_samples(
             folder,
             append=values.append,
             asked=given.value if given.present else None,
-            span=count * (values.candidates if "candidates" in values else 1),
+            span=count * values.candidates,
         )
         yield folder, {**options, "first_index": first}
 

@@ -15,7 +15,7 @@ import itertools
 
 from absl import flags
 
-from glide_jax.cli import define, sampling
+from glide_jax.cli import define, output, sampling
 from glide_jax.errors import UserError
 from glide_jax.runtime import counts
 
@@ -50,7 +50,15 @@ def run(fv: flags.FlagValues, args: list[str]) -> int:
     prompts = fv.prompt if len(fv.prompt) > 1 else fv.prompt * len(fv.image)
     pictures = [images.read_image(path, "--image") for path in fv.image]
     options = sampling.read_options(fv)
-    with sampling.open_samples(fv, options, len(pictures)) as (output, options):
+    if not fv.output:
+        raise UserError("--output is missing, e.g. --output=out/large")
+    with output.made_folder(fv.output) as folder, output.alone(folder):
+        first = output_folder.choose_first_index(
+            folder,
+            append=fv.append,
+            asked=fv.first_index if fv["first_index"].present else None,
+            span=len(pictures),
+        )
         models = cascade.Glide.load(
             upsampler=fv.upsampler, fsdp=fv.fsdp, compute_dtype=fv.compute_dtype
         )
@@ -58,7 +66,7 @@ def run(fv: flags.FlagValues, args: list[str]) -> int:
         grids = [tiles.Tiles(len(one), len(one[0]), px) for one in pictures]
         for path, grid in zip(fv.image, grids, strict=True):
             print(f"{path}: {grid.statement(models.image_px // px)}")
-        first, results = options["first_index"], []
+        results = []
         with sampling.progress_bar(sum(map(len, grids)), "squares drawn") as progress:
             # Pictures of one size that follow each other are drawn together.
             numbers = range(len(pictures))
@@ -84,7 +92,7 @@ def run(fv: flags.FlagValues, args: list[str]) -> int:
         drawn = [image for result in results for image in result.images]
         names = [entry["file"] for entry in entries]
         output_folder.add(
-            output,
+            folder,
             list(zip(names, drawn, strict=True)),
             {
                 "verb": "upsample",
@@ -93,5 +101,5 @@ def run(fv: flags.FlagValues, args: list[str]) -> int:
                 "images": entries,
             },
         )
-        print(f"{counts.counted(len(drawn), 'picture')} and samples.json: {output}")
+        print(f"{counts.counted(len(drawn), 'picture')} and samples.json: {folder}")
     return 0
