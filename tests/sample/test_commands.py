@@ -257,7 +257,7 @@ def test_pictures_of_any_size_are_enlarged(bundles, tmp_path, capsys, monkeypatc
     assert images.read_image("large/000001.png").shape == (10, 24, 3)
     record = json.loads((tmp_path / "large" / "samples.json").read_text())
     assert [e["prompt"] for e in record["images"]] == ["x", "y"]
-    assert [e["image"]["file"] for e in record["images"]] == ["a.png", "b.png"]
+    assert [e["file"] for e in record["images_enlarged"]] == ["a.png", "b.png"]
     assert record["bundles"].keys() == {"upsampler"}
 
 
