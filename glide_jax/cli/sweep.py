@@ -14,7 +14,6 @@ bundles or configuration have changed since is refused: it is not what its comma
 
 from __future__ import annotations
 
-import importlib
 import logging
 import math
 import pathlib
@@ -23,7 +22,7 @@ import shlex
 from absl import flags
 
 from glide_jax import lifecycle
-from glide_jax.cli import define, evaluate_inputs
+from glide_jax.cli import define, sweep_check
 from glide_jax.errors import UserError
 from glide_jax.runtime import paths, project_files
 
@@ -72,6 +71,13 @@ def define_flags(values: flags.FlagValues) -> None:
     )
     add.switch("retry_failed", "also start runs again that failed by a mistake", False)
     add.text("only", "run the run with this id alone, as all runners do")
+    add.switch(
+        "check_inputs",
+        "before the first run is started, look for the data, bundles and files of all; "
+        "--nocheck_inputs where they are on another machine, as they are taken to be "
+        "with --runner=jobset and print",
+        True,
+    )
     add.switch("dry_run", "print what would be run, and end", False)
     add.switch("status", "show a table of the runs, and end", False)
     add.number("watch", "with --status: show it anew every so many seconds, e.g. 5")
@@ -127,8 +133,17 @@ def run(values: flags.FlagValues, arguments: list[str]) -> int:
     if values.only:
         return _run_one(values, _kept_plan(values.only, root, arguments), root)
     plan = _make_plan(arguments)
-    _check_runs(plan, root)
+    sweep_check.check_runs(plan, root, looks=_looks_for_inputs(values))
     return _run_all(values, plan, root, arguments)
+
+
+def _looks_for_inputs(values: flags.FlagValues) -> bool:
+    """Whether the runs' data and bundles are to be found from here."""
+    if values.check_inputs and values.runner in ("local", "slurm"):
+        return True
+    why = f"--runner={values.runner}" if values.check_inputs else "--nocheck_inputs"
+    logging.info("data, bundles and files of the runs are not looked for (%s)", why)
+    return False
 
 
 def _check_flags(values: flags.FlagValues) -> None:
@@ -193,76 +208,6 @@ def _kept_plan(run_id: str, root: pathlib.Path, arguments: list[str]):
     plan.run(run_id)
     plans.keep(plan, root)
     return plan
-
-
-def _check_runs(plan, root: pathlib.Path) -> None:
-    """Raises UserError for what a run would be refused for: before any is started.
-
-    And for a finished one that would be another now.
-    """
-    from glide_jax.cli import main
-    from glide_jax.config import resolve, validate
-    from glide_jax.sweep import plan as plans
-    from glide_jax.sweep import state
-
-    first = " ".join(plan.command[:2])
-    verb = first if first in main.VERBS else plan.command[0]
-    count = len(verb.split())
-    if verb not in main.VERBS or verb == "sweep":
-        raise UserError(
-            f"COMMAND of {plan.name} starts {verb!r}, which is no verb to be "
-            f"swept; use one of {', '.join(v for v in main.VERBS if v != 'sweep')}"
-        )
-    module = importlib.import_module(f"glide_jax.cli.{verb.replace(' ', '_')}")
-    for run_ in plan.runs:
-        values = flags.FlagValues()
-        module.define_flags(values)
-        words = plans.arguments(plan, run_, pathlib.Path("root"))[count:]
-        _check_folder(plan, words)
-        try:
-            main.parse(values, [f"glide {verb}", *words])
-            entry = state.Entry(root, run_.id)
-            if plan.verb == "train":
-                validate.validate(resolve.from_config_dict(values.config))
-            if entry.is_finished:
-                _check_unchanged(verb, values, entry)
-        except UserError as error:
-            raise UserError(f"{plan.name}, run {run_.label}: {error}") from error
-
-
-def _check_folder(plan, words: list[str]) -> None:
-    """Each run has a folder of its own, named last; nobody else names one."""
-    named = [w for w in words[:-1] if w.startswith(("--output=", "--workdir="))]
-    if named:
-        raise UserError(
-            f"{plan.name} sets {named[0]}, but a sweep names each run's folder itself "
-            "(ROOT/runs/ID); leave it out"
-        )
-
-
-def _check_unchanged(verb: str, values: flags.FlagValues, entry) -> None:
-    """Raises UserError where the finished run's flags mean something else now."""
-    from glide_jax.config import resolve
-    from glide_jax.sweep import stale  # imports models: not where nothing is finished
-
-    if verb == "train":
-        stale.check_config(entry, resolve.from_config_dict(values.config))
-    elif verb == "evaluate":
-        stale.check_bundles(entry, _bundles(values))
-        stale.check_reference(entry, values.reference)
-
-
-def _bundles(values: flags.FlagValues) -> dict[str, str | None]:
-    """The folders that flags of `glide evaluate` name, as its settings call them."""
-    kind, _, place = (values.features or "").partition(":")
-    features = place if kind == "clip" else None
-    return {
-        "base": values.base,
-        "upsampler": values.upsampler,
-        "clip": values.clip,
-        "features": features,
-        "judge": evaluate_inputs.judge_bundle(values),
-    }
 
 
 def _run_one(values: flags.FlagValues, plan, root: pathlib.Path) -> int:

@@ -62,13 +62,13 @@ def check_cache(config: Config, source: schema.Source) -> None:
     free = shutil.disk_usage(folder).free
     logging.log(
         logging.WARNING if size > free else logging.INFO,
-        "data.cache_dir=%s holds up to %.3g GiB of this data (%s of %d px); its disk "
-        "has %.3g GiB free",
+        "data.cache_dir=%s holds up to %s MiB of this data (%s of %d px); its disk has "
+        "%s MiB free",
         config.data.cache_dir,
-        size / 2**30,
+        f"{size / 2**20:,.1f}",
         counts.counted(len(source), "picture"),
         config.model.image_px,
-        free / 2**30,
+        f"{free / 2**20:,.0f}",
     )
 
 

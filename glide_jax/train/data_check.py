@@ -77,9 +77,14 @@ def _tell(config: Config, source: schema.Source, found: survey.Survey) -> None:
     """Says what was read, and what of it is no mistake but may be one."""
     total, batch = len(source), config.train.global_batch_size
     if found.records:
-        told = "%r: %s of %s read before the start"
-        all_ = counts.counted(total, "record")
-        logging.info(told, source, f"{found.records:,}", all_)
+        logging.info(
+            "%r: %d of %s read before the start (at most %d, for at most %g s)",
+            source,
+            found.records,
+            counts.counted(total, "record"),
+            MOST_RECORDS,
+            MOST_SECS,
+        )
     if total < batch:
         logging.warning(
             "%r has %s, fewer than train.global_batch_size=%d: a batch holds records "

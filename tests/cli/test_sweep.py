@@ -12,7 +12,7 @@ from glide_jax.cli import main
 from glide_jax.config import defaults, resolve
 from glide_jax.eval import npz_files
 from glide_jax.sample import restore
-from glide_jax.sweep import attempt, result, state
+from glide_jax.sweep import attempt, definition, result, state
 from glide_jax.sweep import plan as plans
 from tests import fake_devices
 
@@ -254,3 +254,52 @@ def test_status_and_report_need_no_sweep_file(tmp_path, capsys, monkeypatch):
     assert "small: 1 waiting" in capsys.readouterr().out
     assert main.run(["sweep", ROOT, "--report"]) == 2
     assert "no run of small is finished" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("command", "runs", "named"),
+    [
+        (None, "[{'seed': 0}, {'data.sources': 'folder:no'}]", "run sources=folder:no"),
+        (None, "[{'data.sources': ('folder:no',)}]", "data.sources: folder:no is not"),
+        (None, "[{'data.validation_sources': 'folder:no'}]", "data.validation_sources"),
+        (None, "[{'train.init_from': 'no'}]", "train.init_from=no does not exist"),
+        (None, "[{'data.tokenizer': 'no'}]", "data.tokenizer: tokenizer 'no' is"),
+        ("evaluate --images=a.npz", "[{'seed': 1}]", "--images=a.npz is no file"),
+        ("evaluate", "[{'base': 'no'}]", "run base=no: --base=no is no bundle"),
+        ("evaluate", "[{'features': 'clip:no'}]", "--features=no is no bundle"),
+        ("evaluate", "[{'reference': 'no'}]", "--reference=no is no file or folder"),
+        ("evaluate", "[{'captions_of': 'folder:no'}]", "--captions_of: folder:no is"),
+    ],
+)
+@pytest.mark.parametrize("runner", ["local", "slurm"])
+def test_what_the_runs_read_is_looked_for_before_any_is_started(
+    refused, file, tmp_path, capsys, caplog, runner, command, runs, named
+):
+    path = file(runs, *([command] if command else []))
+    argv = ["sweep", path, ROOT, f"--runner={runner}"]
+    assert named in refused(*argv)
+    assert main.run([*argv, "--dry_run", "--nocheck_inputs"]) == 0
+
+
+def test_what_another_run_of_the_sweep_makes_need_not_be_there(
+    refused, file, tmp_path, capsys, caplog
+):
+    path = file("[{'seed': 0}]")
+    (run,) = plans.make(definition.load(pathlib.Path(path))).runs
+    made = f"root/runs/{run.id}"
+    argv = ["sweep", path, ROOT, "--dry_run"]
+    file(f"[{{'seed': 0}}, {{'train.init_from': '{made}/bundle'}}]")
+    assert main.run(argv) == 0
+    capsys.readouterr()
+    file("[{'seed': 0}, {'train.init_from': 'root/runs/another/bundle'}]")
+    assert "another/bundle does not exist" in refused(*argv)
+
+
+def test_data_of_another_machine_are_not_looked_for(
+    file, tmp_path, monkeypatch, caplog
+):
+    monkeypatch.chdir(tmp_path)
+    path = file("[{'data.sources': 'folder:/volume/photos'}]")
+    with caplog.at_level("INFO"):
+        assert main.run(["sweep", path, ROOT, "--runner=print"]) == 0
+    assert "are not looked for (--runner=print)" in caplog.text

@@ -182,7 +182,7 @@ def test_a_run_goes_on_with_a_cache_of_pictures_as_without(
     loop.train(make_config(changes=data | {"train.num_steps": 2}), cut)
     with caplog.at_level("INFO"):
         loop.train(make_config(changes=cached), cut)
-    assert "GiB of this data (6 pictures of 8 px)" in caplog.text
+    assert "MiB of this data (6 pictures of 8 px)" in caplog.text
     assert list((tmp_path / "pictures").rglob("*.rgb"))
     assert_trees_equal(
         final_state(make_config(changes=data), straight),
