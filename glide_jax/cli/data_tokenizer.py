@@ -11,6 +11,7 @@ from __future__ import annotations
 from absl import flags
 
 from glide_jax.cli import data_flags, define, output, stopping
+from glide_jax.runtime import counts
 
 
 def define_flags(values: flags.FlagValues) -> None:
@@ -39,7 +40,8 @@ def run(values: flags.FlagValues, arguments: list[str]) -> int:
         tokenizer = sentencepiece_model.SentencePieceTokenizer(model)
         tokenizers.save(tokenizer, folder)
     print(
-        f"{tokenizer.vocab_size} pieces from {len(captions)} captions are in {folder}; "
+        f"{tokenizer.vocab_size} pieces from"
+        f" {counts.counted(len(captions), 'caption')} are in {folder}; "
         f"use them with --config.data.tokenizer={folder}"
     )
     return 0

@@ -24,6 +24,7 @@ from absl import flags
 
 from glide_jax.cli import define, output
 from glide_jax.errors import UserError
+from glide_jax.runtime import counts
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -84,12 +85,14 @@ def _print(rows: list[list[str]]) -> None:
 
 def _print_counts(tallies: Mapping[str, elo.Tally], unanswered: int) -> None:
     models = {name for tally in tallies.values() for name in tally.models}
-    counts = ", ".join(
-        f"{tally.votes} votes on {question} ({tally.ties} ties)"
+    on_questions = ", ".join(
+        f"{counts.counted(tally.votes, 'vote')} on {question}"
+        f" ({counts.counted(tally.ties, 'tie')})"
         for question, tally in tallies.items()
     )
-    blank = f"; {unanswered} rows without an answer left out" if unanswered else ""
-    print(f"{len(models)} models; {counts}{blank}")
+    rows = counts.counted(unanswered, "row")
+    blank = f"; {rows} without an answer left out" if unanswered else ""
+    print(f"{len(models)} models; {on_questions}{blank}")
     print("only differences mean anything; the mean is 0, brackets are 95% intervals")
 
 

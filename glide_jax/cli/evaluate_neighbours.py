@@ -16,6 +16,7 @@ from absl import flags
 
 from glide_jax.cli import define, output, sampling
 from glide_jax.errors import UserError
+from glide_jax.runtime import counts
 
 
 def define_flags(values: flags.FlagValues) -> None:
@@ -71,7 +72,8 @@ def run(values: flags.FlagValues, arguments: list[str]) -> int:
     print(
         f"nearest pair: {first['file']} and {first['nearest'][0]['record']},"
         f" {extractor.name} similarity {first['nearest'][0]['similarity']:.4f}\n"
-        f"{len(samples)} samples and {found.searched} training pictures"
+        f"{counts.counted(len(samples), 'sample')} and"
+        f" {counts.counted(found.searched, 'training picture')}"
         f" ({found.left_out} unreadable); look at {folder / 'neighbours.png'}"
     )
     return 0

@@ -17,6 +17,7 @@ from absl import flags
 
 from glide_jax.cli import define, output, stopping
 from glide_jax.errors import UserError
+from glide_jax.runtime import counts
 
 
 def define_flags(values: flags.FlagValues) -> None:
@@ -61,7 +62,7 @@ def run(values: flags.FlagValues, arguments: list[str]) -> int:
     with output.made_folder(values.output) as folder, stopping.heeded() as poll:
         pairs.write(folder, study, record, poll)
     print(
-        f"{len(study.pairs)} pairs of {', '.join(names)}\n"
+        f"{counts.counted(len(study.pairs), 'pair')} of {', '.join(names)}\n"
         f"for raters: {folder / 'rater'} (open vote.html)\n"
         f"not for raters: {folder / 'key.json'}"
     )

@@ -26,6 +26,7 @@ from absl import flags
 
 from glide_jax.cli import define, evaluate_inputs, output, stopping
 from glide_jax.errors import UserError
+from glide_jax.runtime import counts
 
 
 def define_flags(values: flags.FlagValues) -> None:
@@ -79,7 +80,7 @@ def run(values: flags.FlagValues, arguments: list[str]) -> int:
             )
     left_out = f", {record['unreadable']} left out" if record["unreadable"] else ""
     print(
-        f"{record['count']} pictures of {record['px']} px by {record['extractor']} "
-        f"{record['digest']}{left_out}: {path}"
+        f"{counts.counted(record['count'], 'picture')} of {record['px']} px by"
+        f" {record['extractor']} {record['digest']}{left_out}: {path}"
     )
     return 0

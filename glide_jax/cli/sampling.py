@@ -125,7 +125,8 @@ def read_prompts(values: flags.FlagValues) -> list[Prompt]:
     weights = read_numbers(values, "blend")
     if len(weights) != len(prompts) or len(prompts) != len(set(prompts)):
         raise UserError(
-            f"--blend has {len(weights)} weights for {len(prompts)} prompts; give one "
+            f"--blend has {counts.counted(len(weights), 'weight')} for"
+            f" {counts.counted(len(prompts), 'prompt')}; give one "
             "for each, and no prompt twice"
         )
     return [dict(zip(prompts, weights, strict=True))]
@@ -246,6 +247,11 @@ def read_lines(path: str) -> list[str]:
     if not prompts:
         raise UserError(f"--prompt_file={path} holds no prompt; write one a line")
     empty = len(lines) - len(prompts)
-    passed_over = f" ({empty} empty lines passed over)" if empty else ""
-    logging.info("--prompt_file=%s: %d prompts%s", path, len(prompts), passed_over)
+    passed_over = f" ({counts.counted(empty, 'empty line')} passed over)"
+    logging.info(
+        "--prompt_file=%s: %s%s",
+        path,
+        counts.counted(len(prompts), "prompt"),
+        passed_over if empty else "",
+    )
     return prompts

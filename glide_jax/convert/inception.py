@@ -19,7 +19,7 @@ from glide_jax.checkpoint import bundle
 from glide_jax.convert import tensor_files
 from glide_jax.errors import UserError
 from glide_jax.models import inception
-from glide_jax.runtime import paths
+from glide_jax.runtime import counts, paths
 
 PUBLISHED = "pt_inception-2015-12-05-6726825d.pth"
 DIGEST = "6726825d"  # how the published file's SHA-256 begins
@@ -124,7 +124,8 @@ def _check(tensors: Mapping[str, np.ndarray]) -> None:
     ]
     if wrong:
         raise UserError(
-            f"{len(wrong)} tensors are not those of FID's Inception, the first: "
+            f"{counts.counted(len(wrong), 'tensor')} differ from FID's"
+            " Inception, the first: "
             f"{wrong[0]!r} has shape {found.get(wrong[0])}, not "
             f"{expected.get(wrong[0])}; get {PUBLISHED}"
         )

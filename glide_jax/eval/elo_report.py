@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 
 from glide_jax.eval import elo
+from glide_jax.runtime import counts
 
 SCHEMA = 1
 _PANEL_INCHES, _ROW_INCHES = 4.2, 0.42
@@ -65,7 +66,12 @@ def markdown(estimates: Mapping[str, elo.Estimate], command: str) -> str:
             ]
             for entry in _differences(found)
         ]
-        lines += ["", f"## {question}: {found.tally.votes} votes", "", *_grid(rows)]
+        lines += [
+            "",
+            f"## {question}: {counts.counted(found.tally.votes, 'vote')}",
+            "",
+            *_grid(rows),
+        ]
         if found.unbounded:
             lines += ["", unbounded(found)]
     return "\n".join(lines) + "\n"
@@ -181,7 +187,9 @@ def _draw_panel(
         )
     panel.set_xlim(left, right)
     panel.set_ylim(-0.7, len(models) - 0.3)
-    panel.set_title(f"{question} ({found.tally.votes} votes)", fontsize=10)
+    panel.set_title(
+        f"{question} ({counts.counted(found.tally.votes, 'vote')})", fontsize=10
+    )
     panel.set_xlabel(f"Elo, mean 0; {elo.LEVEL:.0%} intervals", fontsize=9)
     panel.grid(axis="x", color="0.9")
     panel.set_axisbelow(True)

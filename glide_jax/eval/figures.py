@@ -25,6 +25,7 @@ from glide_jax.eval import (
     scores,
 )
 from glide_jax.eval import references as references_lib
+from glide_jax.runtime import counts
 
 # What each needs: features, a reference, its own rows, captions and a CLIP for them.
 NEEDS = {
@@ -118,7 +119,8 @@ def compute(
         metrics["inception_score"] = distances.inception_score(logits)
         if len(logits) < STABLE_INCEPTION:
             warnings.append(
-                f"{_prefix(extractor)}inception_score: {len(logits)} pictures; below "
+                f"{_prefix(extractor)}inception_score:"
+                f" {counts.counted(len(logits), 'picture')}; below "
                 f"{STABLE_INCEPTION:,} it comes out too low, compare only equal numbers"
             )
     metrics = {f"{_prefix(extractor)}{name}": v for name, v in metrics.items()}
@@ -127,7 +129,8 @@ def compute(
         metrics |= scores.figures(*found[:2], found[2].tolist())
         if len(found[2]) < scores.GROUP:
             warnings.append(
-                f"noised_clip_retrieval: among {len(found[2])} captions, where groups "
+                f"noised_clip_retrieval: among"
+                f" {counts.counted(len(found[2]), 'caption')}, where groups "
                 f"have {scores.GROUP}"
             )
     return Found(metrics, warnings)
@@ -190,13 +193,14 @@ def _doubts(name: str, drawn: moments.Gaussian, real: moments.Gaussian) -> list[
     if fewest >= STABLE_FID:
         return []
     line = (
-        f"{name}: {drawn.count} pictures against {real.count or 'an unknown number'}; "
+        f"{name}: {counts.counted(drawn.count, 'picture')} against"
+        f" {real.count or 'an unknown number'}; "
         f"below {STABLE_FID:,} it comes out too high, compare only equal numbers"
     )
     singular = [g.count for g in (drawn, real) if g.is_singular]
     if singular:
         line += (
-            f"; {min(singular)} pictures give a covariance of rank "
-            f"{min(singular) - 1} of {len(drawn.mu)}"
+            f"; the covariance of {counts.counted(min(singular), 'picture')} has the"
+            f" rank {min(singular) - 1} of {len(drawn.mu)}"
         )
     return [line]

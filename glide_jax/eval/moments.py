@@ -13,6 +13,7 @@ import numpy as np
 from jaxtyping import Float
 
 from glide_jax import errors
+from glide_jax.runtime import counts
 
 Rows = Float[np.ndarray, "n d"]
 
@@ -75,7 +76,8 @@ class Moments:
         """
         if self.count < 2:
             raise errors.UserError(
-                f"{self.count} pictures have no covariance; give at least 2"
+                f"{counts.counted(self.count, 'picture')} given, of which there is no"
+                " covariance; give at least 2"
             )
         # Rounding may leave it a hair off symmetry.
         scatter = (self._scatter + self._scatter.T) / 2

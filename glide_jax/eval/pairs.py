@@ -26,6 +26,7 @@ import numpy as np
 
 from glide_jax import errors
 from glide_jax.eval import sample_folder, vote_page
+from glide_jax.runtime import counts
 from glide_jax.sample import images
 
 SCHEMA = 1
@@ -103,7 +104,8 @@ def plan(
     count = len(meetings) if num_pairs is None else num_pairs
     if count > len(meetings):
         raise errors.UserError(
-            f"--num_pairs={count}, but these folders make {len(meetings)} pairs; ask"
+            f"--num_pairs={count}, but these folders make"
+            f" {counts.counted(len(meetings), 'pair')}; ask"
             " for fewer, or draw more samples"
         )
     chosen = [meetings[i] for i in rng.permutation(count)]
@@ -138,8 +140,9 @@ def _check_prompts(pictures: dict[str, dict[tuple[str, int], pathlib.Path]]) -> 
         if missing:
             prompt, number = missing[0]
             what = f"picture {number + 1} of {prompt!r}"
+            lacking = counts.counted(len(missing), "picture")
             raise errors.UserError(
-                f"{one} has {len(missing)} pictures whose prompts {other} lacks, e.g."
+                f"{one} has {lacking} without a counterpart in {other}, e.g."
                 f" {what:.80}; draw both from the same prompts with the same"
                 " --num_images"
             )

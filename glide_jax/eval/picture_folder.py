@@ -92,7 +92,7 @@ def check_files(folder: pathlib.Path, record: dict[str, Any], name: str) -> None
     gone = [file for file in listed if not (folder / file).is_file()]
     if gone or not listed:
         what = (
-            f"{len(gone)} pictures that are gone, e.g. {gone[0]}"
+            f"{counts.counted(len(gone), 'missing picture')}, e.g. {gone[0]}"
             if gone
             else "no picture"
         )

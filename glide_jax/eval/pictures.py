@@ -19,7 +19,7 @@ from glide_jax import errors
 from glide_jax.data import captions as captions_lib
 from glide_jax.data import fault, schema, sources, transforms
 from glide_jax.eval import npz_files, picture_folder
-from glide_jax.runtime import paths
+from glide_jax.runtime import counts, paths
 from glide_jax.sample import cascade, settings
 from glide_jax.sample import images as images_lib
 
@@ -307,8 +307,8 @@ def check_prompts(
     """Raises UserError unless there is a prompt for each picture, or none at all."""
     if prompts is not None and len(prompts) != count:
         raise errors.UserError(
-            f"{where} holds {count} pictures and there are {len(prompts)} prompts; "
-            "give one for each, in the order of the pictures"
+            f"{where} holds {counts.counted(count, 'picture')} and there are"
+            f" {counts.counted(len(prompts), 'prompt')}; give one for each, in the order of the pictures"
         )
 
 

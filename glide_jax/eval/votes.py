@@ -92,7 +92,7 @@ def read(
                 _check_names(where, vote, seen)
             counts[vote] += 1
     if not counts:
-        blank = f"; all {unanswered} answers are empty" if unanswered else ""
+        blank = f"; all answers are empty ({unanswered})" if unanswered else ""
         raise errors.UserError(
             f"{', '.join(paths)}: no votes below the header{blank}; a row is one vote"
         )

@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING
 from glide_jax.config import defaults
 from glide_jax.errors import UserError
 from glide_jax.plan import machines
+from glide_jax.runtime import counts
 
 if TYPE_CHECKING:
     import jax
@@ -89,14 +90,14 @@ class Topology:
 
     def describe(self) -> str:
         """One line for a person."""
-        parts = [f"{self.num_chips} {self.machine.name} chips"]
+        parts = [counts.counted(self.num_chips, f"{self.machine.name} chip")]
         if self.num_slices > 1:
             parts = [f"{self.num_slices} slices of {self.name}", *parts]
         else:
             parts = [self.name, *parts]
         if self.sold_as:
             parts.append(f"sold as {self.sold_as}")
-        parts.append(f"{self.num_hosts} hosts")
+        parts.append(counts.counted(self.num_hosts, "host"))
         return ", ".join(parts)
 
 

@@ -183,8 +183,8 @@ def choose_first_index(
     unlisted = len(taken) - len({int(_PICTURE.fullmatch(n)[1]) for n in listed})
     if unlisted:
         logging.warning(
-            "%s holds %d pictures that no %s lists; they stay as they are",
-            *(folder, unlisted, RECORD),
+            "%s holds %s that no %s lists; nothing there is changed",
+            *(folder, counts.counted(unlisted, "picture"), RECORD),
         )
     if asked is None:
         return following

@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 
 from glide_jax import errors
+from glide_jax.runtime import counts
 from glide_jax.sample import restore
 from glide_jax.sample.stage_inputs import Caption
 from glide_jax.text import tokenizers
@@ -88,7 +89,8 @@ def as_sources(asked: Any, count: int) -> list[Prompt]:
     found = found * count if len(found) == 1 else found
     if len(found) != count:
         raise errors.UserError(
-            f"{len(found)} source_prompts for {count} pictures; give one of each, or "
+            f"{counts.counted(len(found), 'prompt')} in source_prompts for"
+            f" {counts.counted(count, 'picture')}; give one of each, or "
             "one for all"
         )
     return found

@@ -10,6 +10,7 @@ from glide_jax import metrics
 from glide_jax.config.defaults import Config
 from glide_jax.errors import DivergedError
 from glide_jax.parallel import digests
+from glide_jax.runtime import counts
 from glide_jax.train import state as states
 from glide_jax.train import window as windows
 
@@ -44,9 +45,10 @@ def check_replicas(state: states.TrainState, step: int) -> None:
     differing = digests.differing_replicas(states.to_items(state))
     if differing:
         path, devices = differing[0]
+        arrays = counts.counted(len(differing), "array")
         raise DivergedError(
-            f"at step {step} {len(differing)} arrays, {path} first, are not alike on "
-            f"all devices: {', '.join(map(str, devices))} compute or remember wrongly; "
+            f"at step {step} not all devices hold the same {arrays}, {path} first: "
+            f"{', '.join(map(str, devices))} compute or remember wrongly; "
             "leave them out, and the same command goes on from the last checkpoint"
         )
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import glide_jax
 from glide_jax.config import defaults
 from glide_jax.models import build
+from glide_jax.runtime import counts
 
 # Role -> how a command of the package draws with a bundle of it.
 COMMANDS = {
@@ -144,7 +145,8 @@ def _training_rows(config: defaults.Config, step: int, decay: str) -> dict[str, 
             share + source
             for share, source in zip(shares, config.data.sources, strict=True)
         ),
-        "trained": f"{step} steps of {train.global_batch_size} images",
+        "trained": f"{counts.counted(step, 'step')} of"
+        f" {counts.counted(train.global_batch_size, 'image')}",
         "started from": train.init_from or "initialisation",
         "objective": "contrastive"
         if role(config) == "noised CLIP"

@@ -133,7 +133,7 @@ def test_a_sheet_filled_in_by_hand_is_rated_with_the_key(tmp_path, capsys):
         writer.writerows(rows)
     flags = [f"--votes={filled}", f"--key={study / 'key.json'}", "--models=dim,lit"]
     assert main.run(["evaluate", "elo", *flags, f"--output={tmp_path / 'out'}"]) == 0
-    assert "1 rows without an answer left out" in capsys.readouterr().out
+    assert "1 row without an answer left out" in capsys.readouterr().out
     found = json.loads((tmp_path / "out" / "elo.json").read_text())["questions"]
     for question in pairs.QUESTIONS:
         (entry,) = found[question]["differences"]

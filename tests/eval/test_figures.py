@@ -89,7 +89,7 @@ def test_figures_of_other_features_carry_their_name(tmp_path):
 def test_too_few_pictures_are_told_with_their_number_and_the_rank(tmp_path):
     warnings = judged(tmp_path, "a", DRAWN[:9]).warnings
     assert "fid: 9 pictures against 90; below 10,000" in warnings[0]
-    assert "9 pictures give a covariance of rank 8 of 12" in warnings[0]
+    assert "covariance of 9 pictures has the rank 8 of 12" in warnings[0]
     assert "rank" not in judged(tmp_path, "b", DRAWN).warnings[0]
 
 

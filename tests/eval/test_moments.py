@@ -55,7 +55,7 @@ def test_a_batch_of_none_changes_nothing():
     found.add(ROWS[:0])
     found.merge(moments.Moments(6))
     assert found.count == 0
-    with pytest.raises(errors.UserError, match="0 pictures have no covariance"):
+    with pytest.raises(errors.UserError, match="0 pictures given"):
         found.gaussian()
 
 

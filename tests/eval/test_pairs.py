@@ -85,9 +85,15 @@ def test_the_study_is_named_after_what_it_shows():
 @pytest.mark.parametrize(
     ("other", "told"),
     [
-        (["p"], "a has 1 pictures whose prompts b lacks, e.g. picture 1 of 'q'"),
-        (["p", "q", "q"], "b has 1 pictures whose prompts a lacks, e.g. picture 2 of"),
-        (["p", "r"], "a has 1 pictures whose prompts b lacks, e.g. picture 1 of 'q'"),
+        (["p"], "a has 1 picture without a counterpart in b, e.g. picture 1 of 'q'"),
+        (
+            ["p", "q", "q"],
+            "b has 1 picture without a counterpart in a, e.g. picture 2 of",
+        ),
+        (
+            ["p", "r"],
+            "a has 1 picture without a counterpart in b, e.g. picture 1 of 'q'",
+        ),
     ],
 )
 def test_folders_of_other_prompts_are_refused_with_the_first_that_differs(other, told):
@@ -214,7 +220,7 @@ def test_a_file_that_is_no_key_is_refused(tmp_path, content, told):
         ("{", "samples.json is not JSON"),
         ('{"images": [1]}', "does not list pictures"),
         ('{"images": []}', "lists no picture"),
-        ('{"images": [{"file": "a.png", "prompt": "x"}]}', "1 pictures that are gone"),
+        ('{"images": [{"file": "a.png", "prompt": "x"}]}', "1 missing picture,"),
     ],
 )
 def test_a_folder_that_is_not_of_samples_is_refused(tmp_path, record, told):

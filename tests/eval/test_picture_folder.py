@@ -90,7 +90,10 @@ def test_the_order_of_samples_json_goes_before_that_of_names(tmp_path, listed):
         ("{}", "not what glide sample writes"),
         ("{", "not what glide sample writes"),
         ('{"images": []}', "lists no picture"),
-        (json.dumps({"images": [entry(1), entry(9)]}), r"1 pictures .*000009\.png"),
+        (
+            json.dumps({"images": [entry(1), entry(9)]}),
+            r"1 missing picture, .*000009\.png",
+        ),
     ],
 )
 def test_a_record_that_does_not_fit_is_refused(tmp_path, text, told):

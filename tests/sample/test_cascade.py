@@ -225,7 +225,7 @@ def test_an_inverted_picture_holds_all_there_is_to_draw(both):
     assert not np.array_equal(noised[0].images, noised[1].images)
     for wrong, named in (
         ({"sampler": "ddpm"}, "use sampler=ddim"),
-        ({"source_prompts": PROMPTS}, "3 source_prompts for 2 pictures"),
+        ({"source_prompts": PROMPTS}, "3 prompts in source_prompts for 2 pictures"),
         ({"strength": 1.5}, "strength=1.5"),
         ({"strength": float("nan")}, "strength=nan"),
     ):

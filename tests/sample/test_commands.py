@@ -305,7 +305,7 @@ def test_a_mistake_in_an_edit_is_one_line(
         (["--prompt=x", "--first_index=-1"], "first_index=-1"),
         (["--prompt=x", "--num_images=0"], "--num_images=0"),
         (["--prompt=x", "--candidates=2"], "candidates=2 are compared by"),
-        (["--prompt=x", "--blend=0.5,0.5"], "2 weights for 1 prompts"),
+        (["--prompt=x", "--blend=0.5,0.5"], "2 weights for 1 prompt;"),
         (["--prompt=x", "--blend=half"], "--blend=half"),
         (["--prompt=x", "--guidance_interval=900,100"], "guidance_interval"),
         (["--prompt=x", "--fsdp=4"], "fsdp=4"),

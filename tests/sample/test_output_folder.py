@@ -114,7 +114,7 @@ def test_what_an_interrupted_run_left_is_kept_and_told(tmp_path, caplog):
     with pytest.raises(errors.UserError, match=r"1 picture, no samples\.json"):
         choose(tmp_path)
     assert choose(tmp_path, append=True) == 5
-    assert "1 pictures that no samples.json lists" in caplog.text
+    assert "1 picture that no samples.json lists" in caplog.text
 
 
 def test_an_index_that_is_there_is_not_drawn_over(tmp_path):
