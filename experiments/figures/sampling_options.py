@@ -3,7 +3,7 @@
     python experiments/figures/sampling_options.py runs/quickstart/bundles \
         experiments/results/options/sampling_options.png
 
-Every row changes one option and keeps the caption, the seed and all others.
+Every section names what varies in it; the seed and all other options stay.
 """
 
 from __future__ import annotations
@@ -34,7 +34,7 @@ SAMPLERS = {
 ETAS = {f"eta {eta}": {"sampler": "ddim", "eta": eta} for eta in (0.0, 0.5, 1.0)}
 SCALES = {f"scale {s:g}": {"guidance_scale": s} for s in (0, 1, 3, 6, 12)}
 TAMED = {
-    "scale 12": {},
+    "nothing": {},
     "rescaled 0.7": {"guidance_rescale": 0.7},
     "thresholded": {"threshold_quantile": 0.95},
     "only above 500": {"guidance_interval": (500, 999)},
@@ -58,35 +58,86 @@ def main(bundles: pathlib.Path, output: pathlib.Path) -> None:
     filler = glide_jax.Glide.load(
         bundles / "base_inpaint", bundles / "upsampler_inpaint"
     )
-    rows = [
-        ("samplers and numbers of steps", drawn(glide, SAMPLERS)),
-        ("ddim with fresh noise", drawn(glide, ETAS)),
-        ("classifier-free guidance", drawn(glide, SCALES)),
-        ("ways to tame scale 12", drawn(glide, TAMED, guidance_scale=12.0)),
-        ("CLIP guidance and choice", drawn(glide, CLIP)),
-        ("the upsampler", drawn_large(glide)),
-        ("captions", drawn_captions(glide)),
-        ("filling the middle, 64 px", filled(filler)),
-        ("editing by strength", edited(glide)),
-        ("the same, inverted", edited(glide, source_prompts=CAPTION)),
-        ("continued to the right", extended(filler)),
-    ]
     sections = [
-        contact_sheet.Section(
-            title,
-            f'"{CAPTION}"; one option changes, the seed stays.',
-            list(columns),
-            [("", list(columns.values()))],
-        )
-        for title, columns in rows
+        section(
+            "Samplers and numbers of steps",
+            "The sampler and its timesteps vary; classifier-free guidance is at 3.",
+            drawn(glide, SAMPLERS),
+        ),
+        section(
+            "Fresh noise in DDIM",
+            "eta varies, from none of the noise to all of it; the sampler is ddim.",
+            drawn(glide, ETAS),
+        ),
+        section(
+            "Classifier-free guidance",
+            "Its scale varies: 0 ignores the caption, 1 is no guidance.",
+            drawn(glide, SCALES),
+        ),
+        section(
+            "Options for a large guidance scale",
+            "The scale stays 12; rescaling, dynamic thresholding at the quantile 0.95 "
+            "and the timesteps between which guidance acts vary.",
+            drawn(glide, TAMED, guidance_scale=12.0),
+        ),
+        section(
+            "CLIP guidance, and choice by the CLIP",
+            "Without classifier-free guidance the scale of CLIP guidance varies; then "
+            "both kinds at once (scales 3 and 10), and the best of 8 candidates.",
+            drawn(glide, CLIP),
+        ),
+        section(
+            "The upsampler",
+            "One 16 px picture enlarged to 64 px; the upsampler's sampler and timesteps"
+            " vary, and whether colours are held to the small picture's.",
+            drawn_large(glide),
+        ),
+        section(
+            "Captions",
+            f'The caption varies: alone, blended with "{OTHER}" by weight, left out, '
+            "and left out while guidance steers away from the blue square.",
+            drawn_captions(glide),
+        ),
+        section(
+            "Inpainting",
+            "The middle of a blue square's picture is filled; the way of filling "
+            "varies, then the mask has a soft edge 6 px wide.",
+            filled(filler),
+        ),
+        section(
+            "Editing",
+            f'The picture is edited to "{OTHER}"; the strength varies.',
+            edited(glide),
+        ),
+        section(
+            "Editing by inversion",
+            "The same, but the noise is found by inverting DDIM with a caption of the "
+            "picture (source_prompts); the strength varies.",
+            edited(glide, source_prompts=CAPTION),
+        ),
+        section(
+            "Outpainting",
+            "Half a picture, and the whole that is drawn to its right.",
+            extended(filler),
+        ),
     ]
     sheet = contact_sheet.draw_contact_sheet(
         "What the sampling options do",
-        "Drawn by the models of the quickstart, 16 px and 64 px.",
+        "Drawn by the models of the quickstart, 16 px and 64 px. The caption is "
+        f'"{CAPTION}" where no other is named. The seed, and every option that a '
+        "section does not name, stay the same.",
         sections,
     )
     output.parent.mkdir(parents=True, exist_ok=True)
     Image.fromarray(sheet).save(output)
+
+
+def section(
+    title: str, note: str, columns: dict[str, np.ndarray]
+) -> contact_sheet.Section:
+    """One row of pictures with their names above them."""
+    row = ("", list(columns.values()))
+    return contact_sheet.Section(title, note, list(columns), [row])
 
 
 def drawn(glide: glide_jax.Glide, variants: dict[str, dict], **common) -> dict:
@@ -119,10 +170,10 @@ def drawn_captions(glide: glide_jax.Glide) -> dict:
     """A caption, others in its place, beside it and against it."""
     asked = {
         "alone": (CAPTION, ""),
-        "and a square, 0.7 : 0.3": ({CAPTION: 0.7, OTHER: 0.3}, ""),
+        "with a square, 0.7 : 0.3": ({CAPTION: 0.7, OTHER: 0.3}, ""),
         "0.3 : 0.7": ({CAPTION: 0.3, OTHER: 0.7}, ""),
         "no caption": ("", ""),
-        "no caption, not white": ("", OTHER),
+        "no caption, no square": ("", OTHER),
     }
     return {
         name: glide.sample(caption, negative_prompt=negative).base_images[0]

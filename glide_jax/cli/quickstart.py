@@ -3,13 +3,15 @@
     glide quickstart --output=runs/quickstart
     glide quickstart --output=runs/smoke --scale=0.01
 
-Ends with samples.png and report.json in the output folder. Started again, it skips
-what is done and resumes what was cut off.
+Ends with samples.png and report.json in the output folder, and prints the figures and
+a command that draws with the trained models. Started again, it skips what is done and
+resumes what was cut off.
 """
 
 from __future__ import annotations
 
 import math
+import shlex
 
 from absl import flags
 
@@ -54,7 +56,13 @@ def run(values: flags.FlagValues, arguments: list[str]) -> int:
     counts = measure.Counts(min(values.scale, 1.0))
     measurements = measure.Measurements(root, done, counts)
     measurements.run()
-    report.write(root, done, measurements)
-    print(f"pictures: {root / 'samples.png'}")
+    print(report.as_text(report.write(root, done, measurements)))
+    bundles = root / "bundles"
+    print(f"\npictures: {root / 'samples.png'}")
     print(f"figures:  {root / 'report.json'}")
+    print(f"bundles:  {bundles}")
+    command = ["glide", "sample", f"--base={bundles / 'base_cfg'}"]
+    command += [f"--upsampler={bundles / 'upsampler'}", f"--output={root / 'out'}"]
+    command += ["--prompt=a large red triangle on a white background"]
+    print(f"now try:  {shlex.join(command)}")
     return lifecycle.ExitCode.OK

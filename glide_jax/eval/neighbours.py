@@ -17,6 +17,7 @@ from PIL import Image
 from glide_jax import errors
 from glide_jax.data import fault, schema, transforms
 from glide_jax.eval import contact_sheet, features, sample_folder
+from glide_jax.runtime import counts
 from glide_jax.sample import images
 
 SCHEMA = 1
@@ -202,7 +203,7 @@ def draw(
     )
     return contact_sheet.draw_contact_sheet(
         "Samples and the training pictures nearest to them",
-        f"{found.searched} training pictures searched"
+        f"{counts.counted(found.searched, 'training picture')} searched"
         + (f", {found.left_out} left out as unreadable." if found.left_out else "."),
         [section],
     )

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import dataclasses
+import functools
+import logging
 import pathlib
 from collections.abc import Callable
 from typing import Any
@@ -54,20 +56,23 @@ class Measurements:
 
     def run(self) -> None:
         """Everything report.json tells, skipping what is done."""
-        self._task("checker_on_real", self._check_real)
-        for name in MODES:
-            self._task(name, lambda name=name: self._sample(name))
-        self._task("upsampled", self._upsample)
-        self._task("inpaint", self._inpaint)
+        tasks = {
+            "checker_on_real": self._check_real,
+            **{name: functools.partial(self._sample, name) for name in MODES},
+            "upsampled": self._upsample,
+            "inpaint": self._inpaint,
+        }
+        left = [name for name in tasks if not self._ledger.is_done(name)]
+        logging.info("drawing and measuring%s", "" if left else ": done before")
+        for name in left:
+            self._do(name, tasks[name])
 
     def pictures(self, task: str) -> dict[str, np.ndarray]:
         """What a task drew."""
         with np.load(self._root / "pictures" / f"{task}.npz") as file:
             return dict(file)
 
-    def _task(self, name: str, make: Callable[[], tuple[Any, dict]]) -> None:
-        if self._ledger.is_done(name):
-            return
+    def _do(self, name: str, make: Callable[[], tuple[Any, dict]]) -> None:
         with self._ledger.timed(name):
             result, pictures = make()
             folder = self._root / "pictures"

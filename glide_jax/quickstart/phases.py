@@ -4,32 +4,39 @@ from __future__ import annotations
 
 import dataclasses
 import importlib.util
+import logging
 import pathlib
 
 from glide_jax import lifecycle, metrics
 from glide_jax.config import resolve
 from glide_jax.config.defaults import Config
 from glide_jax.quickstart.ledger import Ledger
-from glide_jax.runtime import project_files
+from glide_jax.runtime import counts, project_files
 from glide_jax.train import export, loop
 
 
 @dataclasses.dataclass(frozen=True)
 class Phase:
-    """One training run: its experiment file, and the phase it starts from."""
+    """One training run: what it is, its experiment file, the phase it starts from."""
 
     name: str
+    title: str
     config: str
     init_from: str = ""
 
 
 PHASES = (
-    Phase("base", "base64"),
-    Phase("base_cfg", "base64_cfg", "base"),
-    Phase("base_inpaint", "base64_inpaint", "base_cfg"),
-    Phase("upsampler", "upsample256"),
-    Phase("upsampler_inpaint", "upsample256_inpaint", "upsampler"),
-    Phase("noised_clip", "noised_clip64"),
+    Phase("base", "base model", "base64"),
+    Phase("base_cfg", "classifier-free fine-tune", "base64_cfg", "base"),
+    Phase("base_inpaint", "inpainting fine-tune", "base64_inpaint", "base_cfg"),
+    Phase("upsampler", "upsampler", "upsample256"),
+    Phase(
+        "upsampler_inpaint",
+        "inpainting fine-tune of the upsampler",
+        "upsample256_inpaint",
+        "upsampler",
+    ),
+    Phase("noised_clip", "noised CLIP", "noised_clip64"),
 )
 
 
@@ -50,9 +57,12 @@ def run_phase(
     phase: Phase, root: pathlib.Path, ledger: Ledger, *, scale: float
 ) -> lifecycle.ExitCode:
     """Trains and exports one phase unless that is done; resumes one cut off."""
+    heading = f"[{PHASES.index(phase) + 1}/{len(PHASES)}] {phase.title}"
     if ledger.is_done(phase.name):
+        logging.info("%s: done before", heading)
         return lifecycle.ExitCode.OK
     config = load_config(phase, root, scale)
+    logging.info("%s, %s", heading, counts.counted(config.train.num_steps, "step"))
     workdir = root / phase.name
     with ledger.timed(phase.name):
         code = loop.train(config, workdir)

@@ -36,11 +36,48 @@ def make_report(ledger: Ledger) -> dict[str, Any]:
     }
 
 
-def write(root: pathlib.Path, ledger: Ledger, done: measure.Measurements) -> None:
-    """Writes both files under `root`."""
+def as_text(report: dict[str, Any]) -> str:
+    """Tables of the phases and of the share of pictures that show what was asked."""
+    lines = [f"{'phase':<20}{'steps':>7}{'seconds':>9}{'first loss':>12}{'last':>9}"]
+    for name, found in report["phases"].items():
+        lines.append(
+            f"{name:<20}{found['steps']:>7,}{found['seconds']:>9.1f}"
+            f"{found['loss_first']:>12.4f}{found['loss_last']:>9.4f}"
+        )
+    lines.append(
+        f"{report['wall_seconds']:.1f} seconds in all, with drawing and measuring"
+    )
+    lines += [
+        "",
+        f"{'read by the checker':<20}{'colour':>7}{'shape':>9}{'background':>12}",
+    ]
+    shares = {
+        "real pictures": report["checker_on_real"],
+        **report["modes"],
+        "upsampled": report["upsampled"],
+    }
+    for name, found in shares.items():
+        lines.append(
+            f"{name:<20}{found['colour']:>7.0%}{found['shape']:>9.0%}"
+            f"{found['background']:>12.0%}"
+        )
+    inpaint = report["inpaint"]
+    lines.append(
+        f"inpainting: {inpaint['filled_as_asked']:.0%} filled with the colour and shape"
+        f" asked for; known pixels differ by at most"
+        f" {inpaint['known_pixel_max_error']:.0%} of the range"
+    )
+    return "\n".join(lines)
+
+
+def write(
+    root: pathlib.Path, ledger: Ledger, done: measure.Measurements
+) -> dict[str, Any]:
+    """Writes both files under `root`; what report.json holds."""
     report = make_report(ledger)
     (root / "report.json").write_text(json.dumps(report, indent=2) + "\n")
     Image.fromarray(draw(report, done)).save(root / "samples.png")
+    return report
 
 
 def draw(report: dict[str, Any], done: measure.Measurements) -> np.ndarray:

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import pytest
 
+from glide_jax import lifecycle
 from glide_jax.config import validate
 from glide_jax.data import sources
-from glide_jax.quickstart import phases
+from glide_jax.quickstart import ledger, phases
 from glide_jax.text import sentencepiece_model, sentencepiece_training
 
 
@@ -51,3 +52,13 @@ def test_a_tiny_model_reads_captions_to_their_end(tmp_path, world):
     )
     longest = max(len(tokenizer.encode(caption)) for caption in captions)
     assert longest <= config.model.text_context
+
+
+def test_a_phase_that_is_done_says_so_with_its_place(tmp_path, caplog):
+    caplog.set_level("INFO")
+    done = ledger.Ledger(tmp_path / "ledger.json")
+    phase = phases.PHASES[1]
+    done.finish(phase.name, {})
+    code = phases.run_phase(phase, tmp_path, done, scale=1.0)
+    assert code == lifecycle.ExitCode.OK
+    assert caplog.messages == [f"[2/{len(phases.PHASES)}] {phase.title}: done before"]

@@ -64,11 +64,23 @@ def test_the_report_has_the_documented_keys_and_the_sheet_is_a_picture(measured)
     assert sheet.std() > 10
 
 
-def test_nothing_that_is_done_is_measured_again(measured):
+def test_the_tables_name_every_phase_and_mode_with_its_figures(measured):
+    lines = report.as_text(report.write(*measured)).splitlines()
+    rows = {line[:20].strip(): line[20:].split() for line in lines}
+    for phase in phases.PHASES:
+        assert rows[phase.name] == ["1", "0.0", "1.0000", "0.5000"]
+    for name in {*MODES, "real pictures", "upsampled"}:
+        assert rows[name] == ["100%", "50%", "50%"]
+    assert "25% filled" in lines[-1]
+
+
+def test_nothing_that_is_done_is_measured_again(measured, caplog):
+    caplog.set_level("INFO")
     root, _, measurements = measured
     before = (root / "ledger.json").read_text()
     measurements.run()  # there is no model to ask
     assert (root / "ledger.json").read_text() == before
+    assert caplog.messages == ["drawing and measuring: done before"]
 
 
 def test_a_share_of_the_pictures_is_at_least_two():
