@@ -15,7 +15,7 @@ from absl import flags
 
 from glide_jax.cli import define, stopping
 from glide_jax.errors import UserError
-from glide_jax.runtime import text_lines
+from glide_jax.runtime import counts, text_lines
 
 if TYPE_CHECKING:
     from glide_jax.sample.cascade import Glide
