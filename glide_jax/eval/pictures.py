@@ -308,8 +308,8 @@ def check_prompts(
     if prompts is not None and len(prompts) != count:
         raise errors.UserError(
             f"{where} holds {counts.counted(count, 'picture')} and there are"
-            f" {counts.counted(len(prompts), 'prompt')}; give one for each, in the order"
-            " of the pictures"
+            f" {counts.counted(len(prompts), 'prompt')}; give one for each, in the"
+            " order of the pictures"
         )
 
 
