@@ -16,7 +16,6 @@ import numpy as np
 from absl import flags
 
 from glide_jax.cli import output, sampling, stopping
-from glide_jax.errors import UserError
 from glide_jax.runtime import counts
 
 if TYPE_CHECKING:
@@ -40,14 +39,14 @@ Draw = Callable[..., "Pictures"]
 
 
 class Drawn(NamedTuple):
-    """All pictures of a run: their prompts, and uint8 (N, H, W, 3).
+    """All pictures of a run: their prompts, and uint8 (H, W, 3) of each.
 
     Without an upsampler `base_images` are `images`.
     """
 
     prompts: Sequence[Prompt]
-    images: np.ndarray
-    base_images: np.ndarray
+    images: list[np.ndarray]
+    base_images: list[np.ndarray]
 
 
 # All pictures of a run and the models -> sheets of them by their file names
@@ -207,9 +206,9 @@ class _Writer:
         if self._num_done and (record := output_folder.read_record(self._folder)):
             own = output_folder.own_entries(record)
 
-        def joined(name: str, last: np.ndarray) -> np.ndarray:
+        def joined(name: str, last: np.ndarray) -> list[np.ndarray]:
             files = [self._folder / entry[name] for entry in own]
-            return np.stack([*map(images.read_image, files), *last])
+            return [*map(images.read_image, files), *last]
 
         large = small = joined("file", result.images)
         if self._models.num_stages > 1:
@@ -229,8 +228,6 @@ def _open(
     """
     from glide_jax.sample import output_folder, restore
 
-    if not values.output:
-        raise UserError("--output is missing, e.g. --output=out/corgi")
     folders = {name: values[name].value for name in _MODELS if name in values}
     request = {
         "verb": work.verb,
@@ -243,7 +240,7 @@ def _open(
             if folder and (pathlib.Path(folder) / "bundle.json").is_file()
         },
     }
-    with output.made_folder(values.output) as folder, output.alone(folder):
+    with output.made_folder(sampling.output_of(values)) as folder, output.alone(folder):
         yield (
             folder,
             output_folder.start(

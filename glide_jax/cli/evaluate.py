@@ -109,7 +109,7 @@ def run(values: flags.FlagValues, arguments: list[str]) -> int:
     with (
         stopping.heeded(stopping.ALL_KEPT) as poll,
         told_once(),
-        sampling.open_output(values) as output,
+        output_lib.made_folder(sampling.output_of(values)) as output,
         output_lib.alone(output),
     ):
         is_drawing = evaluate_inputs.is_drawing(values)

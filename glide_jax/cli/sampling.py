@@ -148,6 +148,17 @@ def read_numbers(values: flags.FlagValues, name: str) -> list[float]:
     return found
 
 
+def output_of(values: flags.FlagValues) -> str:
+    """The folder that --output names.
+
+    Raises:
+        UserError: None is named.
+    """
+    if not values.output:
+        raise UserError("--output is missing, e.g. --output=out/corgi")
+    return values.output
+
+
 def read_options(values: flags.FlagValues) -> dict[str, Any]:
     """The options of `Glide` that flags of this verb set."""
     from glide_jax.sample import settings

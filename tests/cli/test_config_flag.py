@@ -35,8 +35,3 @@ def test_a_list_of_sources_is_read_with_and_without_quotes(
     flag = f"--config.data.{name}"
     assert getattr(read(experiment, f"{flag}={given}"), name) == sources
     assert getattr(read(experiment, flag, given), name) == sources
-
-
-def test_a_flag_given_twice_adds_sources(experiment):
-    flags_ = ["--config.data.sources=folder:a", "--config.data.sources=folder:b,c"]
-    assert read(experiment, *flags_).sources == ("folder:a", "folder:b,c")

@@ -181,7 +181,7 @@ def test_the_card_tells_what_is_known_of_the_model(workdir, tmp_path):
         f"parameters | {count:,}",
         "weights | bfloat16; computes in float32",
         "data | shapes:quickstart",
-        "trained | 1 steps of 4 images",
+        "trained | 1 step of 4 images",
         "average | 0.5",
         "captions | 8 tokens of sentencepiece",
         "last loss | 0.12500",

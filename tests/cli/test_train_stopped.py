@@ -9,7 +9,7 @@ import pytest
 
 from glide_jax import lifecycle
 from glide_jax.cli import main, train
-from glide_jax.train import loop, setup
+from glide_jax.train import batches, loop, setup
 from tests.train import small_runs
 
 
@@ -36,7 +36,7 @@ def interrupt_before(monkeypatch, module, name):
     [
         (train, "define_flags"),
         (loop.setup, "prepare"),
-        (setup, "open_sources"),
+        (batches, "open_sources"),
         (setup, "_first_state"),
     ],
     ids=lambda value: value if isinstance(value, str) else "",

@@ -45,7 +45,7 @@ def world(bundles, tmp_path_factory):  # noqa: F811
 def evaluate(world, bundles, tmp_path):  # noqa: F811
     """evaluate(*flags) -> exit code; draws 10 pictures unless told otherwise."""
 
-    def run(*flags, draws=True, output=tmp_path / "out"):
+    def run(*flags, draws=True, output=tmp_path / "out", clip=bundles["clip"]):
         if draws:
             flags = (
                 f"--base={bundles['base']}",
@@ -54,7 +54,7 @@ def evaluate(world, bundles, tmp_path):  # noqa: F811
                 "--respacing=2",
                 *flags,
             )
-        features = f"--features=clip:{bundles['clip']}"
+        features = f"--features=clip:{clip}"
         reference = f"--reference={world / 'ref.npz'}"
         return main.run(["evaluate", features, reference, f"--output={output}", *flags])
 
@@ -237,7 +237,7 @@ def test_a_reference_of_another_clip_is_refused(
     mark = json.loads((other / "bundle.json").read_text())
     # The same bundle of another digest.
     (other / "bundle.json").write_text(json.dumps(mark, indent=3))
-    assert evaluate(f"--features=clip:{other}") == 2
+    assert evaluate(clip=other) == 2
     assert "was made with noised_clip" in capsys.readouterr().err
 
 
