@@ -116,8 +116,8 @@ def _continued(
 def _load_origin(config: Config) -> init_from.Origin | None:
     if not config.train.init_from:
         logging.info(
-            "starts from random weights: train.init_from is empty, and "
-            "--config.train.init_from=PATH names a workdir or a bundle to start from"
+            "starts from random weights (--config.train.init_from=PATH starts from a "
+            "workdir or a bundle)"
         )
         return None
     origin = init_from.load(config.train.init_from)
