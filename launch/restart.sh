@@ -64,7 +64,7 @@ end_slurm_job() {
   local job="$SLURM_JOB_ID" shown
   # The number alone of the last task of an array means the whole array.
   [ -z "${SLURM_ARRAY_TASK_ID:-}" ] || job="${SLURM_ARRAY_JOB_ID}_$SLURM_ARRAY_TASK_ID"
-  echo "exit code $1 after ${SLURM_RESTART_COUNT:-0} restarts"
+  echo "exit code $1; restarts before: ${SLURM_RESTART_COUNT:-0}"
   if is_again "$1" && [ "${SLURM_RESTART_COUNT:-0}" -lt "$2" ]; then
     shown="$(scontrol --oneliner show job "$job")"
     if [[ "$shown" == *" JobState=RUNNING "* && "$shown" == *" Requeue=1 "* ]]; then

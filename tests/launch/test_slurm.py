@@ -158,8 +158,8 @@ def test_a_run_that_is_requeued_and_preempted_goes_on_to_its_end(
     steps = [row["step"] for row in rows if "loss" in row]
     assert steps == [1, *range(10, STEPS + 1, 10)], "no step is lost or told twice"
     log = (workdir / "logs" / f"slurm-{number}.log").read_text()
-    assert "exit code 42 after 1 restarts" in log
-    assert "exit code 0 after 2 restarts" in log
+    assert "exit code 42; restarts before: 1" in log
+    assert "exit code 0; restarts before: 2" in log
     assert len(list((workdir / "logs").glob("*.1.log"))) == 1, "a log for each process"
 
 
@@ -271,7 +271,7 @@ def test_all_tasks_of_a_sweep_are_stopped(cluster, tmp_path):
     slurm_cluster.wait_until(has_ended, "the end of all tasks")
     logs = [path.read_text() for path in tmp_path.glob("*.log")]
     assert 1 <= len(logs) <= 2, "those that waited never started"
-    assert all("exit code 143 after 0 restarts" in log for log in logs)
+    assert all("exit code 143; restarts before: 0" in log for log in logs)
 
 
 def test_a_task_that_requeues_itself_leaves_the_others_alone(cluster, tmp_path):

@@ -82,5 +82,6 @@ def test_an_array_runs_every_run_and_a_requeued_task_goes_on(cluster, tmp_path):
     for entry in entries:
         assert training_sweeps.steps(entry.folder) == list(range(1, STEPS + 1))
     log = (root / "logs" / f"slurm-{number}_0.log").read_text()
-    assert f"exit code 42 of {runs[0].id} after 0 restarts" in log
-    assert f"exit code 0 of {runs[0].id} after 1 restarts" in log
+    assert f"run {runs[0].id}\n" in log
+    assert "exit code 42; restarts before: 0" in log
+    assert "exit code 0; restarts before: 1" in log
