@@ -4,6 +4,11 @@
     glide train --config=experiments/configs/base64_cfg.py:tiny --workdir=runs/cfg \\
         --config.train.init_from=runs/base --config.optim.learning_rate=3e-4
 
+A fresh start first reads up to 256 records, for at most five seconds, and ends where
+data.max_bad_frac would end the run; --dry_run reads up to --check_records. Several
+sources are written as --config.data.sources=folder:a,folder:b: a comma ends a source
+only where the kind of another one follows.
+
 Started on every host of a cluster it trains as one run: under srun and on Cloud TPUs by
 itself, elsewhere by GLIDE_JAX_COORDINATOR=host:port, GLIDE_JAX_NUM_PROCESSES and
 GLIDE_JAX_PROCESS_ID. launch/local.sh starts several processes on one machine.
