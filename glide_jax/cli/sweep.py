@@ -9,9 +9,9 @@
 Flags that follow a -- go to every run. Started again, finished runs are skipped, others
 go on where they were. A sweep file names what its runs start, as COMMAND, and returns
 their overrides from sweep(); experiments/sweeps holds examples. A run whose data or
-bundle is missing ends the sweep before any run is started (not with
---check_inputs=false). A finished run whose bundles or configuration have changed since
-is refused: it is not what its command says.
+bundle is missing ends the sweep before any run is started; see --check_inputs. A
+finished run whose bundles or configuration have changed since is refused: it is not
+what its command says.
 """
 
 from __future__ import annotations
