@@ -62,6 +62,12 @@ read_flags() {
     elif [[ "$argument" == --dry_run || "$argument" == --nocheck ]] && [[ " $known " == *" $key "* ]]; then
       printf -v "$key" yes
     elif [[ "$argument" != --*=* || " $known " != *" $key "* || "$key" == dry_run || "$key" == nocheck ]]; then
+      if [[ "$argument" == --* && "$argument" != *=* && " $known " == *" $key "* ]]; then
+        die "$argument has no value; write --$key=VALUE"
+      fi
+      if [[ "$argument" != -* ]]; then
+        die "$argument is not an action or a flag; use status, stop or --FLAG=VALUE with one of --${known// / --}"
+      fi
       if [ "$key" = cpus_per_task ]; then
         die "$argument: the flag is --cpus now, the cores of a node instead of a process"
       fi

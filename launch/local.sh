@@ -23,22 +23,26 @@ die() {
 }
 
 processes=2 devices="" port="" logs=""
+given=" "
 while [ $# -gt 0 ] && [ "$1" != -- ]; do
   case "$1" in
-    --processes=[1-9]* | --devices=[1-9]* | --port=[1-9]* | --logs=?*)
+    --processes=* | --devices=* | --port=* | --logs=?*)
       name="${1%%=*}"
+      [[ "$given" != *" $name "* ]] || die "$name is given twice; give it once"
+      given+="$name "
       printf -v "${name#--}" '%s' "${1#*=}"
+      [[ "$name" == --logs || "${1#*=}" =~ ^[1-9][0-9]{0,4}$ ]] ||
+        die "$1 is not a whole number from 1 to 99999"
       ;;
     --help | -h) sed -n '2,/^set/{s/^# \{0,1\}//p}' "$0" && exit ;;
+    status | stop) die "$1 is not an action of local.sh, which stays in the foreground; Ctrl-C stops the run" ;;
+    [!-]*) die "$1 is not a flag; put -- before the command" ;;
     *) die "$1 is not a flag; use --processes=N --devices=N --port=N --logs=DIR -- COMMAND" ;;
   esac
   shift
 done
 [ $# -gt 1 ] || die "no command; give one, e.g. -- glide train --config=... --workdir=..."
 shift
-for number in "$processes" "${devices:-1}" "${port:-1}"; do
-  [[ "$number" =~ ^[0-9]{1,5}$ ]] || die "$number is not a whole number"
-done
 
 # Without an activated environment, the one that launch/test.sh and quickstart.sh made.
 if [ "$1" = glide ] && ! command -v glide >/dev/null; then
@@ -51,7 +55,7 @@ while [ -z "$port" ]; do
   if (exec 3<>"/dev/tcp/127.0.0.1/$port") 2>/dev/null; then port=""; fi
 done
 logs="${logs:-$(mktemp -d "${TMPDIR:-/tmp}/glide_jax.XXXXXX")}"
-mkdir -p "$logs"
+mkdir -p "$logs" 2>/dev/null || die "--logs=$logs cannot be made; name another folder"
 echo "local.sh: $processes processes; logs in $logs" >&2
 
 export GLIDE_JAX_COORDINATOR="127.0.0.1:$port" GLIDE_JAX_NUM_PROCESSES="$processes"

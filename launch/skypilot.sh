@@ -65,6 +65,9 @@ else
   [[ "$accelerators" =~ ^[A-Za-z0-9._-]+(:[1-9][0-9]{0,2})?$ ]] ||
     die "--accelerators=$accelerators does not say how many GPUs a node has; use KIND:NUMBER, such as H100:8"
   gpus="${BASH_REMATCH[1]#:}"
+  kind="${accelerators%%:*}"
+  [[ "${kind,,}" == "${chip%%-*}"* ]] ||
+    die "--accelerators=$accelerators is not --chip=$chip; name one and the same"
   devices=$((nodes * ${gpus:-1})) slices="" tpu_runtime=""
   meeting='export GLIDE_JAX_COORDINATOR="$(echo "$SKYPILOT_NODE_IPS" | head -n 1):8476"
   export GLIDE_JAX_HOSTS="$(echo "$SKYPILOT_NODE_IPS" | paste -sd,)"

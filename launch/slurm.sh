@@ -12,7 +12,8 @@
 #              by its GPUs (by the tasks where there are none)
 # --mem        memory of a node, such as 64G, or 0 for all of it; the cluster's default unless
 #              given
-# --chip       which compiler flags: `glide flags --chip=...` shows them (cpu)
+# --chip       what the run computes on, which --gpus needs: decides the environment and the
+#              compiler flags, which `glide flags --chip=...` shows (cpu)
 # --partition --account --time   as sbatch has them; its other options are taken from its
 #              environment variables, such as SBATCH_QOS
 #
@@ -58,6 +59,8 @@ check_run "$HOST_NAME" "$HOST_NAME_RULE"
 workdir="${workdir:-runs/$name}"
 check_workdir path gs s3
 check_chip
+[[ "$time" =~ ^([0-9]+-)?[0-9]+(:[0-9]+){0,2}$ || -z "$time" ]] ||
+  die "--time=$time is not a time limit of sbatch; use MINUTES, HOURS:MINUTES:SECONDS or DAYS-HOURS:MINUTES:SECONDS"
 check_number nodes 1
 [ -z "$gpus" ] || check_number gpus 1
 check_number tasks 1
@@ -79,6 +82,8 @@ if [ -n "$cpus" ]; then
 else
   find_cpus
 fi
+[ -z "$gpus" ] || [[ "$chip" != cpu ]] ||
+  die "--gpus=$gpus: --chip=cpu has none, and its environment computes on the CPU; name the chip, such as --chip=h100"
 check_settings $((nodes * tasks))
 host_command "--chip=$chip" --grace=170 "--codes=$logs"
 script="$(render slurm.sbatch "NAME=$name" "NODES=$nodes" "TASKS=$tasks" "ROOT=$ROOT" \

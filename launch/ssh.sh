@@ -25,10 +25,15 @@ set -euo pipefail
 . "$ROOT/launch/code.sh"
 
 check_hosts() {
+  local host seen=,
   check_path folder
   need hosts alice@gpu1,alice@gpu2
   [[ "$hosts" =~ ^[A-Za-z0-9@._-]+(,[A-Za-z0-9@._-]+)*$ ]] ||
     die "--hosts=$hosts is not a list of hosts; name them as ssh does, with commas between, such as alice@gpu1,gpu2"
+  for host in ${hosts//,/ }; do
+    [[ "$seen" != *",$host,"* ]] || die "--hosts names $host twice; name each host once"
+    seen+="$host,"
+  done
 }
 
 read_flags "hosts chip gpus port coordinator folder" "hosts folder" "$@"

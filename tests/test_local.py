@@ -87,7 +87,7 @@ def test_a_signal_reaches_all_and_all_are_waited_for(tmp_path, number):
 @pytest.mark.parametrize(
     ("flags", "message"),
     [
-        (["--processes=two", "--", "true"], "--processes=two is not a flag"),
+        (["--processes=two", "--", "true"], "--processes=two is not a whole number"),
         (["--gpus=2", "--", "true"], "--gpus=2 is not a flag"),
         (["--processes=2"], "no command"),
     ],

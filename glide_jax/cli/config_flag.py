@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import difflib
 import os
 import re
 import traceback
@@ -18,6 +19,8 @@ if TYPE_CHECKING:
 
 # --config.data.sources and --config.data.validation_sources, and their values.
 _SOURCES = re.compile(r"(--?\w+\.data\.(?:validation_)?sources)(?:=(.*))?", re.DOTALL)
+# --config.SECTION.KEY, with or without its value.
+_SETTING = re.compile(r"--?\w+\.([\w.]+)")
 _KIND = r"(?:shapes|webdataset|folder|tfds):"
 _NEXT_SOURCE = re.compile(rf",\s*(?={_KIND})")
 # What a mistake in a configuration's file raises.
@@ -117,6 +120,26 @@ def quote_sources(words: Sequence[str]) -> list[str]:
             quoted.append(word)
         is_value = not is_value and found is not None and found[2] is None
     return quoted
+
+
+def describe_unknown(message: str, argv: Sequence[str]) -> str:
+    """Which setting of a command line does not exist, and the nearest that does.
+
+    Args:
+      message: of ml_collections, which begins with the part of the name that is wrong.
+      argv: the command line.
+    """
+    from glide_jax.config import reference
+
+    part = re.match(r"\W*(\w+)", message)
+    names = [found[1] for word in argv if (found := _SETTING.match(word))]
+    unknown = [name for name in names if part and part[1] in name.split(".")]
+    if not unknown:
+        return message
+    known = [s.name for section in reference.sections() for s in section.settings]
+    nearest = difflib.get_close_matches(unknown[0], known, n=1)
+    meant = f"; did you mean {nearest[0]}?" if nearest else ""
+    return f"there is no setting {unknown[0]}{meant}"
 
 
 def _as_tuple(value: str) -> str:

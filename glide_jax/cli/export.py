@@ -51,6 +51,8 @@ def run(values: flags.FlagValues, arguments: list[str]) -> int:
             f"{len(arguments)} workdirs given; name one, e.g. glide export runs/base"
         )
     workdir = paths.local_path(arguments[0], "workdir")
+    if (workdir / "bundle.json").is_file():
+        raise UserError(f"{workdir} is a bundle already; name a workdir of glide train")
     output = pathlib.Path(values.output) if values.output else workdir / "bundle"
 
     with stopping.heeded() as poll:

@@ -29,6 +29,14 @@ def run(values: flags.FlagValues, arguments: list[str]) -> int:
     if arguments or values.chip is None:
         given = f"{arguments[0]!r} is no flag" if arguments else "--chip is missing"
         raise UserError(f"{given}; use e.g. glide flags --chip=v5p --slices=2")
-    for name, settings in compiler.flags_for(values.chip, values.slices).items():
+    if values.slices > 1 and values.chip in ("cpu", *compiler.GPUS):
+        raise UserError(
+            f"--slices={values.slices}: --chip={values.chip} has no slices; leave it"
+            " out"
+        )
+    found = compiler.flags_for(values.chip, values.slices)
+    if not found:
+        print(f"# {values.chip} needs no flags")
+    for name, settings in found.items():
         print(f'export {name}="{settings} ${{{name}:-}}"')
     return 0

@@ -213,10 +213,10 @@ def parse(values: flags.FlagValues, argv: list[str]) -> list[str]:
         cause = error.__context__
         if isinstance(cause, errors.UserError):  # of a flag's own parser
             raise cause from None
-        # ml_collections raises AttributeError for an unknown key, with the nearest one.
         line = _one_line(error)
-        if " " not in line:  # with no setting near it ml_collections tells it alone
-            line = f"there is no setting {line}"
+        # ml_collections raises these for an unknown key.
+        if isinstance(error, AttributeError | KeyError):
+            line = config_flag.describe_unknown(line, argv)
         is_setting = isinstance(error, AttributeError | KeyError) or "config." in line
         place = "glide help settings" if is_setting else f"{argv[0]} --help"
         raise errors.UserError(f"{line} (see `{place}`)") from error

@@ -56,7 +56,7 @@ def _lines(report: verify.Report) -> list[str]:
         f"{report.folder / name}: surplus, not read by anything"
         for name in report.surplus
     ]
-    found = f"{len(report.damaged)} damaged" if report.damaged else "all good"
+    found = f"{len(report.damaged)} damaged" if report.damaged else "no damage"
     if report.kind == "workdir":
         good, bad = (
             ", ".join(map(str, steps)) or "none"

@@ -123,7 +123,7 @@ def _time(report):
     ]
     if report["cost"] is not None:
         lines.append(
-            f"  cost {report['cost']:,.0f} at {report['price_per_chip_hour']:g} a "
+            f"  cost {report['cost']:,.0f} at {report['price_per_chip_hour']:.2f} a "
             "chip-hour"
         )
     return lines

@@ -182,6 +182,10 @@ def _parse_gpu(text: str) -> Topology:
     per_host = machines.MACHINES[kind].chips_per_host
     is_whole = count.isdecimal() and int(count) > 0
     if not is_whole or (int(count) > per_host and int(count) % per_host):
+        if not count:
+            raise UserError(
+                f"--chips={text} names no number of GPUs; write e.g. {kind}:64"
+            )
         raise UserError(
             f"--chips={text}: {count!r} is no number of GPUs in machines of "
             f"{per_host}; use up to {per_host} or a multiple, e.g. {kind}:64"

@@ -177,7 +177,7 @@ def main() -> None:
     np.save(flags.output / PIXELS, pictures)
     for i, pixels in enumerate(pictures):
         (flags.output / f"{i:06d}.png").write_bytes(png(pixels))
-    sys.stdout.write(f"{len(pictures)} pictures are in {flags.output}\n")
+    sys.stdout.write(f"{len(pictures)} x PNG written to {flags.output}\n")
 
 
 if __name__ == "__main__":

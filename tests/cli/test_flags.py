@@ -29,8 +29,8 @@ def test_a_shell_sets_the_variables_and_keeps_its_own_flags_last(capsys):
     assert last == "--mine=1"
 
 
-def test_a_chip_without_flags_prints_nothing(capsys):
-    assert printed(capsys, "--chip=tpu7x") == ""
+def test_a_chip_without_flags_prints_a_comment(capsys):
+    assert printed(capsys, "--chip=tpu7x") == "# tpu7x needs no flags\n"
 
 
 @pytest.mark.parametrize(

@@ -67,7 +67,7 @@ def test_a_mistake_on_the_command_line_is_named(refused, flags, named):
 @pytest.mark.parametrize(
     ("runs", "more", "named"),
     [
-        ("[{'optim.learning_rte': 1}]", [], 'Did you mean "learning_rate" instead of'),
+        ("[{'optim.learning_rte': 1}]", [], "did you mean optim.learning_rate?"),
         ("[{'seed': 1}, {'seed': -1}]", [], "small, run seed=-1: seed=-1"),
         ("[{'train.num_steps': 'many'}]", [], "num_steps"),
         ("[{'ema.decays': 'long'}]", [], "ema.decays"),

@@ -38,7 +38,7 @@ def test_a_run_as_it_was_written_is_all_good(run, capsys):
     (step,) = folders.list_steps(run / "checkpoints")
     assert len(lines) == 2
     assert lines[0].startswith(f"{run}: workdir, ")
-    assert lines[0].endswith(f"MiB read, all good; good checkpoints: {step}")
+    assert lines[0].endswith(f"MiB read, no damage; good checkpoints: {step}")
     assert lines[1].startswith(f"{run / 'bundle'}: bundle, ")
 
 
@@ -82,7 +82,7 @@ def test_one_checkpoint_is_checked_by_itself(run, capsys):
     code, lines = verify(capsys, folder)
     assert code == 0
     assert lines[0].startswith(f"{folder}: checkpoint, ")
-    assert lines[0].endswith("MiB read, all good")
+    assert lines[0].endswith("MiB read, no damage")
     flip(folder / "meta.json")
     code, lines = verify(capsys, folder)
     assert code == 3
@@ -103,7 +103,7 @@ def test_a_checkpoint_that_a_run_deletes_meanwhile_is_not_damaged(
     monkeypatch.setattr(manifest, "find_damages", delete_first)
     code, lines = verify(capsys, run)
     assert code == 0
-    assert lines[-1].endswith("all good; good checkpoints: none")
+    assert lines[-1].endswith("no damage; good checkpoints: none")
 
 
 def test_a_bundle_whose_list_is_cut_or_gone_is_damaged(run, capsys):

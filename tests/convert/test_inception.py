@@ -54,7 +54,7 @@ def test_counters_of_training_steps_may_be_there_and_nothing_else():
         (turned, "fc.weight"),
         (aux, "AuxLogits.fc.bias"),
     ):
-        with pytest.raises(UserError, match=f"1 tensors .*{name}"):
+        with pytest.raises(UserError, match=f"1 tensor .*{name}"):
             inception.from_torch(wrong)
 
 

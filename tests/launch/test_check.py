@@ -48,7 +48,7 @@ def asked(tmp_path):
         ("xpk", (), 2 * 128, 2),
         ("xpk", ("--tpu=v5litepod-16", "--slices=1"), 16, 1),
         ("skypilot", (), 4 * 8, None),
-        ("skypilot", ("--accelerators=L4", "--nodes=3"), 3, None),
+        ("skypilot", ("--accelerators=L4", "--chip=l4", "--nodes=3"), 3, None),
         ("skypilot_tpu", (), 32, 1),
         ("ssh", (), 2 * 8, None),
     ],
@@ -101,7 +101,7 @@ def test_the_launchers_and_plans_know_the_same_slices(chip):
 @pytest.mark.parametrize(
     ("engine", "flag", "named"),
     [
-        ("slurm", "--config.optim.learning_rte=1", 'Did you mean "learning_rate"'),
+        ("slurm", "--config.optim.learning_rte=1", "did you mean optim.learning_rate?"),
         ("queued_resource", "--config.mesh.fsdp=3", "256 in 2 slices"),
         ("gke", "--config.train.global_batch_size=100", "is not divisible by 256"),
         ("ssh", "--config.train.num_steps=many", "num_steps"),
