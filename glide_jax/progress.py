@@ -18,7 +18,7 @@ class ProgressBar:
     """A bar on a terminal; elsewhere one line each LOG_EVERY_SECS, so logs stay short.
 
     A context manager, inside of which log records go above the bar. `initial` is where
-    a resumed loop starts. The rate and the time left count from the first update on,
+    a resumed loop starts. The rate and the time left count from the first progress on,
     because the first step compiles its program. A bar that is not `enabled` writes
     nothing.
     """
@@ -68,7 +68,7 @@ class ProgressBar:
         self._bar.n = int(count) if count == int(count) else count
         self._bar.update(0)
         now = time.monotonic()
-        if self._is_first:
+        if self._is_first and n:
             self._is_first = False
             self._bar.initial = self._bar.n
             self._bar.start_t = self._bar.last_print_t = time.time()

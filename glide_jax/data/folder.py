@@ -95,6 +95,9 @@ class Folder:
         if captions_required:
             without = [r for r in records if not (r.caption_file or r.texts)]
             passed_over[record_members.NO_CAPTION] += len(without)
+            if without:
+                first = without[0].picture
+                self.report.notes.append(f"without a caption, e.g. {first!r}")
             records = [r for r in records if r.caption_file or r.texts]
         if not records:
             self._refuse(names)
