@@ -83,9 +83,9 @@ def test_opening_says_once_what_is_used_and_what_is_passed_over(tmp_path, lines)
     sources.open_source(f"folder:{tmp_path}")
     assert lines() == [
         f"folder:{tmp_path}: 2 pictures with captions; without a caption, e.g."
-        " 'c.jpg'; passed over: AppleDouble file (3), broken link (1), caption file without a picture (1),"
-        " hidden file (1), link to a folder that is listed already (1), picture without"
-        " a caption (1), unknown suffix (1)"
+        " 'c.jpg'; passed over: AppleDouble file (3), broken link (1), caption file"
+        " without a picture (1), hidden file (1), link to a folder that is listed"
+        " already (1), picture without a caption (1), unknown suffix (1)"
     ]
 
 
