@@ -32,16 +32,20 @@ def test_relative_links_lead_to_files_and_headings(page):
 
 
 def commands() -> list[str]:
-    """The lines of the README's blocks that start with `glide`, each whole."""
-    # Every second part lies between two fences.
-    blocks = re.split(r"^ *```\w*$", README.read_text(), flags=re.MULTILINE)[1::2]
+    """The lines of all pages' blocks that start with `glide`, each whole."""
+    # Every second part of a page lies between two fences.
+    blocks = [
+        block
+        for page in PAGES
+        for block in re.split(r"^ *```\w*$", page.read_text(), flags=re.MULTILINE)[1::2]
+    ]
     lines = "\n".join(blocks).replace("\\\n", " ").splitlines()
     parts = (part for line in lines for part in line.split("&&"))
     return [part.strip() for part in parts if re.match(r"\s*glide [a-z]", part)]
 
 
 @pytest.mark.parametrize("command", commands())
-def test_a_command_of_the_readme_names_a_verb_its_flags_and_settings(command):
+def test_a_command_of_a_page_names_a_verb_its_flags_and_settings(command):
     _, *words = shlex.split(command)
     verb = " ".join(words[:2]) if " ".join(words[:2]) in main.VERBS else words[0]
     values = main.flags.FlagValues()
@@ -54,5 +58,5 @@ def test_a_command_of_the_readme_names_a_verb_its_flags_and_settings(command):
             assert name in values
 
 
-def test_the_readme_has_commands():
+def test_the_pages_have_commands():
     assert len(commands()) > 20

@@ -1,4 +1,4 @@
-"""Tables of sweeps in README.md and experiments/README.md, from their rows.
+"""Tables of sweeps in docs/sweeps.md and experiments/README.md, from their rows.
 
     python experiments/figures/sweep_tables.py
     python experiments/figures/sweep_tables.py --check
@@ -16,7 +16,7 @@ import pathlib
 
 from glide_jax.sweep import marked
 
-PAGES = (pathlib.Path("README.md"), pathlib.Path("experiments/README.md"))
+PAGES = (pathlib.Path("docs/sweeps.md"), pathlib.Path("experiments/README.md"))
 ROWS = pathlib.Path("experiments/results/sweeps")
 
 

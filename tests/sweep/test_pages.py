@@ -8,7 +8,7 @@ from glide_jax.sweep import marked, result
 from tests import fake_devices
 
 ROWS = fake_devices.ROOT / "experiments" / "results" / "sweeps"
-PAGES = ("README.md", "experiments/README.md")
+PAGES = ("docs/sweeps.md", "experiments/README.md")
 
 
 @pytest.mark.parametrize("page", PAGES)
