@@ -95,9 +95,11 @@ def _import(path: pathlib.Path) -> ModuleType:
 
 def _told(path: pathlib.Path, error: BaseException) -> UserError:
     """One line with the last place inside the file that the error went through."""
+    # importlib makes the path absolute.
+    file = str(path.absolute())
     frames = traceback.extract_tb(error.__traceback__)
-    lines = [frame.lineno for frame in frames if frame.filename == str(path)]
-    if isinstance(error, SyntaxError) and error.filename == str(path):
+    lines = [frame.lineno for frame in frames if frame.filename == file]
+    if isinstance(error, SyntaxError) and error.filename == file:
         lines = [error.lineno]
     where = f"{path}, line {lines[-1]}" if lines else str(path)
     text = " ".join(str(error).split())
