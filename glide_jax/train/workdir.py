@@ -192,15 +192,15 @@ def _comes_to_hold(path: pathlib.Path, text: str) -> bool:
 
 
 def check_begins(workdir: pathlib.Path, config: Config) -> None:
-    """Raises NoCheckpointError where a run has been whose checkpoints are gone.
+    """Raises NoCheckpointError if the folder's run has lost its checkpoints.
 
-    Its metrics tell of more steps than any run makes without a checkpoint.
+    Its metrics show more steps than any run makes without a checkpoint.
     """
     path = workdir / "metrics.jsonl"
     rows = metrics.read_metrics(path) if path.exists() else []
     made = max((row["step"] for row in rows), default=0)
     stored = load_config(workdir) if (workdir / "config.json").exists() else config
-    # The folder is made by the first save, and is there although all have failed.
+    # The first save creates the folder, even if all saves fail.
     failed = MAX_FAILED_WRITES if checkpoints(workdir).exists() else 0
     if made > (failed + 1) * stored.checkpoint.every_steps:
         raise NoCheckpointError(
