@@ -12,7 +12,7 @@ __all__ = ["Glide"]
 
 
 def __getattr__(name: str):
-    """`Glide` at its first use, since it starts JAX and importing us must not."""
+    """Imports `Glide` on first use: it starts JAX, which our import must not."""
     if name == "Glide":
         from glide_jax import cache
 

@@ -1,4 +1,4 @@
-"""Where is kept, between runs, what can be made or fetched again?"""
+"""The cache folder: compiled programs and downloads that are kept between runs."""
 
 from __future__ import annotations
 
@@ -12,12 +12,12 @@ FOLDER_VARIABLE = "GLIDE_JAX_CACHE"
 # JAX's own, read when it is imported.
 PROGRAMS_VARIABLE = "JAX_COMPILATION_CACHE_DIR"
 LEAST_SECS_VARIABLE = "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS"
-# JAX keeps what took a second; `glide sample` starts with several shorter programs.
+# JAX caches programs that compile for 1 s; `glide sample` has several shorter ones.
 _LEAST_SECS = 0.2
 
 
 def folder() -> pathlib.Path:
-    """$GLIDE_JAX_CACHE, else glide_jax in $XDG_CACHE_HOME, else in ~/.cache."""
+    """$GLIDE_JAX_CACHE, else $XDG_CACHE_HOME/glide_jax, else ~/.cache/glide_jax."""
     if given := os.environ.get(FOLDER_VARIABLE):
         return paths.local_path(given, FOLDER_VARIABLE)
     if given := os.environ.get("XDG_CACHE_HOME"):
@@ -26,14 +26,14 @@ def folder() -> pathlib.Path:
 
 
 def keep_programs() -> None:
-    """Has JAX keep compiled programs here, unless told of another place or of none.
+    """Enables JAX's compilation cache in this folder, unless it is configured already.
 
     Raises:
       UserError: FOLDER_VARIABLE is a URL.
     """
     os.environ.setdefault(PROGRAMS_VARIABLE, str(folder() / "programs"))
     least_secs = float(os.environ.setdefault(LEAST_SECS_VARIABLE, str(_LEAST_SECS)))
-    # Imported before us, it has read its environment already.
+    # If JAX was imported earlier, it has already read its environment.
     jax = sys.modules.get("jax")
     if jax is not None and jax.config.jax_compilation_cache_dir is None:
         jax.config.update("jax_compilation_cache_dir", os.environ[PROGRAMS_VARIABLE])

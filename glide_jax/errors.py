@@ -1,10 +1,10 @@
-"""The exceptions for what a user can cause and mend."""
+"""Exceptions for errors that a user can cause and fix."""
 
 from __future__ import annotations
 
 
 class UserError(ValueError):
-    """A mistake the user can mend: one line with what was given, the rule, the remedy.
+    """A mistake the user can fix: one line with the value given, the rule, the remedy.
 
     The command line prints it without a traceback and exits with `exit_code`.
     """
@@ -13,18 +13,18 @@ class UserError(ValueError):
 
 
 class PeerLostError(UserError):
-    """Another process did not come, or is gone; started again it may be there."""
+    """Another process did not connect, or has exited; a restart may succeed."""
 
     exit_code = 134
 
 
 class NoCheckpointError(UserError):
-    """There are checkpoints, and none of them is good."""
+    """Checkpoints exist, but none of them is valid."""
 
     exit_code = 3
 
 
 class DivergedError(UserError):
-    """Numbers went wrong, and what was tried against it did not help."""
+    """Training diverged, and the recovery attempts failed."""
 
     exit_code = 4

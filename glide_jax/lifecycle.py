@@ -1,4 +1,4 @@
-"""How a run ends: its exit codes, and a request to stop that loops can poll."""
+"""The end of a run: exit codes, and a stop request that loops can poll."""
 
 from __future__ import annotations
 
@@ -13,43 +13,44 @@ POLL_SECS = 0.1
 
 
 class ExitCode(enum.IntEnum):
-    """What a launcher may conclude from the exit status."""
+    """Exit statuses for launchers."""
 
     OK = 0
-    USER_ERROR = 2  # starting again changes nothing, as with 3 and 4
-    NO_CHECKPOINT = 3  # there are checkpoints and none is good
-    DIVERGED = 4  # numbers went wrong beyond what the run may mend
+    USER_ERROR = 2  # a restart does not help, as with 3 and 4
+    NO_CHECKPOINT = 3  # checkpoints exist, but none is valid
+    DIVERGED = 4  # training diverged and could not recover
     PREEMPTED = 42  # the state is saved; the same command resumes
-    INTERRUPTED = 130  # by Ctrl-C, without waiting for an end in good order
-    PEER_LOST = 134  # another process of the run is gone; as JAX ends by SIGABRT
-    STALLED = 135  # no step in too long a time
-    TERMINATED = 143  # by a signal, and the state could not be saved in time
+    INTERRUPTED = 130  # by Ctrl-C, without a clean shutdown
+    PEER_LOST = 134  # another process of the run is gone; JAX exits by SIGABRT
+    STALLED = 135  # no step completed within the time limit
+    TERMINATED = 143  # by a signal, before the state could be saved
 
 
 def is_again(code: int) -> bool:
-    """Whether a launcher is to start the same command again; launch/restart.sh does.
+    """Whether a launcher should restart the same command; launch/restart.sh does.
 
-    128 and up is also what a shell says of a process that a signal ended.
+    A shell also reports 128 and up for a process that a signal ended.
     """
     return code == ExitCode.PREEMPTED or code >= 128
 
 
 class StoppedError(Exception):
-    """Leads out of work that a signal has stopped; `glide` tells its line, with 42."""
+    """Raised out of work that a signal stopped; `glide` prints it and exits with 42."""
 
 
 class StopRequest:
     """Turns SIGTERM and SIGINT into a flag while the `with` block runs.
 
     The loop polls `requested`, saves and returns. A second SIGINT raises
-    KeyboardInterrupt, for those who will not wait. The flag is of this process
-    only. Must be entered in the main thread: Python handles signals nowhere else.
+    KeyboardInterrupt, which exits at once. The flag is local to this process. The block
+    must be entered in the main thread: Python handles signals nowhere else.
 
-    With `is_shared`, for one of several processes, SIGTERM is left to JAX, which tells
-    all of them (see `parallel.distributed.stop_agreed`), and SIGINT becomes one.
+    With `is_shared`, for one of several processes, SIGTERM is left to JAX, which
+    notifies all of them (see `parallel.distributed.stop_agreed`), and SIGINT is turned
+    into SIGTERM.
 
-    Within the block of another one it begins with what that one was told. The signals
-    that are no flag do as they did before.
+    A nested request starts with the signal of the outer one. Other signals keep their
+    handlers.
     """
 
     def __init__(
@@ -65,13 +66,13 @@ class StopRequest:
 
     @property
     def requested(self) -> bool:
-        """True once a signal has come."""
+        """True once a signal has been received."""
         return self.signal is not None
 
     def check(self) -> None:
-        """Raises StoppedError where there is nothing yet to be saved before the end.
+        """Raises StoppedError if a stop is requested before there is a state to save.
 
-        One of several processes cannot leave alone, and goes on.
+        One of several processes cannot exit alone, and continues.
         """
         if self.requested and not self._is_shared:
             raise StoppedError(
@@ -80,7 +81,7 @@ class StopRequest:
             )
 
     def sleep(self, seconds: float) -> bool:
-        """Lets time pass, at most until a signal comes; returns whether one has."""
+        """Sleeps, at most until a signal is received; returns whether one was."""
         end = time.monotonic() + seconds
         while not self.requested and time.monotonic() < end:
             time.sleep(min(POLL_SECS, seconds))
@@ -117,6 +118,6 @@ class StopRequest:
 
 
 def current() -> StopRequest | None:
-    """The request that Ctrl-C goes to now, or None where it raises as ever."""
+    """The request that handles Ctrl-C now, or None if it raises KeyboardInterrupt."""
     owner = getattr(signal.getsignal(signal.SIGINT), "__self__", None)
     return owner if isinstance(owner, StopRequest) else None

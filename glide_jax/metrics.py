@@ -1,14 +1,14 @@
-"""What a run tells about itself: metrics.jsonl (the truth), TensorBoard, W&B (views).
+"""Metrics of a run: metrics.jsonl (the record), TensorBoard and W&B (views of it).
 
-One row a line: {"step": 50, "loss": 0.31, ...}; what is measured at its own intervals
-(validation) has rows of its own. JSON has no NaN or infinity, so these are the strings
-"nan", "inf" and "-inf"; `read_metrics` turns them back into floats. Updates that were
-skipped are told of in skipped.jsonl, in the same way. A row that cannot be written ends
-the run, which keeps it in its last checkpoint; a view that cannot be is left out for a
+One row per line: {"step": 50, "loss": 0.31, ...}; values measured at other intervals
+(validation) have separate rows. JSON has no NaN or infinity, so these are the strings
+"nan", "inf" and "-inf"; `read_metrics` turns them back into floats. Skipped updates are
+logged to skipped.jsonl in the same format. If a row cannot be written, the run ends and
+keeps the row in its last checkpoint; a view that cannot be written is paused for a
 while.
 
-Weights & Biases is an option (log.wandb_project, `pip install -e ".[wandb]"`) and is
-imported only then. All starts of a workdir are one run there: its id lies in wandb/.
+Weights & Biases is optional (log.wandb_project, `pip install -e ".[wandb]"`) and is
+imported only if used. All starts of a workdir are one W&B run: its id is in wandb/.
 """
 
 from __future__ import annotations
@@ -32,9 +32,9 @@ from tensorboardX.proto import event_pb2
 from glide_jax.config.defaults import Config
 from glide_jax.errors import UserError
 
-# Before TensorBoard's files are tried again, once they could not be written.
+# The pause before TensorBoard's files are tried again after a failed write.
 BOARD_PAUSE_SECS = 60
-# Between attempts to write a row: rides out a disk that is mounted again.
+# Waits between attempts to write a row, long enough for a disk to be remounted.
 WAITS_SECS = (0.1, 0.5, 2.0, 5.0)
 # Where Weights & Biases looks for a key, or for settings that make one needless.
 _WANDB_VARIABLES = (
@@ -50,12 +50,12 @@ _NOT_FINITE = {"nan": math.nan, "inf": math.inf, "-inf": -math.inf}
 class MetricsWriter:
     """Appends to the metrics of a workdir; does nothing unless `enabled`.
 
-    Only one process of a run may be enabled. `config` says whether W&B gets them too,
-    and is shown there.
+    Only one process of a run may be enabled. `config` determines whether metrics are
+    also logged to W&B, and is shown there.
 
     Attributes:
-      failure: a row cannot be written, told in one line; "" while all could be.
-      unwritten: (file, row) of that one and all after it, for `make_up_for`.
+      failure: one line on why a row could not be written; "" if none has failed.
+      unwritten: (file, row) of that row and all later ones, for `make_up_for`.
     """
 
     def __init__(
@@ -87,7 +87,7 @@ class MetricsWriter:
         self.close()
 
     def scalars(self, step: int, values: Mapping[str, Any]) -> None:
-        """Adds one row; values are anything that float() takes."""
+        """Adds one row; values are anything that float() accepts."""
         if not self._enabled:
             return
         row = {name: float(value) for name, value in values.items()}
@@ -105,7 +105,7 @@ class MetricsWriter:
             self._wandb.image(step, name, image)
 
     def skipped(self, step: int, record: Mapping[str, Any]) -> None:
-        """Tells of an update that was not made: numbers, and lists of numbers."""
+        """Logs an update that was not applied: numbers, and lists of numbers."""
         if self._enabled:
             self._add(self._skipped_path, {"step": step, **record})
 
@@ -117,7 +117,7 @@ class MetricsWriter:
                 self._add(self._folder / name, values)
 
     def sync(self) -> None:
-        """Returns once all rows outlast a loss of power."""
+        """Flushes all rows to disk (fsync)."""
         for path in (self._path, self._skipped_path):
             if self._enabled:
                 sync(path)
@@ -143,11 +143,11 @@ class MetricsWriter:
         return values[-1] if values else default
 
     def names(self, step: int) -> set[str]:
-        """What the rows of a step tell of."""
+        """Names of the values in the rows of a step."""
         return set(self.row(step))
 
     def row(self, step: int) -> dict[str, float | int]:
-        """All that the rows of a step say, {} without any."""
+        """All values in the rows of a step, {} if it has none."""
         if not self._path.exists():
             return {}
         rows = [row for row in read_metrics(self._path) if row["step"] == step]
@@ -156,9 +156,9 @@ class MetricsWriter:
     def truncate_after(
         self, step: float | int, passed_over: Collection[int] = ()
     ) -> None:
-        """Forgets rows of later steps: the run goes on from a state of `step`.
+        """Removes rows of later steps: the run continues from a state of `step`.
 
-        Why updates were skipped that will not be tried again is not forgotten.
+        Records of skipped updates that will not be retried are kept.
         """
         if not self._enabled:
             return
@@ -182,7 +182,7 @@ class MetricsWriter:
             self._board.forget_after(int(step))
 
     def close(self) -> None:
-        """Ends TensorBoard's file and W&B; rows of metrics.jsonl are written."""
+        """Closes TensorBoard's file and W&B; metrics.jsonl is already written."""
         self._board.close()
         if self._wandb is not None:
             self._wandb.finish()
@@ -190,10 +190,10 @@ class MetricsWriter:
 
 
 class _Board:
-    """TensorBoard's event files in a folder, each row on its way to the disk at once.
+    """TensorBoard's event files in a folder; each row is flushed at once.
 
-    Without a thread of its own: tensorboardX's ends when the disk is full, and its
-    queue, once full as well, holds up whoever adds to it for good.
+    It uses no writer thread: tensorboardX's thread ends when the disk is full, and its
+    queue, once full, blocks the caller forever.
     """
 
     def __init__(self, folder: pathlib.Path) -> None:
@@ -203,7 +203,7 @@ class _Board:
         self._closed_until = 0.0
 
     def add(self, step: int, summaries: list[Any]) -> None:
-        """Adds a row; where that cannot be, this and the next ones are left out."""
+        """Adds a row; if that fails, this and the next rows are dropped for a while."""
         if time.monotonic() < self._closed_until:
             return
         try:
@@ -228,7 +228,7 @@ class _Board:
         self._forgotten_from = step + 1
 
     def close(self) -> None:
-        """Ends the file; every row in it is on its way to the disk already."""
+        """Closes the file; all of its rows are already flushed."""
         if self._file is not None:
             self._file.close()
             self._file = None
@@ -245,10 +245,10 @@ class _Board:
 
 
 def check_wandb(project: str, *, writes: bool = True) -> None:
-    """Raises UserError where W&B is asked for and cannot be used.
+    """Raises UserError if W&B is requested and cannot be used.
 
-    That is where it is not installed or, of the process that `writes` to it, where
-    there is certainly no key: neither in the environment nor in a file of W&B's.
+    It must be installed, and the process that `writes` to it needs a key, in the
+    environment or in one of W&B's files.
     """
     if not project:
         return
@@ -269,7 +269,7 @@ def check_wandb(project: str, *, writes: bool = True) -> None:
 
 
 class _WandbRun:
-    """The run at W&B that belongs to a workdir."""
+    """The W&B run of a workdir."""
 
     def __init__(self, folder: pathlib.Path, config: Config) -> None:
         import wandb
@@ -291,7 +291,7 @@ class _WandbRun:
                 f"{str(error).splitlines()[0]}; `wandb login` first, or set "
                 "WANDB_MODE=offline"
             ) from error
-        # W&B's own step may not go back, as that of a resumed run does.
+        # W&B's own step cannot decrease, but that of a resumed run does.
         self._run.define_metric("step")
         self._run.define_metric("*", step_metric="step")
 
@@ -306,7 +306,7 @@ class _WandbRun:
 
 
 def _stored_id(path: pathlib.Path) -> str:
-    """The id in this file, which is made with the first start."""
+    """The id in this file, which is created by the first start."""
     if not path.exists():
         path.parent.mkdir(parents=True, exist_ok=True)
         path.write_text(secrets.token_hex(4))
@@ -314,7 +314,7 @@ def _stored_id(path: pathlib.Path) -> str:
 
 
 def read_metrics(path: str | pathlib.Path) -> list[dict[str, Any]]:
-    """The rows of a metrics.jsonl in order; what cannot be read is left out."""
+    """The rows of a metrics.jsonl in order; unreadable lines are skipped."""
     return [
         {name: _restored(value) for name, value in row.items()}
         for row in _read(pathlib.Path(path))[0]
@@ -322,21 +322,21 @@ def read_metrics(path: str | pathlib.Path) -> list[dict[str, Any]]:
 
 
 def sync(path: pathlib.Path) -> None:
-    """Returns once what is in a file, if there is one, outlasts a loss of power."""
+    """Flushes a file to disk (fsync), if it exists."""
     if path.exists():
         with path.open("rb") as file:
             os.fsync(file.fileno())
 
 
 def _append(path: pathlib.Path, row: Mapping[str, Any]) -> None:
-    """Adds a line, or nothing; tries for a few seconds."""
+    """Appends a whole line or nothing; retries for a few seconds."""
     line = (json.dumps(row) + "\n").encode()
     end = None
     for wait in (*WAITS_SECS, None):
         try:
             with path.open("ab") as file:
                 end = file.tell() if end is None else end
-                file.truncate(end)  # half of it may be there
+                file.truncate(end)  # removes a partially written line
                 file.write(line)
             return
         except OSError:
@@ -346,24 +346,24 @@ def _append(path: pathlib.Path, row: Mapping[str, Any]) -> None:
 
 
 def _safe(value: Any) -> Any:
-    """A number or a list of numbers as JSON has them."""
+    """A number or a list of numbers in JSON's types."""
     if isinstance(value, list):
         return [_safe(one) for one in value]
     return value if math.isfinite(value) else str(value)
 
 
 def _restored(value: Any) -> Any:
-    """What `_safe` was given."""
+    """The inverse of `_safe`."""
     if isinstance(value, list):
         return [_restored(one) for one in value]
     return _NOT_FINITE.get(value, value) if isinstance(value, str) else value
 
 
 def _read(path: pathlib.Path) -> tuple[list[dict[str, Any]], int]:
-    """Rows as stored, and how many lines are none.
+    """The stored rows, and the number of unreadable lines.
 
-    A killed process may have left half a row, which is not counted, and a loss of power
-    zeros.
+    A killed process may leave half a row, which is not counted, and a power loss may
+    leave zeros.
     """
     *lines, last = path.read_bytes().split(b"\n")
     rows = list(map(_row, lines))

@@ -1,6 +1,6 @@
 """Model sizes: tiny (quickstart), emoji (a small real set), released, paper.
 
-Numbers of `released` and `paper` are published; what the paper leaves open is marked.
+The values of `released` and `paper` are published; inferred values are marked.
 """
 
 from __future__ import annotations
@@ -75,8 +75,8 @@ _UPSAMPLER = {
         channel_mult=(1, 1, 2, 2, 4, 4),
         num_res_blocks=2,
     ),
-    # Text depth 16 is inferred: it gives the 1.5B that the paper states; 24 gives 1.6B.
-    # Heads stay 64 channels wide, as released.
+    # Text depth 16 is inferred: it gives the paper's 1.5B parameters; 24 gives 1.6B.
+    # Heads are 64 channels wide, as released.
     "paper": Text2ImConfig(
         image_px=256,
         low_res_px=64,
@@ -131,10 +131,10 @@ _NOISED_CLIP = {
 }
 
 # Settings of an upsampler that trains for minutes. On the linear schedule most steps
-# ask for a noise estimate so exact that only long training gives it (at timestep 600 an
-# error reaches the picture 6 times larger); fresh noise in each step lets later steps
-# mend what earlier ones got wrong; and the colours of a whole picture weigh too little
-# in the plain loss to be learned soon: they weigh more here, and sampling pins them.
+# need a noise estimate so accurate that only long training provides it (at timestep 600
+# an error is amplified 6 times in the image); fresh noise in each step lets later steps
+# correct earlier errors; and the plain loss weights the overall colours of an image too
+# little to learn them soon: they are weighted more here, and sampling matches them.
 SHORT_UPSAMPLING = {
     "diffusion.schedule": "squaredcos_cap_v2",
     "train.low_pass_factors": (4, 16),

@@ -1,4 +1,4 @@
-"""Shows how far a loop is and the time left: a bar, or lines at intervals in logs."""
+"""Shows a loop's progress and the time left: a bar, or periodic lines in logs."""
 
 from __future__ import annotations
 
@@ -15,12 +15,12 @@ LOG_EVERY_SECS = 30.0
 
 
 class ProgressBar:
-    """A bar on a terminal; elsewhere one line each LOG_EVERY_SECS, so logs stay short.
+    """A bar on a terminal; elsewhere one line every LOG_EVERY_SECS, to keep logs short.
 
-    A context manager, inside of which log records go above the bar. `initial` is where
-    a resumed loop starts. The rate and the time left count from the first progress on,
-    because the first step compiles its program. A bar that is not `enabled` writes
-    nothing.
+    A context manager; log records within it are printed above the bar. `initial` is
+    where a resumed loop starts. The rate and the time left are measured from the first
+    update, because the first step compiles its program. A bar that is not `enabled`
+    writes nothing.
     """
 
     def __init__(
@@ -57,13 +57,13 @@ class ProgressBar:
         self.close()
 
     def note(self, **fields: float | int | str) -> None:
-        """Shows fields (loss=0.3) behind the bar from now on."""
+        """Shows fields (loss=0.3) after the bar from now on."""
         self._bar.set_postfix(fields, refresh=False)
 
     def update(self, n: float | int = 1) -> None:
-        """Counts n more, which may be a part of one."""
+        """Advances the count by n, which may be a fraction."""
         self._count += n
-        # Shown to a tenth; whole numbers as such.
+        # Shown with one decimal, or none for whole numbers.
         count = round(self._count, 1)
         self._bar.n = int(count) if count == int(count) else count
         self._bar.update(0)
@@ -79,7 +79,7 @@ class ProgressBar:
             self._write_line()
 
     def close(self) -> None:
-        """Leaves the finished bar, or one last line, behind; again does nothing."""
+        """Finishes the bar or writes one last line; later calls do nothing."""
         is_shown = self._shown == self._bar.n and self._bar.n > 0
         if not self._bar.disable and not self._is_terminal and not is_shown:
             self._write_line()
@@ -108,7 +108,7 @@ class ProgressBar:
 
 
 class _Nowhere:
-    """A file that forgets: tqdm still keeps count and rate, but draws nothing."""
+    """A file that discards writes: tqdm keeps count and rate, but draws nothing."""
 
     def write(self, text: str) -> None:
         del text

@@ -1,4 +1,4 @@
-"""Array types of public signatures; letters are the glossary's axes.
+"""Array types of public signatures; letters are the axes of the glossary.
 
 b batch, h w c image (NHWC), l text positions, d width, k table entries. Every alias
 accepts jax and numpy arrays. Outside the test suite they are documentation only.
@@ -25,5 +25,5 @@ Features = Float[Array, "b d"]
 Table = Float[Array, "k"]
 PRNGKey = Key[jax.Array, ""]
 PRNGKeys = Key[jax.Array, "b"]
-# Nested dicts of arrays, as Flax Linen makes them.
+# Nested dicts of arrays, as returned by Flax Linen.
 Params = dict[str, Any]

@@ -1,10 +1,10 @@
-"""The sampling bundle: all that a sampler needs of a model, in one folder.
+"""The sampling bundle: everything a sampler needs of a model, in one folder.
 
 params.safetensors  parameters, named by their path joined with "/"
 config.json         every setting of the run
 README.md           the model card
 bundle.json         {"format": 1, "sha256": {file: digest}}
-...                 the tokenizer's files; what else goes with the model
+...                 the tokenizer's files and other files of the model
 """
 
 from __future__ import annotations
@@ -32,13 +32,13 @@ PARAMS, CONFIG, CARD, MARK = (
     "README.md",
     "bundle.json",
 )
-# Other readers look it up: transformers knows pt, tf, flax and mlx.
+# Read by other libraries: transformers accepts pt, tf, flax and mlx.
 METADATA = {"format": "flax"}
 
 
 @dataclasses.dataclass(frozen=True)
 class Bundle:
-    """A bundle as read: numpy parameters, the JSON text of its config, its folder."""
+    """A bundle in memory: numpy parameters, the config as JSON text, the folder."""
 
     params: shapes.Params
     config_json: str
@@ -46,7 +46,7 @@ class Bundle:
 
 
 def is_bundle(folder: str | pathlib.Path) -> bool:
-    """True if the folder carries a bundle's mark."""
+    """True if the folder contains bundle.json."""
     return (pathlib.Path(folder) / MARK).is_file()
 
 
@@ -60,17 +60,17 @@ def write_bundle(
     dtype: Any = None,
     replaces: Collection[str] = (),
 ) -> None:
-    """Writes a bundle beside `folder`, then puts it in place of an older one.
+    """Writes a bundle beside `folder`, then moves it into place.
 
     Args:
-      folder: made with its parents; may hold an older bundle, but nothing else.
-      params: nested dict of arrays that this process can read whole.
-      config_json: what `config.resolve.to_json` gives.
-      files: name -> content, of the tokenizer and what else goes with the model; a
-        name may lead into a folder, as "program/run.py".
+      folder: created with its parents; may contain an older bundle, but nothing else.
+      params: nested dict of arrays that are fully addressable by this process.
+      config_json: the output of `config.resolve.to_json`.
+      files: name -> content, of the tokenizer and other files of the model; a name may
+        include a folder, as in "program/run.py".
       card: Markdown.
-      dtype: floating tensors are stored as this; None: as they are.
-      replaces: names of what else the folder may hold, and loses.
+      dtype: storage dtype of floating tensors; None: unchanged.
+      replaces: names of other files that the folder may contain; they are deleted.
 
     Raises:
       UserError: the folder holds something that is not a bundle, or cannot be
@@ -101,7 +101,7 @@ def _replace_folder(
     contents: Mapping[str, bytes],
 ) -> None:
     folder.parent.mkdir(parents=True, exist_ok=True)
-    # A folder of its own inside the target's parent: renames never cross file systems.
+    # A temporary folder in the target's parent: renames never cross file systems.
     with tempfile.TemporaryDirectory(
         dir=folder.parent, prefix=f".{folder.name}."
     ) as scratch:
@@ -111,7 +111,7 @@ def _replace_folder(
         for name, content in contents.items():
             (fresh / name).parent.mkdir(exist_ok=True)
             (fresh / name).write_bytes(content)
-        # safetensors makes files that only their owner may read.
+        # safetensors creates files that only their owner may read.
         (fresh / PARAMS).chmod((fresh / CONFIG).stat().st_mode)
         digests = {
             path.relative_to(fresh).as_posix(): _sha256(path)
@@ -120,14 +120,14 @@ def _replace_folder(
         }
         mark = json.dumps({"format": FORMAT, "sha256": digests}, indent=2)
         (fresh / MARK).write_text(mark + "\n")
-        # Killed between the two, neither is in its place: see `remedy_of_cut`.
+        # If killed between the renames, `folder` is missing: see `remedy_of_cut`.
         if folder.exists():
             folder.rename(pathlib.Path(scratch) / "old")
         fresh.rename(folder)
 
 
 def read_bundle(folder: str | pathlib.Path) -> Bundle:
-    """The bundle in `folder`, its digests checked.
+    """Reads the bundle in `folder` and checks its digests.
 
     Raises:
       UserError: not a bundle, of an unknown format, or a file that is missing or
@@ -165,7 +165,7 @@ def read_bundle(folder: str | pathlib.Path) -> Bundle:
 
 
 def remedy_of_cut(folder: pathlib.Path) -> str:
-    """How to get back a bundle whose replacement was killed; "" if none was."""
+    """How to recover a bundle whose replacement was killed; "" if none was."""
     folder = folder.absolute()
     for name in ("new", "old"):
         for left in sorted(folder.parent.glob(f".{folder.name}.*/{name}")):
@@ -175,7 +175,7 @@ def remedy_of_cut(folder: pathlib.Path) -> str:
 
 
 def _advice(folder: pathlib.Path) -> str:
-    """What to do with a folder that is no bundle."""
+    """What to do about a folder that is not a bundle."""
     if remedy := remedy_of_cut(folder):
         return remedy
     if is_bundle(folder / "bundle"):
@@ -193,7 +193,7 @@ def tensor_bytes(params: shapes.Params, dtype: Any) -> bytes:
 
 
 def flatten(params: Mapping[str, Any]) -> dict[str, Any]:
-    """Leaves by the names that they have in a bundle: their path joined with "/"."""
+    """Leaves by their names in a bundle: the path joined with "/"."""
     flat: dict[str, Any] = {}
     for name, value in params.items():
         if "/" in name:
@@ -206,7 +206,7 @@ def flatten(params: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def nest(leaves: Mapping[str, Any]) -> shapes.Params:
-    """What `flatten` took apart."""
+    """The inverse of `flatten`."""
     nested: shapes.Params = {}
     for path, leaf in leaves.items():
         *parents, name = path.split("/")
@@ -243,9 +243,9 @@ def _stored_tensors(params: shapes.Params, dtype: Any) -> dict[str, np.ndarray]:
 
 def _stored(leaf: Any, dtype: Any) -> np.ndarray:
     array = np.asarray(leaf)
-    # numpy's own hierarchy does not know bfloat16 as floating.
+    # numpy does not classify bfloat16 as floating.
     is_float = array.dtype.kind == "f" or array.dtype.name == "bfloat16"
     if dtype is not None and is_float:
         array = array.astype(dtype)
-    # safetensors writes the buffer as it lies, whatever the strides say.
+    # safetensors writes the raw buffer and ignores strides.
     return np.asarray(array, order="C")

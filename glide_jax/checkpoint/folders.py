@@ -1,10 +1,10 @@
-"""What lies in a folder of checkpoints: steps, and what is not yet or no more one.
+"""The folders of a checkpoint directory: complete steps and incomplete ones.
 
-    1000/             a checkpoint, if its manifest is there and right
+    1000/             a checkpoint, if its manifest is present and valid
     2000.unfinished/  being written, or left by a write that was killed
     500.deleted/      being deleted, or left by a deletion that was killed
 
-A step appears, and disappears, by the one rename of its folder. So a step's folder
+A single rename of its folder makes a step appear or disappear. So a step's folder
 without a manifest was damaged later, and a killed write never looks like damage.
 """
 
@@ -22,7 +22,7 @@ UNFINISHED, DELETED = ".unfinished", ".deleted"
 
 
 def is_step(name: str) -> bool:
-    """Whether a folder of this name is a step's; 024 is another's, beside 24."""
+    """Whether a folder name denotes a step; 024 does not, since 24 does."""
     return name.isascii() and name.isdecimal() and str(int(name)) == name
 
 
@@ -36,9 +36,9 @@ def list_steps(directory: pathlib.Path) -> list[int]:
 
 
 def check_reachable(directory: pathlib.Path) -> None:
-    """Raises NoCheckpointError where a link leads nowhere, or a file takes a place.
+    """Raises NoCheckpointError for a broken link or a file in place of a folder.
 
-    A disk that is not mounted must not look like a run that has not begun.
+    A disk that is not mounted must not look like a run that has not started.
     """
     steps = [path for path in _entries(directory) if is_step(path.name)]
     for path in (directory, *steps):
@@ -50,19 +50,19 @@ def check_reachable(directory: pathlib.Path) -> None:
 
 
 def list_whole_steps(directory: pathlib.Path) -> list[int]:
-    """Steps whose manifest is as it was written; their files are not read."""
+    """Steps with a valid manifest; their files are not read."""
     return [record.step for record in _records(directory)]
 
 
 def list_leftovers(directory: pathlib.Path) -> list[pathlib.Path]:
-    """Folders of writes and deletions that are not done."""
+    """Folders of incomplete writes and deletions."""
     return sorted(
         path for path in _entries(directory) if path.suffix in (UNFINISHED, DELETED)
     )
 
 
 def start(directory: pathlib.Path, step: int) -> pathlib.Path:
-    """An empty folder to write a step into; leftovers of killed writes go."""
+    """Creates an empty folder to write a step into; removes leftovers."""
     directory.mkdir(parents=True, exist_ok=True)
     for leftover in list_leftovers(directory):
         shutil.rmtree(leftover, ignore_errors=True)
@@ -72,12 +72,12 @@ def start(directory: pathlib.Path, step: int) -> pathlib.Path:
 
 
 def unfinished(directory: pathlib.Path, step: int) -> pathlib.Path:
-    """Where a step is written."""
+    """The folder in which a step is written."""
     return directory / f"{step}{UNFINISHED}"
 
 
 def publish(directory: pathlib.Path, step: int) -> None:
-    """Makes the finished folder the step, in place of one that lies there."""
+    """Renames the finished folder to the step, replacing an existing one."""
     deleted = directory / f"{step}{DELETED}"
     if (directory / str(step)).exists():
         shutil.rmtree(deleted, ignore_errors=True)
@@ -88,7 +88,7 @@ def publish(directory: pathlib.Path, step: int) -> None:
 
 
 def delete(directory: pathlib.Path, step: int) -> None:
-    """Removes a step: by one rename it is none any more, then its files go."""
+    """Removes a step: one rename hides it, then its files are deleted."""
     deleted = directory / f"{step}{DELETED}"
     shutil.rmtree(deleted, ignore_errors=True)
     (directory / str(step)).rename(deleted)
@@ -96,7 +96,7 @@ def delete(directory: pathlib.Path, step: int) -> None:
 
 
 def delete_after(directory: pathlib.Path, step: int) -> None:
-    """Removes steps of a future that was given up."""
+    """Removes all steps after `step`."""
     for later in list_steps(directory):
         if later > step:
             delete(directory, later)
@@ -105,13 +105,13 @@ def delete_after(directory: pathlib.Path, step: int) -> None:
 def delete_unwanted(
     directory: pathlib.Path, policy: CheckpointConfig, bad_from: int | None = None
 ) -> None:
-    """Removes what the policy does not keep; see `retention.to_delete`."""
+    """Removes steps that the policy does not keep; see `retention.to_delete`."""
     for step in retention.to_delete(_records(directory), policy, bad_from):
         delete(directory, step)
 
 
 def _records(directory: pathlib.Path) -> list[retention.Record]:
-    """Of the steps that are whole, oldest first; damaged ones count for nothing."""
+    """Records of steps with a valid manifest, oldest first."""
     records = []
     for step in list_steps(directory):
         try:

@@ -1,4 +1,4 @@
-"""Items of a checkpoint as Orbax writes and reads them: a folder for each pytree."""
+"""Writes and reads checkpoint items with Orbax: one folder for each pytree."""
 
 from __future__ import annotations
 
@@ -19,15 +19,15 @@ from etils import epath
 
 from glide_jax.checkpoint import manifest
 
-# The file in which Orbax looks up what wrote each item of a step.
+# The file in which Orbax records the handler of each item of a step.
 ORBAX_METADATA = "_CHECKPOINT_METADATA"
 
 
 class Attempt:
-    """Keeps what goes wrong in its block as one line, `reason`; "" where nothing does.
+    """Captures an exception of its block as one line, `reason`; "" if there is none.
 
-    Peers have to be told of a failure before it may end anything, whatever it was:
-    Orbax raises bare Exceptions.
+    A failure of any kind must be sent to the peers before it ends anything: Orbax
+    raises bare Exceptions.
     """
 
     reason = ""
@@ -43,7 +43,7 @@ class Attempt:
 
 
 def reason_of(error: BaseException) -> str:
-    """One line of an error: the system's words where it was the system that refused."""
+    """One line for an error: the operating system's message if it has one."""
     if isinstance(error, OSError) and error.strerror:
         return error.strerror
     text = str(error)
@@ -55,7 +55,7 @@ def reason_of(error: BaseException) -> str:
 
 
 class Writing:
-    """Items on their way to the disk; made once their arrays are off the devices."""
+    """Items being written; constructed once their arrays are copied to the host."""
 
     def __init__(self, folder: pathlib.Path, items: Mapping[str, Any]) -> None:
         self._folder = folder
@@ -64,7 +64,7 @@ class Writing:
         }
         self._futures: list[Any] = []
         _silence_abandoned_futures()
-        # In a thread of its own asyncio works wherever the caller is, notebooks too.
+        # In a separate thread asyncio works for any caller, including notebooks.
         with concurrent.futures.ThreadPoolExecutor(1) as thread:
             thread.submit(asyncio.run, self._start(items.values())).result()
 
@@ -74,7 +74,7 @@ class Writing:
             self._futures += await handler.async_save(path, args=arguments) or []
 
     def wait(self) -> None:
-        """Returns once this process writes no more; then raises what failed first."""
+        """Waits until this process has written everything; raises the first error."""
         errors = []
         for future in self._futures:
             with Attempt() as attempt:
@@ -84,12 +84,12 @@ class Writing:
             raise errors[0]
 
     def merge(self) -> None:
-        """Makes the parts of all processes one; by one process, after all have.
+        """Merges the parts of all processes; called by one, after all have written.
 
-        The step is then readable by `orbax.checkpoint.CheckpointManager(folder)
-        .restore(step)` as well, on any number of devices: the file beside the items
-        names their handlers, and the file of the shardings, which Orbax cannot apply to
-        other devices than those that wrote it, is removed.
+        `orbax.checkpoint.CheckpointManager(folder).restore(step)` can then read the
+        step as well, on any number of devices: the file beside the items names their
+        handlers, and the sharding file, which Orbax can only apply to the devices that
+        wrote it, is removed.
         """
         for path, handler in self._handlers.items():
             handler.finalize(path)
@@ -105,11 +105,11 @@ class Writing:
 def read(
     folder: pathlib.Path, wanted: Mapping[str, Mapping[str, jax.ShapeDtypeStruct]]
 ) -> dict[str, dict[str, jax.Array]]:
-    """Arrays of items by their path in it: cast, and laid out, as `wanted` says.
+    """Reads arrays of items by path, with the dtypes and shardings of `wanted`.
 
-    Without a sharding an array goes to this process's first device. The paths are all
-    that the item holds: Orbax reads what it has written only as it was written, parts
-    without arrays included, and so its own account of the tree is filled in.
+    Without a sharding an array is placed on this process's first device. `wanted` must
+    name all paths of an item: Orbax restores only the tree that was written, including
+    parts without arrays, so its stored tree is filled in.
 
     Raises:
       DamagedError: a file cannot be read.
@@ -138,12 +138,12 @@ def leaves_by_path(tree: Any) -> dict[str, Any]:
 
 
 def path_text(path: Any) -> str:
-    """A path of JAX's as text."""
+    """A JAX key path as text."""
     return jax.tree_util.keystr(path, simple=True, separator="/")
 
 
 class _Reading:
-    """Turns whatever a damaged file makes Orbax raise into a DamagedError."""
+    """Converts Orbax's errors for damaged files into a DamagedError."""
 
     def __init__(self, item: str) -> None:
         self._item = item
@@ -152,7 +152,7 @@ class _Reading:
         pass
 
     def __exit__(self, kind: type | None, error: Any, traceback: Any) -> None:
-        # An array cut short is a bare Exception to Orbax; narrower ones are ours.
+        # Orbax raises a bare Exception for a truncated array; subclasses are ours.
         if kind is Exception or isinstance(error, ValueError | OSError):
             _silence_abandoned_futures()
             reason = f"{self._item} cannot be read ({reason_of(error)})"
@@ -162,16 +162,16 @@ class _Reading:
 def _placed(leaf: Any) -> jax.ShapeDtypeStruct:
     sharding = getattr(leaf, "sharding", None)
     if sharding is None:
-        # The first of all devices may be another process's.
+        # The first global device may belong to another process.
         sharding = jax.sharding.SingleDeviceSharding(jax.local_devices()[0])
     return jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=sharding)
 
 
 def _silence_abandoned_futures() -> None:
-    """Keeps what Orbax gave up from each printing a page when it is collected.
+    """Silences the tracebacks of futures that Orbax abandons.
 
-    It starts the reads or writes of all arrays at once, tells of the first that fails
-    and ends the loop in which the others would have ended.
+    Orbax starts the reads or writes of all arrays at once, raises the first error and
+    closes the event loop in which the others would have finished.
     """
     previous = sys.unraisablehook
     if getattr(previous, "is_silent", False):

@@ -1,8 +1,8 @@
-"""The list of what a folder holds, written last: without it the folder is unfinished.
+"""The manifest of a folder, written last: without it the folder is unfinished.
 
-manifest.json names every file of its folder with size and SHA-256, and every array
-with shape, dtype and digest (parallel/digests.py). It carries the SHA-256 of its own
-content and is written in one way only, so that a changed bit in it is seen as well.
+manifest.json lists every file of its folder with size and SHA-256, and every array
+with shape, dtype and digest (parallel/digests.py). It contains the SHA-256 of its own
+content and has a canonical form, so that a changed bit in it is detected as well.
 """
 
 from __future__ import annotations
@@ -19,17 +19,17 @@ from typing import Any
 
 FORMAT = 1
 NAME = "manifest.json"
-# Ends the name of a file that is listed under the name without it, and still has to be
-# put in its place.
+# Suffix of a file that is listed under its name without the suffix and must still be
+# renamed to it.
 DRAFT = ".tmp"
-# Hashing frees the interpreter, so threads make use of as many cores.
+# Hashing releases the GIL, so threads use several cores.
 _THREADS = min(8, os.cpu_count() or 1)
 
 
 class DamagedError(Exception):
-    """What a manifest says is not what lies there: one reason for each file.
+    """Files differ from the manifest: one reason per file.
 
-    Internal: callers walk back, or tell the user in their own words.
+    Internal: callers try an older step, or raise an error for the user.
     """
 
     def __init__(self, damages: Iterable[str]) -> None:
@@ -39,14 +39,14 @@ class DamagedError(Exception):
 
 @dataclasses.dataclass(frozen=True)
 class Manifest:
-    """What was written.
+    """The content of a manifest.
 
     Attributes:
-      step: of a checkpoint; 0 for other folders.
+      step: step of a checkpoint; 0 for other folders.
       created: UTC, ISO 8601.
       files: path relative to the folder -> {"bytes": size, "sha256": digest}.
       leaves: "item/path" -> {"shape": [...], "dtype": name, "digest": 16 digits}.
-      metrics: what the step is judged by.
+      metrics: metrics for the retention policy.
     """
 
     step: int
@@ -62,12 +62,12 @@ class Manifest:
 
 
 def now() -> str:
-    """The time as a manifest writes it."""
+    """The current time in the manifest's format."""
     return datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds")
 
 
 def to_bytes(manifest: Manifest) -> bytes:
-    """The one way to write it."""
+    """The canonical serialization."""
     content = {"format": FORMAT, **dataclasses.asdict(manifest)}
     digest = hashlib.sha256(_canonical(content)).hexdigest()
     return _canonical({**content, "sha256": digest})
@@ -78,7 +78,7 @@ def _canonical(content: Mapping[str, Any]) -> bytes:
 
 
 def write(folder: pathlib.Path, manifest: Manifest) -> None:
-    """Writes it whole or not at all, and to the disk before it returns."""
+    """Writes the manifest atomically and flushes it to disk."""
     scratch = folder / f"{NAME}.tmp"
     with scratch.open("wb") as file:
         file.write(to_bytes(manifest))
@@ -89,7 +89,7 @@ def write(folder: pathlib.Path, manifest: Manifest) -> None:
 
 
 def sync_folder(folder: pathlib.Path) -> None:
-    """Makes the names in a folder outlast a loss of power."""
+    """Flushes the directory entries of a folder to disk."""
     _sync(folder)
 
 
@@ -102,10 +102,10 @@ def _sync(path: pathlib.Path) -> None:
 
 
 def read(folder: pathlib.Path) -> Manifest:
-    """The manifest of a folder, its own digest checked.
+    """Reads the manifest of a folder and checks its own digest.
 
     Raises:
-      DamagedError: it is missing, cut short or changed.
+      DamagedError: it is missing, truncated or changed.
     """
     try:
         found = (folder / NAME).read_bytes()
@@ -120,11 +120,11 @@ def read(folder: pathlib.Path) -> Manifest:
 
 
 def _parse(found: bytes) -> Manifest:
-    """A manifest from its bytes.
+    """Parses a manifest.
 
     Raises:
       DamagedError: another version wrote it.
-      ValueError, LookupError, TypeError, AttributeError, RecursionError: none did.
+      ValueError, LookupError, TypeError, AttributeError, RecursionError: no manifest.
     """
     content = json.loads(found)
     digest = content.pop("sha256")
@@ -141,7 +141,7 @@ def _parse(found: bytes) -> Manifest:
 
 
 def _check_types(manifest: Manifest) -> None:
-    """Raises what `_parse` does for fields of other types than a manifest has."""
+    """Raises the errors of `_parse` for fields of the wrong type."""
     facts = [
         (manifest.step, int),
         (manifest.created_at.tzinfo, datetime.tzinfo),
@@ -157,7 +157,7 @@ def _check_types(manifest: Manifest) -> None:
 
 
 def list_files(folder: pathlib.Path) -> list[str]:
-    """Paths of a folder's files relative to it, the manifest not among them."""
+    """Relative paths of a folder's files, except the manifest."""
     names = (
         path.relative_to(folder).as_posix()
         for path in folder.rglob("*")
@@ -169,7 +169,7 @@ def list_files(folder: pathlib.Path) -> list[str]:
 def hash_files(
     folder: pathlib.Path, names: Iterable[str]
 ) -> dict[str, dict[str, int | str]]:
-    """Size and SHA-256 of files as a manifest lists them, once they are on the disk."""
+    """Flushes files to disk; returns size and SHA-256 as a manifest lists them."""
     names = list(names)
     with concurrent.futures.ThreadPoolExecutor(_THREADS) as threads:
         facts = threads.map(lambda name: _synced_facts(folder / name), names)
@@ -190,7 +190,7 @@ def _facts(path: pathlib.Path) -> dict[str, int | str]:
 def find_damages(
     folder: pathlib.Path, files: Mapping[str, Mapping[str, Any]]
 ) -> dict[str, str]:
-    """What is wrong with which of the files listed; {} where all are as written."""
+    """The reason for each damaged file; {} if all are unchanged."""
     with concurrent.futures.ThreadPoolExecutor(_THREADS) as threads:
         found = threads.map(
             lambda item: (item[0], _damage(folder / item[0], item[1])), files.items()

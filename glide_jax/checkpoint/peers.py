@@ -1,6 +1,6 @@
-"""What the processes of a run tell each other about a checkpoint, from any thread.
+"""Messages between the processes of a run about a checkpoint, from any thread.
 
-Words travel by the coordination service and not by the devices, whose collectives all
+Messages use the coordination service and not the devices, whose collectives all
 processes would have to start in the same order as those of the training step.
 """
 
@@ -12,16 +12,16 @@ import itertools
 import jax
 import orbax.checkpoint as ocp
 
-# Hashing or writing a large state takes one process longer than another. A process
-# that has died is noticed by the service itself, which then ends the others.
+# Hashing or writing a large state takes some processes longer than others. The service
+# itself detects a process that has died, and then ends the others.
 _TIMEOUT_MS = 60 * 60 * 1000
 _conversations: dict[str, itertools.count] = collections.defaultdict(itertools.count)
 
 
 class Peers:
-    """A conversation by its name: all processes start it, and then speak in turn.
+    """A named channel: all processes create it and then exchange words in rounds.
 
-    One thread of a process speaks at a time.
+    Only one thread of a process may use it at a time.
     """
 
     def __init__(self, name: str) -> None:
@@ -31,7 +31,7 @@ class Peers:
         self.index, self.count = jax.process_index(), jax.process_count()
 
     def exchange(self, word: str) -> list[str]:
-        """Every process's word, in their order; returns once all have spoken."""
+        """Returns the words of all processes by index; waits for all of them."""
         if self.count == 1:
             return [word]
         client = ocp.multihost.get_jax_distributed_client()
@@ -41,12 +41,12 @@ class Peers:
             client.blocking_key_value_get(f"{key}/{index}", _TIMEOUT_MS)
             for index in range(self.count)
         ]
-        # All have spoken in this round, so all have read the round before.
+        # All have sent a word in this round, so all have read the previous round.
         if self._stale:
             client.key_value_delete(self._stale)
         self._stale = f"{key}/{self.index}"
         return words
 
     def agree(self, reason: str) -> str:
-        """The first reason of any process against going on; "" if none has one."""
+        """The first process's reason not to continue; "" if no process has one."""
         return next(filter(None, self.exchange(reason)), "")

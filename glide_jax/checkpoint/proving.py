@@ -1,7 +1,7 @@
-"""Reads a checkpoint only once it is proven: files by SHA-256, arrays by digest.
+"""Reads checkpoints and verifies them: files by SHA-256, arrays by digest.
 
-With several processes each hashes a part of the files and hears of the others' parts,
-so that all come to the same verdict.
+With several processes each hashes a share of the files and exchanges the results, so
+that all reach the same verdict.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ class Restored(NamedTuple):
 
 
 class Prover:
-    """The checkpoints of a folder; what was proven once is not hashed again."""
+    """Verifies the checkpoints of a folder; verified files are not hashed again."""
 
     def __init__(self, directory: pathlib.Path) -> None:
         self._directory = directory
@@ -43,19 +43,19 @@ class Prover:
         return json.loads(self._peers.exchange(seen)[0])
 
     def forget(self, steps: Iterable[int]) -> None:
-        """Of steps that are written again or deleted nothing is known any more."""
+        """Discards the results for steps that are rewritten or deleted."""
         for step in steps:
             self._proven.pop(step, None)
 
     def prove(self, step: int, names: Iterable[str] | None) -> manifest.Manifest:
-        """The manifest of a step whose files are all as they were written.
+        """Verifies the files of a step and returns its manifest.
 
         Args:
-          step: has a folder.
-          names: of the items that count, the metadata besides; None: all files.
+          step: a step that has a folder.
+          names: items to verify, in addition to the metadata; None: all files.
 
         Raises:
-          DamagedError: on every process alike, with what is wrong in any file.
+          DamagedError: on every process, listing the damage of all files.
         """
         folder = self._directory / str(step)
         found, damages = None, {}
@@ -74,13 +74,13 @@ class Prover:
     def _damages(
         self, folder: pathlib.Path, step: int, files: Mapping[str, Any]
     ) -> dict[str, str]:
-        """What is wrong with this process's share of the files."""
+        """Damage by file, in this process's share of the files."""
         unknown = sorted(files.keys() - self._proven.get(step, set()))
         share = unknown[self._peers.index :: self._peers.count]
         return manifest.find_damages(folder, {name: files[name] for name in share})
 
     def _refuse(self, damages: Mapping[str, str]) -> None:
-        """Raises DamagedError where any process found a damage."""
+        """Raises DamagedError if any process found damage."""
         everyones: dict[str, str] = {}
         for word in self._peers.exchange(json.dumps(damages)):
             everyones |= json.loads(word)
@@ -90,10 +90,10 @@ class Prover:
             )
 
     def restore(self, step: int, abstract_items: Mapping[str, Any]) -> Restored:
-        """Items of a step, read and compared with what was written.
+        """Reads items of a step and compares them with what was written.
 
         Raises:
-          DamagedError: on every process alike.
+          DamagedError: on every process.
           UserError: a tree that differs from what is stored.
         """
         found = self.prove(step, abstract_items)
@@ -124,7 +124,7 @@ class Prover:
 
 
 def leaf_shapes(found: manifest.Manifest, item: str) -> dict[str, tuple[int, ...]]:
-    """Shapes of an item's arrays by their path within it."""
+    """Shapes of an item's arrays by path within the item."""
     return {
         path.removeprefix(f"{item}/"): tuple(leaf["shape"])
         for path, leaf in found.leaves.items()
@@ -165,10 +165,10 @@ def _files_of(
 def _stored_paths(
     found: manifest.Manifest, folder: pathlib.Path, item: str, tree: Any
 ) -> list[str]:
-    """Where each leaf of `tree` is stored in the item, in the order of its leaves.
+    """Paths of the leaves of `tree` in the stored item, in the order of the leaves.
 
     Raises:
-      UserError: one is not, or has another shape, or there are more.
+      UserError: a leaf is missing, has another shape, or is surplus.
     """
     where = f"checkpoint step {found.step} in {folder.parent}"
     if item not in item_names(found):
@@ -191,10 +191,10 @@ def _stored_paths(
 
 
 def _by_part(paths: Iterable[str]) -> dict[tuple[int, str], str]:
-    """Paths by the part of a chain that they are in, and their rest.
+    """Paths by (index of the part of an optax chain, rest of the path).
 
-    Parts are counted without those that have no arrays, such as the clipping of
-    gradients: an optimizer that has it now and one that had it not hold the same.
+    Parts without arrays, such as gradient clipping, are not counted: optimizers with
+    and without it hold the same arrays.
     """
     split = {path: _leading_numbers(path.split("/")) for path in paths}
     parts = sorted(set(split.values()))
@@ -209,11 +209,11 @@ def _leading_numbers(names: list[str]) -> tuple[int, ...]:
 
 
 def _check_digests(found: manifest.Manifest, restored: Mapping[str, Any]) -> None:
-    """Raises DamagedError for arrays that are not, bit for bit, what was saved."""
+    """Raises DamagedError for arrays that are not bitwise equal to those saved."""
     same = {
         path: leaf
         for path, leaf in items.leaves_by_path(restored).items()
-        # An array read in another dtype than it was stored in has other bits.
+        # An array that was cast on reading has different bits.
         if str(leaf.dtype) == found.leaves[path]["dtype"]
     }
     wrong = [

@@ -1,4 +1,4 @@
-"""Which checkpoints are kept: by count, every so many steps, by the hour, by metric."""
+"""Which checkpoints are kept: by count, by steps, by hours and by metric."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from glide_jax.config.defaults import CheckpointConfig
 
 @dataclasses.dataclass(frozen=True)
 class Record:
-    """What a checkpoint is kept or deleted for."""
+    """The properties of a checkpoint that decide whether it is kept."""
 
     step: int
     created: datetime.datetime
@@ -22,13 +22,13 @@ class Record:
 def to_delete(
     records: Sequence[Record], policy: CheckpointConfig, bad_from: int | None = None
 ) -> list[int]:
-    """Steps that no policy wants, oldest first; the newest is always wanted.
+    """Steps that no policy keeps, oldest first; the newest is always kept.
 
-    So is the newest before `bad_from`, the first of the updates that were skipped one
-    after the other until now: it is the one to go back to.
+    The newest before `bad_from`, the first of the current streak of skipped updates, is
+    kept as well: a rewind restores it.
 
-    What a policy wants once it wants for good, or until a better one comes, so that
-    asking again after the deletions changes nothing.
+    A step once kept stays kept, or until a better one exists, so that a second call
+    after the deletions returns nothing.
     """
     records = sorted(records, key=lambda record: record.step)
     wanted = {record.step for record in records[-max(1, policy.keep) :]}
@@ -47,13 +47,13 @@ def _every_steps(records: Sequence[Record], every: int) -> set[int]:
 
 
 def _every_hours(records: Sequence[Record], hours: float) -> set[int]:
-    """The first, and each that came so long after the last one wanted."""
+    """The first, and each at least `hours` after the last one kept."""
     if hours <= 0:
         return set()
     wanted: set[int] = set()
     last = None
     for record in records:
-        # In seconds: not every number of hours is a time span to Python.
+        # In seconds: timedelta does not accept every number of hours.
         if last is None or (record.created - last).total_seconds() >= 3600 * hours:
             wanted.add(record.step)
             last = record.created
@@ -61,7 +61,7 @@ def _every_hours(records: Sequence[Record], hours: float) -> set[int]:
 
 
 def _best(records: Sequence[Record], count: int, metric: str) -> set[int]:
-    """Those with the lowest metric, of equals the older; without it none is best."""
+    """Those with the lowest metric; the older of equals. None without the metric."""
     judged = [
         (record.metrics[metric], record.step)
         for record in records

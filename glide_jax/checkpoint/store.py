@@ -1,8 +1,8 @@
-"""Training states by step: proven when written, proven when read, on any mesh.
+"""Training states by step: verified on writing and reading, on any mesh.
 
-Every state is a set of named items (params, ema_params, opt_state, ...), each a folder
-of its own, so a reader takes only what it wants. With several processes every method
-is called by all of them, in the same order, and all get the same answer.
+Every state is a set of named items (params, ema_params, opt_state, ...) in separate
+folders, so a reader can restore only some. With several processes every method must be
+called by all of them, in the same order, and all get the same result.
 """
 
 from __future__ import annotations
@@ -28,11 +28,11 @@ logger = logging.getLogger(__name__)
 class CheckpointStore:
     """The states of a folder; a context manager that closes itself.
 
-    The folder is made by the first save, so that looking leaves no trace. Without a
-    `policy` everything is kept. What `check_writer` raises ends a write or deletion.
+    The first save creates the folder; reading leaves no trace. Without a `policy` every
+    step is kept. An exception from `check_writer` ends a write or deletion.
 
     Attributes:
-      failures_in_a_row: writes that failed since the last that did not.
+      failures_in_a_row: failed writes since the last successful one.
     """
 
     def __init__(
@@ -50,7 +50,7 @@ class CheckpointStore:
         self._writing = None
         self._failure = ""  # of the newest write
         self.failures_in_a_row = 0
-        self._untold = ""  # what `poll` has not returned yet
+        self._untold = ""  # not yet returned by `poll`
         self._stored: set[int] = set()  # written or restored here
         self._damaged: set[int] = set()  # passed over here
 
@@ -69,19 +69,19 @@ class CheckpointStore:
         *,
         bad_from: int | None = None,
     ) -> bool:
-        """Begins to write the state of `step`; False if it is stored, or cannot be.
+        """Starts to write the state of `step`; False if it is stored or this fails.
 
-        Waits for the write before. Returns once the arrays are copied off the devices,
-        so donating them next is safe. A failure is logged, told by `poll` and raised
-        by `wait`: it costs this step only, and the next save tries again. Once written,
-        steps after it are deleted: they are of a future that was given up.
+        Waits for the previous write. Returns once the arrays are copied to the host, so
+        donating them next is safe. A failure is logged, returned by `poll` and raised
+        by `wait`: only this step is lost, and the next save tries again. Once the step
+        is written, later steps are deleted: they belong to an abandoned run.
 
         Args:
-          step: of the state.
+          step: step of the state.
           items: names to pytrees of arrays.
           meta: JSON.
-          metrics: what the policy may keep the step for.
-          bad_from: the newest step before this one is kept, whatever the policy says.
+          metrics: metrics for the retention policy.
+          bad_from: the newest step before this one is kept regardless of the policy.
         """
         self._check_writer()
         self.settle()
@@ -112,9 +112,9 @@ class CheckpointStore:
         return True
 
     def judge(self, step: int, metrics: Mapping[str, float]) -> None:
-        """Adds what became known of a stored step after it was written.
+        """Adds metrics to the manifest of a stored step.
 
-        A failure is logged: without it the policy may delete the step.
+        A failure is only logged: without the metrics the policy may delete the step.
         """
         if not metrics or self._talk.index != 0:
             return
@@ -128,28 +128,28 @@ class CheckpointStore:
             logger.warning("checkpoint step %d is not judged (%s)", step, error)
 
     def poll(self) -> str:
-        """A failure not returned yet, in one line; "" if there is none. Never waits."""
+        """A failure not yet returned, as one line; "" if none. Never blocks."""
         if self._writing is not None and self._writing[1].done():
             self.settle()
         untold, self._untold = self._untold, ""
         return untold
 
     def settle(self) -> None:
-        """Returns once nothing is being written, however that ended."""
+        """Waits until nothing is being written, whether it succeeded or failed."""
         if self._writing is not None:
             write, future = self._writing
             self._writing = None
             self._conclude(write.step, future.result())
 
     def wait(self) -> None:
-        """Returns once the newest write is committed; UserError if it has failed."""
+        """Waits until the newest write is committed; UserError if it failed."""
         self.settle()
         failure, self._failure = self._failure, ""
         if failure:
             raise UserError(failure)
 
     def close(self) -> None:
-        """Waits, then frees the writer's thread; the store may be used again."""
+        """Waits, then shuts down the writer thread; the store remains usable."""
         try:
             self.wait()
         finally:
@@ -158,27 +158,27 @@ class CheckpointStore:
                 self._thread = None
 
     def steps(self) -> list[int]:
-        """Steps that were committed, oldest first; not all need be good still."""
+        """Committed steps, oldest first; some may be damaged."""
         return folders.list_whole_steps(self.directory)
 
     def latest_step(self) -> int | None:
-        """The newest of them, or None."""
+        """The newest committed step, or None."""
         return max(self.steps(), default=None)
 
     def is_empty(self) -> bool:
-        """True if no step was ever committed here, so that a start is a fresh one.
+        """True if no step was ever committed, so that a start is a fresh one.
 
         Raises:
-          NoCheckpointError: there may be states where nothing can be seen.
+          NoCheckpointError: the folder is unreachable and may contain states.
         """
         folders.check_reachable(self.directory)
         return not self._prover.list_steps()
 
     def newest(self) -> tuple[int, dict[str, Any]] | None:
-        """Step and metadata of the newest state whose files are all good, or None.
+        """Step and metadata of the newest state whose files are all valid, or None.
 
         Raises:
-          NoCheckpointError: there are states, and none is good.
+          NoCheckpointError: states exist, but none is valid.
         """
 
         def prove(step: int) -> tuple[int, dict[str, Any]]:
@@ -190,15 +190,14 @@ class CheckpointStore:
     def restore_newest(
         self, abstract_items: Mapping[str, Any]
     ) -> proving.Restored | None:
-        """The newest state that is good in the items asked for, or None without any.
+        """Restores the newest state whose requested items are valid, or None.
 
-        Each item comes back like its tree of jax.ShapeDtypeStruct: values are cast to
-        the dtype asked for and laid out by its sharding; without one they go to this
-        process's first device. States that are not good are passed over, and logged
-        with reasons.
+        Each item is returned like its tree of jax.ShapeDtypeStruct: values are cast to
+        the given dtype and placed by its sharding; without one they are placed on this
+        process's first device. Damaged states are skipped, and logged with reasons.
 
         Raises:
-          NoCheckpointError: there are states, and none is good.
+          NoCheckpointError: states exist, but none is valid.
           UserError: a tree that differs from what is stored.
         """
         restored = self._walk_back(
@@ -209,7 +208,7 @@ class CheckpointStore:
         return restored
 
     def restore(self, step: int, abstract_items: Mapping[str, Any]) -> dict[str, Any]:
-        """The items of one step, as in `restore_newest`.
+        """Restores the items of one step, as `restore_newest` does.
 
         Raises:
           UserError: no such step or item, a damaged file, or a tree that differs.
@@ -221,7 +220,7 @@ class CheckpointStore:
             raise self._refusal(step, error) from error
 
     def discard_after(self, step: int) -> None:
-        """Deletes later steps, for a run that goes back to `step` for good."""
+        """Deletes later steps, for a run that permanently rewinds to `step`."""
         self._check_writer()
         self.settle()
         if self._talk.index == 0:
@@ -232,7 +231,7 @@ class CheckpointStore:
         self._prover.forget(later)
 
     def _walk_back(self, read: Callable[[int], Any]) -> Any:
-        """What `read(step)` gives for the newest step that it can read."""
+        """Returns `read(step)` for the newest step that it can read."""
         passed_over = []
         for step in reversed(self._prover.list_steps()):
             try:
@@ -288,6 +287,6 @@ def _check_items(items: Mapping[str, Any]) -> None:
             raise ValueError(f"an item may not be named {name}")
     for path, leaf in stored_items.leaves_by_path(dict(items)).items():
         if jax.dtypes.issubdtype(leaf.dtype, jax.dtypes.prng_key):
-            # Keys are functions of (seed, step): a stored one would be a second
-            # truth, and its layout depends on the PRNG implementation.
+            # Keys are functions of (seed, step): a stored one would be redundant,
+            # and its layout depends on the PRNG implementation.
             raise TypeError(f"{path} is a PRNG key: not stored")

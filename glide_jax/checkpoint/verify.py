@@ -1,4 +1,4 @@
-"""What is damaged in a run's folder or a bundle, told from its files alone."""
+"""Finds damage in a workdir or a bundle from its files alone."""
 
 from __future__ import annotations
 
@@ -12,16 +12,16 @@ from glide_jax.errors import UserError
 
 @dataclasses.dataclass(frozen=True)
 class Report:
-    """What was found in a folder.
+    """The result of checking a folder.
 
     Attributes:
-      folder: that was looked at.
+      folder: the folder that was checked.
       kind: "workdir", "checkpoint" (one step of a workdir) or "bundle".
-      damaged: files by path, with what is wrong.
-      surplus: files and folders that nobody listed; they do no harm.
-      good_steps: checkpoints of which every file is as it was written.
-      bad_steps: the others.
-      hashed_bytes: how much was read.
+      damaged: reason by path of each damaged file.
+      surplus: files and folders that are not listed; they are harmless.
+      good_steps: checkpoints whose files are all unchanged.
+      bad_steps: damaged checkpoints.
+      hashed_bytes: number of bytes hashed.
     """
 
     folder: pathlib.Path
@@ -34,10 +34,10 @@ class Report:
 
 
 def check(folder: pathlib.Path) -> Report:
-    """Hashes all that is listed in a workdir, one of its checkpoints or a bundle.
+    """Hashes all listed files of a workdir, one of its checkpoints or a bundle.
 
     Raises:
-      UserError: it is neither.
+      UserError: the folder is none of these.
     """
     if any((folder / name).is_file() for name in (bundle.MARK, bundle.PARAMS)):
         return _check_bundle(folder)
@@ -53,7 +53,7 @@ def check(folder: pathlib.Path) -> Report:
 
 
 def _is_checkpoint(folder: pathlib.Path) -> bool:
-    """Whether it is a step's; a workdir may have a number for its name as well."""
+    """Whether the folder is a step; a workdir may also have a number as its name."""
     whole = folder.absolute()
     is_listed = whole.parent.name == "checkpoints" or (whole / manifest.NAME).is_file()
     return (
@@ -73,7 +73,7 @@ def _check_checkpoint(folder: pathlib.Path) -> Report:
 
 def _check_workdir(folder: pathlib.Path) -> Report:
     found, _, read = _check_listed(folder)
-    # A start that was cut off may have left drafts; the next one writes them again.
+    # An interrupted start may have left drafts; the next start rewrites them.
     damaged = {name: why for name, why in found.items() if not _is_draft(folder, name)}
     surplus, good, bad = [], [], []
     checkpoints = folder / "checkpoints"
@@ -82,14 +82,14 @@ def _check_workdir(folder: pathlib.Path) -> Report:
             wrong, unlisted, size = _check_listed(checkpoints / str(step), step)
         except FileNotFoundError:
             wrong, unlisted, size = {"": "is missing"}, [], 0
-        # A run that is under way deletes what it does not keep.
+        # A running training may have deleted the step meanwhile.
         if wrong and not (checkpoints / str(step)).exists():
             continue
         damaged |= {f"checkpoints/{step}/{name}": why for name, why in wrong.items()}
         surplus += [f"checkpoints/{step}/{name}" for name in unlisted]
         read += size
         (bad if wrong else good).append(step)
-    # A write or a deletion under way, or killed; the next save removes it.
+    # Writes or deletions in progress or killed; the next save removes them.
     surplus += [
         f"checkpoints/{path.name}" for path in folders.list_leftovers(checkpoints)
     ]
@@ -99,7 +99,7 @@ def _check_workdir(folder: pathlib.Path) -> Report:
 def _check_listed(
     folder: pathlib.Path, step: int = 0
 ) -> tuple[dict[str, str], list[str], int]:
-    """(damages by file, files not listed, bytes hashed) by the folder's manifest."""
+    """(damage by file, unlisted files, bytes hashed), by the folder's manifest."""
     try:
         found = manifest.read(folder)
     except manifest.DamagedError as error:
@@ -113,7 +113,7 @@ def _check_listed(
 
 
 def _is_draft(folder: pathlib.Path, name: str) -> bool:
-    """Whether what is listed under the name lies in its draft, not yet in its place."""
+    """Whether the listed content of `name` is still in its draft file."""
     draft = f"{name}{manifest.DRAFT}"
     if name == manifest.NAME or not (folder / draft).is_file():
         return False

@@ -1,7 +1,7 @@
-"""Writes a checkpoint while training goes on: items, then manifest, then its name.
+"""Writes a checkpoint during training: items, then manifest, then the final name.
 
-Each stage is done by all processes before any begins the next, and a failure of one
-ends the write for all. Nothing counts before the last stage.
+All processes finish a stage before any starts the next, and a failure of one ends the
+write for all. The checkpoint becomes visible only with the last stage.
 """
 
 from __future__ import annotations
@@ -23,9 +23,9 @@ logger = logging.getLogger(__name__)
 
 
 class Write:
-    """One write: `start` while the caller waits, `finish` in a thread of its own.
+    """One write: `start` blocks the caller, `finish` runs in a separate thread.
 
-    Both return a line telling how the write has failed, on every process, or "".
+    Both return, on every process, one line on why the write failed, or "".
     """
 
     def __init__(
@@ -50,23 +50,23 @@ class Write:
         self._check_writer = check_writer
 
     def start(self, state: Mapping[str, Any]) -> str:
-        """Copies the items off the devices and begins to write them."""
+        """Copies the items to the host and starts to write them."""
         reason = self._by_first(lambda: self._make_folders(state))
         if reason:
             return self._fail(reason)
         self._shapes = jax.tree.map(
             lambda leaf: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype), dict(state)
         )
-        # Of the arrays as they lie on the devices: what is read back has to be these.
+        # Digests of the arrays on the devices, to which restored arrays must be equal.
         self._wait_for_digests = digests.start(state)
-        # A failure here is told by `finish`: peers may be writing already.
+        # A failure here is reported by `finish`: peers may already be writing.
         self._items, self._attempt = None, items.Attempt()
         with self._attempt:
             self._items = items.Writing(self._folder, state)
         return ""
 
     def finish(self) -> str:
-        """Waits for the items, proves and commits them, deletes what is not kept."""
+        """Waits for the items, hashes and commits them, and applies the policy."""
         with items.Attempt() as attempt:
             if self._items is not None:
                 self._items.wait()
@@ -94,9 +94,9 @@ class Write:
         (self._folder / proving.META).write_text(text)
 
     def _hash(self) -> tuple[str, dict[str, Any]]:
-        """(reason, facts of all files), each process having read its share.
+        """Returns (reason, facts of all files); each process hashes its share.
 
-        Of what process 0 sees: a shared disk may show another process less for a while.
+        Process 0 lists the files: other processes of a shared disk may see them later.
         """
         names: list[str] = []
         reason = self._by_first(lambda: names.extend(manifest.list_files(self._folder)))
@@ -129,7 +129,7 @@ class Write:
     def _delete_unwanted(self) -> None:
         self._check_writer()
         folders.delete_after(self._directory, self.step)
-        # Found damaged, they would take the place of good ones that are to be kept.
+        # Damaged steps would count toward the policy in place of good ones.
         for step in self._damaged.intersection(folders.list_steps(self._directory)):
             if step != self.step:
                 folders.delete(self._directory, step)
@@ -137,14 +137,14 @@ class Write:
             folders.delete_unwanted(self._directory, self._policy, self._bad_from)
 
     def _by_first(self, action: Callable[[], None]) -> str:
-        """Does it on the first process; all return its reason for failing, or ""."""
+        """Runs `action` on process 0; all return its reason for failing, or ""."""
         with items.Attempt() as attempt:
             if self._peers.index == 0:
                 action()
         return self._peers.agree(attempt.reason)
 
     def _fail(self, reason: str) -> str:
-        """Frees the space that the write took; the failure in one line, logged."""
+        """Removes the unfinished folder; logs and returns the failure as one line."""
         where = f"checkpoint step {self.step} in {self._directory} was not written"
         failure = (
             f"{where} ({reason}); the steps before it are as they were; make room or "
@@ -155,7 +155,7 @@ class Write:
         if attempt.error:
             failure = f"{where}: {attempt.error}"
         if self._peers.index == 0:
-            # Another run that has the folder may write into one of this name.
+            # Another run that owns the folder may be writing to this name.
             if not attempt.error:
                 shutil.rmtree(self._folder, ignore_errors=True)
             logger.error(failure)

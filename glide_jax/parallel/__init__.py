@@ -1,1 +1,1 @@
-"""Devices as a mesh, and where each array lies on it."""
+"""Device meshes, and the shardings of arrays on them."""

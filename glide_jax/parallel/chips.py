@@ -1,4 +1,4 @@
-"""What is a chip good for at best: the published peak and memory of each kind.
+"""The published peak performance and memory of each kind of chip.
 
 Peaks are dense bfloat16 products with float32 sums, without sparsity. Sources: the
 specification tables of the Cloud TPU documentation (v2 to v6e, Ironwood) and NVIDIA's
@@ -17,11 +17,11 @@ class Chip:
     """One kind of accelerator.
 
     Attributes:
-      device_kinds: what `jax.Device.device_kind` says of it.
+      device_kinds: its values of `jax.Device.device_kind`.
       bf16_tflops: peak TFLOP/s of the whole chip.
       memory_bytes: of the whole chip. TPU: what its compiler lets programs use
         (libtpu 0.0.51); GPU: as published, in powers of ten.
-      devices: how many JAX devices the chip shows as; peak and memory are split evenly.
+      devices: number of JAX devices per chip; peak and memory are split evenly.
     """
 
     device_kinds: tuple[str, ...]
@@ -53,7 +53,7 @@ CHIPS: dict[str, Chip] = {
 
 
 def find(device_kind: str) -> Chip | None:
-    """The chip that a device says it is; None for a CPU or a kind not in the table."""
+    """The chip of a device kind; None for a CPU or a kind not in the table."""
     for chip in CHIPS.values():
         if device_kind in chip.device_kinds:
             return chip

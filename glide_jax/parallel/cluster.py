@@ -1,6 +1,6 @@
-"""Which processes train together, as the environment tells it.
+"""Reads from the environment which processes train together.
 
-The first row that is set decides; with none of them a process trains alone.
+The first row that is set applies; without any, a process trains alone.
 
 | set by | variables | coordinator (process 0) |
 |---|---|---|
@@ -10,12 +10,12 @@ The first row that is set decides; with none of them a process trains alone.
 | Cloud TPU on GKE | several TPU_WORKER_HOSTNAMES, or MEGASCALE_NUM_SLICES above 1; TPU_WORKER_ID, MEGASCALE_SLICE_ID | the first worker, or MEGASCALE_COORDINATOR_ADDRESS |
 | JobSet, as xpk writes it for GPUs | NNODES above 1, NODE_RANK | JAX_COORDINATOR_ADDRESS and JAX_COORDINATOR_PORT |
 
-GLIDE_JAX_HOSTS=a,b,... may name the hosts in the order of their processes where nothing
-else does, so that a missing one is called by its name.
-GLIDE_JAX_START_TIMEOUT_SECS says how long a start waits for all of them (300).
+GLIDE_JAX_HOSTS=a,b,... may name the hosts in the order of their processes if nothing
+else does, so that errors can name a missing host.
+GLIDE_JAX_START_TIMEOUT_SECS is how long a start waits for all processes (300).
 
-A process uses all accelerators of its host. Only where srun starts several on a host
-does each take its own: the one numbered SLURM_LOCALID, unless srun hides the others.
+A process uses all accelerators of its host. Only if srun starts several on a host does
+each use its own: the one numbered SLURM_LOCALID, unless srun hides the others.
 """  # noqa: E501 (a table)
 
 from __future__ import annotations
@@ -29,18 +29,18 @@ from glide_jax.errors import UserError
 
 DEFAULT_TIMEOUT_SECS = 300  # as long as JAX itself waits
 DEFAULT_JOBSET_PORT = "6002"  # xpk's
-TPU_PORT = 8476  # where JAX meets on TPUs
+TPU_PORT = 8476  # JAX's coordinator port on TPUs
 _DYNAMIC_PORTS = range(61440, 65536)
 
 
 class Cluster(NamedTuple):
-    """The processes of a run and which of them this one is.
+    """The processes of a run, and the index of this one.
 
     Attributes:
-      coordinator: host:port of process 0; None: JAX finds out all that follows.
-      num_processes: of the run; 0 where JAX finds out.
-      process_id: of this one, from 0.
-      hosts: names in the order of processes, as far as they are known.
+      coordinator: host:port of process 0; None: JAX detects all of the following.
+      num_processes: number of processes; 0 if JAX detects it.
+      process_id: index of this process, from 0.
+      hosts: names in the order of processes, as far as known.
       local_devices: the accelerators of this process; None: all of the host.
       timeout_secs: how long to wait for all processes at the start.
     """
@@ -60,10 +60,10 @@ class Cluster(NamedTuple):
 
 
 def find(environment: Mapping[str, str]) -> Cluster | None:
-    """The cluster that the environment names; None for a process by itself.
+    """The cluster given by the environment; None for a single process.
 
     Raises:
-      UserError: a variable that is missing beside another, or is no number.
+      UserError: a variable that another one requires is missing, or is not a number.
     """
     cluster = None
     for look in (_ours, _slurm, _tpu, _jobset):
@@ -93,7 +93,7 @@ def _ours(environment: Mapping[str, str]) -> Cluster | None:
 
 
 def _slurm(environment: Mapping[str, str]) -> Cluster | None:
-    # Of the step, for the batch script around it has SLURM_NTASKS as well.
+    # Variables of the step, since the batch script around it has SLURM_NTASKS as well.
     num_processes = _number(environment, "SLURM_STEP_NUM_TASKS", 1)
     if num_processes == 1:
         return None
@@ -101,7 +101,7 @@ def _slurm(environment: Mapping[str, str]) -> Cluster | None:
     per_node = -(-num_processes // max(len(nodes), 1))
     coordinator = environment.get("GLIDE_JAX_COORDINATOR", "")
     if not coordinator and nodes:
-        # Each process has to come to the same port, and no other job of the node.
+        # All processes must derive the same port, and other jobs of the node another.
         job = _number(environment, "SLURM_JOB_ID", 0)
         port = _DYNAMIC_PORTS[job % len(_DYNAMIC_PORTS)]
         coordinator = f"{nodes[0]}:{port}"
@@ -115,7 +115,7 @@ def _slurm(environment: Mapping[str, str]) -> Cluster | None:
     visible = _names(environment.get("CUDA_VISIBLE_DEVICES", ""))
     if per_node > 1 and len(visible) != 1:
         local_devices = (_number(environment, "SLURM_LOCALID"),)
-    # srun fills a node before the next one, unless told otherwise.
+    # By default srun fills a node before the next one.
     hosts = tuple(node for node in nodes for _ in range(per_node))
     return cluster._replace(hosts=hosts[:num_processes], local_devices=local_devices)
 
@@ -185,16 +185,15 @@ def _names(text: str) -> tuple[str, ...]:
 
 
 def expand_nodes(node_list: str) -> tuple[str, ...]:
-    """The names in Slurm's list of nodes, in its order.
+    """Expands Slurm's node list to names, in its order.
 
     Names are separated by commas. Each part in brackets stands for several numbers, and
     a name with several brackets for every combination: "gpu[08-10,12],rack[0-1]n[0-1]".
-    Numbers keep the zeros of the first of a range. Results equal those of
+    Numbers are zero-padded like the start of their range. Results equal those of
     `scontrol show hostnames`, which refuses letters after the last bracket.
 
     Raises:
-      UserError: brackets that do not match, or something in them that is no range of
-        numbers.
+      UserError: brackets that do not match, or content that is not a range of numbers.
     """
     names = re.findall(r"(?:[^,\[\]]|\[[^\[\]]*\])+", node_list)
     if ",".join(names) != re.sub(r",+", ",", node_list).strip(","):
@@ -205,7 +204,7 @@ def expand_nodes(node_list: str) -> tuple[str, ...]:
 
 
 def _combinations(name: str, node_list: str) -> Iterator[str]:
-    # Literal parts at even places, what stood in brackets at odd ones.
+    # Literal parts at even indices, bracket contents at odd ones.
     parts = re.split(r"\[([^\]]*)\]", name)
     choices = [
         _numbers_in(part, node_list) if place % 2 else [part]
@@ -219,7 +218,7 @@ def _combinations(name: str, node_list: str) -> Iterator[str]:
 
 
 def _numbers_in(ranges: str, node_list: str) -> list[str]:
-    """The numbers of "08-10,12" with their zeros."""
+    """The numbers of "08-10,12", zero-padded."""
     found = []
     for part in ranges.split(","):
         match = re.fullmatch(r"([0-9]+)(?:-([0-9]+))?", part)

@@ -1,9 +1,9 @@
-"""The compiler flags that a run is started with, by chip and number of slices: data.
+"""Recommended compiler flags of a run, by chip and number of slices.
 
-XLA reads its flags once, before the first device is touched, so they are set by whoever
-starts the process: `glide flags --chip=v5p --slices=2` prints them for a shell. None of
-them may change what is computed. Flags that do, such as TPU's unsafe partitioned random
-numbers, have no place here: noise would depend on the mesh.
+XLA reads its flags once, before the first device is initialized, so they must be set
+before the process starts: `glide flags --chip=v5p --slices=2` prints them for a shell.
+They must not change results. Flags that do, such as TPU's unsafe partitioned random
+numbers, are excluded: noise would depend on the mesh.
 
 Sources:
   [XLA] https://github.com/openxla/xla/blob/main/docs/flags_guidance.md
@@ -40,7 +40,7 @@ class Flag:
 
 @dataclasses.dataclass(frozen=True)
 class FlagSet:
-    """Flags that belong together, and where they hold."""
+    """Flags that belong together, and where they apply."""
 
     chips: tuple[str, ...]
     variable: str  # of the environment
@@ -54,11 +54,11 @@ GPUS = tuple(
     for name, chip in chips.CHIPS.items()
     if chip.device_kinds[0].startswith("NVIDIA")
 )
-# For the oldest TPUs there is nothing to set.
+# The oldest TPUs need no flags.
 CHIPS = ("cpu", *chips.CHIPS)
 
-# FSDP gathers every parameter before its layer; hidden behind the layer before, that
-# costs little. Ironwood (tpu7x) gathers on its SparseCores without being asked.
+# FSDP gathers every parameter before its layer; overlapped with the previous layer,
+# that costs little. Ironwood (tpu7x) gathers on its SparseCores by default.
 GATHER_EARLY = FlagSet(
     ("v4", "v5e", "v5p", "v6e"),
     TPU,
@@ -72,7 +72,7 @@ GATHER_EARLY = FlagSet(
     ),
 )
 # MaxText has these for v5p and v6e as well, but there libtpu 0.0.51 refuses to compile
-# a fused gather, as one that may give wrong results.
+# a fused gather, because it may give wrong results.
 GATHER_BEHIND_COMPUTE = FlagSet(
     ("v5e",),
     TPU,
@@ -160,8 +160,8 @@ GPU_OVERLAP = FlagSet(
         ),
     ),
 )
-# Devices of a CPU exist for tests and for trying out a mesh. Where they outnumber the
-# cores, one waits for another longer than XLA's 40 seconds, which end the process.
+# CPU devices are for tests and for trying out a mesh. If they outnumber the cores, one
+# may wait for another longer than XLA's timeout of 40 s, which ends the process.
 PATIENT_CPU = FlagSet(
     ("cpu",),
     XLA,
@@ -189,7 +189,7 @@ def flags_for(chip: str, slices: int = 1) -> dict[str, str]:
     """Environment variables by name, flags with spaces between; may be empty.
 
     Raises:
-      UserError: the chip is not known, or there is no slice.
+      UserError: the chip is unknown, or `slices` is less than 1.
     """
     if chip not in CHIPS:
         raise UserError(f"--chip={chip} is not known; use one of {', '.join(CHIPS)}")

@@ -1,13 +1,13 @@
-"""Digests of arrays where they lie: the same on every mesh, without gathering them.
+"""Digests of sharded arrays: the same on every mesh, without gathering them.
 
 The digest of an array is a sum modulo 2**32, over its elements, of
 
     mix(bits, i) = fmix32(bits ^ fmix32(i * STRIDE + LANE))                      (1)
 
-in two lanes with constants of their own. `bits` are those of one element (of one half
-of it, where it has 64), i is its place in row-major order, and fmix32 is MurmurHash3's
-finalizer, a bijection. So any change of one element changes both lanes, elements that
-change places almost surely do, and parts may be summed in any order and anywhere.
+in two lanes with different constants. `bits` are those of one element (of one half of
+it, if it has 64), i is its row-major index, and fmix32 is MurmurHash3's finalizer, a
+bijection. So any change of one element changes both lanes, swapped elements almost
+surely do, and parts may be summed in any order on any device.
 """
 
 from __future__ import annotations
@@ -26,22 +26,22 @@ from jax.sharding import PartitionSpec as P
 
 STRIDE = 0x9E3779B1  # odd, so that i -> i * STRIDE is a bijection
 LANES = (0x2545F491, 0xC2B2AE3D)
-# How many digests travel at once: a program of as many operands is compiled.
+# Digests per transfer: a program with this many operands is compiled.
 _ROWS = 512
 
 
 def leaf_digests(tree: Any) -> dict[str, str]:
     """Sixteen hexadecimal digits for each array, by its path ("unet/conv_in/kernel").
 
-    A collective where the arrays lie on several processes: all of them call it.
+    A collective if the arrays span several processes: all of them must call it.
     """
     return start(tree)()
 
 
 def start(tree: Any) -> Callable[[], dict[str, str]]:
-    """`leaf_digests` under way: the function that waits for them.
+    """Starts `leaf_digests` and returns a function that waits for the result.
 
-    The devices' work is queued on return, so that the arrays may be donated next; the
+    The computation is enqueued on return, so that the arrays may be donated next; the
     function only reads, and may be called in another thread.
     """
     places, batches = _start(tree)
@@ -58,9 +58,9 @@ def start(tree: Any) -> Callable[[], dict[str, str]]:
 
 
 def differing_replicas(tree: Any) -> list[tuple[str, list[int]]]:
-    """Arrays of which some device holds another copy than most: (path, device ids).
+    """Arrays whose replicas differ: (path, ids of devices not in the majority).
 
-    Where there is no majority the copy of the mesh's first device is taken for right.
+    Without a majority the copy of the mesh's first device is considered correct.
     A collective, like `leaf_digests`.
     """
     devices = list(_mesh_of(jax.tree.leaves(tree)).devices.flat)
@@ -106,7 +106,7 @@ def _outvoted(copies: list[int], values: np.ndarray) -> list[int]:
 
 
 def _mesh_of(leaves: list[Any]) -> Mesh:
-    """The mesh that the leaves lie on; of one device where they lie on none."""
+    """The mesh of the leaves; a mesh of one device if they have none."""
     for leaf in leaves:
         sharding = getattr(leaf, "sharding", None)
         if isinstance(sharding, NamedSharding):
@@ -124,7 +124,7 @@ def _on_mesh(leaf: Any, mesh: Mesh) -> jax.Array:
 
 
 def _copies(sharding: NamedSharding, shape: tuple[int, ...]) -> list[list[int]]:
-    """Positions in the mesh by the part that they hold, the parts in any order."""
+    """Positions in the mesh, grouped by the part that they hold, in any order."""
     indices = sharding.devices_indices_map(shape)
     holders: dict[tuple, list[int]] = defaultdict(list)
     for position, device in enumerate(sharding.mesh.devices.flat):
@@ -137,8 +137,8 @@ def _copies(sharding: NamedSharding, shape: tuple[int, ...]) -> list[list[int]]:
 def _partial_sums(sharding: NamedSharding):
     """A program: array -> (devices, lanes) uint32, the sums of each device's part.
 
-    One for each place, compiled for each shape: a tree has thousands of arrays, but
-    few of them differ in both.
+    One per sharding, compiled for each shape: a tree has thousands of arrays, but few
+    combinations of both.
     """
     mesh, axes = sharding.mesh, sharding.mesh.axis_names
     own = jax.shard_map(
@@ -146,11 +146,11 @@ def _partial_sums(sharding: NamedSharding):
         mesh=mesh,
         in_specs=sharding.spec,
         out_specs=P(axes),
-        check_vma=False,  # a replica's sums are its own, which is the point
+        check_vma=False,  # sums of replicas may differ, which is the point
     )
 
     def sums(leaf: jax.Array) -> jax.Array:
-        # What lies in the host's memory is read through the device.
+        # Arrays in host memory are copied to the device first.
         leaf = jax.device_put(leaf, sharding.with_memory_kind("device"))
         return own(leaf)
 
@@ -159,7 +159,7 @@ def _partial_sums(sharding: NamedSharding):
 
 @functools.cache
 def _replicate(mesh: Mesh):
-    """A program: several leaves' sums as one array, whole on every device."""
+    """A program: several leaves' sums as one array, replicated on every device."""
     return jax.jit(jnp.stack, out_shardings=NamedSharding(mesh, P()))
 
 
@@ -183,7 +183,7 @@ def _sums_of_part(part: jax.Array, *, mesh: Mesh, spec: P) -> jax.Array:
 
 
 def as_bits(array: jax.Array) -> jax.Array:
-    """An array's own bits as uint32; 64-bit elements as two along a last axis more."""
+    """An array's bits as uint32; 64-bit elements as two along a new last axis."""
     if array.dtype == jnp.bool_:
         return array.astype(jnp.uint32)
     width = array.dtype.itemsize
@@ -199,7 +199,7 @@ def _mix(bits: jax.Array, index: jax.Array, lane: jax.Array) -> jax.Array:
 
 
 def _fmix32(h: jax.Array) -> jax.Array:
-    """The finalizer of MurmurHash3: every bit of h sways every bit of the result."""
+    """The finalizer of MurmurHash3: every bit of h affects every bit of the result."""
     h ^= h >> 16
     h *= jnp.uint32(0x85EBCA6B)
     h ^= h >> 13
@@ -212,11 +212,11 @@ def _names(axes: Any) -> tuple[str, ...]:
 
 
 def _parts(axes: Any, mesh: Mesh) -> int:
-    """Into how many parts an entry of a PartitionSpec cuts."""
+    """The number of shards of an entry of a PartitionSpec."""
     return math.prod(mesh.shape[name] for name in _names(axes))
 
 
 def _first_row(axes: Any) -> jax.Array | int:
-    """Which of those parts this device holds."""
+    """The index of the shard that this device holds."""
     names = _names(axes)
     return jax.lax.axis_index(names) if names else 0

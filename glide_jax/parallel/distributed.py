@@ -1,8 +1,8 @@
-"""Many processes as one run: they start together, agree, and none is left behind.
+"""Coordinates the processes of a run: start, agreement, and shutdown.
 
-JAX shares arrays among processes; what is no array (settings, a tokenizer, a failure)
-goes here through the key-value store of its coordinator. For a process by itself all
-of this does nothing.
+JAX shares arrays between processes; everything else (settings, a tokenizer, a failure)
+is sent through the key-value store of its coordinator. For a single process all of
+this does nothing.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ from typing import Any
 import jax
 import jaxlib
 
-# The store has no public way in, as of jax 0.11.
+# The store has no public API, as of jax 0.11.
 from jax._src import distributed as jax_distributed
 from jax.experimental import multihost_utils
 
@@ -37,11 +37,11 @@ from glide_jax.errors import UserError
 from glide_jax.parallel import cluster as clusters
 from glide_jax.parallel import rendezvous
 
-# A process that has been silent for so long is gone; JAX then ends the others.
+# A process without a heartbeat for this long is lost; JAX then ends the others.
 HEARTBEAT_SECS = 60
-# How often a process looks whether another one has failed.
+# How often a process checks whether another one has failed.
 POLL_SECS = 1.0
-# What JAX's ways of talking between processes say when one of them is gone.
+# Messages of JAX's communication backends when a process is gone.
 _PEER_LOST = re.compile(
     r"gloo|connection (closed|reset|refused)|closed by peer|unavailable|heartbeat"
     r"|deadline|coordination service|preempted|nccl|socket",
@@ -59,15 +59,15 @@ def is_joined() -> bool:
 
 
 def process_id() -> int:
-    """Which of the processes this one is, without starting the devices."""
+    """The index of this process, without initializing the devices."""
     return _state().process_id
 
 
 class Together:
-    """Joins the processes that the environment names, while the `with` block runs.
+    """Joins the processes given by the environment, while the `with` block runs.
 
-    All enter it before any of them computes. An error that leaves the block in one
-    process ends every other with that one's line and exit code, whatever they are
+    All must enter it before any of them computes. An error that leaves the block in one
+    process ends every other with the same message and exit code, whatever they are
     waiting for: a step, a checkpoint, the next barrier.
     """
 
@@ -76,11 +76,11 @@ class Together:
         self._is_over = threading.Event()
 
     def __enter__(self) -> Together:
-        """Returns once all processes are there and of one mind.
+        """Waits for all processes and checks that they agree.
 
         Raises:
-          UserError: processes that did not come in time, by name; settings or versions
-            that are not those of process 0.
+          UserError: processes did not connect in time (named), or settings or versions
+            differ from those of process 0.
         """
         cluster = clusters.find(os.environ)
         if cluster is None:
@@ -116,7 +116,7 @@ class Together:
         self._is_over.set()
 
     def _tell(self, error: BaseException) -> None:
-        """Has the others end; this process ends with its own traceback or line."""
+        """Ends the other processes; this one ends with its own traceback or line."""
         self._is_over.set()
         code = _exit_code(error)
         kind = "" if isinstance(error, UserError) else f"{type(error).__name__}: "
@@ -144,9 +144,9 @@ class Together:
 
 
 def from_first(name: str, make: Callable[[], bytes]) -> bytes:
-    """What `make` returns in process 0, in every process; it runs in no other.
+    """Broadcasts the result of `make`, which runs on process 0 only.
 
-    Each name serves once in a run.
+    Each name may be used once in a run.
     """
     if not is_joined():
         return make()
@@ -159,7 +159,7 @@ def from_first(name: str, make: Callable[[], bytes]) -> bytes:
 
 
 def check_alike(what: str, value: object, remedy: str) -> None:
-    """Raises UserError in every process whose value is not that of process 0."""
+    """Raises UserError in every process whose value differs from process 0's."""
     mine = str(value)
     first = from_first(what, mine.encode).decode()
     if mine != first:
@@ -169,16 +169,16 @@ def check_alike(what: str, value: object, remedy: str) -> None:
 
 
 def wait_for_all(name: str) -> None:
-    """Returns once every process has come here; each name serves once in a run."""
+    """A barrier of all processes; each name may be used once in a run."""
     if is_joined():
         _state().client.wait_at_barrier(f"glide_jax/{name}", _FOREVER_MS)
 
 
 def stop_agreed(asked: int, is_requested: bool) -> bool:
-    """Whether to stop, `asked` for the n-th time; the same in every process.
+    """Whether to stop at the `asked`-th call; the same in every process.
 
-    A process by itself stops when `is_requested`. Of several, SIGTERM to any one makes
-    JAX name a number that none has come to yet.
+    A single process stops when `is_requested`. Of several, SIGTERM to any one makes JAX
+    choose a call that none has reached yet.
     """
     if not is_joined():
         return is_requested
@@ -186,9 +186,9 @@ def stop_agreed(asked: int, is_requested: bool) -> bool:
 
 
 class StopPoll:
-    """Asks now and again whether to stop; every process gets the same answers.
+    """Polls periodically whether to stop; every process gets the same answers.
 
-    All of them have to ask equally often. Once it is yes it stays so.
+    All must poll equally often. Once the answer is yes, it remains so.
     """
 
     def __init__(self, stop: lifecycle.StopRequest) -> None:
@@ -229,17 +229,17 @@ def _connect(cluster: clusters.Cluster) -> None:
 
 
 def _compile_together() -> None:
-    """Has no process compile much longer than another.
+    """Makes all processes compile for about the same time.
 
-    gloo gives up on a process that comes to a collective 30 s after the others. On CPUs
-    only process 0 finds its programs in JAX's cache again, and would run ahead.
+    gloo times out if a process enters a collective 30 s after the others. On CPUs only
+    process 0 finds its programs in JAX's cache, and would run ahead.
     """
     if jax.default_backend() == "cpu":
         jax.config.update("jax_enable_compilation_cache", False)
 
 
 def check_facts(config: Config) -> None:
-    """Raises UserError where this process is not what process 0 is."""
+    """Raises UserError if the facts of this process differ from process 0's."""
     versions = {
         "glide_jax": f"{glide_jax.__version__} with code {code_digest()[:12]}",
         "jax": jax.__version__,
@@ -277,7 +277,7 @@ def _own_name() -> str:
 
 
 def _exit_code(error: BaseException) -> int:
-    """As the command line ends after it."""
+    """The exit code of the command line for an error."""
     if isinstance(error, UserError):
         return error.exit_code
     if isinstance(error, KeyboardInterrupt):
@@ -286,10 +286,10 @@ def _exit_code(error: BaseException) -> int:
 
 
 def is_peer_lost(error: BaseException) -> bool:
-    """Whether it says that another process can be reached no more.
+    """Whether the error reports that another process is unreachable.
 
-    JAX raises what the runtime says as an error of its own or, while a program is
-    started, as a ValueError; that begins with the runtime's status.
+    JAX raises runtime errors as its own error type or, while a program is launched, as
+    a ValueError that starts with the runtime's status.
     """
     text = str(error)
     is_runtimes = isinstance(error, jax.errors.JaxRuntimeError) or (
@@ -299,7 +299,7 @@ def is_peer_lost(error: BaseException) -> bool:
 
 
 def _let_others_hear() -> None:
-    """Process 0 holds the store, so it leaves after those that listen to it."""
+    """Process 0 hosts the store, so it exits after the processes that read it."""
     if process_id() == 0:
         time.sleep(3 * POLL_SECS)
 

@@ -1,4 +1,4 @@
-"""Which device stands where: the mesh with axes data, fsdp and tensor."""
+"""The device mesh with axes data, fsdp and tensor."""
 
 from __future__ import annotations
 
@@ -67,9 +67,9 @@ def make_abstract_mesh(
 
 
 def count_slices(devices: Sequence[jax.Device]) -> int | None:
-    """How many slices of TPUs the devices lie in; None of other devices.
+    """The number of TPU slices of the devices; None for other devices.
 
-    (GPUs have a slice_index as well, which tells machines apart.)
+    (GPUs have a slice_index as well, which distinguishes machines.)
     """
     if devices[0].platform != "tpu":
         return None
@@ -79,9 +79,9 @@ def count_slices(devices: Sequence[jax.Device]) -> int | None:
 def over_slices(
     config: defaults.MeshConfig, num_slices: int | None
 ) -> defaults.MeshConfig:
-    """The sizes that a mesh of `num_slices` slices is made with; plans use it as well.
+    """The axis sizes of a mesh of `num_slices` slices; plans use it as well.
 
-    Where all *_dcn sizes are 1, data_dcn becomes the number of slices: gradients cross
+    If all *_dcn sizes are 1, data_dcn becomes the number of slices: gradients cross
     the slow network once a step, parameters never do.
     """
     named = tuple(getattr(config, f"{axis}_dcn") for axis in AXES)
@@ -91,16 +91,16 @@ def over_slices(
 
 
 def num_batch_shards(mesh: Mesh | AbstractMesh) -> int:
-    """Into how many parts the batch axis is cut."""
+    """The number of shards of the batch axis."""
     return math.prod(mesh.shape[axis] for axis in BATCH_AXES)
 
 
 def batch_slice(mesh: Mesh) -> tuple[int, int]:
     """(i, n): this process holds the i-th of n equal slices of a batch's rows.
 
-    Processes that the tensor axis joins hold the same one. Slices are numbered by
-    their first rows; where a process's devices lie apart in the mesh the rows of its
-    slice do as well, which changes nothing: what is random goes by example_index.
+    Processes that share a tensor axis hold the same slice. Slices are numbered by their
+    first rows; if a process's devices are not adjacent in the mesh, neither are its
+    rows, which does not matter: random draws depend on example_index.
 
     Raises:
       UserError: a process would share some of its rows with another, but not all.
@@ -148,7 +148,7 @@ def check_batch(
 def _resolve_sizes(
     config: defaults.MeshConfig, num_devices: int, num_slices: int | None
 ) -> tuple[tuple[int, ...], tuple[int, ...]]:
-    """(sizes within a slice, parts over slices), with a -1 filled in."""
+    """(sizes within a slice, parts over slices), with a -1 resolved."""
     config = over_slices(config, num_slices)
     names = (*AXES, *(f"{axis}_dcn" for axis in AXES))
     sizes = [getattr(config, name) for name in names]

@@ -1,10 +1,10 @@
-"""Who has come, and who is missing, before JAX joins the processes.
+"""Waits for all processes, and names missing ones, before JAX connects them.
 
-JAX waits for all processes too, but tells at most two of those that are missing, and
-may end a process instead of raising. So processes first report to process 0, at the
-port where JAX's coordinator listens right after: one line of JSON each,
-[process, number of processes], which is answered by one when all are there or the time
-is up: [what is wrong or "", whether that is a process that did not come].
+JAX waits for all processes too, but names at most two of the missing ones, and may end
+a process instead of raising. So processes first connect to process 0, at the port where
+JAX's coordinator listens afterwards. Each sends one line of JSON, [process, number of
+processes], and receives one when all are connected or the time is over: [error or "",
+whether the error is a process that did not connect].
 """
 
 from __future__ import annotations
@@ -18,16 +18,16 @@ from glide_jax.errors import PeerLostError, UserError
 from glide_jax.parallel.cluster import Cluster
 
 RETRY_SECS = 0.2
-_LINE_SECS = 5.0  # a peer that says nothing for so long is none of ours
+_LINE_SECS = 5.0  # a peer that sends nothing for this long is not ours
 _MAX_NAMED = 20
 
 
 def meet(cluster: Cluster) -> None:
-    """Returns once every process of the cluster is there; needs its coordinator.
+    """Waits until every process of the cluster is connected; needs its coordinator.
 
     Raises:
-      UserError: in all that came, naming those that did not; two processes of one
-        number; a port that is taken.
+      UserError: processes are missing (raised in all others, naming them), two
+        processes have the same index, or the port is in use.
     """
     if cluster.process_id == 0:
         _receive(cluster)
@@ -52,14 +52,14 @@ def _receive(cluster: Cluster) -> None:
                 for process in [n for n in here if not _is_there(here[n])]:
                     here.pop(process).close()  # it may be started again
     for connection in here.values():
-        # One that has gone meanwhile is missed when JAX joins them.
+        # A process that has exited meanwhile is detected when JAX connects them.
         with connection, contextlib.suppress(OSError):
             connection.sendall(f"{json.dumps([trouble, is_late])}\n".encode())
     _raise_if(trouble, is_late)
 
 
 def _raise_if(trouble: str, is_late: bool) -> None:
-    """Raises what went wrong, if it did; a process that is late may yet come."""
+    """Raises an error if there is one; a late process may still connect."""
     if trouble:
         raise PeerLostError(trouble) if is_late else UserError(trouble)
 
@@ -85,7 +85,7 @@ def _listen(cluster: Cluster) -> socket.socket:
 def _admit(
     cluster: Cluster, connection: socket.socket, here: dict[int, socket.socket]
 ) -> str:
-    """Adds the process at the other end, unless it is none; says what is wrong."""
+    """Adds the process at the other end, if it is one; returns the error or ""."""
     try:
         connection.settimeout(_LINE_SECS)
         process, num_processes = map(int, json.loads(_line(connection)))
@@ -102,13 +102,13 @@ def _admit(
         trouble = f"two processes are numbered {process}; number each of them once"
     elif process in here:  # it was started again
         here[process].close()
-    # Whoever is refused is told why as well.
+    # Refused processes also receive the reason.
     here[-1 if trouble else process] = connection
     return trouble
 
 
 def _is_there(connection: socket.socket) -> bool:
-    """Whether the other end still waits: silently, and without having hung up."""
+    """Whether the other end still waits: it sent nothing and has not closed."""
     connection.setblocking(False)
     try:
         return connection.recv(1, socket.MSG_PEEK) != b""

@@ -1,12 +1,12 @@
-"""Which tensor is cut along which mesh axis: one ordered table for each model family.
+"""Sharding rules: one ordered table of tensors and mesh axes for each model family.
 
-A rule speaks of the tensors whose path its regular expression finds and that have as
-many dimensions as it names; the first such rule decides. Paths are those of parameters,
-"text/layers/mlp_in/kernel". An optimizer's moments and the averages carry the path of
-their parameter at the end of their own, so they lie as it does.
+A rule matches tensors whose path contains its regular expression and that have as many
+dimensions as it names; the first match applies. Paths are those of parameters,
+"text/layers/mlp_in/kernel". Paths of optimizer moments and averages end with that of
+their parameter, so they have the same sharding.
 
-Where a rule does not name fsdp, and where none speaks, fsdp cuts the largest dimension
-left that it divides, if the tensor is large enough (`sharding.shard_tree`).
+If the rule does not name fsdp, or none matches, fsdp shards the largest remaining
+dimension that it divides, if the tensor is large enough (`sharding.shard_tree`).
 """
 
 from __future__ import annotations
@@ -22,32 +22,32 @@ from glide_jax.config import defaults
 from glide_jax.errors import UserError
 from glide_jax.parallel import mesh as mesh_lib
 
-WHOLE = "whole"  # instead of axes: not cut at all
+WHOLE = "whole"  # instead of axes: not sharded
 _NO_AXIS = "-"
 
 
 class Rule(NamedTuple):
-    """Tensors found by `pattern`, and the mesh axis of each of their dimensions.
+    """A pattern of tensors, and the mesh axis of each of their dimensions.
 
     Attributes:
       pattern: regular expression, searched in the path.
       axes: "data", "fsdp", "tensor" or None for each dimension; None for a tensor that
-        no axis may cut.
+        must not be sharded.
     """
 
     pattern: str
     axes: tuple[str | None, ...] | None
 
     def speaks_of(self, path: str, num_dimensions: int) -> bool:
-        """Whether the rule is about a tensor."""
+        """Whether the rule matches a tensor."""
         fits = self.axes is None or len(self.axes) == num_dimensions
         return fits and re.search(self.pattern, path) is not None
 
 
-# As in Megatron-LM (arXiv 1909.08053): the first map of a pair is cut by its outputs,
+# As in Megatron-LM (arXiv 1909.08053): the first layer of a pair is sharded by outputs,
 # so that each device has whole attention heads or some of the hidden units, the second
-# by its inputs; one sum over the axis closes the pair. Fused projections order their
-# channels by head first (models/attention.py), so an even cut is one between heads.
+# by inputs, followed by one all-reduce over the axis. Fused projections order their
+# channels by head first (models/attention.py), so even shards contain whole heads.
 # The leading dimension of a transformer's tensors counts its layers.
 _TRANSFORMER = (
     Rule(r"layers/(attn_qkv|query|key|value|mlp_in)/kernel$", (None, None, "tensor")),
@@ -74,13 +74,13 @@ def make_rules(family: str, given: Sequence[str] = ()) -> tuple[Rule, ...]:
         is `whole`; e.g. "mlp_in/kernel=-,fsdp,tensor".
 
     Raises:
-      UserError: a rule that cannot be read.
+      UserError: a rule that cannot be parsed.
     """
     return (*(_parse(text) for text in given), *RULES[family])
 
 
 def check_heads(model: defaults.ModelConfig, mesh: Mesh | AbstractMesh) -> None:
-    """Raises UserError unless the tensor axis cuts between attention heads."""
+    """Raises UserError unless the tensor axis splits between attention heads."""
     parts = mesh.shape["tensor"]
     heads = _heads_by_place(model)
     for place, count in heads.items():
@@ -92,7 +92,7 @@ def check_heads(model: defaults.ModelConfig, mesh: Mesh | AbstractMesh) -> None:
 
 
 def _heads_by_place(model: defaults.ModelConfig) -> dict[str, int]:
-    """Attention heads of each part of a model that the tensor axis cuts."""
+    """Number of attention heads in each part of a model that the tensor axis shards."""
     if isinstance(model, defaults.NoisedClipConfig):
         return {
             "model.image_heads": model.image_heads,

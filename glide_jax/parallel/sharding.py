@@ -1,7 +1,7 @@
-"""Where arrays lie on the mesh: state by rules, batches over data and fsdp.
+"""Shardings on the mesh: state by rules, batches over data and fsdp.
 
-The rules look at paths and shapes only, so parameters, their averages and the
-optimizer's moments of one parameter always lie alike.
+The rules depend on paths and shapes only, so a parameter, its averages and its
+optimizer moments always have the same sharding.
 """
 
 from __future__ import annotations
@@ -23,8 +23,8 @@ from glide_jax.parallel import rules as rules_lib
 logger = logging.getLogger(__name__)
 
 HOST = "pinned_host"  # the kind of memory beside a device's own
-# Sizes are compared as those of float32, so that moments of a shorter type lie as their
-# parameter.
+# Sizes are compared as float32, so that moments of a narrower dtype are sharded like
+# their parameter.
 _BYTES = 4
 
 
@@ -37,13 +37,13 @@ def shard_tree(
 ) -> Any:
     """A NamedSharding for every leaf of a tree of arrays or ShapeDtypeStructs.
 
-    The first of `rules` that speaks of a tensor says which axes cut it. fsdp, where
-    that rule does not name it, cuts the largest dimension left that divides evenly, of
+    The first of `rules` that matches a tensor gives its axes. If that rule does not
+    name fsdp, fsdp shards the largest remaining dimension that divides evenly, of
     tensors of at least `min_shard_mb` MiB. Large tensors that stay whole because no
     dimension divides (3-channel convolutions, odd vocabularies) are logged.
 
     Raises:
-      UserError: a rule asks for a cut that does not divide evenly.
+      UserError: a rule shards a dimension that does not divide evenly.
     """
     uncut: list[str] = []
 
@@ -64,7 +64,7 @@ def shard_tree(
                 axes[free] = "fsdp"
             elif not any(axes):
                 uncut.append(f"{name} {tuple(leaf.shape)} {size_mb:.1f} MiB")
-        while axes and axes[-1] is None:  # equal places get equal specs
+        while axes and axes[-1] is None:  # equal shardings get equal specs
             axes.pop()
         return NamedSharding(mesh, P(*axes))
 
@@ -79,7 +79,7 @@ def shard_tree(
 
 
 def check_rules(params: Any, rules: Sequence[rules_lib.Rule]) -> None:
-    """Raises UserError for a rule that speaks of no parameter: it would do nothing."""
+    """Raises UserError for a rule that matches no parameter."""
     leaves = jax.tree_util.tree_flatten_with_path(params)[0]
     names = [
         (jax.tree_util.keystr(path, simple=True, separator="/"), len(leaf.shape))
@@ -95,7 +95,7 @@ def check_rules(params: Any, rules: Sequence[rules_lib.Rule]) -> None:
 
 
 def on_devices(where: Any) -> Any:
-    """The same places, but none of them in the host's memory."""
+    """The same shardings, all in device memory."""
     return jax.tree.map(
         lambda place: (
             place.with_memory_kind("device") if place.memory_kind == HOST else place
@@ -105,12 +105,12 @@ def on_devices(where: Any) -> Any:
 
 
 def batch_sharding(mesh: Mesh | AbstractMesh) -> NamedSharding:
-    """First axis over data and fsdp, the rest whole."""
+    """First axis over data and fsdp, the rest replicated."""
     return NamedSharding(mesh, P(mesh_lib.BATCH_AXES))
 
 
 def replicated(mesh: Mesh | AbstractMesh) -> NamedSharding:
-    """Whole on every device."""
+    """Replicated on every device."""
     return NamedSharding(mesh, P())
 
 
@@ -124,7 +124,7 @@ def to_global(batch: Mapping[str, np.ndarray], mesh: Mesh) -> dict[str, jax.Arra
 
 
 def replicate(value: np.ndarray | np.generic, mesh: Mesh) -> jax.Array:
-    """The value, the same in every process, whole on every device."""
+    """Replicates a value, equal in every process, on every device."""
     return jax.make_array_from_process_local_data(replicated(mesh), np.asarray(value))
 
 

@@ -1,4 +1,4 @@
-"""Finds the encoding and the separator of tables that people and spreadsheets write."""
+"""Detects the encoding and the separator of CSV files from people and spreadsheets."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ SEPARATORS = ",;\t"
 
 
 def encoding(path: str | pathlib.Path) -> str:
-    """UTF-8, or what the byte order mark says: Excel's "Unicode text" is UTF-16."""
+    """UTF-8, or as given by the byte order mark: Excel's "Unicode text" is UTF-16."""
     with open(path, "rb") as file:
         is_utf16 = file.read(2) in (codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)
     return "utf-16" if is_utf16 else "utf-8-sig"
@@ -32,6 +32,6 @@ def find_separator(file: TextIO, max_line: int = -1) -> tuple[str, int]:
     if stated:
         start, first = file.tell(), file.readline(max_line)
     file.seek(start)
-    # Names of columns hold no separators.
+    # Column names contain no separators.
     found = stated[1] if stated else max(SEPARATORS, key=first.count)
     return found, 1 if stated else 0

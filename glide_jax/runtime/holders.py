@@ -1,7 +1,7 @@
-"""Which process holds a folder, and does it still run?
+"""Identifies the process that holds a folder, and checks whether it still runs.
 
-A record names it with what tells it from all other processes: the boot of the kernel,
-the pid space of a container, the pid and the time at which it started.
+A record identifies a process uniquely by the kernel's boot, the pid namespace of a
+container, the pid and the start time.
 """
 
 from __future__ import annotations
@@ -20,12 +20,12 @@ class Holder:
     """The process that a record names.
 
     Attributes:
-      host, pid, slurm_job: as a person looks for it; slurm_job may be "".
+      host, pid, slurm_job: for people to find it; slurm_job may be "".
       since: UTC, ISO 8601.
-      token: of this taking of the lock.
-      kernel, pid_space, started: say whether `pid` is that process here.
-      device: number of the folder's file system, as this kernel counts.
-      has_kernel_lock: whether it holds the lock of the file as well.
+      token: unique to this acquisition of the lock.
+      kernel, pid_space, started: determine whether `pid` is that process here.
+      device: number of the folder's file system on this kernel.
+      has_kernel_lock: whether it also holds the kernel's file lock.
     """
 
     host: str
@@ -46,15 +46,15 @@ class Holder:
         return f"process {self.pid}{job} on {self.host}, since {self.since}"
 
     def is_here(self) -> bool:
-        """Whether it runs on this host, as long as that has not been restarted."""
+        """Whether it belongs to this host and its current boot."""
         return self.kernel == _kernel()
 
     def is_visible(self) -> bool:
-        """Whether this process sees it by its pid, so that `is_running` holds."""
+        """Whether its pid is visible to this process, as `is_running` requires."""
         return self.is_here() and self.pid_space == _pid_space()
 
     def is_running(self) -> bool:
-        """Whether it runs or is stopped, of one that is visible."""
+        """Whether a visible holder is running or stopped."""
         try:
             os.kill(self.pid, 0)
         except ProcessLookupError:
@@ -62,11 +62,11 @@ class Holder:
         except PermissionError:
             pass  # another user's
         found = _start_of(self.pid)
-        # Another process has the number of one that has ended.
+        # A different start time means that another process reused the pid.
         return not found or found == self.started
 
     def to_json(self) -> str:
-        """What `read` reads."""
+        """The JSON text that `read` parses."""
         return json.dumps(dataclasses.asdict(self), indent=1)
 
 
@@ -76,7 +76,7 @@ UNKNOWN = Holder(
 
 
 def read(path: pathlib.Path) -> Holder | None:
-    """The holder that a record names; UNKNOWN if it is damaged, None without one."""
+    """The holder in a record; UNKNOWN if it is damaged, None if there is none."""
     try:
         return _parse(path.read_bytes())
     except FileNotFoundError:
@@ -86,7 +86,7 @@ def read(path: pathlib.Path) -> Holder | None:
 
 
 def _parse(text: bytes) -> Holder:
-    """The holder of a record; `read` names the errors of a damaged one."""
+    """Parses a record; `read` catches the errors of a damaged one."""
     holder = Holder(**json.loads(text))
     for field in dataclasses.fields(Holder):
         kind = {"int": int, "str": str, "bool": bool}[field.type]
@@ -114,7 +114,7 @@ def describe(folder: pathlib.Path, has_kernel_lock: bool) -> Holder:
 
 
 def _kernel() -> str:
-    """Tells one running kernel from all others: another host, or a reboot of it."""
+    """An id of the running kernel, different for other hosts and after a reboot."""
     try:
         return pathlib.Path("/proc/sys/kernel/random/boot_id").read_text().strip()
     except OSError:
@@ -122,7 +122,7 @@ def _kernel() -> str:
 
 
 def _pid_space() -> str:
-    """Tells containers of one kernel apart, which count processes for themselves."""
+    """An id of the pid namespace, which differs between containers of a kernel."""
     try:
         return os.readlink("/proc/self/ns/pid")
     except OSError:
@@ -130,7 +130,7 @@ def _pid_space() -> str:
 
 
 def _start_of(pid: int) -> str:
-    """When a process started, in the kernel's count; "" if that cannot be read."""
+    """The start time of a process in kernel ticks; "" if it cannot be read."""
     try:
         stat = pathlib.Path(f"/proc/{pid}/stat").read_text()
     except OSError:

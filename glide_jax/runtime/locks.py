@@ -1,21 +1,21 @@
-"""One writer at a time: locks of files, and a lock of a folder that outlives kill -9.
+"""One writer at a time: file locks, and a folder lock that is safe against kill -9.
 
 `try_lock` is the kernel's lock of an open file (flock). It ends with the process, and
-is shared by all hosts where the file system says so (local disks, NFSv4, Lustre with
-`-o flock`); elsewhere it binds one host only (object stores mounted by FUSE) or fails.
+covers all hosts if the file system supports it (local disks, NFSv4, Lustre with
+`-o flock`); otherwise it covers one host only (object stores mounted by FUSE) or fails.
 
 `FolderLock` adds a record, `writer.json`, that names the holder and that the holder
-touches every few seconds. What it promises:
+touches every few seconds as a heartbeat. Its guarantees:
 
 - On the host of the holder a second writer waits and is refused. A holder that was
-  killed is replaced at once. One that is stopped (SIGSTOP) is alive.
+  killed is replaced at once. A stopped one (SIGSTOP) counts as alive.
 - On another host of a shared disk a second writer waits and is refused as well. A
   holder that was killed is replaced when its record is `stale_secs` old.
-- The same holds for an object store, but two that start within a second may both begin.
-  One of them finds the other's record at its next sign of life, and ends.
+- The same holds for an object store, but two writers that start within a second may
+  both begin. One of them finds the other's record at its next heartbeat, and ends.
 
-The age of a record is measured by the clock of the disk. An object store that has none
-takes the clocks of its hosts, which have to agree within a minute.
+The age of a record is measured by the clock of the disk. An object store without one
+uses the clocks of its hosts, which must agree within a minute.
 """
 
 from __future__ import annotations
@@ -36,22 +36,22 @@ from glide_jax.runtime import holders
 
 _log = logging.getLogger(__name__)
 LOCK, RECORD = "writer.lock", "writer.json"
-BEAT_SECS = 15.0  # between two signs of life
-# Without a sign of life for so long a holder is gone. NFS shows a change of another
-# host up to 60 s late.
+BEAT_SECS = 15.0  # between two heartbeats
+# A holder without a heartbeat for this long is gone. NFS shows changes of other hosts
+# up to 60 s late.
 STALE_SECS = 120.0
 _POLL_SECS = 0.2
 
 
 def try_lock(file: IO, *, is_shared: bool = False) -> bool:
-    """Takes the kernel's lock of an open file; False where another open file has it.
+    """Acquires the kernel's lock of an open file; False if another open file has it.
 
-    A child that inherits the open file holds the lock too.
+    A child process that inherits the open file holds the lock too.
 
     Raises:
       OSError: the file system has no locks.
     """
-    # flock and not lockf: a lock of lockf ends when any open file of it is closed.
+    # flock and not lockf: a lockf lock ends when any descriptor of the file is closed.
     kind = fcntl.LOCK_SH if is_shared else fcntl.LOCK_EX
     try:
         fcntl.flock(file, kind | fcntl.LOCK_NB)
@@ -63,8 +63,8 @@ def try_lock(file: IO, *, is_shared: bool = False) -> bool:
 def is_current(path: pathlib.Path, file: IO) -> bool:
     """Whether the open file is still the one at this path.
 
-    A holder that removes its lock file leaves those who opened it before with another
-    file than those who come later.
+    If a holder removes its lock file, processes that opened it earlier have a different
+    file than later ones.
     """
     return _identity(path) == _identity(file.fileno())
 
@@ -82,21 +82,21 @@ class FolderLock(contextlib.AbstractContextManager):
         beat_secs: float = BEAT_SECS,
         stale_secs: float = STALE_SECS,
     ) -> None:
-        """A lock that is not taken yet.
+        """Creates a lock without acquiring it.
 
         Args:
-          folder: made if it is not there, and removed again if it stays empty.
-          flag: names the folder to the user, e.g. "--workdir".
+          folder: created if missing, and removed again if it stays empty.
+          flag: name of the folder in messages, e.g. "--workdir".
           wait_secs: how long a holder may take to end. For one on another host, which
             may be gone, at least until its record is stale.
-          check_stop: called while it waits; what it raises ends that.
-          beat_secs: between two signs of life.
-          stale_secs: without a sign of life for so long a holder is gone.
+          check_stop: called while waiting; may raise to end the wait.
+          beat_secs: seconds between two heartbeats.
+          stale_secs: a holder without a heartbeat for this long is gone.
         """
         self._folder, self._name = folder, f"{flag}={folder}"
         self._wait_secs, self._check_stop = wait_secs, check_stop
         self._beat_secs, self._stale_secs = beat_secs, stale_secs
-        # After so long without a sign of life of its own, it reads the record again.
+        # After this long without a heartbeat of its own, it reads the record again.
         self._lease_secs = 2 * beat_secs
         self._record = folder / RECORD
         self._is_made_here = False
@@ -111,7 +111,7 @@ class FolderLock(contextlib.AbstractContextManager):
         self._seen: tuple[str, float] = ("", 0.0)  # the record last seen, since when
 
     def __enter__(self) -> FolderLock:
-        """Takes the lock, from a holder that is gone or once it has ended.
+        """Acquires the lock, from a holder that is gone or once it has ended.
 
         Raises:
           UserError: another process holds it.
@@ -132,8 +132,8 @@ class FolderLock(contextlib.AbstractContextManager):
     def check(self) -> None:
         """Raises UserError if another process has taken the lock over.
 
-        That happens to a process that was suspended, or whose disk was away, for longer
-        than `stale_secs`. To be called before every write.
+        That happens to a process that was suspended, or whose disk was unavailable, for
+        longer than `stale_secs`. Must be called before every write.
         """
         if not self._lost_to and _now() - self._renewed > self._lease_secs:
             self._renew()
@@ -164,7 +164,7 @@ class FolderLock(contextlib.AbstractContextManager):
             time.sleep(_POLL_SECS)
 
     def _attempt_again(self) -> holders.Holder | None:
-        """Takes the lock and returns None, or returns who holds it."""
+        """Acquires the lock and returns None, or returns the holder."""
         self._close()
         self._is_made_here |= not self._folder.exists()
         self._folder.mkdir(parents=True, exist_ok=True)
@@ -193,7 +193,7 @@ class FolderLock(contextlib.AbstractContextManager):
         return holder or holders.read(self._record) or holders.UNKNOWN
 
     def _lock_file(self) -> bool | None:
-        """Whether this process has the kernel's lock; None where there are none."""
+        """Whether this process has the kernel's lock; None if unsupported."""
         path = self._folder / LOCK
         self._file = path.open("a")
         try:
@@ -214,13 +214,13 @@ class FolderLock(contextlib.AbstractContextManager):
         return self._is_stale(holder)
 
     def _is_stale(self, holder: holders.Holder) -> bool:
-        """Whether the record is old by the disk's clock, or was watched so long."""
+        """Whether the record is stale by the disk's clock, or was unchanged so long."""
         path = self._folder / LOCK
         try:
             os.utime(path)
         except FileNotFoundError:  # the holder has ended just now
             raise
-        except OSError:  # no times can be set, and watching decides
+        except OSError:  # times cannot be set, so the record is watched for changes
             pass
         now, touched = path.stat().st_mtime, self._record.stat().st_mtime
         sign = f"{holder.token} {touched}"
@@ -230,7 +230,7 @@ class FolderLock(contextlib.AbstractContextManager):
         return max(now - touched, watched) > self._stale_secs
 
     def _set_aside(self, holder: holders.Holder) -> bool:
-        """Removes the record of a holder that is gone; False if it is another's now."""
+        """Removes the record of a holder that is gone; False if another replaced it."""
         aside = self._record.with_name(f"{RECORD}.{secrets.token_hex(8)}")
         try:
             self._record.rename(aside)
@@ -246,7 +246,7 @@ class FolderLock(contextlib.AbstractContextManager):
         """Writes the record of this process, unless there is one."""
         self._tried = own = holders.describe(self._folder, self._has_kernel_lock)
         _create(self._record, own)
-        # Of two that an object store reports success to, the last one has it.
+        # If an object store reports success to two writers, the last one has the lock.
         if holders.read(self._record) != own:
             return False
         self._own, self._renewed = own, _now()
@@ -257,7 +257,7 @@ class FolderLock(contextlib.AbstractContextManager):
             self._renew()
 
     def _renew(self) -> None:
-        """Gives a sign of life, if the lock is still this process's."""
+        """Updates the heartbeat, if this process still has the lock."""
         try:
             holder = holders.read(self._record)
             if holder is None:  # somebody removed it, and did not take the lock
@@ -273,11 +273,11 @@ class FolderLock(contextlib.AbstractContextManager):
                 self._record.write_text(self._own.to_json())
             self._renewed = _now()
         except OSError as error:
-            # The disk is away or full: whoever can see it may take the lock over.
+            # The disk is unavailable or full: other hosts may take the lock over.
             _log.debug("%s gives no sign of life: %s", self._name, error)
 
     def _release(self) -> None:
-        """Removes what was written here, for the next to find the folder free."""
+        """Removes the files of the lock, so that the folder is free."""
         with contextlib.suppress(OSError):
             holder = holders.read(self._record)
             if holder is not None and holder == self._own:
@@ -296,7 +296,7 @@ class FolderLock(contextlib.AbstractContextManager):
 
 
 def _create(record: pathlib.Path, own: holders.Holder) -> None:
-    """Writes the record, unless there is one; whole or not at all where it can."""
+    """Writes the record unless one exists; atomically if the file system can."""
     draft = record.with_name(f"{record.name}.{own.token}")
     try:
         draft.write_text(own.to_json())
@@ -306,7 +306,7 @@ def _create(record: pathlib.Path, own: holders.Holder) -> None:
 
 
 def _link(file: pathlib.Path, name: pathlib.Path) -> None:
-    """Gives the file a second name, unless that is taken."""
+    """Hard-links the file to a second name, unless that exists."""
     try:
         os.link(file, name)  # atomic, on NFS as well
     except FileExistsError:
@@ -325,6 +325,6 @@ def _identity(file: pathlib.Path | int) -> tuple[int, int]:
 
 
 def _now() -> float:
-    """Seconds that pass while the machine is suspended, too."""
+    """A clock in seconds that includes the time while the machine is suspended."""
     clock = getattr(time, "CLOCK_BOOTTIME", time.CLOCK_MONOTONIC)
     return time.clock_gettime(clock)

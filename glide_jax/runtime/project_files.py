@@ -24,7 +24,7 @@ def root() -> pathlib.Path:
 
 
 def locate(given: str, folder: str, flag: str) -> str:
-    """The path of a file of the user's, or of one of the project's by its name.
+    """The path of a user's file, or of a project file given by name.
 
     The first of these that is a file: the path as given; the same path below `root`;
     NAME or NAME.py in `folder` of `root`. One line in the log names the file if it is
@@ -49,5 +49,5 @@ def locate(given: str, folder: str, flag: str) -> str:
 
 @functools.cache
 def _say(given: str, path: str) -> None:
-    """Logs, once in a process, which file is read."""
+    """Logs, once per process, which file is read."""
     _log.info("%s is %s", given, path)

@@ -1,7 +1,7 @@
-"""A run's step in shapes alone: where its state lies, and what can be compiled of it.
+"""The abstract train step of a run: shapes and shardings of its state, for compilation.
 
-Nothing here allocates an array or reads data, so it works for machines that are not
-there: `glide plan` compiles the step for them.
+Nothing here allocates an array or reads data, so it works for hardware that is not
+present: `glide plan` compiles the step for it.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ from glide_jax.train import state as states
 
 
 class AbstractStep(NamedTuple):
-    """The train step of a run, and what it takes, as ShapeDtypeStructs with shardings.
+    """The train step and its arguments, as ShapeDtypeStructs with shardings.
 
     `step.lower(state, batch, seed).compile()` compiles it.
     """
@@ -34,9 +34,9 @@ class AbstractStep(NamedTuple):
 
 
 class Placed(NamedTuple):
-    """The state of a run in shapes, and where each part of it lies on the mesh.
+    """The abstract state of a run and its shardings.
 
-    The devices of an AbstractMesh need not be here.
+    The devices of an AbstractMesh need not exist.
     """
 
     mesh: Mesh | AbstractMesh
@@ -45,7 +45,7 @@ class Placed(NamedTuple):
 
 
 def place(config: Config, mesh: Mesh | AbstractMesh) -> Placed:
-    """The state before the first step, which no pad id changes.
+    """The abstract state before the first step, which does not depend on the pad id.
 
     Raises:
       UserError: see `place_state`.
@@ -55,7 +55,7 @@ def place(config: Config, mesh: Mesh | AbstractMesh) -> Placed:
 
 
 def abstract_step(config: Config, mesh: Mesh) -> AbstractStep:
-    """The jitted step of a run on a mesh; its devices may be a described topology's.
+    """The jitted step of a run on a mesh; its devices may be those of a topology.
 
     Raises:
       UserError: settings that do not fit the mesh.
@@ -74,7 +74,7 @@ def abstract_step(config: Config, mesh: Mesh) -> AbstractStep:
 
 
 def check_fits(config: Config, mesh: Mesh | AbstractMesh) -> None:
-    """Raises UserError for a batch or a model that cannot be cut as the mesh asks."""
+    """Raises UserError for a batch or a model that the mesh cannot divide evenly."""
     meshes.check_batch(
         config.train.global_batch_size, mesh, microbatches=config.train.microbatches
     )
@@ -84,7 +84,7 @@ def check_fits(config: Config, mesh: Mesh | AbstractMesh) -> None:
 def make_objective(
     config: Config, mesh: Mesh, pad_id: int, *, is_training: bool = True
 ) -> objectives.Objective:
-    """The run's objective, its activations held to the mesh."""
+    """The run's objective, with activations constrained to the mesh."""
     return objectives.make_objective(
         config,
         pad_id,
@@ -108,10 +108,10 @@ def abstract_state(
 def place_state(
     config: Config, state: states.TrainState, mesh: Mesh | AbstractMesh
 ) -> states.TrainState:
-    """Where each array of the state lies, by the rules and the settings of memory.
+    """The sharding of each array of the state, by the rules and memory settings.
 
     Raises:
-      UserError: a rule of mesh.rules that cannot be followed, or is about nothing.
+      UserError: a rule of mesh.rules that cannot be applied, or matches nothing.
     """
     given = config.mesh.rules
     table = rules.make_rules(config.model.family, given)
@@ -141,7 +141,7 @@ def with_places(abstract_tree: Any, where: Any) -> Any:
 def abstract_batch(
     config: Config, mesh: Mesh | AbstractMesh
 ) -> dict[str, jax.ShapeDtypeStruct]:
-    """A global batch (data/schema.py) over the mesh."""
+    """An abstract global batch (data/schema.py), sharded over the mesh."""
     model, rows = config.model, config.train.global_batch_size
     px, length = model.image_px, model.text_context
     fields = {
@@ -162,7 +162,7 @@ def abstract_batch(
 
 
 def _on_host(tree: Any, where: Any) -> Any:
-    """The same places in the host's memory, but for counters, which are nothing."""
+    """The same shardings in host memory, except for counters, which are tiny."""
     return jax.tree.map(
         lambda leaf, place: (
             place.with_memory_kind(sharding.HOST) if leaf.shape else place

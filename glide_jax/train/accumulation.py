@@ -1,8 +1,8 @@
-"""The gradient of a batch that goes through the network in several parts.
+"""Gradient accumulation: the gradient of a batch from several microbatches.
 
 Row r of the batch belongs to microbatch r % n, so that each device splits the rows it
-already holds. Every random draw is keyed by its example, so the parts add up to what
-the whole batch would have given, dropout included.
+already holds. Every random draw is keyed by its example, so the parts add up to the
+result of the whole batch, dropout included.
 """
 
 from __future__ import annotations
@@ -30,17 +30,17 @@ def gradient(
     loss_scale: jax.Array,
     pin: Pin,
 ) -> tuple[shapes.Params, objectives.Aux]:
-    """The gradient of the batch's mean loss, and what else the objective tells.
+    """The gradient of the batch's mean loss, and the objective's other results.
 
     Args:
       objective: per-example losses, or features and a contrast of the whole batch.
       params: parameters, float32.
       batch: global arrays, batch axis first.
       make_keys_of: batch -> (stream -> the keys of its examples).
-      resampler: history of losses, for objectives that draw timesteps by it.
+      resampler: loss history, for objectives that sample timesteps by it.
       microbatches: number of parts; it divides the batch.
       loss_scale: scalar that the loss is multiplied by while gradients are computed.
-      pin: holds a tree shaped like the parameters to where parameters lie.
+      pin: constrains a tree shaped like the parameters to their shardings.
     """
     if objective.contrast is not None and microbatches > 1:
         return _contrastive_gradient(
@@ -71,11 +71,11 @@ def gradient(
 def _contrastive_gradient(
     objective, params, batch, make_keys_of, microbatches, loss_scale, pin
 ):
-    """Cached features (GradCache, arXiv 2101.06983): still one loss of all pairs.
+    """Cached features (GradCache, arXiv 2101.06983): one loss over all pairs.
 
-    Features of every part first, keeping no activations; then the contrast of all of
-    them, and its gradient by the features; then each part again, to take that gradient
-    back to the parameters.
+    First the features of every part, without storing activations; then the contrast of
+    all of them, and its gradient with respect to the features; then each part again, to
+    backpropagate that gradient to the parameters.
     """
     parts = split(batch, microbatches)
     features = _features(objective, params, parts, make_keys_of)
@@ -115,7 +115,7 @@ def metrics(
     *,
     microbatches: int,
 ) -> objectives.Metrics:
-    """The metrics of a batch that goes through the network in parts, no gradient."""
+    """The metrics of a batch, computed in parts and without a gradient."""
     if microbatches == 1:
         return objective.loss(params, batch, make_keys_of(batch), {})[1].metrics
     parts = split(batch, microbatches)
@@ -141,7 +141,7 @@ def split(batch: Any, microbatches: int) -> Any:
 
 
 def join(parts: shapes.Array) -> shapes.Array:
-    """What `split` took apart: (n, B / n, ...) -> (B, ...)."""
+    """The inverse of `split`: (n, B / n, ...) -> (B, ...)."""
     rows = jnp.swapaxes(parts, 0, 1)
     return rows.reshape(rows.shape[0] * rows.shape[1], *rows.shape[2:])
 

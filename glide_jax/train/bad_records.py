@@ -1,4 +1,4 @@
-"""Records that could not be used, over all processes of a run."""
+"""Counts unusable records over all processes of a run."""
 
 from __future__ import annotations
 
@@ -14,17 +14,17 @@ from glide_jax.data import fault
 
 
 def log_path(workdir: pathlib.Path) -> pathlib.Path:
-    """Where this process names them."""
+    """The file in which this process logs unusable records."""
     process = f"_{jax.process_index()}" if jax.process_count() > 1 else ""
     return workdir / f"bad_records{process}.jsonl"
 
 
 def total(faults: fault.FaultCounter, part: tuple[int, int]) -> dict[str, Any]:
-    """What the run has counted until now, each record once; every process has to ask.
+    """The run's total so far, each record counted once; all processes must call it.
 
     Args:
-      faults: of this process's batches.
-      part: (i, n), which of n slices of the rows this process reads.
+      faults: counter of this process's batches.
+      part: (i, n): this process reads the i-th of n slices of the rows.
     """
     state = faults.state()
     if jax.process_count() == 1:
@@ -37,7 +37,7 @@ def total(faults: fault.FaultCounter, part: tuple[int, int]) -> dict[str, Any]:
     most = int(facts[:, 2].max())
     if most == 0:
         return fault.to_state(seen, {})
-    # A power of two: each shape is compiled once.
+    # Padded to a power of two, since each shape is compiled once.
     padded = np.zeros((1 << (most - 1).bit_length(), 2), np.int64)
     padded[: len(rows)] = rows
     found = [
@@ -48,10 +48,10 @@ def total(faults: fault.FaultCounter, part: tuple[int, int]) -> dict[str, Any]:
 
 
 def _gather(mine: np.ndarray) -> np.ndarray:
-    """The int64 arrays of all processes, stacked; JAX carries 32 bits at a time."""
+    """Stacks the int64 arrays of all processes; JAX transfers 32 bits at a time."""
     return multihost_utils.process_allgather(mine.view(np.int32)).view(np.int64)
 
 
 def share_of(counted: Mapping[str, Any], part: tuple[int, int]) -> Mapping[str, Any]:
-    """What a process goes on counting from, so that `total` is `counted` again."""
+    """The initial counts of this process, so that `total` returns `counted` again."""
     return counted if part[0] == 0 else {}

@@ -1,4 +1,4 @@
-"""The data of a run: its sources, and its batches as the settings ask for them."""
+"""The data of a run: its sources, and its batches as configured."""
 
 from __future__ import annotations
 
@@ -17,10 +17,10 @@ from glide_jax.train import workdir as workdirs
 
 
 def open_sources(config: Config) -> tuple[schema.Source, schema.Source | None]:
-    """What a run reads: its training source, and its validation source if it has one.
+    """Opens the training source, and the validation source if there is one.
 
     Raises:
-      UserError: a source that is not there, or does not hold what it should.
+      UserError: a source is missing or has the wrong content.
     """
     data = config.data
     source = sources.open_mixture(data.sources, data.weights)
@@ -33,7 +33,7 @@ def open_sources(config: Config) -> tuple[schema.Source, schema.Source | None]:
 
 
 def data_settings(config: Config) -> dict[str, Any]:
-    """Those of `pipeline.fixed_batch` that follow from the settings."""
+    """The arguments of `pipeline.fixed_batch` that the configuration determines."""
     is_text2im = config.model.family == "text2im"
     return {
         "image_px": config.model.image_px,
@@ -46,7 +46,7 @@ def data_settings(config: Config) -> dict[str, Any]:
 
 
 def check_cache(config: Config, source: schema.Source) -> None:
-    """Says how large data.cache_dir may grow; nothing is written.
+    """Logs how large data.cache_dir may grow; nothing is written.
 
     Raises:
       UserError: it cannot be written.
@@ -117,7 +117,7 @@ def validation_batches(
 ) -> list[schema.Batch]:
     """This process's rows of whole global batches of held-out examples.
 
-    None where no source names them.
+    None if no source provides them.
     """
     if source is None:
         return []
@@ -140,7 +140,7 @@ def validation_batches(
 def grid_batch(
     config: Config, source: schema.Source | None, tokenizer: tokenizers.Tokenizer
 ) -> schema.Batch | None:
-    """The examples of the sample grid, or None where there are none held out."""
+    """The examples of the sample grid, or None if there are no held-out examples."""
     if source is None:
         return None
     count = min(config.log.grid_images, config.train.global_batch_size)

@@ -1,4 +1,4 @@
-"""What a run starts from: nothing, another run, or its own newest checkpoint."""
+"""The start of a run: from scratch, another run, or its own newest checkpoint."""
 
 from __future__ import annotations
 
@@ -21,13 +21,13 @@ from glide_jax.train import workdir as workdirs
 
 @dataclasses.dataclass(frozen=True)
 class Beginning:
-    """A start whose workdir, tokenizer and origin are checked; nothing is written.
+    """A start with checked workdir, tokenizer and origin; nothing is written.
 
     Attributes:
-      checkpoints: the workdir's; None where no workdir is given.
-      is_fresh: whether there is no checkpoint to go on from.
-      tokenizer: the run's; None where a start downloads it.
-      start: of a fresh run with an origin, as `init_from.adapt` returns it.
+      checkpoints: the workdir's; None if no workdir is given.
+      is_fresh: whether there is no checkpoint to resume from.
+      tokenizer: the run's; None if the start must download it.
+      start: result of `init_from.adapt`, for a fresh run with an origin.
     """
 
     checkpoints: store.CheckpointStore | None
@@ -45,22 +45,22 @@ def check(
     check_writer: Callable[[], None] = lambda: None,
     may_download: bool = True,
 ) -> Beginning:
-    """What a start in `workdir` begins with.
+    """Checks what a start in `workdir` begins with.
 
     Precedence: the workdir's newest good checkpoint, then train.init_from, then
     initialisation.
 
     Args:
-      config: of the run.
-      workdir: None: a fresh run whose folder is not decided.
+      config: configuration of the run.
+      workdir: None: a fresh run whose folder is undecided.
       source: the training data.
       allow_change: settings that may differ from the workdir's.
       check_writer: called before every write of a checkpoint; may raise.
       may_download: whether a published tokenizer may be fetched.
 
     Raises:
-      NoCheckpointError: the workdir has checkpoints, and none of them is good.
-      UserError: settings, data or a folder that do not fit each other.
+      NoCheckpointError: the workdir has checkpoints, but none is valid.
+      UserError: settings, data or folder are inconsistent.
     """
     checkpoints = None
     if workdir is not None:
@@ -82,7 +82,7 @@ def check(
 def _open_checkpoints(
     config: Config, workdir: pathlib.Path, check_writer: Callable[[], None]
 ) -> store.CheckpointStore:
-    """The workdir's checkpoints, of which all processes see the same."""
+    """The workdir's checkpoints; all processes must see the same ones."""
     checkpoints = store.CheckpointStore(
         workdirs.checkpoints(workdir), config.checkpoint, check_writer
     )
@@ -101,9 +101,9 @@ def _continued(
     checkpoints: store.CheckpointStore,
     allow_change: Collection[str],
 ) -> tokenizers.Tokenizer:
-    """The tokenizer of a run under way, which these settings and data continue.
+    """The tokenizer of an existing run that these settings and data continue.
 
-    Its origin is not needed any more, and may have been deleted since.
+    The run's origin is no longer needed, and may have been deleted.
     """
     _, meta = checkpoints.newest()
     workdirs.check_continues(workdir, config, allow_change, meta)
@@ -131,13 +131,13 @@ def _check_records(
     meta: Mapping[str, Any],
     allow_change: Collection[str],
 ) -> None:
-    """Refuses data of another size or in another order than the run has seen."""
+    """Refuses data whose size or order differs from what the run has seen."""
     if "data.sources" in allow_change:
         return
     has_files = any(
         spec.startswith(("folder:", "webdataset:")) for spec in config.data.sources
     )
-    # Checkpoints of the first order do not name it.
+    # Checkpoints of the first order do not record it.
     if has_files and meta.get("data_order", 1) != sources.ORDER_VERSION:
         raise UserError(
             "the checkpoint was made when records were read in another order (of names "

@@ -1,4 +1,4 @@
-"""The tokenizer of a run: which one it is, and whether model and captions fit it."""
+"""The tokenizer of a run: its choice, and whether model and captions fit it."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from glide_jax.text import sentencepiece_model, sentencepiece_training, tokenize
 from glide_jax.train import init_from
 from glide_jax.train import workdir as workdirs
 
-# Captions read for a tokenizer of one's own: enough for a few thousand pieces.
+# Captions read to train a tokenizer: enough for a few thousand pieces.
 TOKENIZER_CAPTIONS = 20_000
 # Captions read to see whether they fit the model's context.
 MEASURED_CAPTIONS = 200
@@ -27,7 +27,7 @@ DEFAULT_TOKENIZER = "gpt2"  # GLIDE's (published)
 def stored_tokenizer(
     workdir: pathlib.Path, meta: Mapping[str, Any]
 ) -> tokenizers.Tokenizer:
-    """The workdir's; refused if it is not the one that the checkpoint was made with."""
+    """The workdir's tokenizer; refused if the checkpoint was made with another."""
     tokenizer = workdirs.load_tokenizer(workdir)
     if tokenizer.digest() != meta["tokenizer_digest"]:
         raise UserError(
@@ -38,7 +38,7 @@ def stored_tokenizer(
 
 
 class NoTokens:
-    """Stands in for a tokenizer that is not here: pictures are read, captions not."""
+    """Replaces a tokenizer that is not available: only images are read."""
 
     def encode_batch(
         self, texts: list[str], context: int
@@ -49,7 +49,7 @@ class NoTokens:
 
 
 def check_name(config: Config) -> None:
-    """Raises UserError for what data.tokenizer can never name; looks at no file."""
+    """Raises UserError for an invalid data.tokenizer; reads no file."""
     kind, _, pieces = config.data.tokenizer.partition(":")
     if kind == "sentencepiece" and not pieces.isdecimal():
         raise UserError(
@@ -57,7 +57,7 @@ def check_name(config: Config) -> None:
             "e.g. sentencepiece:2048"
         )
     spec = config.data.tokenizer or DEFAULT_TOKENIZER
-    # The tokenizer of an origin may be another.
+    # The tokenizer of an origin may be a different one.
     if spec in tokenizers.PUBLISHED and not config.train.init_from:
         _check_size(config, tokenizers.PUBLISHED[spec])
 
@@ -69,10 +69,10 @@ def find_tokenizer(
     *,
     may_download: bool = True,
 ) -> tokenizers.Tokenizer | None:
-    """The origin's, else the one that data.tokenizer names; they may not differ.
+    """The origin's tokenizer, else that of data.tokenizer; they must not differ.
 
-    None, and a line in the log, where `may_download` is not set and it is a published
-    one whose files are not here.
+    Returns None and logs a line if it is a published one whose files are not cached and
+    `may_download` is not set.
     """
     spec = config.data.tokenizer
     kind, _, pieces = spec.partition(":")
@@ -111,14 +111,14 @@ def find_tokenizer(
 
 
 def _is_that_of(origin: init_from.Origin, spec: str, may_download: bool) -> bool:
-    """Whether a name or path is the origin's tokenizer; by its kind if not here."""
+    """Whether `spec` is the origin's tokenizer; compares kinds if it is not cached."""
     if not may_download and not tokenizers.is_here(spec):
         return origin.tokenizer.kind == spec
     return tokenizers.make_tokenizer(spec).digest() == origin.tokenizer.digest()
 
 
 def check_vocabulary(config: Config, tokenizer: tokenizers.Tokenizer) -> None:
-    """Raises UserError where the model has rows for fewer pieces."""
+    """Raises UserError if the model's vocab_size is below the tokenizer's."""
     _check_size(config, tokenizer.vocab_size)
 
 
@@ -138,7 +138,7 @@ def _check_size(config: Config, size: int) -> None:
 def warn_of_cut_captions(
     config: Config, source: schema.Source, tokenizer: tokenizers.Tokenizer
 ) -> None:
-    """A model never learns the words that its context cuts off, and no loss says so."""
+    """Warns of truncated captions: their last words are never learned."""
     captions = sources.sample_captions(source, MEASURED_CAPTIONS, seed=config.seed)
     context = config.model.text_context
     _, text_mask = tokenizer.encode_batch(captions, context + 1)

@@ -1,6 +1,6 @@
-"""Where does the time of a run go?
+"""Measures where the time of a run is spent.
 
-Parts of a lap add up to it: what no part was measured for is "other".
+The parts of a lap add up to its duration: unmeasured time is "other".
 """
 
 from __future__ import annotations
@@ -9,15 +9,15 @@ import contextlib
 import time
 from collections.abc import Callable, Iterator
 
-# Waiting for the next batch; handing a step to the devices; waiting for its result;
-# what training stands still for; and, once in a process, compiling the step.
+# Waiting for the next batch; dispatching a step to the devices; waiting for its result;
+# pauses of the training; and, once per process, compiling the step.
 STEP_PARTS = ("input_wait", "dispatch", "device")
 PAUSES = ("checkpoint", "evaluation")
 PARTS = (*STEP_PARTS, *PAUSES, "compile")
 
 
 class Clock:
-    """A stopwatch with named parts that follow each other, never inside each other."""
+    """A stopwatch with named parts, which must not be nested."""
 
     def __init__(self, now: Callable[[], float] = time.monotonic) -> None:
         self._now = now
@@ -30,7 +30,7 @@ class Clock:
 
     @contextlib.contextmanager
     def measure(self, part: str) -> Iterator[None]:
-        """Counts the time inside the `with` block to one of PARTS."""
+        """Adds the duration of the `with` block to one of PARTS."""
         start = self._now()
         try:
             yield
@@ -38,12 +38,12 @@ class Clock:
             self._parts[part] += self._now() - start
 
     def lap(self) -> dict[str, float]:
-        """Seconds since the last lap by part, "other" included; begins the next."""
+        """Seconds since the last lap by part, including "other"; starts a new lap."""
         parts = self._parts
         parts["other"] = self._now() - self._lap_start - sum(parts.values())
         self._begin_lap()
         return parts
 
     def elapsed(self) -> float:
-        """Seconds since the clock was made, laps or not."""
+        """Seconds since the clock was created."""
         return self._now() - self._start

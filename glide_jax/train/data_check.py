@@ -1,6 +1,6 @@
-"""Reads records before a run begins, and refuses data that would end it.
+"""Reads records before a run starts, and refuses data that would end it.
 
-What is too bad is decided by `fault.FaultCounter`, as in the run itself.
+The limits are those of `fault.FaultCounter`, as in the run itself.
 """
 
 from __future__ import annotations
@@ -16,10 +16,10 @@ from glide_jax.data import fault, mixture, order, schema, survey
 from glide_jax.errors import UserError
 from glide_jax.runtime import counts
 
-# What a start reads. Decoding 256 pictures of 512 px takes about a second.
+# Records read at a start. Decoding 256 images of 512 px takes about a second.
 MOST_RECORDS = 256
 MOST_SECS = 5.0
-# What a resumed run reads, and each process but the first of several.
+# Records read by a resumed run, and by every process except the first.
 FEW_RECORDS = 8
 
 
@@ -32,20 +32,19 @@ def check_start(
 ) -> None:
     """Reads the first records of the stream, which are spread over the whole source.
 
-    One line in the log says how many were read. Others tell of bad records, of pictures
-    that are enlarged, and of a source with fewer records than a batch. Pictures that a
-    source draws are not read.
+    Logs how many were read, and warns of bad records, of images that are enlarged, and
+    of a source with fewer records than a batch. Synthetic images are not read.
 
     Args:
-      config: of the run.
-      source: of the training data.
+      config: configuration of the run.
+      source: the training data.
       is_thorough: reads MOST_RECORDS, or fewer in MOST_SECS, and applies
-        data.max_bad_frac; otherwise reads FEW_RECORDS, some of which have to be usable.
+        data.max_bad_frac; otherwise reads FEW_RECORDS, some of which must be usable.
       check_stop: called after each record; may raise to end the check.
 
     Raises:
-      UserError: the source is empty, no record that was read can be used, or more
-        records are bad than data.max_bad_frac allows.
+      UserError: the source is empty, no record read is usable, or more records are bad
+        than data.max_bad_frac allows.
     """
     total = len(source)
     if total == 0:
@@ -74,7 +73,7 @@ def check_start(
 
 
 def _tell(config: Config, source: schema.Source, found: survey.Survey) -> None:
-    """Says what was read, and what of it is no mistake but may be one."""
+    """Logs what was read, and warns of possible mistakes."""
     total, batch = len(source), config.train.global_batch_size
     if found.records:
         logging.info(
@@ -106,9 +105,9 @@ def _tell(config: Config, source: schema.Source, found: survey.Survey) -> None:
 
 
 def refuse_too_bad(config: Config, source: schema.Source, found: survey.Survey) -> None:
-    """Raises UserError where a run with these bad records would end.
+    """Raises UserError if a run with these bad records would end.
 
-    A run counts after each batch, so its first share is one of a batch at least.
+    A run counts after each batch, so its first fraction is of at least one batch.
     """
     counter = fault.FaultCounter(
         config.data.max_bad_frac,
@@ -120,9 +119,9 @@ def refuse_too_bad(config: Config, source: schema.Source, found: survey.Survey) 
 
 
 def spread(config: Config, source: schema.Source, most: int) -> list[int]:
-    """Up to `most` records that are read from files; all of a small source, in order.
+    """Indices of up to `most` records in files; all of a small source, in order.
 
-    Those of a larger one come as in the first epoch of the run, without a pattern.
+    Those of a larger source are shuffled as in the first epoch of the run.
     """
     total = len(source)
     if most >= total:
@@ -134,7 +133,7 @@ def spread(config: Config, source: schema.Source, most: int) -> list[int]:
 
 
 def num_threads() -> int:
-    """Threads that decode before a run begins, when nothing else does."""
+    """Number of decoding threads before a run starts, when the CPU is idle."""
     return min(os.cpu_count() or 1, 32)
 
 
@@ -145,6 +144,6 @@ def _is_drawn(source: schema.Source, index: int) -> bool:
 
 
 def _within(seconds: float, indices: Iterable[int]) -> Iterator[int]:
-    """The indices that are asked for in this time."""
+    """Yields indices until the time is over."""
     end = time.monotonic() + seconds
     return itertools.takewhile(lambda _: time.monotonic() < end, indices)

@@ -14,12 +14,12 @@ from glide_jax.runtime import counts
 from glide_jax.train import state as states
 from glide_jax.train import window as windows
 
-# A run whose last updates, so many, are all skipped has diverged.
+# A run has diverged if this many consecutive updates are skipped.
 MAX_SKIPPED_AT_END = 10
 
 
 def make_on_skipped(writer: metrics.MetricsWriter) -> windows.OnSkipped:
-    """Tells of every skipped update: in a line, and in skipped.jsonl in full."""
+    """Reports every skipped update: one log line, and details in skipped.jsonl."""
 
     def on_skipped(step: int, details: dict[str, Any]) -> None:
         logging.warning(
@@ -41,7 +41,7 @@ def _first_few(values: list[int]) -> str:
 
 
 def check_replicas(state: states.TrainState, step: int) -> None:
-    """Raises where devices that should hold the same numbers do not."""
+    """Raises if replicas of an array differ between devices."""
     differing = digests.differing_replicas(states.to_items(state))
     if differing:
         path, devices = differing[0]
@@ -54,7 +54,7 @@ def check_replicas(state: states.TrainState, step: int) -> None:
 
 
 def check_loss_scale(config: Config, row: Mapping[str, float], step: int) -> None:
-    """Raises where a gradient overflowed that could be scaled no lower."""
+    """Raises if a gradient overflowed at the minimum loss scale."""
     if row.get("overflows_at_floor"):
         floor = config.train.min_log2_loss_scale
         raise DivergedError(
@@ -65,7 +65,7 @@ def check_loss_scale(config: Config, row: Mapping[str, float], step: int) -> Non
 
 
 def check_end(config: Config, skipped_in_a_row: int) -> None:
-    """Raises where the last updates of a run were all skipped."""
+    """Raises if the last updates of a run were all skipped."""
     if skipped_in_a_row >= MAX_SKIPPED_AT_END:
         raise DivergedError(
             f"the run has diverged: the last {skipped_in_a_row} updates were skipped, "

@@ -2,10 +2,10 @@
 
 ema_k = d_k ema_{k-1} + (1 - d_k) params_k, without bias correction (the averages start
 as the parameters). With warm-up d_k = min(decay, (1 + k) / (10 + k)), k counted from 0:
-a 0.9999 average would otherwise be mostly its start for the first 10,000 steps.
+otherwise the initial values dominate a 0.9999 average for the first 10,000 steps.
 
-With every_steps = n the averages look at each n-th update only, with d_k ** n: the same
-horizon for an n-th of the memory traffic.
+With every_steps = n the averages are updated every n-th step only, with d_k ** n: the
+same horizon for 1/n of the memory traffic.
 """
 
 from __future__ import annotations

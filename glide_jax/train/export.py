@@ -1,4 +1,4 @@
-"""A trained workdir as a bundle: averaged weights, settings, tokenizer, model card."""
+"""Exports a workdir as a bundle: averaged weights, settings, tokenizer, model card."""
 
 from __future__ import annotations
 
@@ -31,18 +31,18 @@ def export(
     """Writes an average of a checkpoint as a bundle; returns its step.
 
     Args:
-      workdir: of `glide train`.
+      workdir: a workdir of `glide train`.
       output: the bundle's folder; an older bundle there is replaced.
       decay: which average, e.g. "0.999"; "" for the first of ema.decays.
-      dtype: of the stored weights, "float32" or "bfloat16".
-      step: of the checkpoint; None: the newest that is good.
-      more_files: what else the bundle is to hold, name -> content.
-      on_progress: called between the parts of the work; what it raises ends it, with an
-        older bundle as it was.
+      dtype: dtype of the stored weights, "float32" or "bfloat16".
+      step: step of the checkpoint; None: the newest valid one.
+      more_files: additional files of the bundle, name -> content.
+      on_progress: called between the parts of the work; may raise to end it, which
+        leaves an older bundle unchanged.
 
     Raises:
       UserError: no workdir, no such checkpoint or average, weights that are not
-        finite, or a folder that is in the way or cannot be written.
+        finite, or a folder that is occupied or cannot be written.
     """
     on_progress()
     config = workdirs.load_config(workdir)
@@ -87,7 +87,7 @@ def tokenizer_files(workdir: pathlib.Path) -> dict[str, bytes]:
 
 
 def _newest_grid(workdir: pathlib.Path) -> dict[str, bytes]:
-    """The last sample grid that the training drew; names carry their step."""
+    """The last sample grid of the training; file names contain the step."""
     grids = sorted((workdir / "grids").glob("*.png"))
     return {GRID: grids[-1].read_bytes()} if grids else {}
 

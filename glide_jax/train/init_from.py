@@ -1,4 +1,4 @@
-"""Starts a phase from what another phase finished: a workdir or a bundle."""
+"""Initializes a phase from the result of another one: a workdir or a bundle."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from glide_jax.train import workdir as workdirs
 
 
 class Origin(NamedTuple):
-    """Where a phase starts: weights, their configuration and their tokenizer."""
+    """The origin of a phase: weights, their configuration and their tokenizer."""
 
     params: shapes.Params
     config: Config
@@ -29,7 +29,7 @@ def load(path: str) -> Origin:
     """Reads averaged parameters from a workdir, or a bundle's parameters, as float32.
 
     Raises:
-      UserError: where `path` is neither, or the workdir has no checkpoint.
+      UserError: `path` is neither, or the workdir has no checkpoint.
     """
     folder = paths.local_path(path, "train.init_from")
     if bundle.is_bundle(folder):
@@ -57,9 +57,9 @@ def read_config(path: str) -> Config:
 def load_average(
     workdir: pathlib.Path, config: Config, decay: str, *, step: int | None = None
 ) -> tuple[shapes.Params, int]:
-    """The averaged parameters of a workdir's newest good checkpoint, and its step.
+    """The averaged parameters of a workdir's newest valid checkpoint, and its step.
 
-    With a `step`, of that one or none.
+    With a `step`, only that checkpoint is read.
     """
     if decay not in [str(d) for d in config.ema.decays]:
         raise UserError(
@@ -80,7 +80,7 @@ def load_average(
 
 
 def adapt(origin: Origin, config: Config) -> tuple[shapes.Params, list[str]]:
-    """The origin's parameters in the shape `config` asks for; names what was grown."""
+    """The origin's parameters in the shapes of `config`, and names of extended ones."""
     check_fits(origin.config, config)
     if origin.config.model == config.model or config.model.family == "noised_clip":
         return origin.params, []

@@ -1,6 +1,6 @@
-"""What a run shows of itself at intervals: validation losses, grids, evaluations.
+"""Periodic outputs of a run: validation losses, sample grids, evaluations.
 
-A look that a signal cuts off is made when the run goes on, before its next step.
+An output that a signal interrupts is produced on resumption, before the next step.
 """
 
 from __future__ import annotations
@@ -20,12 +20,12 @@ from glide_jax.train import setup
 from glide_jax.train import state as states
 from glide_jax.train import window as windows
 
-# Draws a uint8 picture (H, W, 3) of what the averaged parameters make.
+# Samples from the averaged parameters and returns a uint8 image (H, W, 3).
 GridHook = Callable[[shapes.Params], np.ndarray]
 MakeGridHook = Callable[[setup.Run], GridHook | None]
-# Figures of what the averaged parameters make at a step, some of the pictures
-# (H, W, 3), and what to call when these are written; None where the function, asked
-# between batches, says to stop.
+# Metrics of samples from the averaged parameters at a step, some of the images
+# (H, W, 3), and a callback for when these are written; None if the given function,
+# called between batches, requests a stop.
 Evaluated = tuple[dict[str, float], np.ndarray, Callable[[], None]]
 EvaluationHook = Callable[[shapes.Params, int, Callable[[], bool]], Evaluated | None]
 MakeEvaluationHook = Callable[[setup.Run], EvaluationHook | None]
@@ -37,10 +37,10 @@ def is_due(step: int, every_steps: int) -> bool:
 
 
 class Looks:
-    """Validates and draws when it is time to.
+    """Runs the validation, grids and evaluations that are due.
 
     Attributes:
-      are_cut_off: whether a signal kept some from being made.
+      are_cut_off: whether a signal interrupted some of them.
     """
 
     def __init__(
@@ -59,7 +59,7 @@ class Looks:
         self.are_cut_off = False
 
     def missing(self, step: int) -> list[str]:
-        """Those of a step that its rows and pictures do not have; asked once."""
+        """Outputs of a step that its rows and images lack; called once."""
 
         def look() -> bytes:
             found = self._writer.names(step)
@@ -73,11 +73,11 @@ class Looks:
         return json.loads(distributed.from_first("looks", look))
 
     def make_due(self, state: states.TrainState, step: int) -> None:
-        """Makes those that are due after a step."""
+        """Produces the outputs that are due after a step."""
         self.make(self._due(step), state, step)
 
     def make(self, names: list[str], state: states.TrainState, step: int) -> None:
-        """Makes these, until told to stop."""
+        """Produces the named outputs, until a stop is requested."""
         makers = {
             "validation": self._validate,
             "grid": self._draw_grid,
@@ -102,7 +102,7 @@ class Looks:
         return due
 
     def _validate(self, state: states.TrainState, step: int) -> bool:
-        """A row of the first average on held-out examples; False where cut off."""
+        """Validates the first average on held-out examples; False if interrupted."""
         run = self._run
         sums: dict[str, np.ndarray] = {}
         params = first_average(run, state)
@@ -122,7 +122,7 @@ class Looks:
         return True
 
     def _draw_grid(self, state: states.TrainState, step: int) -> bool:
-        """The fixed-seed grid of the first average; all processes draw it."""
+        """Samples the fixed-seed grid of the first average, on all processes."""
         if self._is_stopping():
             return False
         picture = self._draw(first_average(self._run, state))
@@ -130,13 +130,13 @@ class Looks:
         return True
 
     def _judge(self, state: states.TrainState, step: int) -> bool:
-        """A row of figures of the first average's pictures, and some of these."""
+        """Evaluates samples of the first average; logs metrics and some images."""
         params = first_average(self._run, state)
         found = self._evaluate(params, step, self._is_stopping)
         if found is None:
             return False
         figures, picture, discard = found
-        # The row last: where there is one, the picture is there too.
+        # The row is written last: if it exists, so does the image.
         self._keep_picture("evaluation", "evaluations", step, picture)
         row = {f"evaluation/{name}": value for name, value in figures.items()}
         self._writer.scalars(step, row)
@@ -161,7 +161,7 @@ class Looks:
 
 
 def _line(step: int, group: str, row: Mapping[str, float]) -> str:
-    """The metrics of a group in one line, without the parts by quarter of the noise."""
+    """The metrics of a group as one line, without those by timestep quartile."""
     parts = [
         f"{name.removeprefix(f'{group}/')} {value:.4g}"
         for name, value in row.items()
@@ -171,7 +171,7 @@ def _line(step: int, group: str, row: Mapping[str, float]) -> str:
 
 
 def first_average(run: setup.Run, state: states.TrainState) -> shapes.Params:
-    """The average that is validated and drawn, on the devices."""
+    """The average used for validation and sampling, on the devices."""
     params = state.ema_params[str(run.config.ema.decays[0])]
     where = jax.tree.map(lambda leaf: leaf.sharding, params)
     return jax.device_put(params, sharding.on_devices(where))

@@ -1,4 +1,4 @@
-"""The training loop: fetch, step, log, look, save, stop."""
+"""The training loop: fetch, step, log, evaluate, save, stop."""
 
 from __future__ import annotations
 
@@ -47,18 +47,18 @@ def train(
 ) -> lifecycle.ExitCode:
     """Trains to train.num_steps; returns OK, or PREEMPTED after a signal.
 
-    Called again on the same folder it goes on from the newest good checkpoint, and
-    comes to what an undisturbed run comes to, bit for bit. Of several processes all
-    call it and go the same way; process 0 alone writes what is no state. The
-    `profile_steps` are traced for TensorBoard's profiler into its `profile/`.
+    Called again on the same folder it resumes from the newest valid checkpoint, with
+    results bitwise equal to those of an uninterrupted run. With several processes all
+    must call it; only process 0 writes anything except state. The `profile_steps` are
+    traced for TensorBoard's profiler into `profile/`.
 
     Raises:
       UserError: a start that is refused (see `setup.prepare`), a folder that another
-        run writes or has taken over (see `workdir.sole_writer`), or too much data that
-        cannot be read, or metrics that cannot be written (the steps made are saved,
-        but for one process of several that fails alone).
-      DivergedError: updates that cannot be made, too often.
-      StoppedError: a signal came before there was anything to save.
+        run writes to or has taken over (see `workdir.sole_writer`), too much unreadable
+        data, or metrics that cannot be written (completed steps are saved, unless one
+        process of several fails alone).
+      DivergedError: too many skipped updates.
+      StoppedError: a signal was received before there was a state to save.
     """
     with (
         lifecycle.StopRequest(is_shared=distributed.is_joined()) as stop,
@@ -102,12 +102,12 @@ def _train(
     is_stopping: Callable[[], bool],
     stop: lifecycle.StopRequest,
 ) -> lifecycle.ExitCode:
-    """Goes on from `state` until the last step or a signal."""
+    """Continues from `state` until the last step or a signal."""
     config, workdir = run.config, run.workdir
     step, last = int(state.step), config.train.num_steps
     is_first_process = jax.process_index() == 0
     writer = metrics.MetricsWriter(workdir, config, enabled=is_first_process)
-    # Read before the rows of lost steps are cut off: these have been paid for as well.
+    # Read before the rows of lost steps are removed, whose device hours count as well.
     device_hours = writer.last("speed/device_hours", default=0.0)
     # A fresh start writes its row of step 0 itself.
     passed_over = rewind.load(run.past, workdir)
@@ -133,7 +133,7 @@ def _train(
         loop = Loop(run, writer, window, looks, profiler, bar, is_stopping, stop)
         if missing and step:
             run.checkpoints.judge(step, loop.judged(step))
-        # Asked before the first step is compiled, which may take minutes.
+        # Checked before the first step is compiled, which may take minutes.
         if not (looks.are_cut_off or is_stopping()):
             step = loop.go_on(state, step, passed_over)
         run.checkpoints.wait()
@@ -146,7 +146,7 @@ def _train(
 
 @dataclasses.dataclass
 class Loop:
-    """What the steps of a run are made with."""
+    """Runs the steps of a run."""
 
     run: setup.Run
     writer: metrics.MetricsWriter
@@ -155,13 +155,13 @@ class Loop:
     profiler: profiling.Profiler
     bar: progress.ProgressBar
     is_stopping: Callable[[], bool]
-    stop: lifecycle.StopRequest  # heeded between two polls, where data do not come
+    stop: lifecycle.StopRequest  # checked between polls while waiting for data
     has_warned_of_input: bool = False
 
     def go_on(
         self, state: states.TrainState, step: int, passed_over: rewind.PassedOver
     ) -> int:
-        """Makes and saves steps from `step` on; returns the last one."""
+        """Runs and saves steps from `step` on; returns the last one."""
         run, window, config = self.run, self.window, self.run.config
         last = config.train.num_steps
         batches = run.make_batches(step, run.past.get("bad_records", {}))
@@ -197,7 +197,7 @@ class Loop:
                 state, step, batches = self.restore(step, passed_over)
                 continue
             run.check_writer()
-            # Everything below is due at its own interval, and all of it at the end.
+            # Everything below has its own interval, and is all due at the end.
             if step in (1, last) or looking.is_due(step, config.log.every_steps):
                 self.write_row(step, batches)
             if looking.is_due(step, config.train.check_replicas_every_steps):
@@ -206,8 +206,8 @@ class Loop:
             if self.writer.failure:
                 self.save_what_is_done(state, step, batches, passed_over)
                 raise UserError(self.writer.failure)
-            # Saved last, so that a step once saved has all of its rows and pictures but
-            # those that a signal cut off.
+            # Saved last, so that a saved step has all of its rows and images, except
+            # those that a signal interrupted.
             is_over = self.is_stopping()
             every = config.checkpoint.every_steps
             if is_over or step == last or looking.is_due(step, every):
@@ -216,7 +216,7 @@ class Loop:
         return step
 
     def write_row(self, step: int, batches: pipeline.Batches) -> None:
-        """Writes what happened since the last row; raises where it is too bad."""
+        """Writes the metrics since the last row; raises if the run has diverged."""
         row = self.window.row(step) | fault.metrics(self.count_bad(batches))
         self.run.check_writer()
         if "loss" in row:
@@ -232,9 +232,9 @@ class Loop:
             divergence.check_end(self.run.config, self.window.skipped_in_a_row)
 
     def check_writes(self) -> None:
-        """Raises where no checkpoint could be written for too long.
+        """Raises if too many checkpoints in a row could not be written.
 
-        One that cannot be is told of at once, and tried again when the next is due.
+        A failure is logged at once, and the write is retried when the next is due.
         """
         failure = self.run.checkpoints.poll()
         if (
@@ -245,7 +245,7 @@ class Loop:
             raise UserError(f"{failure} (and so did the {before} before it)")
 
     def count_bad(self, batches: pipeline.Batches) -> dict[str, Any]:
-        """Records of all processes that could not be used, until now."""
+        """Unusable records of all processes so far."""
         return bad_records.total(batches.faults, self.run.part)
 
     def save(
@@ -255,13 +255,13 @@ class Loop:
         batches: pipeline.Batches,
         passed_over: rewind.PassedOver,
     ) -> None:
-        """Writes a checkpoint, with all that a resumed run counts on from."""
+        """Writes a checkpoint, including the counters of a resumed run."""
         counts = {
             "window": self.window.sums(),
             "bad_records": self.count_bad(batches),
             "passed_over": passed_over.as_json(),
         }
-        # What is told of a step lasts as long as the step.
+        # Rows of a step must be as durable as the step.
         if self.writer.failure:
             counts["unwritten"] = self.writer.unwritten
         else:
@@ -270,12 +270,12 @@ class Loop:
         judged = self.judged(step)
         if self.run.config.checkpoint.keep_best and not judged:
             tell_unjudged(self.run.config.checkpoint.best_metric)
-        # Of a streak of skipped updates the end is not known, but whereto it goes back.
+        # A streak of skipped updates may not be over, but a rewind needs its start.
         skipped = self.window.skipped
         save(self.run, state, step, counts, judged, skipped[0] if skipped else None)
 
     def judged(self, step: int) -> dict[str, float]:
-        """What rows say of a step that checkpoint.keep_best may keep it for."""
+        """The logged metric of a step that checkpoint.keep_best compares."""
         policy = self.run.config.checkpoint
         row = self.writer.row(step) if policy.keep_best else {}
         return {name: row[name] for name in row if name == policy.best_metric}
@@ -287,9 +287,9 @@ class Loop:
         batches: pipeline.Batches,
         passed_over: rewind.PassedOver,
     ) -> None:
-        """Writes a checkpoint of the steps made before data or metrics failed.
+        """Writes a checkpoint of the steps completed before data or metrics failed.
 
-        One process of several that fails alone cannot: saving takes all of them, and
+        One process of several that fails alone cannot: saving needs all of them, and
         the others are waiting inside a step.
         """
         if step > 0 and jax.process_count() == 1:
@@ -300,7 +300,7 @@ class Loop:
     def restore(
         self, step: int, passed_over: rewind.PassedOver
     ) -> tuple[states.TrainState, int, pipeline.Batches]:
-        """The newest checkpoint's state, step and batches; forgets what came after."""
+        """The newest checkpoint's state, step and batches; discards later rows."""
         state, past = self.run.restore()
         back_to = int(state.step)
         self.window.rewind(past["window"])
@@ -317,9 +317,9 @@ def save(
     judged: Mapping[str, float] | None = None,
     bad_from: int | None = None,
 ) -> None:
-    """Writes a checkpoint: state, settings, what is counted between rows.
+    """Writes a checkpoint: state, settings, and counters since the last row.
 
-    What is `judged` says how good it is, for checkpoint.keep_best; the newest before
+    `judged` holds the metrics for checkpoint.keep_best; the newest checkpoint before
     `bad_from` is kept.
     """
     meta = {
@@ -335,7 +335,7 @@ def save(
 
 @functools.cache
 def tell_unjudged(metric: str) -> None:
-    """Says, once, that a step is saved which checkpoint.keep_best cannot keep."""
+    """Warns once of a saved step that has no metric for checkpoint.keep_best."""
     logging.warning(
         "no row of the step that is saved has %s: checkpoint.keep_best keeps none such",
         metric,

@@ -1,4 +1,4 @@
-"""A bundle's README: what the model is, what it has seen, and how to draw with it."""
+"""A bundle's README: the model, its training data, and how to sample from it."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from glide_jax.config import defaults
 from glide_jax.models import build
 from glide_jax.runtime import counts
 
-# Role -> how a command of the package draws with a bundle of it.
+# Role -> how to sample from its bundle with a command of the package.
 COMMANDS = {
     "base model": 'glide sample --base=THIS_FOLDER --prompt="..." --output=pictures',
     "inpainting base model": "glide inpaint --base=THIS_FOLDER --image=photo.png \\\n"
@@ -49,9 +49,9 @@ def write_card(
         step: Of the checkpoint that was exported.
         decay: Of the average that was exported.
         dtype: Of the stored weights.
-        losses: The newest ones of the run, by name.
-        has_grid: grid.png lies beside the card.
-        has_program: The folder program/ does.
+        losses: The newest losses of the run, by name.
+        has_grid: Whether grid.png is beside the card.
+        has_program: Whether the folder program/ is.
     """
     parts = [
         f"{_front_matter(config)}\n\n# {config.name}\n\n{_describe(config)}",
@@ -82,7 +82,7 @@ def write_card(
 def _front_matter(config: defaults.Config) -> str:
     """The metadata of a model card on the Hugging Face Hub, as YAML.
 
-    It names no licence: that of the weights is for the person who trained them to add.
+    It names no licence: whoever trained the weights must add theirs.
     """
     tags = ["glide", "diffusion", "jax", "flax"]
     lines = ["---", "library_name: glide_jax"]
@@ -93,7 +93,7 @@ def _front_matter(config: defaults.Config) -> str:
 
 
 def role(config: defaults.Config) -> str:
-    """What the model does in the cascade, a key of COMMANDS."""
+    """The model's role in the cascade, a key of COMMANDS."""
     model = config.model
     if isinstance(model, defaults.NoisedClipConfig):
         return "noised CLIP"

@@ -1,8 +1,8 @@
-"""From a batch to a loss: denoising for every U-Net, contrast for the noised CLIP.
+"""Objectives: denoising for every U-Net, a contrastive loss for the noised CLIP.
 
 An objective is a pure function of parameters, batch and per-example keys. It returns
 the scalar to minimise and the run's metrics as (sum, count) pairs, so that means over
-steps, devices and quartiles of the timestep come out right.
+steps, devices and timestep quartiles are exact.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ Metrics = dict[str, tuple[jax.Array, jax.Array]]
 
 
 class Aux(NamedTuple):
-    """What the step needs beside the loss: draws and per-example losses, (B,)."""
+    """Auxiliary outputs of a loss: draws and per-example losses, (B,)."""
 
     t: jax.Array
     losses: jax.Array
@@ -36,7 +36,7 @@ class Objective(NamedTuple):
 
     `keys_of(stream)` gives the (B,) keys of a named stream. `constrain_params` maps
     updated parameters back into their allowed range. A loss that compares examples with
-    each other also comes in two halves, None where the loss is a mean over examples:
+    each other is also given in two halves, None if the loss is a mean over examples:
     `encode(params, batch, keys_of) -> features`, of any part of a batch, and
     `contrast(params, features, batch, keys_of) -> (loss, Aux)`, of the whole.
     """
@@ -56,11 +56,11 @@ def make_objective(
     constrain: Callable[[jax.Array], jax.Array] | None = None,
     attention: Callable[..., jax.Array] | None = None,
 ) -> Objective:
-    """The objective that the model's family asks for.
+    """The objective of the model's family.
 
-    Without `is_training` captions are kept, dropout is off and timesteps are spread
-    evenly over the rows, so that validation losses are comparable. `constrain` and
-    `attention` are those of `build.make_denoiser`.
+    Without `is_training` no captions are dropped, dropout is off and timesteps are
+    evenly spaced over the rows, so that validation losses are comparable. `constrain`
+    and `attention` are those of `build.make_denoiser`.
     """
     if isinstance(config.model, NoisedClipConfig):
         return _make_contrastive(config, is_training, constrain)
@@ -157,8 +157,8 @@ def _make_contrastive(config: Config, is_training: bool, constrain: Any) -> Obje
         images, texts = features
         t = draw(batch, keys_of)
         scale = fns.logit_scale(params)
-        # Every image against every caption of the global batch, both ways; each device
-        # has the rows of its own examples.
+        # Every image against every caption of the global batch, in both directions;
+        # each device has the rows of its own examples.
         by_image = rows_on_their_devices(scale * images @ texts.T)
         by_text = rows_on_their_devices(scale * texts @ images.T)
         targets = jnp.arange(by_image.shape[0])
@@ -166,7 +166,7 @@ def _make_contrastive(config: Config, is_training: bool, constrain: Any) -> Obje
         per_example = 0.5 * (
             cross_entropy(by_image, targets) + cross_entropy(by_text, targets)
         )
-        # Right is a caption of the same words, whichever row of the batch it came from.
+        # Every caption with the same words is a positive, whatever its row.
         tokens = jnp.asarray(batch["tokens"])
         is_right = jnp.all(tokens[jnp.argmax(by_image, axis=1)] == tokens, axis=1)
         accuracy = jnp.asarray(is_right, jnp.float32)
@@ -198,7 +198,7 @@ def drop_captions(
     pad_id: int,
     prob: float,
 ) -> tuple[shapes.Tokens, shapes.TextMask]:
-    """Replaces each caption by the empty one (all padding) with chance `prob`."""
+    """Replaces each caption by the empty one (padding) with probability `prob`."""
     is_dropped = jax.vmap(lambda key: jax.random.bernoulli(key, prob))(keys)[:, None]
     return (
         jnp.where(is_dropped, jnp.int32(pad_id), tokens),
@@ -221,7 +221,7 @@ def _make_timestep_draw(config: Config, is_training: bool) -> Callable:
     def by_power(keys, rows, resampler):
         p = timestep_sampling.power_probabilities(T, config.train.timestep_power)
         t, _ = timestep_sampling.draw(keys, p)
-        # Meant as another weighting of the loss, so it is not corrected for.
+        # Intended as a reweighting of the loss, so it is not corrected for.
         return t, jnp.ones(t.shape, jnp.float32)
 
     def by_loss(keys, rows, resampler):

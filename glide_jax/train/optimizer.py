@@ -1,4 +1,4 @@
-"""The optimizer as an optax chain without its learning rate, and that rate by step.
+"""The optimizer as an optax chain without learning rate, and the rate's schedule.
 
 The learning rate is a function of the step (batches consumed) and is applied in
 `step.py`, so that a skipped update does not shift the schedule.
@@ -15,17 +15,17 @@ import optax
 from glide_jax import shapes
 from glide_jax.config.defaults import OptimConfig
 
-# Adafactor's, arXiv 1804.04235 sections 7.2 and 6: the second moment forgets as
+# Adafactor's, arXiv 1804.04235 sections 7.2 and 6: the second moment's decay is
 # 1 - step ** -0.8, and an update's root mean square is at most 1.
 ADAFACTOR_DECAY_EXPONENT = 0.8
 ADAFACTOR_CLIP = 1.0
 
 
 def make_optimizer(config: OptimConfig) -> optax.GradientTransformation:
-    """Clipping by global norm, the named rule, decoupled decay of matrices and kernels.
+    """Global norm clipping, the named rule, decoupled decay of matrices and kernels.
 
-    Moments of `moments_dtype` are first moments only: a second moment that forgets one
-    thousandth a step would not move at all in bfloat16's eight bits.
+    `moments_dtype` applies to first moments only: a second moment that decays by one
+    thousandth per step would not change at all in bfloat16's eight bits.
     """
     parts = []
     if config.grad_clip_norm > 0:
@@ -53,9 +53,9 @@ def _lion(config: OptimConfig) -> optax.GradientTransformation:
 
 
 def _adafactor(config: OptimConfig) -> optax.GradientTransformation:
-    """Second moments of a matrix by row and column sums (arXiv 1804.04235).
+    """Factored second moments by row and column sums (arXiv 1804.04235).
 
-    As in arXiv 2106.04560 with the learning rate of Adam instead of one relative to the
+    As in arXiv 2106.04560, with Adam's learning rate instead of one relative to the
     parameters, and with a first moment unless b1 is 0.
     """
     parts = [
@@ -76,9 +76,9 @@ RULES: dict[str, Callable[[OptimConfig], optax.GradientTransformation]] = {
 
 
 def warmup_steps(config: OptimConfig, num_steps: int) -> int:
-    """Steps of the warm-up: a tenth of a run that is too short for optim.warmup_steps.
+    """Warm-up steps: a tenth of a run that is too short for optim.warmup_steps.
 
-    A run is too short if it decays the learning rate and has no step left for that.
+    A run is too short if it decays the learning rate and has no steps left for that.
     """
     if config.schedule == "constant" or config.warmup_steps < num_steps:
         return config.warmup_steps
@@ -96,13 +96,13 @@ def make_learning_rate(config: OptimConfig, num_steps: int) -> optax.Schedule:
     }[config.schedule]
     if warmup == 0:
         return after
-    # From the first step on there is something to learn with, so not from 0.
+    # Starts above 0, so that the first step already learns.
     rise = optax.linear_schedule(peak / warmup, peak, warmup - 1)
     return optax.join_schedules([rise, after], [warmup])
 
 
 def _is_decayed(params: shapes.Params) -> shapes.Params:
-    """True for kernels and tables; layers are stacked, so rank alone cannot tell."""
+    """True for kernels and tables; layers are stacked, so rank is not sufficient."""
 
     def rule(path: tuple, leaf: shapes.Array) -> bool:
         return leaf.ndim >= 2 and path[-1].key not in ("bias", "scale")

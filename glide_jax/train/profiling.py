@@ -1,4 +1,4 @@
-"""A trace of a few steps for TensorBoard's profiler, asked for by --profile_steps."""
+"""Traces a few steps for TensorBoard's profiler, as requested by --profile_steps."""
 
 from __future__ import annotations
 
@@ -13,10 +13,10 @@ from glide_jax.errors import UserError
 
 
 def read_steps(text: str | None) -> range:
-    """The steps that "100:105" names, as Python counts: 100 to 104; "" or None: none.
+    """Parses "100:105" as a Python range, 100 to 104; "" or None is empty.
 
     Raises:
-      UserError: it names no steps.
+      UserError: `text` is not a range of steps.
     """
     if not text:
         return range(0)
@@ -30,10 +30,10 @@ def read_steps(text: str | None) -> range:
 
 
 class Profiler(contextlib.AbstractContextManager):
-    """Traces the host's and the devices' work of some steps into a folder.
+    """Traces the host and the devices during some steps into a folder.
 
-    Process 0 alone writes: the devices of the others do the same work. A run that
-    goes on in the midst of the steps traces what is left of them.
+    Only process 0 writes: the other devices do the same work. A run that resumes
+    within the steps traces the remaining ones.
     """
 
     def __init__(self, folder: pathlib.Path, steps: range) -> None:
@@ -42,9 +42,9 @@ class Profiler(contextlib.AbstractContextManager):
         self._is_tracing = self._has_traced = False
 
     def step(self, step: int, state: Any) -> jax.profiler.StepTraceAnnotation:
-        """A context that marks one step in the trace; `state` is what it begins from.
+        """A context that marks one step in the trace; `state` is the step's input.
 
-        The trace begins and ends when the state is there, so that it holds whole steps.
+        The trace starts and stops when the state is ready, so it covers whole steps.
         """
         if (step in self._steps) != self._is_tracing:
             jax.block_until_ready(state)

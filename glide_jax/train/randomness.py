@@ -1,9 +1,9 @@
-"""Where a training step's random numbers come from: no key is stored.
+"""The random keys of a training step: they are derived, not stored.
 
-key = fold_in over (seed, stream, step, global example index): the example's place in
-the whole run's stream, not its row in a batch. So a draw does not depend on the mesh,
-on the number of processes or on what was drawn before it, and a run resumed at a step
-draws what the run that was never stopped drew.
+key = fold_in over (seed, stream, step, global example index): the example's position
+in the whole run's stream, not its row in a batch. So a draw does not depend on the
+mesh, on the number of processes or on earlier draws, and a resumed run draws the same
+numbers as an uninterrupted one.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ STREAMS = {
 }
 
 Step = Int[shapes.Array, ""] | int
-# Traced in the step's program, so that runs of several seeds share one compilation.
+# A traced argument of the step, so that runs with different seeds share a compilation.
 Seed = Int[shapes.Array, ""] | int
 
 

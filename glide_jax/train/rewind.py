@@ -1,7 +1,7 @@
-"""Going back to the last good checkpoint, and past the batches that led astray.
+"""Rewinds to the last good checkpoint and skips the batches that caused divergence.
 
-Every checkpoint says which steps had been passed over when it was made. A run cut
-off after it went back, before it has saved again, comes to the same place again.
+Every checkpoint records the steps passed over so far. A run that is interrupted after
+a rewind, before its next save, rewinds in the same way again.
 """
 
 from __future__ import annotations
@@ -20,21 +20,21 @@ from glide_jax.train import setup
 
 @dataclasses.dataclass(frozen=True)
 class PassedOver:
-    """Steps that consume their batch and change nothing; how often a run went back."""
+    """Steps that only consume their batch, and the number of rewinds of a run."""
 
     steps: frozenset[int] = frozenset()
     rewinds: int = 0
 
     def as_json(self) -> dict[str, Any]:
-        """As `load` finds it in what a checkpoint says."""
+        """The JSON value in a checkpoint's metadata, for `load`."""
         return {"rewinds": self.rewinds, "steps": sorted(self.steps)}
 
 
 def load(past: Mapping[str, Any], workdir: pathlib.Path) -> PassedOver:
-    """What was passed over until the checkpoint that says this `past`; {}: nothing.
+    """Steps passed over according to a checkpoint's `past`; {}: none.
 
     Raises:
-      UserError: an older version wrote it beside the checkpoints, and it is damaged.
+      UserError: the file that older versions wrote beside checkpoints is damaged.
     """
     if not past:
         return PassedOver()
@@ -58,15 +58,15 @@ def _read_older(path: pathlib.Path) -> bytes:
 
 
 def go_back(run: setup.Run, passed_over: PassedOver, bad: range) -> PassedOver:
-    """Removes the checkpoints made since the `bad` steps began, and marks these.
+    """Removes checkpoints made since the `bad` steps began, and marks these steps.
 
     Args:
-      run: its newest checkpoint is then the one to go on from.
-      passed_over: until now.
-      bad: the steps in a row whose updates were skipped.
+      run: afterwards, its newest checkpoint is the one to resume from.
+      passed_over: steps passed over so far.
+      bad: the consecutive steps whose updates were skipped.
 
     Raises:
-      DivergedError: there is no checkpoint to go back to, or it was done too often.
+      DivergedError: no checkpoint to rewind to, or too many rewinds.
     """
     config, workdir, checkpoints = run.config, run.workdir, run.checkpoints
     told = (

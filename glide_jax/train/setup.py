@@ -1,7 +1,7 @@
-"""Everything a run needs before its first step, in the order it has to be made.
+"""Everything a run needs before its first step, in the order of its creation.
 
-Shapes come first, then shardings, then arrays: no parameter exists on one device that
-is meant to be spread over many.
+Shapes come first, then shardings, then arrays: no parameter to be sharded over many
+devices is ever whole on one.
 """
 
 from __future__ import annotations
@@ -41,13 +41,13 @@ from glide_jax.train import beginning as beginnings
 from glide_jax.train import state as states
 from glide_jax.train import workdir as workdirs
 
-# The newest checkpoint's state, and what it says beside arrays.
+# The newest checkpoint's state and metadata.
 Restore = Callable[[], tuple[states.TrainState, Mapping[str, Any]]]
 
 
 @dataclasses.dataclass(frozen=True)
 class Run:
-    """The parts of a run; the loop holds the state itself."""
+    """The parts of a run except its state, which the loop holds."""
 
     config: Config
     workdir: pathlib.Path
@@ -55,7 +55,7 @@ class Run:
     tokenizer: tokenizers.Tokenizer
     num_records: int  # of the training source
     checkpoints: store.CheckpointStore
-    check_writer: Callable[[], None]  # raises where another run has the workdir now
+    check_writer: Callable[[], None]  # raises if another run has the workdir now
     train_step: step.TrainStep
     eval_step: Callable[..., objectives.Metrics]
     seed: jax.Array  # int32, on the mesh: an argument of both steps
@@ -66,12 +66,12 @@ class Run:
     make_batches: Callable[[int, Mapping[str, Any]], pipeline.Batches]
     pass_over: Callable[[states.TrainState], states.TrainState]
     restore: Restore
-    past: Mapping[str, Any]  # what the checkpoint it began with says beside arrays
+    past: Mapping[str, Any]  # the metadata of the checkpoint that it started from
 
 
 @dataclasses.dataclass(frozen=True)
 class Checked:
-    """What the checks of a start have found; parts as in `Run`."""
+    """The results of the checks of a start; parts as in `Run`."""
 
     placed: abstract.Placed
     source: schema.Source
@@ -91,15 +91,15 @@ def prepare(
 ) -> tuple[Run, states.TrainState]:
     """A run ready for its next step: fresh, started from another, or resumed.
 
-    Precedence: this workdir's newest good checkpoint, then train.init_from, then
-    initialisation. Settings that make another run of it may differ from the workdir's
-    only where `allow_change` names them. Between its parts it calls `check_stop`, which
-    may raise to end it. What `check_writer` raises ends a write of the run.
+    Precedence: this workdir's newest valid checkpoint, then train.init_from, then
+    initialisation. Settings that define the run may differ from the workdir's only if
+    `allow_change` names them. `check_stop` is called between the parts and may raise to
+    end the preparation. An exception from `check_writer` ends a write of the run.
 
     Raises:
-      NoCheckpointError: the workdir has checkpoints, and none of them is good.
-      UserError: for settings, data or a folder that the user has to correct; then
-        nothing has been written.
+      NoCheckpointError: the workdir has checkpoints, but none is valid.
+      UserError: settings, data or a folder that the user must correct; nothing has
+        been written then.
     """
     checked = check(
         config,
@@ -108,7 +108,7 @@ def prepare(
         check_stop=check_stop,
         check_writer=check_writer,
     )
-    # The first write, so that a start that is refused leaves nothing.
+    # The first write, so that a refused start leaves no trace.
     workdirs.prepare(workdir)
     check_stop()
     placed, begin = checked.placed, checked.begin
@@ -126,7 +126,7 @@ def prepare(
         state, past = restore()
     check_stop()
     if begin.is_fresh:
-        # Not again: cut off halfway, the tokenizer of the checkpoints would be lost.
+        # Never rewritten: an interruption would lose the tokenizer of the checkpoints.
         workdirs.save_tokenizer(workdir, tokenizer)
     workdirs.save_config(workdir, config)
     train_step, eval_step = _jit_steps(config, mesh, tokenizer, objective, shardings)
@@ -168,22 +168,22 @@ def check(
     check_writer: Callable[[], None] = lambda: None,
     may_download: bool = True,
 ) -> Checked:
-    """All checks of a start; `glide train --dry_run` makes the same ones.
+    """All checks of a start; `glide train --dry_run` runs the same ones.
 
-    Nothing is written but, where `may_download`, to the cache of published files.
+    Nothing is written except, with `may_download`, to the cache of published files.
 
     Args:
-      config: of the run.
-      workdir: of the run; None: not decided, and not checked.
+      config: configuration of the run.
+      workdir: folder of the run; None: undecided, and not checked.
       allow_change: settings that may differ from the workdir's.
       check_stop: called between the parts; may raise to end the checks.
       check_writer: called before every later write of a checkpoint; may raise.
-      may_download: whether a published tokenizer may be fetched. Without it nothing is
-        tokenized where that one is not here.
+      may_download: whether a published tokenizer may be downloaded. Without it nothing
+        is tokenized if the tokenizer is not cached.
 
     Raises:
-      NoCheckpointError: the workdir has checkpoints, and none of them is good.
-      UserError: settings, data or a folder that the user has to correct.
+      NoCheckpointError: the workdir has checkpoints, but none is valid.
+      UserError: settings, data or a folder that the user must correct.
     """
     validate.validate(config)
     placed = check_placed(config, meshes.make_mesh(config.mesh), allow_change)
@@ -218,18 +218,18 @@ def check(
 
 
 def _is_fresh(workdir: pathlib.Path | None) -> bool:
-    """Whether no checkpoint was begun: what a run has accepted is not judged again."""
+    """Whether no checkpoint was started: accepted data is not checked again."""
     return workdir is None or not workdirs.checkpoints(workdir).exists()
 
 
 def check_placed(
     config: Config, mesh: Mesh | AbstractMesh, allow_change: Collection[str] = ()
 ) -> abstract.Placed:
-    """The checks of valid settings that need neither data nor the mesh's devices.
+    """The checks of settings that need neither data nor the mesh's devices.
 
     Raises:
-      UserError: names that are no settings, a tokenizer without a possible name, a
-        batch, a model or rules that do not fit the mesh.
+      UserError: unknown settings, an invalid tokenizer name, or a batch, a model or
+        rules that do not fit the mesh.
     """
     for name in allow_change:
         resolve.check_key(config, name)
@@ -286,7 +286,7 @@ def _first_state(
     shardings: states.TrainState,
     start: tuple[shapes.Params, list[str]] | None,
 ) -> states.TrainState:
-    """The state of `start` (and the names grown in it), else a fresh one."""
+    """The state of `start` (and the names of extended parameters), or a fresh one."""
     optim = optimizer.make_optimizer(config.optim)
     if start is None:
         key = randomness.stream_key(config.seed, "init")

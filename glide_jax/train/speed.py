@@ -1,13 +1,13 @@
-"""Measures how fast a run is, what it has used, and which host is the slowest.
+"""Measures the speed and memory of a run, and the slowest host.
 
-Model FLOPs utilisation, by the formula that papers report (PaLM, appendix B):
+Model FLOPs utilisation, as reported in papers (PaLM, appendix B):
 
     MFU = 3 * forward FLOPs of an image * images/s / (chips * peak FLOP/s of a chip)
 
-The backward pass costs two forward passes; what rematerialisation computes again is not
-counted. Peaks are those of parallel/chips.py: a device that is not in there, such as a
-CPU, has TFLOP/s but no MFU. Rates are those of training itself: pauses for checkpoints
-and evaluation and the compilation of the step are told apart.
+The backward pass costs two forward passes; recomputation by rematerialisation is not
+counted. Peaks are those of parallel/chips.py: a device that is not listed there, such
+as a CPU, has TFLOP/s but no MFU. Rates exclude pauses for checkpoints and evaluation
+and the compilation of the step, which are reported separately.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ from glide_jax.parallel import chips
 from glide_jax.train import clock
 
 TRAIN_TO_FORWARD = 3
-# A run whose steps wait for longer than this share is bound by its input.
+# A run is input-bound if its steps wait for data for more than this fraction.
 INPUT_BOUND_FRAC = 0.5
 FORMULA = "3 * forward FLOPs of an image * images/s / (chips * peak FLOP/s of a chip)"
 
@@ -39,7 +39,7 @@ def train_flops(model: ModelConfig) -> float:
 
 
 def count_chips() -> float:
-    """Chips of all hosts; some kinds show as two devices each."""
+    """Chips of all hosts; some kinds appear as two devices each."""
     chip = chips.find(jax.devices()[0].device_kind)
     return jax.device_count() / (chip.devices if chip else 1)
 
@@ -47,7 +47,7 @@ def count_chips() -> float:
 def rates(
     model: ModelConfig, images_per_second: float, num_chips: float
 ) -> dict[str, float]:
-    """Images, TFLOP/s and, where the chip's peak is published, its share, by chip."""
+    """Images/s, TFLOP/s and, if the peak is known, the MFU, per chip."""
     images = images_per_second / num_chips
     tflops = train_flops(model) * images / 1e12
     found = {"images_per_second_per_chip": images, "tflops_per_second_per_chip": tflops}
@@ -57,11 +57,11 @@ def rates(
 
 @dataclasses.dataclass(frozen=True)
 class Meter:
-    """Turns laps of the clock into the `speed/...` and `memory/...` of a row.
+    """Converts laps of the clock to the `speed/...` and `memory/...` of a row.
 
     Attributes:
-      config: of the run.
-      device_hours: used by this run before this process began.
+      config: configuration of the run.
+      device_hours: device hours of this run before this process started.
     """
 
     config: Config
@@ -70,13 +70,13 @@ class Meter:
     def row(
         self, step: int, lap: Mapping[str, float], steps: int, elapsed: float
     ) -> dict[str, float | int]:
-        """What a row says of the `steps` steps of this lap, the last of them `step`.
+        """The values of a row for the `steps` steps of this lap, ending with `step`.
 
         Args:
           step: counted over all starts.
-          lap: seconds by part, as `Clock.lap` tells.
-          steps: how many; at least one.
-          elapsed: seconds since this process began.
+          lap: seconds by part, from `Clock.lap`.
+          steps: number of steps; at least one.
+          elapsed: seconds since this process started.
         """
         parts = {
             name: seconds / steps for name, seconds in lap.items() if name != "compile"
@@ -99,11 +99,11 @@ class Meter:
 
 
 def host_skew(parts: Mapping[str, float]) -> dict[str, float | int]:
-    """Slowest and fastest host of several; nothing where there is one.
+    """Slowest and fastest host of several; {} for a single host.
 
     In a synchronous step every host takes as long as the slowest, because the others
-    wait for it at the device. So this compares what each does before it has handed its
-    step over: all parts of a step but the device's. Every process has to call it.
+    wait for it at the device. So this compares the time of each before it dispatches
+    its step: all parts of a step except the device's. Every process must call it.
     """
     if jax.process_count() == 1:
         return {}
@@ -123,7 +123,7 @@ def host_skew(parts: Mapping[str, float]) -> dict[str, float | int]:
 def memory() -> dict[str, int]:
     """High-water marks of this process in bytes: its fullest device, and the host's.
 
-    A platform that keeps no account (the CPU) has no mark of the device.
+    A platform without memory statistics (the CPU) has no value for the device.
     """
     peaks = [
         (device.memory_stats() or {}).get("peak_bytes_in_use")
@@ -135,9 +135,9 @@ def memory() -> dict[str, int]:
 
 
 def input_warning(config: Config, row: Mapping[str, float | int]) -> str:
-    """What to do about a step that mostly waits for its batch; "" where it does not."""
+    """Advice for a run whose steps mostly wait for their batch, or ""."""
     wait, whole = row["speed/input_wait_seconds"], row["speed/training_seconds"]
-    # The first row holds the start of the reading threads, and little else.
+    # The first row mostly measures the start of the reader threads.
     if "speed/compile_seconds" in row or wait < INPUT_BOUND_FRAC * whole:
         return ""
     cache = "keep decoded pictures (--config.data.cache_dir=FOLDER), "
@@ -150,7 +150,7 @@ def input_warning(config: Config, row: Mapping[str, float | int]) -> str:
 
 
 def host_peak_bytes() -> int:
-    """The most memory that this process has held on its host."""
+    """The peak memory of this process on its host."""
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     return peak if sys.platform == "darwin" else peak * 1024  # Linux counts KiB
 
@@ -158,7 +158,7 @@ def host_peak_bytes() -> int:
 def line(step: int, row: Mapping[str, float | int]) -> str:
     """One line of a log row for people and grep.
 
-    The seconds of a step are those of the images/s: without pauses and compilation.
+    Seconds per step, like images/s, exclude pauses and compilation.
     """
     parts = [
         f"{row['speed/training_seconds']:.3g} s",
@@ -167,5 +167,5 @@ def line(step: int, row: Mapping[str, float | int]) -> str:
     ]
     if "speed/mfu" in row:
         parts.append(f"MFU {100 * row['speed/mfu']:.1f}%")
-    # Of batches that are passed over there is no loss.
+    # Batches that are passed over have no loss.
     return f"step {step}: {', '.join(parts)}, loss {row.get('loss', math.nan):.4g}"

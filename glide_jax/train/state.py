@@ -1,4 +1,4 @@
-"""What a training run is at one step: one pytree, and its shapes before its arrays."""
+"""The state of a training run at one step, as a pytree."""
 
 from __future__ import annotations
 
@@ -28,16 +28,16 @@ class TrainState:
     """Everything that a step changes.
 
     Attributes:
-      step: int32 scalar, batches consumed, skipped updates included; it alone places
-        the data and the random draws.
-      updates: int32 scalar, optimizer updates made; it warms up the averages.
+      step: int32 scalar, batches consumed, skipped updates included; it alone
+        determines the data and the random draws.
+      updates: int32 scalar, optimizer updates applied; used by the averages' warm-up.
       log2_loss_scale: float32 scalar; 0 unless compute_dtype is float16.
-      skipped_in_a_row: int32 scalar, updates skipped since the last one made.
-      loss_average: float32 scalar, of the losses that updates were made from.
+      skipped_in_a_row: int32 scalar, updates skipped since the last one applied.
+      loss_average: float32 scalar, average loss of the applied updates.
       params: float32 parameters.
-      ema_params: average of the parameters by its decay, written as a string.
-      opt_state: of the optax chain.
-      resampler: loss-second-moment history, or {} where timesteps need none.
+      ema_params: averages of the parameters, keyed by decay as a string.
+      opt_state: state of the optax chain.
+      resampler: loss-second-moment history, or {} if timesteps need none.
     """
 
     step: shapes.Array | Any
@@ -76,8 +76,8 @@ def make_state(
         opt_state=optimizer.init(params),
         resampler=history,
     )
-    # Initializers leave weakly typed zeros and ones. A step returns none, and would be
-    # compiled a second time for the state that it returned.
+    # Initializers return weakly typed zeros and ones, but a step does not: it would be
+    # compiled a second time for its own output.
     return jax.tree.map(lambda leaf: leaf.astype(leaf.dtype), state)
 
 
@@ -94,7 +94,7 @@ def to_items(state: TrainState) -> dict[str, Any]:
 
 
 def from_items(items: dict[str, Any]) -> TrainState:
-    """The state that `to_items` took apart."""
+    """The inverse of `to_items`."""
     return TrainState(
         params=items["params"],
         ema_params=items["ema_params"],

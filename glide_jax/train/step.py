@@ -19,11 +19,11 @@ from glide_jax.train.state import TrainState
 
 # ADM's rule: the scale grows by 2 ** 0.001 a good step and halves on an overflow.
 LOSS_SCALE_GROWTH = 1e-3
-# A loss is compared with the average of so many, once there were so many updates.
+# A loss is compared with the average of this many, after this many updates.
 AVERAGED_LOSSES, LOSSES_BEFORE_SPIKES = 100, 20
 
-# What a log tells of a skipped update: of each example, (B,), its example_index,
-# timestep and loss; of the batch whether it was a loss_spike, and skipped_in_a_row.
+# Details of a skipped update: for each example, (B,), its example_index, timestep and
+# loss; for the batch whether it was a loss_spike, and skipped_in_a_row.
 Details = dict[str, jax.Array]
 TrainStep = Callable[
     [TrainState, objectives.Batch, randomness.Seed],
@@ -43,9 +43,9 @@ def make_train_step(
     program: a sweep over seeds compiles once.
 
     An update whose gradient is not finite, or whose loss is a spike
-    (train.skip_loss_above), is skipped: the step counts, the batch is consumed,
-    parameters, averages and the history of losses stay. `pin` holds gradients to where
-    parameters lie.
+    (train.skip_loss_above), is skipped: the step counts and the batch is consumed, but
+    parameters, averages and the loss history stay. `pin` constrains gradients to the
+    shardings of the parameters.
     """
     optim = optimizer.make_optimizer(config.optim)
     learning_rate = optimizer.make_learning_rate(config.optim, config.train.num_steps)
@@ -76,7 +76,7 @@ def make_train_step(
         params = jax.tree.map(lambda p, d: p - rate * d, state.params, directions)
         params = objective.constrain_params(params)
         averages = ema.update(config.ema, state.ema_params, params, state.updates)
-        # Chosen leaf by leaf, so that no copy of the whole state has to exist.
+        # Selected leaf by leaf, so that no copy of the whole state is needed.
         params, averages, opt_state = jax.tree.map(
             lambda new, old: jnp.where(is_good, new, old),
             (params, averages, opt_state),
@@ -123,7 +123,7 @@ def _extra_metrics(
     is_finite: jax.Array,
     is_spike: jax.Array,
 ) -> dict[str, jax.Array]:
-    """Of what only some runs do: skip spikes, scale a float16 loss."""
+    """Metrics of optional features: skipping spikes, scaling a float16 loss."""
     found = {}
     if config.train.skip_loss_above:
         found["loss_spikes"] = is_spike
@@ -135,7 +135,7 @@ def _extra_metrics(
 
 
 def _is_spike(config: Config, state: TrainState, loss: jax.Array) -> jax.Array:
-    """Whether a loss is beyond what the losses before it let expect."""
+    """Whether a loss exceeds the limit given by the previous losses."""
     factor = config.train.skip_loss_above
     if not factor:
         return jnp.bool_(False)
@@ -144,7 +144,7 @@ def _is_spike(config: Config, state: TrainState, loss: jax.Array) -> jax.Array:
 
 
 def _average_loss(state: TrainState, loss: jax.Array) -> jax.Array:
-    """The average of the losses so far, later of about the newest AVERAGED_LOSSES."""
+    """The average of the losses so far, later of about the last AVERAGED_LOSSES."""
     count = jnp.minimum(state.updates + 1, AVERAGED_LOSSES)
     return state.loss_average + (loss - state.loss_average) / count
 
@@ -152,7 +152,7 @@ def _average_loss(state: TrainState, loss: jax.Array) -> jax.Array:
 def _next_loss_scale(
     config: Config, log2_loss_scale: jax.Array, is_finite: jax.Array
 ) -> jax.Array:
-    """ADM's rule, with a floor; only float16 has a scale."""
+    """ADM's rule, with a minimum; only float16 has a scale."""
     if config.model.compute_dtype != "float16":
         return log2_loss_scale
     moved = log2_loss_scale + jnp.where(is_finite, LOSS_SCALE_GROWTH, -1.0)
@@ -162,11 +162,11 @@ def _next_loss_scale(
 def _seen(
     config: Config, resampler: Any, aux: objectives.Aux, is_good: jax.Array
 ) -> Any:
-    """The resampler's history with this step's losses, where it keeps one."""
+    """The resampler's history with this step's losses, if it has one."""
     if config.train.timestep_sampling != "loss_second_moment":
         return resampler
     seen = timestep_sampling.update_loss_second_moment(resampler, aux.t, aux.losses)
-    # One loss that is not a number would make every later draw one.
+    # A single NaN loss would make every later draw NaN.
     return jax.tree.map(lambda new, old: jnp.where(is_good, new, old), seen, resampler)
 
 
@@ -175,8 +175,8 @@ def jit_train_step(
 ) -> TrainStep:
     """`train_step` over a mesh: state donated, output shardings pinned.
 
-    What lies in the host's memory between steps is brought to the devices for the
-    update and taken back by the output's shardings.
+    Arrays in host memory between steps are copied to the devices for the update, and
+    back by the output shardings.
     """
     on_devices = sharding.on_devices(state_shardings)
     everywhere = sharding.replicated(mesh)
@@ -195,7 +195,7 @@ def jit_train_step(
 
 
 def jit_pass_over(state_shardings: TrainState) -> Callable[[TrainState], TrainState]:
-    """state -> the state after a batch that was consumed and not learnt from."""
+    """state -> the state after a batch that was consumed without an update."""
 
     def pass_over(state):
         no_more = jnp.zeros_like(state.skipped_in_a_row)
@@ -210,9 +210,9 @@ def jit_pass_over(state_shardings: TrainState) -> Callable[[TrainState], TrainSt
 
 
 def pin_to(params_shardings: Any) -> accumulation.Pin:
-    """Holds a tree shaped like the parameters to their places.
+    """Constrains a tree shaped like the parameters to their shardings.
 
-    Without it the compiler may lay gradients whole on every device.
+    Without it the compiler may replicate gradients on every device.
     """
 
     def pin(tree):
@@ -225,8 +225,8 @@ def make_eval_step(config: Config, objective: objectives.Objective) -> Callable:
     """(params, batch, seed) -> metrics of a validation batch, with fixed draws."""
 
     def eval_step(params, batch, seed):
-        # The step is no part of it, so that losses of different steps compare; and of
-        # the streams only the noise is drawn in validation.
+        # Independent of the step, so that losses of different steps are comparable;
+        # validation draws from the noise stream only.
         def make_keys_of(rows):
             return lambda stream: randomness.example_keys(
                 seed, "validation", 0, rows["example_index"]

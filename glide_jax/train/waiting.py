@@ -1,4 +1,4 @@
-"""Takes the next batch, and heeds a signal where that takes long."""
+"""Waits for the next batch, and handles signals meanwhile."""
 
 from __future__ import annotations
 
@@ -11,26 +11,26 @@ from glide_jax import lifecycle
 from glide_jax.data import pipeline, schema
 from glide_jax.parallel import distributed
 
-# How often a process that waits for data looks whether it is to stop.
+# How often a process that waits for data checks for a stop request.
 POLL_SECS = 0.1
 # Longer than `data.disk` waits for a file: what reads until then waits for the disk.
 LEAVE_SECS = 10.0
 
 
 class StoppedError(Exception):
-    """Leads out of the wait for a batch when a signal has come."""
+    """Raised out of the wait for a batch when a signal is received."""
 
 
 def next_batch(batches: pipeline.Batches, stop: lifecycle.StopRequest) -> schema.Batch:
-    """The next batch, however long it takes.
+    """Waits for the next batch.
 
-    Several processes agree on where they stop, and that lies behind the step that the
-    others have begun: one that waits for its rows of it goes on waiting, for the
-    seconds that `data.disk` has patience.
+    Several processes agree on the step to stop at, which is after the step that the
+    others have started: a process that waits for its rows of that step keeps waiting,
+    up to the timeout of `data.disk`.
 
     Raises:
-      StoppedError: a process by itself was asked to stop; nothing was taken or counted,
-        and nothing more is read.
+      StoppedError: a single process was asked to stop; no batch was consumed or
+        counted, and nothing more is read.
       UserError: see `pipeline.make_batches`.
     """
     is_alone = not distributed.is_joined()
@@ -42,10 +42,10 @@ def next_batch(batches: pipeline.Batches, stop: lifecycle.StopRequest) -> schema
 
 
 def leave(batches: pipeline.Batches) -> None:
-    """Has this process end soon, if a read that never returns would keep it.
+    """Makes this process exit soon even if a read never returns.
 
-    To be called when everything is saved. Python waits at its end for the threads that
-    read, and one may hang in a disk that does not answer.
+    Must be called after everything is saved. At exit Python waits for the reader
+    threads, one of which may hang on a disk that does not respond.
     """
 
     def end() -> None:

@@ -1,4 +1,4 @@
-"""Ends a process that no longer moves, so that its launcher can start it again."""
+"""Ends a process that makes no progress, so that its launcher can restart it."""
 
 from __future__ import annotations
 
@@ -17,18 +17,18 @@ from glide_jax import lifecycle
 from glide_jax.config.defaults import TrainConfig
 
 LOOK_EVERY_SECS = 0.5
-# So long may telling take, to a disk that may be what does not answer.
+# Time limit for the report, since the disk itself may not respond.
 TELL_SECS = 5.0
 
 
 class Watchdog(contextlib.AbstractContextManager):
-    """A thread that ends the process when the loop has stood still for too long.
+    """A thread that ends the process when the loop has stalled for too long.
 
-    A collective operation that waits for a device that is gone, or a disk that does not
-    answer, can be ended by nothing in its own thread. The stacks of all threads go to
-    `stacks/` of the workdir first. From the first beat on, between two of them pass no
-    more than train.stall_secs, in which the first step compiles as well; from a signal
-    to the end of the `with` block no more than train.grace_secs.
+    A collective that waits for a lost device, or a disk that does not respond, cannot
+    be interrupted from its own thread. The stacks of all threads are first written to
+    `stacks/` of the workdir. From the first beat on, at most train.stall_secs may pass
+    between two beats, including the compilation of the first step, and at most
+    train.grace_secs from a signal to the end of the `with` block.
     """
 
     def __init__(
@@ -53,11 +53,11 @@ class Watchdog(contextlib.AbstractContextManager):
         self._thread.join()
 
     def beat(self) -> None:
-        """Says that the loop is moving."""
+        """Records that the loop makes progress."""
         self._last_beat = time.monotonic()
 
     def expect_end(self) -> None:
-        """Says that the loop has been told to stop, if by another process."""
+        """Records that the loop was asked to stop, possibly by another process."""
         if self._stop_seen is None:
             self._stop_seen = time.monotonic()
 
@@ -85,7 +85,7 @@ class Watchdog(contextlib.AbstractContextManager):
         os._exit(code)
 
     def _tell(self, reason: str) -> None:
-        """Where every thread stands, in a file; why it ends, in the log."""
+        """Writes the stacks of all threads to a file, and logs the reason."""
         told = "where every thread stood could not be written"
         try:
             self._folder.mkdir(parents=True, exist_ok=True)

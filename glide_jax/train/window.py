@@ -1,4 +1,4 @@
-"""What happened since the last log row: metrics of the steps, and where time went."""
+"""Accumulates metrics and times of the steps since the last log row."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from glide_jax.train import clock as clocks
 from glide_jax.train import objectives, speed
 from glide_jax.train import step as steps
 
-# Told of each skipped update: its step, and the step's details as JSON values.
+# Called for each skipped update: its step, and the step's details as JSON values.
 OnSkipped = Callable[[int, dict[str, Any]], None]
 
 
@@ -22,7 +22,8 @@ class Window:
     """Metrics since the last log row, as sums and counts, and seconds by part.
 
     Attributes:
-      skipped: steps whose updates were skipped since the last one made, as far as read.
+      skipped: steps whose updates were skipped since the last one applied, as far as
+        their results were read.
     """
 
     def __init__(
@@ -35,8 +36,8 @@ class Window:
         self.rewind({})
 
     def rewind(self, sums: Mapping[str, Sequence[float]]) -> None:
-        """Forgets everything but these sums, which `sums` gave at a checkpoint."""
-        self._clock.lap()  # what is forgotten took no time either
+        """Resets to these sums, which `sums` returned at a checkpoint."""
+        self._clock.lap()  # the time is reset as well
         self._pending: collections.deque = collections.deque()
         self.skipped = range(0)
         self._begin(sums)
@@ -47,7 +48,7 @@ class Window:
 
     @property
     def skipped_in_a_row(self) -> int:
-        """How many there are in `skipped`."""
+        """The length of `skipped`."""
         return len(self.skipped)
 
     def sums(self) -> dict[str, list[float]]:
@@ -56,12 +57,12 @@ class Window:
         return {name: pair.tolist() for name, pair in self._sums.items()}
 
     def part(self, name: str) -> contextlib.AbstractContextManager[None]:
-        """Counts the `with` block as this part of the step's time."""
+        """Measures the `with` block as this part of the step's time."""
         return self._clock.measure(name)
 
     @contextlib.contextmanager
     def pause(self, name: str) -> Iterator[None]:
-        """Counts the `with` block as a pause, after the devices have ended the step."""
+        """Measures the `with` block as a pause, after the devices finish the step."""
         self._drain()
         with self.part(name):
             yield
@@ -69,22 +70,22 @@ class Window:
     def add(
         self, step: int, metrics: objectives.Metrics, details: steps.Details
     ) -> None:
-        """Takes one step's results, reading those of the step before it.
+        """Adds one step's results, and reads those of the previous step.
 
-        One step late, so that the next step is dispatched while this one runs.
+        The delay lets the next step be dispatched while this one runs.
         """
         self._pending.append((step, metrics, details))
         if len(self._pending) > 1:
             self._read(*self._pending.popleft())
 
     def pass_over(self) -> None:
-        """Counts a batch that was consumed and not learnt from."""
+        """Counts a batch that was consumed without an update."""
         self._drain()
         self._steps += 1
         self.skipped = range(0)
 
     def row(self, step: int) -> dict[str, float | int]:
-        """Means over the steps since the last row, `step` the last, and their speed."""
+        """Means over the steps since the last row up to `step`, and their speed."""
         self._drain()
         means = {
             name: float(total / count)

@@ -1,10 +1,10 @@
-"""What lies in a run's folder, and how a run finds out what it continues.
+"""The folder of a run, and the checks that a start continues the same run.
 
     config.json   tokenizer/   manifest.json
     checkpoints/   metrics.jsonl   tensorboard/   grids/
 
-The configuration of the last start and the tokenizer lie there once, manifest.json
-lists them; every checkpoint carries the settings that it was made with.
+The configuration of the last start and the tokenizer are stored once and listed in
+manifest.json; every checkpoint contains the settings that it was made with.
 """
 
 from __future__ import annotations
@@ -33,8 +33,8 @@ from glide_jax.parallel import distributed
 from glide_jax.runtime import locks
 from glide_jax.text import tokenizers
 
-# Settings that say what the parameters mean, in which order the data come and what a
-# checkpoint holds; with a dot at the end, a whole section. All others, such as
+# Settings that determine the meaning of the parameters, the order of the data and the
+# content of a checkpoint; a final dot means a whole section. All others, such as
 # num_steps, learning rates, intervals and max_bad_frac, may change between starts.
 IDENTITY = (
     "seed",
@@ -57,17 +57,17 @@ IDENTITY = (
     "optim.moments_dtype",
     "ema.decays",
 )
-# Those of them that decide which arrays there are. No checkpoint of one run can be read
-# into another's, whatever is allowed.
+# Those that determine the arrays of the state. Checkpoints of runs that differ in them
+# are incompatible, whatever `allow_change` says.
 _SHAPING = ("model.", "optim.name", "ema.decays")
 _NOT_SHAPING = ("model.dropout_prob", "model.compute_dtype")
-# With timesteps sampled by loss_second_moment, whose history is an array, these too.
+# Also these with loss_second_moment sampling, whose history is an array.
 _SHAPING_HISTORY = ("train.timestep_sampling", "diffusion.num_timesteps")
-# Checkpoints in a row that cannot be written and end a run, which would lose its work.
+# Consecutive failed checkpoint writes that end a run, which would lose its work.
 MAX_FAILED_WRITES = 3
-# NFS lets a client believe for so long that what was not there is not there.
+# NFS clients cache the absence of a file for this long.
 SEEN_WITHIN_SECS = 60
-# What the system says where a file cannot grow.
+# Errors of the operating system when a file cannot grow.
 NO_ROOM = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 SHARED_REMEDY = "--workdir has to be the same folder, on a disk that all hosts share"
 
@@ -79,7 +79,7 @@ def checkpoints(workdir: pathlib.Path) -> pathlib.Path:
 
 @contextlib.contextmanager
 def needs_room(workdir: pathlib.Path) -> Iterator[None]:
-    """Tells in one line that the block has ended because the folder's disk is full."""
+    """Raises a one-line error if the block fails because the disk is full."""
     try:
         yield
     except OSError as error:
@@ -92,7 +92,7 @@ def needs_room(workdir: pathlib.Path) -> Iterator[None]:
 
 
 def check_writable(workdir: pathlib.Path, *, flag: str = "--workdir") -> None:
-    """Raises UserError where the folder, or its nearest parent, forbids writing."""
+    """Raises UserError if the folder, or its nearest parent, is not writable."""
     folder = workdir.absolute()
     while not folder.exists():
         folder = folder.parent
@@ -108,16 +108,16 @@ def check_writable(workdir: pathlib.Path, *, flag: str = "--workdir") -> None:
 def sole_writer(
     workdir: pathlib.Path, config: TrainConfig, check_stop: Callable[[], None]
 ) -> Iterator[Callable[[], None]]:
-    """Keeps other runs from the folder while the block runs; process 0 does for all.
+    """Locks the folder against other runs during the block; process 0 does so for all.
 
     Yields a check, to be called before every write, that raises UserError if another
     run has taken the folder over.
 
     Args:
-      workdir: made if it is not there.
-      config: another run may take its grace_secs to end, as one that was told to stop.
-      check_stop: called while it waits; what it raises ends that. For one of several
-        processes it raises nothing: the wait is as long as another run may take.
+      workdir: created if missing.
+      config: another run, asked to stop, may take its grace_secs to end.
+      check_stop: called while waiting; may raise to end the wait. For one of several
+        processes it must not raise: the wait is as long as another run may take.
 
     Raises:
       UserError: another run writes to the folder, or it cannot be written.
@@ -154,7 +154,7 @@ def _not_writable(flag: str, folder: pathlib.Path, error: OSError) -> UserError:
 
 
 def prepare(workdir: pathlib.Path, *, flag: str = "--workdir") -> None:
-    """Makes the folder that `flag` named; one process does so for all.
+    """Creates the folder given by `flag`; one process does so for all.
 
     Raises:
       UserError: the folder cannot be written, or another process sees another one.
@@ -182,7 +182,7 @@ def prepare(workdir: pathlib.Path, *, flag: str = "--workdir") -> None:
 
 
 def _comes_to_hold(path: pathlib.Path, text: str) -> bool:
-    """Whether the file holds the text by the time a shared disk shows new files."""
+    """Whether the file contains the text within the delay of a shared disk."""
     deadline = time.monotonic() + SEEN_WITHIN_SECS
     while not path.is_file() or path.read_text() != text:
         if time.monotonic() > deadline:
@@ -192,15 +192,15 @@ def _comes_to_hold(path: pathlib.Path, text: str) -> bool:
 
 
 def check_begins(workdir: pathlib.Path, config: Config) -> None:
-    """Raises NoCheckpointError where a run has been whose checkpoints are gone.
+    """Raises NoCheckpointError if the folder's run has lost its checkpoints.
 
-    Its metrics tell of more steps than any run makes without a checkpoint.
+    Its metrics show more steps than any run makes without a checkpoint.
     """
     path = workdir / "metrics.jsonl"
     rows = metrics.read_metrics(path) if path.exists() else []
     made = max((row["step"] for row in rows), default=0)
     stored = load_config(workdir) if (workdir / "config.json").exists() else config
-    # The folder is made by the first save, and is there although all have failed.
+    # The first save creates the folder, even if all saves fail.
     failed = MAX_FAILED_WRITES if checkpoints(workdir).exists() else 0
     if made > (failed + 1) * stored.checkpoint.every_steps:
         raise NoCheckpointError(
@@ -216,11 +216,11 @@ def check_continues(
     allow_change: Collection[str] = (),
     meta: Mapping[str, Any] = types.MappingProxyType({}),
 ) -> None:
-    """Raises UserError where the folder's checkpoints are of another run.
+    """Raises UserError if the folder's checkpoints belong to another run.
 
     Settings named in `allow_change`, by their dotted path or that of a section, may
-    differ all the same. What the newest checkpoint says, `meta`, has the settings that
-    it was made with; those of an older version are taken to be the folder's.
+    differ. `meta`, of the newest checkpoint, contains the settings that it was made
+    with; for older versions those of the folder are used.
     """
     stored = _config_of(workdir, meta) if "config" in meta else load_config(workdir)
     differences = resolve.differences(stored, config)
@@ -242,7 +242,7 @@ def check_continues(
 
 
 def differing(before: Config, after: Config) -> list[str]:
-    """Differences, a line for each, that make another run of one."""
+    """Differences that make `after` a different run, one line each."""
     lines = resolve.differences(before, after)
     return [line for line in lines if _is_identity(line, after)]
 
@@ -255,7 +255,7 @@ def _is_identity(difference: str, config: Config) -> bool:
 
 
 def _is_shaping(difference: str, config: Config) -> bool:
-    """Whether the checkpoints hold other arrays than `config` needs."""
+    """Whether the checkpoints have other arrays than `config` needs."""
     path = difference.partition(":")[0]
     has_history = config.train.timestep_sampling == "loss_second_moment"
     is_model = _is_among(path, _SHAPING) and path not in _NOT_SHAPING
@@ -274,10 +274,10 @@ def _is_allowed(difference: str, allow_change: Collection[str]) -> bool:
 
 
 def save_config(workdir: pathlib.Path, config: Config) -> None:
-    """Writes config.json, and the list of it and the tokenizer's files; one process.
+    """Writes config.json, and the manifest of it and the tokenizer; on one process.
 
-    The list names what is not in its place yet, so that `glide verify` finds a whole
-    folder wherever this is cut off; see `manifest.DRAFT`.
+    The manifest lists drafts under their final names, so that `glide verify` finds a
+    complete folder wherever this is interrupted; see `manifest.DRAFT`.
     """
     if jax.process_index() == 0:
         draft = workdir / f"config.json{manifest.DRAFT}"
