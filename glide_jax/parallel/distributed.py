@@ -48,7 +48,7 @@ _PEER_LOST = re.compile(
     re.IGNORECASE,
 )
 _STATUS = re.compile(r"(UNKNOWN|UNAVAILABLE|INTERNAL|ABORTED|CANCELLED): ")
-# Waiting has no limit of its own: whoever does not come has failed, and that is told.
+# Waiting has no separate limit: a process that does not arrive has failed, as reported.
 _FOREVER_MS = 7 * 24 * 3600 * 1000
 _FAILED = "glide_jax/failed"
 

@@ -57,7 +57,7 @@ def read_config(path: str) -> Config:
 def load_average(
     workdir: pathlib.Path, config: Config, decay: str, *, step: int | None = None
 ) -> tuple[shapes.Params, int]:
-    """The averaged parameters of a workdir's newest valid checkpoint, and its step.
+    """The averaged parameters of a workdir's newest good checkpoint, and its step.
 
     With a `step`, only that checkpoint is read.
     """

@@ -250,7 +250,7 @@ def differing(before: Config, after: Config) -> list[str]:
 def _is_identity(difference: str, config: Config) -> bool:
     path = difference.partition(":")[0]
     if path == "data.tokenizer" and not config.data.tokenizer:
-        return False  # none is asked for, so the run goes on with its own
+        return False  # none is requested, so the run keeps its own
     return _is_among(path, IDENTITY)
 
 
