@@ -99,9 +99,11 @@ def _torus(bidirectional: float, dimensions: int) -> float:
 def _early_tpu(name: str, link: float, shapes: tuple[str, ...], chips: int) -> Machine:
     """v2 or v3; `link` is bytes one way.
 
-    The links are those of the paper that v3's page names (Jouppi et al., CACM 63(7),
-    2020): 496 and 656 Gbit/s. Host: GKE's machine type ct3p-hightpu-4t of v3, taken for
-    v2 too. Slices are joined from v4 on, so the DCN figure, v4's, is not used.
+    Their pages publish no rate of a link. 496 and 656 Gbit/s are commonly quoted and
+    have not been checked against a source. v3's page gives a bisection of 6.4 TB/s for
+    32x32 chips, which is 100 GB/s over each of 64 links; the lower rate is taken. The
+    host's memory, of a v3 machine and taken for v2 too, is not checked either. Slices
+    are joined from v4 on, so the DCN figure, v4's, is not used.
     """
     return Machine(
         name, 2 * link, 50e9 / 8, 340e9, 4, shapes, chips, 2, joins_slices=False
