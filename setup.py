@@ -41,7 +41,7 @@ REQUIRES = [
     "tqdm>=4.66,<5",  # progress bars
 ]
 
-# What `glide` reads by name; glide_jax/runtime/project_files.py finds it.
+# What `glide` reads by name; glide_jax/runtime/paths.py finds it.
 PROJECT_FILES = (
     "experiments/configs/*.py",
     "experiments/sweeps/*.py",

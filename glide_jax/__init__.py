@@ -14,9 +14,9 @@ __all__ = ["Glide"]
 def __getattr__(name: str):
     """Imports `Glide` on first use: it starts JAX, which our import must not."""
     if name == "Glide":
-        from glide_jax import cache
+        from glide_jax.runtime import user_cache
 
-        cache.keep_programs()
+        user_cache.keep_programs()
         from glide_jax.sample.cascade import Glide
 
         return Glide

@@ -1,5 +1,5 @@
 # Sourced by all launchers: which exit codes of `glide train` mean "start me again", and
-# the loop that does so. The one place that says it; glide_jax/lifecycle.py has the names.
+# the loop that does so. The one place that says it; glide_jax/runtime/lifecycle.py has the names.
 #
 #   0          done                                                      ends
 #   1          an error of ours, with its traceback                      ends

@@ -9,8 +9,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from glide_jax import metrics
 from glide_jax.cli import main
+from glide_jax.runtime import metric_writers
 from tests import fake_devices
 from tests.quick_compilation import quick_compilation  # noqa: F401
 
@@ -85,7 +85,7 @@ def bundles(photos, tmp_path_factory) -> dict[str, pathlib.Path]:
         workdir = runs / name
         assert main.run(["train", config, f"--workdir={workdir}", *flags]) == 0
         assert main.run(["export", str(workdir)]) == 0
-        rows = metrics.read_metrics(workdir / "metrics.jsonl")
+        rows = metric_writers.read_metrics(workdir / "metrics.jsonl")
         assert [row["step"] for row in rows if "loss" in row] == [1, 2, 3]
         assert all(np.isfinite(list(row.values())).all() for row in rows)
         return workdir / "bundle"

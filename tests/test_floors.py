@@ -16,30 +16,14 @@ from typing import Any
 PACKAGE = pathlib.Path(__file__).parents[1] / "glide_jax"
 
 FLOORS = (
-    (
-        "errors",
-        "lifecycle",
-        "shapes",
-        "cache",
-        "presets",
-        "runtime",
-        "config",
-        "text",
-        "diffusion",
-    ),
-    (
-        "models",
-        "data",
-        "parallel",
-        "checkpoint",
-        "metrics",
-        "progress",
-    ),
+    ("errors", "array_types", "presets", "runtime", "config", "text", "diffusion"),
+    ("models", "data", "parallel", "checkpoint"),
     ("train", "sample", "convert", "plan"),
-    ("eval", "bench"),
-    # quickstart/ is a program of its own: it trains, samples and measures. sweep/
-    # starts programs and reads what they leave.
-    ("cli", "quickstart", "sweep"),
+    ("eval", "bench", "study"),
+    # hooks/ joins train/ with sample/ and eval/. quickstart/ is a program of its own:
+    # it trains, samples and measures. sweep/ starts programs and reads what they leave.
+    ("hooks", "quickstart", "sweep"),
+    ("cli",),
 )
 FLOOR_OF = {part: floor for floor, parts in enumerate(FLOORS) for part in parts}
 # Floors whose parts are strangers to each other. The others may lean on a sibling.
@@ -56,7 +40,7 @@ HOMES = {
     "grain": ("data",),
     "tensorflow_datasets": ("data",),
     "pyarrow": ("data",),
-    "matplotlib": ("eval", "sweep"),
+    "matplotlib": ("study", "sweep"),
     "optax": ("train",),
     "ml_collections": ("config", "cli"),
     "tensorflow": (),

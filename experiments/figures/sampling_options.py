@@ -17,7 +17,7 @@ from PIL import Image
 import glide_jax
 from glide_jax.data import shapes_world
 from glide_jax.eval import contact_sheet
-from glide_jax.sample import images
+from glide_jax.sample import image_io
 
 CAPTION = "a large red triangle on a white background"
 OTHER = "a large blue square on a white background"
@@ -205,7 +205,7 @@ def extended(glide: glide_jax.Glide) -> dict:
     """The left half of a picture, and what is drawn beyond it."""
     half = real(CAPTION)[:, : SIDE // 2]
     whole = glide.outpaint(half, CAPTION, (0, 0, SIDE // 2, 0)).images[0]
-    return {"left half": images.resize(half[None], SIDE)[0], "continued": whole}
+    return {"left half": image_io.resize(half[None], SIDE)[0], "continued": whole}
 
 
 def real(caption: str) -> np.ndarray:

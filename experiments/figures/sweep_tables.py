@@ -5,8 +5,8 @@
 
 Rows are written by `glide sweep --root=DIR --report
 --rows=experiments/results/sweeps/NAME.jsonl`; a page says which table it shows, and
-where, as glide_jax/sweep/marked.py describes. --check changes nothing and ends with 1
-where a page is out of date.
+where, as glide_jax/sweep/readme_tables.py describes. --check changes nothing and ends
+with 1 where a page is out of date.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ from __future__ import annotations
 import argparse
 import pathlib
 
-from glide_jax.sweep import marked
+from glide_jax.sweep import readme_tables
 
 PAGES = (pathlib.Path("docs/sweeps.md"), pathlib.Path("experiments/README.md"))
 ROWS = pathlib.Path("experiments/results/sweeps")
@@ -27,7 +27,7 @@ def run() -> None:
     check = parser.parse_args().check
     for path in filter(pathlib.Path.is_file, PAGES):
         page = path.read_text()
-        made = marked.fill(page, ROWS)
+        made = readme_tables.fill(page, ROWS)
         if made != page and check:
             raise SystemExit(f"{path} is out of date; run {__file__} without --check")
         if made != page:

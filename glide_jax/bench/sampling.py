@@ -13,7 +13,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from glide_jax import errors, shapes
+from glide_jax import array_types, errors
 from glide_jax.bench import machine, timing, weights
 from glide_jax.config import defaults
 from glide_jax.diffusion import respacing
@@ -227,7 +227,7 @@ def _num_passes(config: defaults.Config, spec: str) -> int:
 
 
 def _count_by_xla(
-    config: defaults.Config, params: shapes.Params, rows: int
+    config: defaults.Config, params: array_types.Params, rows: int
 ) -> float | None:
     """FLOPs of one pass with plain attention: what a kernel does, XLA cannot count."""
     plain = build.make_denoiser(config.model)

@@ -15,10 +15,8 @@ import numpy as np
 from glide_jax import errors
 from glide_jax.bench import machine, timing, weights
 from glide_jax.config import defaults
-from glide_jax.parallel import mesh as meshes
-from glide_jax.parallel import sharding
-from glide_jax.train import abstract, optimizer, speed
-from glide_jax.train import state as states
+from glide_jax.parallel import device_mesh, sharding
+from glide_jax.train import abstract_state, optimizer, run_log, train_state
 
 MIN_REPEATS = 10
 WARM_UP_STEPS = 2
@@ -30,8 +28,8 @@ def benchmark(config: defaults.Config, *, repeats: int = MIN_REPEATS) -> dict[st
     Raises:
       UserError: the step does not fit into a device's memory.
     """
-    mesh = meshes.make_mesh(config.mesh)
-    parts = abstract.abstract_step(config, mesh)
+    mesh = device_mesh.make_mesh(config.mesh)
+    parts = abstract_state.abstract_step(config, mesh)
     try:
         start = time.perf_counter()
         program = parts.step.lower(parts.state, parts.batch, parts.seed).compile()
@@ -63,7 +61,7 @@ def benchmark(config: defaults.Config, *, repeats: int = MIN_REPEATS) -> dict[st
 
 def check(config: defaults.Config) -> None:
     """Raises UserError where these devices do not make this mesh, or not this run."""
-    abstract.check_fits(config, meshes.make_mesh(config.mesh))
+    abstract_state.check_fits(config, device_mesh.make_mesh(config.mesh))
 
 
 def describe(config: defaults.Config, mesh: jax.sharding.Mesh) -> dict[str, Any]:
@@ -86,9 +84,9 @@ def describe(config: defaults.Config, mesh: jax.sharding.Mesh) -> dict[str, Any]
 def utilisation(config: defaults.Config, step_seconds: float) -> dict[str, Any]:
     """Rates by chip, and their share of what this machine does in matrix products."""
     images_per_second = config.train.global_batch_size / step_seconds
-    rates = speed.rates(config.model, images_per_second, speed.count_chips())
+    rates = run_log.rates(config.model, images_per_second, run_log.count_chips())
     peak = machine.matmul_peak(config.model.compute_dtype)  # of one device
-    flops = speed.train_flops(config.model) * images_per_second / jax.device_count()
+    flops = run_log.train_flops(config.model) * images_per_second / jax.device_count()
     found = {
         "images_per_second_per_chip": rates["images_per_second_per_chip"],
         "model_tflops_per_second_per_chip": rates["tflops_per_second_per_chip"],
@@ -98,7 +96,7 @@ def utilisation(config: defaults.Config, step_seconds: float) -> dict[str, Any]:
     if "mfu" in rates:
         found["mfu_of_published_peak"] = rates["mfu"]
     rounded = {name: timing.rounded(value) for name, value in found.items()}
-    return {**rounded, "flops_formula": speed.FORMULA}
+    return {**rounded, "flops_formula": run_log.FORMULA}
 
 
 def count_bytes(program: jax.stages.Compiled) -> dict[str, int | None]:
@@ -113,16 +111,19 @@ def count_bytes(program: jax.stages.Compiled) -> dict[str, int | None]:
         "temporaries": getattr(planned, "temp_size_in_bytes", None),
         "peak": getattr(planned, "peak_memory_in_bytes", None),
         "device_peak": machine.peak_memory_bytes(),
-        "host_peak": speed.host_peak_bytes(),
+        "host_peak": run_log.host_peak_bytes(),
     }
 
 
-def make_state(config: defaults.Config, like: states.TrainState) -> states.TrainState:
+def make_state(
+    config: defaults.Config, like: train_state.TrainState
+) -> train_state.TrainState:
     """A state before its first step, of random weights, where `like` says it lies."""
     where = jax.tree.map(lambda leaf: leaf.sharding, like)
     optim = optimizer.make_optimizer(config.optim)
     begin = jax.jit(
-        lambda params: states.make_state(config, params, optim), out_shardings=where
+        lambda params: train_state.make_state(config, params, optim),
+        out_shardings=where,
     )
     return begin(jax.device_put(weights.random_params(config.model), where.params))
 

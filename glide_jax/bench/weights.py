@@ -11,7 +11,7 @@ import math
 import jax
 import numpy as np
 
-from glide_jax import shapes
+from glide_jax import array_types
 from glide_jax.config.defaults import ModelConfig
 from glide_jax.models import build
 
@@ -19,7 +19,7 @@ EMBEDDING_STD = 0.02
 SMALL_STD = 0.1  # of biases, and of gains around 1
 
 
-def random_params(config: ModelConfig, seed: int = 0) -> shapes.Params:
+def random_params(config: ModelConfig, seed: int = 0) -> array_types.Params:
     """A parameter tree of the model, float32, on the default device.
 
     Kernels keep the variance of their input, so that activations stay in range.

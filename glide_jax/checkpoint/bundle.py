@@ -22,7 +22,7 @@ import numpy as np
 import safetensors
 import safetensors.numpy
 
-from glide_jax import shapes
+from glide_jax import array_types
 from glide_jax.errors import UserError
 
 FORMAT = 1
@@ -40,7 +40,7 @@ METADATA = {"format": "flax"}
 class Bundle:
     """A bundle in memory: numpy parameters, the config as JSON text, the folder."""
 
-    params: shapes.Params
+    params: array_types.Params
     config_json: str
     folder: pathlib.Path
 
@@ -52,7 +52,7 @@ def is_bundle(folder: str | pathlib.Path) -> bool:
 
 def write_bundle(
     folder: str | pathlib.Path,
-    params: shapes.Params,
+    params: array_types.Params,
     config_json: str,
     files: Mapping[str, bytes],
     card: str,
@@ -187,7 +187,7 @@ def _advice(folder: pathlib.Path) -> str:
     return "make one with glide export or glide convert"
 
 
-def tensor_bytes(params: shapes.Params, dtype: Any) -> bytes:
+def tensor_bytes(params: array_types.Params, dtype: Any) -> bytes:
     """Parameters as the content of a safetensors file, floating ones as `dtype`."""
     return safetensors.numpy.save(_stored_tensors(params, dtype), METADATA)
 
@@ -205,9 +205,9 @@ def flatten(params: Mapping[str, Any]) -> dict[str, Any]:
     return flat
 
 
-def nest(leaves: Mapping[str, Any]) -> shapes.Params:
+def nest(leaves: Mapping[str, Any]) -> array_types.Params:
     """The inverse of `flatten`."""
-    nested: shapes.Params = {}
+    nested: array_types.Params = {}
     for path, leaf in leaves.items():
         *parents, name = path.split("/")
         node = nested
@@ -237,7 +237,7 @@ def _sha256(path: pathlib.Path) -> str:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 
-def _stored_tensors(params: shapes.Params, dtype: Any) -> dict[str, np.ndarray]:
+def _stored_tensors(params: array_types.Params, dtype: Any) -> dict[str, np.ndarray]:
     return {name: _stored(leaf, dtype) for name, leaf in flatten(params).items()}
 
 

@@ -17,8 +17,14 @@ from typing import Any
 
 import jax
 
-from glide_jax.checkpoint import folders, manifest, peers, proving, writing
-from glide_jax.checkpoint import items as stored_items
+from glide_jax.checkpoint import (
+    async_save,
+    folders,
+    item_files,
+    kv_exchange,
+    manifest,
+    verification,
+)
 from glide_jax.config.defaults import CheckpointConfig
 from glide_jax.errors import NoCheckpointError, UserError
 
@@ -43,10 +49,12 @@ class CheckpointStore:
     ) -> None:
         self.directory = pathlib.Path(directory).absolute()
         self._policy, self._check_writer = policy, check_writer
-        self._prover = proving.Prover(self.directory)
-        self._talk = peers.Peers(f"writes of {self.directory.name}")
+        self._prover = verification.Verifier(self.directory)
+        self._talk = kv_exchange.KvExchange(f"writes of {self.directory.name}")
         self._thread: concurrent.futures.ThreadPoolExecutor | None = None
-        self._writing: tuple[writing.Write, concurrent.futures.Future[str]] | None
+        self._writing: (
+            tuple[async_save.AsyncSave, concurrent.futures.Future[str]] | None
+        )
         self._writing = None
         self._failure = ""  # of the newest write
         self.failures_in_a_row = 0
@@ -88,7 +96,7 @@ class CheckpointStore:
         if step in self._stored:
             return False
         _check_items(items)
-        write = writing.Write(
+        write = async_save.AsyncSave(
             self.directory,
             self._talk,
             step,
@@ -189,7 +197,7 @@ class CheckpointStore:
 
     def restore_newest(
         self, abstract_items: Mapping[str, Any]
-    ) -> proving.Restored | None:
+    ) -> verification.Restored | None:
         """Restores the newest state whose requested items are valid, or None.
 
         Each item is returned like its tree of jax.ShapeDtypeStruct: values are cast to
@@ -256,7 +264,7 @@ class CheckpointStore:
         return None
 
     def _read_meta(self, step: int) -> dict[str, Any]:
-        return json.loads((self.directory / str(step) / proving.META).read_bytes())
+        return json.loads((self.directory / str(step) / verification.META).read_bytes())
 
     def _conclude(self, step: int, failure: str) -> None:
         self._failure = failure
@@ -282,10 +290,10 @@ class CheckpointStore:
 
 
 def _check_items(items: Mapping[str, Any]) -> None:
-    for name in (proving.META, manifest.NAME, stored_items.ORBAX_METADATA):
+    for name in (verification.META, manifest.NAME, item_files.ORBAX_METADATA):
         if name in items:
             raise ValueError(f"an item may not be named {name}")
-    for path, leaf in stored_items.leaves_by_path(dict(items)).items():
+    for path, leaf in item_files.leaves_by_path(dict(items)).items():
         if jax.dtypes.issubdtype(leaf.dtype, jax.dtypes.prng_key):
             # Keys are functions of (seed, step): a stored one would be redundant,
             # and its layout depends on the PRNG implementation.

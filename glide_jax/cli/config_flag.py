@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 from absl import flags
 
 from glide_jax.errors import UserError
-from glide_jax.runtime import paths, project_files
+from glide_jax.runtime import paths
 
 if TYPE_CHECKING:
     from glide_jax.config import defaults
@@ -44,7 +44,7 @@ class _LocalFile(flags.ArgumentParser):
 
     def parse(self, argument: str) -> object:
         place, colon, size = paths.local_text(argument, self._name).partition(":")
-        place = project_files.locate(place, project_files.CONFIGS, self._name)
+        place = paths.locate(place, paths.CONFIGS, self._name)
         if not os.path.isfile(place):
             raise UserError(
                 f"{self._name}={argument} names no file; name one such as "
@@ -53,7 +53,7 @@ class _LocalFile(flags.ArgumentParser):
         try:
             found = self._reader.parse(f"{place}{colon}{size}")
         except _MISTAKES as error:
-            raise UserError(_told(error, place)) from error
+            raise UserError(_describe_error(error, place)) from error
         if found is None or isinstance(found, bool | int | float | str | list | tuple):
             raise UserError(
                 f"{self._name}={argument}: get_config returned {found!r}; it has to "
@@ -62,7 +62,7 @@ class _LocalFile(flags.ArgumentParser):
         return found
 
 
-def _told(error: Exception, place: str) -> str:
+def _describe_error(error: Exception, place: str) -> str:
     """The mistake in a configuration's file: file, line, what is wrong."""
     # ml_collections raises ValueError and TypeError again, with a page of traceback.
     while isinstance(error.__context__, _MISTAKES):

@@ -21,7 +21,7 @@ import pathlib
 
 from absl import flags
 
-from glide_jax.cli import define, output
+from glide_jax.cli import define, output_folders
 from glide_jax.errors import UserError
 from glide_jax.runtime import paths
 
@@ -70,10 +70,10 @@ def _from_openai(
 
     if not kind:
         raise UserError(f"--kind is missing; use one of {', '.join(names.KINDS)}")
-    config, tokenizer = released.config(kind), ""
+    config, tokenizer = released.make_config(kind), ""
     if like:
         config, tokenizer = bundles.read_settings(paths.local_path(like, "--config"))
-    with output.made_folder(str(folder)):
+    with output_folders.made_folder(str(folder)):
         if bundles.from_openai(kind, config, source, folder, tokenizer=tokenizer):
             role = ROLES[kind.partition("-")[0]]
             print(f"{source} is converted to {folder}; give it as --{role}={folder}")
@@ -87,7 +87,7 @@ def _from_openai(
 def _to_openai(kind: str, folder: pathlib.Path, target: pathlib.Path) -> None:
     from glide_jax.convert import bundles
 
-    with output.made_folder(str(target.parent)):
+    with output_folders.made_folder(str(target.parent)):
         written = bundles.to_openai(folder, target, kind)
     print(f"{folder} is written to {target} under the released names of {written.kind}")
     if written.options:

@@ -34,8 +34,7 @@ def run(source: str, output: str | None) -> int:
         UserError: Neither of the two, rows that are not comparable, or a place that
             cannot be written.
     """
-    from glide_jax.eval import curve_plots, curves
-    from glide_jax.sweep import result
+    from glide_jax.sweep import guidance_curves, guidance_plots, result
 
     if not output or not output.endswith(".png"):
         raise UserError(
@@ -44,7 +43,7 @@ def run(source: str, output: str | None) -> int:
         )
     rows = _rows(pathlib.Path(source))
     try:
-        shown = curves.of_rows(rows)
+        shown = guidance_curves.of_rows(rows)
     except UserError as error:
         raise UserError(f"--curves={source}: {error}") from error
     words = ["glide", "evaluate", f"--curves={source}", f"--output={output}"]
@@ -54,8 +53,8 @@ def run(source: str, output: str | None) -> int:
     try:
         _check_page(page)
         picture.parent.mkdir(parents=True, exist_ok=True)
-        curve_plots.draw(shown, picture, command)
-        text = curves.to_markdown(shown, command)
+        guidance_plots.draw(shown, picture, command)
+        text = guidance_curves.to_markdown(shown, command)
         page.write_text(text, encoding="utf-8")
     except OSError as error:
         raise UserError(
@@ -76,12 +75,11 @@ def _check_page(page: pathlib.Path) -> None:
 
 def _rows(source: pathlib.Path) -> list[dict[str, Any]]:
     """Rows of a file, or of a folder's finished runs."""
-    from glide_jax.sweep import plan as plans
-    from glide_jax.sweep import result
+    from glide_jax.sweep import result, run_list
 
     if source.suffix == ".jsonl":
         return result.read_rows(source)
-    plan = plans.read(source)
+    plan = run_list.read(source)
     rows = result.make_rows(plan, source)
     if len(rows) < len(plan.runs):
         logging.warning(

@@ -17,7 +17,7 @@ from __future__ import annotations
 
 from absl import flags
 
-from glide_jax.cli import data_flags, define, output, sampling, stopping
+from glide_jax.cli import data_flags, define, output_folders, sampling, stopping
 
 
 def define_flags(values: flags.FlagValues) -> None:
@@ -43,7 +43,10 @@ def run(values: flags.FlagValues, arguments: list[str]) -> int:
     data_flags.check_arguments(values, arguments)
     from glide_jax.data import builders
 
-    with stopping.heeded() as poll, output.made_folder(values.output) as folder:
+    with (
+        stopping.on_signal() as poll,
+        output_folders.made_folder(values.output) as folder,
+    ):
         source = data_flags.open_source(values.source, values.split)
         with sampling.progress_bar(len(source), "writing records") as update:
 

@@ -33,7 +33,7 @@ def define_flags(values: flags.FlagValues) -> None:
 
 def run(values: flags.FlagValues, arguments: list[str]) -> int:
     """Prints the report."""
-    from glide_jax.data import fault, survey
+    from glide_jax.data import bad_records, survey
     from glide_jax.text import tokenizers
 
     if len(arguments) != 1:
@@ -46,7 +46,7 @@ def run(values: flags.FlagValues, arguments: list[str]) -> int:
         tokenizers.make_tokenizer(values.tokenizer) if values.tokenizer else None
     )
     with (
-        stopping.heeded() as poll,
+        stopping.on_signal() as poll,
         sampling.progress_bar(len(source), "reading records") as update,
     ):
 
@@ -66,7 +66,7 @@ def run(values: flags.FlagValues, arguments: list[str]) -> int:
         print(f"{bad.key}: {bad.reason}")
     for line in survey.describe(found, px=values.px or 0, context=values.context):
         print(line)
-    counter = fault.FaultCounter(
+    counter = bad_records.FaultCounter(
         values.max_bad_frac, found.records, on_bad=lambda bad: None
     )
     counter.count(found.records - len(found.bad), found.bad)

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 from absl import flags
 
-from glide_jax.cli import data_flags, define, output, stopping
+from glide_jax.cli import data_flags, define, output_folders, stopping
 
 
 def define_flags(values: flags.FlagValues) -> None:
@@ -21,12 +21,12 @@ def define_flags(values: flags.FlagValues) -> None:
 def run(values: flags.FlagValues, arguments: list[str]) -> int:
     """Draws the set."""
     data_flags.check_arguments(values, arguments)
-    from glide_jax import progress
     from glide_jax.data import emoji
+    from glide_jax.runtime import progress
 
     with (
-        stopping.heeded() as poll,
-        output.made_folder(values.output) as folder,
+        stopping.on_signal() as poll,
+        output_folders.made_folder(values.output) as folder,
         progress.ProgressBar(len(emoji.read_names()), "drawing emoji") as bar,
     ):
 

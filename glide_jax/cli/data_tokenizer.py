@@ -10,8 +10,8 @@ from __future__ import annotations
 
 from absl import flags
 
-from glide_jax.cli import data_flags, define, output, stopping
-from glide_jax.runtime import counts
+from glide_jax.cli import data_flags, define, output_folders, stopping
+from glide_jax.runtime import wording
 
 
 def define_flags(values: flags.FlagValues) -> None:
@@ -27,21 +27,24 @@ def run(values: flags.FlagValues, arguments: list[str]) -> int:
     """Trains and writes the tokenizer."""
     data_flags.check_arguments(values, arguments)
     from glide_jax.data import sources
-    from glide_jax.text import sentencepiece_model, sentencepiece_training, tokenizers
+    from glide_jax.text import sentencepiece_tokenizer, tokenizers
 
-    with stopping.heeded() as poll, output.made_folder(values.output) as folder:
+    with (
+        stopping.on_signal() as poll,
+        output_folders.made_folder(values.output) as folder,
+    ):
         source = data_flags.open_source(values.source)
         captions = sources.sample_captions(
             source, values.max_captions, on_progress=poll
         )
         # Seconds, during which SentencePiece lets no signal through.
-        model = sentencepiece_training.train_sentencepiece(captions, values.vocab_size)
+        model = sentencepiece_tokenizer.train_sentencepiece(captions, values.vocab_size)
         poll()
-        tokenizer = sentencepiece_model.SentencePieceTokenizer(model)
+        tokenizer = sentencepiece_tokenizer.SentencePieceTokenizer(model)
         tokenizers.save(tokenizer, folder)
     print(
         f"{tokenizer.vocab_size} pieces from"
-        f" {counts.counted(len(captions), 'caption')} are in {folder}; "
+        f" {wording.counted(len(captions), 'caption')} are in {folder}; "
         f"use them with --config.data.tokenizer={folder}"
     )
     return 0

@@ -15,14 +15,14 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import numpy as np
 from absl import flags
 
-from glide_jax.cli import output, sampling, stopping
-from glide_jax.runtime import counts
+from glide_jax.cli import output_folders, sampling, stopping
+from glide_jax.runtime import wording
 
 if TYPE_CHECKING:
     from glide_jax.sample.cascade import Glide
     from glide_jax.sample.output_folder import Start
-    from glide_jax.sample.prompts import Prompt
-    from glide_jax.sample.run import Pictures
+    from glide_jax.sample.prompt_tokens import Prompt
+    from glide_jax.sample.request import CascadeOutput
     from glide_jax.sample.settings import SampleOptions
 
 # More pictures than this are not put together into grid.png.
@@ -35,7 +35,7 @@ _NOT_COMPARED = (
 )
 
 # (models, numbers of some pictures, **options of Glide with progress) -> those pictures
-Draw = Callable[..., "Pictures"]
+Draw = Callable[..., "CascadeOutput"]
 
 
 class Drawn(NamedTuple):
@@ -120,10 +120,10 @@ def run(values: flags.FlagValues, work: Work) -> None:
     record = output_folder.read_record(folder) or {"images": []}
     entries, own = record["images"], output_folder.own_entries(record)
     if len(own) == len(entries):
-        print(f"{counts.counted(len(own), 'picture')} and samples.json: {folder}")
+        print(f"{wording.counted(len(own), 'picture')} and samples.json: {folder}")
     else:
         print(
-            f"{counts.counted(len(own), 'picture')} added to {folder}, the first as"
+            f"{wording.counted(len(own), 'picture')} added to {folder}, the first as"
             f" picture {own[0]['index']} of seed {chosen.seed}; samples.json lists"
             f" {len(entries)}"
         )
@@ -155,10 +155,10 @@ class _Writer:
         """What a signal leaves of the run."""
         if not self._num_done:
             return stopping.NOTHING_KEPT
-        asked = counts.counted(len(self._work.prompts), "picture")
+        asked = wording.counted(len(self._work.prompts), "picture")
         return f"{self._num_done:,} of {asked} kept; the same command continues"
 
-    def write(self, result: Pictures) -> None:
+    def write(self, result: CascadeOutput) -> None:
         """Writes the next pictures, and with the last ones the sheets."""
         from glide_jax.sample import output_folder
 
@@ -179,10 +179,10 @@ class _Writer:
         output_folder.add(self._folder, pictures, record)
         self._num_done = stop
 
-    def _sheets(self, result: Pictures) -> list[tuple[str, np.ndarray]]:
+    def _sheets(self, result: CascadeOutput) -> list[tuple[str, np.ndarray]]:
         """Those of all pictures of the run; `result` holds the last ones."""
         from glide_jax.eval import contact_sheet
-        from glide_jax.sample import prompts
+        from glide_jax.sample import prompt_tokens
 
         count = len(self._work.prompts)
         has_grid = 1 < count <= MAX_GRID
@@ -191,16 +191,16 @@ class _Writer:
         drawn = self._all_drawn(result)
         sheets = {}
         if has_grid:
-            captions = [prompts.as_text(prompt) for prompt in drawn.prompts]
+            captions = [prompt_tokens.as_text(prompt) for prompt in drawn.prompts]
             grid = contact_sheet.draw_grid(drawn.images, captions, self._columns)
             sheets["grid.png"] = grid
         if self._work.sheets is not None:
             sheets |= self._work.sheets(drawn, self._models)
         return list(sheets.items())
 
-    def _all_drawn(self, result: Pictures) -> Drawn:
+    def _all_drawn(self, result: CascadeOutput) -> Drawn:
         """With the pictures of earlier batches as they are in the folder."""
-        from glide_jax.sample import images, output_folder
+        from glide_jax.sample import image_io, output_folder
 
         own = []
         if self._num_done and (record := output_folder.read_record(self._folder)):
@@ -208,7 +208,7 @@ class _Writer:
 
         def joined(name: str, last: np.ndarray) -> list[np.ndarray]:
             files = [self._folder / entry[name] for entry in own]
-            return [*map(images.read_image, files), *last]
+            return [*map(image_io.read_image, files), *last]
 
         large = small = joined("file", result.images)
         if self._models.num_stages > 1:
@@ -240,7 +240,10 @@ def _open(
             if folder and (pathlib.Path(folder) / "bundle.json").is_file()
         },
     }
-    with output.made_folder(sampling.output_of(values)) as folder, output.alone(folder):
+    with (
+        output_folders.made_folder(sampling.output_of(values)) as folder,
+        output_folders.alone(folder),
+    ):
         yield (
             folder,
             output_folder.start(

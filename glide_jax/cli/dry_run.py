@@ -9,17 +9,15 @@ from collections.abc import Collection, Iterator
 
 import jax
 
-from glide_jax import progress, shapes
-from glide_jax.cli import evaluate_hook
+from glide_jax import array_types
 from glide_jax.config import resolve, validate
 from glide_jax.config.defaults import Config
 from glide_jax.data import schema, survey
+from glide_jax.hooks import evaluations
 from glide_jax.models import build
-from glide_jax.parallel import mesh as meshes
-from glide_jax.parallel import sharding
-from glide_jax.runtime import counts
-from glide_jax.train import abstract, data_check, setup
-from glide_jax.train import state as states
+from glide_jax.parallel import device_mesh, sharding
+from glide_jax.runtime import progress, wording
+from glide_jax.train import abstract_state, data_check, setup, train_state
 
 
 def check(
@@ -27,7 +25,7 @@ def check(
     workdir: pathlib.Path | None = None,
     *,
     allow_change: Collection[str] = (),
-) -> setup.Checked:
+) -> setup.CheckedRun:
     """Makes all checks of a start on this machine; nothing is written or downloaded.
 
     Raises:
@@ -38,7 +36,7 @@ def check(
         config, workdir, allow_change=allow_change, may_download=False
     )
     if config.evaluate.every_steps:
-        evaluate_hook.read_inputs(config, checked.placed.mesh)
+        evaluations.read_inputs(config, checked.placed.mesh)
     return checked
 
 
@@ -48,7 +46,7 @@ def check_elsewhere(
     slices: int | None = None,
     *,
     allow_change: Collection[str] = (),
-) -> abstract.Placed:
+) -> abstract_state.Placed:
     """Makes the checks that a start on other devices makes of its settings alone.
 
     Args:
@@ -61,7 +59,7 @@ def check_elsewhere(
       UserError: what would refuse the run at its start.
     """
     validate.validate(config)
-    mesh = meshes.make_abstract_mesh(config.mesh, devices, slices)
+    mesh = device_mesh.make_abstract_mesh(config.mesh, devices, slices)
     placed = setup.check_placed(config, mesh, allow_change)
     logging.info(
         "settings checked for %d devices; not looked at here: data, tokenizer files, "
@@ -71,7 +69,7 @@ def check_elsewhere(
     return placed
 
 
-def read_data(config: Config, checked: setup.Checked, most: int) -> Iterator[str]:
+def read_data(config: Config, checked: setup.CheckedRun, most: int) -> Iterator[str]:
     """The lines of `glide data check` on the run's sources.
 
     Args:
@@ -95,7 +93,7 @@ def read_data(config: Config, checked: setup.Checked, most: int) -> Iterator[str
 
 
 def _survey(
-    config: Config, checked: setup.Checked, source: schema.Source, most: int
+    config: Config, checked: setup.CheckedRun, source: schema.Source, most: int
 ) -> survey.Survey:
     indices = data_check.spread(config, source, most)
     with progress.ProgressBar(
@@ -125,12 +123,12 @@ def _survey_lines(
         yield from (f"  {line}" for line in lines)
     if left_out:
         yield (
-            f"  {left_out:,} of {counts.counted(len(source), 'record')} were not read: "
-            "they are drawn, or beyond --check_records"
+            f"  {left_out:,} of {wording.counted(len(source), 'record')} were not "
+            "read: they are drawn, or beyond --check_records"
         )
 
 
-def report(config: Config, placed: abstract.Placed) -> str:
+def report(config: Config, placed: abstract_state.Placed) -> str:
     """Settings, mesh, parameters and shardings of a checked run."""
     mesh, state, where = placed
     parts = build.parameters_by_part(state.params)
@@ -148,7 +146,9 @@ def report(config: Config, placed: abstract.Placed) -> str:
     )
 
 
-def _state_lines(state: states.TrainState, where: states.TrainState) -> list[str]:
+def _state_lines(
+    state: train_state.TrainState, where: train_state.TrainState
+) -> list[str]:
     """Bytes of each part of the state that one device holds, or its host for it."""
     lines, total = [], 0
     for name in ("params", "opt_state", "ema_params"):
@@ -165,7 +165,7 @@ def _state_lines(state: states.TrainState, where: states.TrainState) -> list[str
     return [*lines, f"  {'together':<24} {total / 2**20:>14,.1f} MiB"]
 
 
-def _sharding_lines(params: shapes.Params, where: shapes.Params) -> list[str]:
+def _sharding_lines(params: array_types.Params, where: array_types.Params) -> list[str]:
     leaves = jax.tree_util.tree_leaves_with_path(params)
     return [
         f"  {jax.tree_util.keystr(path, simple=True, separator='/'):<60} "

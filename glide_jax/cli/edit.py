@@ -27,7 +27,7 @@ from glide_jax.errors import UserError
 
 if TYPE_CHECKING:
     from glide_jax.sample.cascade import Glide
-    from glide_jax.sample.run import Pictures
+    from glide_jax.sample.request import CascadeOutput
 
 
 def define_flags(fv: flags.FlagValues) -> None:
@@ -41,17 +41,17 @@ def define_flags(fv: flags.FlagValues) -> None:
 
 def run(fv: flags.FlagValues, args: list[str]) -> int:
     """Edits the picture for every prompt and writes the results."""
-    from glide_jax.sample import images, region
+    from glide_jax.sample import image_io, region
 
     if args:
         raise UserError(f"{args[0]!r} is no flag; prompts are --prompt={args[0]!r}")
     if not fv.image:
         raise UserError("give the picture as --image=FILE")
     prompts = sampling.read_prompts(fv)
-    image = images.read_image(fv.image, "--image")
+    image = image_io.read_image(fv.image, "--image")
     asked = [prompt for prompt in prompts for _ in range(fv.num_images)]
 
-    def draw(models: Glide, numbers: range, **options) -> Pictures:
+    def draw(models: Glide, numbers: range, **options) -> CascadeOutput:
         part = [asked[number] for number in numbers]
         return models.edit(
             image,

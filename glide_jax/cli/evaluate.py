@@ -44,12 +44,24 @@ from typing import TYPE_CHECKING, Any
 
 from absl import flags
 
-from glide_jax.cli import curves, define, evaluate_inputs, sampling, stopping
-from glide_jax.cli import output as output_lib
+from glide_jax.cli import (
+    curves,
+    define,
+    evaluate_inputs,
+    output_folders,
+    sampling,
+    stopping,
+)
 from glide_jax.errors import UserError
 
 if TYPE_CHECKING:
-    from glide_jax.eval import collecting, figures, parts, pictures, references
+    from glide_jax.eval import (
+        feature_cache,
+        feature_passes,
+        picture_sets,
+        reference_files,
+    )
+    from glide_jax.eval import metrics as metrics_lib
     from glide_jax.sample.cascade import Glide
 
 
@@ -107,10 +119,10 @@ def run(values: flags.FlagValues, arguments: list[str]) -> int:
     if values.curves:
         return curves.run(values.curves, values.output)
     with (
-        stopping.heeded(stopping.ALL_KEPT) as poll,
-        told_once(),
-        output_lib.made_folder(sampling.output_of(values)) as output,
-        output_lib.alone(output),
+        stopping.on_signal(stopping.ALL_KEPT) as poll,
+        dedupe_warnings(),
+        output_folders.made_folder(sampling.output_of(values)) as output,
+        output_folders.alone(output),
     ):
         is_drawing = evaluate_inputs.is_drawing(values)
         models = sampling.load_models(values) if is_drawing else None
@@ -124,7 +136,7 @@ def run(values: flags.FlagValues, arguments: list[str]) -> int:
 
 
 @contextlib.contextmanager
-def told_once() -> Iterator[None]:
+def dedupe_warnings() -> Iterator[None]:
     """Of warnings that differ in their details only, e.g. captions cut, the first."""
     seen = set()
 
@@ -178,37 +190,37 @@ def _judge_pictures(
     models: Glide | None,
     output: pathlib.Path,
     poll: stopping.Poll,
-) -> tuple[figures.Found, dict[str, Any]]:
+) -> tuple[metrics_lib.Found, dict[str, Any]]:
     """Figures of the pictures, none where losses are all that is asked for."""
-    from glide_jax.eval import collecting, figures, runner, scores
-    from glide_jax.eval import features as features_lib
+    from glide_jax.eval import clip_score, extractors, feature_passes, runner
+    from glide_jax.eval import metrics as metrics_lib
     from glide_jax.sample import restore
 
     shown = evaluate_inputs.open_pictures(values, models)
     if shown is None:
-        return figures.Found({}, []), {}
+        return metrics_lib.Found({}, []), {}
     mesh = evaluate_inputs.make_mesh(values.fsdp)
     classes = evaluate_inputs.classes_of(values, shown)
     extractor = clip = None
     if values.features:
-        extractor = features_lib.load(values.features, mesh=mesh, classes=classes)
-    if shown.has_captions and (bundle := evaluate_inputs.judge_bundle(values)):
+        extractor = extractors.load(values.features, mesh=mesh, classes=classes)
+    if shown.has_captions and (bundle := evaluate_inputs.clip_bundle(values)):
         model = restore.load_bundle(bundle, compute_dtype="float32", mesh=mesh)
-        clip = scores.ClipJudge(model, mesh=mesh)
+        clip = clip_score.ClipJudge(model, mesh=mesh)
     reference = evaluate_inputs.open_reference(values, extractor, shown.px)
-    have = figures.available(
+    have = metrics_lib.available(
         extractor,
         reference,
         has_clip=clip is not None,
         has_captions=shown.has_captions,
         batch_size=min(values.batch_size, shown.count),
     )
-    names = figures.choose(values.metrics, have)
+    names = metrics_lib.choose(values.metrics, have)
     if not names:
         raise UserError(
             "no figure can be made; give --features with --reference, or --judge"
         )
-    if values.pr_distances != figures.EXACT and "precision_recall" not in names:
+    if values.pr_distances != metrics_lib.EXACT and "precision_recall" not in names:
         raise UserError(
             f"--pr_distances={values.pr_distances} is of precision_recall, which is "
             "not among the figures; give --features and a --reference that holds the "
@@ -222,7 +234,9 @@ def _judge_pictures(
         classes=classes,
         save_images=values.save_images,
     )
-    judges = collecting.Judges(extractor, clip, max(runner.GRID, values.save_images))
+    judges = feature_passes.Judges(
+        extractor, clip, max(runner.GRID, values.save_images)
+    )
     found = _watched(values, shown, judges, kept, names, reference, poll)
     runner.write_pictures(output, kept, values.save_images)
     settings = {
@@ -231,23 +245,23 @@ def _judge_pictures(
         "reference": None if reference is None else reference.record,
     }
     # Rows without this setting, older ones among them, have exact distances.
-    if values.pr_distances != figures.EXACT and "precision_recall" in names:
+    if values.pr_distances != metrics_lib.EXACT and "precision_recall" in names:
         settings["pr_distances"] = values.pr_distances
     return found, settings
 
 
 def _watched(
     values: flags.FlagValues,
-    shown: pictures.Pictures,
-    judges: collecting.Judges,
-    kept: parts.Parts,
+    shown: picture_sets.PictureSet,
+    judges: feature_passes.Judges,
+    kept: feature_cache.FeatureCache,
     names: list[str],
-    reference: references.Reference | None,
+    reference: reference_files.Reference | None,
     poll: stopping.Poll,
-) -> figures.Found:
+) -> metrics_lib.Found:
     """The figures, with a bar that begins where an earlier start ended."""
-    from glide_jax import progress
     from glide_jax.eval import runner
+    from glide_jax.runtime import progress
 
     with progress.ProgressBar(
         shown.count, "pictures judged", initial=kept.next_index
@@ -257,7 +271,7 @@ def _watched(
             bar.update(count)
             poll()
 
-        return runner.judge(
+        return runner.evaluate(
             shown,
             judges,
             kept,
@@ -276,9 +290,9 @@ def _measure_losses(
     poll: stopping.Poll,
 ) -> tuple[dict[str, float], dict[str, Any]]:
     """Losses of --base, measured once in a folder."""
-    from glide_jax import progress
     from glide_jax.data import sources
-    from glide_jax.eval import json_files, losses
+    from glide_jax.eval import losses
+    from glide_jax.runtime import files, progress
     from glide_jax.sample import restore
 
     mesh = evaluate_inputs.make_mesh(values.fsdp)
@@ -295,7 +309,7 @@ def _measure_losses(
     }
     path = output / "losses.json"
     if path.exists():
-        before = json_files.read(path)
+        before = files.read(path)
         if before["settings"] == asked:
             return before["metrics"], asked
     source = sources.open_source(values.loss_source, split="validation")
@@ -314,14 +328,14 @@ def _measure_losses(
             mesh=mesh,
             on_batch=on_batch,
         )
-    json_files.write(path, {"settings": asked, "metrics": metrics})
+    files.write(path, {"settings": asked, "metrics": metrics})
     return metrics, asked
 
 
 def _finish(
     values: flags.FlagValues,
     output: pathlib.Path,
-    found: figures.Found,
+    found: metrics_lib.Found,
     settings: dict[str, Any],
 ) -> None:
     from glide_jax.eval import runner

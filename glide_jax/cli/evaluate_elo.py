@@ -22,14 +22,14 @@ from typing import TYPE_CHECKING
 
 from absl import flags
 
-from glide_jax.cli import define, output
+from glide_jax.cli import define, output_folders
 from glide_jax.errors import UserError
-from glide_jax.runtime import counts
+from glide_jax.runtime import wording
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
-    from glide_jax.eval import elo
+    from glide_jax.study import elo
 
 
 def define_flags(values: flags.FlagValues) -> None:
@@ -51,7 +51,7 @@ def define_flags(values: flags.FlagValues) -> None:
 
 def run(values: flags.FlagValues, arguments: list[str]) -> int:
     """Reads the votes, prints the ratings and writes them."""
-    from glide_jax.eval import elo, elo_report, pairs, votes
+    from glide_jax.study import elo, elo_report, pairs, votes
 
     if arguments:
         raise UserError(f"{arguments[0]!r} is no flag; votes are --votes=FILE")
@@ -66,7 +66,7 @@ def run(values: flags.FlagValues, arguments: list[str]) -> int:
         for question, tally in found.tallies.items()
     }
     if values.output:
-        with output.made_folder(values.output) as folder:
+        with output_folders.made_folder(values.output) as folder:
             _write(folder, values, estimates)
     _print(elo_report.table(estimates))
     _print_counts(found.tallies, found.unanswered)
@@ -86,11 +86,11 @@ def _print(rows: list[list[str]]) -> None:
 def _print_counts(tallies: Mapping[str, elo.Tally], unanswered: int) -> None:
     models = {name for tally in tallies.values() for name in tally.models}
     on_questions = ", ".join(
-        f"{counts.counted(tally.votes, 'vote')} on {question}"
-        f" ({counts.counted(tally.ties, 'tie')})"
+        f"{wording.counted(tally.votes, 'vote')} on {question}"
+        f" ({wording.counted(tally.ties, 'tie')})"
         for question, tally in tallies.items()
     )
-    rows = counts.counted(unanswered, "row")
+    rows = wording.counted(unanswered, "row")
     blank = f"; {rows} without an answer left out" if unanswered else ""
     print(f"{len(models)} models; {on_questions}{blank}")
     print("only differences mean anything; the mean is 0, brackets are 95% intervals")
@@ -101,7 +101,7 @@ def _write(
     values: flags.FlagValues,
     estimates: Mapping[str, elo.Estimate],
 ) -> None:
-    from glide_jax.eval import elo, elo_report
+    from glide_jax.study import elo, elo_report
 
     command = _command(values)
     record = {

@@ -12,7 +12,7 @@ from glide_jax.errors import UserError
 if TYPE_CHECKING:
     from jax.sharding import Mesh
 
-    from glide_jax.eval import features, pictures, references
+    from glide_jax.eval import extractors, picture_sets, reference_files
     from glide_jax.sample.cascade import Glide
 
 NUM_IMAGES = 1000  # drawn, unless told otherwise
@@ -28,20 +28,20 @@ def is_drawing(values: flags.FlagValues) -> bool:
 
 def open_pictures(
     values: flags.FlagValues, models: Glide | None
-) -> pictures.Pictures | None:
+) -> picture_sets.PictureSet | None:
     """Those of --images, or those to be drawn; None where there are neither."""
-    from glide_jax.eval import pictures
+    from glide_jax.eval import picture_sets
 
     prompts = None
     if values.prompt_file:
         prompts = sampling.read_lines(values.prompt_file)
     if values.images:
-        return pictures.open_saved(
+        return picture_sets.open_saved(
             values.images, prompts, px=values.px, most=values.num_images
         )
     count = values.num_images or NUM_IMAGES
     if values.captions_of:
-        prompts = pictures.captions_of(values.captions_of, count)
+        prompts = picture_sets.captions_of(values.captions_of, count)
     elif prompts is None:
         return None
     prompts = [prompts[i % len(prompts)] for i in range(count)]
@@ -49,14 +49,14 @@ def open_pictures(
         name: found["digest"][:12]
         for name, found in sampling.name_bundles(models).items()
     }
-    return pictures.Drawn(models, prompts, sampling.read_options(values), bundles)
+    return picture_sets.Drawn(models, prompts, sampling.read_options(values), bundles)
 
 
 def open_reference(
-    values: flags.FlagValues, extractor: features.Extractor | None, px: int
-) -> references.Reference | None:
+    values: flags.FlagValues, extractor: extractors.Extractor | None, px: int
+) -> reference_files.Reference | None:
     """That of --reference, found to fit the pictures and their features."""
-    from glide_jax.eval import references
+    from glide_jax.eval import reference_files
 
     if not values.reference:
         return None
@@ -64,10 +64,10 @@ def open_reference(
         raise UserError(
             f"--reference={values.reference} is compared by features; give --features"
         )
-    return references.read(values.reference, extractor, px)
+    return reference_files.read(values.reference, extractor, px)
 
 
-def classes_of(values: flags.FlagValues, shown: pictures.Pictures) -> list[str]:
+def classes_of(values: flags.FlagValues, shown: picture_sets.PictureSet) -> list[str]:
     """Of a CLIP's Inception Score: the distinct captions, unless there is but one.
 
     Of more than MAX_CLASSES some, spread evenly over the alphabet.
@@ -80,7 +80,7 @@ def classes_of(values: flags.FlagValues, shown: pictures.Pictures) -> list[str]:
     return found if len(found) > 1 else []
 
 
-def judge_bundle(values: flags.FlagValues) -> str | None:
+def clip_bundle(values: flags.FlagValues) -> str | None:
     """Of the CLIP that reads captions: --judge, or another that was named."""
     kind, _, place = (values.features or "").partition(":")
     return values.judge or (place if kind == "clip" else None) or values.clip
@@ -91,8 +91,8 @@ def make_mesh(fsdp: int = 1) -> Mesh | None:
     import jax
 
     from glide_jax.config import defaults
-    from glide_jax.parallel import mesh as meshes
+    from glide_jax.parallel import device_mesh
 
     if jax.device_count() == 1:
         return None
-    return meshes.make_mesh(defaults.MeshConfig(data=-1, fsdp=fsdp))
+    return device_mesh.make_mesh(defaults.MeshConfig(data=-1, fsdp=fsdp))

@@ -14,9 +14,9 @@ from __future__ import annotations
 
 from absl import flags
 
-from glide_jax.cli import define, output, sampling
+from glide_jax.cli import define, output_folders, sampling
 from glide_jax.errors import UserError
-from glide_jax.runtime import counts
+from glide_jax.runtime import wording
 
 
 def define_flags(values: flags.FlagValues) -> None:
@@ -42,13 +42,13 @@ def run(values: flags.FlagValues, arguments: list[str]) -> int:
         if not values[name].value:
             raise UserError(f"--{name} is missing, e.g. --{name}={example}")
     from glide_jax.data import schema, sources
-    from glide_jax.eval import features, neighbours, sample_folder
-    from glide_jax.sample import images
+    from glide_jax.eval import extractors, neighbours, picture_folder
+    from glide_jax.sample import image_io
 
-    samples = sample_folder.read(values.samples)
+    samples = picture_folder.read(values.samples)
     source = sources.open_source(values.source)
-    with output.made_folder(values.output) as folder:
-        extractor = features.load(f"clip:{values.clip}")
+    with output_folders.made_folder(values.output) as folder:
+        extractor = extractors.load(f"clip:{values.clip}")
         if isinstance(source, schema.Drawable):
             source = source.at_px(extractor.px)
         total = len(samples) + len(source)
@@ -57,7 +57,7 @@ def run(values: flags.FlagValues, arguments: list[str]) -> int:
                 extractor, samples, source, count=values.count, on_progress=progress
             )
         sheet = neighbours.draw(extractor, found, samples, source)
-        images.write_png(folder / "neighbours.png", sheet)
+        image_io.write_png(folder / "neighbours.png", sheet)
         record = {
             "schema": neighbours.SCHEMA,
             "verb": "evaluate neighbours",
@@ -67,13 +67,13 @@ def run(values: flags.FlagValues, arguments: list[str]) -> int:
             "left_out": found.left_out,
             "samples": neighbours.as_json(found, samples),
         }
-        images.write_sidecar(folder / "neighbours.json", record)
+        image_io.write_sidecar(folder / "neighbours.json", record)
     first = record["samples"][0]
     print(
         f"nearest pair: {first['file']} and {first['nearest'][0]['record']},"
         f" {extractor.name} similarity {first['nearest'][0]['similarity']:.4f}\n"
-        f"{counts.counted(len(samples), 'sample')} and"
-        f" {counts.counted(found.searched, 'training picture')}"
+        f"{wording.counted(len(samples), 'sample')} and"
+        f" {wording.counted(found.searched, 'training picture')}"
         f" ({found.left_out} unreadable); look at {folder / 'neighbours.png'}"
     )
     return 0

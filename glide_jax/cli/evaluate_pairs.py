@@ -15,9 +15,9 @@ import pathlib
 
 from absl import flags
 
-from glide_jax.cli import define, output, stopping
+from glide_jax.cli import define, output_folders, stopping
 from glide_jax.errors import UserError
-from glide_jax.runtime import counts
+from glide_jax.runtime import wording
 
 
 def define_flags(values: flags.FlagValues) -> None:
@@ -35,7 +35,8 @@ def define_flags(values: flags.FlagValues) -> None:
 
 def run(values: flags.FlagValues, arguments: list[str]) -> int:
     """Draws the pairs and writes the study."""
-    from glide_jax.eval import pairs, sample_folder
+    from glide_jax.eval import picture_folder
+    from glide_jax.study import pairs
 
     if arguments:
         raise UserError(f"{arguments[0]!r} is no flag; folders are --samples=DIR")
@@ -47,9 +48,9 @@ def run(values: flags.FlagValues, arguments: list[str]) -> int:
         )
     if not values.output:
         raise UserError("--output is missing, e.g. --output=out/study")
-    names = sample_folder.names_of(given)
+    names = picture_folder.names_of(given)
     folders = {
-        name: sample_folder.read(path) for name, path in zip(names, given, strict=True)
+        name: picture_folder.read(path) for name, path in zip(names, given, strict=True)
     }
     study = pairs.plan(folders, num_pairs=values.num_pairs, seed=values.seed)
     record = {
@@ -59,10 +60,13 @@ def run(values: flags.FlagValues, arguments: list[str]) -> int:
             for name, path in zip(names, given, strict=True)
         },
     }
-    with output.made_folder(values.output) as folder, stopping.heeded() as poll:
+    with (
+        output_folders.made_folder(values.output) as folder,
+        stopping.on_signal() as poll,
+    ):
         pairs.write(folder, study, record, poll)
     print(
-        f"{counts.counted(len(study.pairs), 'pair')} of {', '.join(names)}\n"
+        f"{wording.counted(len(study.pairs), 'pair')} of {', '.join(names)}\n"
         f"for raters: {folder / 'rater'} (open vote.html)\n"
         f"not for raters: {folder / 'key.json'}"
     )

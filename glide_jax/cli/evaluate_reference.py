@@ -24,9 +24,9 @@ import pathlib
 
 from absl import flags
 
-from glide_jax.cli import define, evaluate_inputs, output, stopping
+from glide_jax.cli import define, evaluate_inputs, output_folders, stopping
 from glide_jax.errors import UserError
-from glide_jax.runtime import counts
+from glide_jax.runtime import wording
 
 
 def define_flags(values: flags.FlagValues) -> None:
@@ -44,8 +44,8 @@ def define_flags(values: flags.FlagValues) -> None:
 
 def run(values: flags.FlagValues, arguments: list[str]) -> int:
     """Builds the one file."""
-    from glide_jax import progress
-    from glide_jax.eval import features, reference_pictures, references
+    from glide_jax.eval import extractors, reference_files
+    from glide_jax.runtime import progress
 
     if arguments:
         raise UserError(f"{arguments[0]!r} is no flag; the source is --source")
@@ -56,21 +56,21 @@ def run(values: flags.FlagValues, arguments: list[str]) -> int:
     if path.suffix != ".npz":
         raise UserError(f"--output={path} is to end in .npz, e.g. ref.npz")
     with (
-        stopping.heeded(stopping.ALL_KEPT) as poll,
-        output.made_folder(str(path.parent)),
-        output.alone(path),
+        stopping.on_signal(stopping.ALL_KEPT) as poll,
+        output_folders.made_folder(str(path.parent)),
+        output_folders.alone(path),
     ):
-        shown = reference_pictures.open_pictures(
+        shown = reference_files.open_pictures(
             values.source, values.px, values.max_images
         )
-        extractor = features.load(values.features, mesh=evaluate_inputs.make_mesh())
+        extractor = extractors.load(values.features, mesh=evaluate_inputs.make_mesh())
         with progress.ProgressBar(shown.count, "pictures looked at") as bar:
 
             def on_part(count: int) -> None:
                 bar.update(count)
                 poll()
 
-            record = references.build(
+            record = reference_files.build(
                 shown,
                 extractor,
                 path,
@@ -80,7 +80,7 @@ def run(values: flags.FlagValues, arguments: list[str]) -> int:
             )
     left_out = f", {record['unreadable']} left out" if record["unreadable"] else ""
     print(
-        f"{counts.counted(record['count'], 'picture')} of {record['px']} px by"
+        f"{wording.counted(record['count'], 'picture')} of {record['px']} px by"
         f" {record['extractor']} {record['digest']}{left_out}: {path}"
     )
     return 0

@@ -55,7 +55,7 @@ def run(values: flags.FlagValues, arguments: list[str]) -> int:
         raise UserError(f"{workdir} is a bundle already; name a workdir of glide train")
     output = pathlib.Path(values.output) if values.output else workdir / "bundle"
 
-    with stopping.heeded() as poll:
+    with stopping.on_signal() as poll:
         step = export.export(
             workdir,
             output,
@@ -78,10 +78,10 @@ def _program_files(values: flags.FlagValues, workdir: pathlib.Path) -> dict[str,
             raise UserError(f"--{name} is for --program; give both or neither")
         return {}
     from glide_jax.sample import program, restore
-    from glide_jax.train import workdir as workdirs
+    from glide_jax.train import run_folder
 
-    config = workdirs.load_config(workdir)
-    tokenizer = workdirs.load_tokenizer(workdir)
+    config = run_folder.load_config(workdir)
+    tokenizer = run_folder.load_tokenizer(workdir)
     clip = restore.load_bundle(given.pop("clip")) if "clip" in given else None
     options = program.ProgramOptions(dtype=values.dtype, **given)
     return program.make_files(config, tokenizer, options, workdir, clip)

@@ -25,7 +25,7 @@ from glide_jax.errors import UserError
 
 if TYPE_CHECKING:
     from glide_jax.sample.cascade import Glide
-    from glide_jax.sample.run import Pictures
+    from glide_jax.sample.request import CascadeOutput
 
 
 def define_flags(fv: flags.FlagValues) -> None:
@@ -58,7 +58,7 @@ def define_flags(fv: flags.FlagValues) -> None:
 
 def run(fv: flags.FlagValues, args: list[str]) -> int:
     """Repaints the picture for every prompt and writes the results."""
-    from glide_jax.sample import images, known, mask_files, outpaint
+    from glide_jax.sample import image_io, inpaint_conditions, mask_files, outpaint
 
     if args:
         raise UserError(f"{args[0]!r} is no flag; prompts are --prompt={args[0]!r}")
@@ -72,7 +72,7 @@ def run(fv: flags.FlagValues, args: list[str]) -> int:
             f"--mask_from={fv.mask_from} is for a mask, and no --mask is given"
         )
     prompts = sampling.read_prompts(fv)
-    image = images.read_image(fv.image, "--image")
+    image = image_io.read_image(fv.image, "--image")
     inputs = {"image": sampling.file_record(fv.image)}
     if fv.mask:
         mask, statement = mask_files.read(
@@ -85,7 +85,7 @@ def run(fv: flags.FlagValues, args: list[str]) -> int:
         canvas = outpaint.make_canvas(image[None], outpaint.as_margins(margins))
     asked = [prompt for prompt in prompts for _ in range(fv.num_images)]
 
-    def draw(models: Glide, numbers: range, **options) -> Pictures:
+    def draw(models: Glide, numbers: range, **options) -> CascadeOutput:
         part = [asked[number] for number in numbers]
         if fv.mask:
             return models.inpaint(image, mask, part, **options)
@@ -95,7 +95,7 @@ def run(fv: flags.FlagValues, args: list[str]) -> int:
         if not fv.mask:
             return []
         px = models.base_px, models.image_px
-        return [known.statement(image, mask, *px, fv.feather_px)]
+        return [inpaint_conditions.statement(image, mask, *px, fv.feather_px)]
 
     def count_squares(models: Glide, number: int) -> int:
         return 1 if fv.mask else len(outpaint.squares(canvas, models.image_px))

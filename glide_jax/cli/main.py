@@ -33,12 +33,15 @@ import signal
 import sys
 import textwrap
 import types
+from collections.abc import Iterator
 
 from absl import flags
 
 import glide_jax
-from glide_jax import cache, errors, lifecycle
-from glide_jax.cli import config_flag, repeats
+from glide_jax import errors
+from glide_jax.cli import config_flag
+from glide_jax.errors import UserError
+from glide_jax.runtime import lifecycle, user_cache
 
 VERB_GROUPS = {
     "start here": {
@@ -105,7 +108,7 @@ def main(argv: list[str] | None = None) -> None:
 
 def _run_with_cache(argv: list[str]) -> int:
     try:
-        cache.keep_programs()
+        user_cache.keep_programs()
     except errors.UserError as error:
         print(f"glide: {error}", file=sys.stderr)
         return error.exit_code
@@ -207,7 +210,7 @@ def parse(values: flags.FlagValues, argv: list[str]) -> list[str]:
     # Where ml_collections looks for --config.KEY=VALUE, however we were called.
     sys.argv = argv
     try:
-        repeats.refuse(values, argv)
+        refuse(values, argv)
         return values(argv)[1:]
     except (flags.Error, AttributeError, KeyError, TypeError, ValueError) as error:
         cause = error.__context__
@@ -270,6 +273,54 @@ def _usage(start: str = "") -> str:
         "glide VERB [--flag=value ...]; `glide help VERB` shows its flags, "
         "`glide --version` the version\n" + "\n".join(lines)
     )
+
+
+def refuse(values: flags.FlagValues, argv: list[str]) -> None:
+    """Looks for flags and settings that occur twice in a command line.
+
+    Flags that are defined as repeatable, such as --prompt, are left out.
+
+    Args:
+      values: the defined flags; nothing is parsed yet.
+      argv: the name of the program, and the words after it.
+
+    Raises:
+      UserError: a flag or a setting is given twice; the line has both values.
+    """
+    seen: dict[str, str] = {}
+    for name, value in _read(values, argv):
+        if name in seen:
+            raise UserError(
+                f"--{name} is given twice, as {seen[name]!r} and {value!r}; "
+                "leave one of them out"
+            )
+        seen[name] = value
+
+
+def _read(values: flags.FlagValues, argv: list[str]) -> Iterator[tuple[str, str]]:
+    """Name and value of each flag that may occur once, as absl splits the words."""
+    words = iter(argv[1:])
+    for word in words:
+        if word == "--":
+            return
+        if not word.startswith("-"):
+            continue
+        name, equals, value = word.lstrip("-").partition("=")
+        section = name.partition(".")[0]
+        if section not in values and section.removeprefix("no") in values:
+            name, equals, value = name.removeprefix("no"), "=", "False"
+        section, dot, _ = name.partition(".")
+        if section not in values:
+            continue  # absl names it
+        flag = values[section]
+        if not equals:
+            # Settings are no flags yet: a switch among them is taken for one with a
+            # value where another word follows.
+            value = "True" if flag.boolean and not dot else next(words, "True")
+        if dot:
+            yield name, value
+        elif not isinstance(flag, flags.MultiFlag):
+            yield flag.name, value
 
 
 if __name__ == "__main__":

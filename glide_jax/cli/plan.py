@@ -48,20 +48,20 @@ def define_flags(values: flags.FlagValues) -> None:
 
 def run(values: flags.FlagValues, arguments: list[str]) -> int:
     """Prints the report."""
-    from glide_jax.plan import topology
+    from glide_jax.plan import device_topology
 
     if arguments:
         raise UserError(f"{arguments[0]!r} is no flag; settings are --config.a.b=value")
-    where = topology.parse(values.topology, values.chips, values.slices)
+    where = device_topology.parse(values.topology, values.chips, values.slices)
     if not 0 < values.mfu <= 1:
         raise UserError(f"--mfu={values.mfu} is outside (0, 1]; use a share, e.g. 0.4")
     if values.price is not None and not 0 <= values.price < math.inf:
         raise UserError(f"--price={values.price} is no price; use 0 or more")
     # Before jax is imported, which reads it once.
-    topology.prepare_environment()
-    from glide_jax.plan import page, plan
+    device_topology.prepare_environment()
+    from glide_jax.plan import page, report
 
-    found = plan.make_plan(
+    found = report.make_plan(
         config_flag.read(values, example="experiments/configs/base64.py:paper"),
         where,
         mfu=values.mfu,

@@ -36,9 +36,9 @@ def define_flags(values: flags.FlagValues) -> None:
 
 def run(values: flags.FlagValues, arguments: list[str]) -> int:
     """Does what is left to do, and writes the report and the sheet."""
-    from glide_jax import lifecycle
     from glide_jax.quickstart import ledger, measure, phases, report
-    from glide_jax.train import workdir
+    from glide_jax.runtime import lifecycle
+    from glide_jax.train import run_folder
 
     if arguments:
         raise UserError(f"{arguments[0]!r} is no flag; see glide quickstart --help")
@@ -46,7 +46,7 @@ def run(values: flags.FlagValues, arguments: list[str]) -> int:
     if not math.isfinite(values.scale):
         raise UserError(f"--scale={values.scale} is not finite; e.g. --scale=0.01")
     root = paths.local_path(values.output, "--output")
-    workdir.prepare(root, flag="--output")
+    run_folder.prepare(root, flag="--output")
     done = ledger.Ledger(root / "ledger.json")
     done.keep_setting("scale", values.scale)
     for phase in phases.PHASES:

@@ -26,7 +26,7 @@ from glide_jax.errors import UserError
 if TYPE_CHECKING:
     from glide_jax.config.defaults import Config
     from glide_jax.sample.cascade import Glide
-    from glide_jax.sample.run import Pictures
+    from glide_jax.sample.request import CascadeOutput
 
 REAL_PX = 128  # side of the real pictures in beside.png
 
@@ -61,7 +61,7 @@ def run(fv: flags.FlagValues, args: list[str]) -> int:
         prompts = sampling.read_prompts(fv)
     asked = [prompt for prompt in prompts for _ in range(fv.num_images)]
 
-    def draw(models: Glide, numbers: range, **options) -> Pictures:
+    def draw(models: Glide, numbers: range, **options) -> CascadeOutput:
         part = [asked[number] for number in numbers]
         return models.sample(part, **options)
 
@@ -85,7 +85,7 @@ def run(fv: flags.FlagValues, args: list[str]) -> int:
 def _read_source(fv: flags.FlagValues) -> tuple[list[str], list[np.ndarray]]:
     """Captions spread evenly over a source, and their real pictures (square, uint8)."""
     from glide_jax.data import schema, sources, transforms
-    from glide_jax.sample import images
+    from glide_jax.sample import image_io
 
     if fv.prompt or fv.prompt_file:
         raise UserError("--captions_of takes the place of --prompt and --prompt_file")
@@ -107,7 +107,7 @@ def _read_source(fv: flags.FlagValues) -> tuple[list[str], list[np.ndarray]]:
                 "out, or give another --num_captions"
             ) from bad
         captions.append(example.caption)
-    return captions, list(images.to_pixels(np.stack(pictures)))
+    return captions, list(image_io.to_pixels(np.stack(pictures)))
 
 
 def _draw_beside(

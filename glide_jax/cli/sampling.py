@@ -15,11 +15,11 @@ from absl import flags
 
 from glide_jax.cli import define, stopping
 from glide_jax.errors import UserError
-from glide_jax.runtime import counts, text_lines
+from glide_jax.runtime import wording
 
 if TYPE_CHECKING:
     from glide_jax.sample.cascade import Glide
-    from glide_jax.sample.prompts import Prompt
+    from glide_jax.sample.prompt_tokens import Prompt
 
 SAMPLERS = ["ddpm", "ddim", "plms", "dpm_solver_pp"]
 
@@ -125,8 +125,8 @@ def read_prompts(values: flags.FlagValues) -> list[Prompt]:
     weights = read_numbers(values, "blend")
     if len(weights) != len(prompts) or len(prompts) != len(set(prompts)):
         raise UserError(
-            f"--blend has {counts.counted(len(weights), 'weight')} for"
-            f" {counts.counted(len(prompts), 'prompt')}; give one "
+            f"--blend has {wording.counted(len(weights), 'weight')} for"
+            f" {wording.counted(len(prompts), 'prompt')}; give one "
             "for each, and no prompt twice"
         )
     return [dict(zip(prompts, weights, strict=True))]
@@ -198,12 +198,12 @@ def progress_bar(
 ) -> Iterator[Callable[[float | int], None]]:
     """A bar that appears when work begins, so that a refusal stays one line.
 
-    Work that tells it of its progress ends when a signal comes; see `stopping.heeded`
-    for `kept`, and `progress.ProgressBar` for the others.
+    Work that reports its progress ends after a signal; see `stopping.on_signal` for
+    `kept`, and `progress.ProgressBar` for the other arguments.
     """
-    from glide_jax import progress
+    from glide_jax.runtime import progress
 
-    with stopping.heeded(kept) as poll, contextlib.ExitStack() as stack:
+    with stopping.on_signal(kept) as poll, contextlib.ExitStack() as stack:
         bars: list[progress.ProgressBar] = []
 
         def update(finished: float | int) -> None:
@@ -253,16 +253,16 @@ def read_lines(path: str) -> list[str]:
         raise UserError(
             f"--prompt_file={path} cannot be read: {error.strerror}"
         ) from error
-    lines = [line.strip() for line in text_lines.split_lines(text)]
+    lines = [line.strip() for line in wording.split_lines(text)]
     prompts = [line for line in lines if line]
     if not prompts:
         raise UserError(f"--prompt_file={path} holds no prompt; write one a line")
     empty = len(lines) - len(prompts)
-    passed_over = f" ({counts.counted(empty, 'empty line')} passed over)"
+    passed_over = f" ({wording.counted(empty, 'empty line')} passed over)"
     logging.info(
         "--prompt_file=%s: %s%s",
         path,
-        counts.counted(len(prompts), "prompt"),
+        wording.counted(len(prompts), "prompt"),
         passed_over if empty else "",
     )
     return prompts

@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 from collections.abc import Callable, Iterator
 
-from glide_jax import lifecycle
+from glide_jax.runtime import lifecycle
 
 Poll = Callable[[], None]
 
@@ -15,7 +15,7 @@ ALL_KEPT = "what is done kept; the same command goes on from there"
 
 
 @contextlib.contextmanager
-def heeded(kept: str | Callable[[], str] = NOTHING_KEPT) -> Iterator[Poll]:
+def on_signal(kept: str | Callable[[], str] = NOTHING_KEPT) -> Iterator[Poll]:
     """A function to be called often in the `with` block: it raises to end the work.
 
     The work may leave nothing behind that looks whole, unless `kept` tells what a

@@ -23,10 +23,9 @@ import shlex
 
 from absl import flags
 
-from glide_jax import lifecycle
 from glide_jax.cli import define, sweep_check
 from glide_jax.errors import UserError
-from glide_jax.runtime import paths, project_files
+from glide_jax.runtime import lifecycle, paths
 
 RUNNERS = ("local", "slurm", "jobset", "print")
 # Flags that one runner alone reads, or two.
@@ -122,12 +121,12 @@ def _define_cluster_flags(add: define.Define) -> None:
 
 def run(values: flags.FlagValues, arguments: list[str]) -> int:
     """Does one of: status, report, one run, all runs by a runner."""
-    from glide_jax.sweep import plan as plans
+    from glide_jax.sweep import run_list
 
     _check_flags(values)
     root = paths.local_path(values.root, "--root")
     if not arguments and (values.status or values.report):
-        return _show(values, plans.read(root), root)
+        return _show(values, run_list.read(root), root)
     if values.status or values.report:
         raise UserError(
             f"--status and --report read {root}/plan.json; leave out {arguments[0]}"
@@ -175,8 +174,7 @@ def _check_flags(values: flags.FlagValues) -> None:
 
 
 def _make_plan(arguments: list[str]):
-    from glide_jax.sweep import definition
-    from glide_jax.sweep import plan as plans
+    from glide_jax.sweep import run_list, sweep_file
 
     if not arguments or arguments[0].startswith("-"):
         raise UserError(
@@ -189,10 +187,8 @@ def _make_plan(arguments: list[str]):
                 f"{word!r} is no flag; one sweep file is named, and after -- follow "
                 "flags for all runs, such as --config.train.num_steps=30"
             )
-    path = project_files.locate(
-        paths.local_text(path, "sweep file"), project_files.SWEEPS, ""
-    )
-    return plans.make(definition.load(pathlib.Path(path)), shared)
+    path = paths.locate(paths.local_text(path, "sweep file"), paths.SWEEPS, "")
+    return run_list.make(sweep_file.load(pathlib.Path(path)), shared)
 
 
 def _kept_plan(run_id: str, root: pathlib.Path, arguments: list[str]):
@@ -200,40 +196,39 @@ def _kept_plan(run_id: str, root: pathlib.Path, arguments: list[str]):
 
     Where a run is the first to come to the folder, it makes the plan.
     """
-    from glide_jax.sweep import plan as plans
+    from glide_jax.sweep import run_list
 
     if (root / "plan.json").is_file():
-        kept = plans.read(root)
+        kept = run_list.read(root)
         if any(run.id == run_id for run in kept.runs):
             return kept
     plan = _make_plan(arguments)
     plan.run(run_id)
-    plans.keep(plan, root)
+    run_list.keep(plan, root)
     return plan
 
 
 def _run_one(values: flags.FlagValues, plan, root: pathlib.Path) -> int:
-    from glide_jax.sweep import attempt
+    from glide_jax.sweep import run_supervisor
 
     chosen = plan.run(values.only)
     with lifecycle.StopRequest() as stop:
-        return attempt.run(plan, chosen, root, stop, restarts=values.restarts)
+        return run_supervisor.run(plan, chosen, root, stop, restarts=values.restarts)
 
 
 def _run_all(
     values: flags.FlagValues, plan, root: pathlib.Path, arguments: list[str]
 ) -> int:
-    from glide_jax.sweep import plan as plans
-    from glide_jax.sweep import state
+    from glide_jax.sweep import run_list, state
 
-    left = [run for run in plan.runs if not state.Entry(root, run.id).is_finished]
+    left = [run for run in plan.runs if not state.RunRecord(root, run.id).is_finished]
     if values.dry_run and values.runner == "local":
         for run_ in left:
-            print(shlex.join(["glide", *plans.arguments(plan, run_, root)]))
+            print(shlex.join(["glide", *run_list.arguments(plan, run_, root)]))
         return lifecycle.ExitCode.OK
     if not values.dry_run and values.runner != "jobset":
-        plans.keep(plan, root)
-    failed = [run for run in left if state.Entry(root, run.id).has_failed]
+        run_list.keep(plan, root)
+    failed = [run for run in left if state.RunRecord(root, run.id).has_failed]
     if failed and not values.retry_failed:
         left = [run for run in left if run not in failed]
         logging.warning(
@@ -241,8 +236,8 @@ def _run_all(
             "--retry_failed starts them",
             len(failed),
             failed[0].label,
-            state.Entry(root, failed[0].id).reason() or "it printed nothing",
-            state.Entry(root, failed[0].id).log,
+            state.RunRecord(root, failed[0].id).reason() or "it printed nothing",
+            state.RunRecord(root, failed[0].id).log,
         )
     logging.info("%s: %d of %d runs to do", plan.name, len(left), len(plan.runs))
     words = _words(values, arguments)

@@ -10,10 +10,10 @@ from absl import flags
 
 from glide_jax.cli import evaluate_inputs
 from glide_jax.errors import UserError
-from glide_jax.sweep import plan as plans
+from glide_jax.sweep import run_list
 
 
-def check_runs(plan: plans.Plan, root: pathlib.Path, *, looks: bool) -> None:
+def check_runs(plan: run_list.Plan, root: pathlib.Path, *, looks: bool) -> None:
     """Refuses what a run would be refused for, before any is started.
 
     And a finished run that would be another now.
@@ -43,11 +43,11 @@ def check_runs(plan: plans.Plan, root: pathlib.Path, *, looks: bool) -> None:
     for run_ in plan.runs:
         values = flags.FlagValues()
         module.define_flags(values)
-        words = plans.arguments(plan, run_, pathlib.Path("root"))[count:]
+        words = run_list.arguments(plan, run_, pathlib.Path("root"))[count:]
         _check_folder(plan, words)
         try:
             main.parse(values, [f"glide {verb}", *words])
-            entry = state.Entry(root, run_.id)
+            entry = state.RunRecord(root, run_.id)
             if plan.verb == "train":
                 config = resolve.from_config_dict(values.config)
                 validate.validate(config)
@@ -68,7 +68,7 @@ def check_runs(plan: plans.Plan, root: pathlib.Path, *, looks: bool) -> None:
             raise UserError(f"{plan.name}, {error} (or --nocheck_inputs)") from error
 
 
-def _check_folder(plan: plans.Plan, words: list[str]) -> None:
+def _check_folder(plan: run_list.Plan, words: list[str]) -> None:
     """Each run has a folder of its own, named last; nobody else names one."""
     named = [w for w in words[:-1] if w.startswith(("--output=", "--workdir="))]
     if named:
@@ -81,13 +81,15 @@ def _check_folder(plan: plans.Plan, words: list[str]) -> None:
 def _check_unchanged(verb: str, values: flags.FlagValues, entry) -> None:
     """Raises UserError where the finished run's flags mean something else now."""
     from glide_jax.config import resolve
-    from glide_jax.sweep import stale  # imports models: not where nothing is finished
+    from glide_jax.sweep import (
+        provenance,  # imports models: not where nothing is finished
+    )
 
     if verb == "train":
-        stale.check_config(entry, resolve.from_config_dict(values.config))
+        provenance.check_config(entry, resolve.from_config_dict(values.config))
     elif verb == "evaluate":
-        stale.check_bundles(entry, _bundles(values))
-        stale.check_reference(entry, values.reference)
+        provenance.check_bundles(entry, _bundles(values))
+        provenance.check_reference(entry, values.reference)
 
 
 def _bundles(values: flags.FlagValues) -> dict[str, str | None]:
@@ -99,5 +101,5 @@ def _bundles(values: flags.FlagValues) -> dict[str, str | None]:
         "upsampler": values.upsampler,
         "clip": values.clip,
         "features": features,
-        "judge": evaluate_inputs.judge_bundle(values),
+        "judge": evaluate_inputs.clip_bundle(values),
     }

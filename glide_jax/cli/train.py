@@ -26,9 +26,9 @@ from typing import TYPE_CHECKING
 
 from absl import flags
 
-from glide_jax import lifecycle
 from glide_jax.cli import config_flag, define
 from glide_jax.errors import UserError
+from glide_jax.runtime import lifecycle
 
 if TYPE_CHECKING:
     from glide_jax.config import defaults
@@ -88,10 +88,9 @@ def define_flags(values: flags.FlagValues) -> None:
 
 def run(values: flags.FlagValues, arguments: list[str]) -> int:
     """Trains, and draws grids of the first average as it goes."""
-    from glide_jax.cli import evaluate_hook, grid_hook
+    from glide_jax.hooks import evaluations, sample_grids
     from glide_jax.parallel import distributed
-    from glide_jax.train import loop, profiling
-    from glide_jax.train import workdir as workdirs
+    from glide_jax.train import loop, profiling, run_folder
 
     if arguments:
         raise UserError(f"{arguments[0]!r} is no flag; settings are --config.a.b=value")
@@ -113,13 +112,13 @@ def run(values: flags.FlagValues, arguments: list[str]) -> int:
     if not values.workdir:
         raise UserError("--workdir is missing, e.g. --workdir=runs/base")
     workdir = pathlib.Path(values.workdir)
-    with distributed.Together(config), workdirs.needs_room(workdir):
+    with distributed.Together(config), run_folder.needs_room(workdir):
         _quiet_others(distributed.process_id())
         return loop.train(
             config,
             workdir,
-            make_grid_hook=grid_hook.make,
-            make_evaluation_hook=evaluate_hook.make,
+            make_grid_hook=sample_grids.make,
+            make_evaluation_hook=evaluations.make,
             profile_steps=profile_steps,
             allow_change=values.allow_change,
         )

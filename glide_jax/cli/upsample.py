@@ -21,7 +21,7 @@ from glide_jax.errors import UserError
 
 if TYPE_CHECKING:
     from glide_jax.sample.cascade import Glide
-    from glide_jax.sample.run import Pictures
+    from glide_jax.sample.request import CascadeOutput
 
 
 def define_flags(fv: flags.FlagValues) -> None:
@@ -37,7 +37,7 @@ def define_flags(fv: flags.FlagValues) -> None:
 
 def run(fv: flags.FlagValues, args: list[str]) -> int:
     """Enlarges every picture and writes the results."""
-    from glide_jax.sample import cascade, images, tiles
+    from glide_jax.sample import cascade, image_io, region
 
     if args:
         raise UserError(f"{args[0]!r} is no flag; prompts are --prompt={args[0]!r}")
@@ -52,7 +52,7 @@ def run(fv: flags.FlagValues, args: list[str]) -> int:
             "times; give one prompt for all pictures, or one for each"
         )
     prompts = fv.prompt if len(fv.prompt) > 1 else fv.prompt * len(fv.image)
-    pictures = [images.read_image(path, "--image") for path in fv.image]
+    pictures = [image_io.read_image(path, "--image") for path in fv.image]
 
     def load(values: flags.FlagValues) -> Glide:
         return cascade.Glide.load(
@@ -61,16 +61,16 @@ def run(fv: flags.FlagValues, args: list[str]) -> int:
             compute_dtype=values.compute_dtype,
         )
 
-    def cut(models: Glide, number: int) -> tiles.Tiles:
+    def cut(models: Glide, number: int) -> region.Tiles:
         height, width, _ = pictures[number].shape
-        return tiles.Tiles(height, width, models.base_px)
+        return region.Tiles(height, width, models.base_px)
 
     def statements(models: Glide) -> Iterator[str]:
         factor = models.image_px // models.base_px
         for number, path in enumerate(fv.image):
             yield f"{path}: {cut(models, number).statement(factor)}"
 
-    def draw(models: Glide, numbers: range, **options) -> Pictures:
+    def draw(models: Glide, numbers: range, **options) -> CascadeOutput:
         (number,) = numbers
         return models.upsample(pictures[number], prompts[number], **options)
 

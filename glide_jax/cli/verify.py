@@ -16,10 +16,9 @@ from typing import TYPE_CHECKING
 
 from absl import flags
 
-from glide_jax import lifecycle
 from glide_jax.cli import define
 from glide_jax.errors import UserError
-from glide_jax.runtime import paths
+from glide_jax.runtime import lifecycle, paths
 
 if TYPE_CHECKING:
     from glide_jax.checkpoint import verify

@@ -198,8 +198,9 @@ class MeshConfig:
     fsdp_dcn: int = 1  # part of the fsdp axis over slices
     tensor_dcn: int = 1  # part of the tensor axis over slices
     min_shard_mb: float = 1.0  # MB; smaller tensors stay whole on every device
-    # Before the rules of the model's family, see parallel/rules.py: "REGEX=AXES" with
-    # an axis or - for each dimension, e.g. "mlp_in/kernel=-,fsdp,tensor"
+    # Before the rules of the model's family, see parallel/sharding_rules.py:
+    # "REGEX=AXES" with an axis or - for each dimension, e.g.
+    # "mlp_in/kernel=-,fsdp,tensor"
     rules: tuple[str, ...] = ()
 
 

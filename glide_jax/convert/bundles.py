@@ -17,11 +17,11 @@ from typing import NamedTuple
 import numpy as np
 
 import glide_jax
-from glide_jax import shapes
+from glide_jax import array_types
 from glide_jax.checkpoint import bundle
 from glide_jax.config import resolve
 from glide_jax.config.defaults import Config, NoisedClipConfig
-from glide_jax.convert import names, released_options, tensor_files, torch_glide
+from glide_jax.convert import names, released, tensor_files, torch_glide
 from glide_jax.errors import UserError
 from glide_jax.models import build
 from glide_jax.text import tokenizers
@@ -45,7 +45,7 @@ def from_openai(
 
     Args:
       kind: one of names.KINDS.
-      config: settings of the model, for a release those of `released.config`.
+      config: settings of the model, for a release those of `released.make_config`.
       tokenizer: as `tokenizers.make_tokenizer` takes it; "": config.data.tokenizer.
       source: .safetensors or .pt; its types are kept.
       folder: new, empty, or with the noised CLIP's other half in it.
@@ -119,13 +119,13 @@ def to_openai(folder: pathlib.Path, output: pathlib.Path, kind: str = "") -> Wri
     found = bundle.read_bundle(folder)
     config = resolve.from_json(found.config_json)
     model = config.model
-    released_options.check(model, str(folder))
+    released.check(model, str(folder))
     kind = kind or _own_kind(model, folder)
     names.check_kind(kind, model)
-    left_out = released_options.left_out(config, tokenizers.load(folder).kind)
+    left_out = released.left_out(config, tokenizers.load(folder).kind)
     params, is_clip = found.params, kind in _OTHER_HALF
     if is_clip:
-        _tell_logit_scale(params)
+        _log_logit_scale(params)
         params = params.get(_tower(kind), {})
     tensor_files.write(output, torch_glide.to_torch(kind, model, params))
     if is_clip:
@@ -135,7 +135,7 @@ def to_openai(folder: pathlib.Path, output: pathlib.Path, kind: str = "") -> Wri
 
 
 def _write_options(path: pathlib.Path, config: Config) -> None:
-    text = json.dumps(released_options.options(config), indent=2)
+    text = json.dumps(released.options(config), indent=2)
     try:
         path.write_text(f"{text}\n", encoding="utf-8")
     except OSError as error:
@@ -200,7 +200,7 @@ def _own_kind(model, folder: pathlib.Path) -> str:
     return f"{own}-inpaint" if model.inpaint else own
 
 
-def _tell_logit_scale(params: shapes.Params) -> None:
+def _log_logit_scale(params: array_types.Params) -> None:
     scale = math.exp(float(params.get("logit_scale", 0.0)))
     # In bfloat16 the released scale itself is 1.2% off.
     if not math.isclose(scale, RELEASED_LOGIT_SCALE, rel_tol=2e-2):
@@ -220,7 +220,7 @@ def _tokenizer_files(spec: str) -> dict[str, bytes]:
 
 
 def _card(
-    config: Config, kind: str, source: pathlib.Path, params: shapes.Params
+    config: Config, kind: str, source: pathlib.Path, params: array_types.Params
 ) -> str:
     """What was converted, and how to draw with it."""
     model, drawn = config.model, config.sample

@@ -14,12 +14,12 @@ from collections.abc import Mapping
 
 import numpy as np
 
-from glide_jax import shapes
+from glide_jax import array_types
 from glide_jax.checkpoint import bundle
 from glide_jax.convert import tensor_files
 from glide_jax.errors import UserError
 from glide_jax.models import inception
-from glide_jax.runtime import counts, paths
+from glide_jax.runtime import paths, wording
 
 PUBLISHED = "pt_inception-2015-12-05-6726825d.pth"
 DIGEST = "6726825d"  # how the published file's SHA-256 begins
@@ -33,7 +33,7 @@ _CLASSIFIER = {
 _COUNTER = ".bn.num_batches_tracked"
 
 
-def read(path: str | pathlib.Path) -> tuple[shapes.Params, str]:
+def read(path: str | pathlib.Path) -> tuple[array_types.Params, str]:
     """Parameters for `models.inception` and the SHA-256 of the published file.
 
     Raises:
@@ -56,7 +56,7 @@ def read(path: str | pathlib.Path) -> tuple[shapes.Params, str]:
     return from_torch(tensor_files.read(path)), digest
 
 
-def from_torch(tensors: Mapping[str, np.ndarray]) -> shapes.Params:
+def from_torch(tensors: Mapping[str, np.ndarray]) -> array_types.Params:
     """Parameters for `models.inception`, every batch norm folded into its convolution.
 
     Args:
@@ -124,7 +124,7 @@ def _check(tensors: Mapping[str, np.ndarray]) -> None:
     ]
     if wrong:
         raise UserError(
-            f"{counts.counted(len(wrong), 'tensor')} differ from FID's"
+            f"{wording.counted(len(wrong), 'tensor')} differ from FID's"
             " Inception, the first: "
             f"{wrong[0]!r} has shape {found.get(wrong[0])}, not "
             f"{expected.get(wrong[0])}; get {PUBLISHED}"

@@ -31,7 +31,7 @@ class Axes(NamedTuple):
     to_torch: Callable[[np.ndarray], np.ndarray]
 
 
-class Entry(NamedTuple):
+class TensorEntry(NamedTuple):
     """One PyTorch tensor: its name, where it lies in our tree, its axes.
 
     layer: row of the leading layer axis, None where the tensor is not stacked.
@@ -64,7 +64,7 @@ def _patch_axes(patch_px: int) -> Axes:
     return Axes(to_ours, to_torch)
 
 
-def entries(kind: str, config: ModelConfig) -> Iterator[Entry]:
+def entries(kind: str, config: ModelConfig) -> Iterator[TensorEntry]:
     """Every tensor of a file of this kind; UserError where kind and sizes disagree."""
     check_kind(kind, config)
     if kind == "clip-image":
@@ -94,13 +94,13 @@ def check_kind(kind: str, config: ModelConfig) -> None:
 
 
 def _affine(name, path, axes=_LINEAR, layer=None):
-    yield Entry(f"{name}.weight", (*path, "kernel"), axes, layer)
-    yield Entry(f"{name}.bias", (*path, "bias"), _SAME, layer)
+    yield TensorEntry(f"{name}.weight", (*path, "kernel"), axes, layer)
+    yield TensorEntry(f"{name}.bias", (*path, "bias"), _SAME, layer)
 
 
 def _norm(name, path, layer=None):
-    yield Entry(f"{name}.weight", (*path, "scale"), _SAME, layer)
-    yield Entry(f"{name}.bias", (*path, "bias"), _SAME, layer)
+    yield TensorEntry(f"{name}.weight", (*path, "scale"), _SAME, layer)
+    yield TensorEntry(f"{name}.bias", (*path, "bias"), _SAME, layer)
 
 
 def _text2im(config):
@@ -158,9 +158,9 @@ _TEXT_BLOCK = {
 
 def _text(config):
     root = ("text",)
-    yield Entry("token_embedding.weight", (*root, "token_embedding"), _SAME)
+    yield TensorEntry("token_embedding.weight", (*root, "token_embedding"), _SAME)
     for name in ("positional_embedding", "padding_embedding"):
-        yield Entry(name, (*root, name), _SAME)
+        yield TensorEntry(name, (*root, name), _SAME)
     for layer in range(config.text_layers):
         name, path = f"transformer.resblocks.{layer}", (*root, "layers")
         for theirs, ours in _TEXT_BLOCK.items():
@@ -172,17 +172,17 @@ def _text(config):
 
 
 def _clip_image(config):
-    yield Entry("blocks.input.w_t", ("timestep_embedding",), _SAME)
+    yield TensorEntry("blocks.input.w_t", ("timestep_embedding",), _SAME)
     patch_axes = _patch_axes(config.patch_px)
-    yield Entry("blocks.input.patch_proj", ("patch", "kernel"), patch_axes)
-    yield Entry("blocks.input.w_pos", ("positional_embedding",), _SAME)
+    yield TensorEntry("blocks.input.patch_proj", ("patch", "kernel"), patch_axes)
+    yield TensorEntry("blocks.input.w_pos", ("positional_embedding",), _SAME)
     yield from _clip_norm("blocks.input.ln", ("ln_in",))
     yield from _clip_blocks(config.image_layers)
 
 
 def _clip_text(config):
-    yield Entry("blocks.input.w_voc", ("token_embedding",), _SAME)
-    yield Entry("blocks.input.w_pos", ("positional_embedding",), _SAME)
+    yield TensorEntry("blocks.input.w_voc", ("token_embedding",), _SAME)
+    yield TensorEntry("blocks.input.w_pos", ("positional_embedding",), _SAME)
     yield from _clip_blocks(config.text_layers)
 
 
@@ -203,13 +203,13 @@ def _clip_blocks(num_layers):
             yield from _clip_norm(f"{name}.{theirs}", ("layers", ours), layer)
         for theirs, ours in _CLIP_LINEARS.items():
             path = ("layers", ours)
-            yield Entry(f"{name}.{theirs}.w", (*path, "kernel"), _LINEAR, layer)
+            yield TensorEntry(f"{name}.{theirs}.w", (*path, "kernel"), _LINEAR, layer)
             if ours != "key":
-                yield Entry(f"{name}.{theirs}.b", (*path, "bias"), _SAME, layer)
+                yield TensorEntry(f"{name}.{theirs}.b", (*path, "bias"), _SAME, layer)
     yield from _clip_norm("blocks.output.ln", ("ln_out",))
-    yield Entry("blocks.output.f.w", ("output", "kernel"), _LINEAR)
+    yield TensorEntry("blocks.output.f.w", ("output", "kernel"), _LINEAR)
 
 
 def _clip_norm(name, path, layer=None):
-    yield Entry(f"{name}.g", (*path, "scale"), _SAME, layer)
-    yield Entry(f"{name}.b", (*path, "bias"), _SAME, layer)
+    yield TensorEntry(f"{name}.g", (*path, "scale"), _SAME, layer)
+    yield TensorEntry(f"{name}.b", (*path, "bias"), _SAME, layer)

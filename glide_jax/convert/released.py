@@ -2,8 +2,12 @@
 
 from __future__ import annotations
 
+import dataclasses
+from typing import Any
+
 from glide_jax import presets
 from glide_jax.config import defaults
+from glide_jax.config.defaults import Config, NoisedClipConfig, Text2ImConfig
 from glide_jax.convert import names
 from glide_jax.errors import UserError
 
@@ -21,7 +25,7 @@ _SAMPLE = {
 }
 
 
-def config(kind: str) -> defaults.Config:
+def make_config(kind: str) -> defaults.Config:
     """The settings of the released model in a file of this kind, one of names.KINDS.
 
     Those of its training are not published and stand at their defaults, with no data.
@@ -51,3 +55,140 @@ def config(kind: str) -> defaults.Config:
         train=defaults.TrainConfig(caption_drop_prob=0.2 if is_base else 0.0),
         sample=_SAMPLE.get(kind, defaults.SampleConfig()),
     )
+
+
+# Fixed in the released code.
+NORM_GROUPS = 32
+VOCAB_SIZE = 50257
+# Respacings of ours that the released code does not read.
+_OWN_RESPACING = "lambda"
+
+
+def check(model: Text2ImConfig | NoisedClipConfig, where: str) -> None:
+    """Raises UserError for a model that the released code would compute wrongly."""
+    if isinstance(model, Text2ImConfig) and model.norm_groups != NORM_GROUPS:
+        raise UserError(
+            f"{where} has norm_groups={model.norm_groups}, and the released code "
+            f"always normalises in {NORM_GROUPS} groups: it would read the file and "
+            "compute something else; train a model with norm_groups=32 and widths that "
+            "are multiples of 32"
+        )
+
+
+def options(config: Config) -> dict[str, Any]:
+    """Keyword arguments of `create_model_and_diffusion` for a U-Net, all of them.
+
+    The released code derives levels and attention from image_size, which must be
+    2 ** (levels + 2). So image_size is that number, whatever the model's own side; the
+    network is convolutional and takes pictures of any side.
+    """
+    model = config.model
+    levels = len(model.channel_mult)
+    return {
+        "image_size": _image_size(model),
+        "num_channels": model.num_channels,
+        "num_res_blocks": model.num_res_blocks,
+        "channel_mult": ",".join(map(str, model.channel_mult)),
+        "num_heads": 1,
+        "num_head_channels": model.head_channels,
+        "num_heads_upsample": -1,
+        "attention_resolutions": _attention_resolutions(model, levels),
+        "dropout": model.dropout_prob,
+        "text_ctx": model.text_context,
+        "xf_width": model.text_width,
+        "xf_layers": model.text_layers,
+        "xf_heads": model.text_heads,
+        "xf_final_ln": True,
+        "xf_padding": True,
+        "diffusion_steps": config.diffusion.num_timesteps,
+        "noise_schedule": config.diffusion.schedule,
+        "timestep_respacing": _respacing(config),
+        "use_scale_shift_norm": True,
+        "resblock_updown": True,
+        # Weights are loaded in float32; convert_to_fp16 comes after that.
+        "use_fp16": False,
+        "cache_text_emb": False,
+        "inpaint": model.inpaint,
+        "super_res": bool(model.low_res_px),
+    }
+
+
+def left_out(config: Config, tokenizer: str) -> list[str]:
+    """A line for each property that neither weights nor options can carry.
+
+    Args:
+      config: of the bundle.
+      tokenizer: the kind of its tokenizer, e.g. "gpt2".
+    """
+    if isinstance(config.model, NoisedClipConfig):
+        return _left_out_of_clip(config, tokenizer)
+    model, drawn = config.model, config.sample
+    lines = []
+    if model.image_px != _image_size(model):
+        lines.append(
+            f"pictures are {model.image_px} px; image_size={_image_size(model)} in the "
+            f"options is what the released code needs for {len(model.channel_mult)} "
+            "levels, so do not draw at it"
+        )
+    if model.low_res_px:
+        lines.append(f"low_res pictures are {model.low_res_px} px")
+    if model.vocab_size != VOCAB_SIZE:
+        lines.append(
+            f"the token table has {model.vocab_size} rows and the released code makes "
+            f"{VOCAB_SIZE}; set model.token_embedding = "
+            f"torch.nn.Embedding({model.vocab_size}, {model.text_width}) before "
+            "load_state_dict"
+        )
+    if tokenizer != "gpt2":
+        lines.append(
+            f"the tokenizer is {tokenizer}, and model.tokenizer of the released code "
+            "is gpt2; encode captions with the bundle's"
+        )
+    if _respacing(config) != drawn.respacing:
+        lines.append(
+            f"respacing {drawn.respacing} is not one of the released code; "
+            "timestep_respacing in the options is every timestep"
+        )
+    lines.append(
+        f"the sampler is {drawn.sampler} with guidance_scale={drawn.guidance_scale:g}, "
+        f"eta={drawn.eta:g} and noise_temperature={drawn.noise_temperature:g}; give "
+        "these to the sampling loop"
+    )
+    return lines
+
+
+def _left_out_of_clip(config: Config, tokenizer: str) -> list[str]:
+    ours, theirs = (
+        {**dataclasses.asdict(each.model), **dataclasses.asdict(each.diffusion)}
+        for each in (config, make_config("clip-text"))
+    )
+    ours["tokenizer"], theirs["tokenizer"] = tokenizer, "clip"
+    # How it is computed, not what.
+    del ours["compute_dtype"], theirs["compute_dtype"]
+    differ = [f"{key} {ours[key]}" for key in theirs if ours[key] != theirs[key]]
+    if not differ:
+        return []
+    return [
+        f"{', '.join(differ)}; create_clip_model takes such settings from a "
+        "config.yaml, and the published one has others"
+    ]
+
+
+def _image_size(model: Text2ImConfig) -> int:
+    return 2 ** (len(model.channel_mult) + 2)
+
+
+def _attention_resolutions(model: Text2ImConfig, levels: int) -> str:
+    size = _image_size(model)
+    found = [
+        str(size >> level)
+        for level in range(levels)
+        if model.image_px >> level in model.attention_px
+    ]
+    # The released code cannot read an empty list, and this names no level.
+    return ",".join(found) or str(2 * size)
+
+
+def _respacing(config: Config) -> str:
+    respacing = config.sample.respacing
+    return "" if respacing.startswith(_OWN_RESPACING) else respacing

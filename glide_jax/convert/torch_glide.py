@@ -13,7 +13,7 @@ from typing import Any
 import jax
 import numpy as np
 
-from glide_jax import shapes
+from glide_jax import array_types
 from glide_jax.config.defaults import ModelConfig
 from glide_jax.convert import names
 from glide_jax.errors import UserError
@@ -25,7 +25,7 @@ _LISTED = 3  # names an error shows before it counts the rest
 
 def from_torch(
     kind: str, config: ModelConfig, tensors: Mapping[str, np.ndarray]
-) -> shapes.Params:
+) -> array_types.Params:
     """Our parameter tree, as numpy arrays of the types given, of a released state dict.
 
     Args:
@@ -59,8 +59,8 @@ def from_torch(
 
 
 def to_torch(
-    kind: str, config: ModelConfig, params: shapes.Params
-) -> dict[str, shapes.Array]:
+    kind: str, config: ModelConfig, params: array_types.Params
+) -> dict[str, array_types.Array]:
     """The released state dict of our parameter tree; inverse of `from_torch`.
 
     Types stay; the arrays may be views. Works on an abstract tree under
@@ -92,7 +92,7 @@ def torch_shapes(kind: str, config: ModelConfig) -> dict[str, tuple[int, ...]]:
     return expected
 
 
-def shapes_by_path(tree: shapes.Params) -> dict[str, tuple[int, ...]]:
+def shapes_by_path(tree: array_types.Params) -> dict[str, tuple[int, ...]]:
     """Shape of every leaf by its path joined with "/"."""
     return {
         jax.tree_util.keystr(path, simple=True, separator="/"): tuple(leaf.shape)
@@ -101,7 +101,7 @@ def shapes_by_path(tree: shapes.Params) -> dict[str, tuple[int, ...]]:
 
 
 @functools.cache  # seconds at the paper's size; nobody here changes it
-def _tree(kind: str, config: ModelConfig) -> shapes.Params:
+def _tree(kind: str, config: ModelConfig) -> array_types.Params:
     """Abstract parameters of the part of the model that a file of the kind holds."""
     names.check_kind(kind, config)
     params = build.abstract_params(config)

@@ -17,7 +17,8 @@ import tensorflow_datasets as tfds
 from PIL import Image
 
 from glide_jax import errors
-from glide_jax.data import captions, drafts, fault, schema, transforms
+from glide_jax.data import bad_records, caption_text, schema, transforms
+from glide_jax.runtime import scratch_dirs
 
 _RECORDS = "array_record"
 _INFO = "dataset_info.json"
@@ -58,7 +59,7 @@ class CaptionedImages(tfds.core.GeneratorBasedBuilder, skip_registration=True):
         name: str,
         split: str,
         source: schema.Source,
-        faults: fault.FaultCounter,
+        faults: bad_records.FaultCounter,
         px: int | None,
         on_progress: Callable[[], None],
         **kwargs: object,
@@ -95,11 +96,11 @@ class CaptionedImages(tfds.core.GeneratorBasedBuilder, skip_registration=True):
         for index in range(len(self._source)):
             self._on_progress()
             try:
-                example = captions.draw(self._source[index], 0, index)
-                captions.check(example.caption, example.key)
+                example = caption_text.draw(self._source[index], 0, index)
+                caption_text.check(example.caption, example.key)
                 image = _encoded(example, self._px)
             except schema.BadRecordError as error:
-                self._faults.count(0, [fault.bad_at(index, index, error)])
+                self._faults.count(0, [bad_records.bad_at(index, index, error)])
                 continue
             self._faults.count(1, [])
             count += 1
@@ -156,13 +157,15 @@ def build_array_records(
     if (directory / name).exists():
         _check_lacks(place, split)
     directory.mkdir(parents=True, exist_ok=True)
-    with drafts.made(directory, name) as draft:
+    with scratch_dirs.made(directory, name) as draft:
         builder = CaptionedImages(
             name=name,
             split=split,
             source=source,
             px=px,
-            faults=fault.FaultCounter(max_bad_frac, len(source), fault.log_left_out),
+            faults=bad_records.FaultCounter(
+                max_bad_frac, len(source), bad_records.log_left_out
+            ),
             on_progress=on_progress,
             data_dir=str(draft),
             file_format=_RECORDS,

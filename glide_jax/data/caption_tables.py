@@ -13,7 +13,7 @@ import pathlib
 from collections.abc import Iterable, Iterator
 
 from glide_jax import errors
-from glide_jax.data import captions
+from glide_jax.data import caption_text
 from glide_jax.runtime import csv_files
 
 _NAMES = ("metadata.jsonl", "metadata.csv")
@@ -54,14 +54,14 @@ def read(
     Args:
       path: a file for which `is_table` holds.
       id_column: names the picture, e.g. "file_name".
-      caption_column: holds the caption; "": the first of `captions.DEFAULT_COLUMNS`
+      caption_column: holds the caption; "": the first of `caption_text.DEFAULT_COLUMNS`
         that the table has.
       passed_over: counts the table, or its rows, that are not used, by the reason.
 
     Raises:
       UserError: the file cannot be read, or is not a table of its kind.
     """
-    columns = (caption_column,) if caption_column else captions.DEFAULT_COLUMNS
+    columns = (caption_column,) if caption_column else caption_text.DEFAULT_COLUMNS
     readers = {".jsonl": _jsonl_rows, ".csv": _csv_rows, ".parquet": _parquet_rows}
     read_rows = readers[path.suffix.lower()]
     table: Table = {}
@@ -71,7 +71,7 @@ def read(
             if not isinstance(name, str):
                 passed_over[_nameless(id_column, name)] += 1
                 continue
-            texts = filter(None, captions.from_value(value))
+            texts = filter(None, caption_text.from_value(value))
             table[name] = (*table.get(name, ()), *texts)
     except _NoColumnsError as error:
         passed_over[_unused(id_column, columns, error.columns)] += 1

@@ -15,16 +15,16 @@ from typing import NamedTuple
 from glide_jax import errors
 from glide_jax.data import (
     caption_tables,
-    captions,
-    disk,
+    caption_text,
     picture_listing,
     record_members,
+    retrying_reads,
     schema,
     source_options,
     source_report,
     tar_paths,
 )
-from glide_jax.runtime import counts, natural_order, paths
+from glide_jax.runtime import paths, wording
 
 UNUSED_ROW = "table row whose picture has a caption file"
 LONE_ROW = "table row without its picture"
@@ -101,7 +101,7 @@ class Folder:
             records = [r for r in records if r.caption_file or r.texts]
         if not records:
             self._refuse(names)
-        records.sort(key=lambda record: natural_order.natural_key(record.picture))
+        records.sort(key=lambda record: wording.natural_key(record.picture))
         self._records = records
         self.report.used = source_report.used(len(records), captions_required)
 
@@ -111,7 +111,7 @@ class Folder:
         if self._options.text:
             self.report.passed_over[caption_tables.NOT_ASKED] += sum(1 for _ in names)
             return held
-        for name in sorted(names, key=natural_order.natural_key):
+        for name in sorted(names, key=wording.natural_key):
             path = self._root / name
             rows = caption_tables.read(
                 path, "file_name", self._options.column, self.report.passed_over
@@ -155,7 +155,7 @@ class Folder:
                 f"{self!r} holds no picture{details}; put some there, each NAME.jpg"
                 " with its caption in NAME.txt"
             )
-        found = counts.counted(len(pictures), "picture")
+        found = wording.counted(len(pictures), "picture")
         if self._options != source_options.Options():
             raise errors.UserError(
                 f"{self!r} has {found}, and none with a caption by the options after"
@@ -184,8 +184,10 @@ class Folder:
         key = os.fsencode(record.picture).decode(errors="replace")
         picture = self._root / record.picture
         texts = self._captions(record, picture, key)
-        image = disk.read_whole(picture, disk.MAX_IMAGE_BYTES, "huge image", key)
-        return captions.make_example(image, texts, key, self._options.captions)
+        image = retrying_reads.read_whole(
+            picture, retrying_reads.MAX_IMAGE_BYTES, "huge image", key
+        )
+        return caption_text.make_example(image, texts, key, self._options.captions)
 
     def _captions(
         self, record: _Record, picture: pathlib.Path, key: str
@@ -194,9 +196,15 @@ class Folder:
             return record.texts or ("",)
         path = self._root / record.caption_file
         if record_members.kind_of(path.name) == record_members.TEXT:
-            return (captions.from_text(disk.read_caption(path, picture, key), key),)
-        content = disk.read_caption(path, picture, key, disk.MAX_JSON_BYTES)
-        return captions.from_json(
+            return (
+                caption_text.from_text(
+                    retrying_reads.read_caption(path, picture, key), key
+                ),
+            )
+        content = retrying_reads.read_caption(
+            path, picture, key, retrying_reads.MAX_JSON_BYTES
+        )
+        return caption_text.from_json(
             content, key, self._options.column, required=self._captions_required
         )
 

@@ -9,7 +9,8 @@ import itertools
 import numpy as np
 
 from glide_jax import errors
-from glide_jax.data import schema, streams
+from glide_jax.data import schema
+from glide_jax.runtime import random_streams
 
 # The shares are exact in every block of this many positions, to 1/BLOCK.
 BLOCK = 1000
@@ -21,7 +22,7 @@ def _block_layout(
 ) -> tuple[np.ndarray, np.ndarray]:
     """Part of each slot of a block, and how often that part stood before in it."""
     slots = np.repeat(np.arange(len(counts)), counts)
-    streams.generator(seed, streams.MIXTURE, block).shuffle(slots)
+    random_streams.generator(seed, random_streams.MIXTURE, block).shuffle(slots)
     ranks = np.empty(BLOCK, np.int64)
     for part, count in enumerate(counts):
         ranks[slots == part] = np.arange(count)

@@ -12,13 +12,14 @@ import functools
 import numpy as np
 from grain import experimental
 
-from glide_jax.data import mixture, schema, streams
+from glide_jax.data import mixture, schema
+from glide_jax.runtime import random_streams
 
 
 @functools.lru_cache(maxsize=256)
 def _epoch_seed(seed: int, part: int, epoch: int) -> int:
     """32 bits for the permutation of one epoch of one part of a mixture."""
-    entropy = np.random.SeedSequence((seed, streams.ORDER, part, epoch))
+    entropy = np.random.SeedSequence((seed, random_streams.ORDER, part, epoch))
     return int(entropy.generate_state(1)[0])
 
 
@@ -46,5 +47,5 @@ def replacement_at(
     source: schema.Source, seed: int, position: int, attempt: int
 ) -> int:
     """Index of the record drawn when the one at `position` cannot be used."""
-    rng = streams.generator(seed, streams.REPLACEMENT, position, attempt)
+    rng = random_streams.generator(seed, random_streams.REPLACEMENT, position, attempt)
     return int(rng.integers(len(source)))

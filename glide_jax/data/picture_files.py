@@ -17,7 +17,7 @@ import numpy as np
 from PIL import Image, UnidentifiedImageError
 
 from glide_jax import errors
-from glide_jax.data import colour_profiles, disk, picture_metadata, schema
+from glide_jax.data import colour_profiles, picture_metadata, retrying_reads, schema
 from glide_jax.runtime import paths
 
 # The formats that Pillow may try. It knows forty more, and hands some of them to other
@@ -184,14 +184,16 @@ def load_file(path: str | os.PathLike[str], name: str = "") -> Image.Image:
     """
     label = _label(path, name)
     try:
-        descriptor, stamp = disk.open_file(paths.local_path(path, name or "path"))
+        descriptor, stamp = retrying_reads.open_file(
+            paths.local_path(path, name or "path")
+        )
         try:
-            if stamp.size > disk.MAX_IMAGE_BYTES:
+            if stamp.size > retrying_reads.MAX_IMAGE_BYTES:
                 raise errors.UserError(
                     f"{label} has {stamp.size} bytes, and pictures of up to"
-                    f" {disk.MAX_IMAGE_BYTES} are read; save it smaller"
+                    f" {retrying_reads.MAX_IMAGE_BYTES} are read; save it smaller"
                 )
-            content = disk.read_at(descriptor, 0, stamp.size)
+            content = retrying_reads.read_at(descriptor, 0, stamp.size)
         finally:
             os.close(descriptor)
     except OSError as error:

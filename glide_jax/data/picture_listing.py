@@ -17,7 +17,7 @@ from typing import NamedTuple
 
 from glide_jax import errors
 from glide_jax.data import picture_files
-from glide_jax.runtime import natural_order
+from glide_jax.runtime import wording
 
 HIDDEN = "hidden file"
 APPLE_DOUBLE = "AppleDouble file"
@@ -53,7 +53,7 @@ def list_files(root: pathlib.Path) -> Listing:
       UserError: `root` is not a folder, or cannot be read.
     """
     names, passed_over = list_names(root)
-    names.sort(key=natural_order.natural_key)
+    names.sort(key=wording.natural_key)
     pictures = [root / name for name in names if is_picture(name)]
     others = [root / name for name in names if not is_picture(name)]
     return Listing(pictures, others, dict(passed_over))
@@ -94,7 +94,7 @@ def list_names(root: pathlib.Path) -> tuple[list[str], collections.Counter[str]]
             except PermissionError:
                 walk.passed_over[_UNREADABLE] += 1
             if not walk.folders:
-                walk.links.sort(key=natural_order.natural_key, reverse=True)
+                walk.links.sort(key=wording.natural_key, reverse=True)
     except OSError as fault:
         # A disk that fails for a moment must not make the folder smaller.
         raise errors.UserError(

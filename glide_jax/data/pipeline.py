@@ -19,15 +19,15 @@ import numpy as np
 
 from glide_jax import errors
 from glide_jax.data import (
-    captions,
-    fault,
+    bad_records,
+    caption_text,
     masks,
     order,
     picture_cache,
     schema,
-    streams,
     transforms,
 )
+from glide_jax.runtime import random_streams
 
 logger = logging.getLogger(__name__)
 
@@ -80,7 +80,7 @@ def _make_mask(recipe: Recipe, position: int) -> np.ndarray:
     Both stages of the cascade share one mask, made at the base's size and enlarged by
     nearest neighbours, so the upsampler is trained on masks of that grain.
     """
-    rng = streams.generator(recipe.seed, streams.MASK, position)
+    rng = random_streams.generator(recipe.seed, random_streams.MASK, position)
     px = recipe.low_res_px or recipe.image_px
     factor = recipe.image_px // px
     mask = masks.random_mask(rng, px, px)
@@ -91,14 +91,14 @@ def _make_row(
     recipe: Recipe, example: schema.Example, position: int
 ) -> dict[str, np.ndarray]:
     """The image fields of one row; raises BadRecordError."""
-    captions.check(example.caption, example.key)
+    caption_text.check(example.caption, example.key)
     image = transforms.load_image(example, recipe.image_px, recipe.cache)
     if recipe.flip_prob > 0:
-        rng = streams.generator(recipe.seed, streams.FLIP, position)
+        rng = random_streams.generator(recipe.seed, random_streams.FLIP, position)
         image = image[:, ::-1] if rng.random() < recipe.flip_prob else image
     row = {"image": image}
     if recipe.low_res_px:
-        rng = streams.generator(recipe.seed, streams.CORRUPTION, position)
+        rng = random_streams.generator(recipe.seed, random_streams.CORRUPTION, position)
         row["low_res"] = transforms.corrupt_low_res(
             transforms.area_downsample(image, recipe.low_res_px),
             recipe.low_res_corruption,
@@ -114,7 +114,7 @@ class _Made(NamedTuple):
     """A batch and what was left out of it."""
 
     batch: schema.Batch
-    bad: list[fault.Bad]
+    bad: list[bad_records.Bad]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -126,16 +126,16 @@ class _BatchMaker:
     recipe: Recipe
 
     def _row(
-        self, index: int, position: int, bad: list[fault.Bad]
+        self, index: int, position: int, bad: list[bad_records.Bad]
     ) -> tuple[str, dict[str, np.ndarray]]:
         """Caption and image fields of record `index`, or of what replaces it."""
         for attempt in range(MAX_ATTEMPTS):
             try:
                 record = self.source[index]
-                example = captions.draw(record, self.recipe.seed, position)
+                example = caption_text.draw(record, self.recipe.seed, position)
                 return example.caption, _make_row(self.recipe, example, position)
             except schema.BadRecordError as error:
-                bad.append(fault.bad_at(position, index, error))
+                bad.append(bad_records.bad_at(position, index, error))
                 index = order.replacement_at(
                     self.source, self.recipe.seed, position, attempt
                 )
@@ -147,7 +147,7 @@ class _BatchMaker:
 
     def batch(self, indices: Sequence[int], positions: Sequence[int]) -> _Made:
         """The rows of these records, stacked; positions key their randomness."""
-        bad: list[fault.Bad] = []
+        bad: list[bad_records.Bad] = []
         made = [
             self._row(index, position, bad)
             for index, position in zip(indices, positions, strict=True)
@@ -184,7 +184,7 @@ class Batches(Iterator[schema.Batch]):
     """
 
     def __init__(
-        self, made: grain.DatasetIterator[_Made], faults: fault.FaultCounter
+        self, made: grain.DatasetIterator[_Made], faults: bad_records.FaultCounter
     ) -> None:
         self._made = made
         self._taker = futures.ThreadPoolExecutor(1, thread_name_prefix="next-batch")
@@ -237,7 +237,7 @@ def make_batches(
     num_threads: int = 2,
     prefetch_batches: int = 4,
     max_bad_frac: float = 0.01,
-    on_bad: Callable[[fault.Bad], None] | None = None,
+    on_bad: Callable[[bad_records.Bad], None] | None = None,
     faults_before: Mapping[str, Any] | None = None,
 ) -> Batches:
     """This process's slice of the batches of steps start_step, start_step + 1, ...
@@ -269,7 +269,7 @@ def make_batches(
         flip_prob,
         cache,
     )
-    faults = fault.FaultCounter(max_bad_frac, len(source), on_bad, faults_before)
+    faults = bad_records.FaultCounter(max_bad_frac, len(source), on_bad, faults_before)
     maker = _BatchMaker(_drawn_at(source, image_px), tokenizer, recipe)
     rows = rows_of(global_batch_size, process_index, process_count)
     make = functools.partial(maker.step_batch, global_batch_size, rows)
@@ -339,5 +339,5 @@ def fixed_batch(
     rows = range(len(indices)) if rows is None else rows
     batch, bad = maker.batch([indices[row] for row in rows], rows)
     # Every record may be bad but for the limit on attempts: validation goes on.
-    fault.FaultCounter(1.0, len(source)).count(len(rows), bad)
+    bad_records.FaultCounter(1.0, len(source)).count(len(rows), bad)
     return batch

@@ -6,12 +6,12 @@ import collections
 import dataclasses
 
 from glide_jax.data import picture_listing
-from glide_jax.runtime import counts
+from glide_jax.runtime import wording
 
 
 def used(count: int, has_captions: bool) -> str:
     """E.g. "92 pictures with captions"."""
-    pictures = counts.counted(count, "picture")
+    pictures = wording.counted(count, "picture")
     if not has_captions:
         return pictures
     return f"{pictures} with {'a caption' if count == 1 else 'captions'}"
@@ -41,5 +41,5 @@ class SourceReport:
     def note_dotted(self, count: int) -> None:
         """Notes records whose key has a dot, unlike webdataset's."""
         if count:
-            keys = counts.counted(count, "key")
+            keys = wording.counted(count, "key")
             self.notes.append(f"{keys} up to the last dot of the name")

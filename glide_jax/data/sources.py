@@ -9,7 +9,7 @@ from collections.abc import Callable
 
 from glide_jax import errors
 from glide_jax.data import (
-    captions,
+    caption_text,
     folder,
     mixture,
     order,
@@ -18,7 +18,7 @@ from glide_jax.data import (
     source_options,
     tar_shards,
 )
-from glide_jax.runtime import counts
+from glide_jax.runtime import wording
 
 _log = logging.getLogger(__name__)
 # The order of the records of folders and tars; natural order is version 2.
@@ -125,7 +125,7 @@ def _open_tfds(where: str, split: str, captions_required: bool) -> schema.Source
     source = tfds_records.TfdsRecords(
         name, **{"split": split, **options}, captions_required=captions_required
     )
-    _log_once(f"{source!r}: {counts.counted(len(source), 'record')}")
+    _log_once(f"{source!r}: {wording.counted(len(source), 'record')}")
     return source
 
 
@@ -167,8 +167,8 @@ def sample_captions(
         on_progress()
         try:
             record = source[order.record_at(source, seed, position)]
-            example = captions.draw(record, seed, position)
-            captions.check(example.caption, example.key)
+            example = caption_text.draw(record, seed, position)
+            caption_text.check(example.caption, example.key)
         except schema.BadRecordError as bad:
             skipped.append(bad)
         else:

@@ -10,8 +10,8 @@ from typing import NamedTuple
 
 import numpy as np
 
-from glide_jax.data import captions, fault, schema, transforms
-from glide_jax.runtime import counts
+from glide_jax.data import bad_records, caption_text, schema, transforms
+from glide_jax.runtime import wording
 
 # Captions are counted up to here.
 MAX_TOKENS = 4096
@@ -45,7 +45,7 @@ class Survey(NamedTuple):
     """
 
     records: int
-    bad: list[fault.Bad]
+    bad: list[bad_records.Bad]
     short_sides: Spread | None
     caption_chars: Spread | None
     caption_tokens: Spread | None
@@ -70,7 +70,7 @@ def survey(
     tokenizer: schema.Tokenizer | None = None,
     context: int = 128,
     num_threads: int = 4,
-    on_bad: Callable[[fault.Bad], None] = lambda bad: None,
+    on_bad: Callable[[bad_records.Bad], None] = lambda bad: None,
     on_progress: Callable[[], None] = lambda: None,
 ) -> Survey:
     """Decodes the pictures and reads the captions of records, in parallel.
@@ -92,7 +92,7 @@ def survey(
     for found in _read_all(source, indices, num_threads):
         records += 1
         on_progress()
-        if isinstance(found, fault.Bad):
+        if isinstance(found, bad_records.Bad):
             bad.append(found)
             on_bad(found)
             continue
@@ -127,11 +127,11 @@ def survey(
 def describe(found: Survey, *, px: int, context: int) -> list[str]:
     """A line for each figure, without the bad records; `px` 0: no size is asked for."""
     usable = found.records - len(found.bad)
-    lines = [f"{usable:,} of {counts.counted(found.records, 'record')} can be used"]
+    lines = [f"{usable:,} of {wording.counted(found.records, 'record')} can be used"]
     if found.short_sides:
         lines.append(f"short side of the pictures: {_shown(found.short_sides)} px")
     if px:
-        small = counts.counted(found.num_enlarged, "picture")
+        small = wording.counted(found.num_enlarged, "picture")
         lines.append(f"{small} below {px} px, which training enlarges")
     if found.caption_chars:
         lines.append(f"captions: {_shown(found.caption_chars)} characters")
@@ -143,8 +143,8 @@ def describe(found: Survey, *, px: int, context: int) -> list[str]:
     for key, first in found.duplicates[:NAMED]:
         lines.append(f"{key}: the same picture and caption as {first}")
     lines.append(
-        f"{counts.counted(len(found.duplicates), 'duplicate')}; "
-        f"{counts.counted(found.same_pictures, 'picture')} again with another caption"
+        f"{wording.counted(len(found.duplicates), 'duplicate')}; "
+        f"{wording.counted(found.same_pictures, 'picture')} again with another caption"
     )
     return lines
 
@@ -155,7 +155,7 @@ def _shown(spread: Spread) -> str:
 
 def _read_all(
     source: schema.Source, indices: Iterable[int], num_threads: int
-) -> Iterator[_Read | fault.Bad]:
+) -> Iterator[_Read | bad_records.Bad]:
     """The records in their order, read by several threads."""
     with futures.ThreadPoolExecutor(num_threads) as pool:
         pending: list[futures.Future] = []
@@ -167,15 +167,15 @@ def _read_all(
             yield future.result()
 
 
-def _read(source: schema.Source, index: int) -> _Read | fault.Bad:
+def _read(source: schema.Source, index: int) -> _Read | bad_records.Bad:
     try:
         example = source[index]
         choices = example.choices or (example.caption,)
         for caption in choices:
-            captions.check(caption, example.key)
+            caption_text.check(caption, example.key)
         image = transforms.decode(example)
     except schema.BadRecordError as error:
-        return fault.bad_at(index, index, error)
+        return bad_records.bad_at(index, index, error)
     content = (
         example.image if isinstance(example.image, bytes) else example.image.tobytes()
     )

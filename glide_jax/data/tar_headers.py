@@ -13,7 +13,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import NamedTuple
 
-from glide_jax.data import disk
+from glide_jax.data import retrying_reads
 
 BLOCK = 512
 # A pax header of img2dataset's tars has some hundred bytes.
@@ -78,13 +78,15 @@ def walk(
     """What a tar of `end` bytes holds, in order of offset."""
     offset, name, size = 0, None, None
     while offset < end:
-        block = disk.read_at(descriptor, offset, BLOCK)
+        block = retrying_reads.read_at(descriptor, offset, BLOCK)
         # One block of zeros alone is damage, two are the end.
-        if not any(block) and not any(disk.read_at(descriptor, offset + BLOCK, BLOCK)):
+        if not any(block) and not any(
+            retrying_reads.read_at(descriptor, offset + BLOCK, BLOCK)
+        ):
             offset, name, size = _skip_zeros(descriptor, offset, end), None, None
             if offset == end:
                 return
-            if _parse(disk.read_at(descriptor, offset, BLOCK)) is None:
+            if _parse(retrying_reads.read_at(descriptor, offset, BLOCK)) is None:
                 yield Trailer(offset)
                 return
             yield Joined(offset)
@@ -162,7 +164,7 @@ def _read_extended(
     """
     if header.size > LONG_NAME_BYTES:
         raise ValueError("too long")
-    held = disk.read_at(descriptor, content, header.size)
+    held = retrying_reads.read_at(descriptor, content, header.size)
     if len(held) < header.size:
         raise ValueError("cut")
     if header.kind == _LONG_NAME:
@@ -194,7 +196,9 @@ def _pax_records(held: bytes) -> Iterator[tuple[bytes, bytes]]:
 def _skip_zeros(descriptor: int, offset: int, end: int) -> int:
     """Offset of the next block from `offset` on that is not all zeros, or `end`."""
     while offset < end:
-        held = disk.read_at(descriptor, offset, min(_SEARCH_BYTES, end - offset))
+        held = retrying_reads.read_at(
+            descriptor, offset, min(_SEARCH_BYTES, end - offset)
+        )
         if not held:
             return end
         zeros = len(held) - len(held.lstrip(b"\0"))
@@ -207,7 +211,7 @@ def _skip_zeros(descriptor: int, offset: int, end: int) -> int:
 def _next_header(descriptor: int, offset: int, end: int) -> int:
     """Offset of the next block that is a header; past `end` if there is none."""
     while offset < end:
-        blocks = disk.read_at(descriptor, offset, _SEARCH_BYTES)
+        blocks = retrying_reads.read_at(descriptor, offset, _SEARCH_BYTES)
         for at in range(0, len(blocks) - BLOCK + 1, BLOCK):
             # The mark first: a checksum of each block would take hours on a big tar.
             is_marked = blocks[at + 257 : at + 262] == b"ustar"

@@ -18,10 +18,10 @@ import numpy as np
 
 from glide_jax import errors
 from glide_jax.data import (
-    disk,
     picture_files,
     picture_listing,
     record_members,
+    retrying_reads,
     source_options,
     tar_headers,
 )
@@ -66,7 +66,7 @@ class Index(NamedTuple):
 
 def load(
     path: pathlib.Path, cache_dir: pathlib.Path, options: source_options.Options
-) -> tuple[Index, disk.Stamp]:
+) -> tuple[Index, retrying_reads.Stamp]:
     """The index of one tar, from the cache if its stamp still agrees, and that stamp.
 
     Raises:
@@ -74,7 +74,7 @@ def load(
         pictures of equal rank.
     """
     try:
-        descriptor, stamp = disk.open_file(path)
+        descriptor, stamp = retrying_reads.open_file(path)
         try:
             return _find(path, cache_dir, options, descriptor, stamp), stamp
         finally:
@@ -91,7 +91,7 @@ def _find(
     cache_dir: pathlib.Path,
     options: source_options.Options,
     descriptor: int,
-    stamp: disk.Stamp,
+    stamp: retrying_reads.Stamp,
 ) -> Index:
     # A column is read from the JSON file, whichever it is.
     chosen = (options.image, options.text, bool(options.column))

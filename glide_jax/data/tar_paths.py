@@ -10,7 +10,7 @@ import re
 
 from glide_jax import errors
 from glide_jax.data import picture_listing
-from glide_jax.runtime import natural_order, paths
+from glide_jax.runtime import paths, wording
 
 _RANGE = re.compile(r"(\d+)\.\.(\d+)")
 NOT_A_TAR = "file that is not a tar"
@@ -51,7 +51,7 @@ def expand(where: str) -> tuple[list[pathlib.Path], collections.Counter[str]]:
         raise errors.UserError(
             "webdataset: names no file; write webdataset:FOLDER/*.tar"
         )
-    names = sorted(found, key=natural_order.natural_key)
+    names = sorted(found, key=wording.natural_key)
     if "**" in where:
         names = _without_links_to_same(names, passed_over)
     return [pathlib.Path(name) for name in names], passed_over

@@ -19,19 +19,19 @@ from concurrent import futures
 
 import numpy as np
 
-from glide_jax import cache, errors
+from glide_jax import errors
 from glide_jax.data import (
     caption_tables,
-    captions,
-    disk,
+    caption_text,
     record_members,
+    retrying_reads,
     schema,
     source_options,
     source_report,
     tar_index,
     tar_paths,
 )
-from glide_jax.runtime import counts
+from glide_jax.runtime import user_cache, wording
 
 # Headers are read a few bytes at a time: on network disks waiting dominates.
 _WALKERS = 8
@@ -69,7 +69,7 @@ class TarShards:
         self._options = options or source_options.Options()
         self._captions_required = captions_required
         self.paths, passed_over = tar_paths.expand(where)
-        folder = cache_dir or cache.folder()
+        folder = cache_dir or user_cache.folder()
         with futures.ThreadPoolExecutor(_WALKERS) as pool:
             read = functools.partial(
                 tar_index.load, cache_dir=folder, options=self._options
@@ -128,14 +128,14 @@ class TarShards:
 
     def _complete_report(self, indices: list[tar_index.Index]) -> None:
         used = source_report.used(len(self), self._captions_required)
-        self.report.used = f"{used} in {counts.counted(len(self.paths), 'tar')}"
+        self.report.used = f"{used} in {wording.counted(len(self.paths), 'tar')}"
         joined = sum(index.joined for index in indices)
         if joined:
-            members = counts.counted(joined, "member")
+            members = wording.counted(joined, "member")
             self.report.notes.append(f"{members} behind an end mark read (joined tars)")
         self.report.note_dotted(sum(index.dotted for index in indices))
         if self.tables:
-            files = counts.counted(len(self.tables), "Parquet file")
+            files = wording.counted(len(self.tables), "Parquet file")
             self.report.notes.append(f"captions from {files} beside the tars")
         if not len(self):
             told = self.report.describe()
@@ -166,21 +166,21 @@ class TarShards:
             raise schema.BadRecordError(kind, key, f"{size} bytes")
         # A descriptor for each read: safe from any number of threads, and no limit on
         # the number of shards.
-        return disk.read_span(self.paths[shard], offset, size, stamp, key)
+        return retrying_reads.read_span(self.paths[shard], offset, size, stamp, key)
 
     def _captions(
         self, shard: int, place: int, row: np.void, key: str
     ) -> tuple[str, ...]:
         """The captions: of the caption file, else of the table, else of the JSON."""
-        text = self._read(shard, row, "text", disk.MAX_CAPTION_BYTES, key)
+        text = self._read(shard, row, "text", retrying_reads.MAX_CAPTION_BYTES, key)
         if text is not None:
-            return (captions.from_text(text, key),)
+            return (caption_text.from_text(text, key),)
         texts = self._texts[shard]
         if texts is not None and texts[place]:
             return texts[place]
-        record = self._read(shard, row, "json", disk.MAX_JSON_BYTES, key)
+        record = self._read(shard, row, "json", retrying_reads.MAX_JSON_BYTES, key)
         if record is not None:
-            return captions.from_json(
+            return caption_text.from_json(
                 record, key, self._options.column, required=self._captions_required
             )
         return ("",)
@@ -193,6 +193,6 @@ class TarShards:
         place = index - int(self._ends[shard]) + len(table)
         row = table[place]
         key = f"{self.paths[shard].name}:{row['key'].decode(errors='replace')}"
-        image = self._read(shard, row, "image", disk.MAX_IMAGE_BYTES, key)
+        image = self._read(shard, row, "image", retrying_reads.MAX_IMAGE_BYTES, key)
         texts = self._captions(shard, place, row, key)
-        return captions.make_example(image, texts, key, self._options.captions)
+        return caption_text.make_example(image, texts, key, self._options.captions)

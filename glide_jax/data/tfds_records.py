@@ -18,8 +18,7 @@ import tensorflow_datasets as tfds
 from google.protobuf import json_format, message
 
 from glide_jax import errors
-from glide_jax.data import captions as captions_lib
-from glide_jax.data import disk, schema
+from glide_jax.data import caption_text, retrying_reads, schema
 from glide_jax.runtime import paths
 
 _FORMAT = "array_record"
@@ -178,12 +177,12 @@ class TfdsRecords:
             detail = f"{type(fault).__name__}: {_first_line(fault)}"
             raise schema.BadRecordError("broken record", key, detail) from fault
         texts = [
-            captions_lib.from_text(t, key) if isinstance(t, bytes) else t.strip()
+            caption_text.from_text(t, key) if isinstance(t, bytes) else t.strip()
             for t in texts or [""]
         ]
-        if len(image) > disk.MAX_IMAGE_BYTES:
+        if len(image) > retrying_reads.MAX_IMAGE_BYTES:
             raise schema.BadRecordError("huge image", key, f"{len(image)} bytes")
-        return captions_lib.make_example(image, texts, key, self._policy)
+        return caption_text.make_example(image, texts, key, self._policy)
 
 
 def _decoders(features: tfds.features.FeaturesDict) -> dict[str, Any]:
@@ -223,7 +222,7 @@ class _Shards:
         self._stamps = []
         for path in self._paths:
             try:
-                descriptor, stamp = disk.open_file(path)
+                descriptor, stamp = retrying_reads.open_file(path)
             except OSError as fault:
                 raise errors.UserError(
                     f"{path}, a shard of split {split!r}, cannot be read"
@@ -235,4 +234,4 @@ class _Shards:
     def check_unchanged(self, index: int, key: str) -> None:
         """Raises BadRecordError if the file of the record is gone or another."""
         shard = bisect.bisect_right(self._ends, index)
-        disk.check_unchanged(self._paths[shard], self._stamps[shard], key)
+        retrying_reads.check_unchanged(self._paths[shard], self._stamps[shard], key)

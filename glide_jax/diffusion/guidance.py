@@ -22,16 +22,16 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Bool, Float, Int
 
-from glide_jax import shapes
+from glide_jax import array_types
 from glide_jax.diffusion import process
 
 # On the training chain.
-Timestep = shapes.Scalar | Int[shapes.Array, ""]
+Timestep = array_types.Scalar | Int[array_types.Array, ""]
 # One for all images, or each image's own.
-Scale = shapes.Scalar | Float[shapes.Array, "b 1 1 1"]
-PerExampleBool = Bool[shapes.Array, "b"]
-ModelOutputs = Float[shapes.Array, "k b h w c2"]
-BlendWeights = Float[shapes.Array, "k"] | Float[shapes.Array, "k b"]
+Scale = array_types.Scalar | Float[array_types.Array, "b 1 1 1"]
+PerExampleBool = Bool[array_types.Array, "b"]
+ModelOutputs = Float[array_types.Array, "k b h w c2"]
+BlendWeights = Float[array_types.Array, "k"] | Float[array_types.Array, "k b"]
 
 
 def classifier_free(
@@ -51,7 +51,7 @@ def classifier_free(
 
 
 def is_active(
-    timesteps: shapes.Timesteps, first: Timestep, last: Timestep
+    timesteps: array_types.Timesteps, first: Timestep, last: Timestep
 ) -> PerExampleBool:
     """Where first <= timesteps <= last, on the training chain: guide only there.
 
@@ -65,7 +65,7 @@ def is_active(
 def rescale(
     guided_output: process.ModelOutput,
     cond_output: process.ModelOutput,
-    share: shapes.Scalar,
+    share: array_types.Scalar,
 ) -> process.ModelOutput:
     """guided_output with the eps channels of eq. 4, float32.
 
@@ -101,19 +101,19 @@ def blend(outputs: ModelOutputs, weights: BlendWeights) -> process.ModelOutput:
 
 
 def shift_mean(
-    mean: shapes.Image, variance: shapes.Image, gradient: shapes.Image
-) -> shapes.Image:
+    mean: array_types.Image, variance: array_types.Image, gradient: array_types.Image
+) -> array_types.Image:
     """Mean of p(x_{t-1} | x_t) moved along the gradient, eq. 2."""
     return mean + variance * gradient
 
 
 def shift_score(
     tables: process.DiffusionTables,
-    pred_x_start: shapes.Image,
-    x_t: shapes.Image,
-    t: shapes.Timesteps,
-    gradient: shapes.Image,
-) -> shapes.Image:
+    pred_x_start: array_types.Image,
+    x_t: array_types.Image,
+    t: array_types.Timesteps,
+    gradient: array_types.Image,
+) -> array_types.Image:
     """pred_x_start after eq. 3 moved the eps that it implies.
 
     It is not clipped again (the reference does not): with a strong gradient it can lie
@@ -127,12 +127,12 @@ def shift_score(
 def estimate(
     tables: process.DiffusionTables,
     model_output: process.ModelOutput,
-    x_t: shapes.Image,
-    t: shapes.Timesteps,
-    gradient: shapes.Image | None,
+    x_t: array_types.Image,
+    t: array_types.Timesteps,
+    gradient: array_types.Image | None,
     clip_denoised: bool,
     denoised_fn: process.DenoisedFn | None,
-) -> tuple[shapes.Image, shapes.Image]:
+) -> tuple[array_types.Image, array_types.Image]:
     """pred_x_start, after eq. 3 if there is a gradient, and the eps it implies.
 
     eps follows the clipped x_start, so that the two always explain x_t together.
@@ -151,10 +151,10 @@ def estimate(
 
 
 def similarity_gradient(
-    similarity_fn: Callable[[shapes.Image], shapes.PerExample],
-    x_t: shapes.Image,
+    similarity_fn: Callable[[array_types.Image], array_types.PerExample],
+    x_t: array_types.Image,
     scale: Scale,
-) -> shapes.Image:
+) -> array_types.Image:
     """scale times the gradient of the summed similarity with respect to x_t.
 
     Args:

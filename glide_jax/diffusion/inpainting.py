@@ -15,15 +15,17 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Float
 
-from glide_jax import shapes
+from glide_jax import array_types
 from glide_jax.diffusion import process
 
-Mask = Float[shapes.Array, "b h w 1"]
+Mask = Float[array_types.Array, "b h w 1"]
 
 
 def project(
-    pred_x_start: shapes.Image, inpaint_image: shapes.Image, inpaint_mask: Mask
-) -> shapes.Image:
+    pred_x_start: array_types.Image,
+    inpaint_image: array_types.Image,
+    inpaint_mask: Mask,
+) -> array_types.Image:
     """pred_x_start with its known pixels pinned to the image, eq. 1.
 
     Bind the last two arguments and pass the rest as a step's `denoised_fn`.
@@ -33,12 +35,12 @@ def project(
 
 def renoise_known(
     tables: process.DiffusionTables,
-    x_prev: shapes.Image,
-    t: shapes.Timesteps,
-    inpaint_image: shapes.Image,
+    x_prev: array_types.Image,
+    t: array_types.Timesteps,
+    inpaint_image: array_types.Image,
     inpaint_mask: Mask,
-    noise: shapes.Image,
-) -> shapes.Image:
+    noise: array_types.Image,
+) -> array_types.Image:
     """x_prev with its known pixels drawn anew around the image, eq. 2.
 
     Bind all but `x_prev` and `t` and pass the rest as the loop's `after_step`.

@@ -21,13 +21,13 @@ from collections.abc import Callable
 import jax
 import jax.numpy as jnp
 
-from glide_jax import errors, shapes
+from glide_jax import array_types, errors
 from glide_jax.diffusion import process, samplers
 
 LOSS_TYPES = ("mse", "hybrid", "mse_vb", "kl", "rescaled_kl")
 
 
-def mse(first: shapes.Image, second: shapes.Image) -> shapes.PerExample:
+def mse(first: array_types.Image, second: array_types.Image) -> array_types.PerExample:
     """Mean squared difference of each example, (b,)."""
     return _mean_flat(jnp.square(jnp.asarray(first) - second))
 
@@ -35,12 +35,12 @@ def mse(first: shapes.Image, second: shapes.Image) -> shapes.PerExample:
 def vb_terms(
     tables: process.DiffusionTables,
     model_output: process.ModelOutput,
-    x_start: shapes.Image,
-    x_t: shapes.Image,
-    t: shapes.Timesteps,
+    x_start: array_types.Image,
+    x_t: array_types.Image,
+    t: array_types.Timesteps,
     *,
     clip_denoised: bool = False,
-) -> tuple[shapes.PerExample, shapes.Image]:
+) -> tuple[array_types.PerExample, array_types.Image]:
     """(vb in bits per dimension (b,), eq. 2; pred_x_start (b, h, w, c)).
 
     Training leaves pred_x_start unclipped, or the clip would stop its gradient.
@@ -60,13 +60,13 @@ def vb_terms(
 def training_losses(
     tables: process.DiffusionTables,
     model_output: process.ModelOutput,
-    x_start: shapes.Image,
-    x_t: shapes.Image,
-    noise: shapes.Image,
-    t: shapes.Timesteps,
+    x_start: array_types.Image,
+    x_t: array_types.Image,
+    noise: array_types.Image,
+    t: array_types.Timesteps,
     *,
     loss_type: str = "hybrid",
-) -> dict[str, shapes.PerExample]:
+) -> dict[str, array_types.PerExample]:
     """{"loss", "mse", "vb"}, each (b,); loss is the one to minimise.
 
     Args:
@@ -104,8 +104,8 @@ def training_losses(
 
 
 def prior_bpd(
-    tables: process.DiffusionTables, x_start: shapes.Image
-) -> shapes.PerExample:
+    tables: process.DiffusionTables, x_start: array_types.Image
+) -> array_types.PerExample:
     """What the noisiest x_t still tells of x_start, (b,), eq. 4."""
     t = jnp.full(x_start.shape[:1], tables.num_timesteps - 1)
     mean, _, log_variance = process.q_mean_variance(tables, x_start, t)
@@ -115,8 +115,8 @@ def prior_bpd(
 def bits_per_dimension(
     denoise: samplers.Denoise,
     tables: process.DiffusionTables,
-    x_start: shapes.Image,
-    noise_fn: Callable[[shapes.Timesteps], shapes.Image],
+    x_start: array_types.Image,
+    noise_fn: Callable[[array_types.Timesteps], array_types.Image],
     *,
     clip_denoised: bool = True,
 ) -> dict[str, jax.Array]:
@@ -197,7 +197,7 @@ def _tanh(x: jax.Array) -> jax.Array:
 
 
 def _discretized_log_likelihood(
-    x_start: shapes.Image, mean: jax.Array, log_scale: jax.Array
+    x_start: array_types.Image, mean: jax.Array, log_scale: jax.Array
 ) -> jax.Array:
     """Log mass, in nats, that a Gaussian puts on the 8-bit bin of each value.
 
@@ -217,7 +217,7 @@ def _discretized_log_likelihood(
 
 
 def low_pass_mse(
-    model_output: process.ModelOutput, noise: shapes.Image, factor: int
+    model_output: process.ModelOutput, noise: array_types.Image, factor: int
 ) -> jax.Array:
     """Squared error (b,) of the noise estimate's factor x factor means, times factor.
 

@@ -13,12 +13,14 @@ from __future__ import annotations
 import jax.numpy as jnp
 from jaxtyping import Float
 
-from glide_jax import shapes
+from glide_jax import array_types
 
-SmallImage = Float[shapes.Array, "b h_small w_small c"]
+SmallImage = Float[array_types.Array, "b h_small w_small c"]
 
 
-def match_low_res(pred_x_start: shapes.Image, low_res: SmallImage) -> shapes.Image:
+def match_low_res(
+    pred_x_start: array_types.Image, low_res: SmallImage
+) -> array_types.Image:
     """pred_x_start (b, h, w, c) with the area means of low_res, eq. 1.
 
     Its sides are multiples of low_res's. Clipping afterwards can move a mean again.

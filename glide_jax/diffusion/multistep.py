@@ -32,12 +32,12 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Int
 
-from glide_jax import shapes
+from glide_jax import array_types
 from glide_jax.diffusion import guidance, process
 
-Count = Int[shapes.Array, ""] | int
+Count = Int[array_types.Array, ""] | int
 # Estimates of the steps before this one, newest first.
-Earlier = tuple[shapes.Image, ...]
+Earlier = tuple[array_types.Image, ...]
 
 # How many estimates each rule looks back on.
 PLMS_MEMORY = 3
@@ -50,20 +50,20 @@ _SHORTEST = 0.5
 class MultistepStep(NamedTuple):
     """One step towards the image, (b, h, w, c), and what later ones shall remember."""
 
-    x_prev: shapes.Image
-    pred_x_start: shapes.Image
+    x_prev: array_types.Image
+    pred_x_start: array_types.Image
     earlier: Earlier
 
 
 def plms_step(
     tables: process.DiffusionTables,
     model_output: process.ModelOutput,
-    x_t: shapes.Image,
-    t: shapes.Timesteps,
+    x_t: array_types.Image,
+    t: array_types.Timesteps,
     earlier: Earlier,
     num_earlier: Count,
     *,
-    gradient: shapes.Image | None = None,
+    gradient: array_types.Image | None = None,
     clip_denoised: bool = True,
     denoised_fn: process.DenoisedFn | None = None,
 ) -> MultistepStep:
@@ -95,12 +95,12 @@ def plms_step(
 def dpm_solver_pp_step(
     tables: process.DiffusionTables,
     model_output: process.ModelOutput,
-    x_t: shapes.Image,
-    t: shapes.Timesteps,
+    x_t: array_types.Image,
+    t: array_types.Timesteps,
     earlier: Earlier,
     num_earlier: Count,
     *,
-    gradient: shapes.Image | None = None,
+    gradient: array_types.Image | None = None,
     clip_denoised: bool = True,
     denoised_fn: process.DenoisedFn | None = None,
 ) -> MultistepStep:
@@ -119,7 +119,7 @@ def _plms_correction(
     tables: process.DiffusionTables,
     eps: jax.Array,
     earlier: Earlier,
-    t: shapes.Timesteps,
+    t: array_types.Timesteps,
     num_earlier: Count,
 ) -> jax.Array:
     """What eq. 1 adds to eps: Newton's polynomial, term by term, over the next step."""
@@ -142,7 +142,7 @@ def _plms_correction(
 
 
 def _look_back(
-    tables: process.DiffusionTables, t: shapes.Timesteps, num_earlier: Count
+    tables: process.DiffusionTables, t: array_types.Timesteps, num_earlier: Count
 ) -> tuple[list[jax.Array], list[jax.Array]]:
     """(how long before t each earlier eps was found, whether to use it), newest first.
 
@@ -165,7 +165,7 @@ def _look_back(
 
 
 def _dpm_weight(
-    tables: process.DiffusionTables, t: shapes.Timesteps, num_earlier: Count
+    tables: process.DiffusionTables, t: array_types.Timesteps, num_earlier: Count
 ) -> jax.Array:
     """1 / (2 r) of eq. 2, or 0 for a step of first order; (b, 1, 1, 1)."""
     # sqrt(1 / A - 1) = exp(-l) is stored from float64, so l is good to 1e-6 at both
@@ -184,7 +184,7 @@ def _ddim(
     tables: process.DiffusionTables,
     x_start: jax.Array,
     eps: jax.Array,
-    t: shapes.Timesteps,
+    t: array_types.Timesteps,
 ) -> jax.Array:
     """The DDIM step without noise that this x_start and eps make."""
     prev = process.gather(tables.alphas_cumprod_prev, t)

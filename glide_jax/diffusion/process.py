@@ -29,14 +29,14 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Float
 
-from glide_jax import errors, shapes
+from glide_jax import array_types, errors
 
 # The network's output: 2C channels, pred_eps (C) before var_values (C).
-ModelOutput = Float[shapes.Array, "b h w c2"]
+ModelOutput = Float[array_types.Array, "b h w c2"]
 # Applied to pred_x_start before it is clipped, e.g. to pin the known pixels.
-DenoisedFn = Callable[[shapes.Image], shapes.Image]
+DenoisedFn = Callable[[array_types.Image], array_types.Image]
 # Any, as jax also fills a pytree's fields with shardings, shapes and placeholders.
-TableLeaf = shapes.Table | Any
+TableLeaf = array_types.Table | Any
 
 
 @jax.tree_util.register_dataclass
@@ -62,7 +62,7 @@ class DiffusionTables:
     posterior_log_variance_clipped: TableLeaf
     posterior_mean_coef1: TableLeaf
     posterior_mean_coef2: TableLeaf
-    timesteps: shapes.Timesteps | Any
+    timesteps: array_types.Timesteps | Any
 
     @property
     def num_timesteps(self) -> int:
@@ -73,16 +73,16 @@ class DiffusionTables:
 class PMeanVariance(NamedTuple):
     """p(x_{t-1} | x_t) and the clean image it was made from; each (b, h, w, c)."""
 
-    mean: shapes.Image
-    variance: shapes.Image
-    log_variance: shapes.Image
-    pred_x_start: shapes.Image
+    mean: array_types.Image
+    variance: array_types.Image
+    log_variance: array_types.Image
+    pred_x_start: array_types.Image
 
 
 class MeanVariance(NamedTuple):
     """A Gaussian; mean is (b, h, w, c), the other two broadcast against it."""
 
-    mean: shapes.Image
+    mean: array_types.Image
     variance: jax.Array
     log_variance: jax.Array
 
@@ -144,19 +144,21 @@ def make_tables(
     return DiffusionTables(timesteps=jnp.asarray(timesteps, jnp.int32), **tables)
 
 
-def gather(table: shapes.Table, t: shapes.Timesteps) -> jax.Array:
+def gather(table: array_types.Table, t: array_types.Timesteps) -> jax.Array:
     """table[t], shape (b, 1, 1, 1), to scale each image of a batch by its own value."""
     return jnp.asarray(table)[t][:, None, None, None]
 
 
-def split_output(model_output: ModelOutput) -> tuple[shapes.Image, shapes.Image]:
+def split_output(
+    model_output: ModelOutput,
+) -> tuple[array_types.Image, array_types.Image]:
     """(pred_eps, var_values), each (b, h, w, c) and float32."""
     pred_eps, var_values = jnp.split(jnp.asarray(model_output, jnp.float32), 2, axis=-1)
     return pred_eps, var_values
 
 
 def q_mean_variance(
-    tables: DiffusionTables, x_start: shapes.Image, t: shapes.Timesteps
+    tables: DiffusionTables, x_start: array_types.Image, t: array_types.Timesteps
 ) -> MeanVariance:
     """q(x_t | x_start), eq. 1."""
     return MeanVariance(
@@ -168,10 +170,10 @@ def q_mean_variance(
 
 def q_sample(
     tables: DiffusionTables,
-    x_start: shapes.Image,
-    t: shapes.Timesteps,
-    noise: shapes.Image,
-) -> shapes.Image:
+    x_start: array_types.Image,
+    t: array_types.Timesteps,
+    noise: array_types.Image,
+) -> array_types.Image:
     """x_t drawn from q(x_t | x_start) with the standard normal `noise`, eq. 2."""
     return (
         gather(tables.sqrt_alphas_cumprod, t) * x_start
@@ -181,9 +183,9 @@ def q_sample(
 
 def q_posterior_mean_variance(
     tables: DiffusionTables,
-    x_start: shapes.Image,
-    x_t: shapes.Image,
-    t: shapes.Timesteps,
+    x_start: array_types.Image,
+    x_t: array_types.Image,
+    t: array_types.Timesteps,
 ) -> MeanVariance:
     """q(x_{t-1} | x_t, x_start), eq. 3; log_variance is clipped at t = 0."""
     return MeanVariance(
@@ -196,10 +198,10 @@ def q_posterior_mean_variance(
 
 def predict_x_start(
     tables: DiffusionTables,
-    x_t: shapes.Image,
-    t: shapes.Timesteps,
-    pred_eps: shapes.Image,
-) -> shapes.Image:
+    x_t: array_types.Image,
+    t: array_types.Timesteps,
+    pred_eps: array_types.Image,
+) -> array_types.Image:
     """The clean image that `pred_eps` implies, eq. 4; not clipped."""
     return (
         gather(tables.sqrt_recip_alphas_cumprod, t) * x_t
@@ -209,10 +211,10 @@ def predict_x_start(
 
 def predict_eps(
     tables: DiffusionTables,
-    x_t: shapes.Image,
-    t: shapes.Timesteps,
-    pred_x_start: shapes.Image,
-) -> shapes.Image:
+    x_t: array_types.Image,
+    t: array_types.Timesteps,
+    pred_x_start: array_types.Image,
+) -> array_types.Image:
     """The noise that `pred_x_start` implies, eq. 4 solved for eps."""
     # Broadcast first: XLA divides by a broadcast as it would multiply by a reciprocal,
     # and 1 / sqrt(A_t) magnifies that last bit on the way back to an x_start.
@@ -223,8 +225,8 @@ def predict_eps(
 def p_mean_variance(
     tables: DiffusionTables,
     model_output: ModelOutput,
-    x_t: shapes.Image,
-    t: shapes.Timesteps,
+    x_t: array_types.Image,
+    t: array_types.Timesteps,
     *,
     clip_denoised: bool = True,
     denoised_fn: DenoisedFn | None = None,

@@ -21,15 +21,15 @@ from typing import NamedTuple
 import jax
 import jax.numpy as jnp
 
-from glide_jax import errors, shapes
+from glide_jax import array_types, errors
 from glide_jax.diffusion import guidance, multistep, process
 
 # (x_t, timesteps on the training chain) -> model_output
-Denoise = Callable[[shapes.Image, shapes.Timesteps], process.ModelOutput]
+Denoise = Callable[[array_types.Image, array_types.Timesteps], process.ModelOutput]
 # (x_t, timesteps on the training chain) -> gradient, shaped as x_t
-GradientFn = Callable[[shapes.Image, shapes.Timesteps], shapes.Image]
+GradientFn = Callable[[array_types.Image, array_types.Timesteps], array_types.Image]
 # (x_prev, t of the step just made) -> x_prev, e.g. to put known pixels back
-AfterStep = Callable[[shapes.Image, shapes.Timesteps], shapes.Image]
+AfterStep = Callable[[array_types.Image, array_types.Timesteps], array_types.Image]
 
 # Rules that make an image; the reversed one makes noise.
 SAMPLERS = ("ddpm", "ddim", "plms", "dpm_solver_pp")
@@ -41,15 +41,15 @@ _INITIAL_NOISE = 2**31 - 1
 class SampleStep(NamedTuple):
     """One step towards the image; both (b, h, w, c)."""
 
-    x_prev: shapes.Image
-    pred_x_start: shapes.Image
+    x_prev: array_types.Image
+    pred_x_start: array_types.Image
 
 
 class ReverseStep(NamedTuple):
     """One step towards noise; both (b, h, w, c)."""
 
-    x_next: shapes.Image
-    pred_x_start: shapes.Image
+    x_next: array_types.Image
+    pred_x_start: array_types.Image
 
 
 class WalkState(NamedTuple):
@@ -60,18 +60,18 @@ class WalkState(NamedTuple):
         earlier: what a multistep rule keeps of earlier steps, each (b, h, w, c).
     """
 
-    x_t: shapes.Image
-    earlier: tuple[shapes.Image, ...]
+    x_t: array_types.Image
+    earlier: tuple[array_types.Image, ...]
 
 
 def ddpm_step(
     tables: process.DiffusionTables,
     model_output: process.ModelOutput,
-    x_t: shapes.Image,
-    t: shapes.Timesteps,
-    noise: shapes.Image,
+    x_t: array_types.Image,
+    t: array_types.Timesteps,
+    noise: array_types.Image,
     *,
-    gradient: shapes.Image | None = None,
+    gradient: array_types.Image | None = None,
     clip_denoised: bool = True,
     denoised_fn: process.DenoisedFn | None = None,
 ) -> SampleStep:
@@ -105,12 +105,12 @@ def ddpm_step(
 def ddim_step(
     tables: process.DiffusionTables,
     model_output: process.ModelOutput,
-    x_t: shapes.Image,
-    t: shapes.Timesteps,
-    noise: shapes.Image,
+    x_t: array_types.Image,
+    t: array_types.Timesteps,
+    noise: array_types.Image,
     *,
-    eta: shapes.Scalar = 0.0,
-    gradient: shapes.Image | None = None,
+    eta: array_types.Scalar = 0.0,
+    gradient: array_types.Image | None = None,
     clip_denoised: bool = True,
     denoised_fn: process.DenoisedFn | None = None,
 ) -> SampleStep:
@@ -133,10 +133,10 @@ def ddim_step(
 def ddim_reverse_step(
     tables: process.DiffusionTables,
     model_output: process.ModelOutput,
-    x_t: shapes.Image,
-    t: shapes.Timesteps,
+    x_t: array_types.Image,
+    t: array_types.Timesteps,
     *,
-    gradient: shapes.Image | None = None,
+    gradient: array_types.Image | None = None,
     clip_denoised: bool = True,
     denoised_fn: process.DenoisedFn | None = None,
 ) -> ReverseStep:
@@ -150,8 +150,10 @@ def ddim_reverse_step(
 
 
 def initial_noise(
-    keys: shapes.PRNGKeys, shape: tuple[int, int, int], scale: shapes.Scalar = 1.0
-) -> shapes.Image:
+    keys: array_types.PRNGKeys,
+    shape: tuple[int, int, int],
+    scale: array_types.Scalar = 1.0,
+) -> array_types.Image:
     """Starting x_t, (b, *shape): one (h, w, c) normal draw per key, times scale.
 
     GLIDE's upsampler starts from scale 0.997.
@@ -160,8 +162,8 @@ def initial_noise(
 
 
 def step_noise(
-    keys: shapes.PRNGKeys, t: shapes.Timesteps, shape: tuple[int, int, int]
-) -> shapes.Image:
+    keys: array_types.PRNGKeys, t: array_types.Timesteps, shape: tuple[int, int, int]
+) -> array_types.Image:
     """Noise of step t, (b, *shape): a function of each image's own key and t alone."""
     return _normal(keys, t, shape)
 
@@ -169,17 +171,17 @@ def step_noise(
 def sample_loop(
     denoise: Denoise,
     tables: process.DiffusionTables,
-    x_init: shapes.Image,
-    keys: shapes.PRNGKeys,
+    x_init: array_types.Image,
+    keys: array_types.PRNGKeys,
     *,
     rule: str = "ddpm",
-    eta: shapes.Scalar = 0.0,
+    eta: array_types.Scalar = 0.0,
     num_steps: multistep.Count | None = None,
     gradient_fn: GradientFn | None = None,
     denoised_fn: process.DenoisedFn | None = None,
     clip_denoised: bool = True,
     after_step: AfterStep | None = None,
-) -> shapes.Image:
+) -> array_types.Image:
     """Images x_start, (b, h, w, c): one rule walked down to index 0.
 
     Args:
@@ -220,7 +222,7 @@ def sample_loop(
     ).x_t
 
 
-def start(x_init: shapes.Image, rule: str) -> WalkState:
+def start(x_init: array_types.Image, rule: str) -> WalkState:
     """The state before the first step of `walk`.
 
     Raises:
@@ -235,12 +237,12 @@ def walk(
     denoise: Denoise,
     tables: process.DiffusionTables,
     state: WalkState,
-    keys: shapes.PRNGKeys,
+    keys: array_types.PRNGKeys,
     first: multistep.Count,
     stop: multistep.Count,
     *,
     rule: str = "ddpm",
-    eta: shapes.Scalar = 0.0,
+    eta: array_types.Scalar = 0.0,
     num_steps: multistep.Count | None = None,
     gradient_fn: GradientFn | None = None,
     denoised_fn: process.DenoisedFn | None = None,
@@ -291,12 +293,12 @@ def walk(
 def invert(
     denoise: Denoise,
     tables: process.DiffusionTables,
-    x_start: shapes.Image,
+    x_start: array_types.Image,
     *,
     num_steps: multistep.Count | None = None,
     denoised_fn: process.DenoisedFn | None = None,
     clip_denoised: bool = True,
-) -> shapes.Image:
+) -> array_types.Image:
     """x_t at index num_steps - 1 from which DDIM, eta = 0, makes x_start again.
 
     Eq. 3 from index 0 up, where x_start itself stands for x_t (reference), so that it
@@ -326,7 +328,9 @@ def invert(
     return jax.lax.fori_loop(0, num_steps - 1, body, x_start)
 
 
-def _choose_rule(rule: str, eta: shapes.Scalar) -> tuple[Callable[..., tuple], int]:
+def _choose_rule(
+    rule: str, eta: array_types.Scalar
+) -> tuple[Callable[..., tuple], int]:
     """A named rule as a step to (x_prev, earlier), and how much it remembers."""
     if rule not in SAMPLERS:
         raise errors.UserError(
@@ -360,13 +364,13 @@ def _bounded(
     return longest if num_steps is None else jnp.minimum(num_steps, longest)
 
 
-def _unless_last(t: shapes.Timesteps) -> jax.Array:
+def _unless_last(t: array_types.Timesteps) -> jax.Array:
     """0 where t is 0, the step that lands on the image, else 1; (b, 1, 1, 1)."""
     return jnp.asarray(t != 0, jnp.float32)[:, None, None, None]
 
 
 def _normal(
-    keys: shapes.PRNGKeys, numbers: jax.Array, shape: tuple[int, int, int]
+    keys: array_types.PRNGKeys, numbers: jax.Array, shape: tuple[int, int, int]
 ) -> jax.Array:
     """One float32 normal draw per key, under the key folded with its number."""
 

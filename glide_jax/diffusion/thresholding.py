@@ -10,12 +10,12 @@ from __future__ import annotations
 
 import jax.numpy as jnp
 
-from glide_jax import shapes
+from glide_jax import array_types
 
 
 def dynamic_threshold(
-    pred_x_start: shapes.Image, quantile: shapes.Scalar
-) -> shapes.Image:
+    pred_x_start: array_types.Image, quantile: array_types.Scalar
+) -> array_types.Image:
     """pred_x_start in [-1, 1], eq. 1, each image by its own s.
 
     It belongs into a step's `denoised_fn`, where it comes before the plain clip, which

@@ -20,11 +20,11 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Float, Int
 
-from glide_jax import shapes
+from glide_jax import array_types
 
 # Any, as jax also fills a pytree's fields with shardings, shapes and placeholders.
-LossHistory = Float[shapes.Array, "k n"] | Any
-LossCounts = Int[shapes.Array, "k"] | Any
+LossHistory = Float[array_types.Array, "k n"] | Any
+LossCounts = Int[array_types.Array, "k"] | Any
 
 
 @jax.tree_util.register_dataclass
@@ -40,16 +40,16 @@ class LossSecondMoment:
 
 
 def uniform(
-    keys: shapes.PRNGKeys, num_timesteps: int
-) -> tuple[shapes.Timesteps, shapes.PerExample]:
+    keys: array_types.PRNGKeys, num_timesteps: int
+) -> tuple[array_types.Timesteps, array_types.PerExample]:
     """(t (b,) int32, weights (b,) of 1), eq. 1, each t drawn from its own key."""
     t = jax.vmap(lambda key: jax.random.randint(key, (), 0, num_timesteps))(keys)
     return t.astype(jnp.int32), jnp.ones(t.shape, jnp.float32)
 
 
 def draw(
-    keys: shapes.PRNGKeys, probabilities: shapes.Table
-) -> tuple[shapes.Timesteps, shapes.PerExample]:
+    keys: array_types.PRNGKeys, probabilities: array_types.Table
+) -> tuple[array_types.Timesteps, array_types.PerExample]:
     """(t (b,) int32 drawn from the probabilities (k,), weights 1 / (k p_t) (b,))."""
     probabilities = jnp.asarray(probabilities, jnp.float32)
     logits = jnp.log(probabilities)
@@ -58,7 +58,7 @@ def draw(
     return t.astype(jnp.int32), weights
 
 
-def power_probabilities(num_timesteps: int, power: float) -> shapes.Table:
+def power_probabilities(num_timesteps: int, power: float) -> array_types.Table:
     """p_t of eq. 3, (num_timesteps,), float32, summing to 1."""
     weights = (jnp.arange(1, num_timesteps + 1) / num_timesteps) ** power
     return weights / jnp.sum(weights)
@@ -74,7 +74,7 @@ def init_loss_second_moment(num_timesteps: int, history: int = 10) -> LossSecond
 
 def loss_second_moment_probabilities(
     state: LossSecondMoment, uniform_prob: float = 0.001
-) -> shapes.Table:
+) -> array_types.Table:
     """p_t of eq. 2, (k,); `uniform_prob` is u, without which a t of tiny loss starves.
 
     All 1 / k until every timestep has a full history.
@@ -87,7 +87,7 @@ def loss_second_moment_probabilities(
 
 
 def update_loss_second_moment(
-    state: LossSecondMoment, t: shapes.Timesteps, losses: shapes.PerExample
+    state: LossSecondMoment, t: array_types.Timesteps, losses: array_types.PerExample
 ) -> LossSecondMoment:
     """The state after pushing losses[0], losses[1], ... onto the rows t[0], t[1], ...
 

@@ -22,7 +22,7 @@ from typing import NamedTuple
 import numpy as np
 from jaxtyping import Float
 
-from glide_jax.eval import moments
+from glide_jax.eval import running_stats
 
 Rows = Float[np.ndarray, "n d"]
 OtherRows = Float[np.ndarray, "m d"]
@@ -47,7 +47,7 @@ class PrecisionRecall(NamedTuple):
     recall: float
 
 
-def frechet(first: moments.Gaussian, second: moments.Gaussian) -> float:
+def frechet(first: running_stats.Gaussian, second: running_stats.Gaussian) -> float:
     """Eq. 1, at least 0.
 
     tr (S_1 S_2)^1/2 is the sum of the singular values of S_1^1/2 S_2^1/2. Both roots

@@ -20,7 +20,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax.sharding import Mesh
 
-from glide_jax import errors, shapes
+from glide_jax import array_types, errors
 from glide_jax.config import defaults
 from glide_jax.data import pipeline, schema
 from glide_jax.diffusion import losses, process, schedules
@@ -31,7 +31,7 @@ QUARTILES = 4
 DRAWS = 4  # timesteps of each quarter, for each picture
 
 # (params, batch) -> sums over each quarter: each (b, QUARTILES), and "prior" (b,).
-Terms = Callable[[shapes.Params, schema.Batch], dict[str, jax.Array]]
+Terms = Callable[[array_types.Params, schema.Batch], dict[str, jax.Array]]
 
 
 def measure(
@@ -179,7 +179,7 @@ def _batch(
     )
 
 
-def _keys(indices: jax.Array, draw: jax.Array | int) -> shapes.PRNGKeys:
+def _keys(indices: jax.Array, draw: jax.Array | int) -> array_types.PRNGKeys:
     """One of each picture for one of its draws."""
 
     def fold(index):
@@ -188,6 +188,6 @@ def _keys(indices: jax.Array, draw: jax.Array | int) -> shapes.PRNGKeys:
     return jax.vmap(fold)(jnp.asarray(indices))
 
 
-def _noise_keys(keys: shapes.PRNGKeys) -> shapes.PRNGKeys:
+def _noise_keys(keys: array_types.PRNGKeys) -> array_types.PRNGKeys:
     """Other keys than those that the timesteps were drawn by."""
     return jax.vmap(lambda key: jax.random.fold_in(key, 1))(keys)

@@ -15,10 +15,10 @@ from jaxtyping import Float
 from PIL import Image
 
 from glide_jax import errors
-from glide_jax.data import fault, schema, transforms
-from glide_jax.eval import contact_sheet, features, sample_folder
-from glide_jax.runtime import counts
-from glide_jax.sample import images
+from glide_jax.data import bad_records, schema, transforms
+from glide_jax.eval import contact_sheet, extractors, picture_folder
+from glide_jax.runtime import wording
+from glide_jax.sample import image_io
 
 SCHEMA = 1
 # The nearest of all samples; more than this nobody looks through.
@@ -75,12 +75,12 @@ class Search(NamedTuple):
 
 
 def search(
-    extractor: features.Extractor,
-    samples: Sequence[sample_folder.Sample],
+    extractor: extractors.Extractor,
+    samples: Sequence[picture_folder.Sample],
     source: schema.Source,
     *,
     count: int,
-    batch_size: int = features.BATCH_SIZE,
+    batch_size: int = extractors.BATCH_SIZE,
     on_progress: Callable[[int], None] = lambda done: None,
 ) -> Search:
     """Looks through the whole source for the `count` nearest pictures of each sample.
@@ -112,8 +112,8 @@ def search(
     return Search(nearest, searched, len(source) - searched)
 
 
-def _sample_pixels(sample: sample_folder.Sample, px: int) -> images.Pixels:
-    picture = Image.fromarray(images.read_image(sample.file))
+def _sample_pixels(sample: picture_folder.Sample, px: int) -> image_io.Pixels:
+    picture = Image.fromarray(image_io.read_image(sample.file))
     return transforms.centre_crop(picture, px)
 
 
@@ -127,19 +127,19 @@ def _read(
             example = source[number]
             pixels.append(_record_pixels(example, px))
         except schema.BadRecordError as bad:
-            fault.log_left_out(fault.bad_at(number, number, bad))
+            bad_records.log_left_out(bad_records.bad_at(number, number, bad))
             continue
         indices.append(number)
         keys.append(example.key)
     return indices, keys, pixels
 
 
-def _record_pixels(example: schema.Example, px: int) -> images.Pixels:
-    return images.to_pixels(transforms.load_image(example, px)[None])[0]
+def _record_pixels(example: schema.Example, px: int) -> image_io.Pixels:
+    return image_io.to_pixels(transforms.load_image(example, px)[None])[0]
 
 
 def _directions(
-    extractor: features.Extractor, pixels: Sequence[np.ndarray]
+    extractor: extractors.Extractor, pixels: Sequence[np.ndarray]
 ) -> Directions:
     """Features of length 1, so that a product is a cosine."""
     pool = extractor(np.stack(pixels)).pool
@@ -147,7 +147,7 @@ def _directions(
 
 
 def as_json(
-    found: Search, samples: Sequence[sample_folder.Sample]
+    found: Search, samples: Sequence[picture_folder.Sample]
 ) -> list[dict[str, Any]]:
     """Each sample with its nearest records, the nearest pair of all first."""
     near = found.nearest
@@ -174,9 +174,9 @@ def _order(near: Nearest) -> np.ndarray:
 
 
 def draw(
-    extractor: features.Extractor,
+    extractor: extractors.Extractor,
     found: Search,
-    samples: Sequence[sample_folder.Sample],
+    samples: Sequence[picture_folder.Sample],
     source: schema.Source,
 ) -> np.ndarray:
     """The contact sheet, uint8 (H, W, 3): a row for each of the nearest samples."""
@@ -188,7 +188,7 @@ def draw(
         numbers = near.indices[row, :count]
         pictures = [_record_pixels(source[int(i)], extractor.px) for i in numbers]
         sample = samples[row]
-        rows.append((sample.prompt, [images.read_image(sample.file), *pictures]))
+        rows.append((sample.prompt, [image_io.read_image(sample.file), *pictures]))
         found_ones = zip(
             near.similarity[row, :count], near.keys[row, :count], strict=True
         )
@@ -203,7 +203,7 @@ def draw(
     )
     return contact_sheet.draw_contact_sheet(
         "Samples and the training pictures nearest to them",
-        f"{counts.counted(found.searched, 'training picture')} searched"
+        f"{wording.counted(found.searched, 'training picture')} searched"
         + (f", {found.left_out} left out as unreadable." if found.left_out else "."),
         [section],
     )

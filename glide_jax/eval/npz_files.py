@@ -97,7 +97,7 @@ def read_small(
     Raises:
         UserError: Not an archive of plain arrays.
     """
-    with _told(path), np.load(path, allow_pickle=False) as file:
+    with _as_user_error(path), np.load(path, allow_pickle=False) as file:
         if not isinstance(file, np.lib.npyio.NpzFile):
             raise ValueError("one array, no archive")
         return {name: file[name] for name in file.files if name not in but}
@@ -109,7 +109,7 @@ def names(path: str | pathlib.Path) -> set[str]:
     Raises:
         UserError: Not an archive.
     """
-    with _told(path), zipfile.ZipFile(path) as archive:
+    with _as_user_error(path), zipfile.ZipFile(path) as archive:
         return {name.removesuffix(".npy") for name in archive.namelist()}
 
 
@@ -119,13 +119,13 @@ def digest(path: str | pathlib.Path) -> str:
     Raises:
         UserError: Not an archive.
     """
-    with _told(path), zipfile.ZipFile(path) as archive:
+    with _as_user_error(path), zipfile.ZipFile(path) as archive:
         arrays = sorted((f.filename, f.file_size, f.CRC) for f in archive.infolist())
     return hashlib.sha256(repr(arrays).encode()).hexdigest()[:12]
 
 
 @contextlib.contextmanager
-def _told(path: str | pathlib.Path) -> Iterator[None]:
+def _as_user_error(path: str | pathlib.Path) -> Iterator[None]:
     """Raises UserError for what a file that is missing or damaged raises."""
     try:
         yield

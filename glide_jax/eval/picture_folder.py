@@ -6,13 +6,13 @@ import collections
 import json
 import logging
 import pathlib
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
 from glide_jax import errors
 from glide_jax.data import picture_files, picture_listing
-from glide_jax.runtime import counts
-from glide_jax.sample import output_folder
+from glide_jax.runtime import wording
+from glide_jax.sample import output_folder, prompt_tokens
 
 _SMALL = "picture of the base model"
 _SHEET = "sheet of several pictures"
@@ -51,8 +51,8 @@ def list_pictures(folder: pathlib.Path, name: str) -> Listed:
             f"{name} holds no pictures ({suffixes}){_described(passed_over)}; name a"
             " folder of some, or a .npz file"
         )
-    used = f"{counts.counted(len(listing.pictures), 'picture')} in natural order"
-    _tell(name, used, passed_over)
+    used = f"{wording.counted(len(listing.pictures), 'picture')} in natural order"
+    _log_skipped(name, used, passed_over)
     return Listed(listing.pictures, None)
 
 
@@ -92,7 +92,7 @@ def check_files(folder: pathlib.Path, record: dict[str, Any], name: str) -> None
     gone = [file for file in listed if not (folder / file).is_file()]
     if gone or not listed:
         what = (
-            f"{counts.counted(len(gone), 'missing picture')}, e.g. {gone[0]}"
+            f"{wording.counted(len(gone), 'missing picture')}, e.g. {gone[0]}"
             if gone
             else "no picture"
         )
@@ -116,14 +116,77 @@ def check_files(folder: pathlib.Path, record: dict[str, Any], name: str) -> None
             passed_over[known.get(file, _UNLISTED)] += 1
     others = [p for p in listing.others if p != folder / output_folder.RECORD]
     passed_over[picture_listing.UNKNOWN_SUFFIX] += len(others)
-    used = f"{counts.counted(len(listed), 'picture')} that samples.json lists"
-    _tell(name, used, passed_over)
+    used = f"{wording.counted(len(listed), 'picture')} that samples.json lists"
+    _log_skipped(name, used, passed_over)
 
 
-def _tell(name: str, used: str, passed_over: Mapping[str, int]) -> None:
+def _log_skipped(name: str, used: str, passed_over: Mapping[str, int]) -> None:
     logging.info("%s: %s%s", name, used, _described(passed_over))
 
 
 def _described(passed_over: Mapping[str, int]) -> str:
     text = picture_listing.describe(passed_over)
     return f"; {text}" if text else ""
+
+
+class Sample(NamedTuple):
+    """One picture: its file, and the prompt it was drawn from."""
+
+    file: pathlib.Path
+    prompt: str
+
+
+def read(path: str) -> list[Sample]:
+    """The pictures that samples.json lists, in its order; at least one.
+
+    A blend of several prompts is one text: `0.7 a corgi + 0.3 a cat`.
+
+    Raises:
+      UserError: no samples.json, not one of ours, or a picture is gone.
+    """
+    folder = pathlib.Path(path)
+    remedy = "name a folder that `glide sample` wrote"
+    try:
+        record = json.loads((folder / "samples.json").read_text(encoding="utf-8"))
+    except OSError as error:
+        raise errors.UserError(
+            f"--samples={path}: its samples.json cannot be read ({error.strerror});"
+            f" {remedy}"
+        ) from error
+    except ValueError as error:
+        raise errors.UserError(
+            f"--samples={path}: samples.json is not JSON; {remedy}"
+        ) from error
+    try:
+        samples = [
+            Sample(folder / entry["file"], prompt_tokens.as_text(entry["prompt"]))
+            for entry in record["images"]
+        ]
+    except (KeyError, TypeError, AttributeError) as error:
+        raise errors.UserError(
+            f"--samples={path}: samples.json does not list pictures with their prompts;"
+            f" {remedy}"
+        ) from error
+    check_files(folder, record, f"--samples={path}")
+    return samples
+
+
+def names_of(paths: Sequence[str]) -> list[str]:
+    """A short name for each folder: what tells its path from the others.
+
+    out/cfg/samples and out/clip/samples are cfg and clip.
+
+    Raises:
+      UserError: one folder given twice.
+    """
+    parts = [pathlib.Path(path).resolve().parts for path in paths]
+    if len(set(parts)) < len(parts):
+        raise errors.UserError(
+            f"--samples names a folder twice ({', '.join(paths)}); give each model's"
+            " own folder once"
+        )
+    while len({part[0] for part in parts}) == 1 and min(map(len, parts)) > 1:
+        parts = [part[1:] for part in parts]
+    while len({part[-1] for part in parts}) == 1 and min(map(len, parts)) > 1:
+        parts = [part[:-1] for part in parts]
+    return ["/".join(part) for part in parts]

@@ -17,17 +17,17 @@ import numpy as np
 
 from glide_jax.bench import machine
 from glide_jax.eval import (
-    collecting,
-    figures,
-    json_files,
+    clip_score,
+    extractors,
+    feature_cache,
+    feature_passes,
+    metrics,
     npz_files,
-    parts,
-    references,
-    scores,
+    picture_sets,
+    reference_files,
 )
-from glide_jax.eval import features as features_lib
-from glide_jax.eval import pictures as pictures_lib
-from glide_jax.sample import images as images_lib
+from glide_jax.runtime import files
+from glide_jax.sample import image_io
 
 SCHEMA = 1
 GRID = 64  # pictures of samples.png
@@ -35,13 +35,13 @@ GRID = 64  # pictures of samples.png
 
 def open_parts(
     output: pathlib.Path,
-    pictures: pictures_lib.Pictures,
-    extractor: features_lib.Extractor | None,
-    clip: scores.ClipJudge | None,
+    pictures: picture_sets.PictureSet,
+    extractor: extractors.Extractor | None,
+    clip: clip_score.ClipJudge | None,
     *,
     classes: Sequence[str],
     save_images: int,
-) -> parts.Parts:
+) -> feature_cache.FeatureCache:
     """Where what is seen is kept, begun or gone on with.
 
     What it is compared with is no part of its settings: pictures are drawn once, and
@@ -53,33 +53,35 @@ def open_parts(
     settings = {
         "pictures": pictures.record,
         "features": None if extractor is None else describe(extractor),
-        "classes": pictures_lib.digest_of(classes) if classes else None,
+        "classes": picture_sets.digest_of(classes) if classes else None,
         "judge": None if clip is None else f"noised_clip {clip.digest}",
         "save_images": save_images,
     }
-    return parts.Parts(output / "parts", settings)
+    return feature_cache.FeatureCache(output / "parts", settings)
 
 
-def describe(extractor: features_lib.Extractor) -> str:
+def describe(extractor: extractors.Extractor) -> str:
     """Name and digest."""
     return f"{extractor.name} {extractor.digest}"
 
 
-def judge(
-    pictures: pictures_lib.Pictures,
-    judges: collecting.Judges,
-    kept: parts.Parts,
+def evaluate(
+    pictures: picture_sets.PictureSet,
+    judges: feature_passes.Judges,
+    kept: feature_cache.FeatureCache,
     names: Sequence[str],
     *,
-    reference: references.Reference | None,
+    reference: reference_files.Reference | None,
     batch_size: int,
-    on_part: collecting.OnPart,
-    pr_distances: str = figures.EXACT,
-) -> figures.Found:
+    on_part: feature_passes.OnPart,
+    pr_distances: str = metrics.EXACT,
+) -> metrics.Found:
     """Extracts features of the pictures that are left, and computes these figures."""
-    collecting.collect(pictures, judges, kept, batch_size=batch_size, on_part=on_part)
+    feature_passes.collect(
+        pictures, judges, kept, batch_size=batch_size, on_part=on_part
+    )
     extractor = "" if judges.extractor is None else judges.extractor.name
-    found = figures.compute(
+    found = metrics.compute(
         kept,
         names,
         extractor=extractor,
@@ -95,7 +97,9 @@ def judge(
     return found
 
 
-def write_pictures(output: pathlib.Path, kept: parts.Parts, save_images: int) -> None:
+def write_pictures(
+    output: pathlib.Path, kept: feature_cache.FeatureCache, save_images: int
+) -> None:
     """samples.png, and samples.npz where pictures are to be saved.
 
     Neither, where none of the first pictures could be read: figures need them not.
@@ -105,7 +109,7 @@ def write_pictures(output: pathlib.Path, kept: parts.Parts, save_images: int) ->
     """
     if not kept.has("pixels"):
         return
-    images_lib.write_png(output / "samples.png", grid(kept))
+    image_io.write_png(output / "samples.png", grid(kept))
     if save_images:
         count = min(save_images, sum(map(len, kept.blocks("pixels"))))
         shape = (count, *next(kept.blocks("pixels")).shape[1:])
@@ -114,15 +118,15 @@ def write_pictures(output: pathlib.Path, kept: parts.Parts, save_images: int) ->
         npz_files.write(output / "samples.npz", {"arr_0": pixels})
 
 
-def grid(kept: parts.Parts) -> images_lib.Pixels:
+def grid(kept: feature_cache.FeatureCache) -> image_io.Pixels:
     """The first GRID pictures that were kept, one at least, in a square."""
     shown = np.concatenate(list(_first_rows(kept, GRID)))
-    return images_lib.make_grid(shown, math.isqrt(len(shown) - 1) + 1)
+    return image_io.make_grid(shown, math.isqrt(len(shown) - 1) + 1)
 
 
 def write_result(
     output: pathlib.Path,
-    found: figures.Found,
+    found: metrics.Found,
     settings: dict[str, Any],
     command: str,
 ) -> dict[str, Any]:
@@ -136,11 +140,11 @@ def write_result(
         "machine": machine.describe(),
         "command": command,
     }
-    json_files.write(output / "result.json", result)
+    files.write(output / "result.json", result)
     return result
 
 
-def _first_rows(kept: parts.Parts, count: int) -> Iterator[np.ndarray]:
+def _first_rows(kept: feature_cache.FeatureCache, count: int) -> Iterator[np.ndarray]:
     """The first `count` pictures that were kept; reads no more than these."""
     for block in kept.blocks("pixels"):
         yield block[:count]

@@ -15,19 +15,19 @@ import jax.numpy as jnp
 from flax import linen as nn
 from jaxtyping import Bool, Float
 
-from glide_jax import shapes
-from glide_jax.models import initial, layers
+from glide_jax import array_types
+from glide_jax.models import initializers, layers
 
 # queries (B, N, heads, ch), keys and values (B, M, heads, ch) -> (B, N, heads, ch)
 AttentionFn = Callable[[jax.Array, jax.Array, jax.Array], jax.Array]
 
 
 def xla_attention(
-    queries: Float[shapes.Array, "b n heads ch"],
-    keys: Float[shapes.Array, "b m heads ch"],
-    values: Float[shapes.Array, "b m heads ch"],
-    mask: Bool[shapes.Array, "n m"] | None = None,
-) -> Float[shapes.Array, "b n heads ch"]:
+    queries: Float[array_types.Array, "b n heads ch"],
+    keys: Float[array_types.Array, "b m heads ch"],
+    values: Float[array_types.Array, "b m heads ch"],
+    mask: Bool[array_types.Array, "n m"] | None = None,
+) -> Float[array_types.Array, "b n heads ch"]:
     """Scaled dot-product attention, softmax in float32; mask False: not attended.
 
     The scale 1/sqrt(ch) is split over queries and keys, so that float16 products do
@@ -60,7 +60,7 @@ class ImageAttention(nn.Module):
         self.qkv = layers.Linear(3 * self.channels, dtype=self.dtype)
         self.encoder_kv = layers.Linear(2 * self.channels, dtype=self.dtype)
         self.proj_out = layers.Linear(
-            self.channels, init=initial.zero_init, dtype=self.dtype
+            self.channels, init=initializers.zero_init, dtype=self.dtype
         )
 
     def text_keys_values(self, sequence):

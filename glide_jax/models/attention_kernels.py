@@ -24,11 +24,11 @@ import jax.numpy as jnp
 from jax.sharding import Mesh, PartitionSpec
 from jaxtyping import Float
 
-from glide_jax import shapes
+from glide_jax import array_types
 from glide_jax.models import attention
 
-Heads = Float[shapes.Array, "b n heads ch"]
-KeyHeads = Float[shapes.Array, "b m heads ch"]
+Heads = Float[array_types.Array, "b n heads ch"]
+KeyHeads = Float[array_types.Array, "b m heads ch"]
 
 # Below it, all logits of a picture fit into a core's cache and a loop only costs.
 PER_HEAD_MIN_QUERIES = 256
@@ -43,7 +43,7 @@ SPLASH_BLOCKS = (512, 384, 256, 128)
 
 def attend(
     queries: Heads, keys: KeyHeads, values: KeyHeads
-) -> Float[shapes.Array, "b n heads ch"]:
+) -> Float[array_types.Array, "b n heads ch"]:
     """Attention by the program that suits the machine this is traced on."""
     platform = jax.default_backend()
     # A Pallas kernel is not partitioned by the compiler; over a mesh, see attend_on.
@@ -75,7 +75,7 @@ def attend_on(
 
     def attend_over_mesh(
         queries: Heads, keys: KeyHeads, values: KeyHeads
-    ) -> Float[shapes.Array, "b n heads ch"]:
+    ) -> Float[array_types.Array, "b n heads ch"]:
         batch, _, heads, _ = queries.shape
         divides = batch % num_batch_shards == 0 and heads % mesh.shape[head_axis] == 0
         chosen = attention.xla_attention
@@ -127,7 +127,7 @@ def choose_attention(
 
 def per_head_attention(
     queries: Heads, keys: KeyHeads, values: KeyHeads
-) -> Float[shapes.Array, "b n heads ch"]:
+) -> Float[array_types.Array, "b n heads ch"]:
     """Heads in a loop, so that the logits of one stay in a CPU's cache.
 
     Weights are divided by their sum after the second product, which is smaller.
@@ -150,14 +150,14 @@ def per_head_attention(
 
 def cudnn_attention(
     queries: Heads, keys: KeyHeads, values: KeyHeads
-) -> Float[shapes.Array, "b n heads ch"]:
+) -> Float[array_types.Array, "b n heads ch"]:
     """cuDNN's flash attention: logits never reach memory. NVIDIA GPUs only."""
     return jax.nn.dot_product_attention(queries, keys, values, implementation="cudnn")
 
 
 def splash_attention(
     queries: Heads, keys: KeyHeads, values: KeyHeads, *, interpret: bool = False
-) -> Float[shapes.Array, "b n heads ch"]:
+) -> Float[array_types.Array, "b n heads ch"]:
     """JAX's Pallas kernel for TPUs; interpret: run it on any platform."""
     # A fifth of a second that only a TPU has to pay.
     from jax.experimental.pallas.ops.tpu import splash_attention as splash

@@ -15,11 +15,11 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Float
 
-from glide_jax import shapes
+from glide_jax import array_types
 from glide_jax.config.defaults import ModelConfig, NoisedClipConfig, Text2ImConfig
 from glide_jax.errors import UserError
 from glide_jax.models import attention as attention_lib
-from glide_jax.models import initial, noised_clip, text2im, text_encoder
+from glide_jax.models import initializers, noised_clip, text2im, text_encoder
 
 TextFeatures = text_encoder.TextFeatures
 TextConditioning = text2im.TextConditioning
@@ -36,13 +36,16 @@ class DenoiserFns(NamedTuple):
         dropout_keys) -> model_output (B, H, W, 6), float32.
     """
 
-    init: Callable[..., shapes.Params]
+    init: Callable[..., array_types.Params]
     encode_text: Callable[..., TextFeatures]
     text_keys_values: Callable[..., tuple[jax.Array, ...]]
     denoise: Callable[..., jax.Array]
 
     def encode(
-        self, params: shapes.Params, tokens: shapes.Tokens, text_mask: shapes.TextMask
+        self,
+        params: array_types.Params,
+        tokens: array_types.Tokens,
+        text_mask: array_types.TextMask,
     ) -> TextConditioning:
         """A caption as `denoise` takes it."""
         features = self.encode_text(params, tokens, text_mask)
@@ -77,35 +80,37 @@ def make_denoiser(
         remat_text,
     )
 
-    def init(key: shapes.PRNGKey) -> shapes.Params:
+    def init(key: array_types.PRNGKey) -> array_types.Params:
         tokens = jnp.zeros((1, config.text_context), jnp.int32)
         x_t = jnp.zeros((1, config.image_px, config.image_px, 3))
         timesteps = jnp.zeros((1,), jnp.int32)
         return _init(model, key, tokens, tokens > 0, x_t, timesteps)
 
     def encode_text(
-        params: shapes.Params, tokens: shapes.Tokens, text_mask: shapes.TextMask
+        params: array_types.Params,
+        tokens: array_types.Tokens,
+        text_mask: array_types.TextMask,
     ) -> TextFeatures:
         variables = {"params": params}
         return model.apply(variables, tokens, text_mask, method="encode_text")
 
     def text_keys_values(
-        params: shapes.Params, features: TextFeatures
+        params: array_types.Params, features: TextFeatures
     ) -> tuple[jax.Array, ...]:
         variables = {"params": params}
         return model.apply(variables, features.sequence, method="text_keys_values")
 
     def denoise(
-        params: shapes.Params,
-        x_t: shapes.Image,
-        timesteps: shapes.Timesteps,
+        params: array_types.Params,
+        x_t: array_types.Image,
+        timesteps: array_types.Timesteps,
         text: TextConditioning,
         *,
-        low_res: Float[shapes.Array, "b h_low w_low c"] | None = None,
-        inpaint_image: shapes.Image | None = None,
-        inpaint_mask: Float[shapes.Array, "b h w 1"] | None = None,
-        dropout_keys: shapes.PRNGKeys | None = None,
-    ) -> Float[shapes.Array, "b h w 6"]:
+        low_res: Float[array_types.Array, "b h_low w_low c"] | None = None,
+        inpaint_image: array_types.Image | None = None,
+        inpaint_mask: Float[array_types.Array, "b h w 1"] | None = None,
+        dropout_keys: array_types.PRNGKeys | None = None,
+    ) -> Float[array_types.Array, "b h w 6"]:
         pictures = text2im.Pictures(low_res, inpaint_image, inpaint_mask)
         return model.apply(
             {"params": params},
@@ -130,7 +135,7 @@ class ClipFns(NamedTuple):
       logit_scale: params -> the factor on a cosine, at most 100.
     """
 
-    init: Callable[..., shapes.Params]
+    init: Callable[..., array_types.Params]
     encode_image: Callable[..., jax.Array]
     encode_text: Callable[..., jax.Array]
     logit_scale: Callable[..., jax.Array]
@@ -149,32 +154,36 @@ def make_clip(
     """
     model = noised_clip.NoisedClip(config, constrain or _identity, remat, remat_text)
 
-    def init(key: shapes.PRNGKey) -> shapes.Params:
+    def init(key: array_types.PRNGKey) -> array_types.Params:
         x_t = jnp.zeros((1, config.image_px, config.image_px, 3))
         tokens = jnp.zeros((1, config.text_context), jnp.int32)
         timesteps = jnp.zeros((1,), jnp.int32)
         return _init(model, key, x_t, timesteps, tokens, tokens > 0)
 
     def encode_image(
-        params: shapes.Params, x_t: shapes.Image, timesteps: shapes.Timesteps
-    ) -> shapes.Features:
+        params: array_types.Params,
+        x_t: array_types.Image,
+        timesteps: array_types.Timesteps,
+    ) -> array_types.Features:
         variables = {"params": params}
         return model.apply(variables, x_t, timesteps, method="encode_image")
 
     def encode_text(
-        params: shapes.Params, tokens: shapes.Tokens, text_mask: shapes.TextMask
-    ) -> shapes.Features:
+        params: array_types.Params,
+        tokens: array_types.Tokens,
+        text_mask: array_types.TextMask,
+    ) -> array_types.Features:
         variables = {"params": params}
         return model.apply(variables, tokens, text_mask, method="encode_text")
 
-    def logit_scale(params: shapes.Params) -> jax.Array:
+    def logit_scale(params: array_types.Params) -> jax.Array:
         scale = jnp.exp(params["logit_scale"])
         return jnp.minimum(scale, noised_clip.MAX_LOGIT_SCALE)
 
     return ClipFns(jax.jit(init), encode_image, encode_text, logit_scale)
 
 
-def abstract_params(config: ModelConfig) -> shapes.Params:
+def abstract_params(config: ModelConfig) -> array_types.Params:
     """Shapes and dtypes of a model's parameters, without computing any."""
     is_clip = isinstance(config, NoisedClipConfig)
     fns = make_clip(config) if is_clip else make_denoiser(config)
@@ -182,8 +191,8 @@ def abstract_params(config: ModelConfig) -> shapes.Params:
 
 
 def checked_params(
-    params: shapes.Params, config: ModelConfig, where: str
-) -> shapes.Params:
+    params: array_types.Params, config: ModelConfig, where: str
+) -> array_types.Params:
     """Parameters as float32 numpy arrays, of exactly the shapes that `config` asks for.
 
     Weights stored in half precision are computed with, and trained on, as any others.
@@ -207,7 +216,7 @@ def parameter_count(params: Any) -> int:
     return sum(math.prod(leaf.shape) for leaf in jax.tree.leaves(params))
 
 
-def parameters_by_part(params: shapes.Params) -> dict[str, int]:
+def parameters_by_part(params: array_types.Params) -> dict[str, int]:
     """Parameter count of each part, in the order of first use, and no total.
 
     The parts are the top of the tree, with a U-Net split into its blocks' names:
@@ -223,7 +232,7 @@ def parameters_by_part(params: shapes.Params) -> dict[str, int]:
     return counts
 
 
-def _shapes_by_path(tree: shapes.Params) -> dict[str, tuple[int, ...]]:
+def _shapes_by_path(tree: array_types.Params) -> dict[str, tuple[int, ...]]:
     return {
         jax.tree_util.keystr(path, simple=True, separator="/"): tuple(leaf.shape)
         for path, leaf in jax.tree_util.tree_leaves_with_path(tree)
@@ -233,7 +242,7 @@ def _shapes_by_path(tree: shapes.Params) -> dict[str, tuple[int, ...]]:
 def _init(model, key, *inputs):
     """Parameters of a module; its forward pass is only traced for their shapes."""
     described = jax.eval_shape(model.init, key, *inputs)["params"]
-    return initial.draw_params(key, described)
+    return initializers.draw_params(key, described)
 
 
 def _identity(x):

@@ -32,9 +32,8 @@ import numpy as np
 from flax import linen as nn
 from jaxtyping import Float, UInt8
 
-from glide_jax import shapes
-from glide_jax.models import inception_layout as layout
-from glide_jax.models import initial
+from glide_jax import array_types
+from glide_jax.models import initializers
 
 PX = 299  # side that the network reads
 NUM_CLASSES = 1008
@@ -57,7 +56,9 @@ class Seen(NamedTuple):
 
 
 def look(
-    params: shapes.Params, pixels: UInt8[shapes.Array, "n h w 3"], resizing: str
+    params: array_types.Params,
+    pixels: UInt8[array_types.Array, "n h w 3"],
+    resizing: str,
 ) -> Seen:
     """Features of 8-bit RGB pictures of any size; may be jitted.
 
@@ -66,12 +67,14 @@ def look(
     return see(params, RESIZING[resizing](pixels))
 
 
-def see(params: shapes.Params, images: Float[shapes.Array, "n 299 299 3"]) -> Seen:
+def see(
+    params: array_types.Params, images: Float[array_types.Array, "n 299 299 3"]
+) -> Seen:
     """Features of pictures as the network reads them, in [-1, 1]."""
     return _Inception().apply({"params": params}, images)
 
 
-def abstract_params() -> shapes.Params:
+def abstract_params() -> array_types.Params:
     """Shapes and dtypes of the parameters, without computing any."""
     picture = jax.ShapeDtypeStruct((1, PX, PX, 3), jnp.float32)
     described = jax.eval_shape(_Inception().init, jax.random.key(0), picture)
@@ -108,15 +111,15 @@ class _Inception(nn.Module):
 
     @nn.compact
     def __call__(self, x):
-        x = _walk(layout.STEM, x)
-        for name, branches in layout.BLOCKS.items():
+        x = _walk(STEM, x)
+        for name, branches in BLOCKS.items():
             if name == "Mixed_6d":
                 first, x = _Block(branches, name=name)(x)
                 spatial = first[..., :SPATIAL_CHANNELS]
             else:
                 _, x = _Block(branches, name=name)(x)
         pool = jnp.mean(x, axis=(1, 2))
-        kernel_init, _ = initial.torch_init(POOL)
+        kernel_init, _ = initializers.torch_init(POOL)
         kernel = self.param("fc", kernel_init, (POOL, NUM_CLASSES), jnp.float32)
         return Seen(pool, spatial.reshape(len(x), SPATIAL), jnp.dot(pool, kernel))
 
@@ -124,7 +127,7 @@ class _Inception(nn.Module):
 class _Block(nn.Module):
     """(B, H, W, C) -> the first branch, and all branches beside each other."""
 
-    branches: layout.Branches
+    branches: Branches
 
     @nn.compact
     def __call__(self, x):
@@ -133,12 +136,12 @@ class _Block(nn.Module):
 
 
 class _ConvRelu(nn.Module):
-    spec: layout.Conv
+    spec: Conv
 
     @nn.compact
     def __call__(self, x):
         height, width = self.spec.kernel
-        kernel_init, bias_init = initial.torch_init(height * width * x.shape[-1])
+        kernel_init, bias_init = initializers.torch_init(height * width * x.shape[-1])
         shape = (height, width, x.shape[-1], self.spec.channels)
         kernel = self.param("kernel", kernel_init, shape, jnp.float32)
         bias = self.param("bias", bias_init, shape[-1:], jnp.float32)
@@ -155,9 +158,9 @@ class _ConvRelu(nn.Module):
 def _walk(steps, x):
     """The steps one after the other, inside a module's compact call."""
     for step in steps:
-        if isinstance(step, layout.Conv):
+        if isinstance(step, Conv):
             x = _ConvRelu(step, name=step.name)(x)
-        elif isinstance(step, layout.Fork):
+        elif isinstance(step, Fork):
             arms = [_ConvRelu(conv, name=conv.name)(x) for conv in step.convs]
             x = jnp.concatenate(arms, axis=-1)
         else:
@@ -171,3 +174,138 @@ def _pooled(pool, x):
     if pool.kind == "max":
         return nn.max_pool(x, window, strides, padding)
     return nn.avg_pool(x, window, strides, padding, count_include_pad=False)
+
+
+class Conv(NamedTuple):
+    """A convolution with its folded batch norm, then ReLU.
+
+    Attributes:
+      name: as in the published file, within its block.
+      channels: of its output.
+      kernel: height and width.
+      stride: 1, or 2 to halve the side.
+      padded: whether zeros around the picture keep its side.
+    """
+
+    name: str
+    channels: int
+    kernel: tuple[int, int] = (1, 1)
+    stride: int = 1
+    padded: bool = True
+
+
+class Pool(NamedTuple):
+    """The mean or the maximum of 3x3 pixels; stride 2 takes whole windows only."""
+
+    kind: str
+    stride: int = 1
+
+
+class Fork(NamedTuple):
+    """Convolutions that read the same picture, their channels side by side."""
+
+    convs: tuple[Conv, ...]
+
+
+Step = Conv | Pool | Fork
+Branches = tuple[tuple[Step, ...], ...]  # side by side, each from left to right
+
+_MEAN, _MAX, _HALVE = Pool("mean"), Pool("max"), Pool("max", stride=2)
+_ROW, _COLUMN = (1, 7), (7, 1)
+
+
+def _reduction(name: str, channels: int) -> Conv:
+    return Conv(name, channels, (3, 3), stride=2, padded=False)
+
+
+def _block_a(pooled: int) -> Branches:
+    """35 x 35."""
+    return (
+        (Conv("branch1x1", 64),),
+        (Conv("branch5x5_1", 48), Conv("branch5x5_2", 64, (5, 5))),
+        (
+            Conv("branch3x3dbl_1", 64),
+            Conv("branch3x3dbl_2", 96, (3, 3)),
+            Conv("branch3x3dbl_3", 96, (3, 3)),
+        ),
+        (_MEAN, Conv("branch_pool", pooled)),
+    )
+
+
+def _block_c(narrow: int) -> Branches:
+    """17 x 17, its 7x7 convolutions taken apart into rows and columns."""
+    return (
+        (Conv("branch1x1", 192),),
+        (
+            Conv("branch7x7_1", narrow),
+            Conv("branch7x7_2", narrow, _ROW),
+            Conv("branch7x7_3", 192, _COLUMN),
+        ),
+        (
+            Conv("branch7x7dbl_1", narrow),
+            Conv("branch7x7dbl_2", narrow, _COLUMN),
+            Conv("branch7x7dbl_3", narrow, _ROW),
+            Conv("branch7x7dbl_4", narrow, _COLUMN),
+            Conv("branch7x7dbl_5", 192, _ROW),
+        ),
+        (_MEAN, Conv("branch_pool", 192)),
+    )
+
+
+def _block_e(pool: Pool) -> Branches:
+    """8 x 8."""
+
+    def fork(left: str, right: str) -> Fork:
+        return Fork((Conv(left, 384, (1, 3)), Conv(right, 384, (3, 1))))
+
+    return (
+        (Conv("branch1x1", 320),),
+        (Conv("branch3x3_1", 384), fork("branch3x3_2a", "branch3x3_2b")),
+        (
+            Conv("branch3x3dbl_1", 448),
+            Conv("branch3x3dbl_2", 384, (3, 3)),
+            fork("branch3x3dbl_3a", "branch3x3dbl_3b"),
+        ),
+        (pool, Conv("branch_pool", 192)),
+    )
+
+
+STEM: tuple[Step, ...] = (
+    Conv("Conv2d_1a_3x3", 32, (3, 3), stride=2, padded=False),
+    Conv("Conv2d_2a_3x3", 32, (3, 3), padded=False),
+    Conv("Conv2d_2b_3x3", 64, (3, 3)),
+    _HALVE,
+    Conv("Conv2d_3b_1x1", 80),
+    Conv("Conv2d_4a_3x3", 192, (3, 3), padded=False),
+    _HALVE,
+)
+BLOCKS: dict[str, Branches] = {
+    "Mixed_5b": _block_a(32),
+    "Mixed_5c": _block_a(64),
+    "Mixed_5d": _block_a(64),
+    "Mixed_6a": (
+        (_reduction("branch3x3", 384),),
+        (
+            Conv("branch3x3dbl_1", 64),
+            Conv("branch3x3dbl_2", 96, (3, 3)),
+            _reduction("branch3x3dbl_3", 96),
+        ),
+        (_HALVE,),
+    ),
+    "Mixed_6b": _block_c(128),
+    "Mixed_6c": _block_c(160),
+    "Mixed_6d": _block_c(160),
+    "Mixed_6e": _block_c(192),
+    "Mixed_7a": (
+        (Conv("branch3x3_1", 192), _reduction("branch3x3_2", 320)),
+        (
+            Conv("branch7x7x3_1", 192),
+            Conv("branch7x7x3_2", 192, _ROW),
+            Conv("branch7x7x3_3", 192, _COLUMN),
+            _reduction("branch7x7x3_4", 192),
+        ),
+        (_HALVE,),
+    ),
+    "Mixed_7b": _block_e(_MEAN),
+    "Mixed_7c": _block_e(_MAX),
+}

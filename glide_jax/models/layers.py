@@ -15,8 +15,8 @@ import jax.numpy as jnp
 from flax import linen as nn
 from jaxtyping import Float
 
-from glide_jax import shapes
-from glide_jax.models import initial
+from glide_jax import array_types
+from glide_jax.models import initializers
 
 NORM_EPSILON = 1e-5  # PyTorch's; Flax's default is 1e-6
 MAX_PERIOD = 10000.0  # of the timestep embedding: Attention Is All You Need, 3.5
@@ -26,7 +26,7 @@ class Linear(nn.Module):
     """An affine map of the last axis; also the 1x1 convolution of an image."""
 
     features: int
-    init: initial.LayerInit = initial.torch_init
+    init: initializers.LayerInit = initializers.torch_init
     use_bias: bool = True
     dtype: Any = jnp.float32
     precision: Any = None
@@ -49,7 +49,7 @@ class Conv3x3(nn.Module):
     """A 3x3 convolution, stride 1, zero padding, on NHWC."""
 
     features: int
-    init: initial.LayerInit = initial.torch_init
+    init: initializers.LayerInit = initializers.torch_init
     dtype: Any = jnp.float32
     precision: Any = None
 
@@ -65,10 +65,10 @@ class Conv3x3(nn.Module):
 
 
 def conv3x3(
-    x: shapes.Image,
-    kernel: Float[shapes.Array, "3 3 c features"],
+    x: array_types.Image,
+    kernel: Float[array_types.Array, "3 3 c features"],
     precision: Any = None,
-) -> Float[shapes.Array, "b h w features"]:
+) -> Float[array_types.Array, "b h w features"]:
     """The convolution of Conv3x3, by the program that suits platform and shape.
 
     XLA's convolutions on a CPU are slow where a kernel has more to read than the
@@ -91,10 +91,10 @@ def conv3x3(
 
 
 def unfolded_conv3x3(
-    x: shapes.Image,
-    kernel: Float[shapes.Array, "3 3 c features"],
+    x: array_types.Image,
+    kernel: Float[array_types.Array, "3 3 c features"],
     precision: Any = None,
-) -> Float[shapes.Array, "b h w features"]:
+) -> Float[array_types.Array, "b h w features"]:
     """The same as one matrix product: each pixel beside its eight neighbours."""
     _, height, width, channels = x.shape
     padded = jnp.pad(x, ((0, 0), (1, 1), (1, 1), (0, 0)))
@@ -116,8 +116,8 @@ class GroupNorm(nn.Module):
     @nn.compact
     def __call__(self, x):
         channels = x.shape[-1]
-        gain = self.param("scale", initial.ONES, (channels,), jnp.float32)
-        bias = self.param("bias", initial.ZEROS, (channels,), jnp.float32)
+        gain = self.param("scale", initializers.ONES, (channels,), jnp.float32)
+        bias = self.param("bias", initializers.ZEROS, (channels,), jnp.float32)
         x = x.astype(jnp.float32)
         # Channels first, groups afterwards on the small array: no reshape of the image.
         mean = self._over_group(jnp.mean(x, axis=(1, 2)))
@@ -142,8 +142,8 @@ class LayerNorm(nn.Module):
     @nn.compact
     def __call__(self, x):
         width = x.shape[-1]
-        gain = self.param("scale", initial.ONES, (width,), jnp.float32)
-        bias = self.param("bias", initial.ZEROS, (width,), jnp.float32)
+        gain = self.param("scale", initializers.ONES, (width,), jnp.float32)
+        bias = self.param("bias", initializers.ZEROS, (width,), jnp.float32)
         x = x.astype(jnp.float32)
         centred = x - jnp.mean(x, axis=-1, keepdims=True)
         variance = jnp.mean(jnp.square(centred), axis=-1, keepdims=True)
@@ -151,8 +151,8 @@ class LayerNorm(nn.Module):
 
 
 def timestep_embedding(
-    timesteps: shapes.Timesteps, dim: int
-) -> Float[shapes.Array, "b d"]:
+    timesteps: array_types.Timesteps, dim: int
+) -> Float[array_types.Array, "b d"]:
     """Sinusoids [cos, sin] of the timesteps, float32 (B, dim); dim is even.
 
     Wavelengths rise geometrically from 2 pi to 10000 * 2 pi.
@@ -163,7 +163,7 @@ def timestep_embedding(
     return jnp.concatenate([jnp.cos(angles), jnp.sin(angles)], axis=-1)
 
 
-def upsample(x: shapes.Image) -> Float[shapes.Array, "b h2 w2 c"]:
+def upsample(x: array_types.Image) -> Float[array_types.Array, "b h2 w2 c"]:
     """The image at twice its side, nearest neighbour."""
     batch, height, width, channels = x.shape
     x = jnp.broadcast_to(
@@ -172,14 +172,16 @@ def upsample(x: shapes.Image) -> Float[shapes.Array, "b h2 w2 c"]:
     return x.reshape(batch, 2 * height, 2 * width, channels)
 
 
-def downsample(x: shapes.Image) -> Float[shapes.Array, "b h2 w2 c"]:
+def downsample(x: array_types.Image) -> Float[array_types.Array, "b h2 w2 c"]:
     """The image at half its side, mean of 2x2 boxes."""
     batch, height, width, channels = x.shape
     x = x.reshape(batch, height // 2, 2, width // 2, 2, channels)
     return x.mean(axis=(2, 4))
 
 
-def dropout(x: shapes.Image, keys: shapes.PRNGKeys, drop_prob: float) -> shapes.Image:
+def dropout(
+    x: array_types.Image, keys: array_types.PRNGKeys, drop_prob: float
+) -> array_types.Image:
     """x with a share drop_prob of its entries zeroed and the others scaled up.
 
     One key per example: what an example loses does not depend on its neighbours, so

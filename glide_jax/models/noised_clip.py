@@ -17,10 +17,17 @@ import numpy as np
 from flax import linen as nn
 from jaxtyping import Float
 
-from glide_jax import shapes
+from glide_jax import array_types
 from glide_jax.config import defaults
 from glide_jax.config.defaults import NoisedClipConfig
-from glide_jax.models import attention, initial, layers, remat, text2im, text_encoder
+from glide_jax.models import (
+    attention,
+    initializers,
+    layers,
+    remat,
+    text2im,
+    text_encoder,
+)
 
 NUM_TIMESTEPS = defaults.NOISED_CLIP_TIMESTEPS
 # Of 8-bit pixels, per channel, over GLIDE's training images (published).
@@ -31,15 +38,15 @@ MAX_LOGIT_SCALE = 100.0  # CLIP section 2.4, against instability
 NORM_FLOOR = 1e-12  # added to the length of a feature, as released
 
 
-def normalise(features: shapes.Features) -> shapes.Features:
+def normalise(features: array_types.Features) -> array_types.Features:
     """Features at unit length."""
     length = jnp.linalg.norm(features, axis=-1, keepdims=True)
     return features / (length + NORM_FLOOR)
 
 
 def similarity(
-    image_features: shapes.Features, text_features: shapes.Features
-) -> shapes.PerExample:
+    image_features: array_types.Features, text_features: array_types.Features
+) -> array_types.PerExample:
     """Cosine in [-1, 1] of each image and the caption in its row."""
     product = normalise(image_features) * normalise(text_features)
     return jnp.sum(product, axis=-1)
@@ -63,7 +70,7 @@ class ClipBlock(nn.Module):
         widening = math.sqrt(2 / (4 * self.width))
 
         def linear(name, features, std, use_bias=True):
-            init = initial.normal_init(std)
+            init = initializers.normal_init(std)
             return layers.Linear(
                 features, init=init, use_bias=use_bias, dtype=self.dtype, name=name
             )
@@ -98,7 +105,7 @@ class ImageTower(nn.Module):
     def __call__(self, x_t, timesteps):
         width, patch = self.config.image_width, self.config.patch_px
         dtype = jnp.dtype(self.config.compute_dtype)
-        narrow = initial.Distribution("normal", width**-0.5)
+        narrow = initializers.Distribution("normal", width**-0.5)
         num_patches = (self.config.image_px // patch) ** 2
         times = self.param("timestep_embedding", narrow, (NUM_TIMESTEPS, width))
         positions = self.param("positional_embedding", narrow, (num_patches + 1, width))
@@ -107,7 +114,7 @@ class ImageTower(nn.Module):
         patches = einops.rearrange(
             pixels, "b (h p) (w q) c -> b (h w) (p q c)", p=patch, q=patch
         )
-        patch_init = initial.normal_init(math.sqrt(2 / (width * patch**2)))
+        patch_init = initializers.normal_init(math.sqrt(2 / (width * patch**2)))
         tokens = layers.Linear(
             width, init=patch_init, use_bias=False, dtype=dtype, name="patch"
         )(patches)
@@ -136,12 +143,12 @@ class TextTower(nn.Module):
         dtype = jnp.dtype(config.compute_dtype)
         table = self.param(
             "token_embedding",
-            initial.Distribution("normal", 0.02),
+            initializers.Distribution("normal", 0.02),
             (config.vocab_size, width),
         )
         positions = self.param(
             "positional_embedding",
-            initial.Distribution("normal", 0.01),
+            initializers.Distribution("normal", 0.01),
             (config.text_context, width),
         )
         x = (jnp.take(table, tokens, axis=0) + positions).astype(dtype)
@@ -157,7 +164,7 @@ class TextTower(nn.Module):
 
 def _project(x, embed_dim):
     """The tower's end, inside its compact call: norm, then Glorot-normal projection."""
-    init = initial.normal_init(math.sqrt(2 / (x.shape[-1] + embed_dim)))
+    init = initializers.normal_init(math.sqrt(2 / (x.shape[-1] + embed_dim)))
     x = layers.LayerNorm(name="ln_out")(x)
     return layers.Linear(embed_dim, init=init, use_bias=False, name="output")(x)
 
@@ -174,7 +181,7 @@ class NoisedClip(nn.Module):
         self.image = ImageTower(self.config, self.constrain, self.remat)
         self.text = TextTower(self.config, self.constrain, self.remat_text)
         self.logit_scale = self.param(
-            "logit_scale", initial.Distribution("constant", INIT_LOGIT_SCALE), ()
+            "logit_scale", initializers.Distribution("constant", INIT_LOGIT_SCALE), ()
         )
 
     def encode_image(self, x_t, timesteps) -> Float[jax.Array, "b e"]:

@@ -13,7 +13,7 @@ import jax
 import jax.numpy as jnp
 from flax import linen as nn
 
-from glide_jax import shapes
+from glide_jax import array_types
 from glide_jax.config.defaults import Text2ImConfig
 from glide_jax.errors import UserError
 from glide_jax.models import attention as attention_lib
@@ -23,7 +23,7 @@ from glide_jax.models import text_encoder, unet
 class TextConditioning(NamedTuple):
     """A caption as the denoiser takes it: constant over a sampling loop."""
 
-    pooled: shapes.Features  # (B, 4 * num_channels)
+    pooled: array_types.Features  # (B, 4 * num_channels)
     keys_values: tuple[jax.Array, ...]  # (B, L, 2 * channels) per attention block
 
 
@@ -75,7 +75,7 @@ class Pictures(NamedTuple):
     inpaint_mask: jax.Array | None
 
 
-def check_tokens(tokens: shapes.Tokens, text_context: int) -> None:
+def check_tokens(tokens: array_types.Tokens, text_context: int) -> None:
     """Raises UserError where the captions are not text_context tokens long."""
     if tokens.shape[1] != text_context:
         raise UserError(
@@ -85,7 +85,7 @@ def check_tokens(tokens: shapes.Tokens, text_context: int) -> None:
 
 
 def assemble_input(
-    config: Text2ImConfig, x_t: shapes.Image, pictures: Pictures
+    config: Text2ImConfig, x_t: array_types.Image, pictures: Pictures
 ) -> jax.Array:
     """The U-Net's input channels: x_t, image * mask, mask, upsampled low_res.
 

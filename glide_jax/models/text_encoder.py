@@ -14,9 +14,9 @@ import jax
 import jax.numpy as jnp
 from flax import linen as nn
 
-from glide_jax import shapes
+from glide_jax import array_types
 from glide_jax.config.defaults import Text2ImConfig
-from glide_jax.models import attention, initial, layers, remat
+from glide_jax.models import attention, initializers, layers, remat
 
 # The release only infers, so its initialisation is unknown. OpenAI's point-e trains the
 # same blocks with N(0, (0.25 / sqrt(width))^2); the embeddings follow CLIP and GPT-2.
@@ -32,8 +32,8 @@ MAX_UNROLL = 4
 class TextFeatures(NamedTuple):
     """What the U-Net gets from a caption."""
 
-    pooled: shapes.Features  # (B, 4 * num_channels), added to the time embedding
-    sequence: shapes.TextSequence  # (B, L, text_width), for the attention keys
+    pooled: array_types.Features  # (B, 4 * num_channels), added to the time embedding
+    sequence: array_types.TextSequence  # (B, L, text_width), for the attention keys
 
 
 def stack(block_class: type[nn.Module], num_layers: int, policy: str):
@@ -62,7 +62,7 @@ class TransformerBlock(nn.Module):
     @nn.compact
     def __call__(self, x, _):
         x = remat.name_input(x)
-        init = initial.normal_init(LINEAR_INIT_GAIN * self.width**-0.5)
+        init = initializers.normal_init(LINEAR_INIT_GAIN * self.width**-0.5)
 
         def linear(features, name):
             return layers.Linear(features, init=init, dtype=self.dtype, name=name)
@@ -104,8 +104,8 @@ class TextEncoder(nn.Module):
     def _embed(self, tokens, text_mask):
         config = self.config
         shape = (config.text_context, config.text_width)
-        token_init = initial.Distribution("normal", TOKEN_INIT_STD)
-        position_init = initial.Distribution("normal", POSITION_INIT_STD)
+        token_init = initializers.Distribution("normal", TOKEN_INIT_STD)
+        position_init = initializers.Distribution("normal", POSITION_INIT_STD)
         table = self.param(
             "token_embedding", token_init, (config.vocab_size, config.text_width)
         )

@@ -14,7 +14,7 @@ from flax import linen as nn
 
 from glide_jax.config.defaults import Text2ImConfig
 from glide_jax.models import attention as attention_lib
-from glide_jax.models import initial, layers, layout, text_encoder
+from glide_jax.models import initializers, layers, layout, text_encoder
 from glide_jax.models import remat as remat_lib
 
 _RESAMPLE = {"": lambda x: x, "up": layers.upsample, "down": layers.downsample}
@@ -51,7 +51,10 @@ class ResBlock(nn.Module):
             )
             h = layers.dropout(h, keys, self.dropout_prob)
         h = layers.Conv3x3(
-            self.channels, init=initial.zero_init, dtype=self.dtype, name="conv_out"
+            self.channels,
+            init=initializers.zero_init,
+            dtype=self.dtype,
+            name="conv_out",
         )(self.constrain(h))
         skip = resample(x)
         if x.shape[-1] != self.channels:
@@ -144,7 +147,9 @@ class UNet(nn.Module):
         self.norm_out = layers.GroupNorm(self.config.norm_groups)
         # float32 at full precision: at t = 999 the sampler multiplies an error of this
         # layer by 2e4.
-        self.conv_out = layers.Conv3x3(6, init=initial.zero_init, precision=highest)
+        self.conv_out = layers.Conv3x3(
+            6, init=initializers.zero_init, precision=highest
+        )
 
     def text_keys_values(self, sequence):
         """One (B, L, 2 * channels) array per attention, in order of use."""

@@ -30,12 +30,11 @@ from jax._src import distributed as jax_distributed
 from jax.experimental import multihost_utils
 
 import glide_jax
-from glide_jax import lifecycle
 from glide_jax.config import resolve
 from glide_jax.config.defaults import Config
 from glide_jax.errors import UserError
-from glide_jax.parallel import cluster as clusters
-from glide_jax.parallel import rendezvous
+from glide_jax.parallel import cluster_env, rendezvous
+from glide_jax.runtime import lifecycle
 
 # A process without a heartbeat for this long is lost; JAX then ends the others.
 HEARTBEAT_SECS = 60
@@ -82,7 +81,7 @@ class Together:
           UserError: processes did not connect in time (named), or settings or versions
             differ from those of process 0.
         """
-        cluster = clusters.find(os.environ)
+        cluster = cluster_env.find(os.environ)
         if cluster is None:
             return self
         _connect(cluster)
@@ -203,13 +202,13 @@ class StopPoll:
         return self.is_stopping
 
 
-def _connect(cluster: clusters.Cluster) -> None:
+def _connect(cluster: cluster_env.Cluster) -> None:
     arguments: dict[str, Any] = {
         "initialization_timeout": cluster.timeout_secs,
         "heartbeat_timeout_seconds": HEARTBEAT_SECS,
     }
     if cluster.coordinator is not None:
-        rendezvous.meet(cluster)
+        rendezvous.wait_for_processes(cluster)
         arguments |= {
             "coordinator_address": cluster.coordinator,
             "num_processes": cluster.num_processes,

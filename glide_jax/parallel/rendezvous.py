@@ -15,14 +15,14 @@ import socket
 import time
 
 from glide_jax.errors import PeerLostError, UserError
-from glide_jax.parallel.cluster import Cluster
+from glide_jax.parallel.cluster_env import Cluster
 
 RETRY_SECS = 0.2
 _LINE_SECS = 5.0  # a peer that sends nothing for this long is not ours
 _MAX_NAMED = 20
 
 
-def meet(cluster: Cluster) -> None:
+def wait_for_processes(cluster: Cluster) -> None:
     """Waits until every process of the cluster is connected; needs its coordinator.
 
     Raises:

@@ -17,8 +17,7 @@ from jax.sharding import AbstractMesh, Mesh, NamedSharding
 from jax.sharding import PartitionSpec as P
 
 from glide_jax.errors import UserError
-from glide_jax.parallel import mesh as mesh_lib
-from glide_jax.parallel import rules as rules_lib
+from glide_jax.parallel import device_mesh, sharding_rules
 
 logger = logging.getLogger(__name__)
 
@@ -32,7 +31,7 @@ def shard_tree(
     abstract_tree: Any,
     mesh: Mesh | AbstractMesh,
     *,
-    rules: Sequence[rules_lib.Rule] = (),
+    rules: Sequence[sharding_rules.Rule] = (),
     min_shard_mb: float | int,
 ) -> Any:
     """A NamedSharding for every leaf of a tree of arrays or ShapeDtypeStructs.
@@ -78,7 +77,7 @@ def shard_tree(
     return shardings
 
 
-def check_rules(params: Any, rules: Sequence[rules_lib.Rule]) -> None:
+def check_rules(params: Any, rules: Sequence[sharding_rules.Rule]) -> None:
     """Raises UserError for a rule that matches no parameter."""
     leaves = jax.tree_util.tree_flatten_with_path(params)[0]
     names = [
@@ -106,7 +105,7 @@ def on_devices(where: Any) -> Any:
 
 def batch_sharding(mesh: Mesh | AbstractMesh) -> NamedSharding:
     """First axis over data and fsdp, the rest replicated."""
-    return NamedSharding(mesh, P(mesh_lib.BATCH_AXES))
+    return NamedSharding(mesh, P(device_mesh.BATCH_AXES))
 
 
 def replicated(mesh: Mesh | AbstractMesh) -> NamedSharding:
@@ -136,7 +135,7 @@ def make_constrain(mesh: Mesh) -> Callable[[jax.Array], jax.Array]:
     """
     if mesh.size == 1:
         return lambda x: x
-    shards, sharding = mesh_lib.num_batch_shards(mesh), batch_sharding(mesh)
+    shards, sharding = device_mesh.num_batch_shards(mesh), batch_sharding(mesh)
 
     def constrain(x: jax.Array) -> jax.Array:
         if x.ndim == 0 or x.shape[0] % shards:

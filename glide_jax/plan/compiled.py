@@ -15,9 +15,9 @@ import time
 import jax
 
 from glide_jax.config.defaults import Config
-from glide_jax.parallel import mesh as meshes
-from glide_jax.plan import topology as topologies
-from glide_jax.train import abstract
+from glide_jax.parallel import device_mesh
+from glide_jax.plan import device_topology
+from glide_jax.train import abstract_state
 
 _UNITS = {"K": 2**10, "M": 2**20, "G": 2**30, "T": 2**40, "": 1}
 _USED = re.compile(r"Used ([\d.]+)([KMGT]?) of ([\d.]+)([KMGT]?) hbm")
@@ -55,15 +55,15 @@ class Compiled:
         return self.available_bytes is None
 
 
-def compile_step(config: Config, topology: topologies.Topology) -> Compiled:
+def compile_step(config: Config, topology: device_topology.Topology) -> Compiled:
     """Compiles the step that `glide train` would run on these devices.
 
     Raises:
       UserError: libtpu is not there, or cannot compile for them.
     """
-    devices = topologies.make_devices(topology)
-    mesh = meshes.make_mesh(config.mesh, devices=devices)
-    step = abstract.abstract_step(config, mesh)
+    devices = device_topology.make_devices(topology)
+    mesh = device_mesh.make_mesh(config.mesh, devices=devices)
+    step = abstract_state.abstract_step(config, mesh)
     compiler = f"libtpu {importlib.metadata.version('libtpu')}, jax {jax.__version__}"
     start = time.perf_counter()
     try:

@@ -21,7 +21,7 @@ import dataclasses
 from glide_jax.config.defaults import Config
 from glide_jax.diffusion import respacing
 from glide_jax.models import flops
-from glide_jax.plan.topology import Topology
+from glide_jax.plan.device_topology import Topology
 
 BACKWARD_AND_FORWARD = 3
 DEFAULT_MFU = 0.4

@@ -20,8 +20,8 @@ import jax
 from glide_jax.config.defaults import Config
 from glide_jax.parallel import sharding
 from glide_jax.plan import activations
-from glide_jax.plan.topology import Topology
-from glide_jax.train.state import COUNTERS, TrainState
+from glide_jax.plan.device_topology import Topology
+from glide_jax.train.train_state import COUNTERS, TrainState
 
 FLOAT32 = 4
 

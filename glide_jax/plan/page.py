@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from glide_jax.runtime import counts
+from glide_jax.runtime import wording
 
 GIB = 2**30
 _MEMORY_NOTES = {
@@ -118,7 +118,7 @@ def _time(report):
         f"{run['global_batch_size']:,} x {gflop:,.1f} GFLOP",
         f"  {report['seconds_per_step']:,.3f} s a step, limited by "
         f"{report['limited_by']}",
-        f"  {counts.counted(run['num_steps'], 'step')}: {report['days']:,.1f} days, "
+        f"  {wording.counted(run['num_steps'], 'step')}: {report['days']:,.1f} days, "
         f"{report['chip_hours']:,.0f} chip-hours",
     ]
     if report["cost"] is not None:
@@ -135,7 +135,7 @@ def _drawing(report):
         return []
     cost = "" if drawn["price"] is None else f", cost {drawn['price']:,.2f}"
     return [
-        f"DRAWING {counts.counted(drawn['pictures'], 'picture')} at that MFU",
+        f"DRAWING {wording.counted(drawn['pictures'], 'picture')} at that MFU",
         f"  {drawn['flops_per_picture'] / 1e12:,.1f} TFLOP each: the caption once, "
         f"{drawn['passes']} passes of the U-Net",
         f"  {drawn['hours']:,.2f} hours, {drawn['chip_hours']:,.2f} chip-hours{cost}",

@@ -14,10 +14,10 @@ from jax.sharding import AbstractMesh
 from glide_jax.config import validate
 from glide_jax.config.defaults import Config
 from glide_jax.models import build
-from glide_jax.parallel import mesh as meshes
-from glide_jax.plan import topology as topologies
-from glide_jax.train import abstract
-from glide_jax.train.state import TrainState
+from glide_jax.parallel import device_mesh
+from glide_jax.plan import device_topology
+from glide_jax.train import abstract_state
+from glide_jax.train.train_state import TrainState
 
 
 @dataclasses.dataclass(frozen=True)
@@ -34,16 +34,18 @@ class Problem:
     """
 
     config: Config
-    topology: topologies.Topology
+    topology: device_topology.Topology
     mesh: AbstractMesh
-    spans: dict[str, topologies.Span]
+    spans: dict[str, device_topology.Span]
     state: TrainState
     batch: dict[str, Any]
 
     @property
     def examples(self) -> int:
         """Of one microbatch on one device."""
-        shards = meshes.num_batch_shards(self.mesh) * self.config.train.microbatches
+        shards = (
+            device_mesh.num_batch_shards(self.mesh) * self.config.train.microbatches
+        )
         return self.config.train.global_batch_size // shards
 
     @property
@@ -58,7 +60,7 @@ class Problem:
         return dataclasses.replace(self, config=config)
 
 
-def make_problem(config: Config, topology: topologies.Topology) -> Problem:
+def make_problem(config: Config, topology: device_topology.Topology) -> Problem:
     """The run, checked.
 
     Raises:
@@ -66,18 +68,18 @@ def make_problem(config: Config, topology: topologies.Topology) -> Problem:
         batch that does not divide.
     """
     slices = topology.tpu_slices
-    mesh_config = meshes.over_slices(config.mesh, slices)
+    mesh_config = device_mesh.over_slices(config.mesh, slices)
     config = dataclasses.replace(config, mesh=mesh_config)
     validate.validate(config)
-    mesh = meshes.make_abstract_mesh(mesh_config, topology.num_devices, slices)
-    spans = topologies.spans(mesh_config, mesh, topology)
-    abstract.check_fits(config, mesh)
-    placed = abstract.place(config, mesh)
+    mesh = device_mesh.make_abstract_mesh(mesh_config, topology.num_devices, slices)
+    spans = device_topology.spans(mesh_config, mesh, topology)
+    abstract_state.check_fits(config, mesh)
+    placed = abstract_state.place(config, mesh)
     return Problem(
         config=config,
         topology=topology,
         mesh=mesh,
         spans=spans,
-        state=abstract.with_places(placed.state, placed.where),
-        batch=abstract.abstract_batch(config, mesh),
+        state=abstract_state.with_places(placed.state, placed.where),
+        batch=abstract_state.abstract_batch(config, mesh),
     )

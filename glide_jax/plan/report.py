@@ -5,7 +5,16 @@ from __future__ import annotations
 import dataclasses
 from typing import Any
 
-from glide_jax.plan import compiled, cost, memory, problem, search, topology, traffic
+from glide_jax.config.defaults import Config
+from glide_jax.plan import (
+    compiled,
+    cost,
+    device_topology,
+    memory,
+    problem,
+    search,
+    traffic,
+)
 
 
 def make_report(
@@ -34,8 +43,8 @@ def make_report(
     return {
         "config": given.config.name,
         "topology": _topology(given.topology),
-        "mesh": {axis: given.mesh.shape[axis] for axis in topology.AXES},
-        "mesh_dcn": {axis: given.spans[axis].slow for axis in topology.AXES},
+        "mesh": {axis: given.mesh.shape[axis] for axis in device_topology.AXES},
+        "mesh_dcn": {axis: given.spans[axis].slow for axis in device_topology.AXES},
         "run": _run(given),
         "params_total": sum(given.params_by_part.values()),
         "params_by_part": given.params_by_part,
@@ -49,7 +58,7 @@ def make_report(
     }
 
 
-def _topology(where: topology.Topology) -> dict[str, Any]:
+def _topology(where: device_topology.Topology) -> dict[str, Any]:
     return {
         "name": where.name,
         "text": where.describe(),
@@ -123,3 +132,50 @@ def _cost(given: problem.Problem, mfu: float, price: float | None) -> dict[str, 
         "collectives": [dataclasses.asdict(row) for row in rows],
         "network_seconds_per_step": on_networks,
     }
+
+
+def make_plan(
+    config: Config,
+    topology: device_topology.Topology,
+    *,
+    mfu: float = cost.DEFAULT_MFU,
+    price: float | None = None,
+    pictures: int | None = None,
+    compiles: bool = False,
+    searches: bool = False,
+) -> dict[str, Any]:
+    """The report (see `report`) of a run on these chips.
+
+    Args:
+      config: of the run.
+      topology: where it is to run.
+      mfu: share of the peak that is assumed.
+      price: of a chip-hour.
+      pictures: to draw with the model, whose cost is wanted too.
+      compiles: also compile the step; an error where the compiler is missing.
+      searches: take the remat policies and microbatches that `search` ranks first, and
+        compile those.
+
+    Raises:
+      UserError: what a start on those devices would refuse; `compiles` without the
+        compiler.
+    """
+    given = problem.make_problem(config, topology)
+    ranking = search.rank(given, mfu=mfu) if searches else []
+    if ranking:
+        given = given.with_train(**ranking[0].settings())
+    program, missing = None, []
+    if searches and not compiles:
+        # A search ranks by formula as well; only its last step needs the compiler.
+        missing = device_topology.missing_for_compiling(topology)
+    if compiles or (searches and not missing):
+        program = compiled.compile_step(given.config, topology)
+    return make_report(
+        given,
+        mfu=mfu,
+        price=price,
+        pictures=pictures,
+        program=program,
+        ranking=ranking,
+        missing=missing,
+    )

@@ -15,7 +15,7 @@ from typing import Any
 
 from glide_jax.config.defaults import Config, NoisedClipConfig
 from glide_jax.models import flops, layout
-from glide_jax.parallel import mesh as meshes
+from glide_jax.parallel import device_mesh
 from glide_jax.plan import activations, cost, memory, problem, traffic
 
 FREE_SHARE = 0.1
@@ -111,7 +111,7 @@ def recomputed_flops(config: Config) -> float:
 
 def _choices(given: problem.Problem) -> Iterator[problem.Problem]:
     train = given.config.train
-    shards = meshes.num_batch_shards(given.mesh)
+    shards = device_mesh.num_batch_shards(given.mesh)
     rows = train.global_batch_size // shards
     parts = [n for n in range(1, MAX_MICROBATCHES + 1) if rows % n == 0]
     for remat, text, n in itertools.product(

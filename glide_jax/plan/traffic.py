@@ -20,11 +20,11 @@ from collections.abc import Iterable
 
 import jax
 
-from glide_jax import shapes
+from glide_jax import array_types
 from glide_jax.config.defaults import Config, NoisedClipConfig, Text2ImConfig
 from glide_jax.models import layout
 from glide_jax.plan import activations
-from glide_jax.plan.topology import Span, Topology
+from glide_jax.plan.device_topology import Span, Topology
 
 FLOAT32 = 4
 
@@ -51,7 +51,7 @@ class Collective:
 
 
 def collectives(
-    config: Config, params: shapes.Params, spans: dict[str, Span]
+    config: Config, params: array_types.Params, spans: dict[str, Span]
 ) -> list[Collective]:
     """All collectives of a step that move anything.
 

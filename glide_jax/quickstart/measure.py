@@ -11,10 +11,10 @@ from typing import Any
 
 import numpy as np
 
-from glide_jax import progress
 from glide_jax.data import shapes_world
-from glide_jax.eval import shapes as checker
+from glide_jax.eval import shapes_checker
 from glide_jax.quickstart.ledger import Ledger
+from glide_jax.runtime import progress
 from glide_jax.sample import cascade, restore
 
 MODES = {"unguided": "none", "cfg": "cfg", "clip": "clip", "cfg+clip": "cfg+clip"}
@@ -82,7 +82,7 @@ class Measurements:
 
     def _check_real(self) -> tuple[Any, dict]:
         pictures, scenes = held_out(self._counts.of(256), self._base_px())
-        found = checker.score(pictures, _captions(scenes))
+        found = shapes_checker.score(pictures, _captions(scenes))
         return _shares(found), {"real": pictures}
 
     def _sample(self, name: str) -> tuple[Any, dict]:
@@ -96,7 +96,7 @@ class Measurements:
                 batch_size=BATCH_SIZE,
                 progress=bar.update,
             ).base_images
-        return checker.score(drawn, _captions(scenes)), {"drawn": drawn}
+        return shapes_checker.score(drawn, _captions(scenes)), {"drawn": drawn}
 
     def _upsample(self) -> tuple[Any, dict]:
         small = self.pictures("cfg")["drawn"][: self._counts.of(UPSAMPLED)]
@@ -109,7 +109,7 @@ class Measurements:
                 batch_size=16,
                 progress=bar.update,
             ).images
-        found = checker.score(drawn, _captions(scenes))
+        found = shapes_checker.score(drawn, _captions(scenes))
         return _shares(found), {"drawn": drawn}
 
     def _inpaint(self) -> tuple[Any, dict]:
@@ -129,7 +129,7 @@ class Measurements:
             )
         error = np.abs(result.images.astype(int) - originals.astype(int))
         right = [
-            checker.read_scene(image)[:2] == (scene.colour, scene.shape)
+            shapes_checker.read_scene(image)[:2] == (scene.colour, scene.shape)
             for image, scene in zip(result.images, asked, strict=True)
         ]
         found = {

@@ -7,11 +7,10 @@ import importlib.util
 import logging
 import pathlib
 
-from glide_jax import lifecycle, metrics
 from glide_jax.config import resolve
 from glide_jax.config.defaults import Config
 from glide_jax.quickstart.ledger import Ledger
-from glide_jax.runtime import counts, project_files
+from glide_jax.runtime import lifecycle, metric_writers, paths, wording
 from glide_jax.train import export, loop
 
 
@@ -62,7 +61,7 @@ def run_phase(
         logging.info("%s: done before", heading)
         return lifecycle.ExitCode.OK
     config = load_config(phase, root, scale)
-    logging.info("%s, %s", heading, counts.counted(config.train.num_steps, "step"))
+    logging.info("%s, %s", heading, wording.counted(config.train.num_steps, "step"))
     workdir = root / phase.name
     with ledger.timed(phase.name):
         code = loop.train(config, workdir)
@@ -75,7 +74,9 @@ def run_phase(
 
 def _losses(workdir: pathlib.Path) -> dict[str, float | int]:
     rows = [
-        row for row in metrics.read_metrics(workdir / "metrics.jsonl") if "loss" in row
+        row
+        for row in metric_writers.read_metrics(workdir / "metrics.jsonl")
+        if "loss" in row
     ]
     return {
         "steps": rows[-1]["step"],
@@ -86,7 +87,7 @@ def _losses(workdir: pathlib.Path) -> dict[str, float | int]:
 
 def _experiment(name: str):
     """The module experiments/configs/NAME.py of the project."""
-    path = project_files.root() / project_files.CONFIGS / f"{name}.py"
+    path = paths.root() / paths.CONFIGS / f"{name}.py"
     spec = importlib.util.spec_from_file_location(name, path)
     module = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(module)

@@ -10,15 +10,13 @@ import numpy as np
 from jax.sharding import Mesh
 from jaxtyping import UInt32
 
-from glide_jax import shapes
-from glide_jax.parallel import mesh as meshes
-from glide_jax.parallel import sharding
-from glide_jax.sample import images as images_lib
-from glide_jax.sample import segments, stage_inputs
+from glide_jax import array_types
+from glide_jax.parallel import device_mesh, sharding
+from glide_jax.sample import image_io, segments, stage_inputs
 from glide_jax.sample.stage_inputs import StageInputs
 
 # One a picture: keys are made of 32-bit words.
-Words = UInt32[shapes.Array, "b"]
+Words = UInt32[array_types.Array, "b"]
 # Called with 0 when a stage begins, then with the images' worth of work that is done
 # since the last call, also a part of one: the numbers of a stage add up to its images.
 Progress = Callable[[float | int], None]
@@ -32,14 +30,16 @@ NUM_STREAMS = 2
 
 def image_keys(
     seed: int, indices: np.ndarray, stream: int | np.ndarray
-) -> shapes.PRNGKeys:
+) -> array_types.PRNGKeys:
     """Keys of images by index: fold_in(fold_in(key(seed), index), stream)."""
     indices = np.asarray(indices).astype(np.uint32)
     seeds = np.full(len(indices), seed, np.uint32)
     return keys_of(jnp.asarray(seeds), jnp.asarray(indices), stream)
 
 
-def keys_of(seeds: Words, indices: Words, stream: int | np.ndarray) -> shapes.PRNGKeys:
+def keys_of(
+    seeds: Words, indices: Words, stream: int | np.ndarray
+) -> array_types.PRNGKeys:
     """The key of each pair of seed and index, in one stream or each in its own.
 
     May be traced.
@@ -59,7 +59,7 @@ def draw_in_batches(
     batch_size: int,
     progress: Progress | None = None,
     mesh: Mesh | None = None,
-) -> images_lib.PixelBatch:
+) -> image_io.PixelBatch:
     """All pictures as uint8, at most `batch_size` at once.
 
     A batch is padded to a power of two (and to a multiple of the mesh's batch axes), so
@@ -74,7 +74,7 @@ def draw_in_batches(
         rows = np.arange(start, start + padded_size(wanted, batch_size, mesh))
         batch = _place(_take(inputs, np.minimum(rows, count - 1)), mesh)
         on_share = _scaled(progress, wanted)
-        pictures.append(images_lib.to_pixels(draw(batch, on_share))[:wanted])
+        pictures.append(image_io.to_pixels(draw(batch, on_share))[:wanted])
         start += wanted
     return np.concatenate(pictures)
 
@@ -87,7 +87,7 @@ def _scaled(progress: Progress | None, count: int) -> segments.OnShare | None:
 def padded_size(count: int, batch_size: int, mesh: Mesh | None) -> int:
     """The next power of two, at most `batch_size`; divisible over the mesh."""
     size = min(batch_size, 1 << (count - 1).bit_length())
-    shards = 1 if mesh is None else meshes.num_batch_shards(mesh)
+    shards = 1 if mesh is None else device_mesh.num_batch_shards(mesh)
     return -(-size // shards) * shards
 
 

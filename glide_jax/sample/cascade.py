@@ -13,25 +13,24 @@ from typing import Any
 import numpy as np
 from jax.sharding import Mesh
 
-from glide_jax import errors, shapes
+from glide_jax import array_types, errors
 from glide_jax.sample import (
     batches,
-    known,
+    image_io,
+    inpaint_conditions,
     models,
     outpaint,
+    prompt_tokens,
     region,
+    request,
     rerank,
     restore,
     settings,
     stage,
     stage_inputs,
-    tiles,
 )
-from glide_jax.sample import images as images_lib
-from glide_jax.sample import prompts as prompts_lib
-from glide_jax.sample import run as run_lib
 
-Prompts = prompts_lib.Prompt | Iterable[prompts_lib.Prompt]
+Prompts = prompt_tokens.Prompt | Iterable[prompt_tokens.Prompt]
 
 
 class Glide(models.Models):
@@ -63,7 +62,7 @@ class Glide(models.Models):
         num_images: int = 1,
         progress: batches.Progress | None = None,
         **options,
-    ) -> run_lib.Pictures:
+    ) -> request.CascadeOutput:
         """`num_images` pictures of each prompt; `progress` is a `batches.Progress`.
 
         Raises:
@@ -82,7 +81,7 @@ class Glide(models.Models):
         num_images: int = 1,
         progress: batches.Progress | None = None,
         **options,
-    ) -> run_lib.Pictures:
+    ) -> request.CascadeOutput:
         """Each picture with what its mask leaves unknown drawn to fit its prompt.
 
         Args:
@@ -101,15 +100,17 @@ class Glide(models.Models):
                 is "implicit" or "masked"); masks of the wrong size; a mask that is 0
                 or 1 everywhere; a soft edge as wide as what is known.
         """
-        images = images_lib.as_pixels(images)
+        images = image_io.as_pixels(images)
         run = self._start(prompts, num_images, options, len(images), fills=True)
         images = run.repeat(images)
-        known.check_pictures(images, run.count)
+        inpaint_conditions.check_pictures(images, run.count)
         size, feather_px = images.shape[1:3], run.options.feather_px
-        masks = known.checked_masks(
-            images_lib.as_masks(masks), size, self.base_px, feather_px
+        masks = inpaint_conditions.checked_masks(
+            image_io.as_masks(masks), size, self.base_px, feather_px
         )
-        holes = known.Holes(images, run.repeat(masks), self.image_px, feather_px)
+        holes = inpaint_conditions.Holes(
+            images, run.repeat(masks), self.image_px, feather_px
+        )
         drawn = self._fill(run, holes.images, holes.masks, progress)
         return dataclasses.replace(
             drawn,
@@ -119,15 +120,17 @@ class Glide(models.Models):
 
     def _fill(
         self,
-        run: run_lib.Run,
+        run: request.SamplingRequest,
         images: Sequence[np.ndarray] | np.ndarray,
         masks: Sequence[np.ndarray] | np.ndarray,
         progress: batches.Progress | None,
-    ) -> run_lib.Pictures:
+    ) -> request.CascadeOutput:
         """Squares filled at the models' size."""
 
         def conditions(px: int) -> dict[str, np.ndarray]:
-            return known.conditions(images, masks, px, run.options.feather_px)
+            return inpaint_conditions.conditions(
+                images, masks, px, run.options.feather_px
+            )
 
         return self._draw(
             run, conditions(self.base_px), self._large(conditions), progress
@@ -143,7 +146,7 @@ class Glide(models.Models):
         num_images: int = 1,
         progress: batches.Progress | None = None,
         **options,
-    ) -> run_lib.Pictures:
+    ) -> request.CascadeOutput:
         """Each picture changed to fit its prompt, its layout kept (SDEdit, 2108.01073).
 
         The picture is noised up to a share `strength` of the timesteps and denoised
@@ -173,13 +176,13 @@ class Glide(models.Models):
             options = {"sampler": "ddim", **options}
             if self.upsampler is not None:
                 options = {"upsampler_sampler": "ddim", **options}
-        images = images_lib.as_pixels(images)
+        images = image_io.as_pixels(images)
         run = self._start(prompts, num_images, options, len(images), inverts=inverts)
-        known.check_pictures(run.repeat(images), run.count)
+        inpaint_conditions.check_pictures(run.repeat(images), run.count)
         source = {}
         if inverts:
             source = {
-                "source_prompts": prompts_lib.as_sources(source_prompts, run.count)
+                "source_prompts": prompt_tokens.as_sources(source_prompts, run.count)
             }
 
         size = images.shape[1:3]
@@ -187,8 +190,8 @@ class Glide(models.Models):
         whole = [region.cut(image, square) for image in images]
 
         def conditions(px: int) -> dict[str, Any]:
-            pictures = run.repeat(images_lib.resize(whole, px))
-            picture = images_lib.from_pixels(pictures)
+            pictures = run.repeat(image_io.resize(whole, px))
+            picture = image_io.from_pixels(pictures)
             return {"init_image": picture, "strength": strength, **source}
 
         drawn = self._draw(
@@ -208,7 +211,7 @@ class Glide(models.Models):
         *,
         progress: batches.Progress | None = None,
         **options,
-    ) -> run_lib.Pictures:
+    ) -> request.CascadeOutput:
         """Pictures enlarged by the upsampler's factor.
 
         Args:
@@ -225,12 +228,12 @@ class Glide(models.Models):
             raise errors.UserError(
                 "upsampling needs an upsampler and none was given; give its bundle"
             )
-        images = images_lib.as_pixels(images)
+        images = image_io.as_pixels(images)
         run = self._start(prompts, 1, options, len(images), enlarges=True)
         images = run.repeat(images)
-        known.check_pictures(images, run.count)
+        inpaint_conditions.check_pictures(images, run.count)
         _, height, width, _ = images.shape
-        grid = tiles.Tiles(height, width, self.base_px)
+        grid = region.Tiles(height, width, self.base_px)
         indices = run.indices(run.count)
         squares = np.concatenate(list(grid.cut(images)))
         high = self._run_stage(
@@ -252,7 +255,7 @@ class Glide(models.Models):
         *,
         progress: batches.Progress | None = None,
         **options,
-    ) -> run_lib.Pictures:
+    ) -> request.CascadeOutput:
         """Pictures continued beyond their sides, square by square, each by `inpaint`.
 
         Args:
@@ -268,7 +271,7 @@ class Glide(models.Models):
         Raises:
             UserError: As in `inpaint`; a result smaller than the model's picture.
         """
-        images = images_lib.as_pixels(images)
+        images = image_io.as_pixels(images)
         run = self._start(prompts, 1, options, len(images), fills=True)
         if run.options.feather_px:
             raise errors.UserError(
@@ -304,8 +307,8 @@ class Glide(models.Models):
 
     def _start(
         self, asked, num_images, options, num_pictures=1, *, enlarges=False, **kind
-    ) -> run_lib.Run:
-        return run_lib.Run(
+    ) -> request.SamplingRequest:
+        return request.SamplingRequest(
             (self._base if enlarges else self.base, self.upsampler, self.clip),
             asked,
             num_images,
@@ -320,11 +323,11 @@ class Glide(models.Models):
 
     def _draw(
         self,
-        run: run_lib.Run,
+        run: request.SamplingRequest,
         base_conditions: dict[str, Any],
         upsampler_conditions: dict[str, Any],
         progress: batches.Progress | None,
-    ) -> run_lib.Pictures:
+    ) -> request.CascadeOutput:
         """Base model, choice among candidates, upsampler."""
         rows = np.repeat(np.arange(run.count), run.options.candidates)
         inputs = run.base_inputs(rows, base_conditions)
@@ -343,12 +346,12 @@ class Glide(models.Models):
 
     def _enlarge(
         self,
-        run: run_lib.Run,
+        run: request.SamplingRequest,
         low: np.ndarray,
         indices: np.ndarray,
         conditions: dict[str, Any],
         progress: batches.Progress | None,
-    ) -> run_lib.Pictures:
+    ) -> request.CascadeOutput:
         """The result, enlarged where there is an upsampler."""
         high = low
         if self.upsampler is not None:
@@ -360,11 +363,11 @@ class Glide(models.Models):
 
     def _run_stage(
         self,
-        run: run_lib.Run,
+        run: request.SamplingRequest,
         model: restore.SampleModel,
         static: stage.StageSettings,
         inputs: stage_inputs.StageInputs,
-        clip_params: shapes.Params | None,
+        clip_params: array_types.Params | None,
         progress: batches.Progress | None,
     ) -> np.ndarray:
         program = self.stage_for(model, static)
@@ -378,7 +381,7 @@ class Glide(models.Models):
 
 
 def _pictures(
-    run: run_lib.Run, high: np.ndarray, low: np.ndarray, indices: np.ndarray
-) -> run_lib.Pictures:
+    run: request.SamplingRequest, high: np.ndarray, low: np.ndarray, indices: np.ndarray
+) -> request.CascadeOutput:
     seeds = tuple((run.options.seed, int(index)) for index in indices)
-    return run_lib.Pictures(high, low, seeds, run.settings())
+    return request.CascadeOutput(high, low, seeds, run.settings())

@@ -10,8 +10,8 @@ from jax.sharding import Mesh
 
 from glide_jax import errors
 from glide_jax.config import defaults
-from glide_jax.parallel import mesh as meshes
-from glide_jax.sample import compatible, restore
+from glide_jax.parallel import device_mesh
+from glide_jax.sample import model_checks, restore
 
 _Loaded = TypeVar("_Loaded", bound="Models")
 
@@ -36,7 +36,7 @@ class Models:
             clip: For guidance by it and choice among candidates.
             mesh: Devices that batches are spread over; None: the default device.
         """
-        compatible.check_models(base, upsampler, clip)
+        model_checks.check_models(base, upsampler, clip)
         self._base, self.upsampler, self.clip = base, upsampler, clip
         self._mesh = mesh
 
@@ -66,7 +66,7 @@ class Models:
         """
         mesh = None
         if jax.device_count() > 1:
-            mesh = meshes.make_mesh(defaults.MeshConfig(data=-1, fsdp=fsdp))
+            mesh = device_mesh.make_mesh(defaults.MeshConfig(data=-1, fsdp=fsdp))
         elif fsdp != 1:
             raise errors.UserError(f"fsdp={fsdp}, but there is one device; leave it 1")
         models = [

@@ -17,9 +17,8 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from glide_jax import errors
-from glide_jax.data import drafts
-from glide_jax.runtime import counts
-from glide_jax.sample import images
+from glide_jax.runtime import scratch_dirs, wording
+from glide_jax.sample import image_io
 
 RECORD = "samples.json"
 # Sheets of the pictures of one run.
@@ -74,7 +73,7 @@ def start(
                 "%s are there; continues with picture %d",
                 *(held, first + there * settings["candidates"]),
             )
-            if before["versions"] != images.versions():
+            if before["versions"] != image_io.versions():
                 logging.warning(
                     "the packages are not those that drew them (see versions in %s);"
                     " pictures may differ a little from an uninterrupted run's",
@@ -102,7 +101,7 @@ def is_unfinished(record: dict[str, Any]) -> bool:
 
 def how_many(record: dict[str, Any]) -> str:
     """Of an unfinished run, e.g. "12 of 40 pictures"."""
-    asked = counts.counted(record["asked"]["pictures"], "picture")
+    asked = wording.counted(record["asked"]["pictures"], "picture")
     return f"{len(own_entries(record)):,} of {asked}"
 
 
@@ -173,7 +172,7 @@ def choose_first_index(
         if record is not None or taken or sheets:
             found = ", ".join(sheets) or RECORD
             if taken:
-                found = counts.counted(len(taken), "picture")
+                found = wording.counted(len(taken), "picture")
             raise errors.UserError(
                 f"--output={folder} holds samples already ({found}"
                 f"{'' if record else f', no {RECORD}'}); name another folder, or add"
@@ -184,7 +183,7 @@ def choose_first_index(
     if unlisted:
         logging.warning(
             "%s holds %s that no %s lists; nothing there is changed",
-            *(folder, counts.counted(unlisted, "picture"), RECORD),
+            *(folder, wording.counted(unlisted, "picture"), RECORD),
         )
     if asked is None:
         return following
@@ -255,8 +254,8 @@ def add(
         held = _as_earlier(before)
     whole = {**record, **held, "images": [*held["images"], *record["images"]]}
     try:
-        with drafts.made(folder, "samples") as draft:
-            images.write_all(draft, pictures, whole)
+        with scratch_dirs.made(folder, "samples") as draft:
+            image_io.write_all(draft, pictures, whole)
             if not continues:
                 _announce(folder, draft, {**record, **held})
             # samples.json comes last: what it lists is there.
@@ -279,7 +278,7 @@ def _announce(
     the same command continues.
     """
     empty = draft / f"empty_{RECORD}"
-    images.write_sidecar(empty, record)
+    image_io.write_sidecar(empty, record)
     empty.replace(folder / RECORD)
     for name in SHEETS:
         (folder / name).unlink(missing_ok=True)

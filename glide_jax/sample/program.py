@@ -23,14 +23,14 @@ import jax
 import jax.numpy as jnp
 from jax import export
 
-from glide_jax import errors, shapes
+from glide_jax import array_types, errors
 from glide_jax.checkpoint import bundle
 from glide_jax.config import defaults
 from glide_jax.models import build
 from glide_jax.sample import (
     batches,
-    compatible,
-    program_manual,
+    model_checks,
+    program_readme,
     restore,
     stage,
     stage_inputs,
@@ -89,7 +89,7 @@ def make_files(
     model = _abstract_model(config, tokenizer, where)
     model, mode = _resolve(model, options, clip)
     if clip is not None:
-        compatible.check_models(model, None, clip)
+        model_checks.check_models(model, None, clip)
     batch = export.symbolic_shape("b")[0]
     arguments = (
         _as_stored(model.params, options.dtype),
@@ -98,13 +98,13 @@ def make_files(
     )
     sampler = jax.jit(_make_program(model, mode, clip))
     exported = export.export(sampler, platforms=PLATFORMS)(*arguments)
-    files = program_manual.make_files(
+    files = program_readme.make_files(
         exported, arguments, model, clip, mode, options.prompt
     )
-    files[program_manual.PROGRAM] = bytes(exported.serialize())
+    files[program_readme.PROGRAM] = bytes(exported.serialize())
     if clip is not None:
         weights = bundle.tensor_bytes(clip.params, options.dtype)
-        files[program_manual.CLIP_PARAMS] = weights
+        files[program_readme.CLIP_PARAMS] = weights
     return {f"{FOLDER}/{name}": content for name, content in files.items()}
 
 
@@ -176,14 +176,14 @@ def _make_program(
     return sampler
 
 
-def _as_stored(params: shapes.Params, dtype: str) -> Tensors:
+def _as_stored(params: array_types.Params, dtype: str) -> Tensors:
     return {
         name: jax.ShapeDtypeStruct(leaf.shape, dtype)
         for name, leaf in bundle.flatten(params).items()
     }
 
 
-def _as_loaded(stored: dict[str, jax.Array]) -> shapes.Params:
+def _as_loaded(stored: dict[str, jax.Array]) -> array_types.Params:
     """Tensors by name as the tree that `restore.load_bundle` gives."""
     return bundle.nest({n: leaf.astype(jnp.float32) for n, leaf in stored.items()})
 

@@ -8,15 +8,13 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from glide_jax import shapes
+from glide_jax import array_types
 from glide_jax.models import noised_clip
-from glide_jax.sample import images as images_lib
-from glide_jax.sample import prompts as prompts_lib
-from glide_jax.sample import restore
+from glide_jax.sample import image_io, prompt_tokens, restore
 
 # pixels (N, h, w, 3), prompts, batch size -> cosine similarities (N,)
 Scorer = Callable[
-    [images_lib.PixelBatch, Sequence[prompts_lib.Prompt], int], np.ndarray
+    [image_io.PixelBatch, Sequence[prompt_tokens.Prompt], int], np.ndarray
 ]
 
 
@@ -29,7 +27,10 @@ def make_scorer(clip: restore.SampleModel) -> Scorer:
 
     @jax.jit
     def similarities(
-        params: shapes.Params, images: shapes.Image, tokens: jax.Array, mask: jax.Array
+        params: array_types.Params,
+        images: array_types.Image,
+        tokens: jax.Array,
+        mask: jax.Array,
     ) -> jax.Array:
         timesteps = jnp.zeros(images.shape[:1], jnp.int32)
         features = clip.fns.encode_image(params, images, timesteps)
@@ -37,13 +38,13 @@ def make_scorer(clip: restore.SampleModel) -> Scorer:
         return noised_clip.similarity(features, text)
 
     def score(
-        pixels: images_lib.PixelBatch,
-        prompts: Sequence[prompts_lib.Prompt],
+        pixels: image_io.PixelBatch,
+        prompts: Sequence[prompt_tokens.Prompt],
         batch_size: int,
     ) -> np.ndarray:
-        caption = prompts_lib.encode(clip, prompts)
-        weights = prompts_lib.weights(prompts)
-        images = images_lib.from_pixels(pixels)
+        caption = prompt_tokens.encode(clip, prompts)
+        weights = prompt_tokens.weights(prompts)
+        images = image_io.from_pixels(pixels)
         columns = []
         for k in range(weights.shape[1]):
             parts = []

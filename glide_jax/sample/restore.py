@@ -14,12 +14,11 @@ import jax.numpy as jnp
 import numpy as np
 from jax.sharding import Mesh
 
-from glide_jax import errors, shapes
+from glide_jax import array_types, errors
 from glide_jax.checkpoint import bundle
 from glide_jax.config import defaults, resolve, validate
 from glide_jax.models import attention, attention_kernels, build
-from glide_jax.parallel import mesh as meshes
-from glide_jax.parallel import sharding
+from glide_jax.parallel import device_mesh, sharding
 from glide_jax.runtime import paths
 from glide_jax.text import tokenizers
 
@@ -38,7 +37,7 @@ class SampleModel:
 
     config: defaults.Config
     fns: build.DenoiserFns | build.ClipFns
-    params: shapes.Params
+    params: array_types.Params
     tokenizer: tokenizers.Tokenizer
     folder: pathlib.Path
 
@@ -96,13 +95,13 @@ def _attention(mesh: Mesh | None) -> attention.AttentionFn:
     """The fastest program of the devices that sample."""
     if mesh is None:
         return attention_kernels.attend
-    return attention_kernels.attend_on(mesh, meshes.BATCH_AXES, "tensor")
+    return attention_kernels.attend_on(mesh, device_mesh.BATCH_AXES, "tensor")
 
 
-def in_memory(params: shapes.Params, param_dtype: str) -> shapes.Params:
+def in_memory(params: array_types.Params, param_dtype: str) -> array_types.Params:
     """The layers' matrices in a type, all else in float32, as numpy arrays."""
 
-    def cast(path: jax.tree_util.KeyPath, leaf: shapes.Array) -> np.ndarray:
+    def cast(path: jax.tree_util.KeyPath, leaf: array_types.Array) -> np.ndarray:
         is_matrix = path[-1].key == "kernel"
         return np.asarray(leaf, jnp.dtype(param_dtype if is_matrix else "float32"))
 

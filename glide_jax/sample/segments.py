@@ -9,7 +9,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from glide_jax import shapes
+from glide_jax import array_types
 from glide_jax.models import build
 from glide_jax.sample import stage_inputs
 from glide_jax.sample.stage_inputs import StageInputs
@@ -62,8 +62,8 @@ class Stage:
 
     def __call__(
         self,
-        params: shapes.Params,
-        clip_params: shapes.Params | None,
+        params: array_types.Params,
+        clip_params: array_types.Params | None,
         inputs: StageInputs,
         on_share: OnShare | None = None,
     ) -> jax.Array:
@@ -84,8 +84,8 @@ class Stage:
 
     def compiled(
         self,
-        params: shapes.Params,
-        clip_params: shapes.Params | None,
+        params: array_types.Params,
+        clip_params: array_types.Params | None,
         inputs: StageInputs,
     ) -> Stage:
         """The same for arguments of these shapes alone, compiled already."""

@@ -14,7 +14,7 @@ import einops
 import jax
 import jax.numpy as jnp
 
-from glide_jax import errors, shapes
+from glide_jax import array_types, errors
 from glide_jax.config import defaults
 from glide_jax.diffusion import (
     inpainting,
@@ -25,7 +25,7 @@ from glide_jax.diffusion import (
     thresholding,
 )
 from glide_jax.models import build
-from glide_jax.sample import segments, steering
+from glide_jax.sample import guided_denoiser, segments
 from glide_jax.sample.segments import Stage
 from glide_jax.sample.stage_inputs import StageInputs
 
@@ -64,7 +64,9 @@ class StageSettings:
 
 
 # (params, clip_params or None, inputs) -> x_start (B, H, W, 3) float32
-Program = Callable[[shapes.Params, shapes.Params | None, StageInputs], jax.Array]
+Program = Callable[
+    [array_types.Params, array_types.Params | None, StageInputs], jax.Array
+]
 
 
 def make_stage(
@@ -106,7 +108,9 @@ def make_program(
     parts = _make_parts(config, fns, settings, clip_fns)
 
     def program(
-        params: shapes.Params, clip_params: shapes.Params | None, inputs: StageInputs
+        params: array_types.Params,
+        clip_params: array_types.Params | None,
+        inputs: StageInputs,
     ) -> jax.Array:
         """Images x_start in [-1, 1] (a strong CLIP gradient may leave the range)."""
         arguments = params, clip_params, inputs
@@ -132,10 +136,10 @@ def _make_parts(
         clip_fns = None
 
     def begin(params, clip_params, inputs):
-        text = steering.encode(fns, params, inputs, is_guided=is_guided)
+        text = guided_denoiser.encode(fns, params, inputs, is_guided=is_guided)
         clip_text = None
         if clip_fns is not None:
-            clip_text = steering.encode_for_clip(clip_fns, clip_params, inputs)
+            clip_text = guided_denoiser.encode_for_clip(clip_fns, clip_params, inputs)
         num_steps, x_init = _start(
             fns, params, inputs, tables, settings, diffusion.num_timesteps, side
         )
@@ -148,11 +152,11 @@ def _make_parts(
             shown = inputs._replace(inpaint_image=None, inpaint_mask=None)
         gradient_fn = None
         if clip_fns is not None:
-            gradient_fn = steering.make_gradient(
+            gradient_fn = guided_denoiser.make_gradient(
                 clip_fns, clip_params, context.clip_text, inputs
             )
         return samplers.walk(
-            steering.make_denoise(
+            guided_denoiser.make_denoise(
                 fns, params, context.text, shown, is_guided=is_guided
             ),
             tables,
@@ -186,7 +190,7 @@ def _tables(
 
 def _start(
     fns: build.DenoiserFns,
-    params: shapes.Params,
+    params: array_types.Params,
     inputs: StageInputs,
     tables: process.DiffusionTables,
     settings: StageSettings,
@@ -209,8 +213,10 @@ def _start(
             weights=inputs.source_weights,
             low_res=_made_small(image, inputs.low_res),
         )
-        text = steering.encode(fns, params, source, is_guided=False)
-        denoise = steering.make_denoise(fns, params, text, source, is_guided=False)
+        text = guided_denoiser.encode(fns, params, source, is_guided=False)
+        denoise = guided_denoiser.make_denoise(
+            fns, params, text, source, is_guided=False
+        )
         return num_steps, samplers.invert(denoise, tables, image, num_steps=num_steps)
     t = jnp.full(image.shape[:1], jnp.maximum(num_steps - 1, 0), jnp.int32)
     x_t = process.q_sample(tables, image, t, noise)
@@ -218,7 +224,7 @@ def _start(
 
 
 def _made_small(
-    image: jax.Array, low_res_like: shapes.Image | None
+    image: jax.Array, low_res_like: array_types.Image | None
 ) -> jax.Array | None:
     """The picture that an upsampler would have made `image` from."""
     if low_res_like is None:
@@ -249,7 +255,7 @@ def _make_pin(
     if not pins_pixels and not settings.match_low_res:
         return None
 
-    def pin(x_start: shapes.Image) -> jax.Array:
+    def pin(x_start: array_types.Image) -> jax.Array:
         if settings.match_low_res:
             x_start = low_res.match_low_res(x_start, inputs.low_res)
         if pins_pixels:
@@ -272,7 +278,7 @@ def _make_denoised(
     if not settings.is_thresholded:
         return pin
 
-    def denoised(x_start: shapes.Image) -> jax.Array:
+    def denoised(x_start: array_types.Image) -> jax.Array:
         x_start = thresholding.dynamic_threshold(x_start, inputs.threshold_quantile)
         return x_start if pin is None else pin(x_start)
 
@@ -281,12 +287,12 @@ def _make_denoised(
 
 def _make_after_step(
     inputs: StageInputs, settings: StageSettings, tables: process.DiffusionTables
-) -> Callable[[shapes.Image, shapes.Timesteps], jax.Array] | None:
+) -> Callable[[array_types.Image, array_types.Timesteps], jax.Array] | None:
     """Implicit inpainting: the known region as noisy as the step's result."""
     if settings.inpaint_mode != "implicit":
         return None
 
-    def after_step(x_prev: shapes.Image, t: shapes.Timesteps) -> jax.Array:
+    def after_step(x_prev: array_types.Image, t: array_types.Timesteps) -> jax.Array:
         # Other noise than the step's own, or the two regions would share it.
         keys = jax.vmap(jax.random.fold_in, (0, None))(inputs.keys, _KNOWN_NOISE)
         noise = samplers.step_noise(keys, t, x_prev.shape[1:])

@@ -7,7 +7,7 @@ from typing import NamedTuple
 import jax
 import jax.numpy as jnp
 
-from glide_jax import shapes
+from glide_jax import array_types
 
 
 class Caption(NamedTuple):
@@ -46,28 +46,28 @@ class StageInputs(NamedTuple):
         noise_temperature: Factor on the starting noise.
     """
 
-    keys: shapes.PRNGKeys
+    keys: array_types.PRNGKeys
     caption: Caption
     weights: jax.Array | None = None
     empty: Caption | None = None
     clip_caption: Caption | None = None
     source_caption: Caption | None = None
     source_weights: jax.Array | None = None
-    low_res: shapes.Image | None = None
-    init_image: shapes.Image | None = None
-    inpaint_image: shapes.Image | None = None
-    inpaint_mask: shapes.Image | None = None
-    strength: shapes.Scalar = 1.0
-    guidance_scale: shapes.Scalar = 1.0
-    guidance_first: shapes.Scalar = 0.0
-    guidance_last: shapes.Scalar = 999.0
-    guidance_rescale: shapes.Scalar = 0.0
-    clip_guidance_scale: shapes.Scalar = 0.0
-    clip_guidance_first: shapes.Scalar = 0.0
-    clip_guidance_last: shapes.Scalar = 999.0
-    threshold_quantile: shapes.Scalar = 1.0
-    eta: shapes.Scalar = 0.0
-    noise_temperature: shapes.Scalar = 1.0
+    low_res: array_types.Image | None = None
+    init_image: array_types.Image | None = None
+    inpaint_image: array_types.Image | None = None
+    inpaint_mask: array_types.Image | None = None
+    strength: array_types.Scalar = 1.0
+    guidance_scale: array_types.Scalar = 1.0
+    guidance_first: array_types.Scalar = 0.0
+    guidance_last: array_types.Scalar = 999.0
+    guidance_rescale: array_types.Scalar = 0.0
+    clip_guidance_scale: array_types.Scalar = 0.0
+    clip_guidance_first: array_types.Scalar = 0.0
+    clip_guidance_last: array_types.Scalar = 999.0
+    threshold_quantile: array_types.Scalar = 1.0
+    eta: array_types.Scalar = 0.0
+    noise_temperature: array_types.Scalar = 1.0
 
 
 SCALARS = (

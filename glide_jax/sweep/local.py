@@ -10,16 +10,15 @@ import subprocess
 import time
 from collections.abc import Sequence
 
-from glide_jax import lifecycle
-from glide_jax.sweep import attempt
-from glide_jax.sweep import plan as plans
-from glide_jax.sweep.state import Entry, exit_code
+from glide_jax.runtime import lifecycle
+from glide_jax.sweep import run_list, run_supervisor
+from glide_jax.sweep.state import RunRecord, exit_code
 
 GPUS_VARIABLE = "CUDA_VISIBLE_DEVICES"
 
 
 def run(
-    runs: Sequence[plans.Run],
+    runs: Sequence[run_list.SweepRun],
     root: pathlib.Path,
     words: Sequence[str],
     stop: lifecycle.StopRequest,
@@ -32,7 +31,7 @@ def run(
     that failed, or if none did, of one that is worth another start.
     """
     waiting = collections.deque(runs)
-    slots: dict[int, tuple[plans.Run, subprocess.Popen]] = {}
+    slots: dict[int, tuple[run_list.SweepRun, subprocess.Popen]] = {}
     codes: list[int] = []
     is_asked = False
     while slots or (waiting and not stop.requested):
@@ -48,8 +47,8 @@ def run(
             if process.poll() is not None:
                 del slots[slot]
                 codes.append(exit_code(process.returncode))
-                _tell(ended, root, codes, len(runs))
-        time.sleep(attempt.POLL_SECS)
+                _log_result(ended, root, codes, len(runs))
+        time.sleep(run_supervisor.POLL_SECS)
     return _final(codes, stop)
 
 
@@ -63,19 +62,21 @@ def environment(slot: int, parallel: int) -> dict[str, str]:
 
 
 def _start(
-    run: plans.Run, words: Sequence[str], slot: int, parallel: int
+    run: run_list.SweepRun, words: Sequence[str], slot: int, parallel: int
 ) -> subprocess.Popen:
     logging.info("started: %s (%s)", run.label, run.id)
     verb, *flags = words
     return subprocess.Popen(
-        [*attempt.GLIDE, verb, f"--only={run.id}", *flags],
+        [*run_supervisor.GLIDE, verb, f"--only={run.id}", *flags],
         stdin=subprocess.DEVNULL,
         env=environment(slot, parallel),
     )
 
 
-def _tell(run: plans.Run, root: pathlib.Path, codes: list[int], count: int) -> None:
-    entry = Entry(root, run.id)
+def _log_result(
+    run: run_list.SweepRun, root: pathlib.Path, codes: list[int], count: int
+) -> None:
+    entry = RunRecord(root, run.id)
     done = sum(code == lifecycle.ExitCode.OK for code in codes)
     logging.info(
         "%s: %s (%s) in %.0f s; %d of %d finished",
@@ -91,4 +92,4 @@ def _final(codes: Sequence[int], stop: lifecycle.StopRequest) -> int:
     if stop.requested:
         return lifecycle.ExitCode.PREEMPTED
     bad = [code for code in codes if code != lifecycle.ExitCode.OK]
-    return min(bad, key=lifecycle.is_again) if bad else lifecycle.ExitCode.OK
+    return min(bad, key=lifecycle.is_retryable) if bad else lifecycle.ExitCode.OK

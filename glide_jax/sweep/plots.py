@@ -12,8 +12,7 @@ from matplotlib.axes import Axes
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 
-from glide_jax.sweep import plan as plans
-from glide_jax.sweep import summary
+from glide_jax.sweep import run_list, summary
 
 Row = Mapping[str, Any]
 STANDARD_ERROR = "_standard_error"
@@ -49,7 +48,7 @@ def draw_one(rows: Sequence[Row], name: str, key: str, path: pathlib.Path) -> No
     words = _words(lines)
     for label, points in lines.items():
         at = [
-            (float(words.index(plans.shown(point.value)) if words else point.value))
+            (float(words.index(run_list.shown(point.value)) if words else point.value))
             for point in points
         ]
         measured = [point.measured for point in points]
@@ -96,7 +95,7 @@ def series(rows: Sequence[Row], name: str, key: str) -> dict[str, list[Point]]:
         value, measured = row["overrides"].get(key), row["metrics"].get(name)
         if value is not None and measured is not None:
             error = row["metrics"].get(f"{name}{STANDARD_ERROR}") or 0.0
-            label = plans.label(row["overrides"], others)
+            label = run_list.label(row["overrides"], others)
             lines[label].append(Point(value, float(measured), float(error)))
     return dict(lines)
 
@@ -108,7 +107,7 @@ def varied_keys(rows: Sequence[Row]) -> list[str]:
         key
         for key in keys
         if key != summary.SEED
-        and len({plans.shown(row["overrides"].get(key)) for row in rows}) > 1
+        and len({run_list.shown(row["overrides"].get(key)) for row in rows}) > 1
     ]
 
 
@@ -133,7 +132,7 @@ def _words(lines: Mapping[str, Sequence[Point]]) -> list[str]:
     values = [point.value for points in lines.values() for point in points]
     if all(isinstance(v, int | float) and not isinstance(v, bool) for v in values):
         return []
-    return list(dict.fromkeys(map(plans.shown, values)))
+    return list(dict.fromkeys(map(run_list.shown, values)))
 
 
 def _means(points: Sequence[tuple[float, float]]) -> list[tuple[float, float]]:
@@ -147,5 +146,5 @@ def _scale(axes: Axes, values: Collection[float | int]) -> None:
     """Over more than a decade a log axis, with the values themselves as its ticks."""
     if min(values) > 0 and max(values) > LOG_AXIS_SPAN * min(values):
         axes.set_xscale("log")
-        axes.set_xticks(sorted(values), map(plans.shown, sorted(values)))
+        axes.set_xticks(sorted(values), map(run_list.shown, sorted(values)))
         axes.minorticks_off()

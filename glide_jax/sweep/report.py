@@ -9,15 +9,14 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from glide_jax.errors import UserError
-from glide_jax.sweep import plan as plans
-from glide_jax.sweep import plots, result, summary
-from glide_jax.sweep.state import Entry
+from glide_jax.sweep import plots, result, run_list, summary
+from glide_jax.sweep.state import RunRecord
 
 Row = Mapping[str, Any]
 
 
 def write(
-    plan: plans.Plan, root: pathlib.Path, *, all_plots: bool = False
+    plan: run_list.Plan, root: pathlib.Path, *, all_plots: bool = False
 ) -> list[pathlib.Path]:
     """Writes the report into the sweep's folder; returns the paths.
 
@@ -77,21 +76,21 @@ def to_markdown(rows: Sequence[Row], names: Sequence[str] = ()) -> str:
     lines = [header, ["---"] * len(header)]
     best = {name: summary.best(groups, name) for name in names}
     for group in groups:
-        values = [plans.shown(group.overrides.get(key, "")) for key in keys]
+        values = [run_list.shown(group.overrides.get(key, "")) for key in keys]
         count = [str(group.runs)] if has_seeds else []
         cells = [_shown(group.metrics.get(name), best[name]) for name in names]
         lines.append([*values, *count, *cells])
     return "\n".join(f"| {' | '.join(cells)} |" for cells in lines)
 
 
-def make_page(plan: plans.Plan, root: pathlib.Path, rows: Sequence[Row]) -> str:
+def make_page(plan: run_list.Plan, root: pathlib.Path, rows: Sequence[Row]) -> str:
     """results.md: the table, how to read it, unfinished runs, and one command."""
     page = f"# {plan.name}\n\n{to_markdown(rows)}\n"
     if plan.verb == "train":
         page += f"\n{result.TRAINING_RULE}\n"
     if found := result.warnings(rows):
         page += "\nRead with care:\n\n" + "".join(f"- {line}\n" for line in found)
-    entries = [(run, Entry(root, run.id)) for run in plan.runs]
+    entries = [(run, RunRecord(root, run.id)) for run in plan.runs]
     open_ = [(run, entry) for run, entry in entries if not entry.is_finished]
     if open_:
         page += "\nNot finished:\n\n"
@@ -110,7 +109,7 @@ def metric_names(rows: Sequence[Row]) -> list[str]:
 
 
 def _cell(value: Any) -> Any:
-    return plans.shown(value) if isinstance(value, tuple | list) else value
+    return run_list.shown(value) if isinstance(value, tuple | list) else value
 
 
 def _shown(value: summary.Value | None, best: float | None) -> str:
@@ -122,6 +121,6 @@ def _shown(value: summary.Value | None, best: float | None) -> str:
     return f"**{text}**" if value.mean == best else text
 
 
-def _fate(entry: Entry) -> str:
+def _fate(entry: RunRecord) -> str:
     reason = entry.reason()
     return f"{entry.state()}: {reason}" if reason else entry.state()

@@ -17,11 +17,10 @@ import statistics
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from glide_jax import metrics
 from glide_jax.errors import UserError
-from glide_jax.sweep import fields as json_fields
-from glide_jax.sweep import plan as plans
-from glide_jax.sweep.state import Entry
+from glide_jax.runtime import json_fields, metric_writers
+from glide_jax.sweep import run_list
+from glide_jax.sweep.state import RunRecord
 
 SCHEMA = 1
 REMEDY = "remove it, and the same sweep makes it anew"
@@ -61,7 +60,9 @@ def of_training(workdir: pathlib.Path, words: Sequence[str]) -> dict[str, Any]:
         "schema": SCHEMA,
         "verb": "train",
         "settings": json.loads((workdir / "config.json").read_text()),
-        "metrics": _training_metrics(metrics.read_metrics(workdir / "metrics.jsonl")),
+        "metrics": _training_metrics(
+            metric_writers.read_metrics(workdir / "metrics.jsonl")
+        ),
         "machine": machine.describe(),
         "command": shlex.join(["glide", *words]),
     }
@@ -100,14 +101,16 @@ def read(path: pathlib.Path) -> dict[str, Any]:
     return _parsed(path.read_bytes(), str(path), _RESULT_KINDS)
 
 
-def make_row(plan: plans.Plan, run: plans.Run, entry: Entry) -> dict[str, Any]:
+def make_row(
+    plan: run_list.Plan, run: run_list.SweepRun, entry: RunRecord
+) -> dict[str, Any]:
     """The row of a finished run.
 
     Of an evaluation it holds the settings too, which name weights and reference by
     their digests, and what is to be read with care.
     """
     result = read(entry.result)
-    words = ["glide", *plans.arguments(plan, run, None)]
+    words = ["glide", *run_list.arguments(plan, run, None)]
     row = {
         "schema": SCHEMA,
         "sweep": plan.name,
@@ -131,9 +134,9 @@ def warnings(rows: Sequence[Mapping[str, Any]]) -> list[str]:
     return list(dict.fromkeys(line for row in rows for line in row.get("warnings", [])))
 
 
-def make_rows(plan: plans.Plan, root: pathlib.Path) -> list[dict[str, Any]]:
+def make_rows(plan: run_list.Plan, root: pathlib.Path) -> list[dict[str, Any]]:
     """Rows of the finished runs, in the plan's order."""
-    entries = [(run, Entry(root, run.id)) for run in plan.runs]
+    entries = [(run, RunRecord(root, run.id)) for run in plan.runs]
     return [make_row(plan, run, entry) for run, entry in entries if entry.is_finished]
 
 

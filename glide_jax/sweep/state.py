@@ -24,10 +24,8 @@ import time
 from collections.abc import Iterator
 from typing import IO, NamedTuple
 
-from glide_jax import lifecycle
 from glide_jax.errors import UserError
-from glide_jax.runtime import locks
-from glide_jax.sweep import fields
+from glide_jax.runtime import json_fields, lifecycle, locks
 
 WAITING, RUNNING, CUT_OFF = "waiting", "running", "cut off"
 AGAIN, FINISHED = "again", "finished"
@@ -53,7 +51,7 @@ _ATTEMPT_KINDS = {
 }
 
 
-class Entry:
+class RunRecord:
     """The files of one run of a sweep."""
 
     def __init__(self, root: pathlib.Path, run_id: str):
@@ -77,7 +75,9 @@ class Entry:
         attempts = self.attempts()
         code = attempts[-1].code if attempts else None
         return (
-            not self.is_finished and code is not None and not lifecycle.is_again(code)
+            not self.is_finished
+            and code is not None
+            and not lifecycle.is_retryable(code)
         )
 
     def state(self) -> str:
@@ -92,7 +92,7 @@ class Entry:
         code = attempts[-1].code
         if code is None:
             return CUT_OFF
-        return AGAIN if lifecycle.is_again(code) else f"failed {code}"
+        return AGAIN if lifecycle.is_retryable(code) else f"failed {code}"
 
     def attempts(self) -> list[Attempt]:
         """All of them, oldest first.
@@ -104,7 +104,7 @@ class Entry:
             return []
         try:
             found = json.loads(self._state.read_text())
-            return [Attempt(**fields.check(one, _ATTEMPT_KINDS)) for one in found]
+            return [Attempt(**json_fields.check(one, _ATTEMPT_KINDS)) for one in found]
         except (ValueError, TypeError) as error:
             raise UserError(
                 f"{self._state} is no list of attempts ({error}); remove it, and the "

@@ -6,16 +6,16 @@ import collections
 import pathlib
 from collections.abc import Sequence
 
-from glide_jax import metrics
-from glide_jax.sweep import plan as plans
-from glide_jax.sweep.state import Entry
+from glide_jax.runtime import metric_writers
+from glide_jax.sweep import run_list
+from glide_jax.sweep.state import RunRecord
 
 COLUMNS = ("id", "run", "state", "attempts", "so far", "time")
 
 
-def table(plan: plans.Plan, root: pathlib.Path) -> str:
+def table(plan: run_list.Plan, root: pathlib.Path) -> str:
     """One line for each run, and how many there are of each state."""
-    rows = [_row(run, Entry(root, run.id)) for run in plan.runs]
+    rows = [_row(run, RunRecord(root, run.id)) for run in plan.runs]
     counts = collections.Counter(row[2] for row in rows)
     told = ", ".join(f"{count} {state}" for state, count in counts.items())
     return f"{aligned([COLUMNS, *rows])}\n{plan.name}: {told}"
@@ -31,7 +31,7 @@ def aligned(rows: Sequence[Sequence[str]]) -> str:
     return "\n".join(line.rstrip() for line in lines)
 
 
-def _row(run: plans.Run, entry: Entry) -> tuple[str, ...]:
+def _row(run: run_list.SweepRun, entry: RunRecord) -> tuple[str, ...]:
     attempts = len(entry.attempts())
     # Rounded before it is cut into parts, so that 59.5 s are 0:01:00.
     seconds = round(entry.seconds())
@@ -49,6 +49,6 @@ def _row(run: plans.Run, entry: Entry) -> tuple[str, ...]:
 
 def _so_far(path: pathlib.Path) -> str:
     """The step and the loss that a training run has come to."""
-    rows = metrics.read_metrics(path) if path.is_file() else []
+    rows = metric_writers.read_metrics(path) if path.is_file() else []
     rows = [row for row in rows if "loss" in row]
     return f"step {rows[-1]['step']}, loss {rows[-1]['loss']:.4g}" if rows else ""

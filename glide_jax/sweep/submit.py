@@ -18,9 +18,8 @@ import sys
 from collections.abc import Mapping, Sequence
 
 import glide_jax
-from glide_jax import lifecycle
 from glide_jax.errors import UserError
-from glide_jax.runtime import project_files
+from glide_jax.runtime import lifecycle, paths
 
 # RFC 1123; pods append up to 23 characters of 63.
 CLOUD_NAME = re.compile("[a-z]([-a-z0-9]{0,38}[a-z0-9])?")
@@ -91,7 +90,7 @@ def slurm_script(
             "TIME": f"#SBATCH --time={time}" if time else "",
             "HERE": os.getcwd(),
             "ROOT": job.root,
-            "LAUNCH": str(project_files.root() / "launch"),
+            "LAUNCH": str(paths.root() / "launch"),
             # The same code on every node, whichever folder the job starts in.
             "PACKAGES": str(pathlib.Path(glide_jax.__file__).parents[1]),
             "PYTHON": shlex.quote(sys.executable),
@@ -135,7 +134,7 @@ def jobset_manifest(
         )
     if not image:
         raise UserError("--image is missing, e.g. --image=REGISTRY/glide_jax")
-    again = [code for code in range(256) if lifecycle.is_again(code)]
+    again = [code for code in range(256) if lifecycle.is_retryable(code)]
     script = (
         f"runs=({' '.join(job.ids)}); run=${{runs[$JOB_COMPLETION_INDEX]}}; "
         f'eval "$(.venv/bin/glide flags --chip={job.chip})"; '
@@ -179,7 +178,7 @@ def hand_over(command: Sequence[str], text: str, remedy: str) -> None:
 
 def _rendered(template: str, values: Mapping[str, str]) -> str:
     """The template with @KEY@ replaced; a line that is one alone and empty goes."""
-    text = (project_files.root() / "launch" / "templates" / template).read_text()
+    text = (paths.root() / "launch" / "templates" / template).read_text()
     for key, value in values.items():
         if not value:
             text = text.replace(f"\n@{key}@\n", "\n")

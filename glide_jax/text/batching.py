@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import html
+import re
 from collections.abc import Sequence
 
+import ftfy
 import numpy as np
 
-from glide_jax import errors, shapes
+from glide_jax import array_types, errors
 
 
 def truncate(ids: Sequence[int], context: int, *, closing: int) -> list[int]:
@@ -27,7 +30,7 @@ def truncate(ids: Sequence[int], context: int, *, closing: int) -> list[int]:
 
 def stack(
     rows: Sequence[Sequence[int]], context: int, pad_id: int
-) -> tuple[shapes.Tokens, shapes.TextMask]:
+) -> tuple[array_types.Tokens, array_types.TextMask]:
     """Tokens int32 (B, L) padded on the right with `pad_id`, mask True on real ids."""
     tokens = np.full((len(rows), context), pad_id, dtype=np.int32)
     mask = np.zeros((len(rows), context), dtype=np.bool_)
@@ -35,3 +38,26 @@ def stack(
         tokens[row, : len(ids)] = ids
         mask[row, : len(ids)] = True
     return tokens, mask
+
+
+def lower_case(text: str) -> str:
+    """`text` in lower case, as GLIDE reads captions; nothing else is changed.
+
+    Raises:
+        UserError: half a surrogate pair in `text`: no Unicode text, so no UTF-8.
+    """
+    lowered = text.lower()
+    try:
+        lowered.encode("utf-8")
+    except UnicodeEncodeError as error:
+        raise errors.UserError(
+            f"the text {text!r} is not valid Unicode at character {error.start}; "
+            f"give it in UTF-8"
+        ) from error
+    return lowered
+
+
+def clip_clean(text: str) -> str:
+    """openai/CLIP's cleaning: mend mojibake, unescape HTML twice, one space, lower."""
+    mended = html.unescape(html.unescape(ftfy.fix_text(text)))
+    return re.sub(r"\s+", " ", mended).strip().lower()

@@ -15,8 +15,8 @@ from typing import SupportsInt
 import tokenizers
 from tokenizers import decoders, models, pre_tokenizers
 
-from glide_jax import errors, shapes
-from glide_jax.text import batching, cleaning, vocabulary
+from glide_jax import array_types, errors
+from glide_jax.text import batching, vocabulary
 
 _END_OF_TEXT = "<|endoftext|>"
 _START_OF_TEXT = "<|startoftext|>"
@@ -61,11 +61,11 @@ class Gpt2Tokenizer:
 
     def encode(self, text: str) -> list[int]:
         """Ids of the lower-cased text; "" gives none."""
-        return self._bpe.encode(cleaning.lower_case(text)).ids
+        return self._bpe.encode(batching.lower_case(text)).ids
 
     def encode_batch(
         self, texts: Sequence[str], context: int
-    ) -> tuple[shapes.Tokens, shapes.TextMask]:
+    ) -> tuple[array_types.Tokens, array_types.TextMask]:
         """Tokens (B, context), cut or padded on the right, and their mask."""
         rows = [batching.truncate(self.encode(t), context, closing=0) for t in texts]
         return batching.stack(rows, context, self.pad_id)
@@ -124,7 +124,7 @@ class ClipTokenizer:
     def encode(self, text: str) -> list[int]:
         """Start id, ids of the cleaned text, end id; "" gives the two specials."""
         ids = [self.start_id]
-        for piece, _ in self._split.pre_tokenize_str(cleaning.clip_clean(text)):
+        for piece, _ in self._split.pre_tokenize_str(batching.clip_clean(text)):
             # As in openai/CLIP the split decides what is a special, so that "!<|"
             # swallows the opening of one: an added token would not be swallowed.
             if piece == _START_OF_TEXT:
@@ -137,7 +137,7 @@ class ClipTokenizer:
 
     def encode_batch(
         self, texts: Sequence[str], context: int
-    ) -> tuple[shapes.Tokens, shapes.TextMask]:
+    ) -> tuple[array_types.Tokens, array_types.TextMask]:
         """Tokens (B, context): long texts keep the end id last; mask has specials."""
         rows = [batching.truncate(self.encode(t), context, closing=1) for t in texts]
         return batching.stack(rows, context, self.pad_id)

@@ -13,9 +13,9 @@ import pathlib
 from collections.abc import Iterable, Sequence
 from typing import Protocol, SupportsInt, runtime_checkable
 
-from glide_jax import errors, shapes
+from glide_jax import array_types, errors
 from glide_jax.runtime import paths
-from glide_jax.text import batching, bpe, sentencepiece_model, vocabulary
+from glide_jax.text import batching, bpe, sentencepiece_tokenizer, vocabulary
 
 _RECORD = "tokenizer.json"
 # Names of published tokenizers, and how many ids each has.
@@ -35,7 +35,7 @@ class Tokenizer(Protocol):
 
     def encode_batch(
         self, texts: Sequence[str], context: int
-    ) -> tuple[shapes.Tokens, shapes.TextMask]:
+    ) -> tuple[array_types.Tokens, array_types.TextMask]:
         """Tokens int32 (B, context) and mask bool (B, context), True = real token.
 
         Raises:
@@ -70,7 +70,7 @@ def make_tokenizer(spec: str) -> Tokenizer:
     if path.is_dir():
         return load(path)
     if path.is_file():
-        return sentencepiece_model.SentencePieceTokenizer(path.read_bytes())
+        return sentencepiece_tokenizer.SentencePieceTokenizer(path.read_bytes())
     raise errors.UserError(
         f"tokenizer {spec!r} is neither a name nor an existing path; give gpt2, clip, "
         f"a SentencePiece .model file or a saved tokenizer's folder"
@@ -114,7 +114,7 @@ def load(folder: pathlib.Path) -> Tokenizer:
             files["encoder.json"], files["vocab.bpe"]
         ),
         "clip": lambda files: bpe.ClipTokenizer(files["clip_merges.txt"]),
-        "sentencepiece": lambda files: sentencepiece_model.SentencePieceTokenizer(
+        "sentencepiece": lambda files: sentencepiece_tokenizer.SentencePieceTokenizer(
             files["sentencepiece.model"]
         ),
     }
@@ -132,7 +132,7 @@ def load(folder: pathlib.Path) -> Tokenizer:
 
 def empty_batch(
     tokenizer: Tokenizer, batch: int, context: int
-) -> tuple[shapes.Tokens, shapes.TextMask]:
+) -> tuple[array_types.Tokens, array_types.TextMask]:
     """The empty caption `batch` times: all padding, mask all False.
 
     For "gpt2" and "sentencepiece" this equals `encode_batch` of empty strings.

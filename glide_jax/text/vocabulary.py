@@ -1,9 +1,9 @@
 """Where the published BPE vocabulary files come from, and proof that they are right.
 
 A file is looked for, plain or gzipped, in the folder named by ``$GLIDE_JAX_VOCAB``,
-then in our cache folder (see cache.py), and is then downloaded into that cache from
-where OpenAI publishes it. Digests are of the uncompressed content, so one digest covers
-the plain file and any gzip of it.
+then in our cache folder (see runtime/user_cache.py), and is then downloaded into that
+cache from where OpenAI publishes it. Digests are of the uncompressed content, so one
+digest covers the plain file and any gzip of it.
 """
 
 from __future__ import annotations
@@ -18,8 +18,8 @@ import tempfile
 import urllib.request
 import zlib
 
-from glide_jax import cache, errors
-from glide_jax.runtime import paths
+from glide_jax import errors
+from glide_jax.runtime import paths, user_cache
 
 FOLDER_VARIABLE = "GLIDE_JAX_VOCAB"
 _DOWNLOAD_TIMEOUT_SECS = 60
@@ -57,7 +57,7 @@ def find(file: VocabularyFile) -> pathlib.Path | None:
     """The first place that holds `file`, plain or gzipped; None if none does."""
     given = os.environ.get(FOLDER_VARIABLE)
     folders = [paths.local_path(given, FOLDER_VARIABLE)] if given else []
-    for folder in [*folders, cache.folder()]:
+    for folder in [*folders, user_cache.folder()]:
         for name in (file.name, file.name + ".gz"):
             if (folder / name).is_file():
                 return folder / name
@@ -101,18 +101,18 @@ def _download(file: VocabularyFile) -> pathlib.Path:
             raw = reply.read()
     except (OSError, http.client.HTTPException) as error:
         raise errors.UserError(
-            f"{file.name} is not in ${FOLDER_VARIABLE} or {cache.folder()}, and "
+            f"{file.name} is not in ${FOLDER_VARIABLE} or {user_cache.folder()}, and "
             f"{file.url} could not be downloaded ({error}); fetch it where there is a "
             f"network and set {FOLDER_VARIABLE} to its folder, or use a SentencePiece "
             f"model as the tokenizer"
         ) from error
     content = _checked(file, raw, where=file.url)
     try:
-        return _write_whole(cache.folder() / file.name, content)
+        return _write_whole(user_cache.folder() / file.name, content)
     except OSError as error:
         raise errors.UserError(
-            f"{file.name} was downloaded but cannot be kept in {cache.folder()} "
-            f"({error}); set {cache.FOLDER_VARIABLE} to a folder you may write to"
+            f"{file.name} was downloaded but cannot be kept in {user_cache.folder()} "
+            f"({error}); set {user_cache.FOLDER_VARIABLE} to a folder you may write to"
         ) from error
 
 

@@ -13,7 +13,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
-from glide_jax import shapes
+from glide_jax import array_types
 from glide_jax.train import objectives
 
 Pin = Callable[[Any], Any]
@@ -21,7 +21,7 @@ Pin = Callable[[Any], Any]
 
 def gradient(
     objective: objectives.Objective,
-    params: shapes.Params,
+    params: array_types.Params,
     batch: objectives.Batch,
     make_keys_of: Callable[[objectives.Batch], Callable],
     resampler: Any,
@@ -29,7 +29,7 @@ def gradient(
     microbatches: int,
     loss_scale: jax.Array,
     pin: Pin,
-) -> tuple[shapes.Params, objectives.Aux]:
+) -> tuple[array_types.Params, objectives.Aux]:
     """The gradient of the batch's mean loss, and the objective's other results.
 
     Args:
@@ -109,7 +109,7 @@ def _features(objective, params, parts, make_keys_of):
 
 def metrics(
     objective: objectives.Objective,
-    params: shapes.Params,
+    params: array_types.Params,
     batch: objectives.Batch,
     make_keys_of: Callable[[objectives.Batch], Callable],
     *,
@@ -140,13 +140,15 @@ def split(batch: Any, microbatches: int) -> Any:
     return jax.tree.map(split_rows, batch)
 
 
-def join(parts: shapes.Array) -> shapes.Array:
+def join(parts: array_types.Array) -> array_types.Array:
     """The inverse of `split`: (n, B / n, ...) -> (B, ...)."""
     rows = jnp.swapaxes(parts, 0, 1)
     return rows.reshape(rows.shape[0] * rows.shape[1], *rows.shape[2:])
 
 
-def _sum_over(part: Callable, params: shapes.Params, parts: Any, pin: Pin) -> tuple:
+def _sum_over(
+    part: Callable, params: array_types.Params, parts: Any, pin: Pin
+) -> tuple:
     """The sum of part's gradients over the leading axis, and its other results."""
 
     def add(total, rows):

@@ -9,11 +9,10 @@ from collections.abc import Mapping
 from typing import Any
 
 from glide_jax.config.defaults import Config
-from glide_jax.data import fault, picture_cache, pipeline, schema, sources
-from glide_jax.runtime import counts, paths
+from glide_jax.data import bad_records, picture_cache, pipeline, schema, sources
+from glide_jax.runtime import paths, wording
 from glide_jax.text import tokenizers
-from glide_jax.train import bad_records
-from glide_jax.train import workdir as workdirs
+from glide_jax.train import run_folder, run_log
 
 
 def open_sources(config: Config) -> tuple[schema.Source, schema.Source | None]:
@@ -55,7 +54,7 @@ def check_cache(config: Config, source: schema.Source) -> None:
     if cache is None:
         return
     folder = cache.folder.parent
-    workdirs.check_writable(folder, flag="data.cache_dir")
+    run_folder.check_writable(folder, flag="data.cache_dir")
     size = picture_cache.bytes_of(len(source), config.model.image_px)
     while not folder.exists():
         folder = folder.parent
@@ -66,7 +65,7 @@ def check_cache(config: Config, source: schema.Source) -> None:
         "%s MiB free",
         config.data.cache_dir,
         f"{size / 2**20:,.1f}",
-        counts.counted(len(source), "picture"),
+        wording.counted(len(source), "picture"),
         config.model.image_px,
         f"{free / 2**20:,.0f}",
     )
@@ -89,7 +88,7 @@ def make_batches(
     faults_before: Mapping[str, Any],
 ) -> pipeline.Batches:
     size = config.train.global_batch_size
-    log = bad_records.log_path(workdir)
+    log = run_log.log_path(workdir)
     return pipeline.make_batches(
         source,
         tokenizer,
@@ -103,8 +102,8 @@ def make_batches(
         num_threads=config.data.num_threads,
         prefetch_batches=config.data.prefetch_batches,
         max_bad_frac=config.data.max_bad_frac,
-        on_bad=fault.RecordLog(log, position=start_step * size),
-        faults_before=bad_records.share_of(faults_before, part),
+        on_bad=bad_records.RecordLog(log, position=start_step * size),
+        faults_before=run_log.share_of(faults_before, part),
         **data_settings(config),
     )
 

@@ -13,9 +13,8 @@ from glide_jax.config.defaults import Config
 from glide_jax.data import schema, sources
 from glide_jax.errors import UserError
 from glide_jax.parallel import distributed
-from glide_jax.text import sentencepiece_model, sentencepiece_training, tokenizers
-from glide_jax.train import init_from
-from glide_jax.train import workdir as workdirs
+from glide_jax.text import sentencepiece_tokenizer, tokenizers
+from glide_jax.train import init_from, run_folder
 
 # Captions read to train a tokenizer: enough for a few thousand pieces.
 TOKENIZER_CAPTIONS = 20_000
@@ -28,7 +27,7 @@ def stored_tokenizer(
     workdir: pathlib.Path, meta: Mapping[str, Any]
 ) -> tokenizers.Tokenizer:
     """The workdir's tokenizer; refused if the checkpoint was made with another."""
-    tokenizer = workdirs.load_tokenizer(workdir)
+    tokenizer = run_folder.load_tokenizer(workdir)
     if tokenizer.digest() != meta["tokenizer_digest"]:
         raise UserError(
             f"{workdir / 'tokenizer'} is not the tokenizer that the checkpoints were "
@@ -103,9 +102,9 @@ def find_tokenizer(
 
     def train() -> bytes:
         captions = sources.sample_captions(source, TOKENIZER_CAPTIONS, seed=config.seed)
-        return sentencepiece_training.train_sentencepiece(captions, int(pieces))
+        return sentencepiece_tokenizer.train_sentencepiece(captions, int(pieces))
 
-    return sentencepiece_model.SentencePieceTokenizer(
+    return sentencepiece_tokenizer.SentencePieceTokenizer(
         distributed.from_first("tokenizer", train)
     )
 

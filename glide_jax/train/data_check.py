@@ -1,6 +1,6 @@
 """Reads records before a run starts, and refuses data that would end it.
 
-The limits are those of `fault.FaultCounter`, as in the run itself.
+The limits are those of `bad_records.FaultCounter`, as in the run itself.
 """
 
 from __future__ import annotations
@@ -12,9 +12,9 @@ import time
 from collections.abc import Callable, Iterable, Iterator
 
 from glide_jax.config.defaults import Config
-from glide_jax.data import fault, mixture, order, schema, survey
+from glide_jax.data import bad_records, mixture, order, schema, survey
 from glide_jax.errors import UserError
-from glide_jax.runtime import counts
+from glide_jax.runtime import wording
 
 # Records read at a start. Decoding 256 images of 512 px takes about a second.
 MOST_RECORDS = 256
@@ -66,13 +66,13 @@ def check_start(
         )
     if is_thorough:
         refuse_too_bad(config, source, found)
-        _tell(config, source, found)
+        _log_summary(config, source, found)
     if bad:
         told = "%r: %d of the first %d records cannot be used, e.g. %s: %s"
         logging.warning(told, source, bad, read, found.bad[0].key, found.bad[0].reason)
 
 
-def _tell(config: Config, source: schema.Source, found: survey.Survey) -> None:
+def _log_summary(config: Config, source: schema.Source, found: survey.Survey) -> None:
     """Logs what was read, and warns of possible mistakes."""
     total, batch = len(source), config.train.global_batch_size
     if found.records:
@@ -80,7 +80,7 @@ def _tell(config: Config, source: schema.Source, found: survey.Survey) -> None:
             "%r: %d of %s read before the start (at most %d, for at most %g s)",
             source,
             found.records,
-            counts.counted(total, "record"),
+            wording.counted(total, "record"),
             MOST_RECORDS,
             MOST_SECS,
         )
@@ -89,7 +89,7 @@ def _tell(config: Config, source: schema.Source, found: survey.Survey) -> None:
             "%r has %s, fewer than train.global_batch_size=%d: a batch holds records "
             "more than once",
             source,
-            counts.counted(total, "record"),
+            wording.counted(total, "record"),
             batch,
         )
     if found.num_enlarged:
@@ -109,11 +109,11 @@ def refuse_too_bad(config: Config, source: schema.Source, found: survey.Survey) 
 
     A run counts after each batch, so its first fraction is of at least one batch.
     """
-    counter = fault.FaultCounter(
+    counter = bad_records.FaultCounter(
         config.data.max_bad_frac,
         len(source),
         on_bad=lambda bad: None,
-        min_seen=max(fault.MIN_SEEN, config.train.global_batch_size),
+        min_seen=max(bad_records.MIN_SEEN, config.train.global_batch_size),
     )
     counter.count(found.records - len(found.bad), found.bad)
 

@@ -5,21 +5,21 @@ from __future__ import annotations
 import pathlib
 from typing import NamedTuple
 
-from glide_jax import shapes
+from glide_jax import array_types
 from glide_jax.checkpoint import bundle, store
 from glide_jax.config import resolve
 from glide_jax.config.defaults import Config
 from glide_jax.errors import UserError
-from glide_jax.models import build, grow
+from glide_jax.models import build, expand_inputs
 from glide_jax.runtime import paths
 from glide_jax.text import tokenizers
-from glide_jax.train import workdir as workdirs
+from glide_jax.train import run_folder
 
 
 class Origin(NamedTuple):
     """The origin of a phase: weights, their configuration and their tokenizer."""
 
-    params: shapes.Params
+    params: array_types.Params
     config: Config
     tokenizer: tokenizers.Tokenizer
     step: int  # of the workdir's checkpoint; 0 for a bundle
@@ -39,7 +39,7 @@ def load(path: str) -> Origin:
         return Origin(params, config, tokenizers.load(folder), step=0)
     config = read_config(path)
     params, step = load_average(folder, config, str(config.ema.decays[0]))
-    return Origin(params, config, workdirs.load_tokenizer(folder), step)
+    return Origin(params, config, run_folder.load_tokenizer(folder), step)
 
 
 def read_config(path: str) -> Config:
@@ -51,12 +51,12 @@ def read_config(path: str) -> Config:
             "or a bundle of `glide export` by --config.train.init_from=PATH, or leave "
             "PATH empty to start from random weights"
         )
-    return workdirs.load_config(folder)
+    return run_folder.load_config(folder)
 
 
 def load_average(
     workdir: pathlib.Path, config: Config, decay: str, *, step: int | None = None
-) -> tuple[shapes.Params, int]:
+) -> tuple[array_types.Params, int]:
     """The averaged parameters of a workdir's newest good checkpoint, and its step.
 
     With a `step`, only that checkpoint is read.
@@ -66,7 +66,7 @@ def load_average(
             f"decay {decay} is not one of this run's averages: "
             f"{', '.join(str(d) for d in config.ema.decays)}"
         )
-    checkpoints = store.CheckpointStore(workdirs.checkpoints(workdir))
+    checkpoints = store.CheckpointStore(run_folder.checkpoints(workdir))
     abstract = build.abstract_params(config.model)
     wanted = {"ema_params": {str(d): abstract for d in config.ema.decays}}
     if step is not None:
@@ -79,12 +79,12 @@ def load_average(
     return newest.items["ema_params"][decay], newest.step
 
 
-def adapt(origin: Origin, config: Config) -> tuple[shapes.Params, list[str]]:
+def adapt(origin: Origin, config: Config) -> tuple[array_types.Params, list[str]]:
     """The origin's parameters in the shapes of `config`, and names of extended ones."""
     check_fits(origin.config, config)
     if origin.config.model == config.model or config.model.family == "noised_clip":
         return origin.params, []
-    return grow.grow(origin.params, origin.config.model, config.model)
+    return expand_inputs.grow(origin.params, origin.config.model, config.model)
 
 
 def check_fits(origin: Config, config: Config) -> None:
@@ -102,7 +102,7 @@ def check_fits(origin: Config, config: Config) -> None:
             "set the diffusion section as there"
         )
     if config.model.family == "text2im":
-        grow.check(origin.model, config.model)
+        expand_inputs.check(origin.model, config.model)
         return
     changed = [
         line

@@ -13,35 +13,29 @@ from typing import Any
 
 import jax
 
-from glide_jax import lifecycle, metrics, progress
 from glide_jax.config import resolve
 from glide_jax.config.defaults import Config
-from glide_jax.data import fault, pipeline, sources
+from glide_jax.data import bad_records, pipeline, sources
 from glide_jax.errors import UserError
 from glide_jax.parallel import distributed, sharding
+from glide_jax.runtime import lifecycle, metric_writers, progress
 from glide_jax.train import (
-    bad_records,
-    divergence,
+    periodic_eval,
     profiling,
-    rewind,
+    recovery,
+    run_folder,
+    run_log,
     setup,
-    speed,
-    waiting,
-    watchdog,
+    train_state,
 )
-from glide_jax.train import clock as clocks
-from glide_jax.train import looks as looking
-from glide_jax.train import state as states
-from glide_jax.train import window as windows
-from glide_jax.train import workdir as workdirs
 
 
 def train(
     config: Config,
     workdir: pathlib.Path,
     *,
-    make_grid_hook: looking.MakeGridHook | None = None,
-    make_evaluation_hook: looking.MakeEvaluationHook | None = None,
+    make_grid_hook: periodic_eval.MakeGridHook | None = None,
+    make_evaluation_hook: periodic_eval.MakeEvaluationHook | None = None,
     profile_steps: range = range(0),
     allow_change: Collection[str] = (),
 ) -> lifecycle.ExitCode:
@@ -62,10 +56,10 @@ def train(
     """
     with (
         lifecycle.StopRequest(is_shared=distributed.is_joined()) as stop,
-        watchdog.Watchdog(config.train, workdir, stop) as dog,
-        workdirs.sole_writer(workdir, config.train, stop.check) as check_writer,
+        recovery.Watchdog(config.train, workdir, stop) as dog,
+        run_folder.sole_writer(workdir, config.train, stop.check) as check_writer,
     ):
-        clock = clocks.Clock()
+        clock = run_log.StepTimer()
         run, state = setup.prepare(
             config,
             workdir,
@@ -84,9 +78,9 @@ def train(
             return poll.is_stopping
 
         def make_looks(
-            writer: metrics.MetricsWriter, window: windows.Window
-        ) -> looking.Looks:
-            return looking.Looks(
+            writer: metric_writers.MetricsWriter, window: run_log.MetricAccumulator
+        ) -> periodic_eval.PeriodicEval:
+            return periodic_eval.PeriodicEval(
                 run, writer, window, make_grid_hook, is_stopping, make_evaluation_hook
             )
 
@@ -94,10 +88,13 @@ def train(
 
 
 def _train(
-    run: setup.Run,
-    state: states.TrainState,
-    clock: clocks.Clock,
-    make_looks: Callable[[metrics.MetricsWriter, windows.Window], looking.Looks],
+    run: setup.TrainingRun,
+    state: train_state.TrainState,
+    clock: run_log.StepTimer,
+    make_looks: Callable[
+        [metric_writers.MetricsWriter, run_log.MetricAccumulator],
+        periodic_eval.PeriodicEval,
+    ],
     profile_steps: range,
     is_stopping: Callable[[], bool],
     stop: lifecycle.StopRequest,
@@ -106,15 +103,17 @@ def _train(
     config, workdir = run.config, run.workdir
     step, last = int(state.step), config.train.num_steps
     is_first_process = jax.process_index() == 0
-    writer = metrics.MetricsWriter(workdir, config, enabled=is_first_process)
+    writer = metric_writers.MetricsWriter(workdir, config, enabled=is_first_process)
     # Read before the rows of lost steps are removed, whose device hours count as well.
     device_hours = writer.last("speed/device_hours", default=0.0)
     # A fresh start writes its row of step 0 itself.
-    passed_over = rewind.load(run.past, workdir)
+    passed_over = recovery.load(run.past, workdir)
     writer.truncate_after(step or -1, passed_over.steps)
     writer.make_up_for(run.past.get("unwritten", []))
-    meter = speed.Meter(config, device_hours)
-    window = windows.Window(clock, meter, on_skipped=divergence.make_on_skipped(writer))
+    meter = run_log.Throughput(config, device_hours)
+    window = run_log.MetricAccumulator(
+        clock, meter, on_skipped=recovery.make_on_skipped(writer)
+    )
     window.rewind(run.past.get("window", {}))
     with (
         progress.ProgressBar(
@@ -148,10 +147,10 @@ def _train(
 class Loop:
     """Runs the steps of a run."""
 
-    run: setup.Run
-    writer: metrics.MetricsWriter
-    window: windows.Window
-    looks: looking.Looks
+    run: setup.TrainingRun
+    writer: metric_writers.MetricsWriter
+    window: run_log.MetricAccumulator
+    looks: periodic_eval.PeriodicEval
     profiler: profiling.Profiler
     bar: progress.ProgressBar
     is_stopping: Callable[[], bool]
@@ -159,7 +158,10 @@ class Loop:
     has_warned_of_input: bool = False
 
     def go_on(
-        self, state: states.TrainState, step: int, passed_over: rewind.PassedOver
+        self,
+        state: train_state.TrainState,
+        step: int,
+        passed_over: recovery.SkippedBatches,
     ) -> int:
         """Runs and saves steps from `step` on; returns the last one."""
         run, window, config = self.run, self.window, self.run.config
@@ -171,10 +173,10 @@ class Loop:
             step += 1
             try:
                 with window.part("input_wait"):
-                    batch = waiting.next_batch(batches, self.stop)
-            except waiting.StoppedError:
+                    batch = recovery.next_batch(batches, self.stop)
+            except recovery.StoppedError:
                 self.save_what_is_done(state, step - 1, batches, passed_over)
-                waiting.leave(batches)
+                recovery.leave(batches)
                 return step - 1
             except UserError:
                 self.save_what_is_done(state, step - 1, batches, passed_over)
@@ -193,15 +195,15 @@ class Loop:
             self.bar.update()
             self.check_writes()
             if window.skipped_in_a_row >= config.train.max_skipped_in_a_row:
-                passed_over = rewind.go_back(run, passed_over, window.skipped)
+                passed_over = recovery.go_back(run, passed_over, window.skipped)
                 state, step, batches = self.restore(step, passed_over)
                 continue
             run.check_writer()
             # Everything below has its own interval, and is all due at the end.
-            if step in (1, last) or looking.is_due(step, config.log.every_steps):
+            if step in (1, last) or periodic_eval.is_due(step, config.log.every_steps):
                 self.write_row(step, batches)
-            if looking.is_due(step, config.train.check_replicas_every_steps):
-                divergence.check_replicas(state, step)
+            if periodic_eval.is_due(step, config.train.check_replicas_every_steps):
+                recovery.check_replicas(state, step)
             self.looks.make_due(state, step)
             if self.writer.failure:
                 self.save_what_is_done(state, step, batches, passed_over)
@@ -210,26 +212,26 @@ class Loop:
             # those that a signal interrupted.
             is_over = self.is_stopping()
             every = config.checkpoint.every_steps
-            if is_over or step == last or looking.is_due(step, every):
+            if is_over or step == last or periodic_eval.is_due(step, every):
                 with window.pause("checkpoint"):
                     self.save(state, step, batches, passed_over)
         return step
 
     def write_row(self, step: int, batches: pipeline.Batches) -> None:
         """Writes the metrics since the last row; raises if the run has diverged."""
-        row = self.window.row(step) | fault.metrics(self.count_bad(batches))
+        row = self.window.row(step) | bad_records.metrics(self.count_bad(batches))
         self.run.check_writer()
         if "loss" in row:
             self.bar.note(loss=row["loss"])
-        logging.info(speed.line(step, row))
-        warning = speed.input_warning(self.run.config, row)
+        logging.info(run_log.line(step, row))
+        warning = run_log.input_warning(self.run.config, row)
         if warning and not self.has_warned_of_input:
             self.has_warned_of_input = True
             logging.warning(warning)
         self.writer.scalars(step, row)
-        divergence.check_loss_scale(self.run.config, row, step)
+        recovery.check_loss_scale(self.run.config, row, step)
         if step == self.run.config.train.num_steps:
-            divergence.check_end(self.run.config, self.window.skipped_in_a_row)
+            recovery.check_end(self.run.config, self.window.skipped_in_a_row)
 
     def check_writes(self) -> None:
         """Raises if too many checkpoints in a row could not be written.
@@ -239,21 +241,21 @@ class Loop:
         failure = self.run.checkpoints.poll()
         if (
             failure
-            and self.run.checkpoints.failures_in_a_row >= workdirs.MAX_FAILED_WRITES
+            and self.run.checkpoints.failures_in_a_row >= run_folder.MAX_FAILED_WRITES
         ):
-            before = workdirs.MAX_FAILED_WRITES - 1
+            before = run_folder.MAX_FAILED_WRITES - 1
             raise UserError(f"{failure} (and so did the {before} before it)")
 
     def count_bad(self, batches: pipeline.Batches) -> dict[str, Any]:
         """Unusable records of all processes so far."""
-        return bad_records.total(batches.faults, self.run.part)
+        return run_log.total(batches.faults, self.run.part)
 
     def save(
         self,
-        state: states.TrainState,
+        state: train_state.TrainState,
         step: int,
         batches: pipeline.Batches,
-        passed_over: rewind.PassedOver,
+        passed_over: recovery.SkippedBatches,
     ) -> None:
         """Writes a checkpoint, including the counters of a resumed run."""
         counts = {
@@ -266,10 +268,10 @@ class Loop:
             counts["unwritten"] = self.writer.unwritten
         else:
             self.writer.sync()
-        metrics.sync(bad_records.log_path(self.run.workdir))
+        metric_writers.sync(run_log.log_path(self.run.workdir))
         judged = self.judged(step)
         if self.run.config.checkpoint.keep_best and not judged:
-            tell_unjudged(self.run.config.checkpoint.best_metric)
+            warn_unevaluated(self.run.config.checkpoint.best_metric)
         # A streak of skipped updates may not be over, but a rewind needs its start.
         skipped = self.window.skipped
         save(self.run, state, step, counts, judged, skipped[0] if skipped else None)
@@ -282,10 +284,10 @@ class Loop:
 
     def save_what_is_done(
         self,
-        state: states.TrainState,
+        state: train_state.TrainState,
         step: int,
         batches: pipeline.Batches,
-        passed_over: rewind.PassedOver,
+        passed_over: recovery.SkippedBatches,
     ) -> None:
         """Writes a checkpoint of the steps completed before data or metrics failed.
 
@@ -298,8 +300,8 @@ class Loop:
             logging.warning("step %d is saved", step)
 
     def restore(
-        self, step: int, passed_over: rewind.PassedOver
-    ) -> tuple[states.TrainState, int, pipeline.Batches]:
+        self, step: int, passed_over: recovery.SkippedBatches
+    ) -> tuple[train_state.TrainState, int, pipeline.Batches]:
         """The newest checkpoint's state, step and batches; discards later rows."""
         state, past = self.run.restore()
         back_to = int(state.step)
@@ -310,8 +312,8 @@ class Loop:
 
 
 def save(
-    run: setup.Run,
-    state: states.TrainState,
+    run: setup.TrainingRun,
+    state: train_state.TrainState,
     step: int,
     counts: Mapping[str, Any],
     judged: Mapping[str, float] | None = None,
@@ -329,12 +331,12 @@ def save(
         "data_order": sources.ORDER_VERSION,
         **counts,
     }
-    items = states.to_items(state)
+    items = train_state.to_items(state)
     run.checkpoints.save(step, items, meta, judged or {}, bad_from=bad_from)
 
 
 @functools.cache
-def tell_unjudged(metric: str) -> None:
+def warn_unevaluated(metric: str) -> None:
     """Warns once of a saved step that has no metric for checkpoint.keep_best."""
     logging.warning(
         "no row of the step that is saved has %s: checkpoint.keep_best keeps none such",

@@ -14,12 +14,12 @@ import jax
 import jax.numpy as jnp
 import optax
 
-from glide_jax import shapes
+from glide_jax import array_types
 from glide_jax.config.defaults import Config, NoisedClipConfig
 from glide_jax.diffusion import losses, process, schedules, timestep_sampling
 from glide_jax.models import build
 
-Batch = dict[str, shapes.Array]
+Batch = dict[str, array_types.Array]
 Metrics = dict[str, tuple[jax.Array, jax.Array]]
 
 
@@ -41,9 +41,9 @@ class Objective(NamedTuple):
     `contrast(params, features, batch, keys_of) -> (loss, Aux)`, of the whole.
     """
 
-    init: Callable[..., shapes.Params]
+    init: Callable[..., array_types.Params]
     loss: Callable[..., tuple[jax.Array, Aux]]
-    constrain_params: Callable[[shapes.Params], shapes.Params]
+    constrain_params: Callable[[array_types.Params], array_types.Params]
     encode: Callable[..., Any] | None = None
     contrast: Callable[..., tuple[jax.Array, Aux]] | None = None
 
@@ -191,13 +191,13 @@ def _make_contrastive(config: Config, is_training: bool, constrain: Any) -> Obje
 
 
 def drop_captions(
-    keys: shapes.PRNGKeys,
-    tokens: shapes.Tokens,
-    text_mask: shapes.TextMask,
+    keys: array_types.PRNGKeys,
+    tokens: array_types.Tokens,
+    text_mask: array_types.TextMask,
     *,
     pad_id: int,
     prob: float,
-) -> tuple[shapes.Tokens, shapes.TextMask]:
+) -> tuple[array_types.Tokens, array_types.TextMask]:
     """Replaces each caption by the empty one (padding) with probability `prob`."""
     is_dropped = jax.vmap(lambda key: jax.random.bernoulli(key, prob))(keys)[:, None]
     return (
@@ -241,21 +241,24 @@ def _tables(config: Config) -> process.DiffusionTables:
     )
 
 
-def _normal(keys: shapes.PRNGKeys, like: shapes.Image) -> shapes.Image:
+def _normal(keys: array_types.PRNGKeys, like: array_types.Image) -> array_types.Image:
     shape = like.shape[1:]
     return jax.vmap(lambda key: jax.random.normal(key, shape))(keys)
 
 
-def _normalise(features: shapes.Features) -> shapes.Features:
+def _normalise(features: array_types.Features) -> array_types.Features:
     return features / (jnp.linalg.norm(features, axis=-1, keepdims=True) + 1e-12)
 
 
-def _total(values: shapes.PerExample) -> tuple[jax.Array, jax.Array]:
+def _total(values: array_types.PerExample) -> tuple[jax.Array, jax.Array]:
     return jnp.sum(values), jnp.float32(values.shape[0])
 
 
 def _by_quartile(
-    name: str, values: shapes.PerExample, t: shapes.Timesteps, num_timesteps: int
+    name: str,
+    values: array_types.PerExample,
+    t: array_types.Timesteps,
+    num_timesteps: int,
 ) -> Metrics:
     """`name`_q0 (least noise) to `name`_q3: sums and counts by quartile of t."""
     quartile = 4 * t // num_timesteps

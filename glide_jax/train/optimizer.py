@@ -12,7 +12,7 @@ import jax
 import jax.numpy as jnp
 import optax
 
-from glide_jax import shapes
+from glide_jax import array_types
 from glide_jax.config.defaults import OptimConfig
 
 # Adafactor's, arXiv 1804.04235 sections 7.2 and 6: the second moment's decay is
@@ -101,10 +101,10 @@ def make_learning_rate(config: OptimConfig, num_steps: int) -> optax.Schedule:
     return optax.join_schedules([rise, after], [warmup])
 
 
-def _is_decayed(params: shapes.Params) -> shapes.Params:
+def _is_decayed(params: array_types.Params) -> array_types.Params:
     """True for kernels and tables; layers are stacked, so rank is not sufficient."""
 
-    def rule(path: tuple, leaf: shapes.Array) -> bool:
+    def rule(path: tuple, leaf: array_types.Array) -> bool:
         return leaf.ndim >= 2 and path[-1].key not in ("bias", "scale")
 
     return jax.tree_util.tree_map_with_path(rule, params)

@@ -18,35 +18,34 @@ import jax
 import numpy as np
 from jax.sharding import AbstractMesh, Mesh
 
-from glide_jax import metrics, shapes
+from glide_jax import array_types
 from glide_jax.checkpoint import store
 from glide_jax.config import resolve, validate
 from glide_jax.config.defaults import Config
 from glide_jax.data import pipeline, schema
 from glide_jax.models import build
-from glide_jax.parallel import distributed, sharding
-from glide_jax.parallel import mesh as meshes
+from glide_jax.parallel import device_mesh, distributed, sharding
+from glide_jax.runtime import metric_writers, random_streams
 from glide_jax.text import tokenizers
 from glide_jax.train import (
-    abstract,
+    abstract_state,
     batches,
     captions,
     data_check,
     objectives,
     optimizer,
-    randomness,
+    run_folder,
     step,
+    train_state,
 )
-from glide_jax.train import beginning as beginnings
-from glide_jax.train import state as states
-from glide_jax.train import workdir as workdirs
+from glide_jax.train import start as start_lib
 
 # The newest checkpoint's state and metadata.
-Restore = Callable[[], tuple[states.TrainState, Mapping[str, Any]]]
+Restore = Callable[[], tuple[train_state.TrainState, Mapping[str, Any]]]
 
 
 @dataclasses.dataclass(frozen=True)
-class Run:
+class TrainingRun:
     """The parts of a run except its state, which the loop holds."""
 
     config: Config
@@ -64,19 +63,19 @@ class Run:
     part: tuple[int, int]  # (i, n): this process reads the i-th of n slices of rows
     # From (the steps already made, the bad records counted until then).
     make_batches: Callable[[int, Mapping[str, Any]], pipeline.Batches]
-    pass_over: Callable[[states.TrainState], states.TrainState]
+    pass_over: Callable[[train_state.TrainState], train_state.TrainState]
     restore: Restore
     past: Mapping[str, Any]  # the metadata of the checkpoint that it started from
 
 
 @dataclasses.dataclass(frozen=True)
-class Checked:
-    """The results of the checks of a start; parts as in `Run`."""
+class CheckedRun:
+    """The results of the checks of a start; parts as in `TrainingRun`."""
 
-    placed: abstract.Placed
+    placed: abstract_state.Placed
     source: schema.Source
     held_out: schema.Source | None
-    begin: beginnings.Beginning
+    begin: start_lib.RunStart
     part: tuple[int, int]
     validation: list[schema.Batch]
 
@@ -88,7 +87,7 @@ def prepare(
     allow_change: Collection[str] = (),
     check_stop: Callable[[], None] = lambda: None,
     check_writer: Callable[[], None] = lambda: None,
-) -> tuple[Run, states.TrainState]:
+) -> tuple[TrainingRun, train_state.TrainState]:
     """A run ready for its next step: fresh, started from another, or resumed.
 
     Precedence: this workdir's newest valid checkpoint, then train.init_from, then
@@ -109,15 +108,15 @@ def prepare(
         check_writer=check_writer,
     )
     # The first write, so that a refused start leaves no trace.
-    workdirs.prepare(workdir)
+    run_folder.prepare(workdir)
     check_stop()
     placed, begin = checked.placed, checked.begin
     mesh, tokenizer = placed.mesh, begin.tokenizer
     shardings = placed.where
-    objective = abstract.make_objective(config, mesh, tokenizer.pad_id)
+    objective = abstract_state.make_objective(config, mesh, tokenizer.pad_id)
     logging.info("parameters: %s", f"{build.parameter_count(placed.state.params):,}")
     restore = functools.partial(
-        _restore, begin.checkpoints, abstract.with_places(placed.state, shardings)
+        _restore, begin.checkpoints, abstract_state.with_places(placed.state, shardings)
     )
     if begin.is_fresh:
         state = _first_state(config, objective, shardings, begin.start)
@@ -127,10 +126,10 @@ def prepare(
     check_stop()
     if begin.is_fresh:
         # Never rewritten: an interruption would lose the tokenizer of the checkpoints.
-        workdirs.save_tokenizer(workdir, tokenizer)
-    workdirs.save_config(workdir, config)
+        run_folder.save_tokenizer(workdir, tokenizer)
+    run_folder.save_config(workdir, config)
     train_step, eval_step = _jit_steps(config, mesh, tokenizer, objective, shardings)
-    run = Run(
+    run = TrainingRun(
         config=config,
         workdir=workdir,
         mesh=mesh,
@@ -152,7 +151,7 @@ def prepare(
             tokenizer,
             checked.part,
         ),
-        pass_over=step.jit_pass_over(shardings),
+        pass_over=step.jit_skip_batch(shardings),
         restore=restore,
         past=past,
     )
@@ -167,7 +166,7 @@ def check(
     check_stop: Callable[[], None] = lambda: None,
     check_writer: Callable[[], None] = lambda: None,
     may_download: bool = True,
-) -> Checked:
+) -> CheckedRun:
     """All checks of a start; `glide train --dry_run` runs the same ones.
 
     Nothing is written except, with `may_download`, to the cache of published files.
@@ -186,8 +185,10 @@ def check(
       UserError: settings, data or a folder that the user must correct.
     """
     validate.validate(config)
-    placed = check_placed(config, meshes.make_mesh(config.mesh), allow_change)
-    metrics.check_wandb(config.log.wandb_project, writes=jax.process_index() == 0)
+    placed = check_placed(config, device_mesh.make_mesh(config.mesh), allow_change)
+    metric_writers.check_wandb(
+        config.log.wandb_project, writes=jax.process_index() == 0
+    )
     check_stop()
     source, held_out = batches.open_sources(config)
     batches.check_cache(config, source)
@@ -197,7 +198,7 @@ def check(
         is_thorough=_is_fresh(workdir) and distributed.process_id() == 0,
         check_stop=check_stop,
     )
-    begin = beginnings.check(
+    begin = start_lib.check(
         config,
         workdir,
         source,
@@ -206,7 +207,7 @@ def check(
         may_download=may_download,
     )
     check_stop()
-    part = meshes.batch_slice(placed.mesh)
+    part = device_mesh.batch_slice(placed.mesh)
     tokenizer = begin.tokenizer or captions.NoTokens()
     if begin.tokenizer is not None:
         captions.check_vocabulary(config, begin.tokenizer)
@@ -214,17 +215,17 @@ def check(
     check_stop()
     validation = batches.validation_batches(config, held_out, tokenizer, part)
     check_stop()
-    return Checked(placed, source, held_out, begin, part, validation)
+    return CheckedRun(placed, source, held_out, begin, part, validation)
 
 
 def _is_fresh(workdir: pathlib.Path | None) -> bool:
     """Whether no checkpoint was started: accepted data is not checked again."""
-    return workdir is None or not workdirs.checkpoints(workdir).exists()
+    return workdir is None or not run_folder.checkpoints(workdir).exists()
 
 
 def check_placed(
     config: Config, mesh: Mesh | AbstractMesh, allow_change: Collection[str] = ()
-) -> abstract.Placed:
+) -> abstract_state.Placed:
     """The checks of settings that need neither data nor the mesh's devices.
 
     Raises:
@@ -234,12 +235,12 @@ def check_placed(
     for name in allow_change:
         resolve.check_key(config, name)
     captions.check_name(config)
-    abstract.check_fits(config, mesh)
-    _tell_of_short_warmup(config)
-    return abstract.place(config, mesh)
+    abstract_state.check_fits(config, mesh)
+    _log_short_warmup(config)
+    return abstract_state.place(config, mesh)
 
 
-def _tell_of_short_warmup(config: Config) -> None:
+def _log_short_warmup(config: Config) -> None:
     steps = optimizer.warmup_steps(config.optim, config.train.num_steps)
     if steps != config.optim.warmup_steps:
         logging.info(
@@ -252,11 +253,11 @@ def _tell_of_short_warmup(config: Config) -> None:
 
 
 def _restore(
-    checkpoints: store.CheckpointStore, targets: states.TrainState
-) -> tuple[states.TrainState, Mapping[str, Any]]:
-    newest = checkpoints.restore_newest(states.to_items(targets))
+    checkpoints: store.CheckpointStore, targets: train_state.TrainState
+) -> tuple[train_state.TrainState, Mapping[str, Any]]:
+    newest = checkpoints.restore_newest(train_state.to_items(targets))
     logging.info("resumed at step %d", newest.step)
-    return states.from_items(newest.items), newest.meta
+    return train_state.from_items(newest.items), newest.meta
 
 
 def _jit_steps(
@@ -264,13 +265,13 @@ def _jit_steps(
     mesh: Mesh,
     tokenizer: tokenizers.Tokenizer,
     objective: objectives.Objective,
-    shardings: states.TrainState,
+    shardings: train_state.TrainState,
 ) -> tuple[step.TrainStep, Callable[..., objectives.Metrics]]:
     """The training and the evaluation step on the mesh."""
     train_step = step.make_train_step(
         config, objective, pin=step.pin_to(shardings.params)
     )
-    evaluated = abstract.make_objective(
+    evaluated = abstract_state.make_objective(
         config, mesh, tokenizer.pad_id, is_training=False
     )
     eval_step = jax.jit(
@@ -283,22 +284,22 @@ def _jit_steps(
 def _first_state(
     config: Config,
     objective: objectives.Objective,
-    shardings: states.TrainState,
-    start: tuple[shapes.Params, list[str]] | None,
-) -> states.TrainState:
+    shardings: train_state.TrainState,
+    start: tuple[array_types.Params, list[str]] | None,
+) -> train_state.TrainState:
     """The state of `start` (and the names of extended parameters), or a fresh one."""
     optim = optimizer.make_optimizer(config.optim)
     if start is None:
-        key = randomness.stream_key(config.seed, "init")
+        key = random_streams.stream_key(config.seed, "init")
         return jax.jit(
-            lambda key: states.make_state(config, objective.init(key), optim),
+            lambda key: train_state.make_state(config, objective.init(key), optim),
             out_shardings=shardings,
         )(key)
     params, grown = start
     for name in grown:
         logging.info("grown: %s", name)
     begin = jax.jit(
-        lambda params: states.make_state(config, params, optim),
+        lambda params: train_state.make_state(config, params, optim),
         out_shardings=shardings,
     )
     # (Putting the whole on a mesh of several processes compares all of it first.)

@@ -14,8 +14,9 @@ from jax.sharding import Mesh
 from glide_jax.config.defaults import Config
 from glide_jax.diffusion import timestep_sampling
 from glide_jax.parallel import sharding
-from glide_jax.train import accumulation, ema, objectives, optimizer, randomness
-from glide_jax.train.state import TrainState
+from glide_jax.runtime import random_streams
+from glide_jax.train import accumulation, objectives, optimizer, train_state
+from glide_jax.train.train_state import TrainState
 
 # ADM's rule: the scale grows by 2 ** 0.001 a good step and halves on an overflow.
 LOSS_SCALE_GROWTH = 1e-3
@@ -26,7 +27,7 @@ AVERAGED_LOSSES, LOSSES_BEFORE_SPIKES = 100, 20
 # loss; for the batch whether it was a loss_spike, and skipped_in_a_row.
 Details = dict[str, jax.Array]
 TrainStep = Callable[
-    [TrainState, objectives.Batch, randomness.Seed],
+    [TrainState, objectives.Batch, random_streams.Seed],
     tuple[TrainState, objectives.Metrics, Details],
 ]
 
@@ -50,9 +51,11 @@ def make_train_step(
     optim = optimizer.make_optimizer(config.optim)
     learning_rate = optimizer.make_learning_rate(config.optim, config.train.num_steps)
 
-    def train_step(state: TrainState, batch: objectives.Batch, seed: randomness.Seed):
+    def train_step(
+        state: TrainState, batch: objectives.Batch, seed: random_streams.Seed
+    ):
         def make_keys_of(rows):
-            return lambda stream: randomness.example_keys(
+            return lambda stream: random_streams.example_keys(
                 seed, stream, state.step, rows["example_index"]
             )
 
@@ -75,7 +78,9 @@ def make_train_step(
         directions, opt_state = optim.update(grads, state.opt_state, state.params)
         params = jax.tree.map(lambda p, d: p - rate * d, state.params, directions)
         params = objective.constrain_params(params)
-        averages = ema.update(config.ema, state.ema_params, params, state.updates)
+        averages = train_state.update(
+            config.ema, state.ema_params, params, state.updates
+        )
         # Selected leaf by leaf, so that no copy of the whole state is needed.
         params, averages, opt_state = jax.tree.map(
             lambda new, old: jnp.where(is_good, new, old),
@@ -194,7 +199,7 @@ def jit_train_step(
     )
 
 
-def jit_pass_over(state_shardings: TrainState) -> Callable[[TrainState], TrainState]:
+def jit_skip_batch(state_shardings: TrainState) -> Callable[[TrainState], TrainState]:
     """state -> the state after a batch that was consumed without an update."""
 
     def pass_over(state):
@@ -228,7 +233,7 @@ def make_eval_step(config: Config, objective: objectives.Objective) -> Callable:
         # Independent of the step, so that losses of different steps are comparable;
         # validation draws from the noise stream only.
         def make_keys_of(rows):
-            return lambda stream: randomness.example_keys(
+            return lambda stream: random_streams.example_keys(
                 seed, "validation", 0, rows["example_index"]
             )
 

@@ -14,9 +14,9 @@ from typing import Any
 import jax
 import numpy as np
 
-from glide_jax import metrics
 from glide_jax.config import resolve
 from glide_jax.config.defaults import Config
+from glide_jax.runtime import metric_writers
 from glide_jax.train import setup
 
 MEASURED = ("speed/", "memory/")
@@ -82,7 +82,7 @@ def rows(workdir: pathlib.Path) -> list[str]:
     """metrics.jsonl in order, without what was measured."""
     return [
         json.dumps({n: v for n, v in row.items() if not n.startswith(MEASURED)})
-        for row in metrics.read_metrics(workdir / "metrics.jsonl")
+        for row in metric_writers.read_metrics(workdir / "metrics.jsonl")
     ]
 
 

@@ -14,7 +14,7 @@ import time
 from collections.abc import Callable
 
 from glide_jax.checkpoint import folders, manifest
-from glide_jax.train import workdir as workdirs
+from glide_jax.train import run_folder
 from tests.chaos import disk as disks
 from tests.chaos import training, world
 
@@ -69,7 +69,7 @@ class Injections:
 
     def _newest_file(self) -> pathlib.Path | None:
         """A file of the newest good checkpoint, if there is another to go back to."""
-        folder, good = workdirs.checkpoints(self._workdir), []
+        folder, good = run_folder.checkpoints(self._workdir), []
         for step in folders.list_whole_steps(folder):
             listed = manifest.read(folder / str(step)).files
             if not manifest.find_damages(folder / str(step), listed):

@@ -11,9 +11,9 @@ import shutil
 import time
 from collections.abc import Iterable, Iterator
 
-from glide_jax import lifecycle
 from glide_jax.checkpoint import folders
-from glide_jax.train import workdir as workdirs
+from glide_jax.runtime import lifecycle
+from glide_jax.train import run_folder
 from tests.chaos import disk as disks
 from tests.chaos import equality, injections, training, world
 from tests.train import small_runs
@@ -94,7 +94,7 @@ class Soak:
                 is_full = run.count("No space left") + run.count("File too large")
                 self._check(run, is_full and ridden_out.startswith("disk"), "ended")
             else:
-                self._check(run, lifecycle.is_again(code), f"ended with {code}")
+                self._check(run, lifecycle.is_retryable(code), f"ended with {code}")
                 self.tally[ending][f"{code}, {found}" if found else str(code)] += 1
         if outcome:
             self.tally[standing][outcome] += 1
@@ -149,7 +149,7 @@ class Soak:
         return code
 
     def _newest(self) -> int:
-        steps = folders.list_whole_steps(workdirs.checkpoints(self._workdir))
+        steps = folders.list_whole_steps(run_folder.checkpoints(self._workdir))
         return max(steps, default=0)
 
     @staticmethod

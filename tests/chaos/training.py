@@ -10,7 +10,7 @@ import subprocess
 import sys
 import time
 
-from glide_jax.train import workdir as workdirs
+from glide_jax.train import run_folder
 from tests import fake_devices, local_processes
 
 PROCESSES = 2
@@ -101,7 +101,7 @@ class Training:
 
     def is_saving(self) -> bool:
         """Whether a checkpoint is half written."""
-        return any(workdirs.checkpoints(self.workdir).glob("*.unfinished"))
+        return any(run_folder.checkpoints(self.workdir).glob("*.unfinished"))
 
     def signal(self, number: signal.Signals, process: int | None = None) -> None:
         """Sends a signal to one process, or to launch/local.sh."""

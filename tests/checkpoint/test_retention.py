@@ -7,7 +7,7 @@ import random
 
 import pytest
 
-from glide_jax.checkpoint import manifest, retention, store
+from glide_jax.checkpoint import folders, manifest, store
 from glide_jax.config.defaults import CheckpointConfig
 from tests.checkpoint import states
 
@@ -16,12 +16,12 @@ START = datetime.datetime(2026, 1, 1, tzinfo=datetime.UTC)
 
 def record(step, hours=None, **metrics):
     hours = step if hours is None else hours
-    return retention.Record(step, START + datetime.timedelta(hours=hours), metrics)
+    return folders.Record(step, START + datetime.timedelta(hours=hours), metrics)
 
 
 def kept(records, bad_from=None, **policy):
     policy = CheckpointConfig(**policy)
-    gone = retention.to_delete(records, policy, bad_from)
+    gone = folders.to_delete(records, policy, bad_from)
     return [r.step for r in records if r.step not in gone]
 
 

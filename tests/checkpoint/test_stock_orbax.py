@@ -12,8 +12,7 @@ import jax
 import numpy as np
 import pytest
 
-from glide_jax.checkpoint import items as stored_items
-from glide_jax.checkpoint import store, verify
+from glide_jax.checkpoint import item_files, store, verify
 from tests import fake_devices
 from tests.checkpoint import make_golden
 
@@ -68,7 +67,7 @@ def read_with_orbax(folder: pathlib.Path, step: int, devices: int = 1) -> dict:
 def as_read(items: dict) -> dict:
     return {
         path: [str(leaf.dtype), np.asarray(leaf).tobytes().hex()]
-        for path, leaf in stored_items.leaves_by_path(items).items()
+        for path, leaf in item_files.leaves_by_path(items).items()
     }
 
 
@@ -91,7 +90,7 @@ def test_what_four_devices_wrote_is_restored_on_any_number(tmp_path):
 
 
 def test_no_item_may_take_the_place_of_orbaxs_own_file(tmp_path):
-    name = stored_items.ORBAX_METADATA
+    name = item_files.ORBAX_METADATA
     with (
         store.CheckpointStore(tmp_path) as writer,
         pytest.raises(ValueError, match=name),

@@ -13,7 +13,7 @@ import optax
 import pytest
 
 from glide_jax import errors
-from glide_jax.checkpoint import folders, manifest, peers, store, writing
+from glide_jax.checkpoint import async_save, folders, kv_exchange, manifest, store
 from glide_jax.config import defaults
 from glide_jax.errors import UserError
 from glide_jax.train import optimizer
@@ -135,7 +135,7 @@ def test_looking_into_a_missing_folder_does_not_make_it(tmp_path):
     assert not (tmp_path / "typo").exists()
 
 
-class SecondOfTwo(peers.Peers):
+class SecondOfTwo(kv_exchange.KvExchange):
     """The peers as the second of two processes hears them; the first lists a and b."""
 
     index, count = 1, 2
@@ -153,7 +153,7 @@ class SecondOfTwo(peers.Peers):
 
 @pytest.mark.parametrize("seen", [["a", "b"], ["a"], ["a", "b", "c"]])
 def test_a_manifest_lists_what_the_first_process_sees(tmp_path, seen):
-    write = writing.Write(
+    write = async_save.AsyncSave(
         tmp_path,
         SecondOfTwo(),
         1,

@@ -157,7 +157,7 @@ def test_files_of_the_released_size_become_a_bundle(
     folder, written = tmp_path / "bundle", {}
     for i, kind in enumerate(kinds):
         written[kind] = tmp_path / f"{kind}.safetensors"
-        shapes = torch_glide.torch_shapes(kind, released.config(kind).model)
+        shapes = torch_glide.torch_shapes(kind, released.make_config(kind).model)
         tensors = {
             name: golden_models.weight(name, shape).astype(np.float16)
             for name, shape in shapes.items()
@@ -168,7 +168,7 @@ def test_files_of_the_released_size_become_a_bundle(
         whole = i == len(kinds) - 1
         assert ("give it as --" in capsys.readouterr().out) == whole
     config = resolve.from_json(bundle.read_bundle(folder).config_json)
-    assert config == released.config(kinds[0])
+    assert config == released.make_config(kinds[0])
     for kind, source in written.items():
         output = tmp_path / f"{kind}.out.safetensors"
         argv = [*TO, f"--kind={kind}", f"--input={folder}", f"--output={output}"]

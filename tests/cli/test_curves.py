@@ -7,13 +7,12 @@ import json
 import pytest
 
 from glide_jax.cli import main
-from glide_jax.sweep import definition, result, state
-from glide_jax.sweep import plan as plans
-from tests.eval.test_curves import FIGURES
+from glide_jax.sweep import result, run_list, state, sweep_file
 from tests.eval.test_evaluate_command import evaluate, world  # noqa: F401
 from tests.launch import launchers
 from tests.quick_compilation import quick_compilation  # noqa: F401
 from tests.sample.conftest import bundles, models, tokenizer  # noqa: F401
+from tests.sweep.test_guidance_curves import FIGURES
 
 RUNS = [
     {"guidance_mode": "none"},
@@ -25,17 +24,17 @@ RUNS = [
 @pytest.fixture
 def sweep(tmp_path):
     """A folder of a sweep whose runs are finished, and its plan."""
-    defined = definition.Definition("curves", ("evaluate",), RUNS)
-    plan = plans.make(defined, ["--reference=ref.npz"])
+    defined = sweep_file.Definition("curves", ("evaluate",), RUNS)
+    plan = run_list.make(defined, ["--reference=ref.npz"])
     root = tmp_path / "sweep"
-    plans.keep(plan, root)
+    run_list.keep(plan, root)
     for number, run in enumerate(plan.runs):
         finish(root, run, number)
     return plan, root
 
 
 def finish(root, run, number, **changed):
-    entry = state.Entry(root, run.id)
+    entry = state.RunRecord(root, run.id)
     entry.begin()
     entry.end(0)
     path = entry.result
@@ -93,7 +92,7 @@ def test_the_tables_that_are_kept_are_what_their_rows_say(name, tmp_path):
 
 def test_runs_that_are_not_finished_are_told_of_and_left_out(sweep, tmp_path, caplog):
     plan, root = sweep
-    state.Entry(root, plan.runs[2].id).result.unlink()
+    state.RunRecord(root, plan.runs[2].id).result.unlink()
     assert draw(root, tmp_path / "c.png") == 0
     assert "2 of 3 runs are finished" in caplog.text
     assert "| clip |" not in (tmp_path / "c.md").read_text()
@@ -102,7 +101,7 @@ def test_runs_that_are_not_finished_are_told_of_and_left_out(sweep, tmp_path, ca
 def test_a_folder_without_finished_runs_is_refused(sweep, capsys):
     plan, root = sweep
     for run in plan.runs:
-        state.Entry(root, run.id).result.unlink()
+        state.RunRecord(root, run.id).result.unlink()
     assert "no run is finished" in refused(capsys, root).splitlines()[-1]
 
 
@@ -162,13 +161,13 @@ def test_a_place_that_cannot_be_written_is_told(sweep, tmp_path, capsys):
 
 def test_runs_of_every_mode_are_alike_to_the_curves(evaluate, tmp_path, bundles):  # noqa: F811
     # What glide evaluate itself writes down of them, and not what this test thinks.
-    defined = definition.Definition("curves", ("evaluate",), RUNS)
+    defined = sweep_file.Definition("curves", ("evaluate",), RUNS)
     shared = [f"--clip={bundles['clip']}", "--metrics=fid,precision_recall"]
     shared[1] += ",inception_score,clip_score"
-    plan = plans.make(defined, shared)
-    plans.keep(plan, tmp_path)
+    plan = run_list.make(defined, shared)
+    run_list.keep(plan, tmp_path)
     for run in plan.runs:
-        entry = state.Entry(tmp_path, run.id)
+        entry = state.RunRecord(tmp_path, run.id)
         own = [f"--{name}={value}" for name, value in run.overrides.items()]
         entry.begin()
         assert evaluate(*shared, *own, output=entry.folder) == 0

@@ -14,7 +14,7 @@ from PIL import Image
 
 from glide_jax.cli import main
 from glide_jax.data import emoji, folder, sources
-from glide_jax.text import sentencepiece_training
+from glide_jax.text import sentencepiece_tokenizer
 from tests import fake_devices
 from tests.train import small_runs
 
@@ -163,7 +163,7 @@ def test_a_check_counts_captions_that_the_context_cuts(tmp_path, pictures, capsy
 
 def test_a_stopped_tokenizer_is_not_written(tmp_path, pictures, signal_at, monkeypatch):
     command = ["data", "tokenizer", f"--source=folder:{pictures}", "--vocab_size=300"]
-    monkeypatch.setattr(sentencepiece_training, "train_sentencepiece", None)
+    monkeypatch.setattr(sentencepiece_tokenizer, "train_sentencepiece", None)
     signal_at(3, folder.Folder, "__getitem__")
     assert main.run([*command, f"--output={tmp_path / 'out'}"]) == 42
     assert not (tmp_path / "out").exists()

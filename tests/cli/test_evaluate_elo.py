@@ -11,9 +11,10 @@ import numpy as np
 import pytest
 
 from glide_jax.cli import main
-from glide_jax.eval import elo_report, pairs
-from glide_jax.sample import images
-from tests.eval import made_votes, sample_folders
+from glide_jax.sample import image_io
+from glide_jax.study import elo_report, pairs
+from tests.eval import sample_folders
+from tests.study import made_votes
 
 
 @pytest.fixture
@@ -57,7 +58,7 @@ def test_table_1_comes_back_from_votes_with_its_win_rates(votes, tmp_path, capsy
     page = (out / "elo.md").read_text()
     assert record["command"] in page
     assert "| cfg_3.0 | unguided |" in page
-    picture = images.read_image(out / "elo.png")
+    picture = image_io.read_image(out / "elo.png")
     blue = (picture == np.array([0x3B, 0x3B, 0xD0], np.uint8)).all(-1)
     # A dot for each model and question, 8 points across at 150 dots an inch.
     assert blue.sum() == pytest.approx(6 * np.pi * (4 * 150 / 72) ** 2, rel=0.15)
@@ -86,7 +87,7 @@ def test_an_open_interval_is_null_in_json_and_told_of(tmp_path, capsys):
     assert record["elo"]["a"]["elo"] == pytest.approx(200 * np.log10(19), abs=1e-3)
     assert "[open, open]" in (tmp_path / "elo.md").read_text()
     assert "resamples had no finite maximum" in capsys.readouterr().out
-    assert images.read_image(tmp_path / "elo.png").shape[2] == 3
+    assert image_io.read_image(tmp_path / "elo.png").shape[2] == 3
 
 
 def test_a_model_without_votes_on_a_question_has_an_empty_cell(tmp_path, capsys):
@@ -116,7 +117,7 @@ def test_a_sheet_filled_in_by_hand_is_rated_with_the_key(tmp_path, capsys):
     for row in rows:
         # A rater who likes bright pictures, and cannot tell in one pair.
         reds = {
-            side: images.read_image(
+            side: image_io.read_image(
                 study / "rater" / "pairs" / f"{row['pair']}_{side}.png"
             )[0, 0, 0]
             for side in pairs.SIDES
@@ -147,13 +148,13 @@ def test_a_signal_ends_the_writing_of_pairs_with_nothing_left(
         f"--samples={sample_folders.make(tmp_path / name, 'pq', brightness=1)}"
         for name in "ab"
     ]
-    whole = images.write_png
+    whole = image_io.write_png
 
     def write_png(*arguments):
         os.kill(os.getpid(), signal.SIGTERM)
         whole(*arguments)
 
-    monkeypatch.setattr(images, "write_png", write_png)
+    monkeypatch.setattr(image_io, "write_png", write_png)
     out = tmp_path / "out"
     assert main.run(["evaluate", "pairs", *flags, f"--output={out}"]) == 42
     assert "stopped by SIGTERM with nothing written" in capsys.readouterr().err

@@ -10,9 +10,11 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from glide_jax import errors, lifecycle, metrics
-from glide_jax.cli import dry_run, evaluate_hook, main
+from glide_jax import errors
+from glide_jax.cli import dry_run, main
 from glide_jax.config import resolve
+from glide_jax.hooks import evaluations as evaluations_lib
+from glide_jax.runtime import lifecycle, metric_writers
 from glide_jax.train import loop, setup
 from tests import local_processes
 from tests.train import small_runs
@@ -40,12 +42,12 @@ def config(make_config, clip_bundle, tmp_path_factory):
 
 
 def train(config, folder):
-    return loop.train(config, folder, make_evaluation_hook=evaluate_hook.make)
+    return loop.train(config, folder, make_evaluation_hook=evaluations_lib.make)
 
 
 def evaluations(folder):
     """Rows by step, without the columns of training itself."""
-    rows = metrics.read_metrics(folder / "metrics.jsonl")
+    rows = metric_writers.read_metrics(folder / "metrics.jsonl")
     found = {
         row["step"]: {k: v for k, v in row.items() if k.startswith("evaluation/")}
         for row in rows
@@ -69,7 +71,7 @@ def test_an_evaluation_leaves_a_row_and_a_picture_cut_off_or_not(
     with Image.open(straight / "evaluations" / pictures[1]) as picture:
         assert picture.size == (28, 18)  # six of 8 px in rows of three
 
-    draw, drawn = evaluate_hook._Evaluation._next_batch, []
+    draw, drawn = evaluations_lib._Evaluation._next_batch, []
 
     def draw_and_stop(self, params, first):
         drawn.append(first)
@@ -77,7 +79,7 @@ def test_an_evaluation_leaves_a_row_and_a_picture_cut_off_or_not(
             os.kill(os.getpid(), signal.SIGTERM)
         return draw(self, params, first)
 
-    monkeypatch.setattr(evaluate_hook._Evaluation, "_next_batch", draw_and_stop)
+    monkeypatch.setattr(evaluations_lib._Evaluation, "_next_batch", draw_and_stop)
     assert train(config, cut) == lifecycle.ExitCode.PREEMPTED
     assert evaluations(cut) == {}
     assert train(config, cut) == lifecycle.ExitCode.OK
@@ -105,8 +107,8 @@ def test_what_was_seen_is_kept_until_the_row_is_written(config, tmp_path, monkey
             raise FullError
         return scalars(self, step, row)
 
-    scalars = metrics.MetricsWriter.scalars
-    monkeypatch.setattr(metrics.MetricsWriter, "scalars", write)
+    scalars = metric_writers.MetricsWriter.scalars
+    monkeypatch.setattr(metric_writers.MetricsWriter, "scalars", write)
     short = resolve.override(config, {"train.num_steps": 1, "evaluate.every_steps": 1})
     with pytest.raises(FullError):
         train(short, tmp_path)
@@ -125,8 +127,8 @@ def test_a_step_that_a_run_goes_back_before_is_evaluated_anew(
         return make()
 
     run, _ = setup.prepare(config, tmp_path)
-    evaluation = evaluate_hook.make(run)
-    monkeypatch.setattr(evaluate_hook.distributed, "from_first", from_first)
+    evaluation = evaluations_lib.make(run)
+    monkeypatch.setattr(evaluations_lib.distributed, "from_first", from_first)
     assert [evaluation._open_parts(2)[1] for _ in range(2)] == [0, 0]
 
 

@@ -16,12 +16,12 @@ import safetensors
 import yaml
 from PIL import Image
 
-from glide_jax import metrics
 from glide_jax.checkpoint import bundle
 from glide_jax.cli import main
 from glide_jax.config import resolve
+from glide_jax.runtime import metric_writers
 from glide_jax.text import tokenizers
-from glide_jax.train import model_card
+from glide_jax.train import export
 
 PROMPT = "a small red circle on a black background"
 
@@ -168,7 +168,7 @@ def test_the_card_tells_what_is_known_of_the_model(workdir, tmp_path):
             {"step": 2, "time": 0.0, "loss": 0.125, "validation/loss": 0.5},
         ):
             file.write(json.dumps(row) + "\n")
-    assert metrics.read_metrics(run / "metrics.jsonl")[-1]["loss"] == 0.125
+    assert metric_writers.read_metrics(run / "metrics.jsonl")[-1]["loss"] == 0.125
     assert main.run(["export", str(run), "--ema=0.5"]) == 0
     folder = run / "bundle"
     assert read(folder / "grid.png").max() == 200, "the newest grid"
@@ -241,13 +241,13 @@ def test_a_stopped_export_leaves_the_bundle_as_it_was(workdir, tmp_path, monkeyp
     command = ["export", str(workdir), f"--output={output}"]
     assert main.run(command) == 0
     before = {path: path.read_bytes() for path in output.iterdir()}
-    whole = model_card.write_card
+    whole = export.write_card
 
     def write_card(*arguments, **options):
         os.kill(os.getpid(), signal.SIGTERM)
         return whole(*arguments, **options)
 
-    monkeypatch.setattr(model_card, "write_card", write_card)
+    monkeypatch.setattr(export, "write_card", write_card)
     assert main.run([*command, "--dtype=float32"]) == 42
     assert {path: path.read_bytes() for path in output.iterdir()} == before
     assert [*tmp_path.iterdir()] == [output]

@@ -8,10 +8,11 @@ import re
 import numpy as np
 import pytest
 
-from glide_jax import cache, errors
+from glide_jax import errors
 from glide_jax.cli import main
 from glide_jax.data import tfds_records
-from glide_jax.eval import features, references
+from glide_jax.eval import extractors, reference_files
+from glide_jax.runtime import user_cache
 from glide_jax.sample import cascade
 from glide_jax.text import tokenizers, vocabulary
 from glide_jax.train import init_from
@@ -121,9 +122,9 @@ READERS = {
     "run": init_from.load,
     "settings": init_from.read_config,
     "tokenizer": tokenizers.make_tokenizer,
-    "clip": lambda path: features.load(f"clip:{path}"),
-    "inception": lambda path: features.load(f"inception:{path}"),
-    "reference": lambda path: references.read(path, stand_in.QuarterMeans(), 8),
+    "clip": lambda path: extractors.load(f"clip:{path}"),
+    "inception": lambda path: extractors.load(f"inception:{path}"),
+    "reference": lambda path: reference_files.read(path, stand_in.QuarterMeans(), 8),
     "tfds": tfds_records.TfdsRecords,
 }
 
@@ -154,13 +155,13 @@ def test_the_library_reads_from_the_home_folder(workdir, monkeypatch, tmp_path):
 
 def test_the_folders_of_variables_may_be_in_the_home_folder(monkeypatch, tmp_path):
     monkeypatch.setenv("HOME", str(tmp_path))
-    monkeypatch.setenv(cache.FOLDER_VARIABLE, "~/kept")
-    assert cache.folder() == tmp_path / "kept"
+    monkeypatch.setenv(user_cache.FOLDER_VARIABLE, "~/kept")
+    assert user_cache.folder() == tmp_path / "kept"
     monkeypatch.setenv(vocabulary.FOLDER_VARIABLE, "~/vocab")
     (tmp_path / "vocab").mkdir()
     (tmp_path / "vocab" / "vocab.bpe").write_text("")
     assert vocabulary.find(vocabulary.GPT2_MERGES) == tmp_path / "vocab" / "vocab.bpe"
-    for name in (cache.FOLDER_VARIABLE, vocabulary.FOLDER_VARIABLE):
+    for name in (user_cache.FOLDER_VARIABLE, vocabulary.FOLDER_VARIABLE):
         monkeypatch.setenv(name, "gs://bucket/x")
         with pytest.raises(errors.UserError, match=f"{name}=gs://bucket/x is a URL"):
             vocabulary.find(vocabulary.GPT2_MERGES)

@@ -72,11 +72,11 @@ def test_the_page_answers_in_order(capsys):
 
 
 def test_compile_without_a_compiler_is_an_error(capsys, monkeypatch):
-    from glide_jax.plan import topology
+    from glide_jax.plan import device_topology
 
     words = ["plan", f"{BASE}:released", "--compile"]
     assert main.run([*words, "--chips=h100:8"]) == 2
-    monkeypatch.setattr(topology.importlib.util, "find_spec", lambda name: None)
+    monkeypatch.setattr(device_topology.importlib.util, "find_spec", lambda name: None)
     assert main.run([*words, WHERE]) == 2
     gpu, tpu = capsys.readouterr().err.splitlines()
     assert "h100" in gpu

@@ -8,8 +8,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from glide_jax import lifecycle
 from glide_jax.cli import main
+from glide_jax.runtime import lifecycle
 from tests import fake_devices
 from tests.train import small_runs
 

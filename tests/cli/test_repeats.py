@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from glide_jax.cli import main, repeats, sample, train
+from glide_jax.cli import main, sample, train
 from glide_jax.errors import UserError
 from tests import fake_devices
 
@@ -28,7 +28,7 @@ def values_of(verb) -> main.flags.FlagValues:
 )
 def test_a_flag_that_is_given_twice_is_named_with_both_values(words, told):
     with pytest.raises(UserError, match=told):
-        repeats.refuse(values_of(sample), ["glide", *words])
+        main.refuse(values_of(sample), ["glide", *words])
 
 
 @pytest.mark.parametrize(
@@ -42,7 +42,7 @@ def test_a_flag_that_is_given_twice_is_named_with_both_values(words, told):
 )
 def test_so_is_a_setting(words, told):
     with pytest.raises(UserError, match=told):
-        repeats.refuse(values_of(train), ["glide", *words])
+        main.refuse(values_of(train), ["glide", *words])
 
 
 @pytest.mark.parametrize(
@@ -55,7 +55,7 @@ def test_so_is_a_setting(words, told):
     ],
 )
 def test_flags_that_may_be_repeated_and_other_words_are_let_through(words):
-    repeats.refuse(values_of(sample), ["glide", *words])
+    main.refuse(values_of(sample), ["glide", *words])
 
 
 def test_the_command_ends_with_one_line(refused):

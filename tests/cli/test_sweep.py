@@ -12,8 +12,7 @@ from glide_jax.cli import main
 from glide_jax.config import defaults, resolve
 from glide_jax.eval import npz_files
 from glide_jax.sample import restore
-from glide_jax.sweep import attempt, definition, result, state
-from glide_jax.sweep import plan as plans
+from glide_jax.sweep import result, run_list, run_supervisor, state, sweep_file
 from tests import fake_devices
 
 BASE64 = fake_devices.ROOT / "experiments" / "configs" / "base64.py"
@@ -27,7 +26,7 @@ def write(path: pathlib.Path, runs: str, command: str) -> str:
 
 @pytest.fixture(autouse=True)
 def _nothing_is_started(monkeypatch):
-    monkeypatch.setattr(attempt, "GLIDE", ("false",))
+    monkeypatch.setattr(run_supervisor, "GLIDE", ("false",))
 
 
 @pytest.fixture
@@ -106,8 +105,8 @@ def test_a_command_that_cannot_be_swept_is_refused(refused, file, command, named
 
 
 def test_a_folder_of_another_sweep_is_refused(refused, file, tmp_path):
-    plans.keep(
-        plans.Plan("other", ("train",), (), (plans.Run("a", "", {}),)),
+    run_list.keep(
+        run_list.Plan("other", ("train",), (), (run_list.SweepRun("a", "", {}),)),
         tmp_path / "root",
     )
     line = refused("sweep", file("[{'seed': 1}]"), ROOT)
@@ -125,12 +124,14 @@ def test_runs_that_have_failed_are_left_alone_until_they_are_asked_for(
 ):
     """Started is `false`, which fails, in the place of `glide`."""
     monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr(attempt, "GLIDE", ("bash", "-c", "echo $2 >>calls; exit 2", ""))
+    monkeypatch.setattr(
+        run_supervisor, "GLIDE", ("bash", "-c", "echo $2 >>calls; exit 2", "")
+    )
     argv = ["sweep", file("[{'seed': 0}, {'seed': 1}]"), ROOT]
     assert main.run(argv) == 2
     calls = tmp_path / "calls"
     first, second = calls.read_text().split()
-    entry = state.Entry(tmp_path / "root", first.removeprefix("--only="))
+    entry = state.RunRecord(tmp_path / "root", first.removeprefix("--only="))
     entry.begin()
     entry.end(4)
     assert main.run(argv) == 2
@@ -143,13 +144,13 @@ def test_runs_that_have_failed_are_left_alone_until_they_are_asked_for(
 def test_the_plan_outlives_a_change_of_its_file(file, tmp_path, monkeypatch):
     """A task that waits for its node may start long after."""
     monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr(attempt, "GLIDE", ("bash", "-c", "exit 3", ""))
+    monkeypatch.setattr(run_supervisor, "GLIDE", ("bash", "-c", "exit 3", ""))
     path = file("[{'seed': 0}]")
     assert main.run(["sweep", path, ROOT]) == 3
-    (run,) = plans.read(tmp_path / "root").runs
+    (run,) = run_list.read(tmp_path / "root").runs
     file("[{'seed': 1}]")
     assert main.run(["sweep", path, ROOT, f"--only={run.id}"]) == 3
-    attempts = state.Entry(tmp_path / "root", run.id).attempts()
+    attempts = state.RunRecord(tmp_path / "root", run.id).attempts()
     assert [one.code for one in attempts] == [3]
 
 
@@ -173,10 +174,10 @@ def test_a_finished_evaluation_of_bundles_that_were_replaced_is_refused(
     command += " --captions_of=shapes:quickstart"
     argv = ["sweep", file("[{'guidance_scale': 2.0}]", command), ROOT]
     assert main.run([*argv, "--runner=print"]) == 0
-    (run,) = plans.read(tmp_path / "root").runs
+    (run,) = run_list.read(tmp_path / "root").runs
     judge = f"noised_clip {digests.pop('judge')}"
     settings = {"pictures": {"bundles": digests}, "features": judge, "judge": judge}
-    finish(state.Entry(tmp_path / "root", run.id), "evaluate", settings)
+    finish(state.RunRecord(tmp_path / "root", run.id), "evaluate", settings)
     assert main.run([*argv, "--runner=print"]) == 0
     (tmp_path / changed / "bundle.json").write_text("trained anew")
     capsys.readouterr()
@@ -195,9 +196,9 @@ def test_a_finished_evaluation_against_a_reference_that_was_replaced_is_refused(
     command = "evaluate --images=a.npz --features=clip:judge --reference=ref.npz"
     argv = ["sweep", file("[{'seed': 2}]", command), ROOT]
     assert main.run([*argv, "--runner=print"]) == 0
-    (run,) = plans.read(tmp_path / "root").runs
+    (run,) = run_list.read(tmp_path / "root").runs
     settings = {"reference": {"file_digest": npz_files.digest("ref.npz")}}
-    finish(state.Entry(tmp_path / "root", run.id), "evaluate", settings)
+    finish(state.RunRecord(tmp_path / "root", run.id), "evaluate", settings)
     assert main.run([*argv, "--runner=print"]) == 0
     np.savez("ref.npz", mu=np.ones(2))
     capsys.readouterr()
@@ -226,10 +227,10 @@ def test_a_finished_training_run_of_a_configuration_that_changed_is_refused(
         ROOT,
     ]
     assert main.run([*argv, "--runner=print"]) == 0
-    (run,) = plans.read(tmp_path / "root").runs
+    (run,) = run_list.read(tmp_path / "root").runs
     made = resolve.override(defaults.Config(), {"optim.warmup_steps": 30})
     settings = json.loads(resolve.to_json(made))
-    finish(state.Entry(tmp_path / "root", run.id), "train", settings)
+    finish(state.RunRecord(tmp_path / "root", run.id), "train", settings)
     assert main.run([*argv, "--runner=print"]) == 0
     config.write_text(text.replace("30", "40"))
     capsys.readouterr()
@@ -248,8 +249,8 @@ def test_the_help_names_what_a_root_and_many_gpus_need(capsys):
 
 def test_status_and_report_need_no_sweep_file(tmp_path, capsys, monkeypatch):
     monkeypatch.chdir(tmp_path)
-    run = plans.Run("a" * 10, "seed=1", {"seed": 1})
-    plans.keep(plans.Plan("small", ("evaluate",), (), (run,)), tmp_path / "root")
+    run = run_list.SweepRun("a" * 10, "seed=1", {"seed": 1})
+    run_list.keep(run_list.Plan("small", ("evaluate",), (), (run,)), tmp_path / "root")
     assert main.run(["sweep", ROOT, "--status"]) == 0
     assert "small: 1 waiting" in capsys.readouterr().out
     assert main.run(["sweep", ROOT, "--report"]) == 2
@@ -285,7 +286,7 @@ def test_what_another_run_of_the_sweep_makes_need_not_be_there(
     refused, file, tmp_path, capsys, caplog
 ):
     path = file("[{'seed': 0}]")
-    (run,) = plans.make(definition.load(pathlib.Path(path))).runs
+    (run,) = run_list.make(sweep_file.load(pathlib.Path(path))).runs
     made = f"root/runs/{run.id}"
     argv = ["sweep", path, ROOT, "--dry_run"]
     file(f"[{{'seed': 0}}, {{'train.init_from': '{made}/bundle'}}]")

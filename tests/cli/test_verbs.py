@@ -7,8 +7,9 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from glide_jax.cli import grid_hook, main
+from glide_jax.cli import main
 from glide_jax.data import sources, transforms
+from glide_jax.hooks import sample_grids
 from glide_jax.sample import stage
 from glide_jax.text import tokenizers
 from glide_jax.train import setup
@@ -71,7 +72,7 @@ def test_grids_are_guided_where_the_empty_caption_is_trained(
     }
     run, _ = setup.prepare(make_config(changes=changes), tmp_path)
     run.checkpoints.close()
-    grid_hook.make(run)
+    sample_grids.make(run)
     assert asked == [mode]
 
 

@@ -21,7 +21,7 @@ EXPERIMENTS = {
 def test_a_released_model_is_that_of_its_experiment(kind):
     golden = test_golden_configs.GOLDEN / f"{EXPERIMENTS[kind]}_released.json"
     experiment = resolve.from_json(golden.read_text())
-    config = released.config(kind)
+    config = released.make_config(kind)
     # So that a phase of the experiment can start from the converted bundle.
     assert config.model == experiment.model
     assert config.diffusion == experiment.diffusion
@@ -38,7 +38,7 @@ def test_a_released_model_is_that_of_its_experiment(kind):
     ],
 )
 def test_a_released_model_is_drawn_as_published(kind, settings):
-    config = released.config(kind)
+    config = released.make_config(kind)
     sample = config.sample
     assert settings == (
         sample.sampler,
@@ -50,10 +50,10 @@ def test_a_released_model_is_drawn_as_published(kind, settings):
 
 
 def test_both_halves_of_the_clip_have_the_same_settings():
-    assert released.config("clip-image") == released.config("clip-text")
-    assert released.config("clip-text").data.tokenizer == "clip"
+    assert released.make_config("clip-image") == released.make_config("clip-text")
+    assert released.make_config("clip-text").data.tokenizer == "clip"
 
 
 def test_another_kind_is_refused_with_those_there_are():
     with pytest.raises(UserError, match=r"'decoder' is not one of base, base-inpaint"):
-        released.config("decoder")
+        released.make_config("decoder")

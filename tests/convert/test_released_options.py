@@ -9,7 +9,7 @@ import pytest
 
 from glide_jax.checkpoint import bundle
 from glide_jax.config import resolve
-from glide_jax.convert import bundles, released, released_options, torch_glide
+from glide_jax.convert import bundles, released, torch_glide
 from glide_jax.errors import UserError
 from glide_jax.text import tokenizers
 from tests.models import golden_models
@@ -65,10 +65,10 @@ UPSAMPLER = {
     ],
 )
 def test_options_of_the_released_models_are_the_published_ones(kind, changed):
-    found = released_options.options(released.config(kind))
+    found = released.options(released.make_config(kind))
     assert found == {**PUBLISHED, "use_fp16": False, **changed}
     assert list(found) == list(PUBLISHED)
-    lines = released_options.left_out(released.config(kind), "gpt2")
+    lines = released.left_out(released.make_config(kind), "gpt2")
     # A size that has no option, and how the notebooks draw.
     assert len(lines) == (2 if kind.startswith("upsample") else 1)
 
@@ -92,8 +92,8 @@ def test_the_released_code_gets_levels_and_attention_of_any_model(
         channel_mult=channel_mult,
         attention_px=attention_px,
     )
-    config = dataclasses.replace(released.config("base"), model=model)
-    found = released_options.options(config)
+    config = dataclasses.replace(released.make_config("base"), model=model)
+    found = released.options(config)
     # As the released create_model reads them.
     levels = [int(part) for part in found["channel_mult"].split(",")]
     assert tuple(levels) == channel_mult
@@ -104,7 +104,7 @@ def test_the_released_code_gets_levels_and_attention_of_any_model(
     assert attends == set(attention_px)
     said = any(
         line.startswith(f"pictures are {image_px} px")
-        for line in released_options.left_out(config, "gpt2")
+        for line in released.left_out(config, "gpt2")
     )
     assert said == (image_px != found["image_size"])
 
@@ -152,10 +152,10 @@ def test_a_model_of_other_norm_groups_is_refused(tmp_path, groups):
 
 
 def test_of_a_clip_that_is_not_the_released_one_the_settings_are_named():
-    theirs = released.config("clip-text")
-    assert released_options.left_out(theirs, "clip") == []
+    theirs = released.make_config("clip-text")
+    assert released.left_out(theirs, "clip") == []
     ours = dataclasses.replace(theirs, model=small_runs.CLIP)
-    (line,) = released_options.left_out(ours, "sentencepiece")
+    (line,) = released.left_out(ours, "sentencepiece")
     for what in ("image_px 8", "vocab_size 320", "tokenizer sentencepiece"):
         assert what in line
     assert "compute_dtype" not in line

@@ -10,8 +10,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from glide_jax.data import disk, sources
-from glide_jax.text import sentencepiece_model, sentencepiece_training
+from glide_jax.data import retrying_reads, sources
+from glide_jax.text import sentencepiece_tokenizer
 
 
 @pytest.fixture(scope="session")
@@ -19,8 +19,8 @@ def tokenizer():
     """SentencePiece trained on captions of the quickstart world."""
     world = sources.open_source("shapes:quickstart")
     captions = sources.sample_captions(world, 200)
-    model = sentencepiece_training.train_sentencepiece(captions, 300)
-    return sentencepiece_model.SentencePieceTokenizer(model)
+    model = sentencepiece_tokenizer.train_sentencepiece(captions, 300)
+    return sentencepiece_tokenizer.SentencePieceTokenizer(model)
 
 
 @pytest.fixture(autouse=True)
@@ -32,7 +32,7 @@ def own_cache(tmp_path, monkeypatch):
 @pytest.fixture(autouse=True)
 def own_patience(monkeypatch):
     """No test waits less for its files because another one waited in vain."""
-    monkeypatch.setattr(disk, "_patience", disk.Patience())
+    monkeypatch.setattr(retrying_reads, "_patience", retrying_reads.Patience())
 
 
 def encoded_picture(shade: int, format_: str = "PNG") -> bytes:

@@ -32,9 +32,9 @@ import numpy as np
 from PIL import Image, PngImagePlugin
 
 from glide_jax import errors
-from glide_jax.data import caption_tables, captions, schema, tar_shards, transforms
-from glide_jax.sample import images, mask_files
-from glide_jax.text import bpe, sentencepiece_model, sentencepiece_training
+from glide_jax.data import caption_tables, caption_text, schema, tar_shards, transforms
+from glide_jax.sample import image_io, mask_files
+from glide_jax.text import bpe, sentencepiece_tokenizer
 from tests.data import damage, pictures
 
 INPUT_SECS = 20
@@ -125,7 +125,7 @@ def image_file_reader(folder: pathlib.Path) -> Reader:
         path.write_bytes(mend_png(content) if rng.random() < 0.7 else content)
         try:
             if rng.random() < 0.5:
-                assert images.read_image(path).dtype == np.uint8
+                assert image_io.read_image(path).dtype == np.uint8
             else:
                 mask = mask_files.read(path, rng.choice([None, *mask_files.READINGS]))
                 assert 0 < mask.known.mean() < 1
@@ -196,7 +196,7 @@ def _read_all(source: schema.Source) -> str:
     for index in range(min(len(source), 50)):
         try:
             example = source[index]
-            captions.check(example.caption, example.key)
+            caption_text.check(example.caption, example.key)
             assert isinstance(example.image, bytes)
         except schema.BadRecordError as bad:
             outcome = bad.kind if outcome == "good" else outcome
@@ -285,14 +285,14 @@ def _small_files() -> dict[str, tuple[bytes, ...]]:
     return {
         "gpt2": (json.dumps(ids).encode(), "\n".join(["#", *merges, ""]).encode()),
         "clip": (b"#version: 0.2\nc a\nca t</w>\nca t\n' s</w>\n",),
-        "sentencepiece": (sentencepiece_training.train_sentencepiece(texts, 300),),
+        "sentencepiece": (sentencepiece_tokenizer.train_sentencepiece(texts, 300),),
     }
 
 
 _MAKERS = {
     "gpt2": bpe.Gpt2Tokenizer,
     "clip": bpe.ClipTokenizer,
-    "sentencepiece": sentencepiece_model.SentencePieceTokenizer,
+    "sentencepiece": sentencepiece_tokenizer.SentencePieceTokenizer,
 }
 
 
@@ -310,7 +310,7 @@ def tokenizer_reader(folder: pathlib.Path) -> Reader:
 
     def read(rng: random.Random) -> str:
         text = sample_text(rng)
-        captions.check(text, "fuzz")
+        caption_text.check(text, "fuzz")
         _encode_decode(rng.choice(tokenizers), text)
         return "good"
 

@@ -11,7 +11,7 @@ import numpy as np
 from PIL import Image
 
 from glide_jax.data import picture_files, schema, transforms
-from glide_jax.sample import images
+from glide_jax.sample import image_io
 
 NOISE = np.random.default_rng(0).integers(0, 256, (24, 20, 4), np.uint8)
 RGBA = Image.fromarray(NOISE)
@@ -156,8 +156,8 @@ def _doors(content: bytes, folder: pathlib.Path) -> dict[str, np.ndarray]:
     with Image.open(path) as opened:
         return {
             "training": np.asarray(transforms.decode(example)),
-            "file": images.read_image(path),
-            "Pillow": images.as_pixels(opened)[0],
+            "file": image_io.read_image(path),
+            "Pillow": image_io.as_pixels(opened)[0],
         }
 
 

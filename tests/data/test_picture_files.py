@@ -13,7 +13,7 @@ from PIL import Image, ImageFile
 
 from glide_jax import errors
 from glide_jax.data import picture_files, schema
-from glide_jax.sample import images
+from glide_jax.sample import image_io
 from tests.data import pictures
 
 
@@ -91,10 +91,10 @@ def test_floating_point_pixels_are_refused():
     floats = Image.fromarray(np.full((4, 4), 0.5, np.float32))
     assert kind(pictures.encode(floats, "PPM")) == "broken image"
     with pytest.raises(errors.UserError, match="mode 'F'"):
-        images.as_pixels(floats)
+        image_io.as_pixels(floats)
     # 0 to 255, or 0 to 65535?
     with pytest.raises(errors.UserError, match="mode 'I'"):
-        images.as_pixels(Image.fromarray(np.full((4, 4), 200, np.int32)))
+        image_io.as_pixels(Image.fromarray(np.full((4, 4), 200, np.int32)))
 
 
 @pytest.mark.parametrize("format_", ["GIF", "WEBP", "PNG"])
@@ -201,7 +201,7 @@ def test_a_damaged_file_is_a_bad_record_and_one_line_for_a_flag(name, tmp_path):
     path = tmp_path / "picture.png"
     path.write_bytes(DAMAGED[name])
     with pytest.raises(errors.UserError, match=f"--image={path} ") as caught:
-        images.read_image(path, "--image")
+        image_io.read_image(path, "--image")
     assert not isinstance(caught.value, schema.BadRecordError)
     assert "\n" not in str(caught.value)
     assert " at 0x" not in str(caught.value)
@@ -220,7 +220,7 @@ def test_a_broken_pillow_picture_is_refused(tmp_path):
     (tmp_path / "cut.png").write_bytes(pictures.encode(pictures.RGB)[:300])
     opened = Image.open(tmp_path / "cut.png")
     with pytest.raises(errors.UserError, match="images: a picture cannot be read"):
-        images.as_pixels(opened)
+        image_io.as_pixels(opened)
 
 
 @pytest.mark.parametrize("suffix", sorted(picture_files.SUFFIXES))
@@ -262,7 +262,7 @@ def test_a_decompression_bomb_is_refused_by_its_header(monkeypatch, tmp_path, re
         recwarn.clear()
         (tmp_path / "bomb").write_bytes(bomb)
         with pytest.raises(errors.UserError, match="decompression bomb"):
-            images.read_image(tmp_path / "bomb", "--image")
+            image_io.read_image(tmp_path / "bomb", "--image")
         assert not recwarn.list  # a second line
         assert kind(bomb) == "decompression bomb"
 

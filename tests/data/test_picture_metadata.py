@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 from PIL import ImageCms
 
-from glide_jax.sample import images
+from glide_jax.sample import image_io
 from tests.data import pictures
 
 LONG = b"a" * (3 << 20)  # Pillow takes 1 MB
@@ -94,4 +94,4 @@ def test_metadata_does_not_keep_good_pixels_from_being_read(name, tmp_path):
         )
     np.testing.assert_array_equal(pictures.decode(content), want)
     (tmp_path / "picture").write_bytes(content)
-    np.testing.assert_array_equal(images.read_image(tmp_path / "picture"), want)
+    np.testing.assert_array_equal(image_io.read_image(tmp_path / "picture"), want)

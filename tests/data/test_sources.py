@@ -11,7 +11,14 @@ import pytest
 import tensorflow_datasets as tfds
 
 from glide_jax import errors
-from glide_jax.data import builders, disk, schema, shapes_world, sources, tar_shards
+from glide_jax.data import (
+    builders,
+    retrying_reads,
+    schema,
+    shapes_world,
+    sources,
+    tar_shards,
+)
 from tests.data import conftest
 
 
@@ -61,7 +68,7 @@ def test_a_folder_without_captions_or_pictures_is_a_user_error(tmp_path, picture
 def test_files_of_a_folder_that_cannot_be_read_are_bad_records(
     tmp_path, pictures, monkeypatch
 ):
-    monkeypatch.setattr(disk, "WAITS_SECS", ())
+    monkeypatch.setattr(retrying_reads, "WAITS_SECS", ())
     for name, content in pictures(5).items():
         (tmp_path / name).write_bytes(content)
     source = sources.open_source(f"folder:{tmp_path}")
@@ -88,7 +95,7 @@ def test_files_of_a_folder_that_cannot_be_read_are_bad_records(
 def test_a_folder_that_is_away_for_a_moment_was_never_gone(
     tmp_path, pictures, monkeypatch
 ):
-    monkeypatch.setattr(disk, "WAITS_SECS", (0.05,) * 100)
+    monkeypatch.setattr(retrying_reads, "WAITS_SECS", (0.05,) * 100)
     place = tmp_path / "pictures"
     place.mkdir()
     for name, content in pictures(2).items():
@@ -102,10 +109,10 @@ def test_a_folder_that_is_away_for_a_moment_was_never_gone(
     timer.join()
     # That one caption is missing is nothing to wait for.
     with monkeypatch.context() as patched:
-        patched.setattr(disk.time, "sleep", None)
+        patched.setattr(retrying_reads.time, "sleep", None)
         with pytest.raises(schema.BadRecordError, match="missing caption"):
             source[1]
-    monkeypatch.setattr(disk, "WAITS_SECS", ())
+    monkeypatch.setattr(retrying_reads, "WAITS_SECS", ())
     place.rename(away)
     with pytest.raises(schema.BadRecordError, match="vanished file"):
         source[1]
@@ -123,7 +130,7 @@ def records(tmp_path):
 def test_a_record_shard_that_is_damaged_changes_or_vanishes_gives_bad_records(
     records, monkeypatch
 ):
-    monkeypatch.setattr(disk, "WAITS_SECS", ())
+    monkeypatch.setattr(retrying_reads, "WAITS_SECS", ())
     place, shard = records
     whole = shard.read_bytes()
     # Where records stand, past the first of the chunks.

@@ -9,9 +9,9 @@ import tracemalloc
 
 import pytest
 
-from glide_jax import cache, errors
+from glide_jax import errors
 from glide_jax.data import (
-    disk,
+    retrying_reads,
     schema,
     sources,
     tar_headers,
@@ -19,6 +19,7 @@ from glide_jax.data import (
     tar_paths,
     tar_shards,
 )
+from glide_jax.runtime import user_cache
 
 
 @pytest.fixture
@@ -68,7 +69,7 @@ def test_a_damaged_cache_is_made_anew(shards):
     folder, _ = shards
     pattern = f"webdataset:{folder}/000.tar"
     sources.open_source(pattern)
-    for file in (cache.folder() / "tar_index").iterdir():
+    for file in (user_cache.folder() / "tar_index").iterdir():
         file.write_bytes(b"\x93NUMPY broken")
     assert sources.open_source(pattern)[1].caption == "a picture of shade 1"
 
@@ -180,7 +181,7 @@ def test_names_of_every_format_are_read_as_tarfile_reads_them(tmp_path, format_)
             for m in tar
             if not m.isdir()
         ]
-    descriptor, stamp = disk.open_file(tmp_path / "a.tar")
+    descriptor, stamp = retrying_reads.open_file(tmp_path / "a.tar")
     assert [*tar_headers.walk(descriptor, stamp.size)] == want
     os.close(descriptor)
 
@@ -214,7 +215,7 @@ def test_a_caption_of_100_mb_is_never_read(tmp_path, write_tar, pictures):
 def test_a_shard_that_vanishes_or_changes_makes_its_records_bad_until_it_is_back(
     shards, monkeypatch, caplog
 ):
-    monkeypatch.setattr(disk, "WAITS_SECS", (0.0, 0.0))
+    monkeypatch.setattr(retrying_reads, "WAITS_SECS", (0.0, 0.0))
     folder, _ = shards
     path = folder / "000.tar"
     source = sources.open_source(f"webdataset:{folder}/*.tar")

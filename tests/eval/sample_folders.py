@@ -7,7 +7,7 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from glide_jax.sample import images
+from glide_jax.sample import image_io
 
 PROMPTS = ("a red circle", 'a "corgi", painted', "<b>é</b> </script> {DATA}", "=1+1")
 
@@ -24,5 +24,5 @@ def make(
         pixels = np.full((px, px, 3), (brightness, i, 0), np.uint8)
         entries.append({"index": i, "prompt": prompt, "file": f"{i:06d}.png"})
         pictures.append((entries[-1]["file"], pixels))
-    images.write_all(folder, pictures, {"verb": "sample", "images": entries})
+    image_io.write_all(folder, pictures, {"verb": "sample", "images": entries})
     return str(folder)

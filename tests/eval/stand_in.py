@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from glide_jax.eval import features
+from glide_jax.eval import extractors
 
 
 class QuarterMeans:
@@ -16,13 +16,15 @@ class QuarterMeans:
         self.name, self.digest = name, digest
         self.most_at_once = 0
 
-    def __call__(self, pixels: np.ndarray) -> features.Features:
+    def __call__(self, pixels: np.ndarray) -> extractors.Features:
         self.most_at_once = max(self.most_at_once, len(pixels))
         n, h, _, c = pixels.shape
         blocks = pixels.reshape(n, 2, h // 2, 2, h // 2, c).astype(np.float32)
         pool = blocks.mean(axis=(2, 4)).reshape(n, 12)
         logits = pixels.astype(np.float32).mean(axis=(1, 2)) / 50
-        return features.Features(pool, pixels[..., 0].mean(axis=2, dtype="f4"), logits)
+        return extractors.Features(
+            pool, pixels[..., 0].mean(axis=2, dtype="f4"), logits
+        )
 
 
 def noise_pictures(count: int, px: int = 8, *, seed: int = 0) -> np.ndarray:

@@ -7,11 +7,11 @@ import itertools
 import numpy as np
 import pytest
 
-from glide_jax.eval import distances, moments
+from glide_jax.eval import distances, running_stats
 
 
-def gaussian_of(rows: np.ndarray) -> moments.Gaussian:
-    found = moments.Moments(rows.shape[1])
+def gaussian_of(rows: np.ndarray) -> running_stats.Gaussian:
+    found = running_stats.RunningMoments(rows.shape[1])
     found.add(rows)
     return found.gaussian()
 
@@ -26,8 +26,8 @@ def test_frechet_of_gaussians_of_one_basis_equals_the_closed_form():
     first, second = rng.uniform(0.1, 4, (2, 8))
     shift = rng.standard_normal(8)
     found = distances.frechet(
-        moments.Gaussian(np.zeros(8), basis @ np.diag(first) @ basis.T),
-        moments.Gaussian(shift, basis @ np.diag(second) @ basis.T),
+        running_stats.Gaussian(np.zeros(8), basis @ np.diag(first) @ basis.T),
+        running_stats.Gaussian(shift, basis @ np.diag(second) @ basis.T),
     )
     # Covariances of one basis commute: sum of (sqrt a - sqrt b)^2 over the axes.
     expected = shift @ shift + ((np.sqrt(first) - np.sqrt(second)) ** 2).sum()
@@ -39,7 +39,7 @@ def test_frechet_of_two_planes_that_do_not_commute_equals_its_closed_form():
     a, b = np.array([[2.0, 1.0], [1.0, 1.0]]), np.array([[1.0, -0.5], [-0.5, 3.0]])
     root = np.sqrt(np.trace(a @ b) + 2 * np.sqrt(np.linalg.det(a @ b)))
     found = distances.frechet(
-        moments.Gaussian(np.zeros(2), a), moments.Gaussian(np.ones(2), b)
+        running_stats.Gaussian(np.zeros(2), a), running_stats.Gaussian(np.ones(2), b)
     )
     assert found == pytest.approx(2 + np.trace(a + b) - 2 * root, rel=1e-12)
 

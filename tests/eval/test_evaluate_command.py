@@ -14,8 +14,8 @@ import pytest
 from absl import flags as absl_flags
 
 from glide_jax.cli import evaluate as evaluate_verb
-from glide_jax.cli import evaluate_inputs, main, output
-from glide_jax.eval import collecting, pictures
+from glide_jax.cli import evaluate_inputs, main, output_folders
+from glide_jax.eval import feature_passes, picture_sets
 from tests import fake_devices
 from tests.eval import stand_in
 from tests.quick_compilation import quick_compilation  # noqa: F401
@@ -32,7 +32,7 @@ def world(bundles, tmp_path_factory):  # noqa: F811
     photos = root / "photos"
     photos.mkdir()
     for i, pixels in enumerate(REAL):
-        pictures.images_lib.write_png(photos / f"{i:02d}.png", pixels)
+        picture_sets.image_io.write_png(photos / f"{i:02d}.png", pixels)
         (photos / f"{i:02d}.txt").write_text(CAPTIONS[i % 6])
     (root / "prompts.txt").write_text(LINES)
     flags = [f"--source=folder:{photos}", "--px=8", f"--output={root / 'ref.npz'}"]
@@ -88,7 +88,7 @@ def test_a_run_leaves_figures_pictures_and_all_that_repeats_it(
     printed = capsys.readouterr().out
     assert all(name in printed for name in metrics)
     # 10 pictures in rows of 4, with a seam of 2.
-    sheet = pictures.images_lib.read_image(tmp_path / "out" / "samples.png")
+    sheet = picture_sets.image_io.read_image(tmp_path / "out" / "samples.png")
     assert sheet.shape == (28, 38, 3)
 
     # Saved pictures have the figures that they had when they were drawn.
@@ -131,7 +131,7 @@ def test_a_signal_ends_it_with_42_and_only_the_same_settings_go_on(
     evaluate, tmp_path, monkeypatch, capsys
 ):
     assert evaluate("--batch_size=5", output=tmp_path / "whole") == 0
-    read, drawn = pictures.Drawn.read, []
+    read, drawn = picture_sets.Drawn.read, []
 
     def read_until_stopped(self, first, stop):
         drawn.append(first)
@@ -139,7 +139,7 @@ def test_a_signal_ends_it_with_42_and_only_the_same_settings_go_on(
             os.kill(os.getpid(), signal.SIGTERM)
         return read(self, first, stop)
 
-    monkeypatch.setattr(pictures.Drawn, "read", read_until_stopped)
+    monkeypatch.setattr(picture_sets.Drawn, "read", read_until_stopped)
     capsys.readouterr()
     assert evaluate("--batch_size=5") == 42
     assert "SIGTERM with what is done kept" in capsys.readouterr().err
@@ -178,7 +178,7 @@ def test_losses_are_measured_alone_and_once(
 
 
 def test_of_warnings_that_differ_in_details_the_first_is_told(caplog):
-    with evaluate_verb.told_once():
+    with evaluate_verb.dedupe_warnings():
         for lost in ("a", "b"):
             logging.warning("%s cuts this prompt; not seen: %r", "base", lost)
             logging.warning("%s cuts this prompt; not seen: %r", "clip", lost)
@@ -251,7 +251,7 @@ def test_a_reference_cut_off_goes_on_and_flags_are_asked_for(
     flags = [f"--source=folder:{world / 'photos'}", "--px=8", "--keep_images"]
     flags += [f"--features=clip:{bundles['clip']}", "--batch_size=9"]
     flags += [f"--output={tmp_path / 'again.npz'}"]
-    look, seen = collecting.look, []
+    look, seen = feature_passes.look, []
 
     def look_until_stopped(shown, judges):
         seen.extend(shown.indices.tolist())
@@ -259,7 +259,7 @@ def test_a_reference_cut_off_goes_on_and_flags_are_asked_for(
             os.kill(os.getpid(), signal.SIGTERM)
         return look(shown, judges)
 
-    monkeypatch.setattr(collecting, "look", look_until_stopped)
+    monkeypatch.setattr(feature_passes, "look", look_until_stopped)
     assert main.run(["evaluate", "reference", *flags]) == 42
     assert main.run(["evaluate", "reference", *flags]) == 0
     assert seen == list(range(24))
@@ -285,7 +285,7 @@ def test_a_second_program_in_the_same_output_is_refused_and_harms_nothing(
     flags = [f"--source=folder:{world / 'photos'}", "--px=8", f"--output={path}"]
     flags += [f"--features=clip:{bundles['clip']}"]
     (tmp_path / "out").mkdir()
-    with output.alone(tmp_path / "out"), output.alone(path):
+    with output_folders.alone(tmp_path / "out"), output_folders.alone(path):
         capsys.readouterr()
         assert evaluate() == 2
         assert "another program writes to" in capsys.readouterr().err

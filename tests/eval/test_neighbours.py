@@ -10,11 +10,12 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from glide_jax import errors, progress
+from glide_jax import errors
 from glide_jax.cli import main
 from glide_jax.data import schema
-from glide_jax.eval import features, neighbours, sample_folder
-from glide_jax.sample import images
+from glide_jax.eval import extractors, neighbours, picture_folder
+from glide_jax.runtime import progress
+from glide_jax.sample import image_io
 from tests.quick_compilation import quick_compilation  # noqa: F401
 from tests.sample.conftest import bundles, models, tokenizer  # noqa: F401
 
@@ -42,7 +43,7 @@ def random_pixels(count, seed=0, px=PX):
 
 @pytest.fixture(scope="module")
 def clip(bundles):  # noqa: F811
-    return features.load(f"clip:{bundles['clip']}", batch_size=4)
+    return extractors.load(f"clip:{bundles['clip']}", batch_size=4)
 
 
 @pytest.fixture
@@ -56,8 +57,10 @@ def samples(tmp_path):
         for i, name in enumerate(names)
     ]
     folder = tmp_path / "samples"
-    images.write_all(folder, list(zip(names, pixels, strict=True)), {"images": entries})
-    return sample_folder.read(str(folder))
+    image_io.write_all(
+        folder, list(zip(names, pixels, strict=True)), {"images": entries}
+    )
+    return picture_folder.read(str(folder))
 
 
 def test_a_training_picture_among_the_samples_finds_itself(clip, samples):
@@ -73,7 +76,7 @@ def test_a_training_picture_among_the_samples_finds_itself(clip, samples):
 def test_the_nearest_are_those_of_all_products_at_once(clip, samples):
     trained = random_pixels(COUNT)
     found = neighbours.search(clip, samples, Pictures(trained), count=4).nearest
-    drawn = np.stack([images.read_image(sample.file) for sample in samples])
+    drawn = np.stack([image_io.read_image(sample.file) for sample in samples])
     # Features have length 4, the root of their 16 numbers.
     cosines = clip(drawn).pool @ clip(trained).pool.T / 16
     np.testing.assert_array_equal(found.indices, np.argsort(-cosines)[:, :4])
@@ -105,7 +108,7 @@ def test_a_copy_at_another_size_is_found_as_training_would_have_cropped_it(
 ):
     large = random_pixels(3, px=32)
     Image.fromarray(large[2]).save(tmp_path / "copy.png")
-    sample = sample_folder.Sample(tmp_path / "copy.png", "a copy")
+    sample = picture_folder.Sample(tmp_path / "copy.png", "a copy")
     found = neighbours.search(clip, [sample], Pictures(large), count=1).nearest
     assert found.indices.tolist() == [[2]]
     assert found.similarity[0, 0] == pytest.approx(1, abs=1e-5)
@@ -146,7 +149,7 @@ def test_the_verb_writes_a_sheet_and_every_neighbour(command, tmp_path, capsys):
     assert record["extractor"]["name"] == "noised_clip"
     assert (record["searched"], record["left_out"]) == (COUNT, 0)
     assert [len(entry["nearest"]) for entry in record["samples"]] == [2, 2, 2]
-    sheet = images.read_image(tmp_path / "out" / "neighbours.png")
+    sheet = image_io.read_image(tmp_path / "out" / "neighbours.png")
     # Samples and two neighbours at 128 px each; a corner pixel enlarged 16-fold.
     corner = random_pixels(COUNT)[7, 0, 0]
     assert int((sheet == corner).all(-1).sum()) >= 2 * 16 * 16

@@ -9,7 +9,7 @@ import pytest
 from PIL import Image
 
 from glide_jax import errors
-from glide_jax.eval import picture_folder, sample_folder
+from glide_jax.eval import picture_folder
 from tests.eval import sample_folders
 
 
@@ -107,7 +107,7 @@ def test_samples_to_compare_tell_what_is_passed_over(tmp_path, caplog):
     caplog.set_level("INFO")
     path = sample_folders.make(tmp_path, ["a", "b"], brightness=0)
     write(tmp_path, "extra.png")
-    assert len(sample_folder.read(path)) == 2
+    assert len(picture_folder.read(path)) == 2
     (record,) = caplog.records
     assert f"--samples={path}: 2 pictures" in record.getMessage()
     assert "samples.json does not list (1)" in record.getMessage()
@@ -119,7 +119,7 @@ def test_an_unfinished_run_is_told(tmp_path, caplog):
     (tmp_path / "samples.json").write_text(json.dumps(record))
     for read in (
         lambda: picture_folder.list_pictures(tmp_path, "--images=f"),
-        lambda: sample_folder.read(str(tmp_path)),
+        lambda: picture_folder.read(str(tmp_path)),
     ):
         caplog.clear()
         read()

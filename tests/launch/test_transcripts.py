@@ -12,7 +12,7 @@ import subprocess
 
 import pytest
 
-from glide_jax import lifecycle
+from glide_jax.runtime import lifecycle
 from tests.launch import launchers
 
 GOLDEN = launchers.ROOT / "tests" / "golden" / "launch"
@@ -100,7 +100,7 @@ def test_the_exit_codes_that_restart_are_exactly_those_that_mean_again():
         ["bash", "-c", script], cwd=launchers.ROOT, capture_output=True, text=True
     )
     assert [int(line) for line in result.stdout.split()] == AGAIN
-    assert [code for code in range(256) if lifecycle.is_again(code)] == AGAIN
+    assert [code for code in range(256) if lifecycle.is_retryable(code)] == AGAIN
 
 
 def test_a_jobset_fails_at_once_on_every_other_code():

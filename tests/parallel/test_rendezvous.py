@@ -11,7 +11,7 @@ import pytest
 
 from glide_jax.errors import UserError
 from glide_jax.parallel import rendezvous
-from glide_jax.parallel.cluster import Cluster
+from glide_jax.parallel.cluster_env import Cluster
 
 
 @pytest.fixture
@@ -26,7 +26,7 @@ def meet(*clusters: Cluster) -> list[str]:
 
     def run(cluster: Cluster) -> str:
         try:
-            rendezvous.meet(cluster)
+            rendezvous.wait_for_processes(cluster)
         except UserError as error:
             return str(error)
         return ""

@@ -5,12 +5,12 @@ import jax.numpy as jnp
 import numpy as np
 
 from glide_jax.config import defaults
-from glide_jax.parallel import mesh, sharding
+from glide_jax.parallel import device_mesh, sharding
 from tests import fake_devices
 
 
 def test_on_one_device_everything_lies_whole():
-    made = mesh.make_mesh(defaults.MeshConfig())
+    made = device_mesh.make_mesh(defaults.MeshConfig())
     tree = {"kernel": jax.ShapeDtypeStruct((512, 512), jnp.float32)}
     lies = sharding.shard_tree(tree, made, min_shard_mb=0)
     assert lies["kernel"].is_fully_replicated
@@ -19,7 +19,7 @@ def test_on_one_device_everything_lies_whole():
 
 
 def test_a_batch_becomes_global_arrays_with_its_values():
-    made = mesh.make_mesh(defaults.MeshConfig())
+    made = device_mesh.make_mesh(defaults.MeshConfig())
     batch = {"x": np.arange(6.0).reshape(2, 3)}
     result = sharding.to_global(batch, made)
     assert isinstance(result["x"], jax.Array)

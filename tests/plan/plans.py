@@ -6,7 +6,7 @@ import dataclasses
 
 from glide_jax import presets
 from glide_jax.config import defaults
-from glide_jax.plan import problem, topology
+from glide_jax.plan import device_topology, problem
 
 
 def small_config(**sections: dict) -> defaults.Config:
@@ -27,7 +27,7 @@ def small_config(**sections: dict) -> defaults.Config:
 def small(where: str = "v5p:2x2x2", slices: int | None = None, **sections: dict):
     """The small run on a machine; 2x2x2 are 8 devices."""
     return problem.make_problem(
-        small_config(**sections), topology.parse(where, None, slices)
+        small_config(**sections), device_topology.parse(where, None, slices)
     )
 
 
@@ -36,4 +36,4 @@ def released(model: defaults.ModelConfig, where: str, **train: object):
     config = defaults.Config(
         name="released", model=model, train=defaults.TrainConfig(**train)
     )
-    return problem.make_problem(config, topology.parse(where, None, None))
+    return problem.make_problem(config, device_topology.parse(where, None, None))

@@ -6,7 +6,7 @@ import json
 
 import pytest
 
-from glide_jax.plan import compiled, topology
+from glide_jax.plan import compiled, device_topology
 from tests import fake_devices
 
 GIB = 2**30
@@ -41,7 +41,9 @@ def test_any_other_failure_of_the_compiler_is_raised():
 
 
 def test_gpus_have_no_compiler_here():
-    reasons = topology.missing_for_compiling(topology.parse(None, "h100:8", None))
+    reasons = device_topology.missing_for_compiling(
+        device_topology.parse(None, "h100:8", None)
+    )
     assert len(reasons) == 1
     assert "h100" in reasons[0]
 
@@ -67,7 +69,11 @@ print(json.dumps(plan.make_plan(config, where, compiles=True)))
 
 @pytest.mark.slow
 @pytest.mark.skipif(
-    bool(topology.missing_for_compiling(topology.parse("v5p:2x2x1", None, None))),
+    bool(
+        device_topology.missing_for_compiling(
+            device_topology.parse("v5p:2x2x1", None, None)
+        )
+    ),
     reason="libtpu is not installed: pip install -e .[tpu]",
 )
 def test_the_formulas_bytes_are_near_the_compilers():

@@ -8,9 +8,9 @@ import pytest
 
 from glide_jax import presets
 from glide_jax.config import defaults
-from glide_jax.plan import cost, topology
+from glide_jax.plan import cost, device_topology
 
-WHERE = topology.parse("v5p:4x4x8", None, None)
+WHERE = device_topology.parse("v5p:4x4x8", None, None)
 
 
 def paper() -> defaults.Config:

@@ -10,7 +10,7 @@ import pytest
 
 from glide_jax import presets
 from glide_jax.config import defaults
-from glide_jax.plan import memory, problem, topology
+from glide_jax.plan import device_topology, memory, problem
 from tests import test_golden_configs
 from tests.plan import plans
 
@@ -29,7 +29,7 @@ def paper(model=PAPER):
         model=model,
         mesh=defaults.MeshConfig(fsdp=8),
     )
-    return problem.make_problem(config, topology.parse("v5p:4x4x4", None, None))
+    return problem.make_problem(config, device_topology.parse("v5p:4x4x4", None, None))
 
 
 def test_the_state_of_a_device_is_its_parts_of_all_tensors():
@@ -154,7 +154,7 @@ def test_the_formula_lies_within_15_percent_of_the_tpus_compiler(name, remat, gi
     """Of libtpu 0.0.51 on v5p:4x4x8; see experiments/results/plan."""
     path = test_golden_configs.ROOT / "experiments" / "configs" / f"{name}.py"
     config = test_golden_configs.load(path, "paper")
-    given = problem.make_problem(config, topology.parse("v5p:4x4x8", None, None))
+    given = problem.make_problem(config, device_topology.parse("v5p:4x4x8", None, None))
     if remat:
         given = given.with_train(remat=remat)
     assert estimate(given).total / 2**30 == pytest.approx(gib, rel=0.15)

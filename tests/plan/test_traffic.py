@@ -8,7 +8,7 @@ import jax
 import pytest
 
 from glide_jax import presets
-from glide_jax.plan import topology, traffic
+from glide_jax.plan import device_topology, traffic
 from tests.plan import plans
 
 
@@ -92,6 +92,6 @@ def test_a_clip_gathers_the_features_of_the_whole_batch():
 
 def test_seconds_are_bytes_by_the_published_bandwidth():
     row = traffic.Collective("x", "all-gather", "fsdp", 1, 200e9, 6.25e9)
-    where = topology.parse("v5p:4x4x8", None, None)
+    where = device_topology.parse("v5p:4x4x8", None, None)
     # v5p: 1,200 GB/s both ways over three dimensions; 50 Gbit/s.
     assert traffic.seconds([row], where) == pytest.approx({"ICI": 1.0, "DCN": 1.0})

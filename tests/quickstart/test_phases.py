@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import pytest
 
-from glide_jax import lifecycle
 from glide_jax.config import validate
 from glide_jax.data import sources
 from glide_jax.quickstart import ledger, phases
-from glide_jax.text import sentencepiece_model, sentencepiece_training
+from glide_jax.runtime import lifecycle
+from glide_jax.text import sentencepiece_tokenizer
 
 
 @pytest.mark.parametrize("scale", [0.0, 0.001, 0.3, 1.0])
@@ -47,8 +47,8 @@ def test_a_tiny_model_reads_captions_to_their_end(tmp_path, world):
     config = phases.load_config(phases.PHASES[0], tmp_path, 1.0)
     pieces = int(config.data.tokenizer.removeprefix("sentencepiece:"))
     captions = sources.sample_captions(sources.open_source(world), 500)
-    tokenizer = sentencepiece_model.SentencePieceTokenizer(
-        sentencepiece_training.train_sentencepiece(captions, pieces)
+    tokenizer = sentencepiece_tokenizer.SentencePieceTokenizer(
+        sentencepiece_tokenizer.train_sentencepiece(captions, pieces)
     )
     longest = max(len(tokenizer.encode(caption)) for caption in captions)
     assert longest <= config.model.text_context

@@ -2,7 +2,7 @@ from __future__ import annotations
 
 import pytest
 
-from glide_jax.runtime import text_lines
+from glide_jax.runtime import wording
 
 
 @pytest.mark.parametrize(
@@ -19,4 +19,4 @@ from glide_jax.runtime import text_lines
     ],
 )
 def test_lines_end_at_newlines_and_carriage_returns_only(text, lines):
-    assert text_lines.split_lines(text) == lines
+    assert wording.split_lines(text) == lines

@@ -13,7 +13,7 @@ from glide_jax.checkpoint import bundle
 from glide_jax.config import defaults, resolve
 from glide_jax.models import build
 from glide_jax.sample import restore
-from glide_jax.text import sentencepiece_model, sentencepiece_training, tokenizers
+from glide_jax.text import sentencepiece_tokenizer, tokenizers
 from tests.quick_compilation import quick_compilation  # noqa: F401
 
 CAPTIONS = [f"a {size} {hue} circle" for size in ("big", "small") for hue in "rgb"]
@@ -59,8 +59,8 @@ SIZES = {
 
 @pytest.fixture(scope="session")
 def tokenizer():
-    proto = sentencepiece_training.train_sentencepiece(CAPTIONS, 300)
-    return sentencepiece_model.SentencePieceTokenizer(proto)
+    proto = sentencepiece_tokenizer.train_sentencepiece(CAPTIONS, 300)
+    return sentencepiece_tokenizer.SentencePieceTokenizer(proto)
 
 
 @pytest.fixture(scope="session")

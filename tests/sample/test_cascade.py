@@ -10,8 +10,8 @@ from PIL import Image
 
 from glide_jax import errors
 from glide_jax.config import defaults
-from glide_jax.sample import cascade, images, rerank, run, settings
-from glide_jax.text import sentencepiece_model, sentencepiece_training
+from glide_jax.sample import cascade, image_io, request, rerank, settings
+from glide_jax.text import sentencepiece_tokenizer
 
 PROMPTS = ["a big r circle", "a small g circle", "a big b circle"]
 
@@ -27,7 +27,7 @@ def inpainter(models) -> cascade.Glide:
 
 
 @pytest.fixture(scope="module")
-def drawn(both) -> run.Pictures:
+def drawn(both) -> request.CascadeOutput:
     """Three pictures in batches of two, so that the second batch is padded."""
     return both.sample(PROMPTS, seed=7, batch_size=2)
 
@@ -160,10 +160,10 @@ def test_known_pixels_are_kept_to_the_edge_of_a_hole_off_the_base_grid(inpainter
     assert_within(result.images[known], pictures[known], 0)
     assert not np.array_equal(result.images, pictures)
     # A pixel of the base model that the hole touches is drawn anew by it.
-    touched = images.resize_mask(masks[0], 8) == 0
+    touched = image_io.resize_mask(masks[0], 8) == 0
     assert touched[1:6, 2:5].all()
     assert touched.sum() == 15
-    small = images.resize(pictures, 8)
+    small = image_io.resize(pictures, 8)
     assert_within(result.base_images[:, ~touched], small[:, ~touched], 0)
 
 
@@ -196,7 +196,7 @@ def test_an_edit_of_strength_0_returns_the_picture(both):
     pictures = make_pictures(2, 16)
     kept = both.edit(pictures, PROMPTS[0], strength=0.0)
     np.testing.assert_array_equal(kept.images, pictures)
-    np.testing.assert_array_equal(kept.base_images, images.resize(pictures, 8))
+    np.testing.assert_array_equal(kept.base_images, image_io.resize(pictures, 8))
     assert kept.settings["strength"] == 0.0
     changed = both.edit(pictures, PROMPTS[0], strength=1.0)
     assert np.abs(changed.images.astype(int) - pictures).max() > 20
@@ -274,8 +274,8 @@ def test_pictures_are_drawn_as_often_as_asked_for(inpainter):
 
 
 def test_models_of_different_tokenizers_are_refused(models):
-    other = sentencepiece_model.SentencePieceTokenizer(
-        sentencepiece_training.train_sentencepiece(["a dog", "a cat"], 280)
+    other = sentencepiece_tokenizer.SentencePieceTokenizer(
+        sentencepiece_tokenizer.train_sentencepiece(["a dog", "a cat"], 280)
     )
     upsampler = dataclasses.replace(models["upsampler"], tokenizer=other)
     with pytest.raises(errors.UserError, match="different tokenizers"):

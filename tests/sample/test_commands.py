@@ -10,11 +10,11 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from glide_jax import lifecycle, progress
 from glide_jax.cli import main
 from glide_jax.cli import sample as sample_verb
 from glide_jax.config import defaults
-from glide_jax.sample import cascade, images, output_folder
+from glide_jax.runtime import lifecycle, progress
+from glide_jax.sample import cascade, image_io, output_folder
 
 
 @pytest.fixture
@@ -53,8 +53,8 @@ def test_sampling_writes_pictures_a_grid_and_a_record_that_repeats_them(
     assert record["bundles"].keys() == {"base", "upsampler"}
     assert sample(*flags, f"--output={tmp_path / 'again'}") == 0
     for path in folder.glob("*.png"):
-        again = images.read_image(tmp_path / "again" / path.name)
-        np.testing.assert_array_equal(again, images.read_image(path))
+        again = image_io.read_image(tmp_path / "again" / path.name)
+        np.testing.assert_array_equal(again, image_io.read_image(path))
 
 
 def test_one_picture_of_a_run_is_drawn_alone(sample, tmp_path):
@@ -64,7 +64,7 @@ def test_one_picture_of_a_run_is_drawn_alone(sample, tmp_path):
     assert sample(*flags, "--first_index=1", f"--output={tmp_path / 'one'}") == 0
     names = sorted(path.name for path in (tmp_path / "one").iterdir())
     assert names == ["000001.png", "000001_base.png", "samples.json"]
-    pair = [images.read_image(tmp_path / d / "000001.png") for d in ("one", "two")]
+    pair = [image_io.read_image(tmp_path / d / "000001.png") for d in ("one", "two")]
     # A batch may round differently, which is at most a level or two.
     assert np.abs(pair[0].astype(int) - pair[1]).max() <= 2
 
@@ -86,7 +86,7 @@ def test_captions_of_a_source_are_drawn_beside_its_pictures(sample, tmp_path, ca
     record = json.loads((tmp_path / "out" / "samples.json").read_text())
     prompts = [entry["prompt"] for entry in record["images"]]
     assert len(set(prompts)) == 2
-    sheet = images.read_image(tmp_path / "out" / "beside.png")
+    sheet = image_io.read_image(tmp_path / "out" / "beside.png")
     for name, colour in (("r", (250, 0, 0)), ("g", (0, 250, 0)), ("b", (0, 0, 250))):
         is_shown = (sheet == colour).all(axis=-1).sum() > 1000
         assert is_shown == (f"a big {name} circle" in prompts)
@@ -119,7 +119,7 @@ def test_inpainting_keeps_what_the_mask_leaves_black(bundles, tmp_path, capsys):
     )
     assert code == 0
     first, second = (
-        images.read_image(tmp_path / "out" / name)
+        image_io.read_image(tmp_path / "out" / name)
         for name in ("000000.png", "000001.png")
     )
     np.testing.assert_array_equal(first[:, :8], picture[:, :8])
@@ -197,7 +197,7 @@ def test_a_picture_is_continued_beyond_its_sides(bundles, tmp_path):
     flags += [f"--upsampler={bundles['upsampler_inpaint']}"]
     flags += [f"--image={tmp_path / 'picture.png'}", "--extend=0,0,8,0"]
     assert main.run(["inpaint", *flags, f"--output={tmp_path / 'out'}"]) == 0
-    wider = images.read_image(tmp_path / "out" / "000000.png")
+    wider = image_io.read_image(tmp_path / "out" / "000000.png")
     assert wider.shape == (16, 24, 3)
     np.testing.assert_array_equal(wider[:, :16], picture)
 
@@ -215,7 +215,7 @@ def test_an_edit_is_written_with_what_repeats_it(bundles, tmp_path):
     assert len(record["image"]["sha256"]) == 64
     kept = f"--output={tmp_path / 'kept'}"
     assert main.run(["edit", *flags, "--strength=0", kept]) == 0
-    drawn = images.read_image(tmp_path / "kept" / "000001.png")
+    drawn = image_io.read_image(tmp_path / "kept" / "000001.png")
     np.testing.assert_array_equal(drawn, picture)
 
 
@@ -229,13 +229,13 @@ def test_a_photo_comes_back_at_its_own_size(bundles, tmp_path, capsys, monkeypat
     flags = [f"--base={bundles['base_inpaint']}", "--image=photo.png", "--prompt=x"]
     assert main.run(["inpaint", *flags, "--mask=mask.png", "--output=filled"]) == 0
     assert "the 20 x 20 square at (44, 3)" in capsys.readouterr().out
-    filled = images.read_image("filled/000000.png")
+    filled = image_io.read_image("filled/000000.png")
     np.testing.assert_array_equal(filled[mask == 0], photo[mask == 0])
     record = json.loads((tmp_path / "filled" / "samples.json").read_text())
     assert record["settings"]["squares"] == [{"left": 44, "top": 3, "side": 20}]
     assert main.run(["edit", *flags, "--output=edited"]) == 0
     assert "picture 64 x 40, continued to a square" in capsys.readouterr().out
-    assert images.read_image("edited/000000.png").shape == photo.shape
+    assert image_io.read_image("edited/000000.png").shape == photo.shape
 
 
 def test_pictures_of_any_size_are_enlarged(bundles, tmp_path, capsys, monkeypatch):
@@ -254,8 +254,8 @@ def test_pictures_of_any_size_are_enlarged(bundles, tmp_path, capsys, monkeypatc
     lines = capsys.readouterr().out.splitlines()
     assert lines[0] == "a.png: 8 x 8 px, enlarged to 16 x 16 in 1 square of 8 x 8"
     assert lines[1] == "b.png: 12 x 5 px, enlarged to 24 x 10 in 2 squares of 8 x 8"
-    assert images.read_image("large/000000.png").shape == (16, 16, 3)
-    assert images.read_image("large/000001.png").shape == (10, 24, 3)
+    assert image_io.read_image("large/000000.png").shape == (16, 16, 3)
+    assert image_io.read_image("large/000001.png").shape == (10, 24, 3)
     record = json.loads((tmp_path / "large" / "samples.json").read_text())
     assert [e["prompt"] for e in record["images"]] == ["x", "y"]
     assert [e["file"] for e in record["images_enlarged"]] == ["a.png", "b.png"]
@@ -415,7 +415,7 @@ def test_batches_with_candidates_keep_the_pictures_of_one_call(bundles, tmp_path
     ]
     assert record["settings"] == drawn.settings
     for entry, pixels in zip(record["images"], drawn.images, strict=True):
-        written = images.read_image(tmp_path / "out" / entry["file"])
+        written = image_io.read_image(tmp_path / "out" / entry["file"])
         np.testing.assert_array_equal(written, pixels)
 
 

@@ -9,7 +9,7 @@ from PIL import Image, ImageDraw, ImageFilter
 
 from glide_jax import errors
 from glide_jax.cli import inpaint
-from glide_jax.sample import images, mask_files
+from glide_jax.sample import image_io, mask_files
 
 SIDE = 48
 # A region that no symmetry of the square keeps.
@@ -245,7 +245,7 @@ def test_a_mask_is_turned_upright_like_its_picture(read, tmp_path):
     Image.fromarray(BLACK_AND_WHITE).save(tmp_path / "turned.png", exif=exif)
     mask = mask_files.read(tmp_path / "turned.png")
     np.testing.assert_array_equal(mask.known == 0, np.rot90(REGION, -1))
-    known = images.read_mask(tmp_path / "turned.png")
+    known = image_io.read_mask(tmp_path / "turned.png")
     np.testing.assert_array_equal(known, mask.known)
-    known = images.read_mask(tmp_path / "turned.png", "black")
+    known = image_io.read_mask(tmp_path / "turned.png", "black")
     np.testing.assert_array_equal(known, 1 - mask.known)

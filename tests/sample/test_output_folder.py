@@ -13,8 +13,8 @@ import pytest
 
 from glide_jax import errors
 from glide_jax.cli import main
-from glide_jax.eval import pictures, sample_folder
-from glide_jax.sample import images, output_folder
+from glide_jax.eval import picture_folder, picture_sets
+from glide_jax.sample import image_io, output_folder
 
 
 def choose(folder, *, append=False, asked=None, span=1):
@@ -60,9 +60,9 @@ def test_runs_are_added_with_their_own_settings(tmp_path):
 def test_those_who_read_samples_see_all_runs(tmp_path):
     add(tmp_path, [0, 1], "a")
     add(tmp_path, [2], "b", "grid.png")
-    samples = sample_folder.read(str(tmp_path))
+    samples = picture_folder.read(str(tmp_path))
     assert [s.prompt for s in samples] == ["a", "a", "b"]
-    shown = pictures.open_saved(str(tmp_path), None).read(0, 3)
+    shown = picture_sets.open_saved(str(tmp_path), None).read(0, 3)
     assert shown.captions == ["a", "a", "b"]
     assert shown.pixels[:, 0, 0, 0].tolist() == [0, 1, 2]
 
@@ -73,7 +73,7 @@ def test_no_sheet_of_an_earlier_run_stays(tmp_path):
     add(tmp_path, [2], "b")
     assert names(tmp_path) == ["000000.png", "000001.png", "000002.png", "samples.json"]
     add(tmp_path, [3, 4], "c", "grid.png")
-    assert (images.read_image(tmp_path / "grid.png") == 3).all()
+    assert (image_io.read_image(tmp_path / "grid.png") == 3).all()
 
 
 @pytest.mark.parametrize(
@@ -87,7 +87,7 @@ def test_a_folder_with_samples_is_refused_before_models_are_read(
     folder.mkdir()
     text = '{"images": []}' if held == "samples.json" else ""
     (folder / held).write_text(text)
-    images.write_png(tmp_path / "p.png", np.zeros((8, 8, 3), np.uint8))
+    image_io.write_png(tmp_path / "p.png", np.zeros((8, 8, 3), np.uint8))
     ask = ["--prompt=x", "--base=absent", "--output=out"]
     for argv in (
         ["sample", *ask],
@@ -264,13 +264,14 @@ def test_pictures_are_appended_from_the_command_line(bundles, tmp_path, capsys):
     flags = [f"--base={bundles['base']}", "--respacing=2", "--num_images=2"]
     flags += [f"--output={tmp_path / 'out'}"]
     assert main.run(["sample", "--prompt=a big r circle", *flags]) == 0
-    first = images.read_image(tmp_path / "out" / "000001.png")
+    first = image_io.read_image(tmp_path / "out" / "000001.png")
     assert main.run(["sample", "--prompt=a big r circle", *flags]) == 2
     assert main.run(["sample", "--prompt=a big r circle", *flags, "--append"]) == 0
     told = capsys.readouterr().out.splitlines()
     assert "first as picture 2 of seed 0; samples.json lists 4" in told[-1]
     drawn = {
-        images.read_image(tmp_path / "out" / f"{i:06d}.png").tobytes() for i in range(4)
+        image_io.read_image(tmp_path / "out" / f"{i:06d}.png").tobytes()
+        for i in range(4)
     }
     assert len(drawn) == 4
     assert first.tobytes() in drawn

@@ -152,7 +152,7 @@ def test_the_manifest_tells_the_programs_arguments_in_order(models, write):
 def test_every_tokenizer_has_a_rule_in_words(vocab_folder):
     del vocab_folder  # the published vocabularies are needed to make them
     kinds = {tokenizers.make_tokenizer(name).kind for name in ("gpt2", "clip")}
-    assert kinds | {"sentencepiece"} == program.program_manual.TOKEN_RULES.keys()
+    assert kinds | {"sentencepiece"} == program.program_readme.TOKEN_RULES.keys()
 
 
 @pytest.mark.parametrize(

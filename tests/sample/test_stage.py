@@ -9,7 +9,7 @@ import pytest
 
 from glide_jax import errors
 from glide_jax.diffusion import guidance, respacing, samplers
-from glide_jax.sample import batches, prompts, stage, stage_inputs
+from glide_jax.sample import batches, prompt_tokens, stage, stage_inputs
 
 PROMPTS = ["a big r circle", "a small g circle"]
 
@@ -30,9 +30,9 @@ def make_inputs(models, **changes) -> stage_inputs.StageInputs:
     base = models["base"]
     inputs = stage_inputs.StageInputs(
         keys=batches.image_keys(0, np.arange(len(PROMPTS)), 0),
-        caption=prompts.encode(base, PROMPTS),
-        empty=prompts.encode_empty(base, ""),
-        clip_caption=prompts.encode(models["clip"], PROMPTS),
+        caption=prompt_tokens.encode(base, PROMPTS),
+        empty=prompt_tokens.encode_empty(base, ""),
+        clip_caption=prompt_tokens.encode(models["clip"], PROMPTS),
     )
     return inputs._replace(**changes)
 
@@ -169,11 +169,11 @@ def test_guidance_within_part_of_the_steps_lies_between(draw):
 
 def test_a_negative_prompt_takes_the_place_of_the_empty_caption(models, draw):
     plain = draw("cfg", guidance_scale=20.0)
-    negative = prompts.encode_empty(models["base"], "a small b circle")
+    negative = prompt_tokens.encode_empty(models["base"], "a small b circle")
     steered = draw("cfg", guidance_scale=20.0, empty=negative)
     assert np.abs(steered - plain).max() > 0.01
     # Away from itself is nowhere.
-    own = prompts.encode_empty(models["base"], PROMPTS[0])
+    own = prompt_tokens.encode_empty(models["base"], PROMPTS[0])
     unmoved = draw("cfg", guidance_scale=3.0, empty=own)
     np.testing.assert_allclose(unmoved[0], draw("none")[0], atol=1e-4)
 
@@ -193,8 +193,8 @@ def test_a_blend_of_a_prompt_with_itself_is_that_prompt(models, draw, mode):
     twice = {
         name: stage_inputs.Caption(*(np.repeat(part, 2, axis=1) for part in caption))
         for name, caption in (
-            ("caption", prompts.encode(models["base"], PROMPTS)),
-            ("clip_caption", prompts.encode(models["clip"], PROMPTS)),
+            ("caption", prompt_tokens.encode(models["base"], PROMPTS)),
+            ("clip_caption", prompt_tokens.encode(models["clip"], PROMPTS)),
         )
     }
     weights = np.array([[0.7, 0.3], [1.0, 5.0]], np.float32)
@@ -206,7 +206,7 @@ def test_a_blend_of_a_prompt_with_itself_is_that_prompt(models, draw, mode):
 def test_a_blend_lies_elsewhere_than_its_prompts(models, draw):
     pair = [{PROMPTS[0]: 0.5, PROMPTS[1]: 0.5}] * 2
     blended = draw(
-        "cfg", caption=prompts.encode(models["base"], pair), guidance_scale=100.0
+        "cfg", caption=prompt_tokens.encode(models["base"], pair), guidance_scale=100.0
     )
     # Untrained, this model hardly tells two captions apart; rounding is 1e-5.
     assert np.abs(blended - draw("cfg", guidance_scale=100.0)).max() > 1e-3
@@ -216,8 +216,8 @@ def test_a_weight_of_0_leaves_a_prompt_out(models, draw):
     asked = [{PROMPTS[0]: 1.0, PROMPTS[1]: 1.0}, PROMPTS[1]]
     drawn = draw(
         "cfg",
-        caption=prompts.encode(models["base"], asked),
-        weights=prompts.weights(asked),
+        caption=prompt_tokens.encode(models["base"], asked),
+        weights=prompt_tokens.weights(asked),
     )
     np.testing.assert_allclose(drawn[1], draw("cfg")[1], atol=1e-4)
 
@@ -315,7 +315,7 @@ def test_an_inverted_picture_is_enlarged_to_its_edited_small_one(models):
         models,
         init_image=np.full((2, 16, 16, 3), -0.5, np.float32),
         low_res=np.full((2, 8, 8, 3), 0.5, np.float32),
-        source_caption=prompts.encode(upsampler, PROMPTS),
+        source_caption=prompt_tokens.encode(upsampler, PROMPTS),
     )
     drawn = np.asarray(draw(upsampler.params, None, inputs))
     np.testing.assert_allclose(drawn.mean(), 0.5, atol=0.1)
@@ -385,7 +385,7 @@ def test_segments_draw_what_one_program_draws_to_the_bit(models, name, changes):
     given = {}
     if strength is not None:
         given = {"init_image": picture, "strength": strength}
-        given["source_caption"] = prompts.encode(model, PROMPTS[::-1])
+        given["source_caption"] = prompt_tokens.encode(model, PROMPTS[::-1])
     if settings.inpaint_mode:
         mask = rng.integers(0, 2, (2, side, side, 1)).astype(np.float32)
         given = {"inpaint_image": picture, "inpaint_mask": mask}

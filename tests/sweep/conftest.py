@@ -6,8 +6,7 @@ import pathlib
 
 import pytest
 
-from glide_jax.sweep import attempt, definition
-from glide_jax.sweep import plan as plans
+from glide_jax.sweep import run_list, run_supervisor, sweep_file
 
 FILE = """
 from glide_jax.sweep import listed, product, seeds, zipped
@@ -47,7 +46,7 @@ def make_plan(write_sweep):
     """make_plan("listed('seed', [0, 1])", *flags) -> its plan."""
 
     def make(runs: str, *shared: str, command: str = "evaluate --base=bundle"):
-        return plans.make(definition.load(write_sweep(runs, command)), shared)
+        return run_list.make(sweep_file.load(write_sweep(runs, command)), shared)
 
     return make
 
@@ -55,12 +54,12 @@ def make_plan(write_sweep):
 @pytest.fixture
 def glide(tmp_path, monkeypatch):
     """glide("exit 3"): what is started as `glide` from now on."""
-    monkeypatch.setenv(attempt.PAUSE_VARIABLE, "0")
+    monkeypatch.setenv(run_supervisor.PAUSE_VARIABLE, "0")
 
     def play(script: str) -> None:
         path = tmp_path / "glide"
         path.write_text(SCRIPT.format(script=script, result=RESULT))
-        monkeypatch.setattr(attempt, "GLIDE", ("bash", str(path)))
+        monkeypatch.setattr(run_supervisor, "GLIDE", ("bash", str(path)))
 
     return play
 

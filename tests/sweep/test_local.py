@@ -9,9 +9,8 @@ import time
 
 import pytest
 
-from glide_jax import lifecycle
-from glide_jax.sweep import local
-from glide_jax.sweep import plan as plans
+from glide_jax.runtime import lifecycle
+from glide_jax.sweep import local, run_list
 
 # Of `glide sweep --only=ID ... --root=ROOT`: ID.
 ID = 'id="${2#--only=}"'
@@ -23,7 +22,7 @@ def run_all(make_plan, root):
 
     def run(runs: str, parallel: int) -> int:
         plan = make_plan(runs)
-        plans.keep(plan, root)
+        run_list.keep(plan, root)
         words = ["sweep", "small.py", f"--root={root}"]
         with lifecycle.StopRequest() as stop:
             return local.run(plan.runs, root, words, stop, parallel=parallel)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from glide_jax.cli import main
-from glide_jax.sweep import definition
+from glide_jax.sweep import sweep_file
 from tests import fake_devices
 
 FOLDER = fake_devices.ROOT / "experiments" / "sweeps"
@@ -28,7 +28,7 @@ def test_all_files_are_known_here():
 def test_its_runs_are_accepted_by_the_verb_that_they_start(name, capsys, monkeypatch):
     monkeypatch.chdir(fake_devices.ROOT)
     path = FOLDER / f"{name}.py"
-    verb = definition.load(path).command[0]
+    verb = sweep_file.load(path).command[0]
     assert main.run(["sweep", str(path), "--root=absent", "--dry_run"]) == 0
     lines = capsys.readouterr().out.splitlines()
     assert len(lines) == len(set(lines)) == COUNTS[name]

@@ -11,8 +11,16 @@ import pytest
 from PIL import Image
 
 from glide_jax.errors import UserError
-from glide_jax.sweep import marked, plots, report, result, state, status, summary
-from glide_jax.sweep import plan as plans
+from glide_jax.sweep import (
+    plots,
+    readme_tables,
+    report,
+    result,
+    run_list,
+    state,
+    status,
+    summary,
+)
 
 GRID = (
     "product(listed('scale', [1.0, 3.0, 20.0]), listed('mode', ['cfg', 'clip']), "
@@ -26,9 +34,9 @@ ROW |= {"command": "", "metrics": {}, "seconds": 1.0, "attempts": 1, "machine": 
 def sweep(make_plan, root):
     """Results of all runs but the last: fid = scale + seed, and 10 more of clip."""
     plan = make_plan(GRID, "--reference=/data/a/reference.npz")
-    plans.keep(plan, root)
+    run_list.keep(plan, root)
     for run in plan.runs[:-1]:
-        entry = state.Entry(root, run.id)
+        entry = state.RunRecord(root, run.id)
         entry.folder.mkdir()
         entry.begin()
         value = run.overrides["scale"] + run.overrides["seed"]
@@ -93,8 +101,8 @@ def test_an_absolute_path_is_cut_wherever_it_stands_in_a_text(word, kept):
 
 def test_overrides_and_labels_of_a_row_hold_no_path_either(make_plan, root):
     plan = make_plan("listed('base', ['/home/me/a/bundle', '/home/me/b'])")
-    plans.keep(plan, root)
-    entry = state.Entry(root, plan.runs[0].id)
+    run_list.keep(plan, root)
+    entry = state.RunRecord(root, plan.runs[0].id)
     entry.folder.mkdir()
     write_result(entry, {})
     (row,) = result.make_rows(plan, root)
@@ -146,7 +154,7 @@ def test_a_row_keeps_the_digests_and_the_warnings_and_the_page_shows_these(sweep
     for run in sweep.runs[:2]:
         settings = {"features": "noised_clip aaa", "reference": {"path": "/data/r.npz"}}
         warnings = ["fid: too few pictures in /data/a"]
-        entry = state.Entry(root, run.id)
+        entry = state.RunRecord(root, run.id)
         write_result(entry, {"fid": 1.0}, settings=settings, warnings=warnings)
     first, *_ = result.make_rows(sweep, root)
     assert first["settings"]["features"] == "noised_clip aaa"
@@ -160,7 +168,7 @@ def test_a_row_keeps_the_digests_and_the_warnings_and_the_page_shows_these(sweep
 def test_metrics_that_are_no_numbers_are_named_and_so_is_a_place_in_the_way(
     sweep, root
 ):
-    entry = state.Entry(root, sweep.runs[3].id)
+    entry = state.RunRecord(root, sweep.runs[3].id)
     write_result(entry, {"fid": "low"})
     with pytest.raises(UserError, match="'fid' is 'low', not int or float"):
         report.write(sweep, root)
@@ -171,7 +179,7 @@ def test_metrics_that_are_no_numbers_are_named_and_so_is_a_place_in_the_way(
 
 
 def test_an_older_result_in_the_folder_is_named(sweep, root):
-    entry = state.Entry(root, sweep.runs[3].id)
+    entry = state.RunRecord(root, sweep.runs[3].id)
     write_result(entry, {"fid": 1.0}, schema=0)
     with pytest.raises(UserError, match=r"result\.json is a result of schema 0"):
         report.write(sweep, root)
@@ -207,7 +215,7 @@ def test_the_page_has_the_table_and_what_is_missing(sweep, root):
 
 def test_nothing_to_report_is_told(make_plan, root):
     plan = make_plan(GRID)
-    plans.keep(plan, root)
+    run_list.keep(plan, root)
     with pytest.raises(UserError, match="no run of small is finished"):
         report.write(plan, root)
 
@@ -238,9 +246,9 @@ def test_a_standard_error_is_an_error_bar_and_a_detail_is_plotted_on_request(
     make_plan, root
 ):
     plan = make_plan("listed('scale', [1.0, 3.0])")
-    plans.keep(plan, root)
+    run_list.keep(plan, root)
     for run, kid in zip(plan.runs, (0.01, 0.02), strict=True):
-        entry = state.Entry(root, run.id)
+        entry = state.RunRecord(root, run.id)
         entry.folder.mkdir()
         found = {"kid": kid, "kid_standard_error": kid / 4, "retrieval_q0": kid}
         write_result(entry, found)
@@ -297,7 +305,7 @@ def test_losses_are_means_over_the_last_tenth_of_the_steps(tmp_path):
 
 
 def test_a_failed_run_shows_the_last_line_that_it_printed(sweep, root):
-    entry = state.Entry(root, sweep.runs[-1].id)
+    entry = state.RunRecord(root, sweep.runs[-1].id)
     entry.begin()
     entry.log.write_text(
         "2026-01-01T00:00:00Z host: glide evaluate\n"
@@ -318,30 +326,30 @@ def test_a_table_in_a_page_is_made_from_the_rows_and_an_old_one_is_noticed(
 ):
     rows = result.make_rows(sweep, root)
     result.write_rows(tmp_path / "small.jsonl", rows)
-    page = f"above\n<!-- sweep small: fid -->\nold\n{marked.END}\nbelow\n"
-    made = marked.fill(page, tmp_path)
+    page = f"above\n<!-- sweep small: fid -->\nold\n{readme_tables.END}\nbelow\n"
+    made = readme_tables.fill(page, tmp_path)
     assert made != page
     assert made.startswith("above\n<!-- sweep small: fid -->\n| scale | mode | runs |")
-    assert made.endswith(f"| 20 | clip | 1 | 30 |\n{marked.END}\nbelow\n")
-    assert marked.fill(made, tmp_path) == made
+    assert made.endswith(f"| 20 | clip | 1 | 30 |\n{readme_tables.END}\nbelow\n")
+    assert readme_tables.fill(made, tmp_path) == made
     rows[0]["metrics"]["fid"] = 7.0
     result.write_rows(tmp_path / "small.jsonl", rows)
-    assert marked.fill(made, tmp_path) != made
+    assert readme_tables.fill(made, tmp_path) != made
 
 
 def test_a_table_of_rows_or_metrics_that_are_not_there_is_refused(
     sweep, root, tmp_path
 ):
-    page = f"<!-- sweep small: kid -->\n{marked.END}"
+    page = f"<!-- sweep small: kid -->\n{readme_tables.END}"
     with pytest.raises(UserError, match=r"there is no file .*small\.jsonl; write it"):
-        marked.fill(page, tmp_path)
+        readme_tables.fill(page, tmp_path)
     result.write_rows(tmp_path / "small.jsonl", result.make_rows(sweep, root))
     with pytest.raises(UserError, match="has no metric 'kid'; use some of fid"):
-        marked.fill(page, tmp_path)
+        readme_tables.fill(page, tmp_path)
 
 
 def test_the_status_shows_every_run_with_its_state(sweep, root):
-    entry = state.Entry(root, sweep.runs[-1].id)
+    entry = state.RunRecord(root, sweep.runs[-1].id)
     entry.begin()
     entry.end(2)
     entry.folder.mkdir()
@@ -360,5 +368,5 @@ def test_the_status_shows_every_run_with_its_state(sweep, root):
 def test_a_time_is_rounded_before_it_is_cut_into_parts(
     sweep, root, monkeypatch, seconds, shown
 ):
-    monkeypatch.setattr(state.Entry, "seconds", lambda entry: seconds)
+    monkeypatch.setattr(state.RunRecord, "seconds", lambda entry: seconds)
     assert status.table(sweep, root).splitlines()[1].split()[-1] == shown

@@ -12,8 +12,7 @@ import time
 import pytest
 
 from glide_jax.cli import main
-from glide_jax.sweep import plan as plans
-from glide_jax.sweep import state
+from glide_jax.sweep import run_list, state
 from tests import local_processes
 from tests.sweep import training_sweeps
 
@@ -53,8 +52,8 @@ def test_a_sweep_that_is_killed_goes_on_where_it_was(tmp_path, capsys):
         driver = start(path, root, log)
         with local_processes.ended(driver):
             wait_for((root / "plan.json").is_file, log_path)
-            runs = plans.read(root).runs
-            entries = [state.Entry(root, run.id) for run in runs]
+            runs = run_list.read(root).runs
+            entries = [state.RunRecord(root, run.id) for run in runs]
             third = entries[2]
             # Written last, it says that the first checkpoint is whole.
             wait_for((third.folder / SAVED).is_file, log_path)

@@ -8,8 +8,7 @@ import sys
 
 import pytest
 
-from glide_jax.sweep import plan as plans
-from glide_jax.sweep import state
+from glide_jax.sweep import run_list, state
 from tests import fake_devices, local_processes
 from tests.launch import slurm_cluster
 from tests.sweep import training_sweeps
@@ -54,8 +53,8 @@ def test_an_array_runs_every_run_and_a_requeued_task_goes_on(cluster, tmp_path):
     path = training_sweeps.write(tmp_path, "listed('seed', [0, 1])", STEPS)
     root = tmp_path / "root"
     number = submit(cluster, path, root)
-    runs = plans.read(root).runs
-    entries = [state.Entry(root, run.id) for run in runs]
+    runs = run_list.read(root).runs
+    entries = [state.RunRecord(root, run.id) for run in runs]
     first = entries[0]
 
     def is_under_way() -> bool:

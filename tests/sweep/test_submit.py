@@ -16,9 +16,9 @@ import sys
 
 import pytest
 
-from glide_jax import lifecycle
 from glide_jax.cli import main
 from glide_jax.errors import UserError
+from glide_jax.runtime import lifecycle
 from glide_jax.sweep import submit
 from tests import fake_devices
 
@@ -137,7 +137,7 @@ def test_a_jobset_has_an_index_for_each_run_and_fails_one_by_one():
         "operator": "NotIn",
         "values": AGAIN,
     }
-    assert [code for code in range(256) if lifecycle.is_again(code)] == AGAIN
+    assert [code for code in range(256) if lifecycle.is_retryable(code)] == AGAIN
     assert pod["restartPolicy"] == "Never"
     assert pod["nodeSelector"]["cloud.google.com/gke-tpu-topology"] == "2x4"
     assert pod["containers"][0]["resources"]["limits"] == {"google.com/tpu": "8"}

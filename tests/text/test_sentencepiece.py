@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from glide_jax import errors
-from glide_jax.text import sentencepiece_model, sentencepiece_training
+from glide_jax.text import sentencepiece_tokenizer
 
 CAPTIONS = [
     f"a {size} {colour} {shape}"
@@ -20,32 +20,32 @@ CAPTIONS = [
 
 @pytest.fixture(scope="module")
 def model() -> bytes:
-    return sentencepiece_training.train_sentencepiece(CAPTIONS, 340)
+    return sentencepiece_tokenizer.train_sentencepiece(CAPTIONS, 340)
 
 
 @pytest.fixture(scope="module")
-def tokenizer(model) -> sentencepiece_model.SentencePieceTokenizer:
-    return sentencepiece_model.SentencePieceTokenizer(model)
+def tokenizer(model) -> sentencepiece_tokenizer.SentencePieceTokenizer:
+    return sentencepiece_tokenizer.SentencePieceTokenizer(model)
 
 
 def test_training_twice_gives_the_same_bytes(model):
-    again = sentencepiece_training.train_sentencepiece(iter(CAPTIONS), 340)
+    again = sentencepiece_tokenizer.train_sentencepiece(iter(CAPTIONS), 340)
     assert again == model
 
 
 def test_training_reads_captions_in_lower_case(model):
     upper = [caption.upper() for caption in CAPTIONS]
-    assert sentencepiece_training.train_sentencepiece(upper, 340) == model
+    assert sentencepiece_tokenizer.train_sentencepiece(upper, 340) == model
 
 
 def test_training_takes_a_caption_of_several_lines_as_lines(model):
     joined = ["\n".join(CAPTIONS[:20]), "", "\r\n".join(CAPTIONS[20:])]
-    assert sentencepiece_training.train_sentencepiece(joined, 340) == model
+    assert sentencepiece_tokenizer.train_sentencepiece(joined, 340) == model
 
 
 def test_few_captions_give_fewer_pieces_than_asked_for():
-    few = sentencepiece_training.train_sentencepiece(["a red cat"], 8000)
-    size = sentencepiece_model.SentencePieceTokenizer(few).vocab_size
+    few = sentencepiece_tokenizer.train_sentencepiece(["a red cat"], 8000)
+    size = sentencepiece_tokenizer.SentencePieceTokenizer(few).vocab_size
     # 3 specials and 256 bytes are always there.
     assert 259 < size < 300
 
@@ -57,12 +57,12 @@ def test_words_of_a_small_vocabulary_become_whole_pieces(tokenizer):
 
 def test_training_on_nothing_is_refused():
     with pytest.raises(errors.UserError, match="no captions"):
-        sentencepiece_training.train_sentencepiece(["", "\n"], 340)
+        sentencepiece_tokenizer.train_sentencepiece(["", "\n"], 340)
 
 
 def test_a_vocabulary_below_the_fixed_pieces_is_refused():
     with pytest.raises(errors.UserError, match="raise vocab_size") as caught:
-        sentencepiece_training.train_sentencepiece(CAPTIONS, 100)
+        sentencepiece_tokenizer.train_sentencepiece(CAPTIONS, 100)
     assert "\n" not in str(caught.value)
 
 
@@ -129,4 +129,4 @@ def test_a_pickled_tokenizer_encodes_alike(tokenizer):
 @pytest.mark.parametrize("content", [b"", b"not a model" * 9])
 def test_a_file_that_is_no_model_is_refused(content):
     with pytest.raises(errors.UserError, match="SentencePiece model"):
-        sentencepiece_model.SentencePieceTokenizer(content)
+        sentencepiece_tokenizer.SentencePieceTokenizer(content)

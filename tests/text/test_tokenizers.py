@@ -8,17 +8,13 @@ import numpy as np
 import pytest
 
 from glide_jax import errors
-from glide_jax.text import (
-    sentencepiece_model,
-    sentencepiece_training,
-    tokenizers,
-)
+from glide_jax.text import sentencepiece_tokenizer, tokenizers
 
 
 @pytest.fixture(scope="module")
-def small_sentencepiece() -> sentencepiece_model.SentencePieceTokenizer:
-    return sentencepiece_model.SentencePieceTokenizer(
-        sentencepiece_training.train_sentencepiece(["a red cat", "a low cat"], 300)
+def small_sentencepiece() -> sentencepiece_tokenizer.SentencePieceTokenizer:
+    return sentencepiece_tokenizer.SentencePieceTokenizer(
+        sentencepiece_tokenizer.train_sentencepiece(["a red cat", "a low cat"], 300)
     )
 
 

@@ -15,10 +15,9 @@ import numpy as np
 
 from glide_jax.config import defaults, resolve
 from glide_jax.data import pipeline
-from glide_jax.parallel import mesh as meshes
-from glide_jax.parallel import sharding
-from glide_jax.train import abstract, optimizer, randomness, step
-from glide_jax.train import state as states
+from glide_jax.parallel import device_mesh, sharding
+from glide_jax.runtime import random_streams
+from glide_jax.train import abstract_state, optimizer, step, train_state
 
 ROWS, STEPS = 16, 5
 
@@ -65,7 +64,7 @@ class Outcome(NamedTuple):
 
     losses: list[float]
     params: dict[str, np.ndarray]
-    state: states.TrainState
+    state: train_state.TrainState
 
 
 def make_config(kind: str, changes: Mapping[str, Any] | None = None) -> defaults.Config:
@@ -87,7 +86,7 @@ def make_config(kind: str, changes: Mapping[str, Any] | None = None) -> defaults
 def make_mesh(data: int, fsdp: int, tensor: int):
     """A mesh of the first devices."""
     config = defaults.MeshConfig(data=data, fsdp=fsdp, tensor=tensor)
-    return meshes.make_mesh(config, jax.devices()[: data * fsdp * tensor])
+    return device_mesh.make_mesh(config, jax.devices()[: data * fsdp * tensor])
 
 
 def make_batch(config: defaults.Config, seed: int) -> dict[str, np.ndarray]:
@@ -95,7 +94,7 @@ def make_batch(config: defaults.Config, seed: int) -> dict[str, np.ndarray]:
     rng = np.random.default_rng(seed)
     mesh = make_mesh(1, 1, 1)
     batch = {}
-    for name, leaf in abstract.abstract_batch(config, mesh).items():
+    for name, leaf in abstract_state.abstract_batch(config, mesh).items():
         if leaf.dtype == np.float32:
             batch[name] = rng.uniform(-1, 1, leaf.shape).astype(np.float32)
         else:
@@ -107,14 +106,15 @@ def make_batch(config: defaults.Config, seed: int) -> dict[str, np.ndarray]:
     return batch
 
 
-def start(config: defaults.Config, mesh) -> tuple[Any, states.TrainState]:
+def start(config: defaults.Config, mesh) -> tuple[Any, train_state.TrainState]:
     """The jitted step of a run, and its first state."""
-    objective = abstract.make_objective(config, mesh, 0)
-    described = abstract.abstract_state(config, objective)
-    where = abstract.place_state(config, described, mesh)
+    objective = abstract_state.make_objective(config, mesh, 0)
+    described = abstract_state.abstract_state(config, objective)
+    where = abstract_state.place_state(config, described, mesh)
     optim = optimizer.make_optimizer(config.optim)
     begin = jax.jit(
-        lambda params: states.make_state(config, params, optim), out_shardings=where
+        lambda params: train_state.make_state(config, params, optim),
+        out_shardings=where,
     )
     state = begin(make_params(described.params))
     train_step = step.make_train_step(config, objective, pin=step.pin_to(where.params))
@@ -157,7 +157,7 @@ def run(config: defaults.Config, mesh, steps: int = STEPS) -> Outcome:
 
 def own_rows(batch: dict[str, np.ndarray], mesh) -> dict[str, np.ndarray]:
     """The rows that this process makes of a batch."""
-    rows = pipeline.rows_of(ROWS, *meshes.batch_slice(mesh))
+    rows = pipeline.rows_of(ROWS, *device_mesh.batch_slice(mesh))
     return {name: value[rows.start : rows.stop] for name, value in batch.items()}
 
 
@@ -171,12 +171,12 @@ def flat(tree: Any) -> dict[str, np.ndarray]:
 
 def gradient_at(config: defaults.Config, params: Any) -> dict[str, np.ndarray]:
     """The gradient of the first batch at these parameters, on one device."""
-    objective = abstract.make_objective(config, make_mesh(1, 1, 1), 0)
+    objective = abstract_state.make_objective(config, make_mesh(1, 1, 1), 0)
     batch = make_batch(config, 0)
 
     def loss(params):
         def keys_of(stream):
-            return randomness.example_keys(0, stream, 0, batch["example_index"])
+            return random_streams.example_keys(0, stream, 0, batch["example_index"])
 
         return objective.loss(params, batch, keys_of, {})[0]
 

@@ -11,7 +11,7 @@ import numpy as np
 
 from glide_jax.config import defaults, resolve
 from glide_jax.data import sources
-from glide_jax.text import sentencepiece_model, sentencepiece_training, tokenizers
+from glide_jax.text import sentencepiece_tokenizer, tokenizers
 
 TEXT2IM = defaults.Text2ImConfig(
     image_px=8,
@@ -48,8 +48,8 @@ def write_tokenizer(folder: pathlib.Path) -> pathlib.Path:
     """A tokenizer of 300 pieces for the captions of the embedded world."""
     world = sources.open_source("shapes:quickstart")
     captions = sources.sample_captions(world, 200)
-    proto = sentencepiece_training.train_sentencepiece(captions, 300)
-    tokenizers.save(sentencepiece_model.SentencePieceTokenizer(proto), folder)
+    proto = sentencepiece_tokenizer.train_sentencepiece(captions, 300)
+    tokenizers.save(sentencepiece_tokenizer.SentencePieceTokenizer(proto), folder)
     return folder
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import contextlib
 
-from glide_jax.train import clock as clocks
+from glide_jax.train import run_log
 
 
 class Time:
@@ -22,12 +22,12 @@ class Time:
 
 def test_a_lap_is_the_sum_of_its_parts():
     time = Time()
-    clock = clocks.Clock(time)
+    clock = run_log.StepTimer(time)
     for part, seconds in (("input_wait", 2), ("dispatch", 1), ("input_wait", 3)):
         time.spend(0.5)
         with clock.measure(part):
             time.spend(seconds)
-    assert clock.lap() == dict.fromkeys(clocks.PARTS, 0) | {
+    assert clock.lap() == dict.fromkeys(run_log.PARTS, 0) | {
         "input_wait": 5,
         "dispatch": 1,
         "other": 1.5,
@@ -36,7 +36,7 @@ def test_a_lap_is_the_sum_of_its_parts():
 
 def test_each_lap_begins_anew_and_the_whole_goes_on():
     time = Time()
-    clock = clocks.Clock(time)
+    clock = run_log.StepTimer(time)
     for _ in range(2):
         with clock.measure("device"):
             time.spend(4)
@@ -46,7 +46,7 @@ def test_each_lap_begins_anew_and_the_whole_goes_on():
 
 def test_a_part_that_ends_in_an_error_is_counted():
     time = Time()
-    clock = clocks.Clock(time)
+    clock = run_log.StepTimer(time)
     part = clock.measure("checkpoint")
     with contextlib.suppress(ZeroDivisionError), part:
         time.spend(2)
@@ -55,7 +55,7 @@ def test_a_part_that_ends_in_an_error_is_counted():
 
 
 def test_the_real_clock_goes():
-    clock = clocks.Clock()
+    clock = run_log.StepTimer()
     laps = [sum(clock.lap().values()) for _ in range(3)]
     assert min(laps) >= 0
     assert clock.elapsed() >= sum(laps)

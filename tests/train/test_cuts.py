@@ -17,10 +17,10 @@ import time
 import pytest
 from PIL import Image
 
-from glide_jax import lifecycle, metrics
-from glide_jax.cli import grid_hook
 from glide_jax.config import resolve
 from glide_jax.data import sources
+from glide_jax.hooks import sample_grids
+from glide_jax.runtime import lifecycle, metric_writers
 from glide_jax.train import loop, setup
 from tests import local_processes
 from tests.chaos import equality
@@ -98,14 +98,14 @@ def test_a_run_cut_off_at_random_points_is_the_straight_run(
     saving = resolve.override(config, {"checkpoint.every_steps": SAVES_EVERY})
     experiment = small_runs.write_experiment(tmp_path / "experiment.py", saving)
     straight, cut = tmp_path / "straight", tmp_path / "cut"
-    done = loop.train(config, straight, make_grid_hook=grid_hook.make)
+    done = loop.train(config, straight, make_grid_hook=sample_grids.make)
     assert done == lifecycle.ExitCode.OK
 
     kinds = rng.sample(KINDS, k=cuts)
     for start, kind in enumerate(kinds):
         code = cut_off(experiment, cut, kind, tmp_path / f"{start}.log", rng)
         print(f"{kind}: exit code {code}")
-        assert lifecycle.is_again(code), (tmp_path / f"{start}.log").read_text()
+        assert lifecycle.is_retryable(code), (tmp_path / f"{start}.log").read_text()
     last = start_training(experiment, cut, tmp_path / "last.log")
     assert last.wait(timeout=300) == 0, (tmp_path / "last.log").read_text()
 
@@ -115,7 +115,9 @@ def test_a_run_cut_off_at_random_points_is_the_straight_run(
 
 def check_proves_something(phase: str, workdir: pathlib.Path) -> None:
     """The phases that are there for its sake have left what is compared."""
-    steps = [row["step"] for row in metrics.read_metrics(workdir / "metrics.jsonl")]
+    steps = [
+        row["step"] for row in metric_writers.read_metrics(workdir / "metrics.jsonl")
+    ]
     assert {1, *range(ROWS_EVERY, STEPS + 1, ROWS_EVERY)} <= {*steps}
     if phase == "base":
         assert len((workdir / "bad_records.jsonl").read_text().splitlines()) == 3

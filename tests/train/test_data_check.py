@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from glide_jax.config import resolve
-from glide_jax.data import fault, mixture, pipeline, schema, sources
+from glide_jax.data import bad_records, mixture, pipeline, schema, sources
 from glide_jax.errors import UserError
 from glide_jax.train import batches, captions, data_check
 
@@ -146,10 +146,12 @@ def test_drawn_pictures_are_not_read(make_config):
 
 def test_the_counter_of_a_start_is_that_of_a_run():
     # A larger first batch is judged by its own size, as a run does.
-    bad = [fault.Bad("empty caption", "key", "", 0, i) for i in range(12)]
-    fault.FaultCounter(0.01, 5000, lambda bad: None, min_seen=2048).count(244, bad)
+    bad = [bad_records.Bad("empty caption", "key", "", 0, i) for i in range(12)]
+    bad_records.FaultCounter(0.01, 5000, lambda bad: None, min_seen=2048).count(
+        244, bad
+    )
     with pytest.raises(UserError):
-        fault.FaultCounter(0.01, 5000, lambda bad: None).count(244, bad)
+        bad_records.FaultCounter(0.01, 5000, lambda bad: None).count(244, bad)
 
 
 def test_an_override_of_the_share_reaches_the_check(make_config):

@@ -11,7 +11,7 @@ import pytest
 
 from glide_jax.errors import UserError
 from glide_jax.models import build
-from glide_jax.text import sentencepiece_model, sentencepiece_training, tokenizers
+from glide_jax.text import sentencepiece_tokenizer, tokenizers
 from glide_jax.train import export, init_from, loop, setup
 from tests.train.small_runs import CLIP, TEXT2IM, assert_trees_equal
 
@@ -164,9 +164,9 @@ def test_another_noise_is_refused(origin, make_config, tmp_path):
 def test_a_phase_takes_the_tokenizer_of_its_origin_or_none(
     origin, make_config, tmp_path, spec
 ):
-    another = sentencepiece_training.train_sentencepiece(["a b c d e"] * 9, 270)
+    another = sentencepiece_tokenizer.train_sentencepiece(["a b c d e"] * 9, 270)
     tokenizers.save(
-        sentencepiece_model.SentencePieceTokenizer(another), tmp_path / "another"
+        sentencepiece_tokenizer.SentencePieceTokenizer(another), tmp_path / "another"
     )
     folders = {"own": origin[0] / "tokenizer", "another": tmp_path / "another"}
     spec = str(folders.get(spec, spec))

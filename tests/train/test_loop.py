@@ -15,13 +15,12 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from glide_jax import lifecycle, metrics
 from glide_jax.checkpoint import store
 from glide_jax.cli import main
 from glide_jax.data import pipeline, sources
 from glide_jax.errors import DivergedError, UserError
-from glide_jax.train import clock, looks, loop, rewind, setup
-from glide_jax.train import state as states
+from glide_jax.runtime import lifecycle, metric_writers
+from glide_jax.train import loop, periodic_eval, recovery, run_log, setup, train_state
 from tests import fake_devices, local_processes
 from tests.train.small_runs import CLIP
 
@@ -30,7 +29,7 @@ from tests.train.small_runs import CLIP
     ("every", "due"), [(0, []), (1, [1, 2, 3, 4]), (2, [2, 4]), (5, [])]
 )
 def test_things_are_due_at_multiples_of_their_interval(every, due):
-    assert [step for step in range(1, 5) if looks.is_due(step, every)] == due
+    assert [step for step in range(1, 5) if periodic_eval.is_due(step, every)] == due
 
 
 def test_captions_longer_than_the_context_are_told_of(make_config, tmp_path, caplog):
@@ -66,7 +65,7 @@ def test_a_run_logs_validates_draws_and_saves_when_asked_to_and_at_its_end(
         return draw
 
     loop.train(make_config(CLIP, changes), tmp_path, make_grid_hook=make_hook)
-    rows = metrics.read_metrics(tmp_path / "metrics.jsonl")
+    rows = metric_writers.read_metrics(tmp_path / "metrics.jsonl")
     assert [row["step"] for row in rows if "loss" in row] == [1, 2, 4, 5]
     validated = [row for row in rows if "validation/loss" in row]
     assert [row["step"] for row in validated] == [0, 3, 5]
@@ -93,7 +92,7 @@ def test_the_checkpoint_with_the_best_metric_is_kept_beside_the_newest(
         "checkpoint.best_metric": "loss",
     }
     loop.train(make_config(CLIP, changes), tmp_path)
-    rows = metrics.read_metrics(tmp_path / "metrics.jsonl")
+    rows = metric_writers.read_metrics(tmp_path / "metrics.jsonl")
     best = min(rows, key=lambda row: row["loss"])["step"]
     with store.CheckpointStore(tmp_path / "checkpoints") as stored:
         assert stored.steps() == sorted({best, 4})
@@ -124,10 +123,10 @@ def test_a_step_whose_validation_was_made_up_for_can_be_the_best(
     with monkeypatch.context() as patched:
         change_batches(patched, stop)
         assert loop.train(config, tmp_path) == lifecycle.ExitCode.PREEMPTED
-    rows = metrics.read_metrics(tmp_path / "metrics.jsonl")
+    rows = metric_writers.read_metrics(tmp_path / "metrics.jsonl")
     assert [r["step"] for r in rows if "validation/loss" in r] == [0]
     assert loop.train(config, tmp_path) == lifecycle.ExitCode.OK
-    rows = metrics.read_metrics(tmp_path / "metrics.jsonl")
+    rows = metric_writers.read_metrics(tmp_path / "metrics.jsonl")
     losses = {r["step"]: r["validation/loss"] for r in rows if "validation/loss" in r}
     assert losses[1] <= losses[2]  # of equals the older is the better
     with store.CheckpointStore(tmp_path / "checkpoints") as stored:
@@ -188,7 +187,7 @@ def test_half_precision_trains_the_unet_without_a_skipped_update(
     # A scale of 2^20 overflows in the very first steps, as it is meant to.
     changes = {**changes, "train.init_log2_loss_scale": 8.0, "ema.warmup": False}
     loop.train(make_config(changes=changes), tmp_path)
-    rows = metrics.read_metrics(tmp_path / "metrics.jsonl")
+    rows = metric_writers.read_metrics(tmp_path / "metrics.jsonl")
     assert [row["skipped_updates"] for row in rows] == [0.0] * 4
     assert all(math.isfinite(v) for row in rows for v in row.values())
     scales = [row.get("log2_loss_scale", 0.0) for row in rows]
@@ -221,7 +220,9 @@ def test_a_tokenizer_that_the_checkpoint_was_not_made_with_is_refused(
     make_config, tmp_path
 ):
     run, state = setup.prepare(make_config(CLIP), tmp_path)
-    run.checkpoints.save(1, states.to_items(state), {"tokenizer_digest": "another"})
+    run.checkpoints.save(
+        1, train_state.to_items(state), {"tokenizer_digest": "another"}
+    )
     run.checkpoints.close()
     with pytest.raises(UserError, match="not the tokenizer"):
         setup.prepare(make_config(CLIP), tmp_path)
@@ -266,7 +267,7 @@ def test_a_run_whose_metrics_cannot_be_written_is_saved_and_has_no_gap(
     make_config, tmp_path, monkeypatch
 ):
     config = make_config(CLIP)
-    append = metrics._append
+    append = metric_writers._append
 
     def refuse(path, row):
         if row["step"] == 3:
@@ -274,13 +275,13 @@ def test_a_run_whose_metrics_cannot_be_written_is_saved_and_has_no_gap(
         append(path, row)
 
     with monkeypatch.context() as patched:
-        patched.setattr(metrics, "_append", refuse)
+        patched.setattr(metric_writers, "_append", refuse)
         with pytest.raises(UserError, match=r"metrics\.jsonl cannot be written \(In"):
             loop.train(config, tmp_path)
     with store.CheckpointStore(tmp_path / "checkpoints") as stored:
         assert stored.steps() == [3]
     assert loop.train(config, tmp_path) == lifecycle.ExitCode.OK
-    rows = metrics.read_metrics(tmp_path / "metrics.jsonl")
+    rows = metric_writers.read_metrics(tmp_path / "metrics.jsonl")
     assert [row["step"] for row in rows] == [1, 2, 3, 4]
     assert all("loss" in row for row in rows)
 
@@ -316,7 +317,7 @@ def test_a_signal_while_data_do_not_come_saves_what_is_done(
     def told(batches, timeout_secs):
         found = is_ready(batches, timeout_secs)
         path = tmp_path / "metrics.jsonl"
-        rows = metrics.read_metrics(path) if path.exists() else []
+        rows = metric_writers.read_metrics(path) if path.exists() else []
         if len(rows) == made and not found:
             os.kill(os.getpid(), signal.SIGTERM)
         return found
@@ -339,7 +340,7 @@ def test_a_signal_while_data_do_not_come_saves_what_is_done(
     told = "step 2 is saved" if made else "before the first step"
     assert f"stopped by a signal; {told}" in caplog.messages
     assert loop.train(make_config(CLIP), tmp_path) == lifecycle.ExitCode.OK
-    rows = metrics.read_metrics(tmp_path / "metrics.jsonl")
+    rows = metric_writers.read_metrics(tmp_path / "metrics.jsonl")
     assert [row["step"] for row in rows] == [1, 2, 3, 4]
 
 
@@ -426,7 +427,7 @@ def test_a_look_that_a_signal_cuts_off_is_made_up_for(
         return loop.train(config, tmp_path / name, make_grid_hook=make_hook)
 
     def looks(name):
-        rows = metrics.read_metrics(tmp_path / name / "metrics.jsonl")
+        rows = metric_writers.read_metrics(tmp_path / name / "metrics.jsonl")
         validated = [(r["step"], r.get("validation/loss"), r.get("loss")) for r in rows]
         return validated, sorted(p.name for p in (tmp_path / name / "grids").iterdir())
 
@@ -439,7 +440,7 @@ def test_a_look_that_a_signal_cuts_off_is_made_up_for(
     with monkeypatch.context() as patched:
         change_batches(patched, stop)
         assert train("cut") == lifecycle.ExitCode.PREEMPTED
-    rows = metrics.read_metrics(tmp_path / "cut" / "metrics.jsonl")
+    rows = metric_writers.read_metrics(tmp_path / "cut" / "metrics.jsonl")
     assert [row["step"] for row in rows if "validation/loss" in row] == [0]
     assert not (tmp_path / "cut" / "grids").exists()
     assert train("cut") == lifecycle.ExitCode.OK
@@ -449,21 +450,23 @@ def test_a_look_that_a_signal_cuts_off_is_made_up_for(
 def last_passed_over(workdir):
     """As the newest checkpoint says."""
     with store.CheckpointStore(workdir / "checkpoints") as stored:
-        return rewind.load(stored.newest()[1], workdir)
+        return recovery.load(stored.newest()[1], workdir)
 
 
 def test_what_older_versions_wrote_beside_the_checkpoints_is_read(tmp_path):
     past = {"window": {}}
-    assert rewind.load(past, tmp_path) == rewind.PassedOver()
+    assert recovery.load(past, tmp_path) == recovery.SkippedBatches()
     (tmp_path / "passed_over.json").write_text('{"rewinds": 1, "steps": [6, 7]}')
-    assert rewind.load(past, tmp_path) == rewind.PassedOver(frozenset({6, 7}), 1)
+    assert recovery.load(past, tmp_path) == recovery.SkippedBatches(
+        frozenset({6, 7}), 1
+    )
     # What a checkpoint says goes before, and a fresh start knows of nothing.
     newer = past | {"passed_over": {"rewinds": 2, "steps": [9]}}
-    assert rewind.load(newer, tmp_path) == rewind.PassedOver(frozenset({9}), 2)
-    assert rewind.load({}, tmp_path) == rewind.PassedOver()
+    assert recovery.load(newer, tmp_path) == recovery.SkippedBatches(frozenset({9}), 2)
+    assert recovery.load({}, tmp_path) == recovery.SkippedBatches()
     (tmp_path / "passed_over.json").write_text("")
     with pytest.raises(UserError, match=r"passed_over\.json is not what was written"):
-        rewind.load(past, tmp_path)
+        recovery.load(past, tmp_path)
 
 
 def test_a_run_that_goes_back_too_often_has_diverged(make_config, tmp_path):
@@ -487,7 +490,7 @@ def test_a_run_that_goes_back_too_often_has_diverged(make_config, tmp_path):
     assert passed_over.rewinds == 2
     assert passed_over.steps == set(range(first - 10, first))
     # Every update that was not made is described, once.
-    skipped = metrics.read_metrics(tmp_path / "skipped.jsonl")
+    skipped = metric_writers.read_metrics(tmp_path / "skipped.jsonl")
     assert [row["step"] for row in skipped] == list(range(first - 10, last + 1))
     assert len(skipped[0]["timestep"]) == len(skipped[0]["example_index"]) == 4
     assert all(map(math.isnan, skipped[-1]["loss"]))
@@ -511,12 +514,14 @@ def test_a_run_goes_back_and_past_the_batches_that_led_astray(
     change_batches(monkeypatch, poison)
     assert loop.train(config, tmp_path) == lifecycle.ExitCode.OK
     # One or two in a row are no reason to go back.
-    assert last_passed_over(tmp_path) == rewind.PassedOver(frozenset({6, 7, 8}), 1)
-    rows = metrics.read_metrics(tmp_path / "metrics.jsonl")
+    assert last_passed_over(tmp_path) == recovery.SkippedBatches(
+        frozenset({6, 7, 8}), 1
+    )
+    rows = metric_writers.read_metrics(tmp_path / "metrics.jsonl")
     assert [row["step"] for row in rows] == [*range(1, 13)]
     assert [row["step"] for row in rows if "loss" not in row] == [6, 7, 8]
     assert [row["step"] for row in rows if row.get("skipped_updates")] == [2, 10]
-    skipped = metrics.read_metrics(tmp_path / "skipped.jsonl")
+    skipped = metric_writers.read_metrics(tmp_path / "skipped.jsonl")
     assert [row["step"] for row in skipped] == [2, 6, 7, 8, 10]
     run, state = setup.prepare(config, tmp_path)
     run.checkpoints.close()
@@ -595,7 +600,7 @@ def test_a_second_start_counts_on_from_what_all_starts_have_used(make_config, tm
     with path.open("a") as file:
         file.write('{"step": 3, "speed/device_hours": 100.0}\n')
     loop.train(make_config(CLIP, {"train.num_steps": 4}), tmp_path)
-    rows = metrics.read_metrics(path)
+    rows = metric_writers.read_metrics(path)
     assert [row["step"] for row in rows] == [1, 2, 3, 4]
     assert [row["speed/examples_seen"] for row in rows] == [4, 8, 12, 16]
     hours = [row["speed/device_hours"] for row in rows]
@@ -611,12 +616,12 @@ def test_the_parts_of_a_step_add_up_to_it(make_config, tmp_path):
         "checkpoint.every_steps": 3,
     }
     loop.train(make_config(CLIP, changes), tmp_path)
-    rows = metrics.read_metrics(tmp_path / "metrics.jsonl")
+    rows = metric_writers.read_metrics(tmp_path / "metrics.jsonl")
     first, second, fourth = [row for row in rows if "loss" in row]
     for row in (first, second, fourth):
         parts = [
             row[f"speed/{name}_seconds"]
-            for name in (*clock.STEP_PARTS, *clock.PAUSES, "other")
+            for name in (*run_log.STEP_PARTS, *run_log.PAUSES, "other")
         ]
         assert min(parts) >= 0
         assert sum(parts) == pytest.approx(row["speed/step_seconds"])

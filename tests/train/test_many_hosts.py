@@ -16,8 +16,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from glide_jax import lifecycle, metrics
 from glide_jax.checkpoint import store
+from glide_jax.runtime import lifecycle, metric_writers
 from tests import local_processes
 from tests.chaos import world
 from tests.train import small_runs
@@ -72,7 +72,7 @@ def whole_run(tokenizer_folder, tmp_path_factory):
 
 def test_two_processes_leave_the_files_of_one(whole_run):
     _, workdir, logs = whole_run
-    rows = metrics.read_metrics(workdir / "metrics.jsonl")
+    rows = metric_writers.read_metrics(workdir / "metrics.jsonl")
     assert [row["step"] for row in rows] == [1, 2, 3, 4]
     names = {path.name for path in workdir.iterdir()}
     expected = {"config.json", "tokenizer", "checkpoints", "tensorboard"}
@@ -94,7 +94,7 @@ def test_two_processes_validate_and_draw_as_one(tokenizer_folder, tmp_path):
         local_processes.run(logs, command, processes=processes, devices=devices)
         losses = {
             (row["step"], name): row[name]
-            for row in metrics.read_metrics(workdir / "metrics.jsonl")
+            for row in metric_writers.read_metrics(workdir / "metrics.jsonl")
             for name in ("loss", "validation/loss")
             if name in row
         }
@@ -129,8 +129,8 @@ def test_what_two_by_four_saved_goes_on_alike_on_any_layout(
     command = [*TRAIN, f"--config={experiment}", f"--workdir={workdir}", *flags]
     local_processes.run(logs, command, processes=processes, devices=devices)
 
-    expected = metrics.read_metrics(saved / "metrics.jsonl")
-    found = metrics.read_metrics(workdir / "metrics.jsonl")
+    expected = metric_writers.read_metrics(saved / "metrics.jsonl")
+    found = metric_writers.read_metrics(workdir / "metrics.jsonl")
     assert [row["step"] for row in found] == [1, 2, 3, 4]
     for name in ("loss", "grad_norm"):
         losses, before = ([row[name] for row in rows[2:]] for rows in (found, expected))
@@ -166,7 +166,7 @@ def test_a_signal_to_one_process_saves_one_step_of_all(whole_run, tmp_path):
     for process in (0, 1):
         log = (logs / f"process{process}.log").read_text()
         assert f"stopped by a signal; step {stopped_at} is saved" in log
-    rows = metrics.read_metrics(workdir / "metrics.jsonl")
+    rows = metric_writers.read_metrics(workdir / "metrics.jsonl")
     assert [row["step"] for row in rows] == list(range(1, stopped_at + 1))
 
 

@@ -11,14 +11,15 @@ import pytest
 
 from glide_jax.diffusion import process, schedules, timestep_sampling
 from glide_jax.models import build
-from glide_jax.train import objectives, randomness, step
+from glide_jax.runtime import random_streams
+from glide_jax.train import objectives, step
 from tests.train.small_runs import CLIP, make_batch
 
 PAD = 7
 
 
 def keys(rows: int, stream: str = "caption_drop"):
-    return randomness.example_keys(0, stream, 0, jnp.arange(rows))
+    return random_streams.example_keys(0, stream, 0, jnp.arange(rows))
 
 
 def random_params(init):
@@ -35,7 +36,7 @@ def compile_loss(objective):
 
     def loss(params, batch, step):
         def keys_of(stream):
-            return randomness.example_keys(0, stream, step, batch["example_index"])
+            return random_streams.example_keys(0, stream, step, batch["example_index"])
 
         return objective.loss(params, batch, keys_of, {})
 

@@ -11,11 +11,10 @@ import time
 
 import pytest
 
-from glide_jax import lifecycle, metrics
-from glide_jax.checkpoint import folders, store, writing
+from glide_jax.checkpoint import async_save, folders, store
 from glide_jax.cli import main
 from glide_jax.errors import UserError
-from glide_jax.runtime import holders, locks
+from glide_jax.runtime import holders, lifecycle, locks, metric_writers
 from glide_jax.train import loop
 from tests import local_processes
 from tests.checkpoint import states
@@ -90,7 +89,7 @@ def test_a_run_that_was_taken_over_ends_and_writes_nothing_more(
         loop.train(make_config(small_runs.CLIP, changes), tmp_path)
     assert "\n" not in str(error.value)
     assert folders.list_steps(tmp_path / "checkpoints") == [2]
-    rows = metrics.read_metrics(tmp_path / "metrics.jsonl")
+    rows = metric_writers.read_metrics(tmp_path / "metrics.jsonl")
     assert [row["step"] for row in rows] == [1, 2, 3]
     assert record(tmp_path).host == "rack7"
 
@@ -106,14 +105,14 @@ def test_a_checkpoint_is_not_put_in_place_for_a_run_that_was_taken_over(
             raise UserError("taken over")
 
     writer = store.CheckpointStore(folder, check_writer=check_writer)
-    start = writing.Write.start
+    start = async_save.AsyncSave.start
 
     def start_and_lose(self, state):
         told = start(self, state)
         is_lost.append(True)
         return told
 
-    monkeypatch.setattr(writing.Write, "start", start_and_lose)
+    monkeypatch.setattr(async_save.AsyncSave, "start", start_and_lose)
     writer.save(2, states.make_items(2), {"step": 2})
     with pytest.raises(UserError, match=r"step 2 .* was not written: taken over"):
         writer.close()

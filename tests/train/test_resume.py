@@ -15,8 +15,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from glide_jax import lifecycle, metrics
 from glide_jax.config import resolve
+from glide_jax.runtime import lifecycle, metric_writers
 from glide_jax.train import loop, setup
 from tests import fake_devices
 from tests.train import small_runs
@@ -51,7 +51,7 @@ def rows(workdir: pathlib.Path) -> list[dict]:
     """metrics.jsonl without what a clock and the machine say."""
     return [
         {name: value for name, value in row.items() if not name.startswith(MEASURED)}
-        for row in metrics.read_metrics(workdir / "metrics.jsonl")
+        for row in metric_writers.read_metrics(workdir / "metrics.jsonl")
     ]
 
 

@@ -16,12 +16,12 @@ import pytest
 from glide_jax.config import defaults, resolve
 from glide_jax.models import flops
 from glide_jax.parallel import chips
-from glide_jax.train import clock, speed
+from glide_jax.train import run_log
 from tests import fake_devices
 from tests.train.small_runs import CLIP, TEXT2IM
 
 CONFIG = defaults.Config(model=TEXT2IM, train=defaults.TrainConfig(global_batch_size=6))
-LAP = dict.fromkeys(clock.PARTS, 0.0) | {
+LAP = dict.fromkeys(run_log.PARTS, 0.0) | {
     "input_wait": 1.0,
     "dispatch": 2.0,
     "device": 8.0,
@@ -45,17 +45,17 @@ def known_chip(monkeypatch):
 
 
 def test_a_step_is_the_sum_of_its_parts_and_compilation_is_apart():
-    row = speed.Meter(CONFIG).row(10, LAP, steps=4, elapsed=60.0)
+    row = run_log.Throughput(CONFIG).row(10, LAP, steps=4, elapsed=60.0)
     assert row["speed/step_seconds"] == 20 / 4
     assert row["speed/input_wait_seconds"] == 1 / 4
     assert row["speed/evaluation_seconds"] == 5 / 4
     assert row["speed/compile_seconds"] == 40
-    without = speed.Meter(CONFIG).row(10, {**LAP, "compile": 0.0}, 4, 60.0)
+    without = run_log.Throughput(CONFIG).row(10, {**LAP, "compile": 0.0}, 4, 60.0)
     assert "speed/compile_seconds" not in without
 
 
 def test_rates_are_of_training_without_its_pauses():
-    row = speed.Meter(CONFIG).row(10, LAP, steps=4, elapsed=60.0)
+    row = run_log.Throughput(CONFIG).row(10, LAP, steps=4, elapsed=60.0)
     # 12 of the 20 seconds, 3 a step of 6 pictures.
     assert row["speed/images_per_second"] == pytest.approx(2)
     assert row["speed/images_per_second_per_chip"] == pytest.approx(2)
@@ -67,7 +67,7 @@ def test_utilisation_is_three_forward_passes_over_the_time_and_the_peak(
 ):
     known_chip()
     seconds, images = 0.25, 8
-    rates = speed.rates(model, images / seconds, num_chips=1.0)
+    rates = run_log.rates(model, images / seconds, num_chips=1.0)
     work = 3 * sum(flops.forward_flops(model).values()) * images
     assert rates["mfu"] == pytest.approx(work / (seconds * 2e12))
     assert rates["tflops_per_second_per_chip"] == pytest.approx(work / seconds / 1e12)
@@ -75,17 +75,19 @@ def test_utilisation_is_three_forward_passes_over_the_time_and_the_peak(
 
 def test_a_chip_of_two_devices_is_one_chip(known_chip):
     known_chip(devices=2)
-    assert speed.count_chips() == jax.device_count() / 2
+    assert run_log.count_chips() == jax.device_count() / 2
 
 
 def test_a_device_of_unknown_peak_has_a_rate_but_no_utilisation():
-    rates = speed.rates(TEXT2IM, 10.0, num_chips=1.0)
+    rates = run_log.rates(TEXT2IM, 10.0, num_chips=1.0)
     assert rates["tflops_per_second_per_chip"] > 0
     assert "mfu" not in rates
 
 
 def test_hours_and_examples_are_those_of_all_starts():
-    row = speed.Meter(CONFIG, device_hours=2.0).row(10, LAP, steps=4, elapsed=1800.0)
+    row = run_log.Throughput(CONFIG, device_hours=2.0).row(
+        10, LAP, steps=4, elapsed=1800.0
+    )
     assert row["speed/device_hours"] == pytest.approx(2.5)
     assert row["speed/examples_seen"] == 60
 
@@ -98,25 +100,25 @@ def test_a_line_tells_of_utilisation_where_it_is_known():
         "loss": 0.042111,
     }
     rates = "step 100: 0.512 s, 31.2 images/s/chip, 12.3 TFLOP/s/chip"
-    assert speed.line(100, row) == f"{rates}, loss 0.04211"
+    assert run_log.line(100, row) == f"{rates}, loss 0.04211"
     row["speed/mfu"] = 0.4123
-    assert speed.line(100, row) == f"{rates}, MFU 41.2%, loss 0.04211"
+    assert run_log.line(100, row) == f"{rates}, MFU 41.2%, loss 0.04211"
 
 
 def test_a_run_bound_by_its_input_is_warned_of():
     fast = {"speed/input_wait_seconds": 0.1, "speed/training_seconds": 0.5}
-    assert speed.input_warning(CONFIG, fast) == ""
+    assert run_log.input_warning(CONFIG, fast) == ""
     slow = fast | {"speed/input_wait_seconds": 0.4}
-    warning = speed.input_warning(CONFIG, slow)
+    warning = run_log.input_warning(CONFIG, slow)
     assert "data.num_threads" in warning
     assert "--config.data.cache_dir=FOLDER" in warning
     cached = resolve.override(CONFIG, {"data.cache_dir": "cache"})
-    assert "cache_dir" not in speed.input_warning(cached, slow)
-    assert speed.input_warning(CONFIG, slow | {"speed/compile_seconds": 9.0}) == ""
+    assert "cache_dir" not in run_log.input_warning(cached, slow)
+    assert run_log.input_warning(CONFIG, slow | {"speed/compile_seconds": 9.0}) == ""
 
 
 def test_seconds_and_images_of_a_line_are_of_one_clock():
-    row = speed.Meter(CONFIG).row(10, LAP, steps=4, elapsed=1800.0)
+    row = run_log.Throughput(CONFIG).row(10, LAP, steps=4, elapsed=1800.0)
     images = CONFIG.train.global_batch_size / row["speed/training_seconds"]
     assert images == pytest.approx(row["speed/images_per_second"])
 
@@ -126,11 +128,11 @@ def test_the_high_water_mark_is_not_below_what_is_held():
     pages = int(pathlib.Path("/proc/self/statm").read_text().split()[1])
     held = pages * os.sysconf("SC_PAGE_SIZE")
     # The kernel counts pages in batches per thread: 1% is far more than these differ.
-    assert speed.memory()["memory/host_peak_bytes"] > 0.99 * held
+    assert run_log.memory()["memory/host_peak_bytes"] > 0.99 * held
 
 
 def test_one_host_has_no_skew():
-    assert speed.host_skew(LAP) == {}
+    assert run_log.host_skew(LAP) == {}
 
 
 def test_of_two_hosts_the_one_that_waits_for_its_data_is_named():

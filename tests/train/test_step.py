@@ -10,8 +10,7 @@ import numpy as np
 import pytest
 
 from glide_jax.config import defaults
-from glide_jax.train import objectives, optimizer, step
-from glide_jax.train import state as states
+from glide_jax.train import objectives, optimizer, step, train_state
 from tests.train.small_runs import assert_trees_equal
 
 T = 10
@@ -47,7 +46,9 @@ def make(objective=OBJECTIVE, **sections):
         }
     )
     params = objective.init(jax.random.key(0))
-    state = states.make_state(config, params, optimizer.make_optimizer(config.optim))
+    state = train_state.make_state(
+        config, params, optimizer.make_optimizer(config.optim)
+    )
     train_step = jax.jit(step.make_train_step(config, objective))
     return functools.partial(train_step, seed=config.seed), state
 
@@ -168,7 +169,7 @@ def test_a_state_survives_being_taken_apart():
     train = defaults.TrainConfig(timestep_sampling="loss_second_moment")
     for sections in ({}, {"train": train}):
         _, state = make(**sections)
-        assert_trees_equal(states.from_items(states.to_items(state)), state)
+        assert_trees_equal(train_state.from_items(train_state.to_items(state)), state)
 
 
 def test_a_loss_spike_is_skipped_once_there_is_an_average_to_compare_with():

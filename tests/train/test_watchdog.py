@@ -10,7 +10,7 @@ import sys
 import textwrap
 import time
 
-from glide_jax import lifecycle
+from glide_jax.runtime import lifecycle
 from tests import fake_devices
 
 # A loop around what is watched, in a process of its own: it will be ended.

@@ -1,0 +1,1 @@
+"""What `glide train` hands to the training loop: sample grids and evaluations."""

@@ -1,0 +1,114 @@
+"""Sample grids during training: the one place where train/ and sample/ meet."""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Callable
+
+import jax
+import numpy as np
+from jax.sharding import Mesh
+
+from glide_jax import array_types
+from glide_jax.data import schema
+from glide_jax.eval import contact_sheet
+from glide_jax.models import build
+from glide_jax.parallel import sharding
+from glide_jax.sample import batches, image_io, stage, stage_inputs
+from glide_jax.text import tokenizers
+from glide_jax.train import periodic_eval, setup
+
+GRID_SEED = 0
+HOLE_LEVEL = 160  # grey of the pixels that an inpainting model has to fill
+
+
+def make(run: setup.TrainingRun) -> periodic_eval.GridHook | None:
+    """A function from averaged parameters to a grid of held-out captions.
+
+    Upper row: the real pictures. Lower row: what the model makes of their captions,
+    which stand below. Between them what else the model is given: an upsampler's
+    low_res, an inpainting model's known part. None where there is nothing to draw: a
+    noised CLIP, or no validation data.
+    """
+    if run.grid is None or run.config.model.family != "text2im":
+        return None
+    batch = run.grid
+    count = len(batch["image"])
+    draw = make_draw(run, run.config.sample.guidance_scale)
+    given = [("real", list(image_io.to_pixels(batch["image"])))]
+    if "low_res" in batch:
+        given.append(("input", list(image_io.to_pixels(batch["low_res"]))))
+    if "inpaint_mask" in batch:
+        mask = batch["inpaint_mask"]
+        known = np.where(mask > 0, given[0][1], HOLE_LEVEL)
+        given.append(("known part", list(known)))
+    captions = [run.tokenizer.decode(tokens) for tokens in batch["tokens"]]
+
+    def draw_grid(params: array_types.Params) -> np.ndarray:
+        rows = [*given, ("drawn", list(draw(params, batch, np.arange(count))))]
+        no_notes = [[""] * count] * len(given)
+        section = contact_sheet.Section(
+            "", "", [""] * count, rows, [*no_notes, captions]
+        )
+        tile_px = contact_sheet.whole_tile_px(run.config.model.image_px)
+        return contact_sheet.draw_contact_sheet("", "", [section], tile_px=tile_px)
+
+    return draw_grid
+
+
+# (params, held-out batch, indices that key the noise) -> uint8 (B, H, W, 3)
+Draw = Callable[[array_types.Params, schema.Batch, np.ndarray], np.ndarray]
+
+
+def make_draw(
+    run: setup.TrainingRun, guidance_scale: float, mesh: Mesh | None = None
+) -> Draw:
+    """What the model makes of the captions, low_res and known parts of a batch.
+
+    All processes call it alike, with the whole batch, and each has the pictures.
+    Batches are spread over `mesh`, if there is one, which has to divide them.
+    """
+    config = run.config
+    # Guidance needs a model that has seen the empty caption.
+    is_guided = not config.model.low_res_px and config.train.caption_drop_prob > 0
+    program = stage.make_program(
+        config,
+        build.make_denoiser(config.model),
+        stage.StageSettings(
+            guidance_mode="cfg" if is_guided else "none",
+            sampler=config.sample.sampler,
+            respacing=config.sample.respacing,
+            inpaint_mode="pinned" if config.model.inpaint else None,
+            match_low_res=config.sample.match_low_res,
+        ),
+    )
+
+    # Parameters lie over the devices of all processes, so all of them draw, and each
+    # has the picture.
+    @functools.partial(jax.jit, out_shardings=sharding.replicated(run.mesh))
+    def draw(params, inputs):
+        inputs = inputs if mesh is None else batches.spread(inputs, mesh)
+        return program(params, None, inputs)
+
+    empty = stage_inputs.Caption(
+        *tokenizers.empty_batch(run.tokenizer, 1, config.model.text_context)
+    )
+
+    def draw_batch(params, batch, indices):
+        inputs = stage_inputs.StageInputs(
+            keys=batches.image_keys(GRID_SEED, indices, batches.BASE_STREAM),
+            caption=stage_inputs.Caption(
+                batch["tokens"][:, None], batch["text_mask"][:, None]
+            ),
+            empty=empty,
+            guidance_scale=guidance_scale,
+            eta=config.sample.eta,
+            noise_temperature=config.sample.noise_temperature,
+            low_res=batch.get("low_res"),
+            inpaint_image=batch["image"] if config.model.inpaint else None,
+            inpaint_mask=batch.get("inpaint_mask"),
+        )
+        drawn = draw(params, stage_inputs.with_array_scalars(inputs))
+        return image_io.to_pixels(drawn)
+
+    return draw_batch

@@ -1,0 +1,123 @@
+"""The end of a run: exit codes, and a stop request that loops can poll."""
+
+from __future__ import annotations
+
+import enum
+import os
+import signal
+import time
+from collections.abc import Sequence
+from types import FrameType, TracebackType
+
+POLL_SECS = 0.1
+
+
+class ExitCode(enum.IntEnum):
+    """Exit statuses for launchers."""
+
+    OK = 0
+    USER_ERROR = 2  # a restart does not help, as with 3 and 4
+    NO_CHECKPOINT = 3  # checkpoints exist, but none is valid
+    DIVERGED = 4  # training diverged and could not recover
+    PREEMPTED = 42  # the state is saved; the same command resumes
+    INTERRUPTED = 130  # by Ctrl-C, without a clean shutdown
+    PEER_LOST = 134  # another process of the run is gone; JAX exits by SIGABRT
+    STALLED = 135  # no step completed within the time limit
+    TERMINATED = 143  # by a signal, before the state could be saved
+
+
+def is_retryable(code: int) -> bool:
+    """Whether a launcher should restart the same command; launch/restart.sh does.
+
+    A shell also reports 128 and up for a process that a signal ended.
+    """
+    return code == ExitCode.PREEMPTED or code >= 128
+
+
+class StoppedError(Exception):
+    """Raised out of work that a signal stopped; `glide` prints it and exits with 42."""
+
+
+class StopRequest:
+    """Turns SIGTERM and SIGINT into a flag while the `with` block runs.
+
+    The loop polls `requested`, saves and returns. A second SIGINT raises
+    KeyboardInterrupt, which exits at once. The flag is local to this process. The block
+    must be entered in the main thread: Python handles signals nowhere else.
+
+    With `is_shared`, for one of several processes, SIGTERM is left to JAX, which
+    notifies all of them (see `parallel.distributed.stop_agreed`), and SIGINT is turned
+    into SIGTERM.
+
+    A nested request starts with the signal of the outer one. Other signals keep their
+    handlers.
+    """
+
+    def __init__(
+        self,
+        *,
+        is_shared: bool = False,
+        heeded: Sequence[signal.Signals] = (signal.SIGTERM, signal.SIGINT),
+    ) -> None:
+        self._is_shared = is_shared
+        self._heeded = (signal.SIGINT,) if is_shared else heeded
+        self.signal: signal.Signals | None = None
+        self._previous: dict[signal.Signals, object] = {}
+
+    @property
+    def requested(self) -> bool:
+        """True once a signal has been received."""
+        return self.signal is not None
+
+    def check(self) -> None:
+        """Raises StoppedError if a stop is requested before there is a state to save.
+
+        One of several processes cannot exit alone, and continues.
+        """
+        if self.requested and not self._is_shared:
+            raise StoppedError(
+                f"stopped by {self.signal.name} before the first step, with nothing to "
+                "save; the same command starts again"
+            )
+
+    def sleep(self, seconds: float) -> bool:
+        """Sleeps, at most until a signal is received; returns whether one was."""
+        end = time.monotonic() + seconds
+        while not self.requested and time.monotonic() < end:
+            time.sleep(min(POLL_SECS, seconds))
+        return self.requested
+
+    def __enter__(self) -> StopRequest:
+        outer = current()
+        for number in self._heeded:
+            self._previous[number] = signal.signal(number, self._handle)
+        if outer is not None and outer.requested:
+            self._note(outer.signal)
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        for number, handler in self._previous.items():
+            # None: the handler was not installed from Python and cannot be put back.
+            signal.signal(number, signal.SIG_DFL if handler is None else handler)
+        self._previous.clear()
+
+    def _handle(self, number: int, frame: FrameType | None) -> None:
+        if self.requested and number == signal.SIGINT:
+            raise KeyboardInterrupt
+        self._note(number)
+
+    def _note(self, number: int) -> None:
+        if self._is_shared:
+            os.kill(os.getpid(), signal.SIGTERM)
+        self.signal = signal.Signals(number)
+
+
+def current() -> StopRequest | None:
+    """The request that handles Ctrl-C now, or None if it raises KeyboardInterrupt."""
+    owner = getattr(signal.getsignal(signal.SIGINT), "__self__", None)
+    return owner if isinstance(owner, StopRequest) else None

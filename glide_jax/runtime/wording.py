@@ -1,0 +1,41 @@
+"""Writes a number with its noun."""
+
+from __future__ import annotations
+
+import re
+
+
+def counted(count: int, noun: str) -> str:
+    """ "1 picture", "2,000 pictures": the noun is regular and in the singular."""
+    return f"{count:,} {noun}{'' if count == 1 else 's'}"
+
+
+_LINE_END = re.compile(r"\r\n|\n|\r")
+
+
+def split_lines(text: str) -> list[str]:
+    r"""The lines of a text, without their ends.
+
+    Lines end at "\n", "\r\n", and "\r" only. `str.splitlines` also splits at form feed,
+    U+0085, U+2028, and five more, which captions from the web contain.
+    """
+    lines = _LINE_END.split(text)
+    # A final line end does not begin another line.
+    return lines[:-1] if lines[-1] == "" else lines
+
+
+_DIGITS = re.compile(r"([0-9]+)")
+
+
+def natural_key(name: str) -> tuple:
+    """A sort key that compares runs of digits by their value.
+
+    Names that differ only in leading zeros (1.png, 01.png) are ordered by their
+    characters, so that the order is total.
+    """
+    parts = _DIGITS.split(name)
+    # Odd indices hold digits, so that numbers are compared only with numbers.
+    numbers = tuple(
+        int(part) if place % 2 else part for place, part in enumerate(parts)
+    )
+    return numbers, name

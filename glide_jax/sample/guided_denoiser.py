@@ -1,0 +1,141 @@
+"""A model and its captions as the functions that a sampling loop calls.
+
+Captions are encoded once, outside the loop; the empty caption or negative prompt once
+for a whole batch.
+"""
+
+from __future__ import annotations
+
+import einops
+import jax
+import jax.numpy as jnp
+
+from glide_jax import array_types
+from glide_jax.diffusion import guidance, samplers
+from glide_jax.models import build, noised_clip
+from glide_jax.sample.stage_inputs import Caption, StageInputs
+
+
+def encode(
+    fns: build.DenoiserFns,
+    params: array_types.Params,
+    inputs: StageInputs,
+    *,
+    is_guided: bool,
+) -> build.TextConditioning:
+    """Captions for the denoiser: rows of every caption, then those of the empty one."""
+    batch = inputs.caption.tokens.shape[0]
+    text = fns.encode(params, *_caption_major(inputs.caption))
+    if not is_guided:
+        return text
+    empty = fns.encode(params, *inputs.empty)
+    return jax.tree.map(
+        lambda some, one: jnp.concatenate(
+            [some, jnp.broadcast_to(one, (batch, *one.shape[1:]))]
+        ),
+        text,
+        empty,
+    )
+
+
+def make_denoise(
+    fns: build.DenoiserFns,
+    params: array_types.Params,
+    text: build.TextConditioning,
+    inputs: StageInputs,
+    *,
+    is_guided: bool,
+) -> samplers.Denoise:
+    """The denoiser of one caption an image, of several blended, or guided.
+
+    `text` is from `encode`, with the same other arguments. One batch holds the rows of
+    every caption, then those of the empty one; all see the same x_t, so they differ in
+    their caption alone.
+    """
+    num_captions = inputs.caption.tokens.shape[1]
+    rows = num_captions + is_guided
+    conditions = {
+        name: _repeat(getattr(inputs, name), rows)
+        for name in ("low_res", "inpaint_image", "inpaint_mask")
+    }
+    weights = _weights(inputs)
+
+    def denoise(x_t: array_types.Image, timesteps: array_types.Timesteps) -> jax.Array:
+        outputs = fns.denoise(
+            params, _repeat(x_t, rows), _repeat(timesteps, rows), text, **conditions
+        )
+        outputs = einops.rearrange(outputs, "(k b) h w c -> k b h w c", k=rows)
+        cond = outputs[0]
+        if num_captions > 1:
+            cond = guidance.blend(outputs[:num_captions], weights)
+        if not is_guided:
+            return cond
+        is_active = guidance.is_active(
+            timesteps, inputs.guidance_first, inputs.guidance_last
+        )
+        scale = jnp.where(is_active, inputs.guidance_scale, 1.0)
+        guided = guidance.classifier_free(cond, outputs[-1], scale[:, None, None, None])
+        return guidance.rescale(guided, cond, inputs.guidance_rescale)
+
+    return denoise
+
+
+def encode_for_clip(
+    clip_fns: build.ClipFns, clip_params: array_types.Params, inputs: StageInputs
+) -> jax.Array:
+    """(k * b, d) features of the captions."""
+    return clip_fns.encode_text(clip_params, *_caption_major(inputs.clip_caption))
+
+
+def make_gradient(
+    clip_fns: build.ClipFns,
+    clip_params: array_types.Params,
+    text: jax.Array,
+    inputs: StageInputs,
+) -> samplers.GradientFn:
+    """The gradient of exp(logit_scale) * cosine(x_t, caption), times its scale.
+
+    `text` is from `encode_for_clip`. Of several captions the weighted mean of their
+    similarities counts.
+    """
+    num_captions = inputs.clip_caption.tokens.shape[1]
+    texts = einops.rearrange(text, "(k b) d -> k b d", k=num_captions)
+    weights = _weights(inputs)
+    logit_scale = clip_fns.logit_scale(clip_params)
+
+    def gradient_fn(
+        x_t: array_types.Image, timesteps: array_types.Timesteps
+    ) -> jax.Array:
+        def similarity(images: array_types.Image) -> jax.Array:
+            features = clip_fns.encode_image(clip_params, images, timesteps)
+            each = [noised_clip.similarity(features, text) for text in texts]
+            return logit_scale * jnp.sum(weights * jnp.stack(each), axis=0)
+
+        is_active = guidance.is_active(
+            timesteps, inputs.clip_guidance_first, inputs.clip_guidance_last
+        )
+        scale = jnp.where(is_active, inputs.clip_guidance_scale, 0.0)
+        return guidance.similarity_gradient(similarity, x_t, scale[:, None, None, None])
+
+    return gradient_fn
+
+
+def _weights(inputs: StageInputs) -> jax.Array:
+    """(k, b), summing to 1 over the captions of an image."""
+    batch, num_captions, _ = inputs.caption.tokens.shape
+    if inputs.weights is None:
+        return jnp.full((num_captions, batch), 1 / num_captions)
+    weights = jnp.asarray(inputs.weights, jnp.float32).T
+    return weights / jnp.sum(weights, axis=0)
+
+
+def _caption_major(caption: Caption) -> Caption:
+    """(b, k, L) -> (k * b, L)."""
+    return Caption(*(einops.rearrange(part, "b k l -> (k b) l") for part in caption))
+
+
+def _repeat(array: jax.Array | None, times: int) -> jax.Array | None:
+    """The batch `times` over, one after the other."""
+    if array is None or times == 1:
+        return array
+    return jnp.concatenate([array] * times)

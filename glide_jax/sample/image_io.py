@@ -1,0 +1,259 @@
+"""Pictures in and out: pixels, PNG files, grids, and the record beside them."""
+
+from __future__ import annotations
+
+import importlib.metadata
+import json
+import pathlib
+import platform
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from typing import Any
+
+import numpy as np
+from jaxtyping import Bool, Float, UInt8
+from PIL import Image, PngImagePlugin
+
+import glide_jax
+from glide_jax import array_types, errors
+from glide_jax.data import picture_files
+from glide_jax.sample import mask_files
+
+Pixels = UInt8[np.ndarray, "h w 3"]
+PixelBatch = UInt8[np.ndarray, "b h w 3"]
+Mask = Float[np.ndarray, "h w"]
+# Of another size than the argument it is made from.
+ResizedBatch = UInt8[np.ndarray, "b h_out w_out 3"]
+
+
+def to_pixels(images: array_types.Image) -> PixelBatch:
+    """[-1, 1] to uint8 by round((x + 1) * 127.5), as the released notebooks do."""
+    scaled = np.round((np.asarray(images, np.float32) + 1) * 127.5)
+    return np.clip(scaled, 0, 255).astype(np.uint8)
+
+
+def from_pixels(pixels: PixelBatch) -> array_types.Image:
+    """uint8 to float32 in [-1, 1]; `to_pixels` gives the same uint8 back."""
+    return np.asarray(pixels, np.float32) / 127.5 - 1
+
+
+def as_pixels(images: Any) -> np.ndarray:
+    """One picture or several, PIL or arrays, as one array (N, H, W, 3).
+
+    Arrays keep their dtype and are checked where they are used. PIL pictures are read
+    as picture files are: upright, sRGB, uint8, white where they are transparent.
+
+    Raises:
+        UserError: No picture, something else, or pictures of several sizes.
+    """
+    return _stacked(images, _rgb, "images", 3)
+
+
+def as_masks(masks: Any) -> np.ndarray:
+    """One mask or several, PIL or arrays, as one array (N, H, W), 1 = known.
+
+    A PIL mask is known where it is lighter than mid grey. (The mask file of a painting
+    tool has it the other way round; `read_mask` turns it.)
+
+    Raises:
+        UserError: No mask, something else, masks of several sizes, or a PIL mask that
+            is transparent somewhere or of one value everywhere.
+    """
+    return _stacked(masks, _known, "masks", 2)
+
+
+def _known(mask: Image.Image) -> np.ndarray:
+    """(H, W) bool."""
+    if mask.has_transparency_data and mask.convert("RGBA").getextrema()[3][0] < 255:
+        raise errors.UserError(
+            "masks: a picture is transparent somewhere, and whether that is known is"
+            " unclear; give mode 'L', or read the file by read_mask"
+        )
+    levels = np.asarray(picture_files.from_pillow(mask, "masks").convert("L"))
+    known = levels >= 128
+    if known.all() or not known.any():
+        raise errors.UserError(
+            f"masks: a picture has levels {levels.min()} to {levels.max()}; from 128 on"
+            " they are known, below they are repainted, and both have to occur"
+        )
+    return known
+
+
+def _stacked(
+    given: Any, convert: Callable[[Image.Image], np.ndarray], name: str, ndim: int
+) -> np.ndarray:
+    if isinstance(given, Image.Image):
+        given = [given]
+    if not isinstance(given, np.ndarray):
+        if not isinstance(given, list | tuple) or not given:
+            raise errors.UserError(
+                f"{name} are {given!r:.60}; give PIL pictures or arrays, at least one"
+            )
+        found = [
+            convert(one) if isinstance(one, Image.Image) else np.asarray(one)
+            for one in given
+        ]
+        if len({one.shape for one in found}) > 1:
+            sizes = ", ".join(sorted({str(one.shape) for one in found}))
+            raise errors.UserError(f"{name} have shapes {sizes}; give one size")
+        given = np.stack(found)
+    given = given[None] if given.ndim == ndim else given
+    if given.ndim != ndim + 1 or not given.size:
+        sides = "(N, H, W, 3) or (H, W, 3)" if ndim == 3 else "(N, H, W) or (H, W)"
+        raise errors.UserError(f"{name} have shape {given.shape}; give {sides}")
+    return given
+
+
+def _rgb(picture: Image.Image) -> np.ndarray:
+    """(H, W, 3) uint8; see `picture_files.read`."""
+    return np.asarray(picture_files.from_pillow(picture, "images"))
+
+
+def resize(pixels: Iterable[np.ndarray], image_px: int) -> ResizedBatch:
+    """Each picture (h, w, 3), uint8, at (image_px, image_px), PIL bicubic.
+
+    One that is so already is unchanged.
+    """
+    size = (image_px, image_px)
+    bicubic = Image.Resampling.BICUBIC
+    return np.stack(
+        [np.asarray(Image.fromarray(p).resize(size, bicubic)) for p in pixels]
+    )
+
+
+def resize_mask(
+    mask: Mask | Bool[np.ndarray, "h w"], mask_px: int
+) -> Float[np.ndarray, "h_out w_out"]:
+    """A mask (1 = known) at (mask_px, mask_px).
+
+    Made smaller, it is 1 only where all it covers is known, so no pixel that was to be
+    repainted is pinned at the lower resolution; made larger, it takes the nearest.
+    """
+    repaint = Image.fromarray((mask < 0.5).astype(np.float32))
+    share = repaint.resize((mask_px, mask_px), Image.Resampling.BOX)
+    # A share below one source pixel in a million is rounding.
+    return (np.asarray(share) < 1e-6).astype(np.float32)
+
+
+def make_grid(pixels: PixelBatch, columns: int) -> UInt8[np.ndarray, "h_out w_out 3"]:
+    """Pictures in rows from left to right with a 2 px white seam."""
+    count, height, width, _ = pixels.shape
+    rows = -(-count // columns)
+    seam = 2
+    shape = (rows * (height + seam) - seam, columns * (width + seam) - seam, 3)
+    grid = np.full(shape, 255, np.uint8)
+    for i, picture in enumerate(pixels):
+        y, x = (i // columns) * (height + seam), (i % columns) * (width + seam)
+        grid[y : y + height, x : x + width] = picture
+    return grid
+
+
+def read_image(path: str | pathlib.Path, name: str = "") -> Pixels:
+    """A picture file as upright sRGB; transparent parts come out white.
+
+    `name` is the flag that names the file, for errors.
+
+    Raises:
+        UserError: No such file, or not a picture.
+    """
+    return np.asarray(picture_files.read(path, name))
+
+
+def read_mask(path: str | pathlib.Path, reading: str | None = None) -> Mask:
+    """A mask file as `Glide.inpaint` takes it, 1 = known.
+
+    `reading` is what --mask_from names; see `mask_files.read`.
+
+    Raises:
+        UserError: As `mask_files.read`.
+    """
+    return mask_files.read(path, reading).known
+
+
+def write_png(
+    path: pathlib.Path, pixels: Pixels, text: Mapping[str, str] | None = None
+) -> None:
+    """Writes one picture, with texts by keyword.
+
+    A text is a tEXt chunk, or an iTXt chunk if Latin-1 lacks one of its characters.
+
+    Raises:
+        UserError: The file cannot be written.
+    """
+    chunks = PngImagePlugin.PngInfo()
+    for keyword, value in (text or {}).items():
+        chunks.add_text(keyword, value)
+    try:
+        Image.fromarray(pixels).save(path, format="PNG", pnginfo=chunks)
+    except OSError as error:
+        raise errors.UserError(f"cannot write {path}: {error.strerror}") from error
+
+
+def picture_texts(record: dict[str, Any]) -> dict[str, dict[str, str]]:
+    """What each PNG file of samples.json carries: file name -> keyword -> text.
+
+    "prompt" is the prompt, a blend as JSON. "glide_jax" is a JSON object with what
+    draws the picture again: version, verb, index, settings, and digests of the bundles.
+    """
+    bundles = record.get("bundles", {})
+    shared = {
+        "version": glide_jax.__version__,
+        "verb": record.get("verb"),
+        "bundles": {name: found["digest"] for name, found in bundles.items()},
+        "settings": record.get("settings"),
+    }
+    found = {}
+    for entry in record.get("images", []):
+        prompt = entry["prompt"]
+        if not isinstance(prompt, str):
+            prompt = json.dumps(prompt, ensure_ascii=False)
+        own = json.dumps({**shared, "index": entry["index"]})
+        for name in ("file", "base_file"):
+            if name in entry:
+                found[entry[name]] = {"prompt": prompt, "glide_jax": own}
+    return found
+
+
+def versions() -> dict[str, str]:
+    """Of the packages that repeating a run would need."""
+    packages = ("jax", "jaxlib", "flax", "numpy")
+    return {
+        **{name: importlib.metadata.version(name) for name in packages},
+        "glide_jax": glide_jax.__version__,
+        "python": platform.python_version(),
+    }
+
+
+def write_sidecar(path: pathlib.Path, record: dict[str, Any]) -> None:
+    """Writes `record` as JSON, with `versions`.
+
+    Raises:
+        UserError: The file cannot be written.
+    """
+    text = json.dumps({**record, "versions": versions()}, indent=2, ensure_ascii=False)
+    try:
+        path.write_text(text + "\n", encoding="utf-8")
+    except OSError as error:
+        raise errors.UserError(f"cannot write {path}: {error.strerror}") from error
+
+
+def write_all(
+    folder: pathlib.Path,
+    pictures: Sequence[tuple[str, np.ndarray]],
+    record: dict[str, Any],
+) -> None:
+    """Writes named PNG files and then samples.json into `folder`, made if absent.
+
+    Pictures are uint8 (H, W, 3), each of its own size. Those that `record` lists carry
+    their `picture_texts`.
+
+    Raises:
+        UserError: The folder or a file cannot be written.
+    """
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise errors.UserError(f"cannot make {folder}: {error.strerror}") from error
+    texts = picture_texts(record)
+    for name, pixels in pictures:
+        write_png(folder / name, pixels, texts.get(name))
+    write_sidecar(folder / "samples.json", record)

@@ -1,0 +1,1 @@
+"""Human preference: blinded pairs, votes, the page to vote on, Elo ratings."""

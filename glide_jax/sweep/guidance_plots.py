@@ -1,0 +1,153 @@
+"""Draws the three plots of GLIDE's figure 6 side by side, the commands below them."""
+
+from __future__ import annotations
+
+import pathlib
+import textwrap
+from typing import Any
+
+import numpy as np
+from matplotlib import path as paths
+from matplotlib import transforms
+from matplotlib.axes import Axes
+from matplotlib.backends.backend_agg import FigureCanvasAgg
+from matplotlib.figure import Figure
+
+from glide_jax.sweep import guidance_curves
+
+# Keys of curves.NAMES: (horizontal, vertical).
+PLOTS = (("recall", "precision"), ("fid", "inception_score"), ("fid", "clip_score"))
+TITLES = ("Precision and recall", "Inception Score and FID", "CLIP score and FID")
+BETTER = {"fid": "lower is better"}
+LINES = {
+    guidance_curves.CFG: ("tab:blue", "o", "classifier-free guidance"),
+    guidance_curves.CLIP: ("tab:orange", "s", "CLIP guidance"),
+}
+WIDTH_INCHES, DOTS_PER_INCH = 12.0, 120
+_ABOVE_PT, _PLOT_PT = 62, 222  # legend and titles; the plots
+TEXT_PT, COMMAND_PT = 13, 10
+_WRAP = 138  # letters of a line of the caption
+_DOT_PT = 9.0  # side of a point
+# Where a scale may stand from its point, in points; the first that is free.
+_PLACES = [
+    (right * far * 1.3, up * far)
+    for far in (13.0, 20.0)
+    for right, up in (
+        *((0, 1), (0, -1), (1, 0), (-1, 0)),
+        *((1, 1), (-1, -1), (1, -1), (-1, 1)),
+    )
+]
+
+
+def draw(shown: guidance_curves.Curves, path: pathlib.Path, drawn_by: str) -> None:
+    """Writes a PNG; `drawn_by` is the command that does, for the caption."""
+    make(shown, drawn_by).savefig(path)
+
+
+def make(shown: guidance_curves.Curves, drawn_by: str) -> Figure:
+    """The picture, as high as its caption asks for."""
+    caption = _caption(shown, drawn_by)
+    below = (caption.count("\n") + 1) * COMMAND_PT * 1.3 + 56  # with the axes' labels
+    height = _ABOVE_PT + _PLOT_PT + below
+    figure = Figure(figsize=(WIDTH_INCHES, height / 72), dpi=DOTS_PER_INCH)
+    FigureCanvasAgg(figure)
+    figure.subplots_adjust(
+        0.065, below / height, 0.985, 1 - _ABOVE_PT / height, wspace=0.3
+    )
+    every = figure.subplots(1, len(PLOTS))
+    for axes, title, (x, y) in zip(every, TITLES, PLOTS, strict=True):
+        _plot(axes, shown, x, y)
+        axes.set_title(title, fontsize=TEXT_PT)
+    handles, names = every[0].get_legend_handles_labels()
+    figure.legend(
+        handles, names, loc="upper center", ncols=3, fontsize=TEXT_PT, frameon=False
+    )
+    style = {"fontsize": COMMAND_PT, "family": "monospace"}
+    figure.text(0.01, 8 / height, caption, va="bottom", **style)
+    return figure
+
+
+def _plot(axes: Axes, shown: guidance_curves.Curves, x: str, y: str) -> None:
+    def place(point: guidance_curves.Point) -> tuple[float, float]:
+        return point.metrics[shown.names[x]], point.metrics[shown.names[y]]
+
+    start = [p for p in shown.points if p.mode == guidance_curves.UNGUIDED]
+    texts, drawn = [], []
+    for mode, (color, marker, name) in LINES.items():
+        own = [p for p in shown.points if p.mode == mode]
+        if not own:
+            continue
+        line = list(map(place, [*start, *own]))
+        axes.plot(*zip(*line, strict=True), color=color, linewidth=1.5, zorder=2)
+        drawn.append(line)
+        at = list(map(place, own))
+        axes.plot(*zip(*at, strict=True), marker, color=color, label=name, zorder=3)
+        texts += [
+            (xy, t, color)
+            for xy, t in zip(at, guidance_curves.labels(own), strict=True)
+        ]
+    if start:
+        at = place(start[0])
+        axes.plot(*at, "D", color="black", label="unguided", zorder=4)
+    for kind, set_label in ((x, axes.set_xlabel), (y, axes.set_ylabel)):
+        better = f" ({BETTER[kind]})" if kind in BETTER else ""
+        set_label(f"{shown.names[kind]}{better}", fontsize=TEXT_PT - 1)
+    axes.margins(0.12)
+    axes.grid(alpha=0.3)
+    axes.tick_params(labelsize=TEXT_PT - 2)
+    _write(axes, texts, drawn)
+
+
+def _write(axes: Axes, texts: list[tuple[Any, str, str]], lines: list[Any]) -> None:
+    """Each text near its point: of the places there the one that hides least."""
+    renderer = axes.figure.canvas.get_renderer()
+    axes.autoscale_view()  # else only at the end, and places would be of other axes
+    shown = [axes.transData.transform(line) for line in lines]
+    dots = [_box(at, _DOT_PT) for line in shown for at in line]
+    taken: list[transforms.Bbox] = []
+    for xy, text, color in texts:
+        written = axes.annotate(
+            text,
+            xy,
+            (0, 0),
+            textcoords="offset points",
+            color=color,
+            fontsize=TEXT_PT - 1,
+            ha="center",
+            va="center",
+            zorder=5,
+        )
+
+        def cost(place: tuple[float, float], written=written) -> float:
+            written.set_position(place)
+            box = written.get_window_extent(renderer)
+            hidden = sum(map(box.overlaps, dots)) + 2 * sum(map(box.overlaps, taken))
+            hidden += 2 * (not _is_inside(box, axes))
+            return hidden + 0.5 * sum(_crosses(line, box) for line in shown)
+
+        written.set_position(min(_PLACES, key=cost))
+        # Padded: 3 beside 2 would be read as 32.
+        taken.append(written.get_window_extent(renderer).padded(_DOT_PT))
+
+
+def _box(at: np.ndarray, points: float) -> transforms.Bbox:
+    """A square around a place of the picture."""
+    half = points * DOTS_PER_INCH / 72 / 2
+    return transforms.Bbox([at - half, at + half])
+
+
+def _crosses(line: np.ndarray, box: transforms.Bbox) -> bool:
+    return paths.Path(line).intersects_bbox(box, filled=False)
+
+
+def _is_inside(box: transforms.Bbox, axes: Axes) -> bool:
+    outer = transforms.Bbox.union([axes.bbox, box])
+    return np.array_equal(outer.extents, axes.bbox.extents)
+
+
+def _caption(shown: guidance_curves.Curves, drawn_by: str) -> str:
+    told = [f"Each point: {shown.command}, and its guidance", f"Drawn by: {drawn_by}"]
+    return "\n".join(
+        textwrap.fill(line, _WRAP, subsequent_indent="  ", break_on_hyphens=False)
+        for line in told
+    )

@@ -1,0 +1,326 @@
+"""The folder of a run, and the checks that a start continues the same run.
+
+    config.json   tokenizer/   manifest.json
+    checkpoints/   metrics.jsonl   tensorboard/   grids/
+
+The configuration of the last start and the tokenizer are stored once and listed in
+manifest.json; every checkpoint contains the settings that it was made with.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import json
+import logging
+import os
+import pathlib
+import secrets
+import socket
+import time
+import types
+from collections.abc import Callable, Collection, Iterator, Mapping
+from typing import Any
+
+import jax
+
+from glide_jax.checkpoint import manifest
+from glide_jax.config import resolve
+from glide_jax.config.defaults import Config, TrainConfig
+from glide_jax.errors import NoCheckpointError, UserError
+from glide_jax.parallel import distributed
+from glide_jax.runtime import locks, metric_writers
+from glide_jax.text import tokenizers
+
+# Settings that determine the meaning of the parameters, the order of the data and the
+# content of a checkpoint; a final dot means a whole section. All others, such as
+# num_steps, learning rates, intervals and max_bad_frac, may change between starts.
+IDENTITY = (
+    "seed",
+    "model.",
+    "diffusion.",
+    "data.sources",
+    "data.weights",
+    "data.tokenizer",
+    "data.low_res_corruption",
+    "data.low_res_corruption_strength",
+    "data.flip_prob",
+    "train.global_batch_size",
+    "train.caption_drop_prob",
+    "train.loss_type",
+    "train.low_pass_factors",
+    "train.timestep_sampling",
+    "train.timestep_power",
+    "train.init_from",
+    "optim.name",
+    "optim.moments_dtype",
+    "ema.decays",
+)
+# Those that determine the arrays of the state. Checkpoints of runs that differ in them
+# are incompatible, whatever `allow_change` says.
+_SHAPING = ("model.", "optim.name", "ema.decays")
+_NOT_SHAPING = ("model.dropout_prob", "model.compute_dtype")
+# Also these with loss_second_moment sampling, whose history is an array.
+_SHAPING_HISTORY = ("train.timestep_sampling", "diffusion.num_timesteps")
+# Consecutive failed checkpoint writes that end a run, which would lose its work.
+MAX_FAILED_WRITES = 3
+# NFS clients cache the absence of a file for this long.
+SEEN_WITHIN_SECS = 60
+# Errors of the operating system when a file cannot grow.
+NO_ROOM = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
+SHARED_REMEDY = "--workdir has to be the same folder, on a disk that all hosts share"
+
+
+def checkpoints(workdir: pathlib.Path) -> pathlib.Path:
+    """The folder of a run's checkpoints."""
+    return workdir / "checkpoints"
+
+
+@contextlib.contextmanager
+def needs_room(workdir: pathlib.Path) -> Iterator[None]:
+    """Raises a one-line error if the block fails because the disk is full."""
+    try:
+        yield
+    except OSError as error:
+        if error.errno not in NO_ROOM:
+            raise
+        raise UserError(
+            f"--workdir={workdir} cannot be written ({error.strerror}); make room, and "
+            "the same command goes on from the newest checkpoint"
+        ) from error
+
+
+def check_writable(workdir: pathlib.Path, *, flag: str = "--workdir") -> None:
+    """Raises UserError if the folder, or its nearest parent, is not writable."""
+    folder = workdir.absolute()
+    while not folder.exists():
+        folder = folder.parent
+    if not folder.is_dir() or not os.access(folder, os.W_OK | os.X_OK):
+        reason = errno.EACCES if folder.is_dir() else errno.ENOTDIR
+        raise UserError(
+            f"{flag}={workdir} cannot be written ({os.strerror(reason)}); "
+            "name a folder that you may write"
+        )
+
+
+@contextlib.contextmanager
+def sole_writer(
+    workdir: pathlib.Path, config: TrainConfig, check_stop: Callable[[], None]
+) -> Iterator[Callable[[], None]]:
+    """Locks the folder against other runs during the block; process 0 does so for all.
+
+    Yields a check, to be called before every write, that raises UserError if another
+    run has taken the folder over.
+
+    Args:
+      workdir: created if missing.
+      config: another run, asked to stop, may take its grace_secs to end.
+      check_stop: called while waiting; may raise to end the wait. For one of several
+        processes it must not raise: the wait is as long as another run may take.
+
+    Raises:
+      UserError: another run writes to the folder, or it cannot be written.
+    """
+    with contextlib.ExitStack() as stack:
+        check: Callable[[], None] = _nothing
+        if distributed.process_id() == 0:
+            check_writable(workdir)
+            lock = locks.FolderLock(
+                workdir,
+                flag="--workdir",
+                wait_secs=config.grace_secs,
+                check_stop=check_stop,
+            )
+            try:
+                check = stack.enter_context(lock).check
+            except OSError as error:
+                if error.errno in NO_ROOM:
+                    raise
+                raise _not_writable("--workdir", workdir, error) from error
+        distributed.wait_for_all("sole writer")
+        yield check
+
+
+def _nothing() -> None:
+    pass
+
+
+def _not_writable(flag: str, folder: pathlib.Path, error: OSError) -> UserError:
+    return UserError(
+        f"{flag}={folder} cannot be written ({error.strerror}); "
+        "name a folder that you may write"
+    )
+
+
+def prepare(workdir: pathlib.Path, *, flag: str = "--workdir") -> None:
+    """Creates the folder given by `flag`; one process does so for all.
+
+    Raises:
+      UserError: the folder cannot be written, or another process sees another one.
+    """
+    probe = workdir / ".writable"
+
+    def write() -> bytes:
+        mark = secrets.token_hex(8)
+        try:
+            workdir.mkdir(parents=True, exist_ok=True)
+            probe.write_text(mark)
+        except OSError as error:
+            raise _not_writable(flag, workdir, error) from error
+        return mark.encode()
+
+    mark = distributed.from_first("workdir", write).decode()
+    if not _comes_to_hold(probe, mark):
+        raise UserError(
+            f"{flag}={workdir} is another folder on {socket.gethostname()} than to "
+            f"process 0; {SHARED_REMEDY}"
+        )
+    distributed.wait_for_all("workdir seen")
+    if jax.process_index() == 0:
+        probe.unlink()
+
+
+def _comes_to_hold(path: pathlib.Path, text: str) -> bool:
+    """Whether the file contains the text within the delay of a shared disk."""
+    deadline = time.monotonic() + SEEN_WITHIN_SECS
+    while not path.is_file() or path.read_text() != text:
+        if time.monotonic() > deadline:
+            return False
+        time.sleep(1)
+    return True
+
+
+def check_begins(workdir: pathlib.Path, config: Config) -> None:
+    """Raises NoCheckpointError if the folder's run has lost its checkpoints.
+
+    Its metrics show more steps than any run makes without a checkpoint.
+    """
+    path = workdir / "metrics.jsonl"
+    rows = metric_writers.read_metrics(path) if path.exists() else []
+    made = max((row["step"] for row in rows), default=0)
+    stored = load_config(workdir) if (workdir / "config.json").exists() else config
+    # The first save creates the folder, even if all saves fail.
+    failed = MAX_FAILED_WRITES if checkpoints(workdir).exists() else 0
+    if made > (failed + 1) * stored.checkpoint.every_steps:
+        raise NoCheckpointError(
+            f"{path} tells of step {made}, and {checkpoints(workdir)} holds no "
+            "checkpoint: mount its disk, or put them back, or start anew with another "
+            "--workdir"
+        )
+
+
+def check_continues(
+    workdir: pathlib.Path,
+    config: Config,
+    allow_change: Collection[str] = (),
+    meta: Mapping[str, Any] = types.MappingProxyType({}),
+) -> None:
+    """Raises UserError if the folder's checkpoints belong to another run.
+
+    Settings named in `allow_change`, by their dotted path or that of a section, may
+    differ. `meta`, of the newest checkpoint, contains the settings that it was made
+    with; for older versions those of the folder are used.
+    """
+    stored = _config_of(workdir, meta) if "config" in meta else load_config(workdir)
+    differences = resolve.differences(stored, config)
+    changed = [
+        line
+        for line in differing(stored, config)
+        if not _is_allowed(line, allow_change)
+    ]
+    if changed:
+        keys = ",".join(line.partition(":")[0] for line in changed)
+        remedy = "a new folder, or the settings it was made with"
+        if not any(_is_shaping(line, config) for line in changed):
+            remedy += f", or --allow_change={keys}"
+        raise UserError(
+            f"--workdir={workdir} holds another run: {'; '.join(changed)}; use {remedy}"
+        )
+    if differences:
+        logging.info("settings changed since the last start: %s", differences)
+
+
+def differing(before: Config, after: Config) -> list[str]:
+    """Differences that make `after` a different run, one line each."""
+    lines = resolve.differences(before, after)
+    return [line for line in lines if _is_identity(line, after)]
+
+
+def _is_identity(difference: str, config: Config) -> bool:
+    path = difference.partition(":")[0]
+    if path == "data.tokenizer" and not config.data.tokenizer:
+        return False  # none is requested, so the run keeps its own
+    return _is_among(path, IDENTITY)
+
+
+def _is_shaping(difference: str, config: Config) -> bool:
+    """Whether the checkpoints have other arrays than `config` needs."""
+    path = difference.partition(":")[0]
+    has_history = config.train.timestep_sampling == "loss_second_moment"
+    is_model = _is_among(path, _SHAPING) and path not in _NOT_SHAPING
+    return is_model or (has_history and path in _SHAPING_HISTORY)
+
+
+def _is_among(path: str, names: Collection[str]) -> bool:
+    return any(
+        path.startswith(name) if name.endswith(".") else path == name for name in names
+    )
+
+
+def _is_allowed(difference: str, allow_change: Collection[str]) -> bool:
+    path = difference.partition(":")[0]
+    return any(path == key or path.startswith(f"{key}.") for key in allow_change)
+
+
+def save_config(workdir: pathlib.Path, config: Config) -> None:
+    """Writes config.json, and the manifest of it and the tokenizer; on one process.
+
+    The manifest lists drafts under their final names, so that `glide verify` finds a
+    complete folder wherever this is interrupted; see `manifest.DRAFT`.
+    """
+    if jax.process_index() == 0:
+        draft = workdir / f"config.json{manifest.DRAFT}"
+        draft.write_text(resolve.to_json(config))
+        names = [f"tokenizer/{path.name}" for path in workdir.glob("tokenizer/*")]
+        files = manifest.hash_files(workdir, [draft.name, *sorted(names)])
+        files["config.json"] = files.pop(draft.name)
+        manifest.write(
+            workdir, manifest.Manifest(0, manifest.now(), files, leaves={}, metrics={})
+        )
+        os.replace(draft, workdir / "config.json")
+        manifest.sync_folder(workdir)
+
+
+def save_tokenizer(workdir: pathlib.Path, tokenizer: tokenizers.Tokenizer) -> None:
+    """Writes the tokenizer's folder; one process does so for all."""
+    if jax.process_index() == 0:
+        tokenizers.save(tokenizer, workdir / "tokenizer")
+
+
+def load_config(workdir: pathlib.Path) -> Config:
+    """The configuration of a run."""
+    path = workdir / "config.json"
+    if not path.is_file():
+        raise UserError(
+            f"{workdir} has no config.json, so it is no workdir of `glide train`; "
+            "name the folder that was given as --workdir"
+        )
+    try:
+        return resolve.from_json(path.read_text())
+    except UnicodeDecodeError as error:
+        raise UserError(f"{path} is not UTF-8 ({error}); put it back") from error
+    except UserError as error:
+        raise UserError(f"{path}: {error}") from error
+
+
+def _config_of(workdir: pathlib.Path, meta: Mapping[str, Any]) -> Config:
+    """The configuration that a checkpoint was made with."""
+    try:
+        return resolve.from_json(json.dumps(meta["config"]))
+    except UserError as error:
+        raise UserError(f"the newest checkpoint in {workdir}: {error}") from error
+
+
+def load_tokenizer(workdir: pathlib.Path) -> tokenizers.Tokenizer:
+    """The tokenizer of a run."""
+    return tokenizers.load(workdir / "tokenizer")

@@ -1,0 +1,151 @@
+"""The start of a run: from scratch, another run, or its own newest checkpoint."""
+
+from __future__ import annotations
+
+import dataclasses
+import logging
+import pathlib
+from collections.abc import Callable, Collection, Mapping
+from typing import Any
+
+from glide_jax import array_types
+from glide_jax.checkpoint import store
+from glide_jax.config.defaults import Config
+from glide_jax.data import schema, sources
+from glide_jax.errors import UserError
+from glide_jax.parallel import distributed
+from glide_jax.text import tokenizers
+from glide_jax.train import captions, init_from, run_folder
+
+
+@dataclasses.dataclass(frozen=True)
+class RunStart:
+    """A start with checked workdir, tokenizer and origin; nothing is written.
+
+    Attributes:
+      checkpoints: the workdir's; None if no workdir is given.
+      is_fresh: whether there is no checkpoint to resume from.
+      tokenizer: the run's; None if the start must download it.
+      start: result of `init_from.adapt`, for a fresh run with an origin.
+    """
+
+    checkpoints: store.CheckpointStore | None
+    is_fresh: bool
+    tokenizer: tokenizers.Tokenizer | None
+    start: tuple[array_types.Params, list[str]] | None
+
+
+def check(
+    config: Config,
+    workdir: pathlib.Path | None,
+    source: schema.Source,
+    *,
+    allow_change: Collection[str] = (),
+    check_writer: Callable[[], None] = lambda: None,
+    may_download: bool = True,
+) -> RunStart:
+    """Checks what a start in `workdir` begins with.
+
+    Precedence: the workdir's newest good checkpoint, then train.init_from, then
+    initialisation.
+
+    Args:
+      config: configuration of the run.
+      workdir: None: a fresh run whose folder is undecided.
+      source: the training data.
+      allow_change: settings that may differ from the workdir's.
+      check_writer: called before every write of a checkpoint; may raise.
+      may_download: whether a published tokenizer may be fetched.
+
+    Raises:
+      NoCheckpointError: the workdir has checkpoints, but none is valid.
+      UserError: settings, data or folder are inconsistent.
+    """
+    checkpoints = None
+    if workdir is not None:
+        checkpoints = _open_checkpoints(config, workdir, check_writer)
+    if checkpoints is not None and not checkpoints.is_empty():
+        tokenizer = _continued(config, workdir, source, checkpoints, allow_change)
+        return RunStart(checkpoints, False, tokenizer, None)
+    if workdir is not None:
+        run_folder.check_begins(workdir, config)
+        run_folder.check_writable(workdir)
+    origin = _load_origin(config)
+    start = init_from.adapt(origin, config) if origin else None
+    tokenizer = captions.find_tokenizer(
+        config, source, origin, may_download=may_download
+    )
+    return RunStart(checkpoints, True, tokenizer, start)
+
+
+def _open_checkpoints(
+    config: Config, workdir: pathlib.Path, check_writer: Callable[[], None]
+) -> store.CheckpointStore:
+    """The workdir's checkpoints; all processes must see the same ones."""
+    checkpoints = store.CheckpointStore(
+        run_folder.checkpoints(workdir), config.checkpoint, check_writer
+    )
+    distributed.check_alike(
+        "the newest checkpoint in --workdir",
+        checkpoints.latest_step(),
+        run_folder.SHARED_REMEDY,
+    )
+    return checkpoints
+
+
+def _continued(
+    config: Config,
+    workdir: pathlib.Path,
+    source: schema.Source,
+    checkpoints: store.CheckpointStore,
+    allow_change: Collection[str],
+) -> tokenizers.Tokenizer:
+    """The tokenizer of an existing run that these settings and data continue.
+
+    The run's origin is no longer needed, and may have been deleted.
+    """
+    _, meta = checkpoints.newest()
+    run_folder.check_continues(workdir, config, allow_change, meta)
+    run_folder.check_writable(workdir)
+    tokenizer = captions.stored_tokenizer(workdir, meta)
+    _check_records(config, source, meta, allow_change)
+    return tokenizer
+
+
+def _load_origin(config: Config) -> init_from.Origin | None:
+    if not config.train.init_from:
+        logging.info(
+            "starts from random weights (--config.train.init_from=PATH starts from a "
+            "workdir or a bundle)"
+        )
+        return None
+    origin = init_from.load(config.train.init_from)
+    logging.info("started from %s at step %d", config.train.init_from, origin.step)
+    return origin
+
+
+def _check_records(
+    config: Config,
+    source: schema.Source,
+    meta: Mapping[str, Any],
+    allow_change: Collection[str],
+) -> None:
+    """Refuses data whose size or order differs from what the run has seen."""
+    if "data.sources" in allow_change:
+        return
+    has_files = any(
+        spec.startswith(("folder:", "webdataset:")) for spec in config.data.sources
+    )
+    # Checkpoints of the first order do not record it.
+    if has_files and meta.get("data_order", 1) != sources.ORDER_VERSION:
+        raise UserError(
+            "the checkpoint was made when records were read in another order (of names "
+            "as text, not in natural order), so the run would see other batches; go on "
+            "with --allow_change=data.sources, or start anew with another --workdir"
+        )
+    before = meta["records"]
+    if len(source) != before:
+        raise UserError(
+            f"{source!r} holds {len(source)} records, {before} when the checkpoint was "
+            "made; put them back, or take another order by --allow_change=data.sources"
+        )

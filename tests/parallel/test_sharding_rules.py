@@ -1,0 +1,161 @@
+"""Rules are read in order, and say whom they speak of and what they cannot do."""
+
+from __future__ import annotations
+
+import jax
+import jax.numpy as jnp
+import pytest
+from jax.sharding import AbstractMesh, AxisType
+from jax.sharding import PartitionSpec as P
+
+from glide_jax import presets
+from glide_jax.config import defaults
+from glide_jax.errors import UserError
+from glide_jax.models import build
+from glide_jax.parallel import device_mesh, sharding, sharding_rules
+
+
+def mesh(data=1, fsdp=1, tensor=1):
+    types = (AxisType.Auto,) * 3
+    return AbstractMesh((data, fsdp, tensor), device_mesh.AXES, axis_types=types)
+
+
+def specs(tree, mesh, given=(), family="text2im", min_shard_mb=0.0):
+    lies = sharding.shard_tree(
+        tree,
+        mesh,
+        rules=sharding_rules.make_rules(family, given),
+        min_shard_mb=min_shard_mb,
+    )
+    return {
+        jax.tree_util.keystr(path, simple=True, separator="/"): place.spec
+        for path, place in jax.tree_util.tree_leaves_with_path(lies)
+    }
+
+
+def struct(*shape, dtype=jnp.float32):
+    return jax.ShapeDtypeStruct(shape, dtype)
+
+
+def test_tensor_cuts_heads_and_hidden_units_and_closes_with_the_second_map():
+    params = build.abstract_params(presets.base("released"))
+    found = specs(params, mesh(tensor=2), min_shard_mb=1.0)
+    layers = "text/layers"
+    assert found[f"{layers}/attn_qkv/kernel"] == P(None, None, "tensor")
+    assert found[f"{layers}/attn_qkv/bias"] == P(None, "tensor")
+    assert found[f"{layers}/attn_proj/kernel"] == P(None, "tensor")
+    assert found[f"{layers}/attn_proj/bias"] == P()  # added once, after the sum
+    assert found[f"{layers}/mlp_in/kernel"] == P(None, None, "tensor")
+    assert found[f"{layers}/mlp_out/kernel"] == P(None, "tensor")
+    middle = "unet/middle/attention"
+    assert found[f"{middle}/qkv/kernel"] == P(None, "tensor")
+    assert found[f"{middle}/encoder_kv/kernel"] == P(None, "tensor")
+    assert found[f"{middle}/proj_out/kernel"] == P("tensor")
+    assert found["unet/stem/kernel"] == P()
+    clip = build.abstract_params(presets.noised_clip("released"))
+    found = specs(clip, mesh(tensor=2), family="noised_clip")
+    for tower in ("image", "text"):
+        for name in ("query", "key", "value", "mlp_in"):
+            assert found[f"{tower}/layers/{name}/kernel"] == P(None, None, "tensor")
+
+
+def test_fsdp_takes_the_largest_dimension_that_tensor_leaves():
+    tree = {"layers": {"mlp_in": {"kernel": struct(24, 2048, 8192)}}}
+    found = specs(tree, mesh(fsdp=8, tensor=2))
+    assert list(found.values()) == [P(None, "fsdp", "tensor")]
+
+
+def test_moments_and_averages_lie_as_their_parameter_and_factored_ones_by_size():
+    kernel = struct(24, 2048, 8192)
+    tree = {
+        "params": {"layers": {"mlp_in": {"kernel": kernel}}},
+        "mu": {
+            "layers": {"mlp_in": {"kernel": struct(24, 2048, 8192, dtype="bfloat16")}}
+        },
+        "v_row": {"layers": {"mlp_in": {"kernel": struct(24, 2048)}}},
+        "count": struct(),
+    }
+    found = specs(tree, mesh(fsdp=8, tensor=2), min_shard_mb=0.1)
+    same = P(None, "fsdp", "tensor")
+    assert found["params/layers/mlp_in/kernel"] == same
+    assert found["mu/layers/mlp_in/kernel"] == same
+    assert found["v_row/layers/mlp_in/kernel"] == P(None, "fsdp")
+    assert found["count"] == P()
+
+
+def test_rules_of_the_run_come_first_and_are_obeyed_to_the_letter():
+    tree = {"table": struct(64, 512), "other": struct(512, 64), "b": struct(8)}
+    given = ["table=fsdp,-", "^other$=whole"]
+    found = specs(tree, mesh(fsdp=8), given, min_shard_mb=0.0)
+    assert found == {"table": P("fsdp"), "other": P(), "b": P("fsdp")}
+    # The first rule that speaks decides.
+    found = specs(tree, mesh(fsdp=8), ["table=whole", *given])
+    assert found["table"] == P()
+    # A rule that names no fsdp leaves it to the automatic rule.
+    found = specs(tree, mesh(fsdp=8, tensor=2), ["table=tensor,-"])
+    assert found["table"] == P("tensor", "fsdp")
+
+
+@pytest.mark.parametrize(
+    ("rule", "message"),
+    [
+        ("mlp_in/kernel", "is not REGEX=AXES"),
+        ("=fsdp", "is not REGEX=AXES"),
+        ("[=fsdp", "begins with no regular expression"),
+        ("a=model,-", "names the axis 'model'; use data, fsdp, tensor or -"),
+        ("a=fsdp,fsdp", "names an axis twice"),
+    ],
+)
+def test_a_rule_that_cannot_be_read_is_refused(rule, message):
+    with pytest.raises(UserError) as caught:
+        sharding_rules.make_rules("text2im", [rule])
+    assert message in str(caught.value)
+    assert "\n" not in str(caught.value)
+
+
+def test_a_cut_that_leaves_a_rest_names_the_axis_and_the_remedy():
+    tree = {"text": {"token_embedding": struct(50257, 512)}}
+    with pytest.raises(UserError) as caught:
+        specs(tree, mesh(fsdp=8), ["token_embedding=fsdp,-"])
+    message = str(caught.value)
+    assert "text/token_embedding (50257, 512): its dimension of 50257" in message
+    assert "mesh.fsdp=8" in message
+    assert "'text/token_embedding=whole'" in message
+
+
+def test_a_rule_that_speaks_of_nothing_is_refused():
+    params = {"stem": struct(3, 3, 3, 64)}
+    for text in ("steam=-,-,-,fsdp", "stem=-,fsdp"):
+        table = sharding_rules.make_rules("text2im", [text])
+        with pytest.raises(UserError, match="speaks of no parameter"):
+            sharding.check_rules(params, table[:1])
+
+
+@pytest.mark.parametrize(
+    ("model", "tensor", "message"),
+    [
+        (presets.base("released"), 3, "the 8 heads of model.text_heads"),
+        (presets.base("released"), 4, "the 6 heads of the attention at 32 px"),
+        (presets.noised_clip("released"), 8, "the 12 heads of model.image_heads"),
+    ],
+)
+def test_tensor_has_to_cut_between_heads(model, tensor, message):
+    with pytest.raises(UserError) as caught:
+        sharding_rules.check_heads(model, mesh(tensor=tensor))
+    assert message in str(caught.value)
+    assert "use a divisor of" in str(caught.value)
+    sharding_rules.check_heads(model, mesh(tensor=1))
+
+
+def test_a_batch_divides_into_microbatches_that_divide_over_devices():
+    device_mesh.check_batch(64, mesh(data=4, fsdp=2), microbatches=8)
+    with pytest.raises(UserError) as caught:
+        device_mesh.check_batch(96, mesh(data=4, fsdp=2), microbatches=8)
+    assert str(caught.value) == (
+        "train.global_batch_size=96 is not divisible by 64 (mesh data=4, fsdp=2, in 8 "
+        "microbatches); use 64 or 128"
+    )
+
+
+def test_every_family_has_a_table():
+    assert set(sharding_rules.RULES) == set(defaults.MODEL_FAMILIES)
