@@ -13,10 +13,11 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from glide_jax import array_types, errors
+from glide_jax import array_types
 from glide_jax.bench import machine, timing, weights
 from glide_jax.config import defaults
 from glide_jax.diffusion import respacing
+from glide_jax.errors import UserError
 from glide_jax.models import attention_kernels, build, flops
 from glide_jax.sample import batches, restore, stage, stage_inputs
 
@@ -26,10 +27,10 @@ class Settings:
     """What is timed.
 
     Attributes:
-        batch: Pictures drawn at once.
-        guidance_mode: "none" or "cfg", of the base model.
-        passes: Denoiser passes of each stage; None: a whole picture.
-        repeats: Timed runs of each stage.
+      batch: Pictures drawn at once.
+      guidance_mode: "none" or "cfg", of the base model.
+      passes: Denoiser passes of each stage; None: a whole picture.
+      repeats: Timed runs of each stage.
     """
 
     batch: int = 1
@@ -71,7 +72,7 @@ def check(
 ) -> None:
     """Raises UserError where these models draw no pictures together."""
     if not isinstance(base.model, defaults.Text2ImConfig) or base.model.low_res_px:
-        raise errors.UserError(
+        raise UserError(
             f"config {base.name!r} is not of a base model; an upsampler's is "
             "--upsampler_config"
         )
@@ -81,13 +82,13 @@ def check(
         return
     px, low_res_px = base.model.image_px, getattr(upsampler.model, "low_res_px", 0)
     if low_res_px != px:
-        raise errors.UserError(
+        raise UserError(
             f"upsampler_config {upsampler.name!r} enlarges {low_res_px} px, but config "
             f"{base.name!r} draws {px} px; take both of one size"
         )
     dtypes = base.model.compute_dtype, upsampler.model.compute_dtype
     if dtypes[0] != dtypes[1]:
-        raise errors.UserError(
+        raise UserError(
             f"the models compute in {dtypes[0]} and {dtypes[1]}, and a row has one "
             "machine peak; give --compute_dtype for both"
         )
@@ -98,14 +99,14 @@ class StageTimes:
     """One stage, measured.
 
     Attributes:
-        config: The run's settings.
-        respacing: As timed.
-        passes: Denoiser passes in one run of the program.
-        whole_passes: Those of a whole picture.
-        rows: Pictures in a pass; guidance doubles them.
-        compile_seconds: Once, before the first run.
-        seconds: Of each run: the caption's encoding and all passes.
-        pass_flops_xla: Of one pass, as XLA counts the program.
+      config: The run's settings.
+      respacing: As timed.
+      passes: Denoiser passes in one run of the program.
+      whole_passes: Those of a whole picture.
+      rows: Pictures in a pass; guidance doubles them.
+      compile_seconds: Once, before the first run.
+      seconds: Of each run: the caption's encoding and all passes.
+      pass_flops_xla: Of one pass, as XLA counts the program.
     """
 
     config: defaults.Config

@@ -12,9 +12,9 @@ from typing import Any
 import jax
 import numpy as np
 
-from glide_jax import errors
 from glide_jax.bench import machine, timing, weights
 from glide_jax.config import defaults
+from glide_jax.errors import UserError
 from glide_jax.parallel import device_mesh, sharding
 from glide_jax.train import abstract_state, optimizer, run_log, train_state
 
@@ -41,7 +41,7 @@ def benchmark(config: defaults.Config, *, repeats: int = MIN_REPEATS) -> dict[st
     except jax.errors.JaxRuntimeError as error:
         if "RESOURCE_EXHAUSTED" not in str(error):
             raise
-        raise errors.UserError(
+        raise UserError(
             f"train.global_batch_size={config.train.global_batch_size} does not fit "
             "into a device's memory; give a smaller --batch, more train.microbatches, "
             "train.remat, or a larger mesh.fsdp"

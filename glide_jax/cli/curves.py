@@ -27,12 +27,12 @@ def run(source: str, output: str | None) -> int:
     """Draws `output`, a PNG, and writes the table beside it.
 
     Args:
-        source: The folder of a sweep, or a file of its rows.
-        output: Where to draw.
+      source: The folder of a sweep, or a file of its rows.
+      output: Where to draw.
 
     Raises:
-        UserError: Neither of the two, rows that are not comparable, or a place that
-            cannot be written.
+      UserError: Neither of the two, rows that are not comparable, or a place that
+          cannot be written.
     """
     from glide_jax.sweep import guidance_curves, guidance_plots, result
 

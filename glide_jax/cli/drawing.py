@@ -58,16 +58,16 @@ class Work:
     """What a verb asks for.
 
     Attributes:
-        verb: Its name.
-        prompts: One for each picture.
-        draw: Draws some of the pictures.
-        inputs: What samples.json says of input files: see `sampling.file_record`.
-        load: Loads the models.
-        statements: Lines for the user, once the models are known.
-        num_squares: How many squares of the models' size a picture takes, by its
-            number.
-        at_once: Pictures in one call of `draw`; None: the batch size.
-        sheets: Made of all pictures at the end, beside grid.png.
+      verb: Its name.
+      prompts: One for each picture.
+      draw: Draws some of the pictures.
+      inputs: What samples.json says of input files: see `sampling.file_record`.
+      load: Loads the models.
+      statements: Lines for the user, once the models are known.
+      num_squares: How many squares of the models' size a picture takes, by its
+          number.
+      at_once: Pictures in one call of `draw`; None: the batch size.
+      sheets: Made of all pictures at the end, beside grid.png.
     """
 
     verb: str
@@ -87,7 +87,7 @@ def run(values: flags.FlagValues, work: Work) -> None:
     Every batch holds the same pictures whether or not the run was cut.
 
     Raises:
-        UserError: As `Glide`'s methods and `output_folder.start` do.
+      UserError: As `Glide`'s methods and `output_folder.start` do.
     """
     from glide_jax.sample import output_folder, settings
 
@@ -223,8 +223,8 @@ def _open(
     """The output folder and where the run begins in it.
 
     Raises:
-        UserError: It cannot be written, another program writes to it, or as
-            `output_folder.start`.
+      UserError: It cannot be written, another program writes to it, or as
+          `output_folder.start`.
     """
     from glide_jax.sample import output_folder, restore
 

@@ -38,7 +38,6 @@ from collections.abc import Iterator
 from absl import flags
 
 import glide_jax
-from glide_jax import errors
 from glide_jax.cli import config_flag
 from glide_jax.errors import UserError
 from glide_jax.runtime import lifecycle, user_cache
@@ -109,7 +108,7 @@ def main(argv: list[str] | None = None) -> None:
 def _run_with_cache(argv: list[str]) -> int:
     try:
         user_cache.keep_programs()
-    except errors.UserError as error:
+    except UserError as error:
         print(f"glide: {error}", file=sys.stderr)
         return error.exit_code
     return run(argv)
@@ -154,7 +153,7 @@ def run(argv: list[str]) -> int:
             if verb in HEEDS_CTRL_C:
                 stack.enter_context(lifecycle.StopRequest(heeded=(signal.SIGINT,)))
             return _run_verb(verb, rest)
-    except errors.UserError as error:
+    except UserError as error:
         print(f"glide {verb}: {error}", file=sys.stderr)
         return error.exit_code
     except lifecycle.StoppedError as stopped:
@@ -214,7 +213,7 @@ def parse(values: flags.FlagValues, argv: list[str]) -> list[str]:
         return values(argv)[1:]
     except (flags.Error, AttributeError, KeyError, TypeError, ValueError) as error:
         cause = error.__context__
-        if isinstance(cause, errors.UserError):  # of a flag's own parser
+        if isinstance(cause, UserError):  # of a flag's own parser
             raise cause from None
         line = _one_line(error)
         # ml_collections raises these for an unknown key.
@@ -222,9 +221,9 @@ def parse(values: flags.FlagValues, argv: list[str]) -> list[str]:
             line = config_flag.describe_unknown(line, argv)
         is_setting = isinstance(error, AttributeError | KeyError) or "config." in line
         place = "glide help settings" if is_setting else f"{argv[0]} --help"
-        raise errors.UserError(f"{line} (see `{place}`)") from error
+        raise UserError(f"{line} (see `{place}`)") from error
     except OSError as error:
-        raise errors.UserError(str(error).splitlines()[-1].strip()) from error
+        raise UserError(str(error).splitlines()[-1].strip()) from error
     finally:
         sys.argv = before
 

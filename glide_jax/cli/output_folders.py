@@ -16,7 +16,7 @@ def made_folder(path: str) -> Iterator[pathlib.Path]:
     """The folder of --output, found writable; one that stays empty is taken away again.
 
     Raises:
-        UserError: It cannot be made or written.
+      UserError: It cannot be made or written.
     """
     folder = pathlib.Path(path)
     missing = [place for place in (folder, *folder.parents) if not place.exists()]
@@ -44,7 +44,7 @@ def alone(target: pathlib.Path) -> Iterator[None]:
     """While it lasts, no other program writes to this folder or file.
 
     Raises:
-        UserError: One does.
+      UserError: One does.
     """
     is_folder = target.is_dir()
     lock = target / ".lock" if is_folder else target.with_name(f".{target.name}.lock")

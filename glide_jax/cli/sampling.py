@@ -112,8 +112,8 @@ def read_prompts(values: flags.FlagValues) -> list[Prompt]:
     """The prompts, or with --blend the one prompt made of them.
 
     Raises:
-        UserError: None given, given twice over, a file that cannot be read, or another
-            number of weights.
+      UserError: None given, given twice over, a file that cannot be read, or another
+          number of weights.
     """
     if bool(values.prompt) == bool(values.prompt_file):
         raise UserError('give either --prompt="..." or --prompt_file=FILE')
@@ -136,7 +136,7 @@ def read_numbers(values: flags.FlagValues, name: str) -> list[float]:
     """The numbers of a list flag.
 
     Raises:
-        UserError: Something in it is no number.
+      UserError: Something in it is no number.
     """
     try:
         found = [float(part) for part in values[name].value]
@@ -152,7 +152,7 @@ def output_of(values: flags.FlagValues) -> str:
     """The folder that --output names.
 
     Raises:
-        UserError: None is named.
+      UserError: None is named.
     """
     if not values.output:
         raise UserError("--output is missing, e.g. --output=out/corgi")
@@ -241,7 +241,7 @@ def read_lines(path: str) -> list[str]:
     Empty lines are no prompts; how many there are is logged.
 
     Raises:
-        UserError: It cannot be read, or holds none.
+      UserError: It cannot be read, or holds none.
     """
     try:
         text = pathlib.Path(path).read_text(encoding="utf-8-sig")

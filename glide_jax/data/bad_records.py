@@ -13,8 +13,8 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from glide_jax import errors
 from glide_jax.data import schema
+from glide_jax.errors import UserError
 
 _log = logging.getLogger(__name__)
 # The share is taken of at least so many records, so that one bad record among the first
@@ -148,7 +148,7 @@ class FaultCounter:
         # A resumed run begins with the records of all processes, more than one process
         # had counted: what was accepted is not judged again.
         if new and len(self._kinds) + len(new) > allowed:
-            raise errors.UserError(self._too_many(new, min(seen, self._num_records)))
+            raise UserError(self._too_many(new, min(seen, self._num_records)))
         self.seen = seen
         self._kinds |= new
 

@@ -16,8 +16,8 @@ from typing import Any
 import tensorflow_datasets as tfds
 from PIL import Image
 
-from glide_jax import errors
 from glide_jax.data import bad_records, caption_text, schema, transforms
+from glide_jax.errors import UserError
 from glide_jax.runtime import scratch_dirs
 
 _RECORDS = "array_record"
@@ -116,7 +116,7 @@ class CaptionedImages(tfds.core.GeneratorBasedBuilder, skip_registration=True):
             kinds = ", ".join(
                 f"{n} {kind}" for kind, n in self._faults.by_kind().items()
             )
-            raise errors.UserError(
+            raise UserError(
                 f"{self._source!r} has no usable record ({kinds}); each needs a picture"
                 " and its caption"
             )
@@ -185,7 +185,7 @@ def build_array_records(
 def _check_word(what: str, word: str) -> None:
     # tfds takes "all" for every split at once.
     if not (word.isidentifier() and word.islower() and word.isascii()) or word == "all":
-        raise errors.UserError(
+        raise UserError(
             f"{what} {word!r} is not lower-case letters, digits and underscores"
             " starting with a letter; choose such a name"
         )
@@ -205,7 +205,7 @@ def _check_lacks(place: pathlib.Path, split: str) -> None:
     except (OSError, ValueError, KeyError, TypeError):
         is_ours, splits = False, []
     if not is_ours or split in splits:
-        raise errors.UserError(
+        raise UserError(
             f"{place.parent} exists{' and has split ' + split if is_ours else ''};"
             " remove it, or choose another name, split or directory"
         )

@@ -12,8 +12,8 @@ import json
 import pathlib
 from collections.abc import Iterable, Iterator
 
-from glide_jax import errors
 from glide_jax.data import caption_text
+from glide_jax.errors import UserError
 from glide_jax.runtime import csv_files
 
 _NAMES = ("metadata.jsonl", "metadata.csv")
@@ -79,7 +79,7 @@ def read(
     except (OSError, ValueError, csv.Error, RecursionError) as fault:
         # UnicodeDecodeError and pyarrow's ArrowInvalid are ValueErrors.
         detail = (str(fault).strip() or type(fault).__name__).splitlines()[0]
-        raise errors.UserError(
+        raise UserError(
             f"{path} cannot be read as a table ({detail}); repair or remove it"
         ) from fault
     return table

@@ -18,7 +18,7 @@ from collections.abc import Callable, Iterator
 
 from PIL import Image, ImageDraw, ImageFont, features
 
-from glide_jax import errors
+from glide_jax.errors import UserError
 
 FONT_PATH = pathlib.Path("/usr/share/fonts/truetype/noto/NotoColorEmoji.ttf")
 NAMES_PATH = pathlib.Path("/usr/share/unicode/emoji/emoji-test.txt")
@@ -68,7 +68,7 @@ def read_names(path: pathlib.Path = NAMES_PATH) -> list[Emoji]:
             points = tuple(int(code, 16) for code in codes.split())
             emojis.append(Emoji(points, name, group, subgroup))
     if not emojis:
-        raise errors.UserError(
+        raise UserError(
             f"{path} lists no fully-qualified emoji; reinstall Debian's unicode-data"
         )
     return emojis
@@ -82,14 +82,14 @@ def load_font(path: pathlib.Path = FONT_PATH) -> ImageFont.FreeTypeFont:
     """
     _check_file(path, "fonts-noto-color-emoji")
     if not (features.check("raqm") and features.check("fribidi")):
-        raise errors.UserError(
+        raise UserError(
             "this Pillow cannot join emoji sequences (no raqm or fribidi); install"
             " Pillow's wheel and Debian's libfribidi0"
         )
     try:
         return ImageFont.truetype(str(path), _STRIKE)
     except OSError as fault:
-        raise errors.UserError(
+        raise UserError(
             f"{path} has no bitmaps of size {_STRIKE} ({fault});"
             " use the font of Debian's fonts-noto-color-emoji"
         ) from fault
@@ -97,7 +97,7 @@ def load_font(path: pathlib.Path = FONT_PATH) -> ImageFont.FreeTypeFont:
 
 def _check_file(path: pathlib.Path, package: str) -> None:
     if not path.is_file():
-        raise errors.UserError(
+        raise UserError(
             f"{path} does not exist; it comes with the Debian package {package}:"
             " apt-get install fonts-noto-color-emoji unicode-data"
         )

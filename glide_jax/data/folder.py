@@ -12,7 +12,6 @@ import pathlib
 import posixpath
 from typing import NamedTuple
 
-from glide_jax import errors
 from glide_jax.data import (
     caption_tables,
     caption_text,
@@ -24,13 +23,14 @@ from glide_jax.data import (
     source_report,
     tar_paths,
 )
+from glide_jax.errors import UserError
 from glide_jax.runtime import paths, wording
 
 UNUSED_ROW = "table row whose picture has a caption file"
 LONE_ROW = "table row without its picture"
 
 
-class OnlyTarsError(errors.UserError):
+class OnlyTarsError(UserError):
     """The folder has tars and no pictures."""
 
 
@@ -72,7 +72,7 @@ class Folder:
             hint = ""
             if "?" in directory:
                 hint = f"; options after a ? are {', '.join(source_options.NAMES)}"
-            raise errors.UserError(
+            raise UserError(
                 f"folder:{directory} is not a folder; give the folder of the pictures"
                 f"{hint}"
             )
@@ -151,19 +151,19 @@ class Folder:
         described = self.report.describe()
         details = f" ({described})" if described else ""
         if not pictures:
-            raise errors.UserError(
+            raise UserError(
                 f"{self!r} holds no picture{details}; put some there, each NAME.jpg"
                 " with its caption in NAME.txt"
             )
         found = wording.counted(len(pictures), "picture")
         if self._options != source_options.Options():
-            raise errors.UserError(
+            raise UserError(
                 f"{self!r} has {found}, and none with a caption by the options after"
                 f" the ?{details}; leave an option out, or name another extension or"
                 " column"
             )
         first = pathlib.PurePosixPath(pictures[0])
-        raise errors.UserError(
+        raise UserError(
             f"{self!r} has {found} and no captions{details}; put the"
             f" caption of {first.name} in {first.with_suffix('.txt').name} beside it,"
             " and so on, or all captions in metadata.jsonl, a row each, such as"

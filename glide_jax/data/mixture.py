@@ -8,8 +8,8 @@ import itertools
 
 import numpy as np
 
-from glide_jax import errors
 from glide_jax.data import schema
+from glide_jax.errors import UserError
 from glide_jax.runtime import random_streams
 
 # The shares are exact in every block of this many positions, to 1/BLOCK.
@@ -96,15 +96,15 @@ def _block_counts(weights: tuple[float, ...]) -> tuple[int, ...]:
 
 def _check(parts: tuple[schema.Source, ...], weights: tuple[float, ...]) -> None:
     if not parts or len(parts) != len(weights):
-        raise errors.UserError(
+        raise UserError(
             f"data.sources names {len(parts)} sources and data.weights"
             f" {len(weights)} numbers; give one weight to each of one or more sources"
         )
     if not all(np.isfinite(weight) and weight > 0 for weight in weights):
-        raise errors.UserError(
+        raise UserError(
             f"data.weights={weights} must be positive; leave out a source of weight 0"
         )
     if sum(weights) > BLOCK * min(weights):
-        raise errors.UserError(
+        raise UserError(
             f"data.weights={weights} has a share below 1/{BLOCK}; leave that source out"
         )

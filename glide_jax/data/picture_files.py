@@ -16,8 +16,8 @@ from collections.abc import Iterator
 import numpy as np
 from PIL import Image, UnidentifiedImageError
 
-from glide_jax import errors
 from glide_jax.data import colour_profiles, picture_metadata, retrying_reads, schema
+from glide_jax.errors import UserError
 from glide_jax.runtime import paths
 
 # The formats that Pillow may try. It knows forty more, and hands some of them to other
@@ -189,7 +189,7 @@ def load_file(path: str | os.PathLike[str], name: str = "") -> Image.Image:
         )
         try:
             if stamp.size > retrying_reads.MAX_IMAGE_BYTES:
-                raise errors.UserError(
+                raise UserError(
                     f"{label} has {stamp.size} bytes, and pictures of up to"
                     f" {retrying_reads.MAX_IMAGE_BYTES} are read; save it smaller"
                 )
@@ -197,7 +197,7 @@ def load_file(path: str | os.PathLike[str], name: str = "") -> Image.Image:
         finally:
             os.close(descriptor)
     except OSError as error:
-        raise errors.UserError(
+        raise UserError(
             f"{label} cannot be read ({error.strerror}); give an existing picture file"
         ) from error
     with in_words_of_flags(label), warnings.catch_warnings():
@@ -216,7 +216,7 @@ def in_words_of_flags(label: str) -> Iterator[None]:
     try:
         yield
     except schema.BadRecordError as bad:
-        raise errors.UserError(
+        raise UserError(
             f"{label} is not a picture that can be read: {bad.reason}; give another"
             " file, or save this one again"
         ) from bad
@@ -230,7 +230,7 @@ def from_pillow(image: Image.Image, name: str) -> Image.Image:
         (mode "I") are taken only from a file, where they stand for 16 bits.
     """
     if image.mode == "F" or (image.mode == "I" and image.format is None):
-        raise errors.UserError(
+        raise UserError(
             f"{name}: a picture has mode {image.mode!r}, whose range is unknown; give"
             " mode 'L' (0 to 255) or 'I;16' (0 to 65535)"
         )
@@ -241,7 +241,7 @@ def from_pillow(image: Image.Image, name: str) -> Image.Image:
         image.info.pop("xmp", None)
         return on_white(_as_srgb(_turn_upright(image), name))
     except (*BROKEN, *_BOMB) as fault:
-        raise errors.UserError(
+        raise UserError(
             f"{name}: a picture cannot be read ({_detail(fault)}); give another"
         ) from fault
 

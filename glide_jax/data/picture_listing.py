@@ -15,8 +15,8 @@ import pathlib
 from collections.abc import Mapping
 from typing import NamedTuple
 
-from glide_jax import errors
 from glide_jax.data import picture_files
+from glide_jax.errors import UserError
 from glide_jax.runtime import wording
 
 HIDDEN = "hidden file"
@@ -97,7 +97,7 @@ def list_names(root: pathlib.Path) -> tuple[list[str], collections.Counter[str]]
                 walk.links.sort(key=wording.natural_key, reverse=True)
     except OSError as fault:
         # A disk that fails for a moment must not make the folder smaller.
-        raise errors.UserError(
+        raise UserError(
             f"{root} cannot be listed ({fault.filename}: {fault.strerror}); give a"
             " folder of pictures"
         ) from fault

@@ -17,7 +17,6 @@ from typing import Any, NamedTuple
 import grain
 import numpy as np
 
-from glide_jax import errors
 from glide_jax.data import (
     bad_records,
     caption_text,
@@ -27,6 +26,7 @@ from glide_jax.data import (
     schema,
     transforms,
 )
+from glide_jax.errors import UserError
 from glide_jax.runtime import random_streams
 
 logger = logging.getLogger(__name__)
@@ -68,7 +68,7 @@ class Recipe:
             self.low_res_corruption, self.low_res_corruption_strength
         )
         if self.low_res_px and self.image_px % self.low_res_px:
-            raise errors.UserError(
+            raise UserError(
                 f"low_res_px={self.low_res_px} does not divide"
                 f" image_px={self.image_px}; use a divisor"
             )
@@ -139,7 +139,7 @@ class _BatchMaker:
                 index = order.replacement_at(
                     self.source, self.recipe.seed, position, attempt
                 )
-        raise errors.UserError(
+        raise UserError(
             f"{MAX_ATTEMPTS} draws in a row from {self.source!r} gave no usable"
             f" record (the last: {bad[-1].key}: {bad[-1].reason}); check the data, or"
             " lower data.max_bad_frac to stop sooner"
@@ -294,14 +294,14 @@ def _check_sizes(
     process_count: int,
 ) -> None:
     if len(source) == 0:
-        raise errors.UserError(f"{source!r} holds no records; check its path")
+        raise UserError(f"{source!r} holds no records; check its path")
     if global_batch_size < 1 or global_batch_size % process_count:
-        raise errors.UserError(
+        raise UserError(
             f"global_batch_size={global_batch_size} is not a positive multiple of"
             f" {process_count} processes; use a multiple"
         )
     if not 0 <= process_index < process_count:
-        raise errors.UserError(
+        raise UserError(
             f"process_index={process_index} is not below process_count={process_count};"
             " number the processes from 0"
         )

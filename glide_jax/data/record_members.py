@@ -21,8 +21,8 @@ import unicodedata
 from collections.abc import Callable, Collection, Iterable, Iterator
 from typing import NamedTuple
 
-from glide_jax import errors
 from glide_jax.data import picture_files, picture_listing, source_options
+from glide_jax.errors import UserError
 
 IMAGE, TEXT, JSON = "image", "text", "json"
 _KINDS = {
@@ -178,7 +178,7 @@ class _Sample:
         choice = f"select one by ?{option}={extensions[0]}"
         if len(extensions) == 1:
             choice = "remove all but one"
-        raise errors.UserError(
+        raise UserError(
             f"{self._where}: the sample {self.key} has {len(names)} {what} of equal"
             f" rank, {' and '.join(names)}; {choice}"
         )

@@ -19,7 +19,7 @@ from typing import Protocol, runtime_checkable
 
 import numpy as np
 
-from glide_jax import errors
+from glide_jax.errors import UserError
 
 Batch = dict[str, np.ndarray]
 
@@ -41,7 +41,7 @@ class Example:
     choices: tuple[str, ...] = ()
 
 
-class BadRecordError(errors.UserError):
+class BadRecordError(UserError):
     """One record that cannot be used; the pipeline replaces it and counts it.
 
     Attributes:

@@ -15,8 +15,8 @@ import re
 
 import numpy as np
 
-from glide_jax import errors
 from glide_jax.data import schema
+from glide_jax.errors import UserError
 
 # RGB, at least 127 apart from each other and from every background of its world.
 COLOURS: dict[str, tuple[int, int, int]] = {
@@ -144,7 +144,7 @@ def parse_caption(text: str) -> ShapeScene:
     """
     match = _CAPTION.fullmatch(text.strip().lower())
     if match is None:
-        raise errors.UserError(
+        raise UserError(
             f"caption {text!r} is not of the shapes world; write it as"
             ' "a small red circle on a black background"'
         )
@@ -166,7 +166,7 @@ def _is_inside(shape: str, u: np.ndarray, v: np.ndarray) -> np.ndarray:
         return square & (2.0 * np.abs(u) <= v + 1.0)
     if shape == "cross":
         return square & ((np.abs(u) <= CROSS_ARM) | (np.abs(v) <= CROSS_ARM))
-    raise errors.UserError(f"shape {shape!r} is unknown; use one of {SHAPES}")
+    raise UserError(f"shape {shape!r} is unknown; use one of {SHAPES}")
 
 
 def coverage(
@@ -221,7 +221,7 @@ def render(scene: ShapeScene, px: int) -> np.ndarray:
 
 def _check_variant(variant: str) -> None:
     if variant not in ("quickstart", "full"):
-        raise errors.UserError(
+        raise UserError(
             f"shapes world {variant!r} is unknown; use shapes:quickstart or shapes:full"
         )
 
@@ -259,7 +259,7 @@ class ShapesWorld:
     def __post_init__(self) -> None:
         _check_variant(self.variant)
         if self.split not in SPLITS:
-            raise errors.UserError(
+            raise UserError(
                 f"split {self.split!r} of shapes:{self.variant} is unknown;"
                 f" use one of {', '.join(SPLITS)}"
             )

@@ -12,8 +12,8 @@ import re
 import urllib.parse
 from collections.abc import Collection
 
-from glide_jax import errors
 from glide_jax.data import picture_files
+from glide_jax.errors import UserError
 
 NAMES = ("image", "caption", "captions")
 # Suffixes of caption files. Of several beside one picture, the first here is read.
@@ -81,15 +81,13 @@ def parse_query(query: str, names: Collection[str], where: str) -> dict[str, str
     given = dict(pairs)
     for name, value in pairs:
         if name not in names:
-            raise errors.UserError(
+            raise UserError(
                 f"data source {where} sets {name}; only {', '.join(names)} can be set"
             )
         if not value:
-            raise errors.UserError(
-                f"data source {where} sets {name} to nothing; give a value"
-            )
+            raise UserError(f"data source {where} sets {name} to nothing; give a value")
     if len(given) < len(pairs):
-        raise errors.UserError(f"data source {where} sets an option twice; set it once")
+        raise UserError(f"data source {where} sets an option twice; set it once")
     return given
 
 
@@ -100,7 +98,7 @@ def check_policy(policy: str, where: str) -> str:
       UserError: not one of POLICIES, nor empty.
     """
     if policy and policy not in POLICIES:
-        raise errors.UserError(
+        raise UserError(
             f"data source {where} sets captions={policy};"
             f" use one of {', '.join(POLICIES)}"
         )
@@ -116,7 +114,7 @@ def _image_extension(given: str, where: str) -> str:
     extension = given.lower().removeprefix(".")
     if _suffix(extension) not in picture_files.SUFFIXES:
         known = ", ".join(sorted(picture_files.SUFFIXES))
-        raise errors.UserError(
+        raise UserError(
             f"data source {where} sets image={given}, which is not the extension of a"
             f" picture; end it in one of {known}"
         )

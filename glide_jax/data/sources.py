@@ -7,7 +7,6 @@ import logging
 import pathlib
 from collections.abc import Callable
 
-from glide_jax import errors
 from glide_jax.data import (
     caption_text,
     folder,
@@ -18,6 +17,7 @@ from glide_jax.data import (
     source_options,
     tar_shards,
 )
+from glide_jax.errors import UserError
 from glide_jax.runtime import wording
 
 _log = logging.getLogger(__name__)
@@ -86,7 +86,7 @@ def _parse(spec: str, split: str) -> tuple[str, str]:
     """Kind and place of a spec."""
     kind, separator, where = spec.replace("{split}", split).partition(":")
     if not separator or not where or kind not in {k.partition(":")[0] for k in KINDS}:
-        raise errors.UserError(
+        raise UserError(
             f"data source {spec!r} is not understood; use one of {', '.join(KINDS)}"
         )
     return kind, where
@@ -178,6 +178,6 @@ def sample_captions(
         share = f"{len(found)} of {len(found) + len(skipped)} records"
         told = f"{source!r}: {share} have a usable caption; left out: {first}"
         if not found:
-            raise errors.UserError(f"{told}; captions are UTF-8 text and not empty")
+            raise UserError(f"{told}; captions are UTF-8 text and not empty")
         _log.warning("%s%s", told, ", ..." if len(skipped) > NAMED else "")
     return found

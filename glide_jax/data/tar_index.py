@@ -16,7 +16,6 @@ from typing import NamedTuple
 
 import numpy as np
 
-from glide_jax import errors
 from glide_jax.data import (
     picture_files,
     picture_listing,
@@ -25,6 +24,7 @@ from glide_jax.data import (
     source_options,
     tar_headers,
 )
+from glide_jax.errors import UserError
 
 _log = logging.getLogger(__name__)
 FIELDS = ("image", "text", "json")
@@ -80,7 +80,7 @@ def load(
         finally:
             os.close(descriptor)
     except OSError as fault:
-        raise errors.UserError(
+        raise UserError(
             f"{path} cannot be read ({fault.strerror}); repair it, or leave it out of"
             " data.sources"
         ) from fault
@@ -186,14 +186,14 @@ class _Walk:
         # A header may claim more than 64 bits hold.
         self._places[name] = (found.offset, min(found.size, BEYOND))
         if len(self._places) > MAX_MEMBERS:
-            raise errors.UserError(
+            raise UserError(
                 f"{self._path} holds more than {MAX_MEMBERS:,} files of records; pack"
                 " it as several"
             )
 
     def _note_damage(self, offset: int) -> None:
         if offset == 0:
-            raise errors.UserError(
+            raise UserError(
                 f"{self._path} is not an uncompressed tar file; fetch or pack it again,"
                 " or leave it out of data.sources"
             )

@@ -8,8 +8,8 @@ import os
 import pathlib
 import re
 
-from glide_jax import errors
 from glide_jax.data import picture_listing
+from glide_jax.errors import UserError
 from glide_jax.runtime import paths, wording
 
 _RANGE = re.compile(r"(\d+)\.\.(\d+)")
@@ -34,23 +34,21 @@ def expand(where: str) -> tuple[list[pathlib.Path], collections.Counter[str]]:
         if path.is_dir():
             names = _in_folder(path, passed_over)
             if not names:
-                raise errors.UserError(
+                raise UserError(
                     f"webdataset:{where}: the folder {one} holds no tar; use"
                     f" folder:{one} for pictures, or name the tars by a glob"
                 )
         else:
             names = glob.glob(str(path), recursive=True)
         if not names:
-            raise errors.UserError(
+            raise UserError(
                 f"webdataset:{where} names no file at {one}; give existing tar files,"
                 " globs, ranges such as {000..012}, or a folder of tars (options are"
                 " ?image=, ?caption=, and ?captions=)"
             )
         found.update(dict.fromkeys(names))
     if not found:
-        raise errors.UserError(
-            "webdataset: names no file; write webdataset:FOLDER/*.tar"
-        )
+        raise UserError("webdataset: names no file; write webdataset:FOLDER/*.tar")
     names = sorted(found, key=wording.natural_key)
     if "**" in where:
         names = _without_links_to_same(names, passed_over)

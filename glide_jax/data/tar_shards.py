@@ -19,7 +19,6 @@ from concurrent import futures
 
 import numpy as np
 
-from glide_jax import errors
 from glide_jax.data import (
     caption_tables,
     caption_text,
@@ -31,6 +30,7 @@ from glide_jax.data import (
     tar_index,
     tar_paths,
 )
+from glide_jax.errors import UserError
 from glide_jax.runtime import user_cache, wording
 
 # Headers are read a few bytes at a time: on network disks waiting dominates.
@@ -139,7 +139,7 @@ class TarShards:
             self.report.notes.append(f"captions from {files} beside the tars")
         if not len(self):
             told = self.report.describe()
-            raise errors.UserError(
+            raise UserError(
                 f"webdataset:{self._where} holds {told}; pack a picture KEY.jpg and its"
                 " caption KEY.txt for each KEY, as img2dataset does"
             )

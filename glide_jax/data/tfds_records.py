@@ -17,8 +17,8 @@ from typing import Any
 import tensorflow_datasets as tfds
 from google.protobuf import json_format, message
 
-from glide_jax import errors
 from glide_jax.data import caption_text, retrying_reads, schema
+from glide_jax.errors import UserError
 from glide_jax.runtime import paths
 
 _FORMAT = "array_record"
@@ -42,7 +42,7 @@ def _open_builder(name: str) -> tfds.core.DatasetBuilder:
     if folder.is_dir():
         versions = sorted(folder.glob("**/dataset_info.json"))
         if len(versions) != 1:
-            raise errors.UserError(
+            raise UserError(
                 f"tfds:{name} holds {len(versions)} data sets (files named"
                 " dataset_info.json); give the folder of one version of one data set"
             )
@@ -50,14 +50,14 @@ def _open_builder(name: str) -> tfds.core.DatasetBuilder:
         try:
             return tfds.builder_from_directory(versions[0].parent)
         except _BROKEN as fault:
-            raise errors.UserError(
+            raise UserError(
                 f"{versions[0].parent} does not describe a data set"
                 f" ({_first_line(fault)}); copy it again"
             ) from fault
     try:
         return tfds.builder(name)
     except (tfds.core.DatasetNotFoundError, ValueError) as fault:
-        raise errors.UserError(
+        raise UserError(
             f"tfds:{name} is no folder and no known data set ({_first_line(fault)});"
             " give the folder that holds dataset_info.json, or prepare the data set"
             " first"
@@ -73,12 +73,12 @@ def _check_executes_nothing(path: pathlib.Path) -> None:
     try:
         described = json.loads(path.read_bytes())
     except (OSError, ValueError, RecursionError) as fault:
-        raise errors.UserError(
+        raise UserError(
             f"{path} cannot be read ({_first_line(fault)}); copy the data set again"
         ) from fault
     for name in _class_names(described):
         if not str(name).startswith("tensorflow_datasets.core.features."):
-            raise errors.UserError(
+            raise UserError(
                 f"{path} names the class {name!r}, for which its module would be run;"
                 " only features of tensorflow_datasets itself are read"
             )
@@ -134,7 +134,7 @@ class TfdsRecords:
             )
         except (ValueError, KeyError, NotImplementedError, OSError) as fault:
             splits = ", ".join(builder.info.splits) or "none, not prepared"
-            raise errors.UserError(
+            raise UserError(
                 f"tfds:{name} cannot be read at split {split!r} (splits: {splits};"
                 f" file format: {builder.info.file_format}); choose a split, or prepare"
                 " it with file_format='array_record'"
@@ -148,7 +148,7 @@ class TfdsRecords:
         self._has_captions = top in features or self._captions_required
         missing = {self._image, *([top] if self._has_captions else [])} - features
         if missing:
-            raise errors.UserError(
+            raise UserError(
                 f"tfds:{self._name} has no feature {' or '.join(sorted(missing))}, only"
                 f" {', '.join(builder.info.features)}; name the right ones as"
                 f" tfds:{self._name}?image=FEATURE&caption=FEATURE"
@@ -224,7 +224,7 @@ class _Shards:
             try:
                 descriptor, stamp = retrying_reads.open_file(path)
             except OSError as fault:
-                raise errors.UserError(
+                raise UserError(
                     f"{path}, a shard of split {split!r}, cannot be read"
                     f" ({fault.strerror}); copy the data set again"
                 ) from fault

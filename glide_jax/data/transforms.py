@@ -6,9 +6,9 @@ import numpy as np
 from jaxtyping import Float, UInt8
 from PIL import Image
 
-from glide_jax import errors
 from glide_jax.config import validate
 from glide_jax.data import picture_cache, picture_files, schema
+from glide_jax.errors import UserError
 
 
 def decode(example: schema.Example) -> Image.Image:
@@ -80,7 +80,7 @@ def area_downsample(
     """
     *batch, height, width, channels = images.shape
     if px < 1 or height % px or width % px:
-        raise errors.UserError(
+        raise UserError(
             f"low_res_px={px} does not divide the picture's {height} x {width};"
             " use a divisor of model.image_px"
         )
@@ -132,12 +132,12 @@ def corrupt_low_res(
 def check_corruption(kind: str, strength: float) -> None:
     """Raises UserError unless the kind is known and its strength makes sense."""
     if kind not in validate.CORRUPTIONS:
-        raise errors.UserError(
+        raise UserError(
             f"data.low_res_corruption={kind!r} is unknown;"
             f" use one of {', '.join(validate.CORRUPTIONS)}"
         )
     if kind in ("blur", "noise") and not strength > 0:
-        raise errors.UserError(
+        raise UserError(
             f"data.low_res_corruption_strength={strength} must be positive for"
             f" {kind}; set data.low_res_corruption=none to switch it off"
         )

@@ -90,9 +90,9 @@ def blend(outputs: ModelOutputs, weights: BlendWeights) -> process.ModelOutput:
     uncond) pulls towards all captions at once.
 
     Args:
-        outputs: (k, b, h, w, 2c), all at the same x_t.
-        weights: (k,), or (k, b) with each image's own; normalised here. May be traced;
-            those of an image must not add up to 0.
+      outputs: (k, b, h, w, 2c), all at the same x_t.
+      weights: (k,), or (k, b) with each image's own; normalised here. May be traced;
+          those of an image must not add up to 0.
     """
     weights = jnp.asarray(weights, jnp.float32)
     weights = weights / jnp.sum(weights, axis=0)
@@ -158,10 +158,10 @@ def similarity_gradient(
     """scale times the gradient of the summed similarity with respect to x_t.
 
     Args:
-        similarity_fn: images (b, h, w, c) -> (b,), each entry a function of its own
-            image only, so that the sum gives every image its own gradient.
-        x_t: noised images, not their clean estimates.
-        scale: gradient scale; may be traced.
+      similarity_fn: images (b, h, w, c) -> (b,), each entry a function of its own
+          image only, so that the sum gives every image its own gradient.
+      x_t: noised images, not their clean estimates.
+      scale: gradient scale; may be traced.
     """
     gradient = jax.grad(lambda images: jnp.sum(similarity_fn(images)))
     return scale * gradient(jnp.asarray(x_t))

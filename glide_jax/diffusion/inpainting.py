@@ -46,13 +46,13 @@ def renoise_known(
     Bind all but `x_prev` and `t` and pass the rest as the loop's `after_step`.
 
     Args:
-        tables: chain that `t` indexes.
-        x_prev: what the step from index t made.
-        t: (b,) index of that step; 0 puts in the image itself.
-        inpaint_image: what is known, in [-1, 1].
-        inpaint_mask: in [0, 1], 1 = known.
-        noise: standard normal draw of this step; plays no part where t = 0. Where the
-            mask is 0 or 1 it may be the step's own, which shows at other pixels.
+      tables: chain that `t` indexes.
+      x_prev: what the step from index t made.
+      t: (b,) index of that step; 0 puts in the image itself.
+      inpaint_image: what is known, in [-1, 1].
+      inpaint_mask: in [0, 1], 1 = known.
+      noise: standard normal draw of this step; plays no part where t = 0. Where the
+          mask is 0 or 1 it may be the step's own, which shows at other pixels.
     """
     prev = process.gather(tables.alphas_cumprod_prev, t)
     known = jnp.sqrt(prev) * inpaint_image + jnp.sqrt(1 - prev) * noise

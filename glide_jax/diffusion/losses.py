@@ -21,8 +21,9 @@ from collections.abc import Callable
 import jax
 import jax.numpy as jnp
 
-from glide_jax import array_types, errors
+from glide_jax import array_types
 from glide_jax.diffusion import process, samplers
+from glide_jax.errors import UserError
 
 LOSS_TYPES = ("mse", "hybrid", "mse_vb", "kl", "rescaled_kl")
 
@@ -70,21 +71,21 @@ def training_losses(
     """{"loss", "mse", "vb"}, each (b,); loss is the one to minimise.
 
     Args:
-        tables: chain that `t` indexes.
-        model_output: what the network returned at x_t.
-        x_start: clean images in [-1, 1].
-        x_t: q_sample(tables, x_start, t, noise).
-        noise: the draw inside x_t, which pred_eps should find.
-        t: (b,) indices into `tables`.
-        loss_type: static. "hybrid" is eq. 3 (the reference's RESCALED_MSE), "mse"
-            eq. 1 alone, "mse_vb" eq. 3 without the T / 1000 (its MSE), "kl" eq. 2
-            with its mean not stopped, "rescaled_kl" that times T.
+      tables: chain that `t` indexes.
+      model_output: what the network returned at x_t.
+      x_start: clean images in [-1, 1].
+      x_t: q_sample(tables, x_start, t, noise).
+      noise: the draw inside x_t, which pred_eps should find.
+      t: (b,) indices into `tables`.
+      loss_type: static. "hybrid" is eq. 3 (the reference's RESCALED_MSE), "mse"
+          eq. 1 alone, "mse_vb" eq. 3 without the T / 1000 (its MSE), "kl" eq. 2
+          with its mean not stopped, "rescaled_kl" that times T.
 
     Raises:
-        UserError: unknown loss_type.
+      UserError: unknown loss_type.
     """
     if loss_type not in LOSS_TYPES:
-        raise errors.UserError(
+        raise UserError(
             f"loss_type={loss_type!r} is not a known loss; "
             f"use one of {', '.join(LOSS_TYPES)}"
         )
@@ -125,16 +126,16 @@ def bits_per_dimension(
     `eval/losses.py` estimates it from a few drawn timesteps of many examples.
 
     Args:
-        denoise: (x_t, timesteps) -> model_output; timesteps lie on the training chain.
-        tables: the chain of k steps whose bound is taken.
-        x_start: images in [-1, 1] of 8 bits a channel.
-        noise_fn: t (b,) -> noise of that step, e.g. samplers.step_noise with its keys
-            and shape bound; called once, under a scan.
-        clip_denoised: static; clip pred_x_start to [-1, 1].
+      denoise: (x_t, timesteps) -> model_output; timesteps lie on the training chain.
+      tables: the chain of k steps whose bound is taken.
+      x_start: images in [-1, 1] of 8 bits a channel.
+      noise_fn: t (b,) -> noise of that step, e.g. samplers.step_noise with its keys
+          and shape bound; called once, under a scan.
+      clip_denoised: static; clip pred_x_start to [-1, 1].
 
     Returns:
-        total_bpd and prior_bpd (b,); vb, xstart_mse and mse (b, k), with t = k-1 in
-        column 0 and t = 0 in the last, in the order of the walk.
+      total_bpd and prior_bpd (b,); vb, xstart_mse and mse (b, k), with t = k-1 in
+      column 0 and t = 0 in the last, in the order of the walk.
     """
 
     def body(_: None, index: jax.Array) -> tuple[None, dict[str, jax.Array]]:

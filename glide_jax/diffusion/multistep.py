@@ -70,16 +70,16 @@ def plms_step(
     """Step of eq. 1; what is not said here is as in `samplers.ddpm_step`.
 
     Args:
-        tables: chain that `t` indexes.
-        model_output: what the network returned at x_t.
-        x_t: noised images.
-        t: (b,) indices; the step before was made from t + 1.
-        earlier: eps of the steps from t + 1, t + 2 and t + 3.
-        num_earlier: how many of them there are; the others are not looked at. May be
-            traced.
-        gradient: guidance gradient at x_t, or None; shifts the score.
-        clip_denoised: static.
-        denoised_fn: static.
+      tables: chain that `t` indexes.
+      model_output: what the network returned at x_t.
+      x_t: noised images.
+      t: (b,) indices; the step before was made from t + 1.
+      earlier: eps of the steps from t + 1, t + 2 and t + 3.
+      num_earlier: how many of them there are; the others are not looked at. May be
+          traced.
+      gradient: guidance gradient at x_t, or None; shifts the score.
+      clip_denoised: static.
+      denoised_fn: static.
     """
     pred_x_start, eps = guidance.estimate(
         tables, model_output, x_t, t, gradient, clip_denoised, denoised_fn

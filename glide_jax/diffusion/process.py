@@ -29,7 +29,8 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Float
 
-from glide_jax import array_types, errors
+from glide_jax import array_types
+from glide_jax.errors import UserError
 
 # The network's output: 2C channels, pred_eps (C) before var_values (C).
 ModelOutput = Float[array_types.Array, "b h w c2"]
@@ -124,16 +125,16 @@ def make_tables(
     """Tables of the chain with these betas.
 
     Args:
-        betas: float64, (k,), each in (0, 1).
-        timesteps: (k,) training-chain timestep of each index; None means 0..k-1.
+      betas: float64, (k,), each in (0, 1).
+      timesteps: (k,) training-chain timestep of each index; None means 0..k-1.
 
     Raises:
-        UserError: the two lengths differ.
+      UserError: the two lengths differ.
     """
     betas = np.asarray(betas, dtype=np.float64)
     timesteps = np.arange(len(betas)) if timesteps is None else np.asarray(timesteps)
     if timesteps.shape != betas.shape:
-        raise errors.UserError(
+        raise UserError(
             f"timesteps of shape {timesteps.shape} do not match betas of shape "
             f"{betas.shape}; give one training timestep per beta"
         )
@@ -234,13 +235,13 @@ def p_mean_variance(
     """p(x_{t-1} | x_t) from what the network returned, eq. 3 to 5.
 
     Args:
-        tables: chain that `t` indexes.
-        model_output: pred_eps and var_values; var_values are not clipped.
-        x_t: noised images, where the network looked.
-        t: (b,) indices into `tables`.
-        clip_denoised: static; clip pred_x_start to [-1, 1].
-        denoised_fn: static; applied to pred_x_start before the clip, so that pasted
-            pixels are clipped as well (reference order).
+      tables: chain that `t` indexes.
+      model_output: pred_eps and var_values; var_values are not clipped.
+      x_t: noised images, where the network looked.
+      t: (b,) indices into `tables`.
+      clip_denoised: static; clip pred_x_start to [-1, 1].
+      denoised_fn: static; applied to pred_x_start before the clip, so that pasted
+          pixels are clipped as well (reference order).
     """
     pred_eps, var_values = split_output(model_output)
     frac = (var_values + 1) / 2

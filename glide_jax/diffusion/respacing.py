@@ -20,8 +20,8 @@ from __future__ import annotations
 
 import numpy as np
 
-from glide_jax import errors
 from glide_jax.diffusion import process, schedules
+from glide_jax.errors import UserError
 
 
 def kept_timesteps(
@@ -30,13 +30,13 @@ def kept_timesteps(
     """Training-chain timesteps kept, ascending and distinct, int64.
 
     Args:
-        num_timesteps: length T of the training chain.
-        respacing: "150", "10,10,3,2,2", "ddim50", "fast27", "lambda20" or "".
-        schedule: name of the noise schedule, which "lambdaN" alone depends on.
+      num_timesteps: length T of the training chain.
+      respacing: "150", "10,10,3,2,2", "ddim50", "fast27", "lambda20" or "".
+      schedule: name of the noise schedule, which "lambdaN" alone depends on.
 
     Raises:
-        UserError: the string is malformed, asks for more steps than there are, or is a
-            "lambdaN" without a schedule.
+      UserError: the string is malformed, asks for more steps than there are, or is a
+          "lambdaN" without a schedule.
     """
     if respacing == "":
         return np.arange(num_timesteps)
@@ -63,7 +63,7 @@ def respaced_tables(
     """Tables of a named schedule thinned by `respacing`; "" gives the full chain.
 
     Raises:
-        UserError: unknown schedule or malformed respacing.
+      UserError: unknown schedule or malformed respacing.
     """
     kept = kept_timesteps(num_timesteps, respacing, schedule)
     betas = schedules.make_betas(schedule, num_timesteps)
@@ -76,7 +76,7 @@ def _strided(num_timesteps: int, respacing: str) -> np.ndarray:
     for stride in range(1, num_timesteps):
         if len(range(0, num_timesteps, stride)) == count:
             return np.arange(0, num_timesteps, stride)
-    raise errors.UserError(
+    raise UserError(
         f"respacing={respacing!r}: no integer stride gives {count} of {num_timesteps} "
         f"timesteps; use a count such as ddim50, or {count} for uneven spacing"
     )
@@ -88,13 +88,13 @@ def _evenly_noisy(
     """Eq. 5."""
     count = _parse_count(respacing, respacing.removeprefix("lambda"))
     if not 2 <= count <= num_timesteps:
-        raise errors.UserError(
+        raise UserError(
             f"respacing={respacing!r} asks for {count} distinct timesteps, the first "
             f"and the last among them, of {num_timesteps}; use lambda2 to "
             f"lambda{num_timesteps}"
         )
     if schedule is None:
-        raise errors.UserError(
+        raise UserError(
             f"respacing={respacing!r} follows a noise schedule and none was given; "
             f"give one of {', '.join(sorted(schedules.SCHEDULES))}"
         )
@@ -119,7 +119,7 @@ def _sections(num_timesteps: int, respacing: str) -> list[int]:
     for section, count in enumerate(counts):
         size = size_per + (section < extra)
         if size < count:
-            raise errors.UserError(
+            raise UserError(
                 f"respacing={respacing!r} asks for {count} of the {size} timesteps of "
                 f"section {section}; ask for at most {size}"
             )
@@ -137,7 +137,7 @@ def _sections(num_timesteps: int, respacing: str) -> list[int]:
 def _parse_count(respacing: str, part: str) -> int:
     """One positive count out of a respacing string."""
     if not part.strip().isdecimal() or int(part) < 1:
-        raise errors.UserError(
+        raise UserError(
             f"respacing={respacing!r} is not understood at {part!r}; use a count "
             "('150'), counts per section ('10,10,3,2,2'), 'ddim50', 'lambda20', "
             "'fast27', or '' for every timestep"

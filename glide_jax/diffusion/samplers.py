@@ -21,8 +21,9 @@ from typing import NamedTuple
 import jax
 import jax.numpy as jnp
 
-from glide_jax import array_types, errors
+from glide_jax import array_types
 from glide_jax.diffusion import guidance, multistep, process
+from glide_jax.errors import UserError
 
 # (x_t, timesteps on the training chain) -> model_output
 Denoise = Callable[[array_types.Image, array_types.Timesteps], process.ModelOutput]
@@ -56,8 +57,8 @@ class WalkState(NamedTuple):
     """What one step of `walk` leaves to the next.
 
     Attributes:
-        x_t: (b, h, w, c).
-        earlier: what a multistep rule keeps of earlier steps, each (b, h, w, c).
+      x_t: (b, h, w, c).
+      earlier: what a multistep rule keeps of earlier steps, each (b, h, w, c).
     """
 
     x_t: array_types.Image
@@ -78,14 +79,14 @@ def ddpm_step(
     """Ancestral step, eq. 1.
 
     Args:
-        tables: chain that `t` indexes.
-        model_output: what the network returned at x_t, after classifier-free guidance.
-        x_t: noised images.
-        t: (b,) indices into `tables`.
-        noise: standard normal draw; plays no part where t = 0.
-        gradient: guidance gradient at x_t, or None.
-        clip_denoised: static; clip pred_x_start to [-1, 1].
-        denoised_fn: static; see process.p_mean_variance.
+      tables: chain that `t` indexes.
+      model_output: what the network returned at x_t, after classifier-free guidance.
+      x_t: noised images.
+      t: (b,) indices into `tables`.
+      noise: standard normal draw; plays no part where t = 0.
+      gradient: guidance gradient at x_t, or None.
+      clip_denoised: static; clip pred_x_start to [-1, 1].
+      denoised_fn: static; see process.p_mean_variance.
     """
     out = process.p_mean_variance(
         tables,
@@ -185,24 +186,24 @@ def sample_loop(
     """Images x_start, (b, h, w, c): one rule walked down to index 0.
 
     Args:
-        denoise: (x_t, timesteps) -> model_output; timesteps lie on the training chain.
-        tables: the (respaced) chain to walk.
-        x_init: x_t at the first index walked: the starting noise of `initial_noise`, or
-            with num_steps an image noised (process.q_sample) or inverted (`invert`) to
-            index num_steps - 1.
-        keys: one typed key per image, so its noise does not depend on its batch.
-        rule: static; one of SAMPLERS.
-        eta: DDIM's share of fresh noise, in [0, 1]; may be traced. Others ignore it.
-        num_steps: walk only the indices num_steps - 1 to 0; 0 returns x_init. More than
-            the chain has, or None, is the whole chain. May be traced: one program
-            serves every number.
-        gradient_fn: (x_t, timesteps) -> guidance gradient, or None.
-        denoised_fn: static; see process.p_mean_variance.
-        clip_denoised: static; clip every pred_x_start to [-1, 1].
-        after_step: static; (x_prev, t) -> x_prev, applied after each step from t.
+      denoise: (x_t, timesteps) -> model_output; timesteps lie on the training chain.
+      tables: the (respaced) chain to walk.
+      x_init: x_t at the first index walked: the starting noise of `initial_noise`, or
+          with num_steps an image noised (process.q_sample) or inverted (`invert`) to
+          index num_steps - 1.
+      keys: one typed key per image, so its noise does not depend on its batch.
+      rule: static; one of SAMPLERS.
+      eta: DDIM's share of fresh noise, in [0, 1]; may be traced. Others ignore it.
+      num_steps: walk only the indices num_steps - 1 to 0; 0 returns x_init. More than
+          the chain has, or None, is the whole chain. May be traced: one program
+          serves every number.
+      gradient_fn: (x_t, timesteps) -> guidance gradient, or None.
+      denoised_fn: static; see process.p_mean_variance.
+      clip_denoised: static; clip every pred_x_start to [-1, 1].
+      after_step: static; (x_prev, t) -> x_prev, applied after each step from t.
 
     Raises:
-        UserError: unknown rule.
+      UserError: unknown rule.
     """
     num_steps = _bounded(num_steps, tables)
     return walk(
@@ -226,7 +227,7 @@ def start(x_init: array_types.Image, rule: str) -> WalkState:
     """The state before the first step of `walk`.
 
     Raises:
-        UserError: unknown rule.
+      UserError: unknown rule.
     """
     x_init = jnp.asarray(x_init, jnp.float32)
     _, memory = _choose_rule(rule, 0.0)
@@ -255,14 +256,14 @@ def walk(
     images as the whole walk.
 
     Args:
-        denoise, tables, keys, and the keywords: as in `sample_loop`, and the same in
-            every part.
-        state: as from `start`, or from the part before.
-        first: the number of steps made before; may be traced, as `stop`.
-        stop: the number of steps made afterwards, at most num_steps.
+      denoise, tables, keys, and the keywords: as in `sample_loop`, and the same in
+          every part.
+      state: as from `start`, or from the part before.
+      first: the number of steps made before; may be traced, as `stop`.
+      stop: the number of steps made afterwards, at most num_steps.
 
     Raises:
-        UserError: unknown rule.
+      UserError: unknown rule.
     """
     take_step, _ = _choose_rule(rule, eta)
     num_steps = _bounded(num_steps, tables)
@@ -333,7 +334,7 @@ def _choose_rule(
 ) -> tuple[Callable[..., tuple], int]:
     """A named rule as a step to (x_prev, earlier), and how much it remembers."""
     if rule not in SAMPLERS:
-        raise errors.UserError(
+        raise UserError(
             f"rule={rule!r} is not a known sampler; use one of {', '.join(SAMPLERS)}"
         )
     if rule == "plms":

@@ -16,27 +16,27 @@ from collections.abc import Callable
 
 import numpy as np
 
-from glide_jax import errors
+from glide_jax.errors import UserError
 
 
 def make_betas(name: str, num_timesteps: int) -> np.ndarray:
     """Betas of a named schedule, shape (num_timesteps,), float64, each in (0, 1).
 
     Raises:
-        UserError: unknown name, or a chain too short for the schedule.
+      UserError: unknown name, or a chain too short for the schedule.
     """
     if name not in SCHEDULES:
-        raise errors.UserError(
+        raise UserError(
             f"schedule={name!r} is not a known noise schedule; "
             f"use one of {', '.join(sorted(SCHEDULES))}"
         )
     if num_timesteps < 1:
-        raise errors.UserError(
+        raise UserError(
             f"num_timesteps={num_timesteps} must be at least 1; GLIDE uses 1000"
         )
     betas = SCHEDULES[name](num_timesteps)
     if betas.max() >= 1:
-        raise errors.UserError(
+        raise UserError(
             f"num_timesteps={num_timesteps} drives {name} betas to {betas.max():.3g}, "
             "and they must stay below 1; use at least 21 timesteps"
         )

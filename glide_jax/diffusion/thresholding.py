@@ -25,9 +25,9 @@ def dynamic_threshold(
         denoised_fn = lambda x: project(dynamic_threshold(x, 0.995))
 
     Args:
-        pred_x_start: (b, h, w, c), not clipped.
-        quantile: in (0, 1], over all pixels and channels of an image; may be traced. 1
-            divides by the largest |x_start|, Imagen uses 0.995.
+      pred_x_start: (b, h, w, c), not clipped.
+      quantile: in (0, 1], over all pixels and channels of an image; may be traced. 1
+          divides by the largest |x_start|, Imagen uses 0.995.
     """
     size = jnp.abs(pred_x_start).reshape(pred_x_start.shape[0], -1)
     s = jnp.maximum(jnp.quantile(size, jnp.float32(quantile), axis=1), 1)

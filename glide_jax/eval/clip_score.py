@@ -21,10 +21,11 @@ from jax.sharding import Mesh
 from jaxtyping import Float
 from PIL import Image
 
-from glide_jax import array_types, errors
+from glide_jax import array_types
 from glide_jax.config import defaults
 from glide_jax.data import transforms
 from glide_jax.diffusion import process, schedules
+from glide_jax.errors import UserError
 from glide_jax.eval import extractors
 from glide_jax.models import noised_clip
 from glide_jax.sample import image_io, prompt_tokens, restore
@@ -41,8 +42,8 @@ class ClipJudge:
     """Unit features of pictures at every noise level, and of captions.
 
     Attributes:
-        digest: Names the bundle, as an extractor's does.
-        levels: Timesteps: 0, then the middle of each quarter.
+      digest: Names the bundle, as an extractor's does.
+      levels: Timesteps: 0, then the middle of each quarter.
     """
 
     def __init__(
@@ -55,11 +56,11 @@ class ClipJudge:
         """`clip` has its parameters on `mesh`.
 
         Raises:
-            UserError: A model of another kind.
+          UserError: A model of another kind.
         """
         config = clip.config.model
         if not isinstance(config, defaults.NoisedClipConfig):
-            raise errors.UserError(
+            raise UserError(
                 f"bundle {clip.folder} is no CLIP (its model is {config.family}); name "
                 "the bundle of a noised CLIP"
             )
@@ -135,14 +136,14 @@ def figures(
     """Score and retrieval accuracies of n pictures, in the order of their indices.
 
     Args:
-        by_level, text: As `ClipJudge` gives them.
-        captions: n; one of the same words, whichever picture it came from, is right.
-        group: Captions of a group; what is left over at the end makes none, unless
-            there are fewer than a group in all.
+      by_level, text: As `ClipJudge` gives them.
+      captions: n; one of the same words, whichever picture it came from, is right.
+      group: Captions of a group; what is left over at the end makes none, unless
+          there are fewer than a group in all.
 
     Returns:
-        noised_clip_score, the mean of 100 cos; noised_clip_retrieval at timestep 0 and
-        noised_clip_retrieval_q0 (least noise) to _q3, shares right.
+      noised_clip_score, the mean of 100 cos; noised_clip_retrieval at timestep 0 and
+      noised_clip_retrieval_q0 (least noise) to _q3, shares right.
     """
     cosines = np.einsum("ne,ne->n", by_level[:, 0], text, dtype=np.float64)
     names = ["", *(f"_q{i}" for i in range(by_level.shape[1] - 1))]

@@ -35,14 +35,14 @@ class Section:
     """One table of pictures.
 
     Attributes:
-        title: Heading of the section; may be empty.
-        note: One or two sentences saying what the section shows; may be empty.
-        column_titles: What each column is, above its pictures; may hold newlines.
-        rows: (caption, pictures) from top to bottom; a picture is uint8 (H, W, 3)
-            of any size and fills a square tile, or its width or height; None leaves
-            its place empty.
-        notes: Texts underneath the pictures of each row, in small letters, each of at
-            most NOTE_LINES lines; none at all by default.
+      title: Heading of the section; may be empty.
+      note: One or two sentences saying what the section shows; may be empty.
+      column_titles: What each column is, above its pictures; may hold newlines.
+      rows: (caption, pictures) from top to bottom; a picture is uint8 (H, W, 3)
+          of any size and fills a square tile, or its width or height; None leaves
+          its place empty.
+      notes: Texts underneath the pictures of each row, in small letters, each of at
+          most NOTE_LINES lines; none at all by default.
     """
 
     title: str
@@ -67,9 +67,9 @@ def draw_grid(
     TILE_PX on their longer side; larger ones keep their size, up to MAX_TILE_PX.
 
     Args:
-        pictures: uint8 (H, W, 3), of any sizes.
-        captions: One for each picture.
-        columns: Pictures in a row; the last row may hold fewer.
+      pictures: uint8 (H, W, 3), of any sizes.
+      captions: One for each picture.
+      columns: Pictures in a row; the last row may hold fewer.
     """
     starts = range(0, len(pictures), columns)
     captions_of = [list(captions[start : start + columns]) for start in starts]
@@ -93,14 +93,14 @@ def draw_contact_sheet(
     """The sheet as uint8 (H, W, 3).
 
     Args:
-        title: What the pictures are; may be empty.
-        note: How to read the sheet; wrapped to its width; may be empty.
-        sections: Tables, from top to bottom.
-        tile_px: Side of every tile; smaller pictures are enlarged by nearest
-            neighbour (their pixels stay visible), larger ones reduced.
+      title: What the pictures are; may be empty.
+      note: How to read the sheet; wrapped to its width; may be empty.
+      sections: Tables, from top to bottom.
+      tile_px: Side of every tile; smaller pictures are enlarged by nearest
+          neighbour (their pixels stay visible), larger ones reduced.
 
     Raises:
-        ValueError: A row has not one picture a column, or not one note a picture.
+      ValueError: A row has not one picture a column, or not one note a picture.
     """
     for section in sections:
         _check_rows(section)

@@ -69,7 +69,7 @@ def kernel(first: Rows, second: OtherRows) -> Estimate:
     about 1.4. 30,000 pictures against 40,000 take 20 TFLOP, minutes on a few cores.
 
     Args:
-        first, second: Features; n and m at least 2, and for an error at least 3.
+      first, second: Features; n and m at least 2, and for an error at least 3.
     """
     n, m = len(first), len(second)
     of_first, of_second = _kernel_sums(first), _kernel_sums(second)

@@ -27,10 +27,11 @@ from jax.sharding import Mesh
 from jaxtyping import Float
 from PIL import Image
 
-from glide_jax import array_types, errors
+from glide_jax import array_types
 from glide_jax.config import defaults
 from glide_jax.convert import inception as inception_weights
 from glide_jax.data import transforms
+from glide_jax.errors import UserError
 from glide_jax.models import inception, noised_clip
 from glide_jax.parallel import sharding
 from glide_jax.runtime import paths
@@ -46,10 +47,10 @@ class Features(NamedTuple):
     """Of n pictures, float32 numpy.
 
     Attributes:
-        pool: (n, d) what FID, KID, precision and recall compare.
-        spatial: (n, s) what sFID compares; None where the extractor has none.
-        logits: (n, classes) before softmax, for the Inception Score; None where the
-            extractor knows no classes.
+      pool: (n, d) what FID, KID, precision and recall compare.
+      spatial: (n, s) what sFID compares; None where the extractor has none.
+      logits: (n, classes) before softmax, for the Inception Score; None where the
+          extractor knows no classes.
     """
 
     pool: np.ndarray
@@ -62,10 +63,10 @@ class Extractor(Protocol):
     """Pictures (n, h, w, 3), uint8, to their features.
 
     Attributes:
-        name: "inception", "inception_tf1" or "noised_clip"; figures of the last two
-            carry it in their names.
-        digest: The first 12 hex digits of a SHA-256 of the weights.
-        px: The side at which the network reads pictures.
+      name: "inception", "inception_tf1" or "noised_clip"; figures of the last two
+          carry it in their names.
+      digest: The first 12 hex digits of a SHA-256 of the weights.
+      px: The side at which the network reads pictures.
     """
 
     name: str
@@ -85,20 +86,20 @@ def load(
     """The extractor that "inception:FILE", "inception_tf1:FILE" or "clip:BUNDLE" names.
 
     Args:
-        spec: The network and where its weights lie.
-        mesh: Of this process's devices, over which batches are spread; None: the
-            default device.
-        classes: Captions, for a CLIP alone: its logits are how well each of them fits,
-            so that there is a zero-shot Inception Score.
-        batch_size: Pictures at once.
+      spec: The network and where its weights lie.
+      mesh: Of this process's devices, over which batches are spread; None: the
+          default device.
+      classes: Captions, for a CLIP alone: its logits are how well each of them fits,
+          so that there is a zero-shot Inception Score.
+      batch_size: Pictures at once.
 
     Raises:
-        UserError: Another network; weights that are not there, damaged or of another
-            kind of model; classes for the Inception, or a single one.
+      UserError: Another network; weights that are not there, damaged or of another
+          kind of model; classes for the Inception, or a single one.
     """
     kind, _, place = spec.partition(":")
     if not place or kind not in (*_RESIZING, "clip"):
-        raise errors.UserError(
+        raise UserError(
             f"features {spec!r} name no network; give clip:BUNDLE, a folder with a "
             "noised CLIP, or inception:FILE or inception_tf1:FILE, FID's published "
             "weights"
@@ -108,7 +109,7 @@ def load(
         model = restore.load_bundle(place, compute_dtype="float32", mesh=mesh)
         return ClipExtractor(model, classes, batch_size=batch_size, mesh=mesh)
     if classes:
-        raise errors.UserError(
+        raise UserError(
             f"{len(classes)} classes for {kind}, which has {inception.NUM_CLASSES} of "
             "its own; give none, or features of a CLIP"
         )
@@ -176,16 +177,16 @@ class ClipExtractor:
         """`model` is a CLIP whose parameters lie on `mesh`; the rest is as in `load`.
 
         Raises:
-            UserError: A model of another kind, or a single class.
+          UserError: A model of another kind, or a single class.
         """
         config = model.config.model
         if not isinstance(config, defaults.NoisedClipConfig):
-            raise errors.UserError(
+            raise UserError(
                 f"bundle {model.folder} is no CLIP (its model is {config.family}); "
                 "name the bundle of a noised CLIP"
             )
         if len(classes) == 1:
-            raise errors.UserError(
+            raise UserError(
                 f"one class, {classes[0]!r:.60}, scores every picture alike; give at "
                 "least two, or none"
             )
@@ -245,11 +246,11 @@ def in_batches(
     number of rows; a row's result does not depend on the others.
 
     Raises:
-        UserError: No rows.
+      UserError: No rows.
     """
     count, parts = len(rows[0]), []
     if not count:
-        raise errors.UserError("no pictures to look at; give at least one")
+        raise UserError("no pictures to look at; give at least one")
     for start in range(0, count, batch_size):
         wanted = min(batch_size, count - start)
         size = batches.padded_size(wanted, batch_size, mesh)

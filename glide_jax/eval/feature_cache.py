@@ -15,7 +15,7 @@ from typing import Any
 
 import numpy as np
 
-from glide_jax import errors
+from glide_jax.errors import UserError
 from glide_jax.eval import npz_files
 from glide_jax.runtime import files
 
@@ -27,20 +27,20 @@ class FeatureCache:
     """Arrays by the index of the picture they tell of, in the order of the indices.
 
     Attributes:
-        settings: As given.
-        next_index: The first picture that nothing is known of.
+      settings: As given.
+      next_index: The first picture that nothing is known of.
     """
 
     def __init__(self, folder: pathlib.Path, settings: dict[str, Any]):
         """Begins in `folder`, or goes on in it.
 
         Args:
-            folder: Made if absent.
-            settings: JSON values; all that the arrays depend on.
+          folder: Made if absent.
+          settings: JSON values; all that the arrays depend on.
 
         Raises:
-            UserError: The folder was begun with other settings; the message names the
-                first that differs.
+          UserError: The folder was begun with other settings; the message names the
+              first that differs.
         """
         self._folder, self.settings = folder, settings
         folder.mkdir(parents=True, exist_ok=True)
@@ -67,7 +67,7 @@ class FeatureCache:
         """Keeps arrays of the pictures from `next_index` to stop - 1.
 
         Raises:
-            UserError: The disk is full, or the like.
+          UserError: The disk is full, or the like.
         """
         path = self._folder / f"{self.next_index:08d}-{stop:08d}.npz"
         npz_files.write(path, arrays)
@@ -89,11 +89,11 @@ class FeatureCache:
         """The array of this name whole: for features, not for pictures.
 
         Raises:
-            UserError: Not one picture could be read.
+          UserError: Not one picture could be read.
         """
         blocks = list(self.blocks(name))
         if not blocks:
-            raise errors.UserError("not one picture could be read; check the data")
+            raise UserError("not one picture could be read; check the data")
         return np.concatenate(blocks)
 
     def remove(self) -> None:
@@ -116,7 +116,7 @@ def _check_same(old: Any, new: dict[str, Any], folder: pathlib.Path) -> None:
     before, now = _flat(old), _flat(json.loads(json.dumps(new)))
     for name in dict.fromkeys([*now, *before]):
         if before.get(name) != now.get(name):
-            raise errors.UserError(
+            raise UserError(
                 f"{folder} was begun with {name}={before.get(name)} and this is "
                 f"{name}={now.get(name)}; write elsewhere, or remove the folder"
             )

@@ -25,9 +25,9 @@ class Judges:
     """Who looks at the pictures.
 
     Attributes:
-        extractor: Whose features the distances compare.
-        clip: Who reads captions.
-        keep_pixels: The first so many pictures are kept as they are.
+      extractor: Whose features the distances compare.
+      clip: Who reads captions.
+      keep_pixels: The first so many pictures are kept as they are.
     """
 
     extractor: extractors.Extractor | None = None
@@ -56,7 +56,7 @@ def gaussian_of(kept: feature_cache.FeatureCache, name: str) -> running_stats.Ga
     """Mean and covariance of an array of features, file by file.
 
     Raises:
-        UserError: Fewer than two features.
+      UserError: Fewer than two features.
     """
     running = None
     for block in kept.blocks(name):

@@ -20,10 +20,11 @@ import jax.numpy as jnp
 import numpy as np
 from jax.sharding import Mesh
 
-from glide_jax import array_types, errors
+from glide_jax import array_types
 from glide_jax.config import defaults
 from glide_jax.data import pipeline, schema
 from glide_jax.diffusion import losses, process, schedules
+from glide_jax.errors import UserError
 from glide_jax.parallel import sharding
 from glide_jax.sample import batches, restore
 
@@ -47,30 +48,30 @@ def measure(
     """Losses and bits per dimension of the first `count` records.
 
     Args:
-        model: A base model or an upsampler, its parameters on `mesh`.
-        source: Records; bad ones are replaced by keyed draws.
-        count: At most as many as the source has.
-        batch_size: Records at once; does not change the figures.
-        mesh: Over which batches are spread.
-        draws: See above.
-        on_batch: Called with the number of records finished.
+      model: A base model or an upsampler, its parameters on `mesh`.
+      source: Records; bad ones are replaced by keyed draws.
+      count: At most as many as the source has.
+      batch_size: Records at once; does not change the figures.
+      mesh: Over which batches are spread.
+      draws: See above.
+      on_batch: Called with the number of records finished.
 
     Returns:
-        loss and mse, and each of its _q0 (least noise) to _q3; bits_per_dimension with
-        its standard error, the part of each quarter of the noise (_q0 with t = 0) and
-        the prior's; losses_count, the records.
+      loss and mse, and each of its _q0 (least noise) to _q3; bits_per_dimension with
+      its standard error, the part of each quarter of the noise (_q0 with t = 0) and
+      the prior's; losses_count, the records.
 
     Raises:
-        UserError: A CLIP, which has no such loss, or a source without records.
+      UserError: A CLIP, which has no such loss, or a source without records.
     """
     if isinstance(model.config.model, defaults.NoisedClipConfig):
-        raise errors.UserError(
+        raise UserError(
             f"bundle {model.folder} is a CLIP, which has no denoising loss; give a "
             "base model or an upsampler, or judge the CLIP by --metrics=clip_score"
         )
     count = min(count, len(source))
     if count < 1:
-        raise errors.UserError(f"{source!r} holds no records; check its path")
+        raise UserError(f"{source!r} holds no records; check its path")
     terms = jax.jit(make_terms(model, draws))
     found: list[dict[str, np.ndarray]] = []
     for start in range(0, count, batch_size):

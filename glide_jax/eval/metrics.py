@@ -14,7 +14,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from glide_jax import errors
+from glide_jax.errors import UserError
 from glide_jax.eval import (
     clip_score,
     distances,
@@ -68,20 +68,18 @@ def choose(asked: Sequence[str], have: set[str]) -> list[str]:
     """The figures to make: those asked for, or all that can be made.
 
     Args:
-        asked: Keys of NEEDS; none: all that `have` allows.
-        have: What there is, of the words in NEEDS.
+      asked: Keys of NEEDS; none: all that `have` allows.
+      have: What there is, of the words in NEEDS.
 
     Raises:
-        UserError: One that is unknown, or lacks something.
+      UserError: One that is unknown, or lacks something.
     """
     for name in asked:
         if name not in NEEDS:
-            raise errors.UserError(
-                f"--metrics={name} is unknown; known: {', '.join(NEEDS)}"
-            )
+            raise UserError(f"--metrics={name} is unknown; known: {', '.join(NEEDS)}")
         for need in NEEDS[name]:
             if need not in have:
-                raise errors.UserError(f"--metrics={name}: {_REMEDIES[need]}")
+                raise UserError(f"--metrics={name}: {_REMEDIES[need]}")
     return list(asked) or [n for n, needs in NEEDS.items() if have.issuperset(needs)]
 
 
@@ -96,11 +94,11 @@ def compute(
     """The figures of these names.
 
     Args:
-        kept: All that was seen.
-        names: As `choose` gives them.
-        extractor: Name of the extractor; PLAIN goes without saying.
-        reference: What to compare with.
-        pr_distances: One of PR_DISTANCES.
+      kept: All that was seen.
+      names: As `choose` gives them.
+      extractor: Name of the extractor; PLAIN goes without saying.
+      reference: What to compare with.
+      pr_distances: One of PR_DISTANCES.
     """
     metrics: dict[str, float] = {}
     warnings: list[str] = []

@@ -14,8 +14,8 @@ import numpy as np
 from jaxtyping import Float
 from PIL import Image
 
-from glide_jax import errors
 from glide_jax.data import bad_records, schema, transforms
+from glide_jax.errors import UserError
 from glide_jax.eval import contact_sheet, extractors, picture_folder
 from glide_jax.runtime import wording
 from glide_jax.sample import image_io
@@ -106,7 +106,7 @@ def search(
         searched += len(pixels)
         on_progress(len(numbers))
     if not searched:
-        raise errors.UserError(
+        raise UserError(
             f"{source!r}: none of its {len(source)} records can be read; check the data"
         )
     return Search(nearest, searched, len(source) - searched)

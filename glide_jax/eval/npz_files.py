@@ -17,7 +17,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from glide_jax import errors
+from glide_jax.errors import UserError
 
 # What a damaged archive, or something else of that name, raises.
 _BROKEN = (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile, zlib.error)
@@ -35,8 +35,8 @@ class RowReader:
     """Rows of one array of an archive.
 
     Attributes:
-        shape, dtype: Of the whole array.
-        checksum: CRC-32 of its bytes, as the archive tells it.
+      shape, dtype: Of the whole array.
+      checksum: CRC-32 of its bytes, as the archive tells it.
     """
 
     def __init__(self, path: str | pathlib.Path, name: str):
@@ -53,12 +53,12 @@ class RowReader:
             }[version]
             self.shape, is_fortran, self.dtype = read(self._file)
         except _BROKEN as error:
-            raise errors.UserError(
+            raise UserError(
                 f"{path}: array {name} cannot be read ({error}); give a .npz file that "
                 "numpy wrote"
             ) from error
         if is_fortran or self.dtype.hasobject or not self.shape:
-            raise errors.UserError(
+            raise UserError(
                 f"{path}: array {name} does not lie row by row; save it again by "
                 "numpy.savez, from numpy.ascontiguousarray of numbers"
             )
@@ -68,7 +68,7 @@ class RowReader:
         """Rows first to stop - 1; cheap where they follow those read before.
 
         Raises:
-            UserError: The file is cut off or damaged.
+          UserError: The file is cut off or damaged.
         """
         stop = min(stop, self.shape[0])
         row_bytes = self.dtype.itemsize * int(np.prod(self.shape[1:]))
@@ -81,7 +81,7 @@ class RowReader:
         else:
             reason = "cut off"
         if len(content) < size:
-            raise errors.UserError(
+            raise UserError(
                 f"{self._path}: rows {first} to {stop} of {self._name} cannot be read "
                 f"({reason}); copy the file again"
             )
@@ -95,7 +95,7 @@ def read_small(
     """All arrays of an archive but some, whole.
 
     Raises:
-        UserError: Not an archive of plain arrays.
+      UserError: Not an archive of plain arrays.
     """
     with _as_user_error(path), np.load(path, allow_pickle=False) as file:
         if not isinstance(file, np.lib.npyio.NpzFile):
@@ -107,7 +107,7 @@ def names(path: str | pathlib.Path) -> set[str]:
     """Names of the arrays in an archive.
 
     Raises:
-        UserError: Not an archive.
+      UserError: Not an archive.
     """
     with _as_user_error(path), zipfile.ZipFile(path) as archive:
         return {name.removesuffix(".npy") for name in archive.namelist()}
@@ -117,7 +117,7 @@ def digest(path: str | pathlib.Path) -> str:
     """Names what is in an archive, of any size at once: of the CRC-32 of its arrays.
 
     Raises:
-        UserError: Not an archive.
+      UserError: Not an archive.
     """
     with _as_user_error(path), zipfile.ZipFile(path) as archive:
         arrays = sorted((f.filename, f.file_size, f.CRC) for f in archive.infolist())
@@ -130,9 +130,9 @@ def _as_user_error(path: str | pathlib.Path) -> Iterator[None]:
     try:
         yield
     except FileNotFoundError as error:
-        raise errors.UserError(f"{path} does not exist; name a .npz file") from error
+        raise UserError(f"{path} does not exist; name a .npz file") from error
     except _BROKEN as error:
-        raise errors.UserError(
+        raise UserError(
             f"{path} cannot be read ({error}); give a .npz file that numpy wrote"
         ) from error
 
@@ -141,11 +141,11 @@ def write(path: pathlib.Path, arrays: Mapping[str, Any]) -> None:
     """Writes an archive as numpy.savez does; it appears under its name when whole.
 
     Args:
-        path: Ends in .npz.
-        arrays: numpy arrays, or `Streamed`.
+      path: Ends in .npz.
+      arrays: numpy arrays, or `Streamed`.
 
     Raises:
-        UserError: The file cannot be written.
+      UserError: The file cannot be written.
     """
     scratch = path.with_name(f".{path.name}.tmp")
     try:
@@ -159,7 +159,7 @@ def write(path: pathlib.Path, arrays: Mapping[str, Any]) -> None:
             os.fsync(file.fileno())
         scratch.replace(path)
     except OSError as error:
-        raise errors.UserError(f"cannot write {path}: {error.strerror}") from error
+        raise UserError(f"cannot write {path}: {error.strerror}") from error
     finally:
         scratch.unlink(missing_ok=True)
 

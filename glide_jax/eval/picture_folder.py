@@ -9,8 +9,8 @@ import pathlib
 from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
-from glide_jax import errors
 from glide_jax.data import picture_files, picture_listing
+from glide_jax.errors import UserError
 from glide_jax.runtime import wording
 from glide_jax.sample import output_folder, prompt_tokens
 
@@ -33,12 +33,12 @@ def list_pictures(folder: pathlib.Path, name: str) -> Listed:
     how many there are and what is passed over.
 
     Args:
-        folder: It exists.
-        name: How the user gave it, for lines and errors, e.g. "--images=out".
+      folder: It exists.
+      name: How the user gave it, for lines and errors, e.g. "--images=out".
 
     Raises:
-        UserError: No picture; a samples.json that `glide sample` did not write, or that
-            lists a picture that is not there.
+      UserError: No picture; a samples.json that `glide sample` did not write, or that
+          lists a picture that is not there.
     """
     if (folder / output_folder.RECORD).is_file():
         return _listed_by_record(folder, name)
@@ -47,7 +47,7 @@ def list_pictures(folder: pathlib.Path, name: str) -> Listed:
     passed_over[picture_listing.UNKNOWN_SUFFIX] += len(listing.others)
     if not listing.pictures:
         suffixes = ", ".join(sorted(picture_files.SUFFIXES))
-        raise errors.UserError(
+        raise UserError(
             f"{name} holds no pictures ({suffixes}){_described(passed_over)}; name a"
             " folder of some, or a .npz file"
         )
@@ -64,7 +64,7 @@ def _listed_by_record(folder: pathlib.Path, name: str) -> Listed:
         files = [folder / entry["file"] for entry in entries]
         captions = [entry["prompt"] for entry in entries]
     except (OSError, ValueError, LookupError, TypeError) as error:
-        raise errors.UserError(
+        raise UserError(
             f"{path} is not what glide sample writes; remove it, and the pictures are"
             " read in natural order of their names"
         ) from error
@@ -80,12 +80,12 @@ def check_files(folder: pathlib.Path, record: dict[str, Any], name: str) -> None
     Another line tells of a run that was not finished.
 
     Args:
-        folder: It exists.
-        record: What samples.json holds, with "images".
-        name: As in `list_pictures`.
+      folder: It exists.
+      record: What samples.json holds, with "images".
+      name: As in `list_pictures`.
 
     Raises:
-        UserError: It lists no picture, or one that is not there.
+      UserError: It lists no picture, or one that is not there.
     """
     entries = record["images"]
     listed = [entry["file"] for entry in entries]
@@ -96,9 +96,7 @@ def check_files(folder: pathlib.Path, record: dict[str, Any], name: str) -> None
             if gone
             else "no picture"
         )
-        raise errors.UserError(
-            f"{name}: samples.json lists {what}; draw the samples again"
-        )
+        raise UserError(f"{name}: samples.json lists {what}; draw the samples again")
     if output_folder.is_unfinished(record):
         logging.warning(
             "%s: its last run was stopped at %s; the command that began it draws the"
@@ -149,12 +147,12 @@ def read(path: str) -> list[Sample]:
     try:
         record = json.loads((folder / "samples.json").read_text(encoding="utf-8"))
     except OSError as error:
-        raise errors.UserError(
+        raise UserError(
             f"--samples={path}: its samples.json cannot be read ({error.strerror});"
             f" {remedy}"
         ) from error
     except ValueError as error:
-        raise errors.UserError(
+        raise UserError(
             f"--samples={path}: samples.json is not JSON; {remedy}"
         ) from error
     try:
@@ -163,7 +161,7 @@ def read(path: str) -> list[Sample]:
             for entry in record["images"]
         ]
     except (KeyError, TypeError, AttributeError) as error:
-        raise errors.UserError(
+        raise UserError(
             f"--samples={path}: samples.json does not list pictures with their prompts;"
             f" {remedy}"
         ) from error
@@ -181,7 +179,7 @@ def names_of(paths: Sequence[str]) -> list[str]:
     """
     parts = [pathlib.Path(path).resolve().parts for path in paths]
     if len(set(parts)) < len(parts):
-        raise errors.UserError(
+        raise UserError(
             f"--samples names a folder twice ({', '.join(paths)}); give each model's"
             " own folder once"
         )

@@ -15,8 +15,8 @@ from typing import Any, NamedTuple, Protocol, runtime_checkable
 
 import numpy as np
 
-from glide_jax import errors
 from glide_jax.data import bad_records, caption_text, schema, sources, transforms
+from glide_jax.errors import UserError
 from glide_jax.eval import npz_files, picture_folder
 from glide_jax.runtime import paths, wording
 from glide_jax.sample import cascade, image_io, settings
@@ -29,9 +29,9 @@ class Shown(NamedTuple):
     """Some pictures; a record that cannot be read is left out.
 
     Attributes:
-        indices: (n,) int64, each picture's number.
-        pixels: uint8 (n, px, px, 3).
-        captions: n of them, or None.
+      indices: (n,) int64, each picture's number.
+      pixels: uint8 (n, px, px, 3).
+      captions: n of them, or None.
     """
 
     indices: np.ndarray
@@ -44,11 +44,11 @@ class PictureSet(Protocol):
     """Any number of square pictures.
 
     Attributes:
-        count: How many there are.
-        px: Their side.
-        has_captions: Whether each has one.
-        captions: Those that are known beforehand; of a data source None.
-        record: What they are, as JSON values: another record, other pictures.
+      count: How many there are.
+      px: Their side.
+      has_captions: Whether each has one.
+      captions: Those that are known beforehand; of a data source None.
+      record: What they are, as JSON values: another record, other pictures.
     """
 
     count: int
@@ -75,7 +75,7 @@ class Drawn:
         """`options` are those of `Glide.sample`, `bundles` what names the models.
 
         Raises:
-            UserError: An option that is unknown or out of range.
+          UserError: An option that is unknown or out of range.
         """
         chosen = settings.make_options(options)
         self._models, self.captions, self._options = models, prompts, dict(options)
@@ -107,7 +107,7 @@ class Saved:
         self._reader = npz_files.RowReader(path, "arr_0")
         shape, dtype = self._reader.shape, self._reader.dtype
         if len(shape) != 4 or shape[1] != shape[2] or shape[3] != 3 or dtype != "uint8":
-            raise errors.UserError(
+            raise UserError(
                 f"{path}: arr_0 is {dtype} {shape}; pictures are uint8 (N, H, H, 3)"
             )
         self.count, self.px = shape[0], shape[1]
@@ -143,7 +143,7 @@ class Folder:
         """`flag` names the folder in lines of output and errors.
 
         Raises:
-            UserError: No pictures, not square, or another number of prompts.
+          UserError: No pictures, not square, or another number of prompts.
         """
         folder = pathlib.Path(folder)
         self._files, found = picture_folder.list_pictures(folder, f"{flag}={folder}")
@@ -161,14 +161,14 @@ class Folder:
         """Reads them.
 
         Raises:
-            UserError: A picture of another size than the first.
+          UserError: A picture of another size than the first.
         """
         found = []
         for path in self._files[first:stop]:
             found.append(image_io.read_image(path))
             if found[-1].shape[:2] != (self.px, self.px):
                 height, width = found[-1].shape[:2]
-                raise errors.UserError(
+                raise UserError(
                     f"{path} is {width} x {height}, the first picture {self.px} high; "
                     "all have to be square and of one size"
                 )
@@ -195,7 +195,7 @@ class Real:
         """The validation split, where there are splits; the first `most` of it.
 
         Raises:
-            UserError: As `sources.open_source`; a source without records.
+          UserError: As `sources.open_source`; a source without records.
         """
         source = sources.open_source(
             spec, split="validation", captions_required=captions_required
@@ -208,7 +208,7 @@ class Real:
         )
         self.count = len(source) if most is None else min(most, len(source))
         if not self.count:
-            raise errors.UserError(f"{spec} holds no records; check its path")
+            raise UserError(f"{spec} holds no records; check its path")
         self.px = px
         self.record = {"source": spec, "count": self.count, "px": px}
         self.record["files"] = _stamp_of_source(spec)
@@ -242,18 +242,18 @@ def open_saved(
     """What --images names: a .npz file, a folder, or a data source.
 
     Args:
-        spec: The name.
-        prompts: One for each picture, where they are known.
-        px: The side at which a source is read.
-        most: The most pictures of a source; None: all.
+      spec: The name.
+      prompts: One for each picture, where they are known.
+      px: The side at which a source is read.
+      most: The most pictures of a source; None: all.
 
     Raises:
-        UserError: None of them; a source without `px`, or with prompts; files with
-            `px` or `most`.
+      UserError: None of them; a source without `px`, or with prompts; files with
+          `px` or `most`.
     """
     is_source = spec.partition(":")[0] in {k.partition(":")[0] for k in sources.KINDS}
     if not is_source and (px or most):
-        raise errors.UserError(
+        raise UserError(
             f"--images={spec} has pictures of its own size and number; --px and "
             "--num_images are for data sources, leave them out"
         )
@@ -263,15 +263,15 @@ def open_saved(
             return Folder(spec, prompts)
         if spec.endswith(".npz"):
             return Saved(spec, prompts)
-        raise errors.UserError(
+        raise UserError(
             f"--images={spec} is no .npz file, folder or data source; name one"
         )
     if not px:
-        raise errors.UserError(
+        raise UserError(
             f"--images={spec} is a data source; add --px, the side to read it at"
         )
     if prompts is not None:
-        raise errors.UserError(
+        raise UserError(
             f"--images={spec} has captions of its own; leave out the prompts"
         )
     return Real(spec, px, most)
@@ -283,12 +283,12 @@ def captions_of(spec: str, count: int) -> list[str]:
     One that cannot be used is replaced by the next that can.
 
     Raises:
-        UserError: As `sources.open_source`; a hundred in a row that cannot be used.
+      UserError: As `sources.open_source`; a hundred in a row that cannot be used.
     """
     source = sources.open_source(spec, split="validation")
     size = len(source)
     if not size:
-        raise errors.UserError(f"{spec} holds no records; check its path")
+        raise UserError(f"{spec} holds no records; check its path")
     spread = [i * size // count if count <= size else i % size for i in range(count)]
     return [_caption_at(source, spec, start) for start in spread]
 
@@ -306,7 +306,7 @@ def check_prompts(
 ) -> None:
     """Raises UserError unless there is a prompt for each picture, or none at all."""
     if prompts is not None and len(prompts) != count:
-        raise errors.UserError(
+        raise UserError(
             f"{where} holds {wording.counted(count, 'picture')} and there are"
             f" {wording.counted(len(prompts), 'prompt')}; give one for each, in the"
             " order of the pictures"
@@ -323,7 +323,7 @@ def _caption_at(source: schema.Source, spec: str, start: int) -> str:
             bad_records.log_left_out(bad_records.bad_at(start, index, bad))
         else:
             return example.caption
-    raise errors.UserError(
+    raise UserError(
         f"{spec}: {_ATTEMPTS} records in a row have no usable caption (the last: "
         f"{last.key}: {last.reason}); check the data"
     )
@@ -333,12 +333,12 @@ def _stamp_of(files: Sequence[pathlib.Path]) -> str:
     """Names files as they are: another size or time of change, another stamp.
 
     Raises:
-        UserError: One is gone, or may not be read.
+      UserError: One is gone, or may not be read.
     """
     try:
         found = [(path.name, path.stat()) for path in files]
     except OSError as error:
-        raise errors.UserError(
+        raise UserError(
             f"{error.filename} cannot be read ({error.strerror}); check the folder"
         ) from error
     return digest_of([f"{name} {s.st_size} {s.st_mtime_ns}" for name, s in found])

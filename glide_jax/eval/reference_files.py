@@ -25,8 +25,8 @@ from typing import Any
 
 import numpy as np
 
-from glide_jax import errors
 from glide_jax.data import sources
+from glide_jax.errors import UserError
 from glide_jax.eval import (
     extractors,
     feature_cache,
@@ -51,10 +51,10 @@ class Reference:
     """Real pictures as an extractor sees them.
 
     Attributes:
-        pool: Of the pool features.
-        spatial: Of the spatial ones; None: the file has none.
-        rows: Pool features (N, d) themselves; None: the file has statistics only.
-        record: What the file says of itself, with its path and `npz_files.digest`.
+      pool: Of the pool features.
+      spatial: Of the spatial ones; None: the file has none.
+      rows: Pool features (N, d) themselves; None: the file has statistics only.
+      record: What the file says of itself, with its path and `npz_files.digest`.
     """
 
     pool: running_stats.Gaussian
@@ -75,11 +75,11 @@ def build(
     """Writes a reference of all the pictures; cut off, it goes on where it was.
 
     Returns:
-        The record in the file.
+      The record in the file.
 
     Raises:
-        UserError: Fewer than two pictures that can be read, work begun with other
-            settings, or a file that cannot be written.
+      UserError: Fewer than two pictures that can be read, work begun with other
+          settings, or a file that cannot be written.
     """
     asked = {
         "extractor": extractor.name,
@@ -137,8 +137,8 @@ def read(
     Where a file has pictures and lacks features, the extractor looks at the pictures.
 
     Raises:
-        UserError: Not such a file; another resolution; another extractor, by name or
-            by digest, and no pictures to look at anew.
+      UserError: Not such a file; another resolution; another extractor, by name or
+          by digest, and no pictures to look at anew.
     """
     path = paths.local_text(path, "reference")
     names = npz_files.names(path)
@@ -149,7 +149,7 @@ def read(
     _check_px(path, images.px if images else record.get("px"), px)
     is_ours = _is_of(record, extractor)
     if not is_ours and images is None:
-        raise errors.UserError(
+        raise UserError(
             f"{path} was made with {_named(record)} and features are "
             f"{extractor.name} {extractor.digest}; build one with these: glide "
             "evaluate reference"
@@ -226,7 +226,7 @@ def _record(path: str | pathlib.Path, arrays: dict[str, np.ndarray]) -> dict[str
     except (ValueError, TypeError, KeyError):
         is_whole = False
     if not is_whole:
-        raise errors.UserError(
+        raise UserError(
             f"{path}: its record {RECORD} is not what glide evaluate reference writes; "
             "build it again"
         )
@@ -235,7 +235,7 @@ def _record(path: str | pathlib.Path, arrays: dict[str, np.ndarray]) -> dict[str
 
 def _check_px(path: str | pathlib.Path, theirs: int | None, ours: int) -> None:
     if theirs is not None and theirs != ours:
-        raise errors.UserError(
+        raise UserError(
             f"{path} is of {theirs} px pictures and these are {ours} px; build one "
             f"with glide evaluate reference --px={ours}"
         )
@@ -262,13 +262,13 @@ def _gaussian(
 ) -> running_stats.Gaussian:
     mu, sigma = arrays.get(mean), arrays.get(covariance)
     if mu is None or sigma is None or sigma.shape != (*mu.shape, *mu.shape):
-        raise errors.UserError(
+        raise UserError(
             f"{path} lacks {mean} and {covariance} of one size, and pictures to make "
             "them of (arr_0); give a reference batch or a sample batch"
         )
     is_number = mu.ndim == 1 and mu.dtype.kind == sigma.dtype.kind == "f"
     if not is_number or not (np.isfinite(mu).all() and np.isfinite(sigma).all()):
-        raise errors.UserError(
+        raise UserError(
             f"{path}: {mean} and {covariance} are not finite numbers; build it again"
         )
     return running_stats.Gaussian(
@@ -285,12 +285,12 @@ def open_pictures(
     as that lists its pictures. No picture needs a caption.
 
     Args:
-        spec: The name.
-        px: The side of the pictures; those of a file are not resized.
-        most: The first so many; None: all.
+      spec: The name.
+      px: The side of the pictures; those of a file are not resized.
+      most: The first so many; None: all.
 
     Raises:
-        UserError: None of them, or pictures of another side.
+      UserError: None of them, or pictures of another side.
     """
     if spec.partition(":")[0] in {kind.partition(":")[0] for kind in sources.KINDS}:
         return picture_sets.Real(spec, px, most, captions_required=False)
@@ -298,7 +298,7 @@ def open_pictures(
     if place.is_dir() and not (place / "samples.json").is_file():
         return picture_sets.Real(f"folder:{place}", px, most, captions_required=False)
     if not (place.is_dir() or place.suffix == ".npz"):
-        raise errors.UserError(
+        raise UserError(
             f"--source={spec} is not a folder, a .npz file or a data source; give a "
             f"path, or one of {', '.join(sources.KINDS)}"
         )
@@ -307,7 +307,7 @@ def open_pictures(
     else:
         found = picture_sets.Saved(place)
     if found.px != px:
-        raise errors.UserError(
+        raise UserError(
             f"--source={spec} holds pictures of {found.px} px and --px={px}; they are "
             f"not resized, give --px={found.px}"
         )

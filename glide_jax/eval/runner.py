@@ -48,7 +48,7 @@ def open_parts(
     may be compared with several references.
 
     Raises:
-        UserError: OUTPUT was begun with other pictures or judges.
+      UserError: OUTPUT was begun with other pictures or judges.
     """
     settings = {
         "pictures": pictures.record,
@@ -105,7 +105,7 @@ def write_pictures(
     Neither, where none of the first pictures could be read: figures need them not.
 
     Raises:
-        UserError: A file cannot be written.
+      UserError: A file cannot be written.
     """
     if not kept.has("pixels"):
         return

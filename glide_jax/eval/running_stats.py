@@ -12,7 +12,7 @@ import dataclasses
 import numpy as np
 from jaxtyping import Float
 
-from glide_jax import errors
+from glide_jax.errors import UserError
 from glide_jax.runtime import wording
 
 Rows = Float[np.ndarray, "n d"]
@@ -23,9 +23,9 @@ class Gaussian:
     """What a Frechet distance compares.
 
     Attributes:
-        mu: (d,) float64.
-        sigma: (d, d) float64, the unbiased covariance as numpy.cov gives it.
-        count: Features it was taken of; 0: not told.
+      mu: (d,) float64.
+      sigma: (d, d) float64, the unbiased covariance as numpy.cov gives it.
+      count: Features it was taken of; 0: not told.
     """
 
     mu: np.ndarray
@@ -72,10 +72,10 @@ class RunningMoments:
         """Mean and covariance of all that was added.
 
         Raises:
-            UserError: Fewer than two features, which have no covariance.
+          UserError: Fewer than two features, which have no covariance.
         """
         if self.count < 2:
-            raise errors.UserError(
+            raise UserError(
                 f"{wording.counted(self.count, 'picture')} given, of which there is no"
                 " covariance; give at least 2"
             )

@@ -13,8 +13,8 @@ from typing import NamedTuple
 
 import numpy as np
 
-from glide_jax import errors
 from glide_jax.data import shapes_world
+from glide_jax.errors import UserError
 
 # Mean RGB distance below which the picture is taken to show no object at all.
 MIN_CONTRAST = 40.0
@@ -118,7 +118,7 @@ def score(images: np.ndarray, captions: list[str]) -> dict[str, float | int]:
       UserError: no pictures, or a caption of another world.
     """
     if not captions:
-        raise errors.UserError("no pictures to judge; draw at least one")
+        raise UserError("no pictures to judge; draw at least one")
     right = dict.fromkeys(SeenScene._fields, 0)
     for image, text in zip(images, captions, strict=True):
         truth, seen = shapes_world.parse_caption(text), read_scene(image)

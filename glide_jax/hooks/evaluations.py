@@ -41,8 +41,8 @@ def make(run: setup.TrainingRun) -> periodic_eval.EvaluationHook | None:
     """A function from averaged parameters to figures; None where none are asked for.
 
     Raises:
-        UserError: Features or a reference that cannot be read, or do not belong
-            together or to the model's pictures; a batch that the mesh does not divide.
+      UserError: Features or a reference that cannot be read, or do not belong
+          together or to the model's pictures; a batch that the mesh does not divide.
     """
     return _Evaluation(run) if run.config.evaluate.every_steps else None
 

@@ -7,14 +7,14 @@ import os
 import pathlib
 from typing import Any
 
-from glide_jax import errors
+from glide_jax.errors import UserError
 
 
 def write(path: pathlib.Path, value: Any) -> None:
     """Writes JSON values; the file appears under its name when it is on the disk.
 
     Raises:
-        UserError: The file cannot be written.
+      UserError: The file cannot be written.
     """
     scratch = path.with_name(f".{path.name}.tmp")
     try:
@@ -26,18 +26,18 @@ def write(path: pathlib.Path, value: Any) -> None:
             os.fsync(file.fileno())
         scratch.replace(path)
     except OSError as error:
-        raise errors.UserError(f"cannot write {path}: {error.strerror}") from error
+        raise UserError(f"cannot write {path}: {error.strerror}") from error
 
 
 def read(path: pathlib.Path) -> Any:
     """What a file holds that `write` made.
 
     Raises:
-        UserError: It is empty, damaged or cannot be read.
+      UserError: It is empty, damaged or cannot be read.
     """
     try:
         return json.loads(path.read_text(encoding="utf-8"))
     except (OSError, ValueError) as error:
-        raise errors.UserError(
+        raise UserError(
             f"{path} is no whole JSON file ({error}); remove it with what it belongs to"
         ) from error

@@ -8,7 +8,7 @@ import os
 import pathlib
 import re
 
-from glide_jax import errors
+from glide_jax.errors import UserError
 
 # RFC 3986, section 3.1. One letter is a Windows drive, not a scheme.
 _URL = re.compile(r"[A-Za-z][A-Za-z0-9+.-]+://")
@@ -42,15 +42,15 @@ def local_text(given: str | os.PathLike[str], name: str) -> str:
     """
     text = os.fspath(given)
     if not text:
-        raise errors.UserError(f"{name} is empty; give a path")
+        raise UserError(f"{name} is empty; give a path")
     if _URL.match(text):
-        raise errors.UserError(
+        raise UserError(
             f"{name}={text} is a URL, and only paths of mounted disks are read and"
             " written; mount the bucket and give the path of the mount point"
         )
     expanded = os.path.expanduser(text)
     if text.startswith("~") and expanded == text:
-        raise errors.UserError(
+        raise UserError(
             f"{name}={text}: {text.split('/')[0]} is not a user of this machine; give"
             " the path without ~, or ./~ for a folder of that name"
         )

@@ -13,7 +13,8 @@ from typing import Any
 import numpy as np
 from jax.sharding import Mesh
 
-from glide_jax import array_types, errors
+from glide_jax import array_types
+from glide_jax.errors import UserError
 from glide_jax.sample import (
     batches,
     image_io,
@@ -66,8 +67,8 @@ class Glide(models.Models):
         """`num_images` pictures of each prompt; `progress` is a `batches.Progress`.
 
         Raises:
-            UserError: No prompts, or an option that is unknown, out of range or
-                asks for a CLIP that is not there.
+          UserError: No prompts, or an option that is unknown, out of range or
+              asks for a CLIP that is not there.
         """
         run = self._start(prompts, num_images, options)
         return self._draw(run, {}, {}, progress)
@@ -85,20 +86,20 @@ class Glide(models.Models):
         """Each picture with what its mask leaves unknown drawn to fit its prompt.
 
         Args:
-            images: Pictures of any size and shape, which the results have as well. A
-                square around what is unknown is drawn, see `region.around_hole`.
-            masks: 0 and 1, 1 = known, of the images' size, or, where they are square,
-                the base model's. Known pixels come out as they are in `images`, but
-                those within the option feather_px of an unknown one.
-            prompts: Captions of the finished pictures.
-            num_images: As in `sample`.
-            progress: As in `sample`.
-            **options: As in `sample`.
+          images: Pictures of any size and shape, which the results have as well. A
+              square around what is unknown is drawn, see `region.around_hole`.
+          masks: 0 and 1, 1 = known, of the images' size, or, where they are square,
+              the base model's. Known pixels come out as they are in `images`, but
+              those within the option feather_px of an unknown one.
+          prompts: Captions of the finished pictures.
+          num_images: As in `sample`.
+          progress: As in `sample`.
+          **options: As in `sample`.
 
         Raises:
-            UserError: As in `sample`; a model that takes no mask (unless inpaint_mode
-                is "implicit" or "masked"); masks of the wrong size; a mask that is 0
-                or 1 everywhere; a soft edge as wide as what is known.
+          UserError: As in `sample`; a model that takes no mask (unless inpaint_mode
+              is "implicit" or "masked"); masks of the wrong size; a mask that is 0
+              or 1 everywhere; a soft edge as wide as what is known.
         """
         images = image_io.as_pixels(images)
         run = self._start(prompts, num_images, options, len(images), fills=True)
@@ -154,21 +155,21 @@ class Glide(models.Models):
         no more detail than the models' pictures have.
 
         Args:
-            images: Pictures of any size and shape, e.g. sketches, which the results
-                have as well: continued to squares by their last pixels, resized to the
-                models' size, and back.
-            prompts: What each is to show.
-            strength: 0 to 1.
-            source_prompts: What each shows now. Given, noise is not drawn but found by
-                DDIM inversion, which keeps more of a real picture; both models then
-                sample by ddim.
-            num_images: As in `sample`.
-            progress: As in `sample`.
-            **options: As in `sample`.
+          images: Pictures of any size and shape, e.g. sketches, which the results
+              have as well: continued to squares by their last pixels, resized to the
+              models' size, and back.
+          prompts: What each is to show.
+          strength: 0 to 1.
+          source_prompts: What each shows now. Given, noise is not drawn but found by
+              DDIM inversion, which keeps more of a real picture; both models then
+              sample by ddim.
+          num_images: As in `sample`.
+          progress: As in `sample`.
+          **options: As in `sample`.
 
         Raises:
-            UserError: As in `sample`; a strength outside its range; inversion with a
-                sampler other than ddim.
+          UserError: As in `sample`; a strength outside its range; inversion with a
+              sampler other than ddim.
         """
         settings.check_strength(strength)
         inverts = source_prompts is not None
@@ -215,17 +216,17 @@ class Glide(models.Models):
         """Pictures enlarged by the upsampler's factor.
 
         Args:
-            images: Pictures of any size: the base model's, or larger ones, which are
-                enlarged in overlapping squares of that size, see `tiles`.
-            prompts: What each shows; one serves several.
-            progress: Called with 0 and with each square finished.
-            **options: As in `sample`.
+          images: Pictures of any size: the base model's, or larger ones, which are
+              enlarged in overlapping squares of that size, see `tiles`.
+          prompts: What each shows; one serves several.
+          progress: Called with 0 and with each square finished.
+          **options: As in `sample`.
 
         Raises:
-            UserError: As in `sample`; no upsampler; images that are not uint8.
+          UserError: As in `sample`; no upsampler; images that are not uint8.
         """
         if self.upsampler is None:
-            raise errors.UserError(
+            raise UserError(
                 "upsampling needs an upsampler and none was given; give its bundle"
             )
         images = image_io.as_pixels(images)
@@ -259,22 +260,22 @@ class Glide(models.Models):
         """Pictures continued beyond their sides, square by square, each by `inpaint`.
 
         Args:
-            images: Pictures of any size; what is there stays, to the pixel.
-            prompts: What the finished pictures show.
-            margins: Pixels to add at the left, top, right and bottom.
-            progress: As in `sample`, in every square.
-            **options: As in `sample`.
+          images: Pictures of any size; what is there stays, to the pixel.
+          prompts: What the finished pictures show.
+          margins: Pixels to add at the left, top, right and bottom.
+          progress: As in `sample`, in every square.
+          **options: As in `sample`.
 
         Returns:
-            Pictures of the extended size; base_images are those of the last square.
+          Pictures of the extended size; base_images are those of the last square.
 
         Raises:
-            UserError: As in `inpaint`; a result smaller than the model's picture.
+          UserError: As in `inpaint`; a result smaller than the model's picture.
         """
         images = image_io.as_pixels(images)
         run = self._start(prompts, 1, options, len(images), fills=True)
         if run.options.feather_px:
-            raise errors.UserError(
+            raise UserError(
                 f"feather_px={run.options.feather_px} means nothing where a picture is "
                 "continued, as all of it is kept; leave it out"
             )

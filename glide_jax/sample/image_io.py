@@ -14,8 +14,9 @@ from jaxtyping import Bool, Float, UInt8
 from PIL import Image, PngImagePlugin
 
 import glide_jax
-from glide_jax import array_types, errors
+from glide_jax import array_types
 from glide_jax.data import picture_files
+from glide_jax.errors import UserError
 from glide_jax.sample import mask_files
 
 Pixels = UInt8[np.ndarray, "h w 3"]
@@ -43,7 +44,7 @@ def as_pixels(images: Any) -> np.ndarray:
     as picture files are: upright, sRGB, uint8, white where they are transparent.
 
     Raises:
-        UserError: No picture, something else, or pictures of several sizes.
+      UserError: No picture, something else, or pictures of several sizes.
     """
     return _stacked(images, _rgb, "images", 3)
 
@@ -55,8 +56,8 @@ def as_masks(masks: Any) -> np.ndarray:
     tool has it the other way round; `read_mask` turns it.)
 
     Raises:
-        UserError: No mask, something else, masks of several sizes, or a PIL mask that
-            is transparent somewhere or of one value everywhere.
+      UserError: No mask, something else, masks of several sizes, or a PIL mask that
+          is transparent somewhere or of one value everywhere.
     """
     return _stacked(masks, _known, "masks", 2)
 
@@ -64,14 +65,14 @@ def as_masks(masks: Any) -> np.ndarray:
 def _known(mask: Image.Image) -> np.ndarray:
     """(H, W) bool."""
     if mask.has_transparency_data and mask.convert("RGBA").getextrema()[3][0] < 255:
-        raise errors.UserError(
+        raise UserError(
             "masks: a picture is transparent somewhere, and whether that is known is"
             " unclear; give mode 'L', or read the file by read_mask"
         )
     levels = np.asarray(picture_files.from_pillow(mask, "masks").convert("L"))
     known = levels >= 128
     if known.all() or not known.any():
-        raise errors.UserError(
+        raise UserError(
             f"masks: a picture has levels {levels.min()} to {levels.max()}; from 128 on"
             " they are known, below they are repainted, and both have to occur"
         )
@@ -85,7 +86,7 @@ def _stacked(
         given = [given]
     if not isinstance(given, np.ndarray):
         if not isinstance(given, list | tuple) or not given:
-            raise errors.UserError(
+            raise UserError(
                 f"{name} are {given!r:.60}; give PIL pictures or arrays, at least one"
             )
         found = [
@@ -94,12 +95,12 @@ def _stacked(
         ]
         if len({one.shape for one in found}) > 1:
             sizes = ", ".join(sorted({str(one.shape) for one in found}))
-            raise errors.UserError(f"{name} have shapes {sizes}; give one size")
+            raise UserError(f"{name} have shapes {sizes}; give one size")
         given = np.stack(found)
     given = given[None] if given.ndim == ndim else given
     if given.ndim != ndim + 1 or not given.size:
         sides = "(N, H, W, 3) or (H, W, 3)" if ndim == 3 else "(N, H, W) or (H, W)"
-        raise errors.UserError(f"{name} have shape {given.shape}; give {sides}")
+        raise UserError(f"{name} have shape {given.shape}; give {sides}")
     return given
 
 
@@ -153,7 +154,7 @@ def read_image(path: str | pathlib.Path, name: str = "") -> Pixels:
     `name` is the flag that names the file, for errors.
 
     Raises:
-        UserError: No such file, or not a picture.
+      UserError: No such file, or not a picture.
     """
     return np.asarray(picture_files.read(path, name))
 
@@ -164,7 +165,7 @@ def read_mask(path: str | pathlib.Path, reading: str | None = None) -> Mask:
     `reading` is what --mask_from names; see `mask_files.read`.
 
     Raises:
-        UserError: As `mask_files.read`.
+      UserError: As `mask_files.read`.
     """
     return mask_files.read(path, reading).known
 
@@ -177,7 +178,7 @@ def write_png(
     A text is a tEXt chunk, or an iTXt chunk if Latin-1 lacks one of its characters.
 
     Raises:
-        UserError: The file cannot be written.
+      UserError: The file cannot be written.
     """
     chunks = PngImagePlugin.PngInfo()
     for keyword, value in (text or {}).items():
@@ -185,7 +186,7 @@ def write_png(
     try:
         Image.fromarray(pixels).save(path, format="PNG", pnginfo=chunks)
     except OSError as error:
-        raise errors.UserError(f"cannot write {path}: {error.strerror}") from error
+        raise UserError(f"cannot write {path}: {error.strerror}") from error
 
 
 def picture_texts(record: dict[str, Any]) -> dict[str, dict[str, str]]:
@@ -227,13 +228,13 @@ def write_sidecar(path: pathlib.Path, record: dict[str, Any]) -> None:
     """Writes `record` as JSON, with `versions`.
 
     Raises:
-        UserError: The file cannot be written.
+      UserError: The file cannot be written.
     """
     text = json.dumps({**record, "versions": versions()}, indent=2, ensure_ascii=False)
     try:
         path.write_text(text + "\n", encoding="utf-8")
     except OSError as error:
-        raise errors.UserError(f"cannot write {path}: {error.strerror}") from error
+        raise UserError(f"cannot write {path}: {error.strerror}") from error
 
 
 def write_all(
@@ -247,12 +248,12 @@ def write_all(
     their `picture_texts`.
 
     Raises:
-        UserError: The folder or a file cannot be written.
+      UserError: The folder or a file cannot be written.
     """
     try:
         folder.mkdir(parents=True, exist_ok=True)
     except OSError as error:
-        raise errors.UserError(f"cannot make {folder}: {error.strerror}") from error
+        raise UserError(f"cannot make {folder}: {error.strerror}") from error
     texts = picture_texts(record)
     for name, pixels in pictures:
         write_png(folder / name, pixels, texts.get(name))

@@ -9,8 +9,8 @@ from typing import Any
 import numpy as np
 from jaxtyping import Bool
 
-from glide_jax import errors
 from glide_jax.diffusion import inpainting
+from glide_jax.errors import UserError
 from glide_jax.sample import image_io, region
 
 Masks = Bool[np.ndarray, "n h w"]
@@ -20,9 +20,9 @@ class Holes:
     """What is unknown in pictures, each cut out in a square of its own.
 
     Attributes:
-        squares: Of each picture.
-        images: Of each picture its square, uint8 (side, side, 3).
-        masks: Of each square what the models are to know, bool (side, side).
+      squares: Of each picture.
+      images: Of each picture its square, uint8 (side, side, 3).
+      masks: Of each square what the models are to know, bool (side, side).
     """
 
     def __init__(
@@ -35,13 +35,13 @@ class Holes:
         """Raises UserError for another number of masks than of pictures.
 
         Args:
-            pictures: uint8 (N, H, W, 3).
-            masks: `checked_masks`, (N, H, W).
-            model_px: Side of the finished squares.
-            feather_px: Width of the soft edge, in pixels of the pictures.
+          pictures: uint8 (N, H, W, 3).
+          masks: `checked_masks`, (N, H, W).
+          model_px: Side of the finished squares.
+          feather_px: Width of the soft edge, in pixels of the pictures.
         """
         if len(masks) != len(pictures):
-            raise errors.UserError(
+            raise UserError(
                 f"masks have shape {masks.shape}, and there are {len(pictures)} "
                 "pictures to draw; give one mask for each, or one for all"
             )
@@ -79,7 +79,7 @@ def statement(
     """Which square of a picture will be drawn, for a user to read.
 
     Raises:
-        UserError: As `checked_masks`.
+      UserError: As `checked_masks`.
     """
     height, width, _ = picture.shape
     (known,) = checked_masks(mask[None], (height, width), base_px, feather_px)
@@ -93,26 +93,26 @@ def checked_masks(
     """Masks (N, H, W) of the pictures' size as booleans, True = known.
 
     Args:
-        masks: 0 and 1, of the pictures' size, or, where those are square, of the base
-            model's.
-        size: Height and width of the pictures.
-        base_px: Side of the base model's pictures.
-        feather_px: Width of the soft edge.
+      masks: 0 and 1, of the pictures' size, or, where those are square, of the base
+          model's.
+      size: Height and width of the pictures.
+      base_px: Side of the base model's pictures.
+      feather_px: Width of the soft edge.
 
     Raises:
-        UserError: Masks of another size or range of values; one that is 0 or 1
-            everywhere; a soft edge as wide as all that is known.
+      UserError: Masks of another size or range of values; one that is 0 or 1
+          everywhere; a soft edge as wide as all that is known.
     """
     height, width = size
     shapes = {size, (base_px, base_px)} if height == width else {size}
     if masks.shape[1:] not in shapes:
         or_base = f" or {base_px} x {base_px} like the base model"
-        raise errors.UserError(
+        raise UserError(
             f"masks have shape {masks.shape}; they must be one a picture, {width} x "
             f"{height} like the images{or_base if height == width else ''}"
         )
     if masks.dtype != bool and not ((masks == 0) | (masks == 1)).all():
-        raise errors.UserError(
+        raise UserError(
             f"masks range from {masks.min():g} to {masks.max():g}; they must be 1 "
             "where known and 0 elsewhere (feather_px makes soft edges)"
         )
@@ -132,7 +132,7 @@ def _check_divided(masks: Masks) -> None:
     for number, mask in enumerate(masks):
         if mask.min() == mask.max():
             extent = "nothing" if mask.min() else "everything"
-            raise errors.UserError(
+            raise UserError(
                 f"mask {number} is {mask.min():d} everywhere, so {extent} would be"
                 " repainted; give 1 where the picture is kept and 0 elsewhere"
             )
@@ -142,7 +142,7 @@ def _check_feather(number: int, mask: Bool[np.ndarray, "h w"], feather_px: int) 
     """Raises UserError unless some pixel lies beyond the soft edge."""
     farthest = region.distance(mask).max()
     if feather_px >= farthest:
-        raise errors.UserError(
+        raise UserError(
             f"feather_px={feather_px}, but no known pixel of mask {number} is further "
             f"than {farthest} px from what is repainted; give at most {farthest - 1}"
         )
@@ -151,11 +151,11 @@ def _check_feather(number: int, mask: Bool[np.ndarray, "h w"], feather_px: int) 
 def check_pictures(images: np.ndarray, count: int) -> None:
     """Raises UserError unless `images` are `count` uint8 pictures of one size."""
     if images.ndim != 4 or images.shape[0] != count or images.shape[-1] != 3:
-        raise errors.UserError(
+        raise UserError(
             f"images have shape {images.shape}; {count} prompts need ({count}, H, W, 3)"
         )
     if images.dtype != np.uint8:
-        raise errors.UserError(f"images are {images.dtype}; they must be uint8")
+        raise UserError(f"images are {images.dtype}; they must be uint8")
 
 
 def conditions(
@@ -167,12 +167,12 @@ def conditions(
     """A stage's inpaint_image and inpaint_mask at its own resolution.
 
     Args:
-        images: Source squares, each uint8 and of any size.
-        masks: Of the same sizes. Each stage resizes them itself: what the base model
-            had to take for unknown, as its pixels are larger, the upsampler still pins.
-        image_px: The stage's resolution.
-        feather_px: Width of the mask's soft edge, in pixels of the source squares;
-            at least one of the stage, where it is soft at all.
+      images: Source squares, each uint8 and of any size.
+      masks: Of the same sizes. Each stage resizes them itself: what the base model
+          had to take for unknown, as its pixels are larger, the upsampler still pins.
+      image_px: The stage's resolution.
+      feather_px: Width of the mask's soft edge, in pixels of the source squares;
+          at least one of the stage, where it is soft at all.
     """
     found = []
     for mask in masks:

@@ -15,8 +15,8 @@ import numpy as np
 from jaxtyping import Float, UInt8
 from PIL import Image
 
-from glide_jax import errors
 from glide_jax.data import picture_files
+from glide_jax.errors import UserError
 
 Pixels = UInt8[np.ndarray, "h w 3"]
 # What is repainted, by the name of the reading, as it is stated.
@@ -45,8 +45,8 @@ class MaskFile(NamedTuple):
     """A mask and how it was read.
 
     Attributes:
-        known: float32 (H, W), 1 = known, 0 = to repaint.
-        statement: E.g. "37% of 256x256 is repainted (white)".
+      known: float32 (H, W), 1 = known, 0 = to repaint.
+      statement: E.g. "37% of 256x256 is repainted (white)".
     """
 
     known: Float[np.ndarray, "h w"]
@@ -63,20 +63,20 @@ def read(
     """The mask in a file.
 
     Args:
-        path: The file.
-        reading: One of READINGS; None: "white" of an opaque black and white picture,
-            "alpha" of a photo that is transparent in part. "opaque" repaints strokes on
-            a transparent layer, "nonzero" what has a label other than 0.
-        picture: What is to be repainted. It tells a copy of it with a hole from paint.
-        name: The flag that names the file, e.g. "--mask".
+      path: The file.
+      reading: One of READINGS; None: "white" of an opaque black and white picture,
+          "alpha" of a photo that is transparent in part. "opaque" repaints strokes on
+          a transparent layer, "nonzero" what has a label other than 0.
+      picture: What is to be repainted. It tells a copy of it with a hole from paint.
+      name: The flag that names the file, e.g. "--mask".
 
     Raises:
-        UserError: No such file, no picture; a file that may be read in several ways; a
-            mask by which nothing is repainted, or everything.
+      UserError: No such file, no picture; a file that may be read in several ways; a
+          mask by which nothing is repainted, or everything.
     """
     label = f"{name}={path}" if name else str(path)
     if reading is not None and reading not in READINGS:
-        raise errors.UserError(
+        raise UserError(
             f"a mask is not read by {reading!r}; use one of {', '.join(READINGS)}"
         )
     stored = picture_files.load_file(path, name)
@@ -89,7 +89,7 @@ def read(
     share = float(repainted.mean())
     if share in (0.0, 1.0):
         extent = "everything" if share else "nothing"
-        raise errors.UserError(
+        raise UserError(
             f"{label}: {extent} is {READINGS[reading]}, so {extent} would be repainted"
             f" ({values}); give another mask, or say what is to be repainted:"
             f" --mask_from={'|'.join(READINGS)}"
@@ -136,7 +136,7 @@ def _recognise(
     """The reading of a file, and what else its statement says.
 
     Raises:
-        UserError: It may be read in several ways.
+      UserError: It may be read in several ways.
     """
     clear = rgba[..., 3] < 128
     num_clear, count = int(clear.sum()), clear.size
@@ -158,13 +158,13 @@ def _recognise(
     if is_copy:
         return "alpha", []
     if num_clear:
-        raise errors.UserError(
+        raise UserError(
             f"{label} is transparent in {_percent(num_clear / count)} of it and not a"
             " copy of the picture; say what is to be repainted: --mask_from=alpha (what"
             " is transparent), opaque (the strokes), white, or black"
         )
     what = "has colours" if is_coloured else f"is grey in {_percent(grey)} of it"
-    raise errors.UserError(
+    raise UserError(
         f"{label} {what}, and a mask is black and white; say what is to be repainted:"
         " --mask_from=white, black (divided at mid grey), or nonzero (all labels but 0)"
     )

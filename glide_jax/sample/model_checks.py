@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from glide_jax import errors
 from glide_jax.config import defaults
+from glide_jax.errors import UserError
 from glide_jax.sample import restore
 
 
@@ -14,33 +14,33 @@ def check_models(
 ) -> None:
     """Raises UserError, naming bundle, value and rule, where models do not fit."""
     if upsampler is not None and not getattr(upsampler.config.model, "low_res_px", 0):
-        raise errors.UserError(
+        raise UserError(
             f"{upsampler.folder} is not an upsampler (model.low_res_px=0); give "
             "the bundle of an upsample256 run"
         )
     if base is None:
         if upsampler is None or clip is not None:
-            raise errors.UserError(
+            raise UserError(
                 "no base model was given; give its bundle (only an upsampler can do "
                 "without, to enlarge pictures)"
             )
         return
     size = base.config.model
     if not isinstance(size, defaults.Text2ImConfig) or size.low_res_px:
-        raise errors.UserError(
+        raise UserError(
             f"{base.folder} is not a base model; give an upsampler as --upsampler "
             "and a noised CLIP as --clip"
         )
     if upsampler is not None:
         low_res_px = getattr(upsampler.config.model, "low_res_px", 0)
         if low_res_px != size.image_px:
-            raise errors.UserError(
+            raise UserError(
                 f"{upsampler.folder} enlarges pictures of {low_res_px} px, but "
                 f"{base.folder} draws {size.image_px} px; give the upsampler that was "
                 "trained for this base model"
             )
         if upsampler.tokenizer.digest() != base.tokenizer.digest():
-            raise errors.UserError(
+            raise UserError(
                 f"{upsampler.folder} and {base.folder} have different tokenizers; give "
                 "models that were trained with one"
             )
@@ -51,17 +51,17 @@ def check_models(
 def _check_clip(base: restore.SampleModel, clip: restore.SampleModel) -> None:
     size = clip.config.model
     if not isinstance(size, defaults.NoisedClipConfig):
-        raise errors.UserError(
+        raise UserError(
             f"{clip.folder} is not a noised CLIP (model.family={size.family}); give "
             "the bundle of a noised_clip run"
         )
     if size.image_px != base.config.model.image_px:
-        raise errors.UserError(
+        raise UserError(
             f"{clip.folder} looks at {size.image_px} px, but {base.folder} draws "
             f"{base.config.model.image_px} px; give a CLIP of that size"
         )
     if clip.config.diffusion != base.config.diffusion:
-        raise errors.UserError(
+        raise UserError(
             f"{clip.folder} was trained under {clip.config.diffusion}, {base.folder} "
             f"under {base.config.diffusion}; a CLIP guides only the noise it has seen"
         )

@@ -8,8 +8,8 @@ from typing import TypeVar
 import jax
 from jax.sharding import Mesh
 
-from glide_jax import errors
 from glide_jax.config import defaults
+from glide_jax.errors import UserError
 from glide_jax.parallel import device_mesh
 from glide_jax.sample import model_checks, restore
 
@@ -30,11 +30,11 @@ class Models:
         """Raises UserError where the models do not belong together.
 
         Args:
-            base: As from `restore.load_bundle`, like the others placed on `mesh`. None:
-                pictures can be enlarged, nothing else.
-            upsampler: None: pictures stay small.
-            clip: For guidance by it and choice among candidates.
-            mesh: Devices that batches are spread over; None: the default device.
+          base: As from `restore.load_bundle`, like the others placed on `mesh`. None:
+              pictures can be enlarged, nothing else.
+          upsampler: None: pictures stay small.
+          clip: For guidance by it and choice among candidates.
+          mesh: Devices that batches are spread over; None: the default device.
         """
         model_checks.check_models(base, upsampler, clip)
         self._base, self.upsampler, self.clip = base, upsampler, clip
@@ -53,22 +53,22 @@ class Models:
         """The models in bundles, on every device of this machine.
 
         Args:
-            base, upsampler, clip: Folders that `glide export` or `glide convert` wrote;
-                without a base model pictures can be enlarged, nothing else.
-            fsdp: Devices that each model's parameters are spread over, for models that
-                one device cannot hold; batches are spread over all devices anyway.
-            compute_dtype: "float32", "bfloat16" or "float16", in which the models
-                compute and keep their matrices; None: the bundles'.
+          base, upsampler, clip: Folders that `glide export` or `glide convert` wrote;
+              without a base model pictures can be enlarged, nothing else.
+          fsdp: Devices that each model's parameters are spread over, for models that
+              one device cannot hold; batches are spread over all devices anyway.
+          compute_dtype: "float32", "bfloat16" or "float16", in which the models
+              compute and keep their matrices; None: the bundles'.
 
         Raises:
-            UserError: A folder that is not a bundle or is damaged; bundles that do not
-                belong together; devices that fsdp does not divide.
+          UserError: A folder that is not a bundle or is damaged; bundles that do not
+              belong together; devices that fsdp does not divide.
         """
         mesh = None
         if jax.device_count() > 1:
             mesh = device_mesh.make_mesh(defaults.MeshConfig(data=-1, fsdp=fsdp))
         elif fsdp != 1:
-            raise errors.UserError(f"fsdp={fsdp}, but there is one device; leave it 1")
+            raise UserError(f"fsdp={fsdp}, but there is one device; leave it 1")
         models = [
             None
             if folder is None
@@ -87,10 +87,10 @@ class Models:
         """The base model.
 
         Raises:
-            UserError: None was given.
+          UserError: None was given.
         """
         if self._base is None:
-            raise errors.UserError(
+            raise UserError(
                 "without a base model pictures can only be enlarged; give its bundle"
             )
         return self._base

@@ -13,7 +13,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from glide_jax import errors
+from glide_jax.errors import UserError
 
 MAX_MARGIN = 65_536
 
@@ -32,9 +32,9 @@ class Canvas:
     """Pictures being extended; every one alike.
 
     Attributes:
-        images: uint8 (N, H, W, 3); where unknown the nearest known pixel, which does
-            not darken what is known when the picture is made smaller.
-        known: bool (H, W).
+      images: uint8 (N, H, W, 3); where unknown the nearest known pixel, which does
+          not darken what is known when the picture is made smaller.
+      known: bool (H, W).
     """
 
     images: np.ndarray
@@ -49,14 +49,14 @@ def make_canvas(images: np.ndarray, margins: Margins) -> Canvas:
     """The pictures with unknown margins around them.
 
     Raises:
-        UserError: No margin, or a negative one; pictures that are not RGB, uint8.
+      UserError: No margin, or a negative one; pictures that are not RGB, uint8.
     """
     if images.ndim != 4 or images.shape[-1] != 3 or images.dtype != np.uint8:
-        raise errors.UserError(
+        raise UserError(
             f"images are {images.dtype} {images.shape}; give uint8 (N, H, W, 3)"
         )
     if min(margins) < 0 or max(margins) < 1:
-        raise errors.UserError(
+        raise UserError(
             f"margins {tuple(margins)} extend nothing; give pixels to add at the left, "
             "top, right and bottom, at least one above 0"
         )
@@ -76,7 +76,7 @@ def as_margins(margins: object) -> Margins:
         isinstance(m, numbers.Real) and 0 <= m <= MAX_MARGIN and m == int(m)
         for m in margins
     ):
-        raise errors.UserError(
+        raise UserError(
             f"margins {margins!r}; give four whole numbers from 0 to {MAX_MARGIN}: "
             "pixels to add at the left, top, right and bottom"
         )
@@ -90,11 +90,11 @@ def squares(canvas: Canvas, side: int) -> list[tuple[int, int]]:
     what is known or was filled before it.
 
     Raises:
-        UserError: A canvas smaller than a square.
+      UserError: A canvas smaller than a square.
     """
     height, width = canvas.known.shape
     if min(height, width) < side:
-        raise errors.UserError(
+        raise UserError(
             f"the extended picture is {width} x {height} pixels, smaller than the "
             f"model's {side}; extend it further, or enlarge the picture first"
         )
@@ -117,9 +117,9 @@ def fill(canvas: Canvas, side: int, draw: Draw) -> None:
     """Fills the canvas in place, square by square.
 
     Args:
-        canvas: As from `make_canvas`.
-        side: Of the squares, the model's picture.
-        draw: What fills the unknown part of one square.
+      canvas: As from `make_canvas`.
+      side: Of the squares, the model's picture.
+      draw: What fills the unknown part of one square.
     """
     for at in squares(canvas, side):
         part = window(canvas, at, side)

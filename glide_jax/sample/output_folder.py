@@ -16,7 +16,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from glide_jax import errors
+from glide_jax.errors import UserError
 from glide_jax.runtime import scratch_dirs, wording
 from glide_jax.sample import image_io
 
@@ -32,8 +32,8 @@ class Start(NamedTuple):
     """Where a run begins in a folder.
 
     Attributes:
-        first_index: Index of the first picture of the whole run.
-        num_done: Pictures of the run that are there.
+      first_index: Index of the first picture of the whole run.
+      num_done: Pictures of the run that are there.
     """
 
     first_index: int
@@ -51,16 +51,16 @@ def start(
     """Where a run begins: it continues an unfinished run of the same request, if any.
 
     Args:
-        folder: It exists.
-        request: The record of the run as far as it is known before anything is drawn:
-            "verb", "asked", "bundles" and digests of input files.
-        append: Whether the run may add to samples that the folder holds.
-        first_index: The index that the user asked for, or None.
-        span: How many indices the run draws from.
+      folder: It exists.
+      request: The record of the run as far as it is known before anything is drawn:
+          "verb", "asked", "bundles" and digests of input files.
+      append: Whether the run may add to samples that the folder holds.
+      first_index: The index that the user asked for, or None.
+      span: How many indices the run draws from.
 
     Raises:
-        UserError: As `choose_first_index`; the unfinished run is of another request and
-            `append` is False.
+      UserError: As `choose_first_index`; the unfinished run is of another request and
+          `append` is False.
     """
     before = read_record(folder)
     if before is not None and is_unfinished(before):
@@ -81,7 +81,7 @@ def start(
                 )
             return Start(first, there)
         if not append:
-            raise errors.UserError(
+            raise UserError(
                 f"--output={folder} holds {held} of another command: {other}; give"
                 " that command again to continue it, add --append, or name another"
                 " folder"
@@ -151,15 +151,15 @@ def choose_first_index(
     """The index of the first picture that a run writes into a folder.
 
     Args:
-        folder: It exists.
-        append: Whether the run may add to samples that the folder holds.
-        asked: The index that the user asked for; None: 0, or with `append` one after
-            the highest index in the folder.
-        span: How many indices the run draws from.
+      folder: It exists.
+      append: Whether the run may add to samples that the folder holds.
+      asked: The index that the user asked for; None: 0, or with `append` one after
+          the highest index in the folder.
+      span: How many indices the run draws from.
 
     Raises:
-        UserError: The folder holds samples and `append` is False; pictures with the
-            indices that were asked for are there; a samples.json of something else.
+      UserError: The folder holds samples and `append` is False; pictures with the
+          indices that were asked for are there; a samples.json of something else.
     """
     record = read_record(folder)
     names = {path.name for path in folder.iterdir()}
@@ -173,7 +173,7 @@ def choose_first_index(
             found = ", ".join(sheets) or RECORD
             if taken:
                 found = wording.counted(len(taken), "picture")
-            raise errors.UserError(
+            raise UserError(
                 f"--output={folder} holds samples already ({found}"
                 f"{'' if record else f', no {RECORD}'}); name another folder, or add"
                 f" --append, which numbers the new pictures from {following} on"
@@ -189,7 +189,7 @@ def choose_first_index(
         return following
     both = taken.intersection(range(asked, asked + span))
     if both:
-        raise errors.UserError(
+        raise UserError(
             f"--first_index={asked}, but {folder} holds picture {min(both)} already;"
             f" leave it out to go on at {following}"
         )
@@ -200,7 +200,7 @@ def read_record(folder: pathlib.Path) -> dict[str, Any] | None:
     """What samples.json holds; None: there is none.
 
     Raises:
-        UserError: It is not one that `add` wrote.
+      UserError: It is not one that `add` wrote.
     """
     path = folder / RECORD
     try:
@@ -213,7 +213,7 @@ def read_record(folder: pathlib.Path) -> dict[str, Any] | None:
     except FileNotFoundError:
         return None
     except (OSError, ValueError, LookupError, TypeError, AttributeError) as error:
-        raise errors.UserError(
+        raise UserError(
             f"{path} is not what glide sample writes; name another --output"
         ) from error
     return record
@@ -230,15 +230,15 @@ def add(
     ones of a run, sheets of earlier runs are removed.
 
     Args:
-        folder: It exists; see `start`.
-        pictures: Names and pixels, uint8 (H, W, 3).
-        record: Of this run, with a list "images" of entries with "file", the new ones.
+      folder: It exists; see `start`.
+      pictures: Names and pixels, uint8 (H, W, 3).
+      record: Of this run, with a list "images" of entries with "file", the new ones.
 
     Returns:
-        How many pictures samples.json lists now.
+      How many pictures samples.json lists now.
 
     Raises:
-        UserError: A file cannot be written.
+      UserError: A file cannot be written.
     """
     before = read_record(folder)
     continues = (
@@ -262,7 +262,7 @@ def add(
             for name in [*(name for name, _ in pictures), RECORD]:
                 (draft / name).replace(folder / name)
     except OSError as error:
-        raise errors.UserError(
+        raise UserError(
             f"cannot write {error.filename or folder} ({error.strerror}); make room,"
             " or name another folder"
         ) from error

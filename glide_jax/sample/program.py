@@ -23,9 +23,10 @@ import jax
 import jax.numpy as jnp
 from jax import export
 
-from glide_jax import array_types, errors
+from glide_jax import array_types
 from glide_jax.checkpoint import bundle
 from glide_jax.config import defaults
+from glide_jax.errors import UserError
 from glide_jax.models import build
 from glide_jax.sample import (
     batches,
@@ -51,11 +52,11 @@ class ProgramOptions:
     """What is fixed in a program; None takes the model's default.
 
     Attributes:
-        guidance_mode: As in `stage.StageSettings`; default "cfg", upsamplers "none".
-        sampler: Default: the bundle's.
-        respacing: Default: the bundle's.
-        dtype: In which the weights are stored, "bfloat16" or "float32".
-        prompt: The example's caption.
+      guidance_mode: As in `stage.StageSettings`; default "cfg", upsamplers "none".
+      sampler: Default: the bundle's.
+      respacing: Default: the bundle's.
+      dtype: In which the weights are stored, "bfloat16" or "float32".
+      prompt: The example's caption.
     """
 
     guidance_mode: str | None = None
@@ -75,16 +76,16 @@ def make_files(
     """The files of a bundle's folder "program", named by their path in the bundle.
 
     Args:
-        config: The run that trained the model.
-        tokenizer: The model's.
-        options: What is fixed in the program.
-        where: The place the model comes from; messages name it.
-        clip: The noised CLIP, for the guidance modes that use one.
+      config: The run that trained the model.
+      tokenizer: The model's.
+      options: What is fixed in the program.
+      where: The place the model comes from; messages name it.
+      clip: The noised CLIP, for the guidance modes that use one.
 
     Raises:
-        UserError: A model that draws nothing, a guidance mode, sampler or respacing
-            that is unknown or that the model does not know, or a CLIP that does not fit
-            the model.
+      UserError: A model that draws nothing, a guidance mode, sampler or respacing
+          that is unknown or that the model does not know, or a CLIP that does not fit
+          the model.
     """
     model = _abstract_model(config, tokenizer, where)
     model, mode = _resolve(model, options, clip)
@@ -113,7 +114,7 @@ def _abstract_model(
 ) -> restore.SampleModel:
     """The model with the shapes of its parameters in their place."""
     if not isinstance(config.model, defaults.Text2ImConfig):
-        raise errors.UserError(
+        raise UserError(
             f"{where} is a {config.model.family} model, which draws nothing; export a "
             "base model with --program, and give this one's bundle as --clip"
         )
@@ -133,12 +134,12 @@ def _resolve(
     is_upsampler = bool(config.model.low_res_px)
     mode = options.guidance_mode or ("none" if is_upsampler else "cfg")
     if is_upsampler and mode != "none":
-        raise errors.UserError(
+        raise UserError(
             f"guidance_mode={mode} is for base models and {model.folder} is an "
             "upsampler; leave it out"
         )
     if clip is not None and "clip" not in mode:
-        raise errors.UserError(
+        raise UserError(
             f"guidance_mode={mode} reads no CLIP; leave --clip out, or give "
             "guidance_mode=clip or cfg+clip"
         )

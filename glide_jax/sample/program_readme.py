@@ -71,12 +71,12 @@ def make_files(
     """manifest.json, run.py and example.npz.
 
     Args:
-        exported: The program.
-        arguments: Shapes and types of params, clip_params and inputs, by name.
-        model: Of the program; its config holds the sampling settings in the program.
-        clip: The noised CLIP that guides it, or None.
-        guidance_mode: Of the program.
-        prompt: The example's caption.
+      exported: The program.
+      arguments: Shapes and types of params, clip_params and inputs, by name.
+      model: Of the program; its config holds the sampling settings in the program.
+      clip: The noised CLIP that guides it, or None.
+      guidance_mode: Of the program.
+      prompt: The example's caption.
     """
     text = {"tokens": _token_rule(model)}
     if clip is not None:

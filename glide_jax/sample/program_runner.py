@@ -80,9 +80,9 @@ def complete(given: Mapping[str, Any], example: Arrays, described: dict) -> Arra
     """Every input that the manifest describes, in its type and for the same batch.
 
     Raises:
-        ValueError: an input that the program does not take, of another shape than
-            described, without its mask, or for another number of pictures than the
-            rest.
+      ValueError: an input that the program does not take, of another shape than
+          described, without its mask, or for another number of pictures than the
+          rest.
     """
     unknown = sorted(given.keys() - described.keys())
     if unknown:

@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 
-from glide_jax import errors
+from glide_jax.errors import UserError
 from glide_jax.runtime import wording
 from glide_jax.sample import restore
 from glide_jax.sample.stage_inputs import Caption
@@ -23,19 +23,19 @@ def as_prompts(prompts: Any, num_images: int | np.integer) -> list[Prompt]:
     """A list of prompts, each `num_images` times over.
 
     Args:
-        prompts: A prompt, or several in order: a list, a tuple, a numpy array, a column
-            of a table, or anything else that can be iterated over.
-        num_images: How often each occurs in a row.
+      prompts: A prompt, or several in order: a list, a tuple, a numpy array, a column
+          of a table, or anything else that can be iterated over.
+      num_images: How often each occurs in a row.
 
     Raises:
-        UserError: No prompt, something else, or a blend whose weights are
-            not positive numbers.
+      UserError: No prompt, something else, or a blend whose weights are
+          not positive numbers.
     """
     if not isinstance(num_images, numbers.Integral) or num_images < 1:
-        raise errors.UserError(f"num_images={num_images}; give a whole number from 1")
+        raise UserError(f"num_images={num_images}; give a whole number from 1")
     found = [_as_prompt(prompt) for prompt in _listed(prompts)]
     if not found:
-        raise errors.UserError("no prompts given; give at least one")
+        raise UserError("no prompts given; give at least one")
     return [prompt for prompt in found for _ in range(num_images)]
 
 
@@ -43,7 +43,7 @@ def _listed(prompts: Any) -> list[Any]:
     """Raises UserError for what has no order, or more than one dimension."""
     ndim = getattr(prompts, "ndim", 1)
     if ndim not in (0, 1):
-        raise errors.UserError(
+        raise UserError(
             f"prompts have {ndim} dimensions; give one, e.g. one column of a table"
         )
     if ndim == 0:
@@ -52,7 +52,7 @@ def _listed(prompts: Any) -> list[Any]:
     if isinstance(prompts, str | bytes | Mapping) or not isinstance(prompts, Iterable):
         return [prompts]
     if isinstance(prompts, Set):
-        raise errors.UserError(
+        raise UserError(
             "prompts are a set, which has no order; give a list, so that each picture"
             " has an index"
         )
@@ -64,7 +64,7 @@ def _as_prompt(prompt: Any) -> Prompt:
         # numpy has a class of its own for texts, and others for numbers.
         return str(prompt)
     if not isinstance(prompt, Mapping):
-        raise errors.UserError(
+        raise UserError(
             f"{prompt!r:.60} is not a prompt; give a text, {{text: weight}} or"
             " several of them"
         )
@@ -83,12 +83,12 @@ def as_sources(asked: Any, count: int) -> list[Prompt]:
     """What each of `count` pictures shows: one prompt of each, or one for all.
 
     Raises:
-        UserError: As `as_prompts`; another number of them.
+      UserError: As `as_prompts`; another number of them.
     """
     found = as_prompts(asked, 1)
     found = found * count if len(found) == 1 else found
     if len(found) != count:
-        raise errors.UserError(
+        raise UserError(
             f"{wording.counted(len(found), 'prompt')} in source_prompts for"
             f" {wording.counted(count, 'picture')}; give one of each, or "
             "one for all"
@@ -151,12 +151,12 @@ def _warn_if_cut(model: restore.SampleModel, text: str, context: int) -> None:
 
 def _check_blend(blend: Mapping[Any, Any]) -> None:
     if not blend:
-        raise errors.UserError("a blend names no prompt; give {prompt: weight, ...}")
+        raise UserError("a blend names no prompt; give {prompt: weight, ...}")
     for text, weight in blend.items():
         is_number = isinstance(text, str) and isinstance(weight, numbers.Real)
         # In float32, as the program sees it.
         if not is_number or not 1e-6 <= weight <= 1e6:
-            raise errors.UserError(
+            raise UserError(
                 f"weight {weight} of {text!r} is no number from 1e-6 to 1e6; leave the "
                 "prompt out, or put it into negative_prompt"
             )

@@ -52,9 +52,9 @@ def around_hole(known: Mask, model_px: int, feather_px: int = 0) -> Square:
     does, so a square picture with a large hole is taken whole.
 
     Args:
-        known: Of the whole picture; unknown somewhere.
-        model_px: Side of the model's pictures.
-        feather_px: Known pixels around the hole that change as well.
+      known: Of the whole picture; unknown somewhere.
+      model_px: Side of the model's pictures.
+      feather_px: Known pixels around the hole that change as well.
     """
     size = known.shape
     boxes = [np.flatnonzero((~known).any(axis=1 - axis)) for axis in (0, 1)]
@@ -143,13 +143,13 @@ def paste(
     at most `feather_px` from an unknown one are blended with what was drawn there.
 
     Args:
-        picture: The whole one.
-        known: Its mask.
-        square: From `around_hole`.
-        drawn: The square at the model's resolution, its hole as from `cut_mask`. If
-            it is made larger here and the edge is not soft, its colours are brought
-            to the picture's along the seam.
-        feather_px: See above.
+      picture: The whole one.
+      known: Its mask.
+      square: From `around_hole`.
+      drawn: The square at the model's resolution, its hole as from `cut_mask`. If
+          it is made larger here and the edge is not soft, its colours are brought
+          to the picture's along the seam.
+      feather_px: See above.
     """
     in_picture, in_square = _windows(known.shape, square)
     weight = kept_share(known[in_picture], feather_px)[..., None]

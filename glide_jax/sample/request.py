@@ -9,8 +9,8 @@ from typing import Any
 
 import numpy as np
 
-from glide_jax import errors
 from glide_jax.config import defaults
+from glide_jax.errors import UserError
 from glide_jax.sample import (
     batches,
     image_io,
@@ -27,11 +27,11 @@ class CascadeOutput:
     """Pictures in the order of the prompts.
 
     Attributes:
-        images: uint8 (N, H, W, 3), the upsampler's, or without one the base model's.
-        base_images: uint8 (N, h, w, 3) from the base model.
-        seeds: (seed, index) of each picture; with first_index=index and candidates=1
-            it is drawn alone.
-        settings: Every choice made, as JSON values, to repeat the run.
+      images: uint8 (N, H, W, 3), the upsampler's, or without one the base model's.
+      base_images: uint8 (N, h, w, 3) from the base model.
+      seeds: (seed, index) of each picture; with first_index=index and candidates=1
+          it is drawn alone.
+      settings: Every choice made, as JSON values, to repeat the run.
     """
 
     images: np.ndarray
@@ -44,9 +44,9 @@ class SamplingRequest:
     """Prompts, options and what they come to for each model.
 
     Attributes:
-        prompts: One for each picture.
-        options: As given.
-        base, upsampler: The stages' settings.
+      prompts: One for each picture.
+      options: As given.
+      base, upsampler: The stages' settings.
     """
 
     def __init__(
@@ -64,15 +64,15 @@ class SamplingRequest:
         """Raises UserError for what `Glide`'s methods refuse.
 
         Args:
-            models: Base (None only where pictures are enlarged), upsampler or None,
-                CLIP or None.
-            asked: The prompts.
-            num_images: Pictures of each prompt.
-            options: Fields of SampleOptions.
-            num_pictures: Given to fill or edit; one prompt serves several.
-            fills: Whether known pixels are kept.
-            inverts: Whether pictures are inverted.
-            square: Number of the part of one picture, each with noise of its own.
+          models: Base (None only where pictures are enlarged), upsampler or None,
+              CLIP or None.
+          asked: The prompts.
+          num_images: Pictures of each prompt.
+          options: Fields of SampleOptions.
+          num_pictures: Given to fill or edit; one prompt serves several.
+          fills: Whether known pixels are kept.
+          inverts: Whether pictures are inverted.
+          square: Number of the part of one picture, each with noise of its own.
         """
         self._base, self._upsampler, self._clip = models
         self.prompts = prompt_tokens.as_prompts(asked, 1)
@@ -83,7 +83,7 @@ class SamplingRequest:
         self.options = settings.make_options(options)
         settings.check_indices(self.options, self.count)
         if self.options.candidates > 1 and self._clip is None:
-            raise errors.UserError(
+            raise UserError(
                 f"candidates={self.options.candidates} are compared by a noised CLIP "
                 "and none was given; give one with --clip, or candidates=1"
             )
@@ -184,7 +184,7 @@ class SamplingRequest:
         """Raises UserError for an option that only an upsampler could follow."""
         for name in (*settings.UPSAMPLER_OPTIONS, "match_low_res"):
             if getattr(self.options, name) is not None:
-                raise errors.UserError(
+                raise UserError(
                     f"{name}={getattr(self.options, name)!r} is for an upsampler and "
                     "none was given; give its bundle, or leave the option out"
                 )

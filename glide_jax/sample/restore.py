@@ -14,9 +14,10 @@ import jax.numpy as jnp
 import numpy as np
 from jax.sharding import Mesh
 
-from glide_jax import array_types, errors
+from glide_jax import array_types
 from glide_jax.checkpoint import bundle
 from glide_jax.config import defaults, resolve, validate
+from glide_jax.errors import UserError
 from glide_jax.models import attention, attention_kernels, build
 from glide_jax.parallel import device_mesh, sharding
 from glide_jax.runtime import paths
@@ -28,11 +29,11 @@ class SampleModel:
     """One model of a cascade.
 
     Attributes:
-        config: The run that trained it; its `sample` section holds the defaults.
-        fns: Pure functions of the model.
-        params: On the default device; see `load_bundle` for their types.
-        tokenizer: What turns captions into this model's tokens.
-        folder: The bundle it came from; messages name it.
+      config: The run that trained it; its `sample` section holds the defaults.
+      fns: Pure functions of the model.
+      params: On the default device; see `load_bundle` for their types.
+      tokenizer: What turns captions into this model's tokens.
+      folder: The bundle it came from; messages name it.
     """
 
     config: defaults.Config
@@ -52,18 +53,18 @@ def load_bundle(
     """The model in a bundle that `glide export` wrote.
 
     Args:
-        folder: The bundle.
-        param_dtype: Of the layers' matrices in memory, "float32" or "bfloat16", which
-            takes half of it; None: the type the model computes in, to which layers
-            cast them anyway. Norms, biases, embeddings and the CLIP's temperature are
-            float32 always: some are added up before any layer casts them.
-        compute_dtype: In which layers compute, in place of the bundle's.
-        mesh: Devices to hold the parameters, large ones spread over its fsdp axis;
-            None: the default device.
+      folder: The bundle.
+      param_dtype: Of the layers' matrices in memory, "float32" or "bfloat16", which
+          takes half of it; None: the type the model computes in, to which layers
+          cast them anyway. Norms, biases, embeddings and the CLIP's temperature are
+          float32 always: some are added up before any layer casts them.
+      compute_dtype: In which layers compute, in place of the bundle's.
+      mesh: Devices to hold the parameters, large ones spread over its fsdp axis;
+          None: the default device.
 
     Raises:
-        UserError: Not a bundle, a damaged one, or weights of another shape than its
-            configuration asks for.
+      UserError: Not a bundle, a damaged one, or weights of another shape than its
+          configuration asks for.
     """
     content = bundle.read_bundle(paths.local_path(folder, "bundle"))
     config = resolve.from_json(content.config_json)
@@ -71,8 +72,8 @@ def load_bundle(
         config = resolve.override(config, {"model.compute_dtype": compute_dtype})
     try:
         validate.validate(config)
-    except errors.UserError as error:
-        raise errors.UserError(f"bundle {content.folder}: {error}") from error
+    except UserError as error:
+        raise UserError(f"bundle {content.folder}: {error}") from error
     if isinstance(config.model, defaults.NoisedClipConfig):
         fns = build.make_clip(config.model)
     else:

@@ -25,9 +25,9 @@ class Context(NamedTuple):
     """What all steps of a walk share.
 
     Attributes:
-        text: The captions, encoded for the denoiser.
-        clip_text: The captions' features in the CLIP, or None.
-        num_steps: Steps in the walk.
+      text: The captions, encoded for the denoiser.
+      clip_text: The captions' features in the CLIP, or None.
+      num_steps: Steps in the walk.
     """
 
     text: build.TextConditioning
@@ -39,10 +39,10 @@ class Parts(NamedTuple):
     """A sampling program in three parts: pure functions, to be jitted or composed.
 
     Attributes:
-        begin: (params, clip_params, inputs) -> (context, state before the first step).
-        advance: (params, clip_params, inputs, context, state, segment, num_segments)
-            -> state after that one of `num_segments` segments of about equal length.
-        finish: (inputs, state) -> x_start.
+      begin: (params, clip_params, inputs) -> (context, state before the first step).
+      advance: (params, clip_params, inputs, context, state, segment, num_segments)
+          -> state after that one of `num_segments` segments of about equal length.
+      finish: (inputs, state) -> x_start.
     """
 
     begin: Any

@@ -14,7 +14,7 @@ import einops
 import jax
 import jax.numpy as jnp
 
-from glide_jax import array_types, errors
+from glide_jax import array_types
 from glide_jax.config import defaults
 from glide_jax.diffusion import (
     inpainting,
@@ -24,6 +24,7 @@ from glide_jax.diffusion import (
     samplers,
     thresholding,
 )
+from glide_jax.errors import UserError
 from glide_jax.models import build
 from glide_jax.sample import guided_denoiser, segments
 from glide_jax.sample.segments import Stage
@@ -41,17 +42,17 @@ class StageSettings:
     """What a program is compiled for.
 
     Attributes:
-        guidance_mode: "none" (the caption, one pass), "cfg", "clip" or "cfg+clip".
-        sampler: One of `samplers.SAMPLERS`.
-        respacing: Timesteps kept, e.g. "150", "fast27", "lambda20", "" for all.
-        inpaint_mode: None; "pinned" (the model sees the known pixels, and they are
-            pinned in every x_start: the released way), "masked" (pinned, but the model
-            sees none of them) or "implicit" (the model sees none; after each step the
-            known region is noised anew: the paper's appendix E). Only "pinned" needs
-            an inpainting model.
-        match_low_res: Pin the area means to low_res; needs an upsampler.
-        is_thresholded: Dynamic thresholding in place of the clip to [-1, 1].
-        inverts: Start from init_image by DDIM inversion instead of by noising it.
+      guidance_mode: "none" (the caption, one pass), "cfg", "clip" or "cfg+clip".
+      sampler: One of `samplers.SAMPLERS`.
+      respacing: Timesteps kept, e.g. "150", "fast27", "lambda20", "" for all.
+      inpaint_mode: None; "pinned" (the model sees the known pixels, and they are
+          pinned in every x_start: the released way), "masked" (pinned, but the model
+          sees none of them) or "implicit" (the model sees none; after each step the
+          known region is noised anew: the paper's appendix E). Only "pinned" needs
+          an inpainting model.
+      match_low_res: Pin the area means to low_res; needs an upsampler.
+      is_thresholded: Dynamic thresholding in place of the clip to [-1, 1].
+      inverts: Start from init_image by DDIM inversion instead of by noising it.
     """
 
     guidance_mode: str = "cfg"
@@ -78,13 +79,13 @@ def make_stage(
     """The compiled sampling program of one model.
 
     Args:
-        config: The run that trained the model: its size and its diffusion.
-        fns: The model.
-        settings: What the program is for.
-        clip_fns: The noised CLIP, for the modes that use one.
+      config: The run that trained the model: its size and its diffusion.
+      fns: The model.
+      settings: What the program is for.
+      clip_fns: The noised CLIP, for the modes that use one.
 
     Raises:
-        UserError: As `make_program`.
+      UserError: As `make_program`.
     """
     parts = _make_parts(config, fns, settings, clip_fns)
     longest = _tables(config, settings).num_timesteps
@@ -101,9 +102,9 @@ def make_program(
     """The sampling program as one pure function, to be jitted or exported.
 
     Raises:
-        UserError: Unknown mode, sampler or respacing; a CLIP mode without a CLIP;
-            pinned inpainting with a model that takes no mask; match_low_res without
-            low_res; inversion with another sampler than ddim.
+      UserError: Unknown mode, sampler or respacing; a CLIP mode without a CLIP;
+          pinned inpainting with a model that takes no mask; match_low_res without
+          low_res; inversion with another sampler than ddim.
     """
     parts = _make_parts(config, fns, settings, clip_fns)
 
@@ -322,28 +323,28 @@ def _check_names(settings: StageSettings) -> None:
     for name, value, known in named:
         if value not in known:
             choices = ", ".join(choice for choice in known if choice)
-            raise errors.UserError(f"{name}={value!r} is not one of {choices}")
+            raise UserError(f"{name}={value!r} is not one of {choices}")
 
 
 def _check_models(
     config: defaults.Config, settings: StageSettings, has_clip: bool
 ) -> None:
     if "clip" in settings.guidance_mode and not has_clip:
-        raise errors.UserError(
+        raise UserError(
             f"guidance_mode={settings.guidance_mode} needs a noised CLIP and none was "
             "given; give one with --clip, or use guidance_mode=cfg"
         )
     if settings.inpaint_mode == "pinned" and not config.model.inpaint:
-        raise errors.UserError(
+        raise UserError(
             f"model {config.name!r} takes no inpainting mask (model.inpaint=False); "
             "use a bundle trained with model.inpaint=True, or inpaint_mode=implicit"
         )
     if settings.match_low_res and not config.model.low_res_px:
-        raise errors.UserError(
+        raise UserError(
             f"match_low_res=True means nothing to model {config.name!r}, which takes "
             "no small picture (model.low_res_px=0); leave it out"
         )
     if settings.inverts and settings.sampler != "ddim":
-        raise errors.UserError(
+        raise UserError(
             f"sampler={settings.sampler} cannot retrace an inversion; use sampler=ddim"
         )

@@ -25,7 +25,7 @@ from jaxtyping import Bool, Float, Int
 from scipy import special
 from scipy.sparse import csgraph
 
-from glide_jax import errors
+from glide_jax.errors import UserError
 
 # Elo points of one unit of theta.
 POINTS = 400 / np.log(10)
@@ -139,7 +139,7 @@ def check(tally: Tally, question: str) -> None:
     groups, label = csgraph.connected_components(wins > 0, directed=False)
     if groups > 1:
         told = "; ".join(_listed(names, label == group) for group in range(groups))
-        raise errors.UserError(
+        raise UserError(
             f"question {question!r}: no vote joins these groups of models: {told};"
             " ratings compare only what votes connect: collect votes between them, or"
             " evaluate each group by itself"
@@ -148,7 +148,7 @@ def check(tally: Tally, question: str) -> None:
     for group in range(groups if groups > 1 else 0):
         inside = label == group
         if not wins[np.ix_(~inside, inside)].any():
-            raise errors.UserError(
+            raise UserError(
                 f"question {question!r}: {_listed(names, inside)} won every vote"
                 f" against {_listed(names, ~inside)}, so the likelihood has no finite"
                 " maximum; collect more votes, until one is lost or a tie, or leave"

@@ -24,7 +24,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from glide_jax import errors
+from glide_jax.errors import UserError
 from glide_jax.eval import picture_folder
 from glide_jax.runtime import wording
 from glide_jax.sample import image_io
@@ -87,7 +87,7 @@ def plan(
         with the name of no winner.
     """
     if TIE in folders:
-        raise errors.UserError(
+        raise UserError(
             f"a folder of samples is named {TIE!r}, as votes name no winner; rename it"
         )
     pictures = {name: _by_prompt(samples) for name, samples in folders.items()}
@@ -104,7 +104,7 @@ def plan(
     ]
     count = len(meetings) if num_pairs is None else num_pairs
     if count > len(meetings):
-        raise errors.UserError(
+        raise UserError(
             f"--num_pairs={count}, but these folders make"
             f" {wording.counted(len(meetings), 'pair')}; ask"
             " for fewer, or draw more samples"
@@ -142,7 +142,7 @@ def _check_prompts(pictures: dict[str, dict[tuple[str, int], pathlib.Path]]) -> 
             prompt, number = missing[0]
             what = f"picture {number + 1} of {prompt!r}"
             lacking = wording.counted(len(missing), "picture")
-            raise errors.UserError(
+            raise UserError(
                 f"{one} has {lacking} without a counterpart in {other}, e.g."
                 f" {what:.80}; draw both from the same prompts with the same"
                 " --num_images"
@@ -175,7 +175,7 @@ def write(
       UserError: the folder holds a study already; a picture cannot be read.
     """
     if (folder / "key.json").exists() or (folder / "rater").exists():
-        raise errors.UserError(
+        raise UserError(
             f"{folder} holds a study already, and answers to it would be worth nothing"
             " without its key.json; name another folder"
         )
@@ -191,7 +191,7 @@ def write(
             rater.rename(folder / "rater")
             key.rename(folder / "key.json")
     except OSError as error:
-        raise errors.UserError(
+        raise UserError(
             f"cannot write {error.filename or folder} ({error.strerror}); make room, or"
             " name another folder"
         ) from error
@@ -251,15 +251,15 @@ def read_key(path: str) -> dict[str, Any]:
     try:
         key = json.loads(pathlib.Path(path).read_text(encoding="utf-8"))
     except OSError as error:
-        raise errors.UserError(
+        raise UserError(
             f"--key={path} cannot be read ({error.strerror}); {remedy}"
         ) from error
     except ValueError as error:
-        raise errors.UserError(f"--key={path} is not JSON; {remedy}") from error
+        raise UserError(f"--key={path} is not JSON; {remedy}") from error
     if not isinstance(key, dict) or not isinstance(key.get("pairs"), dict):
-        raise errors.UserError(f"--key={path} is not a key of blinded pairs; {remedy}")
+        raise UserError(f"--key={path} is not a key of blinded pairs; {remedy}")
     if key.get("schema") != SCHEMA:
-        raise errors.UserError(
+        raise UserError(
             f"--key={path} is of schema {key.get('schema')!r} and this version reads"
             f" {SCHEMA}; evaluate it with the version that wrote it"
         )
@@ -268,7 +268,7 @@ def read_key(path: str) -> dict[str, Any]:
         for pair in key["pairs"].values():
             _ = [pair[side]["model"] for side in SIDES]
     except (KeyError, TypeError) as error:
-        raise errors.UserError(
+        raise UserError(
             f"--key={path} does not name the study and both models of every pair;"
             f" {remedy}"
         ) from error

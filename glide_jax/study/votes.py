@@ -25,7 +25,7 @@ from typing import Any, NamedTuple, TextIO
 
 import numpy as np
 
-from glide_jax import errors
+from glide_jax.errors import UserError
 from glide_jax.runtime import csv_files
 from glide_jax.study import elo, pairs
 
@@ -74,7 +74,7 @@ def read(
       UserError: a file or a row that cannot be used, by its line; no vote at all.
     """
     if len({pathlib.Path(path).resolve() for path in paths}) < len(paths):
-        raise errors.UserError(
+        raise UserError(
             "a file of --votes is given twice, and its votes would count twice;"
             " give each once"
         )
@@ -93,7 +93,7 @@ def read(
             counts[vote] += 1
     if not counts:
         blank = f"; all answers are empty ({unanswered})" if unanswered else ""
-        raise errors.UserError(
+        raise UserError(
             f"{', '.join(paths)}: no votes below the header{blank}; a row is one vote"
         )
     return Votes(_tallied(counts), unanswered)
@@ -109,12 +109,12 @@ def _unblinded(path: str, key: dict[str, Any]) -> Iterator[tuple[str, Vote | Non
     for where, fields in _rows(path, ANSWER_COLUMNS):
         study, pair, question, answer = (fields[name] for name in ANSWER_COLUMNS)
         if study != key["study"]:
-            raise errors.UserError(
+            raise UserError(
                 f"{where}: study {study!r}, but the key is of study {key['study']!r};"
                 " give the key.json that was written with these pairs"
             )
         if pair not in key["pairs"]:
-            raise errors.UserError(
+            raise UserError(
                 f"{where}: the key has no pair {pair!r}; keep the pairs as they were"
                 " in sheet.csv"
             )
@@ -122,16 +122,14 @@ def _unblinded(path: str, key: dict[str, Any]) -> Iterator[tuple[str, Vote | Non
             yield where, None
             continue
         if (pair, question) in answered:
-            raise errors.UserError(
+            raise UserError(
                 f"{where}: pair {pair} is answered again for {question!r} (first in"
                 f" {answered[pair, question]}); keep one, and one file a rater"
             )
         answered[pair, question] = where
         shown = {side: key["pairs"][pair][side]["model"] for side in pairs.SIDES}
         if answer not in (*shown, pairs.NEITHER):
-            raise errors.UserError(
-                f"{where}: answer {answer!r} is not left, right or neither"
-            )
+            raise UserError(f"{where}: answer {answer!r} is not left, right or neither")
         yield where, Vote(*shown.values(), shown.get(answer, pairs.TIE), question)
 
 
@@ -152,25 +150,25 @@ def _rows(path: str, columns: Sequence[str]) -> Iterator[Row]:
             for row in reader:
                 where = f"{path} line {above + reader.line_num}"
                 if any("\n" in (row[name] or "") for name in columns):
-                    raise errors.UserError(
+                    raise UserError(
                         f"{where}: a quote that is opened before it joins lines; close"
                         " it, or take it out"
                     )
                 fields = {name: (row[name] or "").strip() for name in columns}
                 empty = [n for n, v in fields.items() if not v and n != "answer"]
                 if empty:
-                    raise errors.UserError(f"{where}: {', '.join(empty)} is empty")
+                    raise UserError(f"{where}: {', '.join(empty)} is empty")
                 yield Row(where, fields)
     except OSError as error:
-        raise errors.UserError(
+        raise UserError(
             f"{path} cannot be read ({error.strerror}); name a file of votes"
         ) from error
     except UnicodeDecodeError as error:
-        raise errors.UserError(
+        raise UserError(
             f"{path} is not UTF-8 text ({error.reason}); save it as CSV UTF-8"
         ) from error
     except csv.Error as error:
-        raise errors.UserError(
+        raise UserError(
             f"{path} line {above + reader.line_num}: not CSV ({error}); save it as CSV"
             " UTF-8"
         ) from error
@@ -189,7 +187,7 @@ def _lines(file: TextIO, path: str) -> Iterator[str]:
     """The lines, none of them so long that it could fill the memory."""
     while line := file.readline(_MAX_LINE):
         if len(line) == _MAX_LINE:
-            raise errors.UserError(
+            raise UserError(
                 f"{path} has a line of {_MAX_LINE} characters or more, so it is no"
                 " table of votes; give a CSV file"
             )
@@ -200,7 +198,7 @@ def _check_header(
     path: str, columns: Sequence[str], header: Sequence[str] | None
 ) -> None:
     if header is None:
-        raise errors.UserError(
+        raise UserError(
             f"{path} is empty; its first line names the columns: {', '.join(columns)}"
         )
     missing = [name for name in columns if name not in header]
@@ -209,7 +207,7 @@ def _check_header(
     remedy = f"the first line has to name {', '.join(columns)}"
     if set(columns) == set(COLUMNS) and "answer" in header:
         remedy = "these are blinded answers, so give --key=key.json as well"
-    raise errors.UserError(
+    raise UserError(
         f"{path} has no column {', '.join(missing)} (it has"
         f" {', '.join(map(str, header))[:200]}); {remedy}"
     )
@@ -220,18 +218,18 @@ def _check(where: str, vote: Vote, models: Sequence[str]) -> None:
         if models and name not in models:
             near = difflib.get_close_matches(name, models, 1)
             guess = f"; did you mean {near[0]}?" if near else ""
-            raise errors.UserError(
+            raise UserError(
                 f"{where}: model {name!r} is not among the --models"
                 f" {', '.join(models)}{guess}"
             )
     if pairs.TIE in (vote.a, vote.b):
-        raise errors.UserError(f"{where}: {pairs.TIE!r} cannot be a model; rename it")
+        raise UserError(f"{where}: {pairs.TIE!r} cannot be a model; rename it")
     if vote.a == vote.b:
-        raise errors.UserError(
+        raise UserError(
             f"{where}: a and b are both {vote.a!r}; a vote is between two models"
         )
     if vote.winner not in (vote.a, vote.b, pairs.TIE):
-        raise errors.UserError(
+        raise UserError(
             f"{where}: winner {vote.winner!r} is neither {vote.a!r} nor {vote.b!r}"
             f" nor {pairs.TIE!r}"
         )
@@ -242,7 +240,7 @@ def _check_names(where: str, vote: Vote, seen: dict[str, set[str]]) -> None:
     seen["questions"].add(vote.question)
     for kind, most in (("models", MAX_MODELS), ("questions", MAX_QUESTIONS)):
         if len(seen[kind]) > most:
-            raise errors.UserError(
+            raise UserError(
                 f"{where}: that makes more than {most} {kind}; are the columns"
                 " mixed up?"
             )

@@ -15,7 +15,7 @@ import statistics
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, NamedTuple
 
-from glide_jax import errors
+from glide_jax.errors import UserError
 
 UNGUIDED, CFG, CLIP = "unguided", "cfg", "clip"
 # By mode: the flag of its scale, and the scale that guides nothing.
@@ -61,9 +61,9 @@ class Point(NamedTuple):
     """One mode at one scale: the mean of its runs.
 
     Attributes:
-        mode: "unguided", "cfg" or "clip".
-        scale: None of unguided.
-        metrics: Every figure that all runs have.
+      mode: "unguided", "cfg" or "clip".
+      scale: None of unguided.
+      metrics: Every figure that all runs have.
     """
 
     mode: str
@@ -75,10 +75,10 @@ class Curves(NamedTuple):
     """What is drawn.
 
     Attributes:
-        points: Unguided first, then by mode and scale.
-        names: The figure's name for each key of NAMES.
-        command: What all runs were started with, without what they differ in.
-        warnings: What the runs say is to be read with care, each line once.
+      points: Unguided first, then by mode and scale.
+      names: The figure's name for each key of NAMES.
+      command: What all runs were started with, without what they differ in.
+      warnings: What the runs say is to be read with care, each line once.
     """
 
     points: list[Point]
@@ -94,11 +94,11 @@ def of_rows(rows: Sequence[Mapping[str, Any]]) -> Curves:
     they name the weights and the reference by what is in them.
 
     Raises:
-        UserError: No guided run; runs of another verb, guidance or scale than can be
-            drawn, or that differ in more than that; a figure that is missing.
+      UserError: No guided run; runs of another verb, guidance or scale than can be
+          drawn, or that differ in more than that; a figure that is missing.
     """
     if not rows:
-        raise errors.UserError(
+        raise UserError(
             "no run is finished, so there is nothing to draw; run glide sweep "
             "experiments/sweeps/curves.py first"
         )
@@ -108,7 +108,7 @@ def of_rows(rows: Sequence[Mapping[str, Any]]) -> Curves:
     for row, given in zip(rows, flags, strict=True):
         found.setdefault(_guidance(row, given), []).append(row)
     if all(mode == UNGUIDED for mode, _ in found):
-        raise errors.UserError(
+        raise UserError(
             "no run was guided; sweep --guidance_scale or --clip_guidance_scale"
         )
     names = _figures(rows)
@@ -152,14 +152,14 @@ def _flags(row: Mapping[str, Any]) -> dict[str, str]:
     """The flags of a row's command, the last of each.
 
     Raises:
-        UserError: A row of another verb.
+      UserError: A row of another verb.
     """
     try:
         words = shlex.split(row.get("command", ""))
     except ValueError:  # a quote that is never closed
         words = []
     if words[:2] != ["glide", "evaluate"]:
-        raise errors.UserError(
+        raise UserError(
             f"{_name(row)} is not of glide evaluate ({' '.join(words[:2]) or 'none'}); "
             "curves are drawn of its runs"
         )
@@ -173,26 +173,26 @@ def _guidance(
     """Mode and scale; a scale that guides nothing is unguided.
 
     Raises:
-        UserError: Both modes at once, or no scale.
+      UserError: Both modes at once, or no scale.
     """
     mode = flags.get("guidance_mode", CFG)
     if mode == "none":
         return UNGUIDED, None
     if mode not in _SCALES:
-        raise errors.UserError(
+        raise UserError(
             f"{_name(row)} is guided by {mode}; a curve is of cfg or of clip, leave it "
             "out"
         )
     flag, nothing = _SCALES[mode]
     if flag not in flags:
-        raise errors.UserError(
+        raise UserError(
             f"{_name(row)} names no --{flag}, so it has no place on the curve of "
             f"{mode}; sweep --{flag}"
         )
     try:
         scale = float(flags[flag])
     except ValueError as error:
-        raise errors.UserError(
+        raise UserError(
             f"{_name(row)} has --{flag}={flags[flag]}, which is no number; remove it, "
             "and the same sweep makes it anew"
         ) from error
@@ -216,7 +216,7 @@ def _check_alike(
             first, other = conditions[0].get(name), these.get(name)
             is_new = name == _NEWER and None in (first, other)
             if first != other and not is_new:
-                raise errors.UserError(
+                raise UserError(
                     f"{_name(rows[0])} has {name} {first} and {_name(row)} {other}; "
                     "runs on one picture differ in guidance and seed alone"
                 )
@@ -236,7 +236,7 @@ def _figures(rows: Sequence[Mapping[str, Any]]) -> dict[str, str]:
     """The name by which all rows have each quantity.
 
     Raises:
-        UserError: One is missing, or was no number.
+      UserError: One is missing, or was no number.
     """
     found = {}
     for quantity, names in NAMES.items():
@@ -248,9 +248,7 @@ def _figures(rows: Sequence[Mapping[str, Any]]) -> dict[str, str]:
             lacks = next(
                 r for r in rows if all(r["metrics"].get(n) is None for n in names)
             )
-            raise errors.UserError(
-                f"{_name(lacks)} has no {' or '.join(names)}; {_REMEDY}"
-            )
+            raise UserError(f"{_name(lacks)} has no {' or '.join(names)}; {_REMEDY}")
     return found
 
 

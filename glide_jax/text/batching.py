@@ -9,17 +9,18 @@ from collections.abc import Sequence
 import ftfy
 import numpy as np
 
-from glide_jax import array_types, errors
+from glide_jax import array_types
+from glide_jax.errors import UserError
 
 
 def truncate(ids: Sequence[int], context: int, *, closing: int) -> list[int]:
     """At most `context` ids; the last `closing` ids survive, the middle is cut.
 
     Raises:
-        UserError: `context` leaves no room for the ids that must survive.
+      UserError: `context` leaves no room for the ids that must survive.
     """
     if context < closing + 1:
-        raise errors.UserError(
+        raise UserError(
             f"context={context} is too short: this tokenizer needs at least "
             f"{closing + 1} positions; raise the text context"
         )
@@ -44,13 +45,13 @@ def lower_case(text: str) -> str:
     """`text` in lower case, as GLIDE reads captions; nothing else is changed.
 
     Raises:
-        UserError: half a surrogate pair in `text`: no Unicode text, so no UTF-8.
+      UserError: half a surrogate pair in `text`: no Unicode text, so no UTF-8.
     """
     lowered = text.lower()
     try:
         lowered.encode("utf-8")
     except UnicodeEncodeError as error:
-        raise errors.UserError(
+        raise UserError(
             f"the text {text!r} is not valid Unicode at character {error.start}; "
             f"give it in UTF-8"
         ) from error

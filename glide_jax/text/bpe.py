@@ -15,7 +15,8 @@ from typing import SupportsInt
 import tokenizers
 from tokenizers import decoders, models, pre_tokenizers
 
-from glide_jax import array_types, errors
+from glide_jax import array_types
+from glide_jax.errors import UserError
 from glide_jax.text import batching, vocabulary
 
 _END_OF_TEXT = "<|endoftext|>"
@@ -44,7 +45,7 @@ class Gpt2Tokenizer:
         self._files = {"encoder.json": encoder, "vocab.bpe": merges}
         ids = _parse_ids(encoder)
         if _END_OF_TEXT not in ids:
-            raise errors.UserError(
+            raise UserError(
                 f"encoder.json has no {_END_OF_TEXT} entry, which GLIDE pads with; "
                 f"use GPT-2's own encoder.json"
             )
@@ -188,7 +189,7 @@ def _make_bpe(
     tokens = (token for a, b in pairs for token in (a, b, a + b))
     missing = next((token for token in tokens if token not in ids), None)
     if missing is not None:
-        raise errors.UserError(
+        raise UserError(
             f"the merges speak of {missing!r}, which the vocabulary does not hold; "
             f"use vocabulary and merges files of the same tokenizer"
         )
@@ -200,7 +201,7 @@ def _parse_ids(encoder: bytes) -> dict[str, int]:
     try:
         ids = json.loads(encoder)
     except (ValueError, RecursionError) as error:
-        raise errors.UserError(
+        raise UserError(
             f"encoder.json is not JSON in UTF-8 ({error}); use the published file"
         ) from error
     is_whole = (
@@ -209,7 +210,7 @@ def _parse_ids(encoder: bytes) -> dict[str, int]:
         and sorted(ids.values()) == list(range(len(ids)))
     )
     if not is_whole:
-        raise errors.UserError(
+        raise UserError(
             "encoder.json does not give its tokens the ids 0, 1, 2 and so on, each "
             "once; use the published file"
         )
@@ -221,7 +222,7 @@ def _parse_merges(merges: bytes) -> list[tuple[str, str]]:
     try:
         lines = merges.decode("utf-8").split("\n")
     except UnicodeDecodeError as error:
-        raise errors.UserError(
+        raise UserError(
             f"the merges file is not UTF-8 ({error}); use the published file"
         ) from error
     pairs = []
@@ -231,7 +232,7 @@ def _parse_merges(merges: bytes) -> list[tuple[str, str]]:
         if len(symbols) == 2:
             pairs.append((symbols[0], symbols[1]))
         elif line:
-            raise errors.UserError(
+            raise UserError(
                 f"line {number} of the merges file is {line!r}, not two symbols with "
                 f"a space between; use the published file"
             )

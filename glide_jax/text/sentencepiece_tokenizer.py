@@ -10,7 +10,8 @@ from typing import SupportsInt
 
 import sentencepiece
 
-from glide_jax import array_types, errors
+from glide_jax import array_types
+from glide_jax.errors import UserError
 from glide_jax.text import batching, vocabulary
 
 
@@ -28,18 +29,16 @@ class SentencePieceTokenizer:
         """Takes the bytes of a ``.model`` file.
 
         Raises:
-            UserError: not a SentencePiece model, or one without pad and end ids.
+          UserError: not a SentencePiece model, or one without pad and end ids.
         """
         if not model:
-            raise errors.UserError(
-                "the SentencePiece model file is empty; copy it again"
-            )
+            raise UserError("the SentencePiece model file is empty; copy it again")
         self._files = {"sentencepiece.model": model}
         try:
             self._processor = sentencepiece.SentencePieceProcessor(model_proto=model)
         except (RuntimeError, UnicodeDecodeError) as error:
             # Its messages quote the file, which need not be UTF-8.
-            raise errors.UserError(
+            raise UserError(
                 f"the file is not a SentencePiece model ({error}); give a .model file "
                 f"that SentencePiece's trainer wrote"
             ) from error
@@ -47,7 +46,7 @@ class SentencePieceTokenizer:
         self.pad_id = self._processor.pad_id()
         self.end_id = self._processor.eos_id()
         if self.pad_id < 0 or self.end_id < 0:
-            raise errors.UserError(
+            raise UserError(
                 f"the SentencePiece model has pad_id={self.pad_id} and "
                 f"eos_id={self.end_id}, both must be ids; train it with "
                 f"--pad_id=0 --eos_id=1 --unk_id=2 --bos_id=-1"
@@ -91,19 +90,19 @@ def train_sentencepiece(captions: Iterable[str], vocab_size: int) -> bytes:
     which the tokenizer repeats when encoding.
 
     Args:
-        captions: training texts; the caller limits how many. Empty ones do not count,
-            and SentencePiece skips lines over 4,192 bytes.
-        vocab_size: the most pieces to keep. The model has fewer if the captions do not
-            support so many. 256 byte pieces, 3 specials and the characters seen come
-            out of it.
+      captions: training texts; the caller limits how many. Empty ones do not count,
+          and SentencePiece skips lines over 4,192 bytes.
+      vocab_size: the most pieces to keep. The model has fewer if the captions do not
+          support so many. 256 byte pieces, 3 specials and the characters seen come
+          out of it.
 
     Raises:
-        UserError: no captions, or `vocab_size` too small for the fixed pieces.
+      UserError: no captions, or `vocab_size` too small for the fixed pieces.
     """
     sentences = _lowered_lines(captions)
     first = next(sentences, None)
     if first is None:
-        raise errors.UserError(
+        raise UserError(
             "there are no captions to train a tokenizer on; give at least one that "
             "is not empty"
         )
@@ -132,7 +131,7 @@ def train_sentencepiece(captions: Iterable[str], vocab_size: int) -> bytes:
     except RuntimeError as error:
         # "Vocabulary size is smaller than required_chars. 40 vs 271. ..."
         least = re.search(r"required_chars\. \d+ vs (\d+)", str(error))
-        raise errors.UserError(
+        raise UserError(
             f"a tokenizer of {vocab_size} pieces cannot be trained: 256 bytes, 3 "
             "specials and every character of the captions are pieces; raise vocab_size "
             + (f"to {least[1]} or more" if least else f"({error})")

@@ -13,7 +13,8 @@ import pathlib
 from collections.abc import Iterable, Sequence
 from typing import Protocol, SupportsInt, runtime_checkable
 
-from glide_jax import array_types, errors
+from glide_jax import array_types
+from glide_jax.errors import UserError
 from glide_jax.runtime import paths
 from glide_jax.text import batching, bpe, sentencepiece_tokenizer, vocabulary
 
@@ -39,7 +40,7 @@ class Tokenizer(Protocol):
         """Tokens int32 (B, context) and mask bool (B, context), True = real token.
 
         Raises:
-            UserError: `context` has no room for one token and the closing special.
+          UserError: `context` has no room for one token and the closing special.
         """
 
     def decode(self, ids: Iterable[SupportsInt]) -> str:
@@ -56,11 +57,11 @@ def make_tokenizer(spec: str) -> Tokenizer:
     """The tokenizer that `spec` names.
 
     Args:
-        spec: "gpt2" (GLIDE's), "clip", the path of a SentencePiece ``.model`` file, or
-            a folder written by `save`.
+      spec: "gpt2" (GLIDE's), "clip", the path of a SentencePiece ``.model`` file, or
+          a folder written by `save`.
 
     Raises:
-        UserError: no such file or folder, or one that does not hold a tokenizer.
+      UserError: no such file or folder, or one that does not hold a tokenizer.
     """
     if spec == "gpt2":
         return bpe.published_gpt2()
@@ -71,7 +72,7 @@ def make_tokenizer(spec: str) -> Tokenizer:
         return load(path)
     if path.is_file():
         return sentencepiece_tokenizer.SentencePieceTokenizer(path.read_bytes())
-    raise errors.UserError(
+    raise UserError(
         f"tokenizer {spec!r} is neither a name nor an existing path; give gpt2, clip, "
         f"a SentencePiece .model file or a saved tokenizer's folder"
     )
@@ -106,7 +107,7 @@ def load(folder: pathlib.Path) -> Tokenizer:
     """The tokenizer that `save` wrote to `folder`, every file's digest checked.
 
     Raises:
-        UserError: the record or a file is missing, damaged or of an unknown kind.
+      UserError: the record or a file is missing, damaged or of an unknown kind.
     """
     record = _read_record(folder / _RECORD)
     makers = {
@@ -119,7 +120,7 @@ def load(folder: pathlib.Path) -> Tokenizer:
         ),
     }
     if record["kind"] not in makers:
-        raise errors.UserError(
+        raise UserError(
             f"{folder / _RECORD} names tokenizer kind {record['kind']!r}, known are "
             f"{', '.join(makers)}; the folder was written by another version"
         )
@@ -144,12 +145,12 @@ def _read_record(path: pathlib.Path) -> dict:
     try:
         record = json.loads(path.read_bytes())
     except (OSError, ValueError) as error:
-        raise errors.UserError(
+        raise UserError(
             f"{path} cannot be read ({error}); give a folder written by save, such "
             f"as the tokenizer folder of a workdir or a bundle"
         ) from error
     if not isinstance(record, dict) or not {"kind", "sha256"} <= record.keys():
-        raise errors.UserError(
+        raise UserError(
             f"{path} lacks kind or sha256, which a saved tokenizer has; give a folder "
             f"written by save"
         )
@@ -160,13 +161,13 @@ def _read_checked(path: pathlib.Path, sha256: str) -> bytes:
     try:
         content = path.read_bytes()
     except OSError as error:
-        raise errors.UserError(
+        raise UserError(
             f"{path} cannot be read ({error}) though {_RECORD} lists it; copy the "
             f"whole folder again"
         ) from error
     digest = hashlib.sha256(content).hexdigest()
     if digest != sha256:
-        raise errors.UserError(
+        raise UserError(
             f"{path} has sha256 {digest} but {_RECORD} says {sha256}; the file is "
             f"damaged: copy the folder again"
         )

@@ -18,7 +18,7 @@ import tempfile
 import urllib.request
 import zlib
 
-from glide_jax import errors
+from glide_jax.errors import UserError
 from glide_jax.runtime import paths, user_cache
 
 FOLDER_VARIABLE = "GLIDE_JAX_VOCAB"
@@ -68,8 +68,8 @@ def read(file: VocabularyFile) -> bytes:
     """The plain content of `file`, found or downloaded, its digest checked.
 
     Raises:
-        UserError: the file found has another digest, or none was found and the
-            download failed.
+      UserError: the file found has another digest, or none was found and the
+          download failed.
     """
     path = find(file) or _download(file)
     return _checked(file, path.read_bytes(), where=str(path))
@@ -80,13 +80,13 @@ def _checked(file: VocabularyFile, raw: bytes, where: str) -> bytes:
     try:
         content = gzip.decompress(raw) if raw.startswith(b"\x1f\x8b") else raw
     except (OSError, EOFError, zlib.error) as error:
-        raise errors.UserError(
+        raise UserError(
             f"{where} is a damaged gzip file ({error}); delete it to have it "
             f"downloaded again, or put a sound {file.name} there"
         ) from error
     digest = hashlib.sha256(content).hexdigest()
     if digest != file.sha256:
-        raise errors.UserError(
+        raise UserError(
             f"{where} has sha256 {digest} but {file.name} as published has "
             f"{file.sha256}; delete it to have it downloaded again, or put the "
             f"published file there"
@@ -100,7 +100,7 @@ def _download(file: VocabularyFile) -> pathlib.Path:
         with urllib.request.urlopen(file.url, timeout=_DOWNLOAD_TIMEOUT_SECS) as reply:
             raw = reply.read()
     except (OSError, http.client.HTTPException) as error:
-        raise errors.UserError(
+        raise UserError(
             f"{file.name} is not in ${FOLDER_VARIABLE} or {user_cache.folder()}, and "
             f"{file.url} could not be downloaded ({error}); fetch it where there is a "
             f"network and set {FOLDER_VARIABLE} to its folder, or use a SentencePiece "
@@ -110,7 +110,7 @@ def _download(file: VocabularyFile) -> pathlib.Path:
     try:
         return _write_whole(user_cache.folder() / file.name, content)
     except OSError as error:
-        raise errors.UserError(
+        raise UserError(
             f"{file.name} was downloaded but cannot be kept in {user_cache.folder()} "
             f"({error}); set {user_cache.FOLDER_VARIABLE} to a folder you may write to"
         ) from error

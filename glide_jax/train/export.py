@@ -140,14 +140,14 @@ def write_card(
     """The model card, Markdown.
 
     Args:
-        config: The run that trained the model.
-        tokenizer: Its kind.
-        step: Of the checkpoint that was exported.
-        decay: Of the average that was exported.
-        dtype: Of the stored weights.
-        losses: The newest losses of the run, by name.
-        has_grid: Whether grid.png is beside the card.
-        has_program: Whether the folder program/ is.
+      config: The run that trained the model.
+      tokenizer: Its kind.
+      step: Of the checkpoint that was exported.
+      decay: Of the average that was exported.
+      dtype: Of the stored weights.
+      losses: The newest losses of the run, by name.
+      has_grid: Whether grid.png is beside the card.
+      has_program: Whether the folder program/ is.
     """
     parts = [
         f"{_front_matter(config)}\n\n# {config.name}\n\n{_describe(config)}",
