@@ -54,6 +54,7 @@ class MetricAccumulator:
 
     def _begin(self, sums: Mapping[str, Sequence[float]]) -> None:
         self._sums = {name: np.asarray(pair, float) for name, pair in sums.items()}
+        self._last: dict[str, float] = {}
         self._steps = 0
 
     @property
@@ -95,13 +96,16 @@ class MetricAccumulator:
         self.skipped = range(0)
 
     def row(self, step: int) -> dict[str, float | int]:
-        """Means over the steps since the last row up to `step`, and their speed."""
+        """Means over the steps since the last row up to `step`, and their speed.
+
+        The learning rate is that of the last step, which a mean would blur.
+        """
         self._drain()
         means = {
             name: float(total / count)
             for name, (total, count) in self._sums.items()
             if count > 0
-        }
+        } | self._last
         lap, elapsed = self._clock.lap(), self._clock.elapsed()
         means |= self._meter.row(step, lap, self._steps, elapsed)
         self._begin({})
@@ -119,6 +123,9 @@ class MetricAccumulator:
             read, skipped_in_a_row = jax.device_get((metrics, skipped_in_a_row))
         for name, pair in read.items():
             self._sums[name] = self._sums.get(name, 0.0) + np.asarray(pair, np.float64)
+        if "learning_rate" in read:
+            total, count = read["learning_rate"]
+            self._last = {"learning_rate": float(total / count)}
         self._steps += 1
         self.skipped = range(step + 1 - int(skipped_in_a_row), step + 1)
         if self.skipped:
@@ -307,7 +314,11 @@ def line(step: int, row: Mapping[str, float | int]) -> str:
     if "speed/mfu" in row:
         parts.append(f"MFU {100 * row['speed/mfu']:.1f}%")
     # Batches that are passed over have no loss.
-    return f"step {step}: {', '.join(parts)}, loss {row.get('loss', math.nan):.4g}"
+    loss = f"loss {row.get('loss', math.nan):.4g}"
+    # The vb term dominates the loss of a batch that draws the noisiest timestep.
+    if "mse" in row:
+        loss += f" (mse {row['mse']:.4g}, vb {row['vb']:.4g})"
+    return f"step {step}: {', '.join(parts)}, {loss}"
 
 
 def log_path(workdir: pathlib.Path) -> pathlib.Path:

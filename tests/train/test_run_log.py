@@ -43,6 +43,13 @@ def test_means_weigh_every_example_alike_and_leave_out_what_was_not_seen():
     assert "rare" not in row
 
 
+def test_the_learning_rate_is_that_of_the_last_step():
+    seen = make_window()
+    for step, rate in enumerate((1.0, 0.5, 0.25), start=1):
+        seen.add(step, {"learning_rate": pair(rate, 1)}, details())
+    assert seen.row(3)["learning_rate"] == 0.25
+
+
 def test_each_window_starts_anew():
     seen = make_window()
     seen.add(3, {"loss": pair(5, 1)}, details())
