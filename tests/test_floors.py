@@ -40,7 +40,7 @@ HOMES = {
     "grain": ("data",),
     "tensorflow_datasets": ("data",),
     "pyarrow": ("data",),
-    "matplotlib": ("study", "sweep"),
+    "matplotlib": ("eval", "study", "sweep"),
     "optax": ("train",),
     "ml_collections": ("config", "cli"),
     "tensorflow": (),

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import difflib
 import os
 import re
 import traceback
@@ -136,9 +135,8 @@ def describe_unknown(message: str, argv: Sequence[str]) -> str:
     unknown = [name for name in names if part and part[1] in name.split(".")]
     if not unknown:
         return message
-    known = [s.name for section in reference.sections() for s in section.settings]
-    nearest = difflib.get_close_matches(unknown[0], known, n=1)
-    meant = f"; did you mean {nearest[0]}?" if nearest else ""
+    nearest = reference.nearest(unknown[0])
+    meant = f"; did you mean {nearest}?" if nearest else ""
     return f"there is no setting {unknown[0]}{meant}"
 
 

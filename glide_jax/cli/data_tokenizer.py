@@ -11,6 +11,7 @@ from __future__ import annotations
 from absl import flags
 
 from glide_jax.cli import data_flags, define, output_folders, stopping
+from glide_jax.errors import UserError
 from glide_jax.runtime import wording
 
 
@@ -33,6 +34,11 @@ def run(values: flags.FlagValues, arguments: list[str]) -> int:
         stopping.on_signal() as poll,
         output_folders.made_folder(values.output) as folder,
     ):
+        if tokenizers.is_stored(folder):
+            raise UserError(
+                f"--output={values.output} holds a tokenizer already, which a run may "
+                "use; name another folder"
+            )
         source = data_flags.open_source(values.source)
         captions = sources.sample_captions(
             source, values.max_captions, on_progress=poll
@@ -42,9 +48,11 @@ def run(values: flags.FlagValues, arguments: list[str]) -> int:
         poll()
         tokenizer = sentencepiece_tokenizer.SentencePieceTokenizer(model)
         tokenizers.save(tokenizer, folder)
+    fewer = tokenizer.vocab_size < values.vocab_size
     print(
-        f"{tokenizer.vocab_size} pieces from"
-        f" {wording.counted(len(captions), 'caption')} are in {folder}; "
+        f"{tokenizer.vocab_size} pieces"
+        + (f" (the captions hold no {values.vocab_size})" if fewer else "")
+        + f" from {wording.counted(len(captions), 'caption')} are in {folder}; "
         f"use them with --config.data.tokenizer={folder}"
     )
     return 0

@@ -96,18 +96,27 @@ def run(values: flags.FlagValues, work: Work) -> None:
     settings.check_indices(chosen, len(work.prompts))
     with _open(values, work, chosen) as (folder, start):
         models = work.load(values)
-        for line in work.statements(models):
-            print(line)
         count, at_once = len(work.prompts), work.at_once or chosen.batch_size
         passes = chosen.candidates + models.num_stages - 1
-        units = [passes * work.num_squares(models, number) for number in range(count)]
+        squares = [work.num_squares(models, number) for number in range(count)]
         writer = _Writer(values, work, models, folder, start)
         with (
             _repetitions_hidden(),
             sampling.progress_bar(
-                sum(units), initial=sum(units[: start.num_done]), kept=writer.kept
-            ) as progress,
+                sum(squares),
+                "squares drawn" if max(squares) > 1 else "pictures drawn",
+                initial=sum(squares[: start.num_done]),
+                kept=writer.kept,
+            ) as advance,
         ):
+            # When the work begins, so that a refusal stays one line.
+            statements = iter(work.statements(models))
+
+            def progress(finished: float | int) -> None:
+                for line in statements:
+                    print(line)
+                advance(finished / passes)
+
             for first in range(start.num_done, count, at_once):
                 index = start.first_index + first * chosen.candidates
                 result = work.draw(
@@ -282,8 +291,8 @@ def _given_first_index(values: flags.FlagValues) -> int | None:
 
 
 def _grid_columns(num_images: int, count: int) -> int:
-    """A row for each prompt, or of single pictures a square."""
-    return num_images if num_images > 1 else math.isqrt(count - 1) + 1
+    """A row for each prompt; pictures of one prompt, or single ones, in a square."""
+    return num_images if 1 < num_images < count else math.isqrt(count - 1) + 1
 
 
 @contextlib.contextmanager

@@ -129,8 +129,8 @@ def run(argv: list[str]) -> int:
     if argv[0] == "--version":
         print(f"glide {glide_jax.__version__}")
         return lifecycle.ExitCode.OK
-    if argv == ["help", "settings"]:
-        argv = ["settings"]
+    if argv[:2] == ["help", "settings"]:
+        argv = argv[1:]
     if argv[0] == "help":
         argv = [*argv[1:3], "--help"]
     verb, *rest = argv

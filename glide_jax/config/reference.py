@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ast
 import dataclasses
+import difflib
 import inspect
 import io
 import textwrap
@@ -18,6 +19,14 @@ _TYPES = {
     "int": "whole number",
     "float": "number",
     "bool": "True or False",
+}
+# What other programs call some of the settings.
+_ABBREVIATIONS = {
+    "lr": "learning_rate",
+    "batch_size": "global_batch_size",
+    "steps": "num_steps",
+    "warmup": "warmup_steps",
+    "wd": "weight_decay",
 }
 
 
@@ -69,11 +78,23 @@ def sections(prefix: str = "") -> list[Section]:
             meaning = inspect.cleandoc(class_.__doc__ or "")
             found.append(Section(title or "run", meaning, settings))
     if not found:
+        near = nearest(prefix)
+        remedy = f"did you mean {near}? The" if near else "the"
         raise UserError(
-            f"{prefix!r} begins no setting; sections are "
+            f"no setting begins with {prefix!r}; {remedy} sections are "
             f"{', '.join(sorted(nested))}, e.g. glide settings train"
         )
     return found
+
+
+def nearest(name: str) -> str:
+    """The setting or section that `name` probably means, or ""."""
+    known = [s.name for section in sections() for s in section.settings]
+    known += ["model", *defaults.SECTIONS]
+    *section, last = name.split(".")
+    meant = ".".join([*section, _ABBREVIATIONS.get(last, last)])
+    whole = [k for k in known if k == meant or k.endswith(f".{meant}")]
+    return next(iter(whole or difflib.get_close_matches(meant, known, n=1)), "")
 
 
 def to_text(found: list[Section]) -> str:

@@ -217,8 +217,7 @@ def in_words_of_flags(label: str) -> Iterator[None]:
         yield
     except schema.BadRecordError as bad:
         raise UserError(
-            f"{label} is not a picture that can be read: {bad.reason}; give another"
-            " file, or save this one again"
+            f"{label} cannot be used: {bad.reason}; give another file"
         ) from bad
 
 
@@ -281,7 +280,8 @@ def _check_size(width: int, height: int, key: str) -> None:
     if width * height > MAX_PIXELS:
         raise schema.BadRecordError("decompression bomb", key, size)
     if max(width, height) > MAX_ASPECT * min(width, height):
-        raise schema.BadRecordError("narrow image", key, size)
+        limit = f"{size}, more than {MAX_ASPECT} to 1"
+        raise schema.BadRecordError("narrow image", key, limit)
 
 
 def _check_jpeg_scans(content: bytes, key: str) -> None:

@@ -8,11 +8,17 @@ from __future__ import annotations
 
 import dataclasses
 import functools
+import logging
 import math
+import pathlib
 from collections.abc import Sequence
 
+import matplotlib
 import numpy as np
+from matplotlib import ft2font
 from PIL import Image, ImageDraw, ImageFont
+
+from glide_jax.runtime import wording
 
 TILE_PX = 128  # a whole multiple of 16, 32, 64 and 128 px pictures
 MAX_TILE_PX = 512  # of a picture in a grid
@@ -26,6 +32,9 @@ _BACKGROUND = (250, 250, 248)
 _INK = (28, 28, 30)
 _QUIET_INK = (96, 96, 102)
 _LINE = (214, 214, 210)
+
+# Latin, Greek and Cyrillic; comes with matplotlib.
+_FONT = pathlib.Path(matplotlib.get_data_path(), "fonts/ttf/DejaVuSans.ttf")
 
 _TITLE_PT, _HEADING_PT, _TEXT_PT, _NOTE_PT = 28, 20, 15, 13
 
@@ -105,6 +114,7 @@ def draw_contact_sheet(
     for section in sections:
         _check_rows(section)
     labels = [label for section in sections for label, _ in section.rows]
+    _warn_of_boxes([title, note, *labels, *_texts(sections)])
     layout = _Layout(tile_px, _label_px(labels))
     columns = max((len(section.column_titles) for section in sections), default=0)
     width = layout.column_x(columns) - _GAP_PX + _MARGIN_PX
@@ -274,7 +284,30 @@ def _wrap_line(text: str, size: int, width_px: int) -> list[str]:
 
 @functools.cache
 def _font(size: int) -> ImageFont.FreeTypeFont:
-    return ImageFont.load_default(size=size)
+    return ImageFont.truetype(_FONT, size=size)
+
+
+def _texts(sections: Sequence[Section]) -> list[str]:
+    """Every text of the sections except the labels of their rows."""
+    texts = []
+    for section in sections:
+        texts += [section.title, section.note, *section.column_titles]
+        texts += [text for row in section.notes for text in row]
+    return texts
+
+
+def _warn_of_boxes(texts: Sequence[str]) -> None:
+    """Logs the characters that the font lacks and a sheet therefore shows as boxes."""
+    known = ft2font.FT2Font(_FONT).get_charmap()
+    missing = {c for text in texts for c in text if not c.isspace()}
+    missing = sorted(c for c in missing if ord(c) not in known)
+    if missing:
+        logging.warning(
+            "%s of the captions (%.40s) are not in the sheet's font and appear as "
+            "boxes; the files beside it keep the whole text",
+            wording.counted(len(missing), "character"),
+            "".join(missing),
+        )
 
 
 def _line_height(size: int) -> int:

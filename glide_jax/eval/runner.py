@@ -18,6 +18,7 @@ import numpy as np
 from glide_jax.bench import machine
 from glide_jax.eval import (
     clip_score,
+    contact_sheet,
     extractors,
     feature_cache,
     feature_passes,
@@ -119,9 +120,10 @@ def write_pictures(
 
 
 def grid(kept: feature_cache.FeatureCache) -> image_io.Pixels:
-    """The first GRID pictures that were kept, one at least, in a square."""
+    """The first GRID pictures that were kept, at least one, in a square."""
     shown = np.concatenate(list(_first_rows(kept, GRID)))
-    return image_io.make_grid(shown, math.isqrt(len(shown) - 1) + 1)
+    columns = math.isqrt(len(shown) - 1) + 1
+    return contact_sheet.draw_grid(list(shown), [""] * len(shown), columns)
 
 
 def write_result(

@@ -37,6 +37,7 @@ class ProgressBar:
         self._redirection = contextlib.ExitStack()
         self._start_secs = self._last_line_secs = time.monotonic()
         self._is_first = True
+        self._first_secs = 0.0  # until the first update: it compiles
         self._shown = -1  # the count in the last line
         self._count = initial
         self._bar = tqdm.tqdm(
@@ -70,6 +71,7 @@ class ProgressBar:
         now = time.monotonic()
         if self._is_first and n:
             self._is_first = False
+            self._first_secs = now - self._start_secs
             self._bar.initial = self._bar.n
             self._bar.start_t = self._bar.last_print_t = time.time()
         if self._bar.disable or self._is_terminal:
@@ -93,13 +95,16 @@ class ProgressBar:
         counted = done - bar["initial"]
         rate = counted / max(bar["elapsed"], 1e-9)
         if done >= total:
-            end = f"{time.monotonic() - self._start_secs:.1f} s in all"
+            # A rate that leaves out the first update would not agree with the time.
+            end = f"{time.monotonic() - self._start_secs:.1f} s"
+            if self._first_secs >= 1:
+                end += f", {self._first_secs:.1f} s of them up to the first"
         else:
             end = f"{(total - done) / rate:.0f} s left" if counted else "just started"
         parts = [
             f"{self._bar.desc.removesuffix(': ')}: {done}/{total}",
             f"{100 * done / max(total, 1):.0f}%",
-            *([f"{rate:.3g}/s"] if counted else []),
+            *([f"{rate:.3g}/s"] if counted and done < total else []),
             end,
             *([bar["postfix"]] if bar["postfix"] else []),
         ]

@@ -108,8 +108,8 @@ def checked_masks(
     if masks.shape[1:] not in shapes:
         or_base = f" or {base_px} x {base_px} like the base model"
         raise UserError(
-            f"masks have shape {masks.shape}; they must be one a picture, {width} x "
-            f"{height} like the images{or_base if height == width else ''}"
+            f"masks have shape {masks.shape}; a mask must be {width} x {height} pixels "
+            f"like its picture{or_base if height == width else ''}"
         )
     if masks.dtype != bool and not ((masks == 0) | (masks == 1)).all():
         raise UserError(

@@ -18,6 +18,8 @@ from glide_jax.text import tokenizers
 # A caption, or captions with the weight each has in one picture.
 Prompt = str | Mapping[str, float]
 
+SHOWN_CHARACTERS = 80  # of the part of a prompt that is cut off
+
 
 def as_prompts(prompts: Any, num_images: int | np.integer) -> list[Prompt]:
     """A list of prompts, each `num_images` times over.
@@ -141,11 +143,13 @@ def _warn_if_cut(model: restore.SampleModel, text: str, context: int) -> None:
         num_seen = context - (seen[-1] != ids[context - 1])
         lost = model.tokenizer.decode(ids[num_seen:])
         logging.warning(
-            "%s reads %d tokens, this prompt has %d; not seen: %r",
-            model.folder.name,
+            "%s reads %d tokens, this prompt has %d; not seen: %r%s",
+            model.folder,
             context,
             len(ids),
-            lost.strip(),
+            # A character may be cut in its middle.
+            lost.strip().strip("\ufffd")[:SHOWN_CHARACTERS],
+            "..." if len(lost) > SHOWN_CHARACTERS else "",
         )
 
 

@@ -128,7 +128,7 @@ def _unblinded(path: str, key: dict[str, Any]) -> Iterator[tuple[str, Vote | Non
             )
         answered[pair, question] = where
         shown = {side: key["pairs"][pair][side]["model"] for side in pairs.SIDES}
-        if answer not in (*shown, pairs.NEITHER):
+        if answer not in (*shown, pairs.NEITHER, pairs.TIE):
             raise UserError(f"{where}: answer {answer!r} is not left, right or neither")
         yield where, Vote(*shown.values(), shown.get(answer, pairs.TIE), question)
 

@@ -103,6 +103,11 @@ def save(tokenizer: Tokenizer, folder: pathlib.Path) -> None:
     (folder / _RECORD).write_text(json.dumps(record, indent=2) + "\n")
 
 
+def is_stored(folder: pathlib.Path) -> bool:
+    """Whether `folder` holds a tokenizer that `save` wrote."""
+    return (folder / _RECORD).is_file()
+
+
 def load(folder: pathlib.Path) -> Tokenizer:
     """The tokenizer that `save` wrote to `folder`, every file's digest checked.
 

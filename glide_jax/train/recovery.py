@@ -295,6 +295,6 @@ def check_end(config: Config, skipped_in_a_row: int) -> None:
     if skipped_in_a_row >= MAX_SKIPPED_AT_END:
         raise DivergedError(
             f"the run has diverged: the last {skipped_in_a_row} updates were skipped, "
-            "no gradient was finite; go on from an older checkpoint with a lower "
-            f"optim.learning_rate than {config.optim.learning_rate:g}"
+            "no gradient was finite; start again, or from an older checkpoint of the "
+            f"run, with optim.learning_rate below {config.optim.learning_rate:g}"
         )

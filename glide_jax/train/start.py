@@ -71,7 +71,10 @@ def check(
         run_folder.check_begins(workdir, config)
         run_folder.check_writable(workdir)
     origin = _load_origin(config)
-    start = init_from.adapt(origin, config) if origin else None
+    start = None
+    if origin:
+        start = init_from.adapt(origin, config)
+        logging.info("started from %s at step %d", config.train.init_from, origin.step)
     tokenizer = captions.find_tokenizer(
         config, source, origin, may_download=may_download
     )
@@ -119,9 +122,7 @@ def _load_origin(config: Config) -> init_from.Origin | None:
             "workdir or a bundle)"
         )
         return None
-    origin = init_from.load(config.train.init_from)
-    logging.info("started from %s at step %d", config.train.init_from, origin.step)
-    return origin
+    return init_from.load(config.train.init_from)
 
 
 def _check_records(

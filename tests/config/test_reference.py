@@ -55,5 +55,5 @@ def test_the_command_prints_one_section(capsys):
 
 
 def test_an_unknown_section_is_refused():
-    with pytest.raises(UserError, match="'trian' begins no setting; sections are"):
+    with pytest.raises(UserError, match="'trian'; did you mean train"):
         reference.sections("trian")
