@@ -86,8 +86,8 @@ def _on_source(app, docname: str, source: list[str]) -> None:
 def rewrite_links(text: str, before: pathlib.Path, after: pathlib.Path) -> str:
     """Moves a page from the folder `before` to `after`.
 
-    A link to a file of COPIED becomes one to its page; a folder has no page, so the text
-    of a link to it stays alone.
+    A link to a file of COPIED becomes one to its page. A folder has no page, so of a
+    link to it the text stays.
     """
 
     def moved(match: re.Match) -> str:
