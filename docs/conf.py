@@ -1,0 +1,87 @@
+"""Configuration of the documentation: Sphinx with MyST pages.
+
+    sphinx-build -W --keep-going -b html docs docs/_build
+
+The pages of the API and of the verbs are written to docs/generated/ before each build,
+from the docstrings and the flags of the package in the same checkout.
+"""
+
+from __future__ import annotations
+
+import os
+import pathlib
+import sys
+
+DOCS = pathlib.Path(__file__).parent
+ROOT = DOCS.parent
+sys.path[:0] = [str(ROOT), str(DOCS / "_ext")]
+# The kernel of the notebook is another process.
+os.environ["PYTHONPATH"] = os.pathsep.join(
+    [str(ROOT), *filter(None, [os.environ.get("PYTHONPATH")])]
+)
+os.environ.setdefault("JAX_PLATFORMS", "cpu")
+
+import glide_jax  # noqa: E402
+
+project = "glide_jax"
+author = "The glide_jax authors"
+copyright = author
+version = release = glide_jax.__version__
+
+extensions = [
+    "sphinx.ext.autodoc",
+    "generated_pages",
+    "plain_docstrings",
+    "myst_nb",
+    "sphinx.ext.mathjax",
+    "sphinx_copybutton",
+]
+exclude_patterns = ["_build", "_ext", "**.ipynb_checkpoints"]
+
+# Two modules may have a private class of one name in an annotation.
+suppress_warnings = ["ref.python"]
+
+# MyST
+myst_enable_extensions = ["colon_fence", "deflist", "dollarmath"]
+myst_heading_anchors = 3
+myst_dmath_allow_labels = True
+math_numfig = True
+numfig = True
+math_eqref_format = "({number})"
+
+# Notebooks: executed at each build whose sources differ, in a few seconds.
+nb_execution_mode = "cache"
+nb_execution_timeout = 120
+nb_execution_raise_on_error = True
+nb_execution_show_tb = True
+
+# As written: quotes and double hyphens are part of commands.
+smartquotes = False
+highlight_language = "none"
+
+# API
+autodoc_default_options = {
+    "members": True,
+    "undoc-members": True,
+    "member-order": "bysource",
+    "exclude-members": "__weakref__, __new__, __init__",
+}
+autodoc_inherit_docstrings = False
+autodoc_preserve_defaults = True
+python_maximum_signature_line_length = 88
+add_module_names = False
+toc_object_entries_show_parents = "hide"
+
+# HTML
+html_theme = "sphinx_book_theme"
+html_title = "glide_jax"
+html_static_path = ["_static"]
+html_css_files = ["glide.css"]
+html_theme_options = {
+    "home_page_in_toc": True,
+    "show_navbar_depth": 1,
+    "show_toc_level": 2,
+}
+html_show_sourcelink = False
+copybutton_prompt_text = r">>> |\$ "
+copybutton_prompt_is_regexp = True
