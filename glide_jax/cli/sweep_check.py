@@ -8,7 +8,6 @@ from collections.abc import Iterable
 
 from absl import flags
 
-from glide_jax.cli import evaluate_inputs
 from glide_jax.errors import UserError
 from glide_jax.sweep import run_list
 
@@ -94,6 +93,8 @@ def _check_unchanged(verb: str, values: flags.FlagValues, entry) -> None:
 
 def _bundles(values: flags.FlagValues) -> dict[str, str | None]:
     """The folders that flags of `glide evaluate` name, as its settings call them."""
+    from glide_jax.eval import runner
+
     kind, _, place = (values.features or "").partition(":")
     features = place if kind == "clip" else None
     return {
@@ -101,5 +102,7 @@ def _bundles(values: flags.FlagValues) -> dict[str, str | None]:
         "upsampler": values.upsampler,
         "clip": values.clip,
         "features": features,
-        "judge": evaluate_inputs.clip_bundle(values),
+        "judge": runner.clip_bundle(
+            values.features or "", values.judge or "", values.clip or ""
+        ),
     }
