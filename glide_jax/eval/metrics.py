@@ -43,6 +43,7 @@ NEEDS = {
     "logits": "these features have no classes; use inception's, or give prompts",
     "clip": "give --judge, the bundle of a noised CLIP",
     "captions": "give the pictures' prompts",
+    "repeats": "no two pictures have the same prompt; draw several of each",
 }
 # Arithmetic of the distances of precision and recall: float64, or float16 as in
 # OpenAI's evaluator. Values of the second have names of their own.
@@ -151,6 +152,15 @@ def _inception_score(inputs: Inputs) -> Values:
     return Values(values, {"inception_score": remark})
 
 
+def _diversity(inputs: Inputs) -> Values:
+    prompts = inputs.features.rows("captions").tolist()
+    estimate = distances.diversity(inputs.features.rows("pool"), prompts)
+    values = {"diversity": estimate.value}
+    if estimate.standard_error is not None:
+        values["diversity_standard_error"] = estimate.standard_error
+    return Values(values)
+
+
 def _clip_score(inputs: Inputs) -> Values:
     images, text = (inputs.features.rows(n) for n in ("clip_images", "clip_captions"))
     captions = inputs.features.rows("captions").tolist()
@@ -209,6 +219,13 @@ METRICS: dict[str, Metric] = {
         {"noised_clip_score": HIGHER, "noised_clip_retrieval": HIGHER},
         _clip_score,
         has_prefix=False,
+    ),
+    "diversity": Metric(
+        "mean squared distance of unit features between pictures of one prompt, with "
+        "its standard error over prompts; not the published LPIPS",
+        ("features", "captions", "repeats"),
+        {"diversity": HIGHER},
+        _diversity,
     ),
 }
 
@@ -287,6 +304,8 @@ def available(
         "clip": has_clip,
         "captions": pictures is not None and pictures.has_captions,
     }
+    captions = [] if pictures is None else pictures.captions or []
+    have["repeats"] = len(set(captions)) < len(captions)
     if extractor is not None:
         shape = (batch_size, extractor.px, extractor.px, 3)
         features = extractor(np.full(shape, 127, np.uint8))

@@ -79,6 +79,7 @@ def test_a_run_leaves_figures_pictures_and_all_that_repeats_it(
     assert result["machine"]["platform"] == "cpu"
     expected = {"fid", "kid", "kid_standard_error", "precision", "recall"}
     expected |= {"inception_score", "score", "retrieval"}
+    expected |= {"diversity", "diversity_standard_error"}
     expected |= {f"retrieval_q{i}" for i in range(4)}
     assert metrics.keys() == {f"noised_clip_{name}" for name in expected}
     assert np.isfinite(list(metrics.values())).all()

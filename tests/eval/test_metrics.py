@@ -17,6 +17,7 @@ from glide_jax.eval import (
     reference_files,
     runner,
 )
+from tests import fake_devices
 from tests.eval import stand_in
 
 REAL, DRAWN = stand_in.noise_pictures(90), stand_in.noise_pictures(60, seed=1)
@@ -144,7 +145,7 @@ def test_first_pictures_that_cannot_be_read_cost_a_grid_and_none_at_all_a_line(
 
 
 def test_all_is_made_that_can_be_and_what_cannot_is_refused():
-    every = {"features", "spatial", "logits", "reference", "rows", "clip", "captions"}
+    every = set(metrics.NEEDS)
     assert metrics.choose([], every) == list(metrics.METRICS)
     assert metrics.choose([], {"features", "reference"}) == ["fid"]
     assert metrics.choose(["kid"], every) == ["kid"]
@@ -160,6 +161,11 @@ def test_all_is_made_that_can_be_and_what_cannot_is_refused():
             metrics.choose([name], every - {lacks})
 
 
+def test_the_documentation_has_the_table_of_all_metrics():
+    pages = (fake_devices.ROOT / "docs").rglob("*.md")
+    assert any(metrics.to_markdown() in page.read_text() for page in pages)
+
+
 def test_what_can_be_made_is_found_out_beforehand(tmp_path):
     extractor = stand_in.QuarterMeans()
     reference = reference_files.read(_saved(tmp_path, REAL), extractor, 8)
@@ -167,7 +173,11 @@ def test_what_can_be_made_is_found_out_beforehand(tmp_path):
     found = metrics.available(
         extractor, reference, captioned, has_clip=False, batch_size=2
     )
-    assert found == {"features", "spatial", "logits", "reference", "rows", "captions"}
+    assert found == {
+        *("features", "spatial", "logits", "reference", "rows"),
+        "captions",
+        "repeats",
+    }
     found = metrics.available(None, None, None, has_clip=True, batch_size=2)
     assert found == {"clip"}
 
