@@ -36,13 +36,13 @@ from __future__ import annotations
 
 import contextlib
 import logging
+import pathlib
 import shlex
 from collections.abc import Iterator, Mapping
 
 from absl import flags
 
 from glide_jax.cli import (
-    curves,
     define,
     evaluate_inputs,
     output_folders,
@@ -106,7 +106,11 @@ def run(values: flags.FlagValues, arguments: list[str]) -> int:
     """Evaluates pictures, losses or both, and prints a line for each value."""
     _check_flags(values, arguments)
     if values.curves:
-        return curves.run(values.curves, values.output)
+        from glide_jax.sweep import guidance_plots
+
+        for path in guidance_plots.write(pathlib.Path(values.curves), values.output):
+            print(path)
+        return 0
     from glide_jax.eval import metrics, runner
     from glide_jax.sample import restore
 
@@ -183,7 +187,13 @@ def _check_flags(values: flags.FlagValues, arguments: list[str]) -> None:
     if arguments:
         raise UserError(f"{arguments[0]!r} is not a flag; see glide evaluate --help")
     if values.curves:
-        return curves.check_alone(values)
+        given = [name for name in values if values[name].present]
+        others = [name for name in given if name not in ("curves", "output")]
+        if others:
+            raise UserError(
+                f"--curves plots finished runs and reads no --{others[0]}; leave it out"
+            )
+        return
     if values.captions_of and values.prompt_file:
         raise UserError(
             "--captions_of and --prompt_file are given; give only one of them"
