@@ -197,17 +197,14 @@ def _metric_names(rows: Sequence[Row]) -> dict[str, str]:
     """
     found = {}
     for quantity, value in QUANTITIES.items():
-        names = [n for n in rows[0]["metrics"] if metrics.is_value(n, value)]
-        for name in names or [value]:
-            lacking = [row for row in rows if row["metrics"].get(name) is None]
-            if not lacking:
-                found[quantity] = name
-                break
-        else:
-            raise UserError(
-                f"{_name(lacking[0])} has no {name}; runs need --features, --reference "
-                "and captions, and without --metrics they have all metrics"
-            )
+        names = (n for n in rows[0]["metrics"] if metrics.is_value(n, value))
+        found[quantity] = name = next(names, value)
+        for row in rows:
+            if row["metrics"].get(name) is None:
+                raise UserError(
+                    f"{_name(row)} has no {name}; runs need --features, --reference "
+                    "and captions, and without --metrics they have all metrics"
+                )
     return found
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 import pathlib
 import textwrap
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 from matplotlib import path as paths
@@ -161,7 +161,8 @@ def _plot(axes: Axes, shown: guidance_curves.Curves, x: str, y: str) -> None:
 
 def _write(axes: Axes, texts: list[tuple[Any, str, str]], lines: list[Any]) -> None:
     """Each text near its point: of the places there the one that hides least."""
-    renderer = axes.figure.canvas.get_renderer()
+    canvas = cast(FigureCanvasAgg, axes.figure.canvas)
+    renderer = canvas.get_renderer()
     axes.autoscale_view()  # else only at the end, and places would be of other axes
     shown = [axes.transData.transform(line) for line in lines]
     dots = [_box(at, _DOT_PT) for line in shown for at in line]
