@@ -24,7 +24,7 @@ import pathlib
 
 from absl import flags
 
-from glide_jax.cli import define, evaluate_inputs, output_folders, stopping
+from glide_jax.cli import define, output_folders, stopping
 from glide_jax.errors import UserError
 from glide_jax.runtime import wording
 
@@ -44,7 +44,7 @@ def define_flags(values: flags.FlagValues) -> None:
 
 def run(values: flags.FlagValues, arguments: list[str]) -> int:
     """Builds the one file."""
-    from glide_jax.eval import extractors, reference_files
+    from glide_jax.eval import extractors, reference_files, runner
     from glide_jax.runtime import progress
 
     if arguments:
@@ -63,10 +63,10 @@ def run(values: flags.FlagValues, arguments: list[str]) -> int:
         shown = reference_files.open_pictures(
             values.source, values.px, values.max_images
         )
-        extractor = extractors.load(values.features, mesh=evaluate_inputs.make_mesh())
+        extractor = extractors.load(values.features, mesh=runner.make_mesh())
         with progress.ProgressBar(shown.count, "pictures looked at") as bar:
 
-            def on_part(count: int) -> None:
+            def on_batch(count: int) -> None:
                 bar.update(count)
                 poll()
 
@@ -76,7 +76,7 @@ def run(values: flags.FlagValues, arguments: list[str]) -> int:
                 path,
                 keep_images=values.keep_images,
                 batch_size=values.batch_size,
-                on_part=on_part,
+                on_batch=on_batch,
             )
     left_out = f", {record['unreadable']} left out" if record["unreadable"] else ""
     print(

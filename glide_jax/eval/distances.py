@@ -8,6 +8,11 @@
 4. Precision and recall, k = 3                               1904.06991, eq. 1 and 2
    share of one set within the manifold of the other: the union of balls around its
    points, each as wide as the way to its k-th neighbour
+5. Diversity of the pictures of one prompt, u = f / |f|
+   mean over prompts of the mean over pairs i < j of |u_i - u_j|^2
+   This is LPIPS (1801.03924, eq. 1) with one layer, one position and unit weights, of
+   the features at hand. It is not the published LPIPS, whose networks have several
+   layers and whose weights are fitted to human judgements.
 
 Conventions are those of OpenAI's evaluator (guided-diffusion/evaluations). Everything
 is numpy in float64 on the host. (3) divides the pictures into parts, by their index: so
@@ -17,6 +22,7 @@ pictures at once, block by block, and depend on no order.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import NamedTuple
 
 import numpy as np
@@ -129,6 +135,33 @@ def precision_recall(
             within = squared <= drawn_radii[rows, None]
             is_recalled[others] |= within.any(axis=0)
     return PrecisionRecall(float(is_precise.mean()), float(is_recalled.mean()))
+
+
+def diversity(features: Rows, prompts: Sequence[str]) -> Estimate:
+    """Returns eq. 5, in [0, 4]; in [0, 2] for features that are nowhere negative.
+
+    Pairs are not enumerated: with S the sum of the n unit features of a prompt, the
+    squared distances of its pairs have the sum n^2 - |S|^2. The standard error is that
+    of the mean over prompts.
+
+    Args:
+      features: n features, of any lengths above 0.
+      prompts: n prompts; those of a single picture are left out, and at least one has
+        two pictures.
+    """
+    rows = _wide(features)
+    rows = rows / np.linalg.norm(rows, axis=1, keepdims=True)
+    _, groups, counts = np.unique(prompts, return_inverse=True, return_counts=True)
+    sums = np.zeros((len(counts), rows.shape[1]))
+    np.add.at(sums, groups, rows)
+    sums, counts = sums[counts > 1], counts[counts > 1]
+    squared = (sums * sums).sum(axis=1)
+    by_prompt = 2 * (counts * counts - squared) / (counts * (counts - 1))
+    by_prompt = np.maximum(by_prompt, 0.0)  # rounding
+    if len(counts) < 2:
+        return Estimate(float(by_prompt.mean()), None)
+    error = by_prompt.std(ddof=1) / np.sqrt(len(counts))
+    return Estimate(float(by_prompt.mean()), float(error))
 
 
 def _root(sigma: np.ndarray) -> np.ndarray:

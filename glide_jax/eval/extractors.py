@@ -228,7 +228,7 @@ class ClipExtractor:
     ) -> jax.Array:
         return _spread(self._model.fns.encode_text(params, tokens, text_mask))
 
-    def _in_batches(self, program: Callable[..., Any], *rows: np.ndarray) -> Any:
+    def _in_batches(self, program: Callable[..., Any], *rows: array_types.Array) -> Any:
         params = self._model.params
         return in_batches(program, params, rows, self._batch_size, self._mesh)
 
@@ -236,7 +236,7 @@ class ClipExtractor:
 def in_batches(
     program: Callable[..., Any],
     params: array_types.Params,
-    rows: Sequence[np.ndarray],
+    rows: Sequence[array_types.Array],
     batch_size: int,
     mesh: Mesh | None,
 ) -> Any:

@@ -1,7 +1,8 @@
-"""What was found out about pictures so far, on disk, a file for each few of them.
+"""Stores features of pictures on the disk, one file for each batch.
 
-A file appears under its name when it is whole, so work that was cut off, whatever cut
-it, goes on after the last. The settings lie beside the files: others are refused.
+A file is renamed into place once it is complete, so an interrupted extraction continues
+after the last complete file. The settings are stored beside the files, and a cache of
+other settings is refused.
 """
 
 from __future__ import annotations
@@ -16,7 +17,7 @@ from typing import Any
 import numpy as np
 
 from glide_jax.errors import UserError
-from glide_jax.eval import npz_files
+from glide_jax.eval import npz_files, running_stats
 from glide_jax.runtime import files
 
 SETTINGS = "settings.json"
@@ -24,23 +25,23 @@ PARTS, SCRATCH = "[0-9]*-[0-9]*.npz", ".*.tmp"
 
 
 class FeatureCache:
-    """Arrays by the index of the picture they tell of, in the order of the indices.
+    """Arrays with a row for each picture, in the order of the pictures' indices.
 
     Attributes:
-      settings: As given.
-      next_index: The first picture that nothing is known of.
+      settings: The settings that the arrays depend on.
+      next_index: The index of the first picture without features.
     """
 
     def __init__(self, folder: pathlib.Path, settings: dict[str, Any]):
-        """Begins in `folder`, or goes on in it.
+        """Opens the cache of a folder, or creates it.
 
         Args:
-          folder: Made if absent.
-          settings: JSON values; all that the arrays depend on.
+          folder: Created if absent.
+          settings: JSON values; everything that the arrays depend on.
 
         Raises:
-          UserError: The folder was begun with other settings; the message names the
-              first that differs.
+          UserError: The folder holds features of other settings; the error names the
+            first that differs.
         """
         self._folder, self.settings = folder, settings
         folder.mkdir(parents=True, exist_ok=True)
@@ -48,26 +49,26 @@ class FeatureCache:
         if path.exists():
             _check_same(files.read(path), settings, folder)
         else:
-            # Parts of unknown settings: a removal was cut off.
+            # Files without settings are left by an interrupted removal.
             _delete(folder, PARTS)
             files.write(path, settings)
         _delete(folder, SCRATCH)
         self._files: list[pathlib.Path] = []
         self.next_index = 0
-        for found in sorted(folder.glob(PARTS)):
-            first, stop = (int(number) for number in found.stem.split("-"))
-            if first != self.next_index or not zipfile.is_zipfile(found):
-                # Damaged, or behind a gap, where it would hide those that fill it.
-                found.unlink()
+        for path in sorted(folder.glob(PARTS)):
+            first, stop = (int(number) for number in path.stem.split("-"))
+            if first != self.next_index or not zipfile.is_zipfile(path):
+                # Damaged, or behind a gap that new files will fill.
+                path.unlink()
                 continue
-            self._files.append(found)
+            self._files.append(path)
             self.next_index = stop
 
     def commit(self, stop: int, arrays: dict[str, np.ndarray]) -> None:
-        """Keeps arrays of the pictures from `next_index` to stop - 1.
+        """Stores arrays of the pictures from `next_index` to stop - 1.
 
         Raises:
-          UserError: The disk is full, or the like.
+          UserError: The file cannot be written.
         """
         path = self._folder / f"{self.next_index:08d}-{stop:08d}.npz"
         npz_files.write(path, arrays)
@@ -75,33 +76,46 @@ class FeatureCache:
         self.next_index = stop
 
     def blocks(self, name: str) -> Iterator[np.ndarray]:
-        """The array of this name from file after file; files without it are passed."""
+        """Yields the array `name` of each file that has it."""
         for path in self._files:
             with np.load(path, allow_pickle=False) as file:
                 if name in file.files:
                     yield file[name]
 
     def has(self, name: str) -> bool:
-        """Whether the first pictures have such an array."""
+        """Returns whether any file has the array `name`."""
         return any(True for _ in self.blocks(name))
 
     def rows(self, name: str) -> np.ndarray:
-        """The array of this name whole: for features, not for pictures.
+        """Returns the whole array `name`; meant for features, not for pixels.
 
         Raises:
-          UserError: Not one picture could be read.
+          UserError: No picture could be read.
         """
         blocks = list(self.blocks(name))
         if not blocks:
-            raise UserError("not one picture could be read; check the data")
+            raise UserError("no picture could be read; check the data")
         return np.concatenate(blocks)
 
+    def gaussian(self, name: str) -> running_stats.Gaussian:
+        """Returns mean and covariance of the array `name`, block by block.
+
+        Raises:
+          UserError: There are fewer than two rows.
+        """
+        moments = running_stats.RunningMoments(0)
+        for block in self.blocks(name):
+            if not moments.count:
+                moments = running_stats.RunningMoments(block.shape[1])
+            moments.add(block)
+        return moments.gaussian()
+
     def remove(self) -> None:
-        """Takes away all that was kept."""
-        # Settings first: parts without them are not gone on with.
+        """Deletes the files of the cache."""
+        # Settings first: an interrupted removal must not look like a valid cache.
         for pattern in (SETTINGS, PARTS, SCRATCH):
             _delete(self._folder, pattern)
-        # What others have put there stays.
+        # The folder stays where it holds other files.
         with contextlib.suppress(OSError):
             self._folder.rmdir()
 
@@ -112,13 +126,13 @@ def _delete(folder: pathlib.Path, pattern: str) -> None:
 
 
 def _check_same(old: Any, new: dict[str, Any], folder: pathlib.Path) -> None:
-    # By way of JSON, which knows no tuples.
+    # Through JSON, which turns tuples into lists.
     before, now = _flat(old), _flat(json.loads(json.dumps(new)))
     for name in dict.fromkeys([*now, *before]):
         if before.get(name) != now.get(name):
             raise UserError(
-                f"{folder} was begun with {name}={before.get(name)} and this is "
-                f"{name}={now.get(name)}; write elsewhere, or remove the folder"
+                f"{folder} holds features of {name}={before.get(name)}, not "
+                f"{name}={now.get(name)}; use another --output, or remove the folder"
             )
 
 

@@ -1,16 +1,21 @@
-"""From what was seen of the pictures to figures, and what has to be said of them.
+"""Computes metrics from the features of pictures.
 
-Figures carry the extractor's name: noised_clip_fid is no fid, and inception_tf1_fid, of
-pictures resized as OpenAI's evaluator does it, is not that of pytorch-fid. Those of
-`inception`, which resizes as pytorch-fid does, go without. Precision and recall of
-float16 distances are precision_float16 and recall_float16: they do not compare with
-exact ones.
+`METRICS` is the only list of metrics: computation, help, error messages, tables in the
+documentation and the direction of "best" in reports read it.
+
+The names of values carry the extractor: noised_clip_fid is not the FID of the
+literature, and inception_tf1_fid, of pictures resized as in OpenAI's evaluator, differs
+from that of pytorch-fid. Values of the extractor `inception`, which resizes as
+pytorch-fid does, have no prefix.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from typing import NamedTuple
+import dataclasses
+import re
+import types
+from collections.abc import Callable, Mapping, Sequence
+from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 
@@ -18,189 +23,347 @@ from glide_jax.errors import UserError
 from glide_jax.eval import (
     clip_score,
     distances,
-    extractors,
     feature_cache,
-    feature_passes,
     float16_distances,
-    reference_files,
     running_stats,
 )
 from glide_jax.runtime import wording
 
-# What each needs: features, a reference, its own rows, captions and a CLIP for them.
+if TYPE_CHECKING:
+    from glide_jax.eval import extractors, picture_sets, reference_files
+
+HIGHER, LOWER = "higher", "lower"
+# What a metric may need, and the remedy where it is missing.
 NEEDS = {
-    "fid": ("features", "reference"),
-    "sfid": ("spatial", "reference"),
-    "kid": ("features", "reference", "rows"),
-    "precision_recall": ("features", "reference", "rows"),
-    "inception_score": ("logits",),
-    "clip_score": ("clip", "captions"),
-}
-_REMEDIES = {
     "features": "give --features",
     "reference": "give --reference",
     "rows": "its reference has statistics only; build one by glide evaluate reference",
     "spatial": "the features or the reference have no spatial part; give both of "
     "inception's",
-    "logits": "these features name no classes; use inception's, or give prompts",
+    "logits": "these features have no classes; use inception's, or give prompts",
     "clip": "give --judge, the bundle of a noised CLIP",
     "captions": "give the pictures' prompts",
+    "repeats": "no two pictures have the same prompt; draw several of each",
 }
-# How precision and recall compute distances: in float64, or as OpenAI's evaluator does.
+# Arithmetic of the distances of precision and recall: float64, or float16 as in
+# OpenAI's evaluator. Values of the second have names of their own.
 EXACT, FLOAT16 = "exact", "float16"
 PR_DISTANCES = (EXACT, FLOAT16)
-# The extractor whose figures need no name of their own, those that most papers mean.
+# The extractor whose values have no prefix: the one that most papers mean.
 PLAIN = "inception"
-# 1706.08500's authors: with fewer pictures FID comes out too high.
+# 1706.08500's authors: with fewer pictures FID is biased upwards.
 STABLE_FID = 10_000
-# With fewer than the evaluator's parts have, classes look less even than they are.
+# With fewer pictures than a part of the evaluator's, the marginal of the classes looks
+# less even than it is.
 STABLE_INCEPTION = distances.INCEPTION_SPLIT
 
 
-class Found(NamedTuple):
-    """Figures by name, and a line for each that is to be read with care."""
+@dataclasses.dataclass(frozen=True)
+class Inputs:
+    """What a metric is computed from.
+
+    Attributes:
+      features: Features of the pictures.
+      given_reference: Real pictures to compare with, if any.
+      pr_distances: One of PR_DISTANCES.
+    """
+
+    features: feature_cache.FeatureCache
+    given_reference: reference_files.Reference | None = None
+    pr_distances: str = EXACT
+
+    @property
+    def reference(self) -> reference_files.Reference:
+        """The reference; only for metrics that need one."""
+        assert self.given_reference is not None
+        return self.given_reference
+
+
+class Values(NamedTuple):
+    """Values by name without a prefix, and remarks by the name of their value."""
+
+    values: dict[str, float]
+    remarks: Mapping[str, str] = types.MappingProxyType({})
+
+
+@dataclasses.dataclass(frozen=True)
+class Metric:
+    """One metric.
+
+    Attributes:
+      meaning: One line for help and tables.
+      needs: Keys of NEEDS.
+      better: The direction, HIGHER or LOWER, of each value that has one.
+      compute: Returns the values.
+      has_prefix: Whether the extractor's name precedes the names of the values.
+    """
+
+    meaning: str
+    needs: tuple[str, ...]
+    better: Mapping[str, str]
+    compute: Callable[[Inputs], Values]
+    has_prefix: bool = True
+
+
+class Results(NamedTuple):
+    """Values by their full names, and warnings about how to read them."""
 
     metrics: dict[str, float]
     warnings: list[str]
 
 
-def choose(asked: Sequence[str], have: set[str]) -> list[str]:
-    """The figures to make: those asked for, or all that can be made.
+def _fid(inputs: Inputs) -> Values:
+    pool, real = inputs.features.gaussian("pool"), inputs.reference.pool
+    return Values({"fid": distances.frechet(pool, real)}, _few("fid", pool, real))
+
+
+def _sfid(inputs: Inputs) -> Values:
+    spatial, real = inputs.features.gaussian("spatial"), inputs.reference.spatial
+    assert real is not None
+    value = distances.frechet(spatial, real)
+    return Values({"sfid": value}, _few("sfid", spatial, real))
+
+
+def _kid(inputs: Inputs) -> Values:
+    estimate = distances.kernel(inputs.features.rows("pool"), _rows(inputs))
+    values = {"kid": estimate.value}
+    if estimate.standard_error is not None:
+        values["kid_standard_error"] = estimate.standard_error
+    return Values(values)
+
+
+def _precision_recall(inputs: Inputs) -> Values:
+    rows, real = inputs.features.rows("pool"), _rows(inputs)
+    if inputs.pr_distances == FLOAT16:
+        shares = float16_distances.precision_recall(rows, real)
+        return Values({f"{n}_{FLOAT16}": v for n, v in shares._asdict().items()})
+    return Values(distances.precision_recall(rows, real)._asdict())
+
+
+def _inception_score(inputs: Inputs) -> Values:
+    logits = inputs.features.rows("logits")
+    values = {"inception_score": distances.inception_score(logits)}
+    if len(logits) >= STABLE_INCEPTION:
+        return Values(values)
+    remark = (
+        f"{wording.counted(len(logits), 'picture')}; below {STABLE_INCEPTION:,} the "
+        "value is biased downwards, compare only equal numbers"
+    )
+    return Values(values, {"inception_score": remark})
+
+
+def _diversity(inputs: Inputs) -> Values:
+    prompts = inputs.features.rows("captions").tolist()
+    estimate = distances.diversity(inputs.features.rows("pool"), prompts)
+    values = {"diversity": estimate.value}
+    if estimate.standard_error is not None:
+        values["diversity_standard_error"] = estimate.standard_error
+    return Values(values)
+
+
+def _clip_score(inputs: Inputs) -> Values:
+    images, text = (inputs.features.rows(n) for n in ("clip_images", "clip_captions"))
+    captions = inputs.features.rows("captions").tolist()
+    values = clip_score.scores(images, text, captions)
+    if len(captions) >= clip_score.GROUP:
+        return Values(values)
+    remark = (
+        f"among {wording.counted(len(captions), 'caption')}, where groups "
+        f"have {clip_score.GROUP}"
+    )
+    return Values(values, {"noised_clip_retrieval": remark})
+
+
+METRICS: dict[str, Metric] = {
+    "fid": Metric(
+        "Frechet distance of the pool features (1706.08500)",
+        ("features", "reference"),
+        {"fid": LOWER},
+        _fid,
+    ),
+    "sfid": Metric(
+        "Frechet distance of the spatial features (2103.03841)",
+        ("spatial", "reference"),
+        {"sfid": LOWER},
+        _sfid,
+    ),
+    "kid": Metric(
+        "unbiased kernel distance of the pool features, with its standard error "
+        "(1801.01401)",
+        ("features", "reference", "rows"),
+        {"kid": LOWER},
+        _kid,
+    ),
+    "precision_recall": Metric(
+        "shares of samples within the real manifold and of real pictures within that "
+        "of the samples (1904.06991)",
+        ("features", "reference", "rows"),
+        {
+            f"{name}{suffix}": HIGHER
+            for name in ("precision", "recall")
+            for suffix in ("", f"_{FLOAT16}")
+        },
+        _precision_recall,
+    ),
+    "inception_score": Metric(
+        "exp of the mean divergence of a picture's classes from those of all "
+        "(1606.03498)",
+        ("logits",),
+        {"inception_score": HIGHER},
+        _inception_score,
+    ),
+    "clip_score": Metric(
+        "100 cos(picture, caption) of the noised CLIP, and the share of pictures that "
+        "retrieve their captions",
+        ("clip", "captions"),
+        {"noised_clip_score": HIGHER, "noised_clip_retrieval": HIGHER},
+        _clip_score,
+        has_prefix=False,
+    ),
+    "diversity": Metric(
+        "mean squared distance of unit features between pictures of one prompt, with "
+        "its standard error over prompts; not the published LPIPS",
+        ("features", "captions", "repeats"),
+        {"diversity": HIGHER},
+        _diversity,
+    ),
+}
+
+
+def choose(names: Sequence[str], have: set[str]) -> list[str]:
+    """Returns `names`, or without any all metrics whose needs are met.
 
     Args:
-      asked: Keys of NEEDS; none: all that `have` allows.
-      have: What there is, of the words in NEEDS.
+      names: Keys of METRICS.
+      have: Keys of NEEDS, as `available` returns them.
 
     Raises:
-      UserError: One that is unknown, or lacks something.
+      UserError: A name is unknown, or one of its needs is not met.
     """
-    for name in asked:
-        if name not in NEEDS:
-            raise UserError(f"--metrics={name} is unknown; known: {', '.join(NEEDS)}")
-        for need in NEEDS[name]:
+    for name in names:
+        if name not in METRICS:
+            raise UserError(f"--metrics={name} is unknown; known: {', '.join(METRICS)}")
+        for need in METRICS[name].needs:
             if need not in have:
-                raise UserError(f"--metrics={name}: {_REMEDIES[need]}")
-    return list(asked) or [n for n, needs in NEEDS.items() if have.issuperset(needs)]
+                raise UserError(f"--metrics={name}: {NEEDS[need]}")
+    return list(names) or [n for n, m in METRICS.items() if have.issuperset(m.needs)]
 
 
 def compute(
-    kept: feature_cache.FeatureCache,
+    features: feature_cache.FeatureCache,
     names: Sequence[str],
     *,
     extractor: str,
     reference: reference_files.Reference | None = None,
     pr_distances: str = EXACT,
-) -> Found:
-    """The figures of these names.
+) -> Results:
+    """Computes some metrics, in the order of METRICS.
 
     Args:
-      kept: All that was seen.
-      names: As `choose` gives them.
-      extractor: Name of the extractor; PLAIN goes without saying.
-      reference: What to compare with.
+      features: Features of all pictures.
+      names: As `choose` returns them.
+      extractor: The name of the extractor; all but PLAIN become a prefix.
+      reference: The real pictures.
       pr_distances: One of PR_DISTANCES.
     """
-    metrics: dict[str, float] = {}
-    warnings: list[str] = []
-    if "fid" in names:
-        pool = feature_passes.gaussian_of(kept, "pool")
-        metrics["fid"] = distances.frechet(pool, reference.pool)
-        warnings += _doubts(f"{_prefix(extractor)}fid", pool, reference.pool)
-    if "sfid" in names and reference.spatial is not None:
-        spatial = feature_passes.gaussian_of(kept, "spatial")
-        metrics["sfid"] = distances.frechet(spatial, reference.spatial)
-        warnings += _doubts(f"{_prefix(extractor)}sfid", spatial, reference.spatial)
-    if {"kid", "precision_recall"} & set(names):
-        metrics |= _by_rows(kept.rows("pool"), reference.rows, names, pr_distances)
-    if "inception_score" in names:
-        logits = kept.rows("logits")
-        metrics["inception_score"] = distances.inception_score(logits)
-        if len(logits) < STABLE_INCEPTION:
-            warnings.append(
-                f"{_prefix(extractor)}inception_score:"
-                f" {wording.counted(len(logits), 'picture')}; below "
-                f"{STABLE_INCEPTION:,} it comes out too low, compare only equal numbers"
-            )
-    metrics = {f"{_prefix(extractor)}{name}": v for name, v in metrics.items()}
-    if "clip_score" in names:
-        found = [kept.rows(n) for n in ("clip_images", "clip_captions", "captions")]
-        metrics |= clip_score.figures(*found[:2], found[2].tolist())
-        if len(found[2]) < clip_score.GROUP:
-            warnings.append(
-                f"noised_clip_retrieval: among"
-                f" {wording.counted(len(found[2]), 'caption')}, where groups "
-                f"have {clip_score.GROUP}"
-            )
-    return Found(metrics, warnings)
+    inputs = Inputs(features, reference, pr_distances)
+    results = Results({}, [])
+    for name, metric in METRICS.items():
+        if name not in names:
+            continue
+        prefix = "" if extractor == PLAIN or not metric.has_prefix else f"{extractor}_"
+        values, remarks = metric.compute(inputs)
+        results.metrics.update({f"{prefix}{n}": v for n, v in values.items()})
+        results.warnings.extend(f"{prefix}{n}: {text}" for n, text in remarks.items())
+    return results
 
 
 def available(
     extractor: extractors.Extractor | None,
     reference: reference_files.Reference | None,
+    pictures: picture_sets.PictureSet | None,
     *,
     has_clip: bool,
-    has_captions: bool,
     batch_size: int,
 ) -> set[str]:
-    """What there is, in the words of NEEDS.
+    """Returns the keys of NEEDS that are met.
 
-    The extractor is asked by grey pictures, as many as it will be shown at once, so
-    that it compiles one program.
+    What the extractor returns is seen on one batch of grey pictures, of the size that
+    is used later, so that it compiles one program.
+
+    Args:
+      extractor: Extractor of features, if any.
+      reference: Real pictures, if any.
+      pictures: The pictures to evaluate; None: their captions are not known.
+      has_clip: Whether there is a noised CLIP that encodes captions.
+      batch_size: Pictures at once.
     """
     have = {
         "reference": reference is not None,
         "rows": reference is not None and reference.rows is not None,
         "clip": has_clip,
-        "captions": has_captions,
+        "captions": pictures is not None and pictures.has_captions,
     }
+    captions = [] if pictures is None else pictures.captions or []
+    have["repeats"] = len(set(captions)) < len(captions)
     if extractor is not None:
         shape = (batch_size, extractor.px, extractor.px, 3)
-        seen = extractor(np.full(shape, 127, np.uint8))
+        features = extractor(np.full(shape, 127, np.uint8))
         has_reference_spatial = reference is None or reference.spatial is not None
         have["features"] = True
-        have["spatial"] = seen.spatial is not None and has_reference_spatial
-        have["logits"] = seen.logits is not None
-    return {name for name, is_there in have.items() if is_there}
+        have["spatial"] = features.spatial is not None and has_reference_spatial
+        have["logits"] = features.logits is not None
+    return {name for name, is_met in have.items() if is_met}
 
 
-def _by_rows(
-    rows: np.ndarray, real: np.ndarray, names: Sequence[str], pr_distances: str
-) -> dict[str, float]:
-    found: dict[str, float] = {}
-    if "kid" in names:
-        estimate = distances.kernel(rows, real)
-        found["kid"] = estimate.value
-        if estimate.standard_error is not None:
-            found["kid_standard_error"] = estimate.standard_error
-    if "precision_recall" in names:
-        if pr_distances == FLOAT16:
-            shares = float16_distances.precision_recall(rows, real)._asdict()
-            found |= {f"{name}_{FLOAT16}": share for name, share in shares.items()}
-        else:
-            found |= distances.precision_recall(rows, real)._asdict()
-    return found
+def is_value(name: str, value: str) -> bool:
+    """Returns whether `name` is `value`, with any prefix and arithmetic.
+
+    "inception_tf1_precision_float16" is "precision".
+    """
+    return bool(re.search(rf"(^|[/_]){value}(_{FLOAT16})?$", name))
 
 
-def _prefix(extractor: str) -> str:
-    return "" if extractor == PLAIN else f"{extractor}_"
+def better(name: str) -> str | None:
+    """Returns HIGHER or LOWER for the full name of a value, None for other names."""
+    name = re.sub(r"_q\d$", "", name)
+    for metric in METRICS.values():
+        for value, direction in metric.better.items():
+            if is_value(name, value):
+                return direction
+    return None
 
 
-def _doubts(
+def to_markdown() -> str:
+    """Returns METRICS as a table for the documentation."""
+    rows = [("metric", "values (better)", "meaning"), ("---",) * 3]
+    for name, metric in METRICS.items():
+        values = ", ".join(f"`{v}` ({way})" for v, way in metric.better.items())
+        rows.append((f"`{name}`", values, metric.meaning))
+    return "".join(f"| {' | '.join(row)} |\n" for row in rows)
+
+
+def _rows(inputs: Inputs) -> np.ndarray:
+    rows = inputs.reference.rows
+    assert rows is not None
+    return rows
+
+
+def _few(
     name: str, drawn: running_stats.Gaussian, real: running_stats.Gaussian
-) -> list[str]:
-    """One line, where there are too few pictures on either side."""
-    fewest = min(drawn.count, real.count or drawn.count)
-    if fewest >= STABLE_FID:
-        return []
-    line = (
-        f"{name}: {wording.counted(drawn.count, 'picture')} against"
-        f" {real.count or 'an unknown number'}; "
-        f"below {STABLE_FID:,} it comes out too high, compare only equal numbers"
+) -> dict[str, str]:
+    """Returns a remark where a Frechet distance has too few pictures on either side."""
+    if min(drawn.count, real.count or drawn.count) >= STABLE_FID:
+        return {}
+    remark = (
+        f"{wording.counted(drawn.count, 'picture')} against "
+        f"{real.count or 'an unknown number'}; below {STABLE_FID:,} the value is "
+        "biased upwards, compare only equal numbers"
     )
     singular = [g.count for g in (drawn, real) if g.is_singular]
     if singular:
-        line += (
+        remark += (
             f"; the covariance of {wording.counted(min(singular), 'picture')} has the"
             f" rank {min(singular) - 1} of {len(drawn.mu)}"
         )
-    return [line]
+    return {name: remark}

@@ -25,7 +25,7 @@ from glide_jax.sample import cascade, image_io, settings
 _ATTEMPTS = 100
 
 
-class Shown(NamedTuple):
+class PictureBatch(NamedTuple):
     """Some pictures; a record that cannot be read is left out.
 
     Attributes:
@@ -41,23 +41,25 @@ class Shown(NamedTuple):
 
 @runtime_checkable
 class PictureSet(Protocol):
-    """Any number of square pictures.
+    """Square pictures of one size, addressed by index.
 
     Attributes:
-      count: How many there are.
-      px: Their side.
-      has_captions: Whether each has one.
-      captions: Those that are known beforehand; of a data source None.
-      record: What they are, as JSON values: another record, other pictures.
+      count: The number of pictures.
+      px: Side of the pictures.
+      has_captions: Whether each picture has a caption.
+      record: JSON values that identify the pictures.
     """
 
     count: int
     px: int
     has_captions: bool
-    captions: Sequence[str] | None
     record: dict[str, Any]
 
-    def read(self, first: int, stop: int) -> Shown: ...
+    @property
+    def captions(self) -> Sequence[str] | None:
+        """The captions, if known before reading; None for a data source."""
+
+    def read(self, first: int, stop: int) -> PictureBatch: ...
 
 
 class Drawn:
@@ -90,13 +92,13 @@ class Drawn:
             "captions": digest_of(prompts),
         }
 
-    def read(self, first: int, stop: int) -> Shown:
+    def read(self, first: int, stop: int) -> PictureBatch:
         """Draws them."""
         asked = list(self.captions[first:stop])
         # With several candidates of each, an index for every one of them.
         start = self._first + first * self._options.get("candidates", 1)
         drawn = self._models.sample(asked, first_index=start, **self._options).images
-        return Shown(_numbers(first, len(drawn)), drawn, asked)
+        return PictureBatch(_numbers(first, len(drawn)), drawn, asked)
 
 
 class Saved:
@@ -121,11 +123,11 @@ class Saved:
             "captions": digest_of(prompts),
         }
 
-    def read(self, first: int, stop: int) -> Shown:
+    def read(self, first: int, stop: int) -> PictureBatch:
         """Reads them."""
         pixels = self._reader.rows(first, stop)
         asked = None if self.captions is None else list(self.captions[first:stop])
-        return Shown(_numbers(first, len(pixels)), pixels, asked)
+        return PictureBatch(_numbers(first, len(pixels)), pixels, asked)
 
 
 class Folder:
@@ -157,7 +159,7 @@ class Folder:
             "captions": digest_of(self.captions),
         }
 
-    def read(self, first: int, stop: int) -> Shown:
+    def read(self, first: int, stop: int) -> PictureBatch:
         """Reads them.
 
         Raises:
@@ -173,7 +175,7 @@ class Folder:
                     "all have to be square and of one size"
                 )
         asked = None if self.captions is None else list(self.captions[first:stop])
-        return Shown(_numbers(first, len(found)), np.stack(found), asked)
+        return PictureBatch(_numbers(first, len(found)), np.stack(found), asked)
 
 
 class Real:
@@ -213,7 +215,7 @@ class Real:
         self.record = {"source": spec, "count": self.count, "px": px}
         self.record["files"] = _stamp_of_source(spec)
 
-    def read(self, first: int, stop: int) -> Shown:
+    def read(self, first: int, stop: int) -> PictureBatch:
         """Decodes them; a bad record is left out."""
         indices, pixels, found = [], [], []
         for index in range(first, min(stop, self.count)):
@@ -229,7 +231,7 @@ class Real:
         shown = np.array(pixels, np.float32).reshape(-1, self.px, self.px, 3)
         numbers = np.array(indices, np.int64)
         texts = found if self.has_captions else None
-        return Shown(numbers, image_io.to_pixels(shown), texts)
+        return PictureBatch(numbers, image_io.to_pixels(shown), texts)
 
 
 def open_saved(

@@ -70,7 +70,7 @@ def build(
     *,
     keep_images: bool,
     batch_size: int,
-    on_part: feature_passes.OnPart,
+    on_batch: feature_passes.OnBatch,
 ) -> dict[str, Any]:
     """Writes a reference of all the pictures; cut off, it goes on where it was.
 
@@ -91,13 +91,13 @@ def build(
     kept = feature_cache.FeatureCache(
         path.with_name(f"{path.name}.parts"), {**asked, "keep_images": keep_images}
     )
-    judges = feature_passes.Judges(
+    judges = feature_passes.Networks(
         extractor, keep_pixels=pictures.count if keep_images else 0
     )
     feature_passes.collect(
-        pictures, judges, kept, batch_size=batch_size, on_part=on_part
+        pictures, judges, kept, batch_size=batch_size, on_batch=on_batch
     )
-    pool = feature_passes.gaussian_of(kept, "pool")
+    pool = kept.gaussian("pool")
     name = extractor.name
     record = {
         **asked,
@@ -107,7 +107,7 @@ def build(
     arrays: dict[str, Any] = {RECORD: np.array(json.dumps(record))}
     arrays |= {_own("mu", name): pool.mu, _own("sigma", name): pool.sigma}
     if kept.has("spatial"):
-        spatial = feature_passes.gaussian_of(kept, "spatial")
+        spatial = kept.gaussian("spatial")
         arrays |= {_own("mu_s", name): spatial.mu, _own("sigma_s", name): spatial.sigma}
     rows = (pool.count, len(pool.mu))
     arrays["pool"] = npz_files.Streamed(rows, "float32", kept.blocks("pool"))

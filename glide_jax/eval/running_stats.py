@@ -1,8 +1,8 @@
-"""Mean and covariance of any number of features, a batch at a time, in float64.
+"""Computes mean and covariance of features batch by batch, in float64.
 
-Batches are merged by Chan's rule (Chan, Golub, LeVeque 1979): no sum of squares is
-ever taken around a far-off origin, so nothing cancels, and the order of the batches
-changes the result by float64 rounding alone.
+Batches are merged by the rule of Chan, Golub and LeVeque (1979). Sums of squares are
+taken around the mean of a batch, so nothing cancels, and the order of the batches
+changes the result by float64 rounding only.
 """
 
 from __future__ import annotations
@@ -20,12 +20,12 @@ Rows = Float[np.ndarray, "n d"]
 
 @dataclasses.dataclass(frozen=True)
 class Gaussian:
-    """What a Frechet distance compares.
+    """A Gaussian, as a Frechet distance compares them.
 
     Attributes:
-      mu: (d,) float64.
-      sigma: (d, d) float64, the unbiased covariance as numpy.cov gives it.
-      count: Features it was taken of; 0: not told.
+      mu: (d,) float64, the mean.
+      sigma: (d, d) float64, the unbiased covariance as numpy.cov returns it.
+      count: The number of features; 0 if unknown.
     """
 
     mu: np.ndarray
@@ -34,7 +34,7 @@ class Gaussian:
 
     @property
     def is_singular(self) -> bool:
-        """True where so few features cannot span the space: rank below d."""
+        """Whether the covariance has a rank below d, because of too few features."""
         return 0 < self.count <= len(self.mu)
 
 
@@ -47,7 +47,7 @@ class RunningMoments:
         self._scatter = np.zeros((width, width), np.float64)
 
     def add(self, rows: Rows) -> None:
-        """Takes in some more features (n, d), of any floating type."""
+        """Adds features (n, d) of any floating type."""
         rows = np.asarray(rows, np.float64)
         if not len(rows):
             return
@@ -58,7 +58,7 @@ class RunningMoments:
         self.merge(other)
 
     def merge(self, other: RunningMoments) -> None:
-        """Takes in what another has seen."""
+        """Adds the features of another instance."""
         total = self.count + other.count
         if not total:
             return
@@ -69,16 +69,16 @@ class RunningMoments:
         self.count = total
 
     def gaussian(self) -> Gaussian:
-        """Mean and covariance of all that was added.
+        """Returns mean and covariance of all features.
 
         Raises:
-          UserError: Fewer than two features, which have no covariance.
+          UserError: Fewer than two features were added.
         """
         if self.count < 2:
             raise UserError(
-                f"{wording.counted(self.count, 'picture')} given, of which there is no"
-                " covariance; give at least 2"
+                f"{wording.counted(self.count, 'picture')} given for a covariance;"
+                " give at least 2"
             )
-        # Rounding may leave it a hair off symmetry.
+        # Rounding may break the symmetry.
         scatter = (self._scatter + self._scatter.T) / 2
         return Gaussian(self._mean.copy(), scatter / (self.count - 1), self.count)

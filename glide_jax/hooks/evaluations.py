@@ -77,8 +77,8 @@ def read_inputs(config: Config, mesh: Mesh) -> Inputs:
     have = metrics.available(
         extractor,
         reference,
+        None,
         has_clip=False,
-        has_captions=False,
         batch_size=settings.batch_size,
     )
     return Inputs(extractor, reference, metrics.choose([], have))
@@ -101,14 +101,14 @@ class _Evaluation:
         self, params: array_types.Params, step: int, is_stopping: Callable[[], bool]
     ) -> periodic_eval.Evaluated | None:
         kept, first = self._open_parts(step)
-        judges = feature_passes.Judges(self._extractor, keep_pixels=runner.GRID)
+        judges = feature_passes.Networks(self._extractor, keep_pixels=runner.GRID)
         while first < self._settings.num_images:
             if is_stopping():
                 return None
             shown = self._next_batch(params, first)
             first += len(shown.indices)
             if kept is not None:
-                kept.commit(first, feature_passes.look(shown, judges))
+                kept.commit(first, feature_passes.extract(shown, judges))
         return _NOTHING if kept is None else self._conclude(kept)
 
     def _open_parts(self, step: int) -> tuple[feature_cache.FeatureCache | None, int]:
@@ -126,7 +126,9 @@ class _Evaluation:
         )
         return kept, int(first)
 
-    def _next_batch(self, params: array_types.Params, first: int) -> picture_sets.Shown:
+    def _next_batch(
+        self, params: array_types.Params, first: int
+    ) -> picture_sets.PictureBatch:
         """Pictures from `first` on; the last batch is drawn whole, for one program."""
         config, size = self._run.config, self._settings.batch_size
         stop = min(first + size, self._settings.num_images)
@@ -140,7 +142,7 @@ class _Evaluation:
         )
         drawn = self._draw(params, batch, np.arange(first, first + size))
         indices = np.arange(first, stop, dtype=np.int64)
-        return picture_sets.Shown(indices, drawn[: len(indices)], None)
+        return picture_sets.PictureBatch(indices, drawn[: len(indices)], None)
 
     def _conclude(self, kept: feature_cache.FeatureCache) -> periodic_eval.Evaluated:
         found = metrics.compute(

@@ -1,26 +1,28 @@
-"""What did guidance buy at each scale? Points of GLIDE's figure 6, of a sweep's rows.
+"""Points of GLIDE's figure 6, which shows the effect of guidance, from a sweep's rows.
 
 1. Precision against recall.
 2. Inception Score against FID.
 3. CLIP score against FID.
 
-A row is that of a finished `glide evaluate` run: its command says how it was guided.
-Rows are comparable only if all else in them is the same, and are refused if it is not.
+Each row is that of a finished `glide evaluate` run, with its flags and settings. Rows
+are comparable only if they differ in guidance and seed alone; others are refused.
 """
 
 from __future__ import annotations
 
-import shlex
 import statistics
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
 from glide_jax.errors import UserError
+from glide_jax.eval import metrics
+from glide_jax.sweep import result
 
+Row = Mapping[str, Any]
 UNGUIDED, CFG, CLIP = "unguided", "cfg", "clip"
-# By mode: the flag of its scale, and the scale that guides nothing.
+# By mode: the flag of its scale, and the scale without effect.
 _SCALES = {CFG: ("guidance_scale", 1.0), CLIP: ("clip_guidance_scale", 0.0)}
-# What rows may differ in: how they are guided, which pictures they are, where they lie.
+# Flags and settings in which rows may differ.
 _MAY_DIFFER = {
     "guidance_mode",
     "guidance_scale",
@@ -29,41 +31,23 @@ _MAY_DIFFER = {
     "output",
     "metrics",
 }
-# Older results of one sweep do not tell it.
-_NEWER = "reference.file_digest"
-# What eval/metrics.py puts before a figure, by the features it is of: Inception's, the
-# same with TensorFlow 1's resizing, a noised CLIP's.
-_PREFIXES = ("", "inception_tf1_", "noised_clip_")
-# The names a quantity goes by.
-NAMES = {
-    # With float16 distances they have names of their own.
-    **{
-        quantity: tuple(
-            f"{prefix}{quantity}{suffix}"
-            for suffix in ("", "_float16")
-            for prefix in _PREFIXES
-        )
-        for quantity in ("precision", "recall")
-    },
-    **{
-        quantity: tuple(f"{prefix}{quantity}" for prefix in _PREFIXES)
-        for quantity in ("inception_score", "fid")
-    },
-    "clip_score": ("noised_clip_score",),
+# The plotted quantities, and their values in `eval.metrics.METRICS`.
+QUANTITIES = {
+    "precision": "precision",
+    "recall": "recall",
+    "inception_score": "inception_score",
+    "fid": "fid",
+    "clip_score": "noised_clip_score",
 }
-_REMEDY = (
-    "its runs need --features, --reference and captions, and --metrics left out makes "
-    "all figures"
-)
 
 
 class Point(NamedTuple):
-    """One mode at one scale: the mean of its runs.
+    """One mode at one scale.
 
     Attributes:
       mode: "unguided", "cfg" or "clip".
-      scale: None of unguided.
-      metrics: Every figure that all runs have.
+      scale: The guidance scale; None if unguided.
+      metrics: Means over the runs of every metric that all of them have.
     """
 
     mode: str
@@ -72,13 +56,13 @@ class Point(NamedTuple):
 
 
 class Curves(NamedTuple):
-    """What is drawn.
+    """The plotted data.
 
     Attributes:
       points: Unguided first, then by mode and scale.
-      names: The figure's name for each key of NAMES.
-      command: What all runs were started with, without what they differ in.
-      warnings: What the runs say is to be read with care, each line once.
+      names: The name of the metric for each key of QUANTITIES.
+      command: The command of all runs, without the flags that differ.
+      warnings: The warnings of the runs, each once.
     """
 
     points: list[Point]
@@ -87,172 +71,144 @@ class Curves(NamedTuple):
     warnings: list[str]
 
 
-def of_rows(rows: Sequence[Mapping[str, Any]]) -> Curves:
-    """The curves of rows as `glide sweep --report --rows` writes them.
-
-    Where all rows have "settings", those of their result.json, they are compared too:
-    they name the weights and the reference by what is in them.
+def of_rows(rows: Sequence[Row]) -> Curves:
+    """Returns the curves of rows as `glide sweep --report --rows` writes them.
 
     Raises:
-      UserError: No guided run; runs of another verb, guidance or scale than can be
-          drawn, or that differ in more than that; a figure that is missing.
+      UserError: No run is guided; a run is of another verb, mode or scale than can be
+        plotted; runs differ in more than guidance and seed; a metric is missing.
     """
     if not rows:
         raise UserError(
-            "no run is finished, so there is nothing to draw; run glide sweep "
+            "no run is finished, so there is nothing to plot; run glide sweep "
             "experiments/sweeps/curves.py first"
         )
-    flags = [_flags(row) for row in rows]
-    _check_alike(rows, flags)
-    found: dict[tuple[str, float | None], list[Mapping[str, Any]]] = {}
-    for row, given in zip(rows, flags, strict=True):
-        found.setdefault(_guidance(row, given), []).append(row)
-    if all(mode == UNGUIDED for mode, _ in found):
+    for row in rows:
+        if row["verb"] != "evaluate":
+            raise UserError(
+                f"{_name(row)} is of glide {row['verb']}; curves need runs of glide "
+                "evaluate"
+            )
+    _check_comparable(rows)
+    by_point: dict[tuple[str, float | None], list[Row]] = {}
+    for row in rows:
+        by_point.setdefault(_guidance(row), []).append(row)
+    if all(mode == UNGUIDED for mode, _ in by_point):
         raise UserError(
             "no run was guided; sweep --guidance_scale or --clip_guidance_scale"
         )
-    names = _figures(rows)
     order = (UNGUIDED, CFG, CLIP)
-    points = [
-        Point(*key, _mean(of)) for key, of in found.items()
-    ]  # of several seeds their mean
+    points = [Point(*key, _means(same)) for key, same in by_point.items()]
     points.sort(key=lambda point: (order.index(point.mode), point.scale or 0.0))
-    kept = [
-        f"--{name}={value}"
-        for name, value in flags[0].items()
-        if name not in _MAY_DIFFER
-    ]
-    told = dict.fromkeys(line for row in rows for line in row.get("warnings", []))
-    return Curves(points, names, shlex.join(["glide", "evaluate", *kept]), [*told])
+    flags = rows[0]["flags"]
+    shared = {name: value for name, value in flags.items() if name not in _MAY_DIFFER}
+    command = result.command("evaluate", shared)
+    return Curves(points, _metric_names(rows), command, result.warnings(rows))
 
 
-def to_markdown(curves: Curves, drawn_by: str) -> str:
-    """The table of the points, and the commands that made them."""
+def to_markdown(curves: Curves, plot_command: str) -> str:
+    """Returns the table of the points, and the commands behind it."""
     columns = list(curves.names.values())
     others = [n for n in curves.points[0].metrics if n.endswith("retrieval")]
     columns += [n for n in others if all(n in p.metrics for p in curves.points)]
     lines = [["guidance", "scale", *columns], ["---"] * (len(columns) + 2)]
     for point in curves.points:
-        scale = "" if point.scale is None else f"{point.scale:g}"
         cells = [f"{point.metrics[name]:.4g}" for name in columns]
-        lines.append([point.mode, scale, *cells])
-    table = "\n".join(f"| {' | '.join(cells)} |" for cells in lines)
-    care = "".join(f"- {line}\n" for line in curves.warnings)
-    table += f"\n\nRead with care:\n\n{care}" if care else "\n"
-    told = (
+        lines.append([point.mode, label(point), *cells])
+    page = "\n".join(f"| {' | '.join(cells)} |" for cells in lines)
+    warnings = "".join(f"- {line}\n" for line in curves.warnings)
+    page += f"\n\nRead with care:\n\n{warnings}" if warnings else "\n"
+    commands = (
         ("Each point, but for its guidance:", curves.command),
-        ("Drawn by:", drawn_by),
+        ("Drawn by:", plot_command),
     )
-    return table + "".join(
-        f"\n{line}\n\n```\n{command}\n```\n" for line, command in told
+    return page + "".join(
+        f"\n{line}\n\n```\n{command}\n```\n" for line, command in commands
     )
 
 
-def _flags(row: Mapping[str, Any]) -> dict[str, str]:
-    """The flags of a row's command, the last of each.
+def label(point: Point) -> str:
+    """Returns the scale of a point as text; empty if unguided."""
+    return "" if point.scale is None else f"{point.scale:g}"
+
+
+def _guidance(row: Row) -> tuple[str, float | None]:
+    """Returns mode and scale; a scale without effect is unguided.
 
     Raises:
-      UserError: A row of another verb.
+      UserError: The row has both modes at once, or no scale.
     """
-    try:
-        words = shlex.split(row.get("command", ""))
-    except ValueError:  # a quote that is never closed
-        words = []
-    if words[:2] != ["glide", "evaluate"]:
-        raise UserError(
-            f"{_name(row)} is not of glide evaluate ({' '.join(words[:2]) or 'none'}); "
-            "curves are drawn of its runs"
-        )
-    pairs = (word.removeprefix("--").partition("=") for word in words[2:])
-    return {name: value for name, _, value in pairs}
-
-
-def _guidance(
-    row: Mapping[str, Any], flags: Mapping[str, str]
-) -> tuple[str, float | None]:
-    """Mode and scale; a scale that guides nothing is unguided.
-
-    Raises:
-      UserError: Both modes at once, or no scale.
-    """
-    mode = flags.get("guidance_mode", CFG)
+    mode = row["flags"].get("guidance_mode", CFG)
     if mode == "none":
         return UNGUIDED, None
     if mode not in _SCALES:
         raise UserError(
-            f"{_name(row)} is guided by {mode}; a curve is of cfg or of clip, leave it "
-            "out"
+            f"{_name(row)} has guidance_mode={mode}; a curve is of cfg or clip, leave "
+            "the run out"
         )
-    flag, nothing = _SCALES[mode]
-    if flag not in flags:
+    flag, neutral = _SCALES[mode]
+    if flag not in row["flags"]:
         raise UserError(
-            f"{_name(row)} names no --{flag}, so it has no place on the curve of "
-            f"{mode}; sweep --{flag}"
+            f"{_name(row)} has no --{flag}, which places it on the curve of {mode}; "
+            f"sweep --{flag}"
         )
     try:
-        scale = float(flags[flag])
+        scale = float(row["flags"][flag])
     except ValueError as error:
         raise UserError(
-            f"{_name(row)} has --{flag}={flags[flag]}, which is no number; remove it, "
-            "and the same sweep makes it anew"
+            f"{_name(row)} has --{flag}={row['flags'][flag]}, which is not a number; "
+            "remove the row and run the sweep again"
         ) from error
-    return (UNGUIDED, None) if scale == nothing else (mode, scale)
+    return (UNGUIDED, None) if scale == neutral else (mode, scale)
 
 
-def _check_alike(
-    rows: Sequence[Mapping[str, Any]], flags: Sequence[Mapping[str, str]]
-) -> None:
-    """Raises UserError for the first thing, but guidance, that two rows differ in."""
-    have_settings = all("settings" in row for row in rows)  # older ones have none
-    conditions = [
-        {
-            **{f"--{k}": v for k, v in given.items() if k not in _MAY_DIFFER},
-            **(_flat(row["settings"]) if have_settings else {}),
-        }
-        for row, given in zip(rows, flags, strict=True)
-    ]
+def _check_comparable(rows: Sequence[Row]) -> None:
+    """Raises UserError for the first difference of two rows other than guidance."""
+    conditions = []
+    for row in rows:
+        flags = {f"--{name}": str(value) for name, value in row["flags"].items()}
+        own = {n: v for n, v in flags.items() if n[2:] not in _MAY_DIFFER}
+        conditions.append(own | _flatten(row["settings"]))
     for row, these in zip(rows, conditions, strict=True):
         for name in dict.fromkeys([*conditions[0], *these]):
             first, other = conditions[0].get(name), these.get(name)
-            is_new = name == _NEWER and None in (first, other)
-            if first != other and not is_new:
+            if first != other:
                 raise UserError(
                     f"{_name(rows[0])} has {name} {first} and {_name(row)} {other}; "
-                    "runs on one picture differ in guidance and seed alone"
+                    "runs of one plot may differ in guidance and seed only"
                 )
 
 
-def _flat(settings: Any, path: str = "") -> dict[str, Any]:
+def _flatten(settings: Any, path: str = "") -> dict[str, Any]:
     if not isinstance(settings, Mapping):
         return {path: settings}
     flat: dict[str, Any] = {}
     for name, value in settings.items():
         if name not in _MAY_DIFFER:
-            flat |= _flat(value, f"{path}.{name}" if path else name)
+            flat |= _flatten(value, f"{path}.{name}" if path else name)
     return flat
 
 
-def _figures(rows: Sequence[Mapping[str, Any]]) -> dict[str, str]:
-    """The name by which all rows have each quantity.
+def _metric_names(rows: Sequence[Row]) -> dict[str, str]:
+    """Returns the name under which all rows have each quantity.
 
     Raises:
-      UserError: One is missing, or was no number.
+      UserError: A quantity is missing, or is not a number, in some row.
     """
     found = {}
-    for quantity, names in NAMES.items():
-        for name in names:
-            if all(row["metrics"].get(name) is not None for row in rows):
-                found[quantity] = name
-                break
-        else:
-            lacks = next(
-                r for r in rows if all(r["metrics"].get(n) is None for n in names)
-            )
-            raise UserError(f"{_name(lacks)} has no {' or '.join(names)}; {_REMEDY}")
+    for quantity, value in QUANTITIES.items():
+        names = (n for n in rows[0]["metrics"] if metrics.is_value(n, value))
+        found[quantity] = name = next(names, value)
+        for row in rows:
+            if row["metrics"].get(name) is None:
+                raise UserError(
+                    f"{_name(row)} has no {name}; runs need --features, --reference "
+                    "and captions, and without --metrics they have all metrics"
+                )
     return found
 
 
-def _mean(rows: Sequence[Mapping[str, Any]]) -> dict[str, float]:
+def _means(rows: Sequence[Row]) -> dict[str, float]:
     return {
         name: statistics.fmean(row["metrics"][name] for row in rows)
         for name in rows[0]["metrics"]
@@ -260,10 +216,5 @@ def _mean(rows: Sequence[Mapping[str, Any]]) -> dict[str, float]:
     }
 
 
-def _name(row: Mapping[str, Any]) -> str:
-    return f"run {row.get('label') or row.get('id') or 'without a name'}"
-
-
-def labels(points: Iterable[Point]) -> list[str]:
-    """What is written at points: their scales."""
-    return ["" if p.scale is None else f"{p.scale:g}" for p in points]
+def _name(row: Row) -> str:
+    return f"run {row['label'] or row['id']}"

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import logging
 import pathlib
 import textwrap
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 from matplotlib import path as paths
@@ -13,7 +14,8 @@ from matplotlib.axes import Axes
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 
-from glide_jax.sweep import guidance_curves
+from glide_jax.errors import UserError
+from glide_jax.sweep import guidance_curves, result, run_list
 
 # Keys of curves.NAMES: (horizontal, vertical).
 PLOTS = (("recall", "precision"), ("fid", "inception_score"), ("fid", "clip_score"))
@@ -39,9 +41,68 @@ _PLACES = [
 ]
 
 
-def draw(shown: guidance_curves.Curves, path: pathlib.Path, drawn_by: str) -> None:
-    """Writes a PNG; `drawn_by` is the command that does, for the caption."""
-    make(shown, drawn_by).savefig(path)
+def write(source: pathlib.Path, output: str | None) -> list[pathlib.Path]:
+    """Writes the plots of a sweep, a PNG, and the table of its points beside them.
+
+    Args:
+      source: The folder of a sweep, or a file of its rows (.jsonl).
+      output: The PNG file.
+
+    Returns:
+      The paths of the plots and of the table.
+
+    Raises:
+      UserError: `source` is neither, its rows are not comparable, or `output` is not a
+        PNG or cannot be written.
+    """
+    if not output or not output.endswith(".png"):
+        raise UserError(
+            f"--output={output or ''} is not a PNG file, which --curves writes; give "
+            "e.g. --output=curves.png"
+        )
+    rows = _read_rows(source)
+    try:
+        curves = guidance_curves.of_rows(rows)
+    except UserError as error:
+        raise UserError(f"--curves={source}: {error}") from error
+    flags = result.portable({"curves": str(source), "output": output})
+    command = result.command("evaluate", flags)
+    picture = pathlib.Path(output)
+    page = picture.with_suffix(".md")
+    try:
+        if page.exists() and not page.read_bytes().startswith(b"| guidance |"):
+            raise UserError(
+                f"--output would write its table over {page}, which is another page; "
+                "name another picture"
+            )
+        picture.parent.mkdir(parents=True, exist_ok=True)
+        draw(curves, picture, command)
+        text = guidance_curves.to_markdown(curves, command)
+        page.write_text(text, encoding="utf-8")
+    except OSError as error:
+        raise UserError(
+            f"--output={output} cannot be written ({error.strerror}); name another"
+        ) from error
+    return [picture, page]
+
+
+def _read_rows(source: pathlib.Path) -> list[dict[str, Any]]:
+    """Returns the rows of a file, or of a folder's finished runs."""
+    if source.suffix == ".jsonl":
+        return result.read_rows(source)
+    plan = run_list.read(source)
+    rows = result.make_rows(plan, source)
+    if len(rows) < len(plan.runs):
+        logging.warning(
+            "%d of %d runs are finished; the others are not plotted",
+            *(len(rows), len(plan.runs)),
+        )
+    return rows
+
+
+def draw(curves: guidance_curves.Curves, path: pathlib.Path, plot_command: str) -> None:
+    """Writes the plots as a PNG, with both commands in the caption."""
+    make(curves, plot_command).savefig(path)
 
 
 def make(shown: guidance_curves.Curves, drawn_by: str) -> Figure:
@@ -84,7 +145,7 @@ def _plot(axes: Axes, shown: guidance_curves.Curves, x: str, y: str) -> None:
         axes.plot(*zip(*at, strict=True), marker, color=color, label=name, zorder=3)
         texts += [
             (xy, t, color)
-            for xy, t in zip(at, guidance_curves.labels(own), strict=True)
+            for xy, t in zip(at, map(guidance_curves.label, own), strict=True)
         ]
     if start:
         at = place(start[0])
@@ -100,7 +161,8 @@ def _plot(axes: Axes, shown: guidance_curves.Curves, x: str, y: str) -> None:
 
 def _write(axes: Axes, texts: list[tuple[Any, str, str]], lines: list[Any]) -> None:
     """Each text near its point: of the places there the one that hides least."""
-    renderer = axes.figure.canvas.get_renderer()
+    canvas = cast(FigureCanvasAgg, axes.figure.canvas)
+    renderer = canvas.get_renderer()
     axes.autoscale_view()  # else only at the end, and places would be of other axes
     shown = [axes.transData.transform(line) for line in lines]
     dots = [_box(at, _DOT_PT) for line in shown for at in line]

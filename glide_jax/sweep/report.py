@@ -95,7 +95,8 @@ def make_page(plan: run_list.Plan, root: pathlib.Path, rows: Sequence[Row]) -> s
     if open_:
         page += "\nNot finished:\n\n"
         page += "".join(f"- {run.label}: {_fate(entry)}\n" for run, entry in open_)
-    return f"{page}\nThe first row's command:\n\n```\n{rows[0]['command']}\n```\n"
+    command = result.command(rows[0]["verb"], rows[0]["flags"])
+    return f"{page}\nThe first row's command:\n\n```\n{command}\n```\n"
 
 
 def swept_keys(rows: Sequence[Row]) -> list[str]:

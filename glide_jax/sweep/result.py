@@ -1,38 +1,38 @@
-"""Reads and writes result.json, and one row of JSON for each finished run.
+"""Reads and writes result.json, and one JSON row for each finished run.
 
-`glide evaluate` writes its own result.json. That of a training run is made here, by
-TRAINING_RULE. A row adds which run of which sweep it is, and
-holds no path of the machine that it was made on.
+`glide evaluate` writes its own result.json. That of a training run is written here, by
+TRAINING_RULE. A row adds the sweep, the run and its flags as records; absolute paths
+among them are shortened, so that rows can be published.
 """
 
 from __future__ import annotations
 
 import json
 import math
-import os
 import pathlib
-import re
 import shlex
 import statistics
 from collections.abc import Mapping, Sequence
 from typing import Any
 
 from glide_jax.errors import UserError
-from glide_jax.runtime import json_fields, metric_writers
+from glide_jax.runtime import files, json_fields, metric_writers
 from glide_jax.sweep import run_list
 from glide_jax.sweep.state import RunRecord
 
-SCHEMA = 1
-REMEDY = "remove it, and the same sweep makes it anew"
+SCHEMA = 1  # of result.json
+ROW_SCHEMA = 2
+_REMEDY = "remove it, and run the same sweep again"
 _RESULT_KINDS = {"metrics": (dict,), "machine": (dict,)}
-# Not in older rows, nor in those of training.
-_OPTIONAL_KINDS = {"settings": (dict,), "warnings": (list,)}
 _ROW_KINDS = _RESULT_KINDS | {
     "sweep": (str,),
     "id": (str,),
     "label": (str,),
     "overrides": (dict,),
-    "command": (str,),
+    "verb": (str,),
+    "flags": (dict,),
+    "settings": (dict,),
+    "warnings": (list,),
     "seconds": (int, float),
     "attempts": (int,),
 }
@@ -45,16 +45,13 @@ TRAINING_RULE = (
     "The loss, mse and vb are means over the last tenth of the steps. Validation"
     " metrics are the newest ones."
 )
-# An absolute path inside a text, up to what ends it in a flag, a tuple or a label; no
-# part of a relative one, of gs://bucket or of a fraction.
-_ABSOLUTE = re.compile(
-    r"""(?:(?<![\w./~*?}\])-])|(?<=://))/(?![/\s])[^'",:;+()\[\]]+"""
-)
+
+Row = Mapping[str, Any]
 
 
 def of_training(workdir: pathlib.Path, words: Sequence[str]) -> dict[str, Any]:
-    """The result of a finished training run that `glide WORDS` has started."""
-    from glide_jax.bench import machine  # imports JAX, which nothing else here needs
+    """Returns the result of the finished training run that `glide WORDS` started."""
+    from glide_jax.bench import machine  # imports JAX, which this module does not need
 
     return {
         "schema": SCHEMA,
@@ -69,7 +66,7 @@ def of_training(workdir: pathlib.Path, words: Sequence[str]) -> dict[str, Any]:
 
 
 def _training_metrics(rows: Sequence[Mapping[str, float | int]]) -> dict[str, float]:
-    """The metrics of TRAINING_RULE."""
+    """Returns the metrics of TRAINING_RULE."""
     newest: dict[str, float | int] = {}
     for row in rows:
         newest |= row
@@ -86,71 +83,76 @@ def _training_metrics(rows: Sequence[Mapping[str, float | int]]) -> dict[str, fl
 
 
 def write(path: pathlib.Path, result: dict[str, Any]) -> None:
-    """Writes it whole or not at all."""
-    scratch = path.with_suffix(".tmp")
-    scratch.write_text(json.dumps(_without_nan(result), indent=1) + "\n")
-    os.replace(scratch, path)
+    """Writes a result.json, whole or not at all."""
+    files.write(path, _without_nan(result))
 
 
 def read(path: pathlib.Path) -> dict[str, Any]:
-    """A result.json.
+    """Reads a result.json.
 
     Raises:
-      UserError: it is none, or of another schema.
+      UserError: The file is not a result, or of another schema.
     """
-    return _parsed(path.read_bytes(), str(path), _RESULT_KINDS)
-
-
-def make_row(
-    plan: run_list.Plan, run: run_list.SweepRun, entry: RunRecord
-) -> dict[str, Any]:
-    """The row of a finished run.
-
-    Of an evaluation it holds the settings too, which name weights and reference by
-    their digests, and what is to be read with care.
-    """
-    result = read(entry.result)
-    words = ["glide", *run_list.arguments(plan, run, None)]
-    row = {
-        "schema": SCHEMA,
-        "sweep": plan.name,
-        "id": run.id,
-        "label": without_machine(run.label),
-        "overrides": without_machine(run.overrides),
-        "command": shlex.join(without_machine(words)),
-        "metrics": result["metrics"],
-        "seconds": round(entry.seconds(), 1),
-        "attempts": len(entry.attempts()),
-        "machine": result["machine"],
-    }
-    if plan.verb != "train":  # whose command names all settings
-        row["settings"] = without_machine(result.get("settings", {}))
-        row["warnings"] = without_machine(result.get("warnings", []))
-    return row
-
-
-def warnings(rows: Sequence[Mapping[str, Any]]) -> list[str]:
-    """What rows say is to be read with care, each line once; older rows say nothing."""
-    return list(dict.fromkeys(line for row in rows for line in row.get("warnings", [])))
+    return _parse(path.read_bytes(), str(path), SCHEMA, _RESULT_KINDS)
 
 
 def make_rows(plan: run_list.Plan, root: pathlib.Path) -> list[dict[str, Any]]:
-    """Rows of the finished runs, in the plan's order."""
-    entries = [(run, RunRecord(root, run.id)) for run in plan.runs]
-    return [make_row(plan, run, entry) for run, entry in entries if entry.is_finished]
+    """Returns the rows of the finished runs, in the plan's order.
+
+    The settings of an evaluation identify its weights and its reference by their
+    digests. The flags of a training run state all of its settings.
+    """
+    overrides = [portable(run.overrides) for run in plan.runs]
+    keys = run_list.varied_keys(overrides)
+    rows = []
+    for run, own in zip(plan.runs, overrides, strict=True):
+        record = RunRecord(root, run.id)
+        if not record.is_finished:
+            continue
+        result = read(record.result)
+        is_training = plan.verb == "train"
+        rows.append(
+            {
+                "schema": ROW_SCHEMA,
+                "sweep": plan.name,
+                "id": run.id,
+                "label": run_list.label(own, keys),
+                "overrides": own,
+                "verb": run_list.full_verb(plan),
+                "flags": portable(run_list.flags(plan, run)),
+                "metrics": result["metrics"],
+                "seconds": round(record.seconds(), 1),
+                "attempts": len(record.attempts()),
+                "machine": result["machine"],
+                "settings": {} if is_training else portable(result.get("settings", {})),
+                "warnings": result.get("warnings", []),
+            }
+        )
+    return rows
+
+
+def command(verb: str, flags: Mapping[str, Any]) -> str:
+    """Returns the command line of a verb and its flags; see `run_list.flags`."""
+    words = [run_list.assignment(name, value) for name, value in flags.items()]
+    return shlex.join(["glide", *verb.split(), *words])
+
+
+def warnings(rows: Sequence[Row]) -> list[str]:
+    """Returns the warnings of all rows, each once."""
+    return list(dict.fromkeys(line for row in rows for line in row["warnings"]))
 
 
 def write_rows(path: pathlib.Path, rows: Sequence[dict[str, Any]]) -> None:
-    """One row a line; what the file held before is replaced.
+    """Writes one row a line, in place of what the file held.
 
     Raises:
-      UserError: the file cannot be written.
+      UserError: The file cannot be written.
     """
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         scratch = path.with_suffix(".tmp")
         scratch.write_text("".join(json.dumps(_without_nan(r)) + "\n" for r in rows))
-        os.replace(scratch, path)
+        scratch.replace(path)
     except OSError as error:
         raise UserError(
             f"--rows={path} cannot be written ({error.strerror}); name a file such as "
@@ -159,10 +161,10 @@ def write_rows(path: pathlib.Path, rows: Sequence[dict[str, Any]]) -> None:
 
 
 def read_rows(path: pathlib.Path) -> list[dict[str, Any]]:
-    """The rows that `write_rows` wrote.
+    """Reads the rows of a file of `write_rows`.
 
     Raises:
-      UserError: a line that is no row, or one of another schema.
+      UserError: A line is not a row, or of another schema.
     """
     if not path.is_file():
         raise UserError(
@@ -171,35 +173,34 @@ def read_rows(path: pathlib.Path) -> list[dict[str, Any]]:
         )
     lines = path.read_bytes().splitlines()
     return [
-        _parsed(line, f"{path}, line {i}", _ROW_KINDS)
+        _parse(line, f"{path}, line {i}", ROW_SCHEMA, _ROW_KINDS)
         for i, line in enumerate(lines, 1)
     ]
 
 
-def _parsed(
-    text: bytes, where: str, kinds: Mapping[str, tuple[type, ...]]
+def _parse(
+    text: bytes, where: str, schema: int, kinds: Mapping[str, tuple[type, ...]]
 ) -> dict[str, Any]:
     try:
         fields = json.loads(text)
-    except ValueError as error:  # UnicodeDecodeError is one too
-        raise UserError(f"{where} is not JSON ({error}); {REMEDY}") from error
-    schema = fields.get("schema") if isinstance(fields, dict) else None
-    if schema != SCHEMA:
+    except ValueError as error:  # also UnicodeDecodeError
+        raise UserError(f"{where} is not JSON ({error}); {_REMEDY}") from error
+    given = fields.get("schema") if isinstance(fields, dict) else None
+    if given != schema:
         raise UserError(
-            f"{where} is a result of schema {schema}, and this reads {SCHEMA}; {REMEDY}"
+            f"{where} has schema {given}, and this version reads {schema}; {_REMEDY}"
         )
     try:
-        optional = {n: kind for n, kind in _OPTIONAL_KINDS.items() if n in fields}
-        json_fields.check(fields, {**kinds, **optional})
+        json_fields.check(fields, kinds)
         number = (int, float, type(None))
         json_fields.check(fields["metrics"], dict.fromkeys(fields["metrics"], number))
     except TypeError as error:
-        raise UserError(f"{where} is no result: {error}; {REMEDY}") from error
+        raise UserError(f"{where} is not a result: {error}; {_REMEDY}") from error
     return fields
 
 
 def _without_nan(value: Any) -> Any:
-    """NaN and infinities, which JSON has not, as null."""
+    """Returns JSON values with null for NaN and infinities, which JSON lacks."""
     if isinstance(value, dict):
         return {name: _without_nan(item) for name, item in value.items()}
     if isinstance(value, list):
@@ -209,18 +210,27 @@ def _without_nan(value: Any) -> Any:
     return value
 
 
-def without_machine(value: Any) -> Any:
-    """Texts in JSON values, their absolute paths cut to what lies below here or a name.
+def portable(value: Any) -> Any:
+    """Returns JSON values without absolute paths.
 
-    --features=clip:/home/me/runs/clip becomes --features=clip:clip.
+    A path below the working folder becomes relative to it, another one its name:
+    clip:/home/me/runs/clip becomes clip:clip. Paths are recognised as flags and
+    settings write them: alone, as KIND:PATH, or several between commas.
     """
     if isinstance(value, dict):
-        return {name: without_machine(item) for name, item in value.items()}
+        return {name: portable(item) for name, item in value.items()}
     if isinstance(value, list | tuple):
-        return [without_machine(item) for item in value]
-    return _ABSOLUTE.sub(_cut, value) if isinstance(value, str) else value
+        return [portable(item) for item in value]
+    if not isinstance(value, str):
+        return value
+    items = (item.split(":") for item in value.split(","))
+    return ",".join(":".join(map(_portable_path, item)) for item in items)
 
 
-def _cut(found: re.Match) -> str:
-    path, here = pathlib.Path(found[0]), pathlib.Path.cwd()
-    return str(path.relative_to(here) if path.is_relative_to(here) else path.name)
+def _portable_path(text: str) -> str:
+    bare = text.lstrip(" '\"([")  # the quotes and brackets of a written tuple
+    if not bare.startswith("/") or bare.startswith("//"):
+        return text
+    path, here = pathlib.Path(bare), pathlib.Path.cwd()
+    shown = path.relative_to(here) if path.is_relative_to(here) else path.name
+    return f"{text[: len(text) - len(bare)]}{shown}"

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import collections
 import hashlib
+import itertools
 import json
 import os
 import pathlib
@@ -74,7 +75,7 @@ def make(definition: Definition, shared: Sequence[str] = ()) -> Plan:
       UserError: two runs are the same, by their ids or by what they start.
     """
     start = [*definition.command, *shared]
-    varied = _varied(definition.overrides)
+    varied = varied_keys(definition.overrides)
     runs = tuple(
         SweepRun(run_id(start, overrides), label(overrides, varied), overrides)
         for overrides in definition.overrides
@@ -128,8 +129,7 @@ def arguments(plan: Plan, run: SweepRun, root: pathlib.Path | None) -> list[str]
     A flag is replaced by the same flag of a later group: the command, the flags of all
     runs, the run's overrides. `glide` refuses a flag that is given twice.
     """
-    prefix = "--config." if plan.verb == "train" else "--"
-    own = [f"{prefix}{key}={_word(plan, key, v)}" for key, v in run.overrides.items()]
+    own = [assignment(name, value) for name, value in _own_flags(plan, run).items()]
     words: list[str] = []
     for group in (plan.command, plan.shared, own):
         words = [*_without(words, set(map(_flag_name, group))), *group]
@@ -159,13 +159,47 @@ def _flag_name(word: str) -> str:
     return word.lstrip("-").partition("=")[0] if word.startswith("-") else ""
 
 
-def _word(plan: Plan, key: str, value: Any) -> str:
+def assignment(name: str, value: Any) -> str:
+    """Returns "--name=value"; "--name" of a switch, whose value is None.
+
+    A tuple of settings is a Python expression, one of a flag has commas.
+    """
+    if value is None:
+        return f"--{name}"
     if not isinstance(value, tuple | list):
-        return str(value)
-    # Settings are read as Python, flags between commas.
-    if plan.verb == "train" and key not in _PLAIN:
-        return repr(tuple(value))
-    return ",".join(map(str, value))
+        return f"--{name}={value}"
+    setting = name.removeprefix("config.")
+    if setting != name and setting not in _PLAIN:
+        return f"--{name}={tuple(value)!r}"
+    return f"--{name}={','.join(map(str, value))}"
+
+
+def full_verb(plan: Plan) -> str:
+    """Returns the verb of the runs, e.g. "evaluate reference"."""
+    words = itertools.takewhile(lambda w: not w.startswith("-"), plan.command)
+    return " ".join(words)
+
+
+def flags(plan: Plan, run: SweepRun) -> dict[str, Any]:
+    """Returns the flags of a run by name, without that of its folder.
+
+    Values of the run's overrides are those of the sweep file, others are texts, and a
+    switch without a value has None.
+    """
+    found: dict[str, Any] = {}
+    name = ""
+    for text in arguments(plan, run, None):
+        if _flag_name(text):
+            name = _flag_name(text)
+            found[name] = text.partition("=")[2] if "=" in text else None
+        elif name and found[name] is None:
+            found[name] = text
+    return found | _own_flags(plan, run)
+
+
+def _own_flags(plan: Plan, run: SweepRun) -> dict[str, Any]:
+    prefix = "config." if plan.verb == "train" else ""
+    return {f"{prefix}{key}": value for key, value in run.overrides.items()}
 
 
 def keep(plan: Plan, root: pathlib.Path) -> None:
@@ -256,8 +290,8 @@ def _check_continues(old: Plan, new: Plan, root: pathlib.Path) -> None:
         )
 
 
-def _varied(runs: Sequence[Overrides]) -> list[str]:
-    """Keys whose values differ between runs; of a single run, all of its keys."""
+def varied_keys(runs: Sequence[Overrides]) -> list[str]:
+    """Returns the keys whose values differ between runs; all keys of a single run."""
     keys = dict.fromkeys(key for overrides in runs for key in overrides)
     values = {key: {_json(run.get(key)) for run in runs} for key in keys}
     return [key for key in keys if len(values[key]) > 1 or len(runs) == 1]

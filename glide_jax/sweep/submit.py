@@ -1,4 +1,4 @@
-"""What is a cluster told? One array job of Slurm, or one indexed JobSet.
+"""Renders and submits a sweep as an array job of Slurm or as an indexed JobSet.
 
 Both are templates in launch/templates. Task or index i runs the i-th of the runs that
 are left, by the command that every runner uses.
@@ -16,6 +16,7 @@ import shutil
 import subprocess
 import sys
 from collections.abc import Mapping, Sequence
+from typing import Any
 
 import glide_jax
 from glide_jax.errors import UserError
@@ -27,18 +28,50 @@ MEMORY = re.compile("0|[1-9][0-9]{0,8}[KMGT]")
 LABEL = re.compile(r"[A-Za-z0-9][-A-Za-z0-9_./]*=[-A-Za-z0-9_.]+")
 
 
+def _option(meaning: str, default: Any = "") -> Any:
+    """Returns a field that is a flag of `glide sweep`."""
+    return dataclasses.field(default=default, metadata={"meaning": meaning})
+
+
+@dataclasses.dataclass(frozen=True)
+class SlurmOptions:
+    """Options of an array job of Slurm."""
+
+    gpus: int | None = _option("GPUs of a run, all on one node; none by default", None)
+    cpus: int | None = _option("cores of a run; the cluster's default, often 1", None)
+    mem: str = _option("memory of a run, e.g. 64G; the cluster's default")
+    partition: str = _option("partition, as for sbatch")
+    account: str = _option("account, as for sbatch")
+    time: str = _option("time limit of a task, which is requeued then, e.g. 12:00:00")
+    chip: str = _option("chip whose compiler flags are set, e.g. h100", "cpu")
+
+
+@dataclasses.dataclass(frozen=True)
+class JobsetOptions:
+    """Options of a JobSet."""
+
+    image: str = _option("image of this checkout with its environment; see launch/")
+    volume: str = _option("claim and path of a shared volume, e.g. shared:/nfs")
+    limits: tuple[str, ...] = _option("resources of a run, e.g. nvidia.com/gpu=1", ())
+    node_selector: tuple[str, ...] = _option(
+        "label of the nodes, e.g. cloud.google.com/gke-tpu-topology=2x4", ()
+    )
+    namespace: str = _option("namespace; kubectl's own by default")
+    chip: str = _option("chip whose compiler flags are set, e.g. v6e", "cpu")
+
+
 @dataclasses.dataclass(frozen=True)
 class Job:
-    """What a runner of a cluster is given.
+    """The runs that a cluster starts.
 
     Attributes:
-      name: of the sweep.
-      ids: of the runs that are left.
-      words: what follows `glide` to run one, but for its --only.
-      root: the sweep's folder, on a disk that all nodes share.
-      parallel: tasks at a time.
-      restarts: of a task.
-      chip: whose compiler flags are set.
+      name: Name of the sweep.
+      ids: Ids of the runs that are left.
+      words: Words after `glide` that start one run, except its --only.
+      root: The sweep's folder, on a disk that all nodes share.
+      parallel: Tasks at a time.
+      restarts: Maximum restarts of a task.
+      chip: Chip whose compiler flags are set.
     """
 
     name: str
@@ -50,27 +83,20 @@ class Job:
     chip: str = "cpu"
 
     def shell_words(self, python: str) -> str:
-        """The command of one run, where $run is its id."""
+        """Returns the shell command of one run, where $run is its id."""
         verb, *flags = self.words
         quoted = shlex.join([verb, *flags]).removeprefix(verb)
         return f'{python} -m glide_jax.cli.main {verb} "--only=$run"{quoted}'
 
 
-def slurm_script(
-    job: Job,
-    *,
-    gpus: int | None,
-    cpus: int | None,
-    mem: str | None,
-    partition: str,
-    account: str,
-    time: str,
-) -> str:
-    """The array job, for sbatch.
+def slurm_script(job: Job, options: SlurmOptions) -> str:
+    """Returns the script of the array job, for sbatch.
 
     Raises:
-      UserError: `mem` is not an amount of memory with a unit.
+      UserError: The memory has no unit.
     """
+    gpus, cpus, mem = options.gpus, options.cpus, options.mem
+    partition, account, time = options.partition, options.account, options.time
     if mem and not MEMORY.fullmatch(mem):
         raise UserError(
             f"--mem={mem} is not an amount of memory; give a number with a unit (K, M, "
@@ -102,35 +128,30 @@ def slurm_script(
     )
 
 
-def jobset_manifest(
-    job: Job,
-    *,
-    image: str,
-    volume: str,
-    limits: Sequence[str],
-    selectors: Sequence[str],
-) -> str:
-    """The JobSet, for kubectl.
+def jobset_manifest(job: Job, options: JobsetOptions) -> str:
+    """Returns the manifest of the JobSet, for kubectl.
 
     Raises:
-      UserError: a name, a root or a label that Kubernetes does not take.
+      UserError: The image is missing, or Kubernetes refuses the name, the root, the
+        volume or a label.
     """
+    image, volume = options.image, options.volume
     name = job.name.replace("_", "-").lower()
     if not CLOUD_NAME.fullmatch(name):
         raise UserError(
-            f"{job.name} is no name for Kubernetes; call the sweep file by up to 40 "
-            "letters, digits and '_', a letter first"
+            f"the sweep's name {job.name} is not valid in Kubernetes; name its file by "
+            "up to 40 letters, digits and '_', a letter first"
         )
     claim, _, mount = volume.partition(":")
     if not claim or not mount.startswith("/"):
         raise UserError(
-            f"--volume={volume} is no CLAIM:/PATH; name a persistent volume claim that "
-            "all pods may write, and where they see it, e.g. --volume=shared:/nfs"
+            f"--volume={volume} is not CLAIM:/PATH; give a persistent volume claim "
+            "that all pods can write, and its mount path, e.g. --volume=shared:/nfs"
         )
     if not pathlib.PurePath(job.root).is_relative_to(mount):
         raise UserError(
-            f"--root={job.root} is not on the volume that all pods share; name a "
-            f"folder such as {mount.rstrip('/')}/{name}"
+            f"--root={job.root} is not on the volume {volume}; give a folder such as "
+            f"{mount.rstrip('/')}/{name}"
         )
     if not image:
         raise UserError("--image is missing, e.g. --image=REGISTRY/glide_jax")
@@ -153,22 +174,24 @@ def jobset_manifest(
             "SCRIPT": json.dumps(script.replace("$(", "$$(")),
             "CLAIM": claim,
             "MOUNT": mount,
-            "LIMITS": _mapping("limits", limits, 14, "resources", "limits"),
-            "SELECTORS": _mapping("node_selector", selectors, 12, "nodeSelector"),
+            "LIMITS": _mapping("limits", options.limits, 14, "resources", "limits"),
+            "SELECTORS": _mapping(
+                "node_selector", options.node_selector, 12, "nodeSelector"
+            ),
         },
     )
 
 
 def hand_over(command: Sequence[str], text: str, remedy: str) -> None:
-    """Gives the text to a program of the cluster, whose words are shown.
+    """Passes the text to a program of the cluster, which prints to the user.
 
     Raises:
-      UserError: the program is not here, or refuses.
+      UserError: The program is missing, or fails.
     """
     if shutil.which(command[0]) is None:
         raise UserError(
             f"{command[0]} is not on this machine; {remedy}, or add --dry_run to see "
-            "what it would be given"
+            "its input"
         )
     result = subprocess.run(command, input=text, text=True, stderr=subprocess.PIPE)
     if result.returncode:
@@ -177,7 +200,7 @@ def hand_over(command: Sequence[str], text: str, remedy: str) -> None:
 
 
 def _rendered(template: str, values: Mapping[str, str]) -> str:
-    """The template with @KEY@ replaced; a line that is one alone and empty goes."""
+    """Returns the template with @KEY@ replaced; a line of one empty key is removed."""
     text = (paths.root() / "launch" / "templates" / template).read_text()
     for key, value in values.items():
         if not value:
@@ -187,11 +210,11 @@ def _rendered(template: str, values: Mapping[str, str]) -> str:
 
 
 def _mapping(flag: str, pairs: Sequence[str], indent: int, *parents: str) -> str:
-    """KEY=VALUE pairs as YAML below its parents; empty without any."""
+    """Returns KEY=VALUE pairs as YAML below their parents; empty without pairs."""
     for pair in pairs:
         if not LABEL.fullmatch(pair):
             raise UserError(
-                f"--{flag}={pair} is no KEY=VALUE; use e.g. --{flag}=nvidia.com/gpu=1"
+                f"--{flag}={pair} is not KEY=VALUE; use e.g. --{flag}=nvidia.com/gpu=1"
             )
     if not pairs:
         return ""

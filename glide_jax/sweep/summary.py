@@ -8,16 +8,13 @@ import statistics
 from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
+from glide_jax.eval import metrics
+
 Row = Mapping[str, Any]
 SEED = "seed"
-_LOWER_IS_BETTER = re.compile(
-    r"(^|[/_])(loss|mse|vb|fid|sfid|kid|bits_per_dim)(_q\d)?$"
-)
-_HIGHER_IS_BETTER = re.compile(
-    r"(^|[/_])(precision|recall|inception_score|clip_score|noised_clip_score|retrieval)"
-    r"(_q\d)?$"
-)
-# Figures by quarter of the noise, and errors of other figures.
+# Losses of training and evaluation, alone and by quarter of the noise.
+_LOSS = re.compile(r"(^|[/_])(loss|mse|vb|bits_per_dimension)(_q\d)?$")
+# Values by quarter of the noise, and standard errors of other values.
 _DETAIL = re.compile(r"_q\d$|_standard_error$")
 
 
@@ -25,8 +22,8 @@ class Value(NamedTuple):
     """A metric over the seeds of one setting.
 
     Attributes:
-      mean: the mean over the runs that have the metric.
-      spread: their sample standard deviation; None for a single run.
+      mean: The mean over the runs that have the metric.
+      spread: Their sample standard deviation; None for a single run.
     """
 
     mean: float
@@ -37,9 +34,9 @@ class Group(NamedTuple):
     """The runs of one setting.
 
     Attributes:
-      overrides: the swept values, without the seed if any group has several runs.
-      runs: the number of runs.
-      metrics: values by metric; metrics without a finite value are absent.
+      overrides: The swept values, without the seed if any group has several runs.
+      runs: The number of runs.
+      metrics: Values by metric; metrics without a finite value are absent.
     """
 
     overrides: dict[str, Any]
@@ -48,13 +45,13 @@ class Group(NamedTuple):
 
 
 def join_seeds(rows: Sequence[Row]) -> list[Group]:
-    """One group for each setting, in the order of the first run of each."""
+    """Returns one group for each setting, in the order of the first run of each."""
     by_setting: dict[str, list[Row]] = {}
     for row in rows:
         rest = {k: v for k, v in row["overrides"].items() if k != SEED}
         by_setting.setdefault(json.dumps(rest, sort_keys=True), []).append(row)
     groups = list(by_setting.values())
-    # A sweep without repeated settings may sweep the seed itself: it is kept then.
+    # Without repeated settings the seed itself is what varies, and is kept.
     dropped = SEED if len(groups) < len(rows) else None
     return [_join(same, dropped) for same in groups]
 
@@ -79,15 +76,20 @@ def _join(rows: Sequence[Row], dropped: str | None) -> Group:
 
 
 def best(groups: Sequence[Group], name: str) -> float | None:
-    """The best mean of a metric; None where one value or no direction is known."""
+    """Returns the best mean of a metric.
+
+    Returns None if the metric has a single value, or no known direction (see
+    `eval.metrics.better`).
+    """
     means = {group.metrics[name].mean for group in groups if name in group.metrics}
     if len(means) < 2:
         return None
-    if _LOWER_IS_BETTER.search(name):
-        return min(means)
-    return max(means) if _HIGHER_IS_BETTER.search(name) else None
+    direction = metrics.LOWER if _LOSS.search(name) else metrics.better(name)
+    if direction is None:
+        return None
+    return min(means) if direction == metrics.LOWER else max(means)
 
 
 def is_detail(name: str) -> bool:
-    """Whether a metric is a part or an error of another one, e.g. loss_q0."""
+    """Returns whether a metric is a part or an error of another one, e.g. loss_q0."""
     return bool(_DETAIL.search(name))

@@ -7,7 +7,7 @@ import math
 import pathlib
 import shlex
 import traceback
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from types import ModuleType
 from typing import Any, NamedTuple
 
@@ -60,7 +60,7 @@ def load(path: pathlib.Path) -> Definition:
         )
     try:
         runs = function()
-        if not isinstance(runs, Mapping | str) and hasattr(runs, "__iter__"):
+        if isinstance(runs, Iterable) and not isinstance(runs, Mapping | str):
             runs = list(runs)  # a generator raises only here
     except MISTAKES as error:
         raise _to_user_error(path, error) from error

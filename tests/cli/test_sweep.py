@@ -46,16 +46,19 @@ def file(tmp_path):
         ([ROOT], "no sweep file is given"),
         ([ROOT, "absent.py"], "there is no sweep file absent.py"),
         ([ROOT, "--runner=ssh"], "--runner=ssh is not known; use one of local, slurm"),
-        ([ROOT, "--parallel=0"], "--parallel=0 runs none; use 1 or more"),
+        ([ROOT, "--parallel=0"], "--parallel=0 is below 1; use 1 or more"),
         ([ROOT, "--restarts=-1"], "restarts"),
         ([ROOT, "--status"], "--root=root has no plan.json"),
         ([ROOT, "--report"], "--root=root has no plan.json"),
-        ([ROOT, "--rows=a.jsonl"], "--rows is written by --report"),
-        ([ROOT, "--watch=5"], "--watch=5 shows --status every so many seconds"),
-        ([ROOT, "--status", "--watch=0"], "--watch=0 shows --status"),
-        ([ROOT, "--status", "--watch=inf"], "--watch=inf shows --status"),
-        ([ROOT, "--gpus=1"], "--gpus is read by --runner=slurm alone"),
-        ([ROOT, "--runner=slurm", "--image=a"], "--image is read by --runner=jobset"),
+        ([ROOT, "--rows=a.jsonl"], "--rows is read only with --report"),
+        ([ROOT, "--watch=5"], "--watch=5 needs --status"),
+        ([ROOT, "--status", "--watch=0"], "--watch=0 needs --status"),
+        ([ROOT, "--status", "--watch=inf"], "--watch=inf needs --status"),
+        ([ROOT, "--gpus=1"], "--gpus is read only by --runner=slurm"),
+        (
+            [ROOT, "--runner=slurm", "--image=a"],
+            "--image is read only by --runner=jobset",
+        ),
         ([ROOT, "--parralel=2"], "parralel"),
     ],
 )
@@ -71,7 +74,11 @@ def test_a_mistake_on_the_command_line_is_named(refused, flags, named):
         ("[{'train.num_steps': 'many'}]", [], "num_steps"),
         ("[{'ema.decays': 'long'}]", [], "ema.decays"),
         ("[{'seed': 1}]", ["--config.sed=2"], "small, run seed=1: "),
-        ("[{'seed': 1}]", ["other.py"], "'other.py' is no flag; one sweep file is"),
+        (
+            "[{'seed': 1}]",
+            ["other.py"],
+            "'other.py' is not a flag; give one sweep file",
+        ),
         ("[{'seed': 1}]", ["--only=abc"], "--only=abc is no run of small; its first"),
         ("[{'seed': 1}, {'seed': 1}]", [], "runs 0 and 1 of small are the same"),
         ("[]", [], "returned no runs"),
@@ -91,9 +98,9 @@ def test_a_run_that_would_be_refused_is_refused_before_any_starts(
 @pytest.mark.parametrize(
     ("command", "named"),
     [
-        ("trian --config=a.py", "starts 'trian', which is no verb to be swept"),
-        ("sweep a.py", "starts 'sweep', which is no verb to be swept"),
-        ("--config=a.py", "starts '--config=a.py', which is no verb to be swept"),
+        ("trian --config=a.py", "starts with 'trian', which cannot be swept"),
+        ("sweep a.py", "starts with 'sweep', which cannot be swept"),
+        ("--config=a.py", "starts with '--config=a.py', which cannot be swept"),
         ("sample --base=b", "Did you mean: guidance_scale"),
         ("evaluate", "Did you mean: guidance_scale"),
         ("sample --output=b", "sets --output=b, but a sweep names each run's folder"),
@@ -303,4 +310,4 @@ def test_data_of_another_machine_are_not_looked_for(
     path = file("[{'data.sources': 'folder:/volume/photos'}]")
     with caplog.at_level("INFO"):
         assert main.run(["sweep", path, ROOT, "--runner=print"]) == 0
-    assert "are not looked for (--runner=print)" in caplog.text
+    assert "are not checked (--runner=print)" in caplog.text

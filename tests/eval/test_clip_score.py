@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from glide_jax import errors
-from glide_jax.eval import clip_score, extractors
+from glide_jax.eval import clip_encoder, clip_score, extractors
 from glide_jax.sample import restore
 from tests.eval import stand_in
 from tests.quick_compilation import quick_compilation  # noqa: F401
@@ -15,7 +15,7 @@ from tests.sample.conftest import CAPTIONS, bundles, models, tokenizer  # noqa: 
 
 @pytest.fixture(scope="module")
 def judge(bundles):  # noqa: F811
-    return clip_score.ClipJudge(restore.load_bundle(bundles["clip"]), batch_size=4)
+    return clip_encoder.ClipEncoder(restore.load_bundle(bundles["clip"]), batch_size=4)
 
 
 def unit(*rows):
@@ -26,7 +26,7 @@ def unit(*rows):
 def test_the_score_is_a_hundred_times_the_mean_cosine():
     text = unit([1, 0], [1, 0], [0, 1])
     pictures = unit([1, 0], [0, 1], [1, 1])[:, None]
-    found = clip_score.figures(pictures, text, list("abc"))
+    found = clip_score.scores(pictures, text, list("abc"))
     expected = 100 * (1 + 0 + 0.5**0.5) / 3
     assert found["noised_clip_score"] == pytest.approx(expected)
 
@@ -35,11 +35,11 @@ def test_retrieval_counts_pictures_nearest_to_their_own_captions_level_by_level(
     text = unit([1, 0, 0], [0, 1, 0], [0, 0, 1], [1, 1, 1])
     seen = text[[0, 1, 3, 3]]  # the third picture looks like the fourth's caption
     noisy = text[[1, 0, 3, 2]]  # all wrong
-    found = clip_score.figures(np.stack([seen, noisy], 1), text, list("abcd"))
+    found = clip_score.scores(np.stack([seen, noisy], 1), text, list("abcd"))
     assert found["noised_clip_retrieval"] == 0.75
     assert found["noised_clip_retrieval_q0"] == 0
     # The same words are right, whichever picture they came from.
-    found = clip_score.figures(np.stack([seen, noisy], 1), text, list("abcc"))
+    found = clip_score.scores(np.stack([seen, noisy], 1), text, list("abcc"))
     assert found["noised_clip_retrieval"] == 1
     assert found["noised_clip_retrieval_q0"] == 0.5
 
@@ -47,10 +47,10 @@ def test_retrieval_counts_pictures_nearest_to_their_own_captions_level_by_level(
 def test_groups_go_by_index_and_what_is_left_over_makes_none():
     text = unit([1, 0], [0, 1], [1, 0.1], [0, 1], [1, 0])
     # In groups of two each picture has to tell its caption from one other only.
-    found = clip_score.figures(text[:, None], text, list("abcde"), group=2)
+    found = clip_score.scores(text[:, None], text, list("abcde"), group=2)
     assert found["noised_clip_retrieval"] == 1
     wrong_last = text[[0, 1, 2, 3, 1], None]
-    assert clip_score.figures(wrong_last, text, list("abcde"), group=2) == {
+    assert clip_score.scores(wrong_last, text, list("abcde"), group=2) == {
         **found,
         "noised_clip_score": pytest.approx(found["noised_clip_score"] * 4 / 5),
     }
@@ -91,5 +91,5 @@ def test_at_no_noise_a_judge_agrees_with_the_extractor(judge, bundles):  # noqa:
 
 
 def test_a_judge_that_is_no_clip_is_refused(bundles):  # noqa: F811
-    with pytest.raises(errors.UserError, match="is no CLIP"):
-        clip_score.ClipJudge(restore.load_bundle(bundles["base"]))
+    with pytest.raises(errors.UserError, match="the bundle of a noised CLIP"):
+        clip_encoder.ClipEncoder(restore.load_bundle(bundles["base"]))

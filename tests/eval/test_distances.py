@@ -10,6 +10,34 @@ import pytest
 from glide_jax.eval import distances, running_stats
 
 
+def test_diversity_is_the_mean_over_all_pairs_of_a_prompt_whatever_their_order():
+    rng = np.random.default_rng(3)
+    rows, prompts = rng.standard_normal((9, 5)), [*"abacabcad"]
+    unit = rows / np.linalg.norm(rows, axis=1, keepdims=True)
+    by_prompt = []
+    for prompt in "abc":  # "d" has one picture only
+        own = [u for u, p in zip(unit, prompts, strict=True) if p == prompt]
+        pairs = itertools.combinations(own, 2)
+        by_prompt.append(np.mean([((u - v) ** 2).sum() for u, v in pairs]))
+    estimate = distances.diversity(rows, prompts)
+    assert estimate.value == pytest.approx(np.mean(by_prompt))
+    error = np.std(by_prompt, ddof=1) / np.sqrt(3)
+    assert estimate.standard_error == pytest.approx(error)
+    # The lengths of features and the order of pictures do not count.
+    order = rng.permutation(9)
+    scaled = (rows * rng.uniform(0.1, 10, (9, 1)))[order]
+    turned = distances.diversity(scaled, [prompts[i] for i in order])
+    assert turned == pytest.approx(estimate)
+
+
+def test_diversity_of_equal_orthogonal_and_opposite_features_is_0_2_and_4():
+    x, y = np.eye(2)
+    for pair, value in (((x, 3 * x), 0), ((x, y), 2), ((x, -x), 4)):
+        estimate = distances.diversity(np.array(pair), ["a", "a"])
+        assert estimate.value == pytest.approx(value, abs=1e-12)
+        assert estimate.standard_error is None
+
+
 def gaussian_of(rows: np.ndarray) -> running_stats.Gaussian:
     found = running_stats.RunningMoments(rows.shape[1])
     found.add(rows)

@@ -7,15 +7,13 @@ import logging
 import os
 import shutil
 import signal
-import types
 
 import numpy as np
 import pytest
-from absl import flags as absl_flags
 
 from glide_jax.cli import evaluate as evaluate_verb
-from glide_jax.cli import evaluate_inputs, main, output_folders
-from glide_jax.eval import feature_passes, picture_sets
+from glide_jax.cli import main, output_folders
+from glide_jax.eval import feature_passes, picture_sets, runner
 from tests import fake_devices
 from tests.eval import stand_in
 from tests.quick_compilation import quick_compilation  # noqa: F401
@@ -81,6 +79,7 @@ def test_a_run_leaves_figures_pictures_and_all_that_repeats_it(
     assert result["machine"]["platform"] == "cpu"
     expected = {"fid", "kid", "kid_standard_error", "precision", "recall"}
     expected |= {"inception_score", "score", "retrieval"}
+    expected |= {"diversity", "diversity_standard_error"}
     expected |= {f"retrieval_q{i}" for i in range(4)}
     assert metrics.keys() == {f"noised_clip_{name}" for name in expected}
     assert np.isfinite(list(metrics.values())).all()
@@ -124,7 +123,10 @@ def test_float16_distances_are_recorded_and_need_no_new_features(
     assert result["metrics"].keys() == shares
     flags[-2] = "--metrics=fid"
     assert evaluate(*flags, draws=False) == 2
-    assert "--pr_distances=float16 is of precision_recall" in capsys.readouterr().err
+    assert (
+        "--pr_distances=float16 needs the metric precision_recall"
+        in capsys.readouterr().err
+    )
 
 
 def test_a_signal_ends_it_with_42_and_only_the_same_settings_go_on(
@@ -155,7 +157,7 @@ def test_a_signal_ends_it_with_42_and_only_the_same_settings_go_on(
     # Pictures of other settings are not mixed with these.
     capsys.readouterr()
     assert evaluate("--batch_size=5", "--seed=2") == 2
-    assert "begun with pictures.seed=0 and this is" in capsys.readouterr().err
+    assert "features of pictures.seed=0, not" in capsys.readouterr().err
 
 
 def test_losses_are_measured_alone_and_once(
@@ -210,13 +212,13 @@ def test_flags_that_do_not_fit_together_are_refused_in_a_line(
     for flags, reason in (
         ([], "--base is missing"),
         ([base], "nothing to draw"),
-        ([base, prompts, shapes], "takes the place of"),
+        ([base, prompts, shapes], "give only one of them"),
         ([large, shapes], "--images are drawn already"),
         ([base, large], "leave out --base"),
         ([large, reference], "give --features"),
         ([large, clip, reference], "of 8 px pictures and these are 16 px"),
         ([large, prompts, clip], "4 pictures and there are 6 prompts"),
-        ([large], "no figure can be made"),
+        ([large], "no metric can be computed"),
         ([large, clip, "--metrics=fid"], "--metrics=fid: give --reference"),
     ):
         code = main.run(["evaluate", f"--output={tmp_path / 'out'}", *flags])
@@ -251,15 +253,15 @@ def test_a_reference_cut_off_goes_on_and_flags_are_asked_for(
     flags = [f"--source=folder:{world / 'photos'}", "--px=8", "--keep_images"]
     flags += [f"--features=clip:{bundles['clip']}", "--batch_size=9"]
     flags += [f"--output={tmp_path / 'again.npz'}"]
-    look, seen = feature_passes.look, []
+    extract, seen = feature_passes.extract, []
 
-    def look_until_stopped(shown, judges):
-        seen.extend(shown.indices.tolist())
+    def extract_until_stopped(batch, networks):
+        seen.extend(batch.indices.tolist())
         if len(seen) == 18:
             os.kill(os.getpid(), signal.SIGTERM)
-        return look(shown, judges)
+        return extract(batch, networks)
 
-    monkeypatch.setattr(feature_passes, "look", look_until_stopped)
+    monkeypatch.setattr(feature_passes, "extract", extract_until_stopped)
     assert main.run(["evaluate", "reference", *flags]) == 42
     assert main.run(["evaluate", "reference", *flags]) == 0
     assert seen == list(range(24))
@@ -300,14 +302,11 @@ def test_a_second_program_in_the_same_output_is_refused_and_harms_nothing(
 
 def test_classes_are_spread_over_the_distinct_captions():
     captions = [f"{i // 2:05d}" for i in range(10_000)][::-1]
-    shown = types.SimpleNamespace(captions=captions)
-    values = absl_flags.FlagValues()
-    evaluate_verb.define_flags(values)
-    values(["evaluate", "--features=clip:x"])
-    found = evaluate_inputs.classes_of(values, shown)
-    assert found == [f"{5 * i:05d}" for i in range(evaluate_inputs.MAX_CLASSES)]
-    shown.captions = ["b", "a", "b"]
-    assert evaluate_inputs.classes_of(values, shown) == ["a", "b"]
+    classes = runner.zero_shot_classes("clip:x", captions)
+    assert classes == [f"{5 * i:05d}" for i in range(runner.MAX_CLASSES)]
+    assert runner.zero_shot_classes("clip:x", ["b", "a", "b"]) == ["a", "b"]
+    assert runner.zero_shot_classes("clip:x", ["a", "a"]) == []
+    assert runner.zero_shot_classes("inception:x", captions) == []
 
 
 @pytest.mark.slow

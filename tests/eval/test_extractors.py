@@ -149,8 +149,8 @@ def test_features_are_the_same_over_a_mesh(bundles, clip, tmp_path):  # noqa: F8
         import numpy as np
         from glide_jax.config import defaults
         from glide_jax.eval import extractors
-        from glide_jax.parallel import mesh as meshes
-        mesh = meshes.make_mesh(defaults.MeshConfig(data=4, fsdp=2))
+        from glide_jax.parallel import device_mesh
+        mesh = device_mesh.make_mesh(defaults.MeshConfig(data=4, fsdp=2))
         clip = extractors.load(
             "clip:{bundles["clip"]}", mesh=mesh, classes={CLASSES!r}, batch_size=4
         )
@@ -172,9 +172,9 @@ def test_the_inception_over_a_mesh_sees_what_pytorch_sees(tmp_path):
         import numpy as np
         from glide_jax.config import defaults
         from glide_jax.eval import extractors
-        from glide_jax.parallel import mesh as meshes
+        from glide_jax.parallel import device_mesh
         from tests.models import golden_inception
-        mesh = meshes.make_mesh(defaults.MeshConfig(data=4, fsdp=2))
+        mesh = device_mesh.make_mesh(defaults.MeshConfig(data=4, fsdp=2))
         extractor = extractors.InceptionExtractor(
             golden_inception.params(), "inception_tf1", "6726825d", mesh=mesh
         )

@@ -80,9 +80,9 @@ def test_empty_settings_are_refused_in_a_line(tmp_path):
 def test_other_settings_are_refused_with_the_one_that_differs(tmp_path):
     feature_cache.FeatureCache(tmp_path / "p", SETTINGS)
     other = {**SETTINGS, "pictures": {"seed": 2, "scales": (1, 2)}}
-    with pytest.raises(errors.UserError, match=r"pictures\.seed=1 and this is .*=2"):
+    with pytest.raises(errors.UserError, match=r"pictures\.seed=1, not .*=2"):
         feature_cache.FeatureCache(tmp_path / "p", other)
-    with pytest.raises(errors.UserError, match="judge=None and this is judge=clip"):
+    with pytest.raises(errors.UserError, match="judge=None, not judge=clip"):
         feature_cache.FeatureCache(tmp_path / "p", {**SETTINGS, "judge": "clip"})
 
 

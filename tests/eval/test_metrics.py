@@ -17,6 +17,7 @@ from glide_jax.eval import (
     reference_files,
     runner,
 )
+from tests import fake_devices
 from tests.eval import stand_in
 
 REAL, DRAWN = stand_in.noise_pictures(90), stand_in.noise_pictures(60, seed=1)
@@ -31,12 +32,12 @@ def judged(tmp_path, name, shown, *, batch_size=16, extractor=None, reference=RE
     saved = picture_sets.Saved(tmp_path / f"{name}.npz")
     return runner.evaluate(
         saved,
-        feature_passes.Judges(extractor),
+        feature_passes.Networks(extractor),
         feature_cache.FeatureCache(tmp_path / name, saved.record),
         EVERY,
         reference=reference_files.read(tmp_path / "real.npz", extractor, 8),
         batch_size=batch_size,
-        on_part=lambda count: None,
+        on_batch=lambda count: None,
     )
 
 
@@ -63,9 +64,9 @@ def test_memory_holds_a_batch_of_pictures_and_no_more(tmp_path):
     extractor = stand_in.QuarterMeans()
     shown = picture_sets.Saved(_saved(tmp_path, DRAWN))
     kept = feature_cache.FeatureCache(tmp_path / "p", {})
-    judges = feature_passes.Judges(extractor, keep_pixels=7)
+    judges = feature_passes.Networks(extractor, keep_pixels=7)
     feature_passes.collect(
-        shown, judges, kept, batch_size=5, on_part=lambda count: None
+        shown, judges, kept, batch_size=5, on_batch=lambda count: None
     )
     assert extractor.most_at_once == 5
     # Of the pictures themselves only as many as were to be kept.
@@ -97,8 +98,8 @@ def test_too_few_pictures_are_told_with_their_number_and_the_rank(tmp_path):
 
 def test_enough_pictures_give_no_warning(tmp_path, monkeypatch):
     assert judged(tmp_path, "b", DRAWN).warnings[2] == (
-        "inception_score: 60 pictures; below 5,000 it comes out too low, compare only "
-        "equal numbers"
+        "inception_score: 60 pictures; below 5,000 the value is biased downwards, "
+        "compare only equal numbers"
     )
     monkeypatch.setattr(metrics, "STABLE_FID", 60)
     monkeypatch.setattr(metrics, "STABLE_INCEPTION", 60)
@@ -117,12 +118,12 @@ def test_pictures_that_could_not_be_read_are_told(tmp_path, caplog):
     extractor = stand_in.QuarterMeans()
     found = runner.evaluate(
         shown,
-        feature_passes.Judges(extractor),
+        feature_passes.Networks(extractor),
         kept,
         ["inception_score"],
         reference=None,
         batch_size=2,
-        on_part=lambda count: None,
+        on_batch=lambda count: None,
     )
     assert found.warnings[1:] == ["1 of 3 pictures could not be read and are left out"]
     assert "left out: 1.png: broken image" in caplog.text
@@ -139,13 +140,13 @@ def test_first_pictures_that_cannot_be_read_cost_a_grid_and_none_at_all_a_line(
     kept.commit(2, {"indices": np.zeros(0, np.int64)})
     runner.write_pictures(tmp_path, kept, 2)
     assert [path.name for path in tmp_path.iterdir()] == ["p"]
-    with pytest.raises(errors.UserError, match="not one picture could be read"):
+    with pytest.raises(errors.UserError, match="no picture could be read"):
         metrics.compute(kept, ["inception_score"], extractor="inception")
 
 
 def test_all_is_made_that_can_be_and_what_cannot_is_refused():
-    every = {"features", "spatial", "logits", "reference", "rows", "clip", "captions"}
-    assert metrics.choose([], every) == list(metrics.NEEDS)
+    every = set(metrics.NEEDS)
+    assert metrics.choose([], every) == list(metrics.METRICS)
     assert metrics.choose([], {"features", "reference"}) == ["fid"]
     assert metrics.choose(["kid"], every) == ["kid"]
     with pytest.raises(errors.UserError, match="--metrics=fdi is unknown; known: fid"):
@@ -160,16 +161,24 @@ def test_all_is_made_that_can_be_and_what_cannot_is_refused():
             metrics.choose([name], every - {lacks})
 
 
+def test_the_documentation_has_the_table_of_all_metrics():
+    pages = (fake_devices.ROOT / "docs").rglob("*.md")
+    assert any(metrics.to_markdown() in page.read_text() for page in pages)
+
+
 def test_what_can_be_made_is_found_out_beforehand(tmp_path):
     extractor = stand_in.QuarterMeans()
     reference = reference_files.read(_saved(tmp_path, REAL), extractor, 8)
+    captioned = picture_sets.Saved(_saved(tmp_path, REAL), ["a"] * len(REAL))
     found = metrics.available(
-        extractor, reference, has_clip=False, has_captions=True, batch_size=2
+        extractor, reference, captioned, has_clip=False, batch_size=2
     )
-    assert found == {"features", "spatial", "logits", "reference", "rows", "captions"}
-    found = metrics.available(
-        None, None, has_clip=True, has_captions=False, batch_size=2
-    )
+    assert found == {
+        *("features", "spatial", "logits", "reference", "rows"),
+        "captions",
+        "repeats",
+    }
+    found = metrics.available(None, None, None, has_clip=True, batch_size=2)
     assert found == {"clip"}
 
 
@@ -185,10 +194,10 @@ def test_shares_of_float16_distances_have_names_of_their_own(tmp_path):
     kept = feature_cache.FeatureCache(tmp_path / "p", {})
     feature_passes.collect(
         picture_sets.Saved(tmp_path / "a.npz"),
-        feature_passes.Judges(extractor),
+        feature_passes.Networks(extractor),
         kept,
         batch_size=30,
-        on_part=lambda count: None,
+        on_batch=lambda count: None,
     )
     real = reference_files.read(tmp_path / "real.npz", extractor, 8)
     found = {

@@ -179,7 +179,7 @@ def test_other_pictures_of_the_same_name_are_not_mixed_with_those_seen(tmp_path,
         return picture_sets.open_saved(f"webdataset:{tmp_path / 's.tar'}", None, px=8)
 
     feature_cache.FeatureCache(tmp_path / "parts", open_pictures(0).record)
-    with pytest.raises(errors.UserError, match=r"begun with (pixels|files)="):
+    with pytest.raises(errors.UserError, match=r"features of (pixels|files)="):
         feature_cache.FeatureCache(tmp_path / "parts", open_pictures(1).record)
 
 

@@ -24,7 +24,7 @@ def build(tmp_path, *, extractor=EXTRACTOR, **options):
         picture_sets.Saved(tmp_path / "shown.npz"),
         extractor,
         path,
-        **{"on_part": lambda count: None} | options,
+        **{"on_batch": lambda count: None} | options,
     )
     return path
 
@@ -100,7 +100,7 @@ def test_a_reference_does_not_depend_on_batches_or_on_being_cut_off(tmp_path):
     whole = reference_files.read(build(tmp_path / "whole", batch_size=20), EXTRACTOR, 8)
     for _ in range(2):
         with pytest.raises(CutError):
-            build(tmp_path, on_part=cut)
+            build(tmp_path, on_batch=cut)
         assert not (tmp_path / "ref.npz").exists()
     parts = reference_files.read(build(tmp_path, batch_size=5), EXTRACTOR, 8)
     np.testing.assert_array_equal(parts.rows, whole.rows)

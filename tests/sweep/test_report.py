@@ -26,8 +26,9 @@ GRID = (
     "product(listed('scale', [1.0, 3.0, 20.0]), listed('mode', ['cfg', 'clip']), "
     "seeds(2))"
 )
-ROW = {"schema": 1, "sweep": "small", "id": "a", "label": "", "overrides": {}}
-ROW |= {"command": "", "metrics": {}, "seconds": 1.0, "attempts": 1, "machine": {}}
+ROW = {"schema": 2, "sweep": "small", "id": "a", "label": "", "overrides": {}}
+ROW |= {"verb": "evaluate", "flags": {}, "settings": {}, "warnings": []}
+ROW |= {"metrics": {}, "seconds": 1.0, "attempts": 1, "machine": {}}
 
 
 @pytest.fixture
@@ -59,44 +60,40 @@ def test_there_is_a_row_for_each_finished_run_in_the_order_of_the_plan(sweep, ro
     assert first["overrides"] == {"scale": 1.0, "mode": "cfg", "seed": 0}
     assert first["label"] == "scale=1,mode=cfg,seed=0"
     assert first["metrics"] == {"fid": 1.0, "broken": None}
-    assert (first["schema"], first["sweep"], first["attempts"]) == (1, "small", 1)
+    assert (first["schema"], first["sweep"], first["attempts"]) == (2, "small", 1)
 
 
 def test_a_row_holds_no_path_of_its_machine(sweep, root, monkeypatch):
     text = json.dumps(result.make_rows(sweep, root))
     assert str(root) not in text
     assert "/data/a" not in text
-    assert "--reference=reference.npz --scale=1.0" in text
+    flags = {"base": "bundle", "reference": "reference.npz"}
+    flags |= {"scale": 1.0, "mode": "cfg", "seed": 0}
+    (first, *_) = result.make_rows(sweep, root)
+    assert first["flags"] == flags
+    command = result.command(first["verb"], first["flags"])
+    assert command.startswith("glide evaluate --base=bundle --reference=reference.npz")
     monkeypatch.chdir("/")
-    assert "--reference=data/a/reference.npz" in json.dumps(
-        result.make_rows(sweep, root)
-    )
+    (first, *_) = result.make_rows(sweep, root)
+    assert first["flags"]["reference"] == "data/a/reference.npz"
 
 
 @pytest.mark.parametrize(
-    ("word", "kept"),
+    ("value", "kept"),
     [
-        ("--features=clip:/home/me/runs/clip", "--features=clip:clip"),
-        (
-            "--captions_of=webdataset:/data/x-{000..009}.tar",
-            "--captions_of=webdataset:x-{000..009}.tar",
-        ),
-        ("--captions_of=webdataset:/data/x-*.tar", "--captions_of=webdataset:x-*.tar"),
-        (
-            "--config.data.sources=('folder:/home/me/p', '/home/me/q')",
-            "--config.data.sources=('folder:p', 'q')",
-        ),
-        ("base=/home/me/my runs/a,seed=3", "base=a,seed=3"),
-        ("/home/me/a+/home/me/b", "a+b"),
-        ("--base=file:///home/me/a", "--base=file://a"),
-        ("--base=gs://bucket/a", "--base=gs://bucket/a"),
-        ("--base=runs/a/bundle", "--base=runs/a/bundle"),
-        ("--prompt=half/half ~/a ../b 1 / 2", "--prompt=half/half ~/a ../b 1 / 2"),
+        ("clip:/home/me/runs/clip", "clip:clip"),
+        ("webdataset:/data/x-{000..009}.tar", "webdataset:x-{000..009}.tar"),
+        ("webdataset:/data/x-*.tar", "webdataset:x-*.tar"),
+        ("('folder:/home/me/p', '/home/me/q')", "('folder:p', 'q')"),
+        ("folder:/home/me/my pictures,/home/me/b", "folder:my pictures,b"),
+        ("gs://bucket/a", "gs://bucket/a"),
+        ("runs/a/bundle", "runs/a/bundle"),
+        ("half/half ~/a ../b 1 / 2", "half/half ~/a ../b 1 / 2"),
     ],
 )
-def test_an_absolute_path_is_cut_wherever_it_stands_in_a_text(word, kept):
-    assert result.without_machine(word) == kept
-    assert result.without_machine({"a": [word, 3]}) == {"a": [kept, 3]}
+def test_an_absolute_path_in_a_value_is_shortened(value, kept):
+    assert result.portable(value) == kept
+    assert result.portable({"a": [value, 3]}) == {"a": [kept, 3]}
 
 
 def test_overrides_and_labels_of_a_row_hold_no_path_either(make_plan, root):
@@ -121,22 +118,25 @@ def test_rows_that_were_written_are_read_back(sweep, root, tmp_path):
 @pytest.mark.parametrize(
     ("line", "named"),
     [
-        ('{"schema": 0, "metrics": {}}', "line 2 is a result of schema 0, and this"),
-        ('{"metrics": {}}', "line 2 is a result of schema None"),
-        ("[]", "line 2 is a result of schema None"),
-        (json.dumps(ROW).replace("metrics", "m"), "line 2 is no result: no 'metrics'"),
+        ('{"schema": 0, "metrics": {}}', "line 2 has schema 0, and this"),
+        ('{"metrics": {}}', "line 2 has schema None"),
+        ("[]", "line 2 has schema None"),
         (
-            json.dumps(ROW).replace("attempts", "a"),
-            "line 2 is no result: no 'attempts'",
+            json.dumps(ROW).replace("metrics", "m"),
+            "line 2 is not a result: no 'metrics'",
         ),
         (
-            '{"schema": 1, "metrics": {}, "machine": {}}',
-            "line 2 is no result: no 'sweep'",
+            json.dumps(ROW).replace("attempts", "a"),
+            "line 2 is not a result: no 'attempts'",
+        ),
+        (
+            '{"schema": 2, "metrics": {}, "machine": {}}',
+            "line 2 is not a result: no 'sweep'",
         ),
         ('{"schema": 1, "met', "line 2 is not JSON"),
         (json.dumps({**ROW, "metrics": [1]}), r"'metrics' is \[1\], not dict"),
         (json.dumps({**ROW, "metrics": {"fid": "low"}}), "'fid' is 'low', not int or"),
-        (json.dumps({**ROW, "command": 5}), "line 2 is no result: 'command' is 5, not"),
+        (json.dumps({**ROW, "verb": 5}), "line 2 is not a result: 'verb' is 5, not"),
         (json.dumps({**ROW, "settings": None}), "'settings' is None, not dict"),
         (json.dumps({**ROW, "warnings": 5}), "'warnings' is 5, not list"),
         (json.dumps({**ROW, "seconds": True}), "'seconds' is True, not int or float"),
@@ -153,16 +153,16 @@ def test_a_row_of_another_schema_or_cut_short_is_named(tmp_path, line, named):
 def test_a_row_keeps_the_digests_and_the_warnings_and_the_page_shows_these(sweep, root):
     for run in sweep.runs[:2]:
         settings = {"features": "noised_clip aaa", "reference": {"path": "/data/r.npz"}}
-        warnings = ["fid: too few pictures in /data/a"]
+        warnings = ["fid: too few pictures"]
         entry = state.RunRecord(root, run.id)
         write_result(entry, {"fid": 1.0}, settings=settings, warnings=warnings)
     first, *_ = result.make_rows(sweep, root)
     assert first["settings"]["features"] == "noised_clip aaa"
     assert first["settings"]["reference"] == {"path": "r.npz"}
-    assert first["warnings"] == ["fid: too few pictures in a"]
+    assert first["warnings"] == ["fid: too few pictures"]
     report.write(sweep, root)
     page = (root / "results.md").read_text()
-    assert page.count("- fid: too few pictures in a\n") == 1
+    assert page.count("- fid: too few pictures\n") == 1
 
 
 def test_metrics_that_are_no_numbers_are_named_and_so_is_a_place_in_the_way(
@@ -181,7 +181,7 @@ def test_metrics_that_are_no_numbers_are_named_and_so_is_a_place_in_the_way(
 def test_an_older_result_in_the_folder_is_named(sweep, root):
     entry = state.RunRecord(root, sweep.runs[3].id)
     write_result(entry, {"fid": 1.0}, schema=0)
-    with pytest.raises(UserError, match=r"result\.json is a result of schema 0"):
+    with pytest.raises(UserError, match=r"result\.json has schema 0"):
         report.write(sweep, root)
 
 
@@ -272,6 +272,9 @@ def test_a_standard_error_is_an_error_bar_and_a_detail_is_plotted_on_request(
         ("noised_clip_score", 2.0),
         ("noised_clip_retrieval_q3", 2.0),
         ("inception_score", 2.0),
+        ("inception_tf1_recall_float16", 2.0),
+        ("noised_clip_diversity", 2.0),
+        ("bits_per_dimension_q1", 1.0),
         ("kid_standard_error", None),
         ("skipped_updates", None),
     ],

@@ -103,11 +103,10 @@ def test_the_array_has_a_task_for_each_run_and_bash_reads_the_script():
 
 
 def test_memory_without_a_unit_is_refused():
-    given = {"gpus": None, "cpus": None, "partition": "", "account": "", "time": ""}
     with pytest.raises(
         UserError, match="--mem=64 is not an amount of memory; give a number"
     ):
-        submit.slurm_script(JOB, mem="64", **given)
+        submit.slurm_script(JOB, submit.SlurmOptions(mem="64"))
 
 
 def test_the_old_name_of_a_flag_is_refused_with_the_new_one(capsys):
@@ -178,18 +177,18 @@ def test_a_pod_runs_the_run_of_its_index(tmp_path):
     ("changes", "named"),
     [
         ({"image": ""}, "--image is missing"),
-        ({"volume": ""}, "--volume= is no CLAIM:/PATH"),
-        ({"volume": "shared:nfs"}, "--volume=shared:nfs is no CLAIM:/PATH"),
+        ({"volume": ""}, "--volume= is not CLAIM:/PATH"),
+        ({"volume": "shared:nfs"}, "--volume=shared:nfs is not CLAIM:/PATH"),
         ({"volume": "a:/b"}, "--root=/nfs/a is not on the volume .* such as /b/small"),
-        ({"limits": ["gpu"]}, "--limits=gpu is no KEY=VALUE"),
-        ({"selectors": ["a: b=c"]}, "--node_selector=a: b=c is no KEY=VALUE"),
+        ({"limits": ("gpu",)}, "--limits=gpu is not KEY=VALUE"),
+        ({"node_selector": ("a: b=c",)}, "--node_selector=a: b=c is not KEY=VALUE"),
     ],
 )
 def test_what_kubernetes_would_not_take_is_refused(changes, named):
-    given = {"image": "a/b", "volume": "c:/nfs", "limits": (), "selectors": ()}
-    assert "kind: JobSet" in submit.jobset_manifest(JOB, **given)
+    given = {"image": "a/b", "volume": "c:/nfs"}
+    assert "kind: JobSet" in submit.jobset_manifest(JOB, submit.JobsetOptions(**given))
     with pytest.raises(UserError, match=named):
-        submit.jobset_manifest(JOB, **given | changes)
+        submit.jobset_manifest(JOB, submit.JobsetOptions(**given | changes))
 
 
 def test_what_a_cluster_answers_is_told_in_one_line(tmp_path, monkeypatch):
