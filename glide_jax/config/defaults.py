@@ -1,43 +1,98 @@
-"""Every setting of a run, once: its default, unit, meaning and source.
+"""Every setting of a run: its default, values, unit, meaning and source.
 
 Sources: "published" is the GLIDE paper (arXiv 2112.10741) or its released code;
-"inferred" follows a paper GLIDE builds on; "ours" is a choice nobody published.
-Lists are tuples, because only tuples can be overridden from the command line.
+"inferred" follows a paper that GLIDE builds on; "ours" is a choice that nobody
+published. Lists are tuples, because only tuples can be overridden on the command line.
+
+Each setting also declares what its change does to a run that is resumed, see
+`setting.OnResume`: FREE, IDENTITY, ARRAYS or HISTORY.
 """
 
 from __future__ import annotations
 
 import dataclasses
+import functools
+from collections.abc import Iterable
 from dataclasses import dataclass
+
+from glide_jax.config.setting import (
+    ARRAYS,
+    FREE,
+    HISTORY,
+    IDENTITY,
+    Rule,
+    rules_of,
+    setting,
+)
+
+MAX_SEED = 2**31 - 1  # the largest seed that both JAX and NumPy accept
+DTYPES = ("float32", "bfloat16", "float16")
+CORRUPTIONS = ("none", "blur", "noise", "quantise")
+TIMESTEP_SAMPLINGS = ("uniform", "loss_second_moment", "power")
+REMAT_POLICIES = ("none", "dots", "blocks", "full", "offload")
+OPTIMIZERS = ("adamw", "adafactor", "lion")
+MOMENTS_DTYPES = ("float32", "bfloat16")
+LEARNING_RATE_SCHEDULES = ("constant", "cosine", "linear")
+
+
+# These choices are registries of modules that import JAX, so they are read on use.
+def _noise_schedules() -> Iterable[str]:
+    from glide_jax.diffusion import schedules
+
+    return schedules.SCHEDULES
+
+
+def _loss_types() -> Iterable[str]:
+    from glide_jax.diffusion import losses
+
+    return losses.LOSS_TYPES
+
+
+def _samplers() -> Iterable[str]:
+    from glide_jax.diffusion import samplers
+
+    return samplers.SAMPLERS
 
 
 @dataclass(frozen=True)
 class Text2ImConfig:
-    """The text-conditional U-Net and its text transformer (released sizes).
+    """The text-conditional U-Net and its text transformer, at the released sizes.
 
-    Base, upsampler and their inpainting forms are fields of this one model.
+    The base model, the upsampler and their inpainting forms are settings of this model.
     """
 
-    family: str = "text2im"  # text2im or noised_clip; set by the experiment file
-    image_px: int = 64  # side of x_t, pixels (published)
-    num_channels: int = 192  # width of the first level (published)
-    # width of each level as a multiple of num_channels, finest first (published)
-    channel_mult: tuple[int, ...] = (1, 2, 3, 4)
-    num_res_blocks: int = 3  # residual blocks a level (published)
+    # model family; set by the experiment file
+    family: str = setting("text2im", ARRAYS, choices=lambda: MODEL_FAMILIES)
+    image_px: int = setting(64, ARRAYS, low=1)  # side of x_t, pixels (published)
+    # channels of the first level (published)
+    num_channels: int = setting(192, ARRAYS, low=1)
+    # channels of each level as a multiple of num_channels, finest first (published)
+    channel_mult: tuple[int, ...] = setting((1, 2, 3, 4), ARRAYS, low=1)
+    # residual blocks of each level (published)
+    num_res_blocks: int = setting(3, ARRAYS, low=1)
     # sides of the levels with attention, pixels (published)
-    attention_px: tuple[int, ...] = (32, 16, 8)
-    head_channels: int = 64  # channels of an attention head (published)
-    # GroupNorm groups (published); as many as channels would erase each channel's mean
-    norm_groups: int = 32
-    dropout_prob: float = 0.1  # in residual blocks (published default)
-    text_context: int = 128  # tokens of a caption (published)
-    vocab_size: int = 50257  # rows of the token table (published)
-    text_width: int = 512  # channels of the text transformer (published)
-    text_layers: int = 16  # its layers (published)
-    text_heads: int = 8  # its attention heads (published)
-    low_res_px: int = 0  # side of the upsampler's condition; 0: not an upsampler
-    inpaint: bool = False  # four more input channels: known pixels and their mask
-    compute_dtype: str = "bfloat16"  # float32, bfloat16 or float16; params stay float32
+    attention_px: tuple[int, ...] = setting((32, 16, 8), ARRAYS, low=1)
+    # channels of each attention head (published)
+    head_channels: int = setting(64, ARRAYS, low=1)
+    # GroupNorm groups (published); one group per channel would remove channel means
+    norm_groups: int = setting(32, ARRAYS, low=1)
+    # dropout probability in residual blocks (published)
+    dropout_prob: float = setting(0.1, IDENTITY, low=0, high=1)
+    text_context: int = setting(128, ARRAYS, low=1)  # tokens of a caption (published)
+    # rows of the token embedding table (published)
+    vocab_size: int = setting(50257, ARRAYS, low=1)
+    # channels of the text transformer (published)
+    text_width: int = setting(512, ARRAYS, low=1)
+    # layers of the text transformer (published)
+    text_layers: int = setting(16, ARRAYS, low=1)
+    # attention heads of the text transformer (published)
+    text_heads: int = setting(8, ARRAYS, low=1)
+    # side of the upsampler's low-resolution condition, pixels; 0: not an upsampler
+    low_res_px: int = setting(0, ARRAYS, low=0)
+    # adds four input channels: the known pixels and their mask
+    inpaint: bool = setting(False, ARRAYS)
+    # dtype of activations; parameters stay float32
+    compute_dtype: str = setting("bfloat16", IDENTITY, choices=DTYPES)
 
     @property
     def input_channels(self) -> int:
@@ -47,28 +102,38 @@ class Text2ImConfig:
 
 @dataclass(frozen=True)
 class NoisedClipConfig:
-    """CLIP whose image tower sees x_t and its timestep (released ViT-B/4 sizes)."""
+    """CLIP whose image tower reads x_t and its timestep (released ViT-B/4 sizes)."""
 
-    family: str = "noised_clip"  # text2im or noised_clip; set by the experiment file
-    image_px: int = 64  # side of x_t, pixels (published)
-    patch_px: int = 4  # side of a patch, pixels (published)
-    image_width: int = 768  # channels of the image transformer (published)
-    image_layers: int = 12  # its layers (published)
-    image_heads: int = 12  # its attention heads (published)
-    text_context: int = 77  # tokens of a caption (published)
-    vocab_size: int = 65536  # rows of the token table, 49408 used (published)
-    text_width: int = 512  # channels of the text transformer (published)
-    text_layers: int = 12  # its layers (published)
-    text_heads: int = 8  # its attention heads (published)
-    embed_dim: int = 512  # of the space that pictures and captions share (published)
-    compute_dtype: str = "bfloat16"  # float32, bfloat16 or float16; params stay float32
+    # model family; set by the experiment file
+    family: str = setting("noised_clip", ARRAYS, choices=lambda: MODEL_FAMILIES)
+    image_px: int = setting(64, ARRAYS, low=1)  # side of x_t, pixels (published)
+    patch_px: int = setting(4, ARRAYS, low=1)  # side of a patch, pixels (published)
+    # channels of the image transformer (published)
+    image_width: int = setting(768, ARRAYS, low=1)
+    # layers of the image transformer (published)
+    image_layers: int = setting(12, ARRAYS, low=1)
+    # attention heads of the image transformer (published)
+    image_heads: int = setting(12, ARRAYS, low=1)
+    text_context: int = setting(77, ARRAYS, low=1)  # tokens of a caption (published)
+    # rows of the token embedding table, of which 49408 are used (published)
+    vocab_size: int = setting(65536, ARRAYS, low=1)
+    # channels of the text transformer (published)
+    text_width: int = setting(512, ARRAYS, low=1)
+    # layers of the text transformer (published)
+    text_layers: int = setting(12, ARRAYS, low=1)
+    # attention heads of the text transformer (published)
+    text_heads: int = setting(8, ARRAYS, low=1)
+    # dimension of the joint embedding of images and captions (published)
+    embed_dim: int = setting(512, ARRAYS, low=1)
+    # dtype of activations; parameters stay float32
+    compute_dtype: str = setting("bfloat16", IDENTITY, choices=DTYPES)
 
 
-# Rows of the noised CLIP's timestep table: no chain may be longer (published).
+# Rows of the noised CLIP's timestep table, the longest possible chain (published).
 NOISED_CLIP_TIMESTEPS = 1000
 
 ModelConfig = Text2ImConfig | NoisedClipConfig
-MODEL_FAMILIES: dict[str, type] = {
+MODEL_FAMILIES: dict[str, type[ModelConfig]] = {
     "text2im": Text2ImConfig,
     "noised_clip": NoisedClipConfig,
 }
@@ -79,188 +144,229 @@ class DiffusionConfig:
     """The noising process that a model is trained on."""
 
     # squaredcos_cap_v2 for base and CLIP, linear for the upsampler (published)
-    schedule: str = "squaredcos_cap_v2"
-    num_timesteps: int = 1000  # training chain length (published)
+    schedule: str = setting("squaredcos_cap_v2", IDENTITY, choices=_noise_schedules)
+    # length of the training chain, steps (published)
+    num_timesteps: int = setting(1000, HISTORY, low=1)
 
 
 @dataclass(frozen=True)
 class DataConfig:
-    """Captioned images and what is done to them before the step."""
+    """Captioned images and their preprocessing."""
 
-    # shapes:quickstart, shapes:full, webdataset:GLOB_OR_DIR, folder:DIR or
-    # tfds:NAME_OR_DIR; options such as folder:DIR?image=png: see docs/inputs.md
-    sources: tuple[str, ...] = ("shapes:full",)
-    weights: tuple[float, ...] = (1.0,)  # share of each source in a batch
-    # The same kinds, for validation loss, sample grids and evaluations; empty: none.
-    validation_sources: tuple[str, ...] = ()
-    # gpt2, clip, a folder or .model file, or sentencepiece:N: N pieces trained
-    # on this run's captions. Empty: that of train.init_from, else gpt2.
-    tokenizer: str = ""
-    # none, blur, noise or quantise; GLIDE states none (inferred: none)
-    low_res_corruption: str = "none"
+    # data sources, each KIND:PLACE, e.g. folder:photos?image=png; see docs/inputs.md
+    sources: tuple[str, ...] = setting(("shapes:full",), IDENTITY)
+    # share of each source in a batch; normalised to a sum of 1
+    weights: tuple[float, ...] = setting((1.0,), IDENTITY, above=0)
+    # sources of validation losses, sample grids and evaluations; empty: none
+    validation_sources: tuple[str, ...] = setting((), FREE)
+    # gpt2, clip, a folder, a .model file, or sentencepiece:N to train N pieces on the
+    # captions of this run; empty: the tokenizer of train.init_from, else gpt2
+    tokenizer: str = setting("", IDENTITY)
+    # corruption of low_res in training; GLIDE states none (inferred: none)
+    low_res_corruption: str = setting("none", IDENTITY, choices=CORRUPTIONS)
     # blur: sigma in low_res pixels (unCLIP's 0.6); noise: std in [-1, 1] units
-    low_res_corruption_strength: float = 0.6
-    flip_prob: float = 0.0  # captions say left and right, so never by default (ours)
-    # Folder of a local disk that keeps each picture, cut to model.image_px, when it is
-    # decoded first (3 * image_px**2 bytes); runs and processes share it. "": none
-    cache_dir: str = ""
-    num_threads: int = 2  # decoding threads of each process
-    prefetch_batches: int = 4  # batches decoded ahead of the step
-    max_bad_frac: float = 0.01  # share of bad records that stops a run (ours)
+    low_res_corruption_strength: float = setting(0.6, IDENTITY, low=0)
+    # probability of a horizontal flip; captions name left and right (ours)
+    flip_prob: float = setting(0.0, IDENTITY, low=0, high=1)
+    # folder on a local disk that caches each decoded picture at model.image_px
+    # (3 * image_px**2 bytes); runs and processes may share it; empty: no cache
+    cache_dir: str = setting("", FREE)
+    num_threads: int = setting(2, FREE, low=1)  # decoding threads of each process
+    prefetch_batches: int = setting(4, FREE, low=1)  # batches decoded ahead of the step
+    # share of bad records above which a run stops (ours)
+    max_bad_frac: float = setting(0.01, FREE, low=0, high=1)
 
 
 @dataclass(frozen=True)
 class TrainConfig:
-    """The objective and the length of a phase."""
+    """The objective and the length of a training phase."""
 
-    num_steps: int = 1000  # updates of the whole run
-    global_batch_size: int = 2048  # over all devices and processes (published, base)
-    # Chance of an empty caption per example; 0.2 in the fine-tune (published)
-    caption_drop_prob: float = 0.0
-    loss_type: str = "hybrid"  # hybrid, mse, mse_vb, kl or rescaled_kl (inferred)
-    # Adds the error of the noise estimate's f x f means, for each f (ours, for short
-    # runs: the coarse look of a large picture is otherwise learned last)
-    low_pass_factors: tuple[int, ...] = ()
-    # uniform, loss_second_moment or power (inferred: uniform)
-    timestep_sampling: str = "uniform"
-    # power: p(t) rises as ((t + 1) / T) ** timestep_power, not corrected for (ours)
-    timestep_power: float = 0.0
-    # A workdir or a bundle whose weights this phase starts from; empty: none
-    init_from: str = ""
-    # Parts of a batch that go through the network one after another; the gradient is
-    # that of the whole batch (ours)
-    microbatches: int = 1
-    # What the backward pass computes again instead of keeping it, see models/remat.py:
-    # none, dots, blocks, full or offload; one name, or one for each level of the U-Net
-    # from the finest. Of a noised CLIP: its image tower (ours)
-    remat: tuple[str, ...] = ("none",)
-    remat_text: str = "none"  # the same, of the text transformer's layers (ours)
-    init_log2_loss_scale: float = 20.0  # float16 only (published in ADM's code)
-    # float16 only: a gradient that overflows even at this scale ends the run (ours)
-    min_log2_loss_scale: float = 0.0
-    # Also skip an update whose loss is more than so many times the recent ones'
-    # average; 0: never (ours)
-    skip_loss_above: float = 0.0
-    # This many skipped updates in a row take the run back to the last good checkpoint,
-    # and past their batches (ours). float16 needs about twenty to find its loss scale
-    max_skipped_in_a_row: int = 50
-    max_rewinds: int = 3  # such returns of a run; one more ends it (ours)
-    check_replicas_every_steps: int = 0  # compare the devices' copies; 0: never
-    stall_secs: float = 1800.0  # a longer step ends the process; seconds, 0: never
-    grace_secs: float = 30.0  # from a signal to the end of the process, saved by then
+    num_steps: int = setting(1000, FREE, low=1)  # optimizer updates of the whole run
+    # examples of a batch, over all devices and processes (published, base)
+    global_batch_size: int = setting(2048, IDENTITY, low=1)
+    # probability of an empty caption per example; 0.2 in the fine-tune (published)
+    caption_drop_prob: float = setting(0.0, IDENTITY, low=0, high=1)
+    # terms of the denoising loss (inferred)
+    loss_type: str = setting("hybrid", IDENTITY, choices=_loss_types)
+    # adds, for each factor f, the squared error of the f x f means of the predicted
+    # noise; short runs then learn the low frequencies of large images earlier (ours)
+    low_pass_factors: tuple[int, ...] = setting((), IDENTITY, low=2)
+    # distribution of t (inferred: uniform)
+    timestep_sampling: str = setting("uniform", HISTORY, choices=TIMESTEP_SAMPLINGS)
+    # power: p(t) is proportional to ((t + 1) / T) ** timestep_power, uncorrected (ours)
+    timestep_power: float = setting(0.0, IDENTITY, low=0)
+    # workdir or bundle with the initial parameters; empty: random initialisation
+    init_from: str = setting("", IDENTITY)
+    # gradient accumulation: parts of a batch that are processed in sequence (ours)
+    microbatches: int = setting(1, FREE, low=1)
+    # activations that the backward pass recomputes, see models/remat.py; one policy, or
+    # one for each level of the U-Net, finest first; noised CLIP: its image tower (ours)
+    remat: tuple[str, ...] = setting(("none",), FREE, choices=REMAT_POLICIES)
+    # the same for the layers of the text transformer (ours)
+    remat_text: str = setting("none", FREE, choices=REMAT_POLICIES)
+    # initial log2 of the loss scale, float16 only (published in ADM's code)
+    init_log2_loss_scale: float = setting(20.0, FREE, low=0)
+    # float16 only: a gradient that overflows at this scale stops the run (ours)
+    min_log2_loss_scale: float = setting(0.0, FREE, low=0)
+    # skips an update whose loss exceeds this multiple of the recent average; 0: never
+    # (ours)
+    skip_loss_above: float = setting(0.0, FREE, low=0)
+    # consecutive skipped updates after which the run returns to the last good
+    # checkpoint and skips their batches (ours); float16 needs about 20 to find its
+    # loss scale
+    max_skipped_in_a_row: int = setting(50, FREE, low=1)
+    # number of these returns allowed; one more stops the run (ours)
+    max_rewinds: int = setting(3, FREE, low=0)
+    # steps between comparisons of the replicas of the parameters; 0: never
+    check_replicas_every_steps: int = setting(0, FREE, low=0)
+    # seconds after which a step counts as stalled and the process exits; 0: never
+    stall_secs: float = setting(1800.0, FREE, low=0)
+    # seconds from a signal to the exit of the process, which saves in that time
+    grace_secs: float = setting(30.0, FREE, low=1)
 
 
 @dataclass(frozen=True)
 class OptimConfig:
     """Optimizer and learning rate; GLIDE states none of these (inferred: ADM)."""
 
-    name: str = "adamw"  # adamw, adafactor or lion
-    learning_rate: float = 1e-4  # peak
-    # linear, from one part of so many; a tenth of a shorter run, if the rate decays
-    warmup_steps: int = 0
-    schedule: str = "constant"  # after warm-up: constant, cosine or linear to 0
-    b1: float = 0.9  # decay of the first moment (Lion: weight of it in the update)
-    b2: float = 0.999  # decay of the second moment (Lion: of its only one)
-    eps: float = 1e-8  # added to the denominator of the update
-    weight_decay: float = 0.0  # on kernels and tables, not biases and norm gains
-    grad_clip_norm: float = 0.0  # global norm; 0: off
-    # float32 or bfloat16: of the first moment, which is Lion's only one
-    moments_dtype: str = "float32"
-    # Keep moments in the host's memory between updates: slower, 8 bytes a parameter
+    name: str = setting("adamw", ARRAYS, choices=OPTIMIZERS)  # optimizer
+    learning_rate: float = setting(1e-4, FREE, above=0)  # peak learning rate
+    # steps of the linear warm-up; a tenth of num_steps instead, if the learning rate
+    # decays and the run is not longer than the warm-up
+    warmup_steps: int = setting(0, FREE, low=0)
+    # learning rate after the warm-up; cosine and linear decay to 0
+    schedule: str = setting("constant", FREE, choices=LEARNING_RATE_SCHEDULES)
+    # decay of the first moment; Lion: its weight in the update
+    b1: float = setting(0.9, FREE, low=0, below=1)
+    # decay of the second moment; Lion: of its only moment
+    b2: float = setting(0.999, FREE, low=0, below=1)
+    eps: float = setting(1e-8, FREE, above=0)  # added to the denominator of the update
+    # decoupled weight decay of kernels and tables, not of biases and norm gains
+    weight_decay: float = setting(0.0, FREE, low=0)
+    # largest global norm of the gradient; 0: no clipping
+    grad_clip_norm: float = setting(0.0, FREE, low=0)
+    # dtype of the first moment, Lion's only one
+    moments_dtype: str = setting("float32", IDENTITY, choices=MOMENTS_DTYPES)
+    # keeps moments in host memory between updates: slower, and 8 bytes per parameter
     # less on the device
-    moments_on_host: bool = False
+    moments_on_host: bool = setting(False, FREE)
 
 
 @dataclass(frozen=True)
 class EmaConfig:
-    """Running averages of the parameters; the first is exported by default."""
+    """Exponential moving averages of the parameters; exports use the first."""
 
-    decays: tuple[float, ...] = (0.9999,)  # (inferred: ADM, unCLIP)
-    # decay at step k is min(decay, (1 + k) / (10 + k)), so that a short run's
-    # average forgets its initialisation (ours)
-    warmup: bool = True
-    every_steps: int = 1  # updates between two looks at the parameters (ours)
-    on_host: bool = False  # keep averages in the host's memory between updates
+    # decay of each average (inferred: ADM, unCLIP)
+    decays: tuple[float, ...] = setting((0.9999,), ARRAYS, low=0, below=1)
+    # decay at step k is min(decay, (1 + k) / (10 + k)), so that the average of a short
+    # run forgets its initialisation (ours)
+    warmup: bool = setting(True, FREE)
+    every_steps: int = setting(1, FREE, low=1)  # updates between EMA updates (ours)
+    # keeps averages in host memory between updates
+    on_host: bool = setting(False, FREE)
 
 
 @dataclass(frozen=True)
 class MeshConfig:
-    """Devices as axes; one of the sizes may be -1: what is left.
+    """The device mesh; one of the sizes may be -1: all remaining devices.
 
     The *_dcn parts span slices over the data-centre network, the others the chips
-    of one slice. Where all *_dcn are 1, data_dcn is the number of slices of TPUs.
+    of one slice. If all *_dcn are 1, data_dcn is the number of TPU slices.
     """
 
-    data: int = -1  # copies of the model, each with its part of the batch
-    fsdp: int = 1  # the same, with the parameters cut among the copies
-    tensor: int = 1  # parts of each attention head's and perceptron's work
-    data_dcn: int = 1  # part of the data axis over slices
-    fsdp_dcn: int = 1  # part of the fsdp axis over slices
-    tensor_dcn: int = 1  # part of the tensor axis over slices
-    min_shard_mb: float = 1.0  # MB; smaller tensors stay whole on every device
-    # Before the rules of the model's family, see parallel/sharding_rules.py:
-    # "REGEX=AXES" with an axis or - for each dimension, e.g.
-    # "mlp_in/kernel=-,fsdp,tensor"
-    rules: tuple[str, ...] = ()
+    # replicas of the model, each with its part of the batch
+    data: int = setting(-1, FREE, low=-1)
+    # the same, with the parameters sharded among the replicas
+    fsdp: int = setting(1, FREE, low=-1)
+    # parts of each attention head and each MLP
+    tensor: int = setting(1, FREE, low=-1)
+    data_dcn: int = setting(1, FREE, low=-1)  # part of the data axis over slices
+    fsdp_dcn: int = setting(1, FREE, low=-1)  # part of the fsdp axis over slices
+    tensor_dcn: int = setting(1, FREE, low=-1)  # part of the tensor axis over slices
+    # MB below which a tensor is replicated on every device
+    min_shard_mb: float = setting(1.0, FREE, low=0)
+    # sharding rules that precede those of the model family, see
+    # parallel/sharding_rules.py: "REGEX=AXES" with an axis or - for each dimension,
+    # e.g. "mlp_in/kernel=-,fsdp,tensor"
+    rules: tuple[str, ...] = setting((), FREE)
 
 
 @dataclass(frozen=True)
 class CheckpointConfig:
-    """When the training state is written and how many states are kept."""
+    """How often the training state is saved and how many checkpoints are kept."""
 
-    every_steps: int = 1000  # updates between two checkpoints
-    keep: int = 3  # newest ones
-    keep_every_steps: int = 0  # and, for good, one every so many steps; 0: none
-    keep_every_hours: float = 0.0  # and, for good, one every so many hours; 0: none
-    keep_best: int = 0  # and those with the lowest best_metric
-    best_metric: str = "validation/loss"  # as it is named in metrics.jsonl
+    every_steps: int = setting(1000, FREE, low=1)  # steps between checkpoints
+    keep: int = setting(3, FREE, low=1)  # number of newest checkpoints kept
+    # also keeps, permanently, one checkpoint per this many steps; 0: none
+    keep_every_steps: int = setting(0, FREE, low=0)
+    # also keeps, permanently, one checkpoint per this many hours; 0: none
+    keep_every_hours: float = setting(0.0, FREE, low=0)
+    # number of checkpoints with the lowest best_metric also kept
+    keep_best: int = setting(0, FREE, low=0)
+    # metric of keep_best, by its name in metrics.jsonl
+    best_metric: str = setting("validation/loss", FREE)
 
 
 @dataclass(frozen=True)
 class LogConfig:
-    """What a run tells about itself."""
+    """Metrics, validation losses and sample grids of a run."""
 
-    every_steps: int = 50  # one JSONL row and TensorBoard point
-    # validation loss of the first average, also at step 0 and at the end; 0: only then
-    validate_every_steps: int = 0
-    validation_examples: int = 256  # records that a validation loss is of
-    grid_every_steps: int = 0  # fixed-seed sample grid from the EMA; 0: never
-    grid_images: int = 8  # pictures of a grid
-    wandb_project: str = ""  # Weights & Biases project to log to; empty: none
+    # steps between rows of metrics.jsonl and TensorBoard points
+    every_steps: int = setting(50, FREE, low=1)
+    # steps between validation losses of the first EMA, also computed at step 0 and at
+    # the end; 0: only then
+    validate_every_steps: int = setting(0, FREE, low=0)
+    # number of records of a validation loss
+    validation_examples: int = setting(256, FREE, low=1)
+    # steps between fixed-seed sample grids of the first EMA; 0: never
+    grid_every_steps: int = setting(0, FREE, low=0)
+    grid_images: int = setting(8, FREE, low=1)  # images of a grid
+    wandb_project: str = setting("", FREE)  # Weights & Biases project; empty: none
 
 
 @dataclass(frozen=True)
 class EvaluateConfig:
-    """Figures of the first average as training goes on, as `glide evaluate` makes."""
+    """Metrics of the first EMA during training, those of `glide evaluate`."""
 
-    every_steps: int = 0  # and at the end; 0: never (ours)
-    features: str = ""  # inception:FILE, inception_tf1:FILE or clip:BUNDLE
-    reference: str = ""  # of `glide evaluate reference`, at model.image_px
-    num_images: int = 256  # drawn of validation_sources (ours; published: 30,000)
-    batch_size: int = 64  # pictures drawn at once (ours)
-    guidance_scale: float = 1.5  # of a base model that has it (published, for FID)
+    # steps between evaluations, also run at the end; 0: never (ours)
+    every_steps: int = setting(0, FREE, low=0)
+    # feature extractor: inception:FILE, inception_tf1:FILE or clip:BUNDLE
+    features: str = setting("", FREE)
+    # reference file of `glide evaluate reference`, at model.image_px
+    reference: str = setting("", FREE)
+    # images sampled, with captions of validation_sources (ours; published: 30,000)
+    num_images: int = setting(256, FREE, low=2)
+    batch_size: int = setting(64, FREE, low=1)  # images sampled at once (ours)
+    # of a base model trained with dropped captions (published, for FID)
+    guidance_scale: float = setting(1.5, FREE, low=0)
 
 
 @dataclass(frozen=True)
 class SampleConfig:
-    """Sampling defaults that travel with the exported model."""
+    """Sampling defaults that are stored in the exported bundle."""
 
-    sampler: str = "ddpm"  # ddpm, ddim, plms or dpm_solver_pp
-    respacing: str = "150"  # timesteps kept (published: 150; upsampler fast27)
-    eta: float = 0.0  # share of fresh noise at each step, 0 to 1; ddim only
-    guidance_scale: float = 3.0  # classifier-free (published)
-    clip_guidance_scale: float = 2.0  # (published)
-    noise_temperature: float = 1.0  # of the start noise (published: upsampler 0.997)
-    # upsampler: hold the picture to the small one's colours at each step (DDNM's)
-    match_low_res: bool = False
+    sampler: str = setting("ddpm", FREE, choices=_samplers)  # reverse-process rule
+    # timesteps kept (published: 150; upsampler fast27)
+    respacing: str = setting("150", FREE)
+    # share of fresh noise at each step, ddim only
+    eta: float = setting(0.0, FREE, low=0, high=1)
+    # classifier-free guidance scale; 1: off (published)
+    guidance_scale: float = setting(3.0, FREE, low=0)
+    # CLIP guidance scale (published)
+    clip_guidance_scale: float = setting(2.0, FREE, low=0)
+    # std of the initial noise (published: upsampler 0.997)
+    noise_temperature: float = setting(1.0, FREE, low=0)
+    # upsampler: projects each step onto images whose downsampling is low_res (DDNM)
+    match_low_res: bool = setting(False, FREE)
 
 
 @dataclass(frozen=True)
 class Config:
     """A whole run."""
 
-    name: str = "base64"  # of the run, in logs and bundles
-    seed: int = 0  # of weights, data order, noise and dropout
+    name: str = setting("base64", FREE)  # name of the run, in logs and bundles
+    # seed of parameters, data order, noise and dropout
+    seed: int = setting(0, IDENTITY, low=0, high=MAX_SEED)
     model: ModelConfig = Text2ImConfig()
     diffusion: DiffusionConfig = DiffusionConfig()
     data: DataConfig = DataConfig()
@@ -279,3 +385,14 @@ SECTIONS: dict[str, type] = {
     for field in dataclasses.fields(Config)
     if field.name not in ("name", "seed", "model")
 }
+
+
+@functools.cache
+def rules() -> dict[str, Rule]:
+    """The rule of every setting by its dotted path, for all model families."""
+    by_path = rules_of(Config)
+    models = (("model", family) for family in MODEL_FAMILIES.values())
+    for name, section in (*models, *SECTIONS.items()):
+        for field, rule in rules_of(section).items():
+            by_path[f"{name}.{field}"] = rule
+    return by_path

@@ -6,7 +6,7 @@ import numpy as np
 from jaxtyping import Float, UInt8
 from PIL import Image
 
-from glide_jax.config import validate
+from glide_jax.config import defaults
 from glide_jax.data import picture_cache, picture_files, schema
 from glide_jax.errors import UserError
 
@@ -131,10 +131,10 @@ def corrupt_low_res(
 
 def check_corruption(kind: str, strength: float) -> None:
     """Raises UserError unless the kind is known and its strength makes sense."""
-    if kind not in validate.CORRUPTIONS:
+    if kind not in defaults.CORRUPTIONS:
         raise UserError(
             f"data.low_res_corruption={kind!r} is unknown;"
-            f" use one of {', '.join(validate.CORRUPTIONS)}"
+            f" use one of {', '.join(defaults.CORRUPTIONS)}"
         )
     if kind in ("blur", "noise") and not strength > 0:
         raise UserError(

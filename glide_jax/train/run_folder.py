@@ -25,43 +25,14 @@ from typing import Any
 import jax
 
 from glide_jax.checkpoint import manifest
-from glide_jax.config import resolve
+from glide_jax.config import defaults, resolve
 from glide_jax.config.defaults import Config, TrainConfig
+from glide_jax.config.setting import ARRAYS, FREE, HISTORY
 from glide_jax.errors import NoCheckpointError, UserError
 from glide_jax.parallel import distributed
 from glide_jax.runtime import locks, metric_writers
 from glide_jax.text import tokenizers
 
-# Settings that determine the meaning of the parameters, the order of the data and the
-# content of a checkpoint; a final dot means a whole section. All others, such as
-# num_steps, learning rates, intervals and max_bad_frac, may change between starts.
-IDENTITY = (
-    "seed",
-    "model.",
-    "diffusion.",
-    "data.sources",
-    "data.weights",
-    "data.tokenizer",
-    "data.low_res_corruption",
-    "data.low_res_corruption_strength",
-    "data.flip_prob",
-    "train.global_batch_size",
-    "train.caption_drop_prob",
-    "train.loss_type",
-    "train.low_pass_factors",
-    "train.timestep_sampling",
-    "train.timestep_power",
-    "train.init_from",
-    "optim.name",
-    "optim.moments_dtype",
-    "ema.decays",
-)
-# Those that determine the arrays of the state. Checkpoints of runs that differ in them
-# are incompatible, whatever `allow_change` says.
-_SHAPING = ("model.", "optim.name", "ema.decays")
-_NOT_SHAPING = ("model.dropout_prob", "model.compute_dtype")
-# Also these with loss_second_moment sampling, whose history is an array.
-_SHAPING_HISTORY = ("train.timestep_sampling", "diffusion.num_timesteps")
 # Consecutive failed checkpoint writes that end a run, which would lose its work.
 MAX_FAILED_WRITES = 3
 # NFS clients cache the absence of a file for this long.
@@ -250,21 +221,14 @@ def _is_identity(difference: str, config: Config) -> bool:
     path = difference.partition(":")[0]
     if path == "data.tokenizer" and not config.data.tokenizer:
         return False  # none is requested, so the run keeps its own
-    return _is_among(path, IDENTITY)
+    return defaults.rules()[path].on_resume != FREE
 
 
 def _is_shaping(difference: str, config: Config) -> bool:
     """Whether the checkpoints have other arrays than `config` needs."""
-    path = difference.partition(":")[0]
+    on_resume = defaults.rules()[difference.partition(":")[0]].on_resume
     has_history = config.train.timestep_sampling == "loss_second_moment"
-    is_model = _is_among(path, _SHAPING) and path not in _NOT_SHAPING
-    return is_model or (has_history and path in _SHAPING_HISTORY)
-
-
-def _is_among(path: str, names: Collection[str]) -> bool:
-    return any(
-        path.startswith(name) if name.endswith(".") else path == name for name in names
-    )
+    return on_resume == ARRAYS or (on_resume == HISTORY and has_history)
 
 
 def _is_allowed(difference: str, allow_change: Collection[str]) -> bool:

@@ -38,7 +38,7 @@ def test_a_comment_of_several_lines_and_one_beside_the_field_are_read():
     meanings = {setting.name: setting.meaning for setting in section.settings}
     assert meanings["ema.warmup"].startswith("decay at step k is min(")
     assert meanings["ema.warmup"].endswith("forgets its initialisation (ours)")
-    assert meanings["ema.every_steps"].startswith("updates between two looks")
+    assert meanings["ema.every_steps"].startswith("updates between EMA updates")
 
 
 @pytest.mark.parametrize("argv", [["help", "settings"], ["settings"]])

@@ -157,16 +157,6 @@ def test_a_folder_of_something_else_is_no_workdir(tmp_path):
         run_folder.load_config(tmp_path)
 
 
-def test_every_identity_names_a_setting(make_config):
-    text = resolve.differences(make_config(), make_config(CLIP))
-    assert any(line.startswith("model.") for line in text)
-    for name in run_folder.IDENTITY:
-        if not name.endswith("."):
-            node = make_config()
-            for part in name.split("."):
-                node = getattr(node, part)  # raises for a name that is none
-
-
 @pytest.mark.parametrize(
     "content", [b"{", b"\xff", b'{"optm": {}}'], ids=["cut", "not_utf8", "unknown_key"]
 )
