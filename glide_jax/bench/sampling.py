@@ -18,7 +18,7 @@ from glide_jax.bench import machine, timing, weights
 from glide_jax.config import defaults
 from glide_jax.diffusion import respacing
 from glide_jax.errors import UserError
-from glide_jax.models import attention_kernels, build, flops
+from glide_jax.models import attention_kernels, build
 from glide_jax.sample import batches, restore, stage, stage_inputs
 
 
@@ -120,7 +120,7 @@ class StageTimes:
 
     def to_json(self, peak: float) -> dict[str, Any]:
         """The row's entry; `peak` in FLOP/s is what utilisation is a share of."""
-        parts = flops.forward_flops(self.config.model)
+        parts = build.forward_flops(self.config.model)
         pass_flops = self.rows * parts["unet"]
         run_flops = self.rows * sum(parts.values()) + (self.passes - 1) * pass_flops
         whole = timing.spread(self.seconds)

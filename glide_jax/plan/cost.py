@@ -20,7 +20,7 @@ import dataclasses
 
 from glide_jax.config.defaults import Config
 from glide_jax.diffusion import respacing
-from glide_jax.models import flops
+from glide_jax.models import build
 from glide_jax.plan.device_topology import Topology
 
 BACKWARD_AND_FORWARD = 3
@@ -90,7 +90,7 @@ def estimate_drawing(
         chain.num_timesteps, config.sample.respacing, chain.schedule
     )
     is_guided = config.train.caption_drop_prob > 0
-    parts = flops.forward_flops(config.model)
+    parts = build.forward_flops(config.model)
     passes = len(kept) * (2 if is_guided else 1)
     each = parts["text"] + parts["text_keys_values"] + passes * parts["unet"]
     peak = topology.num_chips * topology.machine.peak_flops
@@ -123,7 +123,7 @@ def estimate(
       mfu: share of the peak that the model's own operations reach.
       price: of a chip-hour.
     """
-    forward = flops.forward_flops(config.model)
+    forward = build.forward_flops(config.model)
     per_step = (
         BACKWARD_AND_FORWARD * config.train.global_batch_size * sum(forward.values())
     )

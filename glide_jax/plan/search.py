@@ -14,7 +14,7 @@ from collections.abc import Iterator
 from typing import Any
 
 from glide_jax.config.defaults import Config, NoisedClipConfig
-from glide_jax.models import flops, layout
+from glide_jax.models import build, flops, layout
 from glide_jax.parallel import device_mesh
 from glide_jax.plan import activations, cost, memory, problem, traffic
 
@@ -91,7 +91,7 @@ def recomputed_flops(config: Config) -> float:
     `dots` is counted as none: it repeats what is no product with a kernel, 1% of all.
     """
     model, train = config.model, config.train
-    forward = flops.forward_flops(model)
+    forward = build.forward_flops(model)
     again = {"none": 0, "dots": 0, "blocks": 1, "offload": 1, "full": 1}
     total = again[train.remat_text] * forward["text"]
     if isinstance(model, NoisedClipConfig):

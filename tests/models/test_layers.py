@@ -9,7 +9,8 @@ from glide_jax.models import attention, layers
 
 
 def _normal(*shape, seed=0):
-    return np.random.RandomState(seed).standard_normal(shape).astype(np.float32)
+    values = np.random.RandomState(seed).standard_normal(shape)
+    return jnp.asarray(values, jnp.float32)
 
 
 def _group_norm(x, groups):
