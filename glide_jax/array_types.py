@@ -28,6 +28,8 @@ PRNGKey = Key[jax.Array, ""]
 PRNGKeys = Key[jax.Array, "b"]
 # Nested dicts of arrays, as returned by Flax Linen.
 Params = dict[str, Any]
+# jax.Device: jaxlib has no stubs, so type checkers do not accept it as a type.
+Device = Any
 
 # Activations inside a network, any floating dtype.
 FeatureMap = Float[jax.Array, "b h w c"]

@@ -1,17 +1,17 @@
-"""How many operations, seconds, days and chip-hours does a phase take?
+"""Operations, time and chip-hours of a training phase, and of sampling.
 
-A training step of B images takes 3 B F operations, F those of a forward pass of one
-image (models/flops.py): the backward pass costs two forward passes. What rematerial-
-isation computes again is not counted, by the custom of MFU (PaLM, arXiv 2204.02311,
-appendix B): MFU is 3 B F / (seconds * chips * peak). So
+A training step of B images takes 3 B F operations, where F is the forward pass of one
+image (models/flops.py): the backward pass costs two forward passes. Recomputation by
+rematerialisation is not counted, as usual for MFU (PaLM, arXiv 2204.02311, appendix B):
+MFU is 3 B F / (seconds * chips * peak). So
 
-    seconds a step = max(3 B F / (chips * peak * MFU), seconds on either network)
+    seconds per step = max(3 B F / (chips * peak * MFU), seconds on either network)
 
-The networks' seconds are a lower bound by published bandwidths; they count only where
-they exceed the computation, which overlaps them.
+The networks' seconds are a lower bound at published bandwidths. They count only if they
+exceed the computation, which overlaps them.
 
-A drawn picture takes a pass of the text transformer and then, at each step kept by
-sample.respacing, one of the U-Net, or two under classifier-free guidance.
+Sampling an image takes one pass of the text transformer and, at each step that
+sample.respacing keeps, one pass of the U-Net, or two with classifier-free guidance.
 """
 
 from __future__ import annotations
@@ -29,16 +29,16 @@ DEFAULT_MFU = 0.4
 
 @dataclasses.dataclass(frozen=True)
 class Cost:
-    """Of one phase.
+    """The estimated cost of a training phase.
 
     Attributes:
       forward_flops: of one image, by part.
       flops_per_step: 3 B F.
       seconds_per_step: expected.
       limited_by: "compute", or the network that takes longer.
-      days: of train.num_steps.
-      chip_hours: the same over all chips.
-      price: of those, in the currency of the price given; None without one.
+      days: duration of train.num_steps steps.
+      chip_hours: over all chips.
+      price: of the chip-hours, in the currency of the price given; None without one.
     """
 
     forward_flops: dict[str, float]
@@ -52,15 +52,15 @@ class Cost:
 
 @dataclasses.dataclass(frozen=True)
 class Drawing:
-    """Of drawing pictures with one model.
+    """The estimated cost of sampling images with one model.
 
     Attributes:
-      pictures: how many.
-      passes: of the U-Net for each.
-      flops_per_picture: as above.
-      hours: of all of them.
-      chip_hours: the same over all chips.
-      price: of those; None without a price of a chip-hour.
+      pictures: number of images.
+      passes: of the U-Net per image.
+      flops_per_picture: operations per image.
+      hours: for all images.
+      chip_hours: over all chips.
+      price: of the chip-hours; None without a price of a chip-hour.
     """
 
     pictures: int
@@ -79,11 +79,19 @@ def estimate_drawing(
     mfu: float = DEFAULT_MFU,
     price: float | None = None,
 ) -> Drawing | None:
-    """What `pictures` of them take; None of a CLIP, which draws none.
+    """Estimates the cost of sampling; None for a noised CLIP.
 
-    Guided where the model has seen empty captions (train.caption_drop_prob).
+    Sampling is guided if the model was trained on empty captions
+    (train.caption_drop_prob).
+
+    Args:
+      config: of the run.
+      topology: of the chips.
+      pictures: number of images.
+      mfu: share of the peak that the model's own operations reach.
+      price: of a chip-hour.
     """
-    if config.model.family != "text2im":
+    if build.role_of(config.model) == "noised_clip":
         return None
     chain = config.diffusion
     kept = respacing.kept_timesteps(
@@ -114,12 +122,12 @@ def estimate(
     mfu: float = DEFAULT_MFU,
     price: float | None = None,
 ) -> Cost:
-    """The cost of the whole phase.
+    """Estimates the cost of a training phase.
 
     Args:
       config: of the run.
-      topology: where it runs.
-      network_seconds: on each network by name, see `traffic.seconds`.
+      topology: of the chips.
+      network_seconds: per step on each network by name, see `traffic.seconds`.
       mfu: share of the peak that the model's own operations reach.
       price: of a chip-hour.
     """

@@ -85,7 +85,7 @@ def test_models_that_differ_otherwise_are_refused_naming_the_fields():
 
 def test_an_inpainting_model_does_not_shrink():
     wider = golden_models.CONFIGS["base-inpaint"]
-    with pytest.raises(UserError, match="cannot shrink"):
+    with pytest.raises(UserError, match="inpaint=True"):
         expand_inputs.extend(
             golden_models.params("base-inpaint"), wider, golden_models.BASE
         )
