@@ -53,7 +53,7 @@ class Cluster(NamedTuple):
     timeout_secs: int = DEFAULT_TIMEOUT_SECS
 
     def name(self, process_id: int) -> str:
-        """ "process 3" or, where hosts are known, "process 3 (node4)"."""
+        """Returns "process 3" or, where hosts are known, "process 3 (node4)"."""
         if process_id < len(self.hosts):
             return f"process {process_id} ({self.hosts[process_id]})"
         return f"process {process_id}"

@@ -202,6 +202,7 @@ class StopPoll:
         self.is_stopping = False
 
     def __call__(self) -> bool:
+        """Returns whether to stop."""
         if not self.is_stopping:
             self._asked += 1
             self.is_stopping = stop_agreed(self._asked, self._stop.requested)

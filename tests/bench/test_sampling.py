@@ -121,8 +121,8 @@ HALF = dataclasses.replace(
     [
         (CLIP, None, None, "'clip' is not of a base model"),
         (UPSAMPLER, None, None, "'upsampler' is not of a base model"),
-        (BASE, LARGE, None, "enlarges 32 px"),
-        (BASE, CLIP, None, "enlarges 0 px"),
+        (BASE, LARGE, None, "low_res_px=32"),
+        (BASE, CLIP, None, "low_res_px=0"),
         (BASE, HALF, None, "float32 and bfloat16"),
         (BASE, None, 2000, "2000"),
     ],

@@ -50,10 +50,10 @@ def test_eight_devices_take_any_layout_and_name_the_batch_that_fits():
         assert shape(data=1, fsdp=-1, tensor=2) == (1, 4, 2)
 
         made = device_mesh.make_mesh(defaults.MeshConfig(data=2, fsdp=2, tensor=2))
-        mesh.check_batch(100, made)  # tensor devices share their examples
+        device_mesh.check_batch(100, made)  # tensor devices share their examples
         made = device_mesh.make_mesh(defaults.MeshConfig(fsdp=2))
         try:
-            mesh.check_batch(100, made)
+            device_mesh.check_batch(100, made)
         except UserError as error:
             assert str(error) == (
                 "train.global_batch_size=100 is not divisible by 8 "
@@ -87,7 +87,7 @@ SLICES = """
                 {d.slice_index for d in made.devices.take(i, number).flat}
                 for i in range(made.shape[axis])
             ]
-            for number, axis in enumerate(mesh.AXES)
+            for number, axis in enumerate(device_mesh.AXES)
         }
 """
 
@@ -101,7 +101,7 @@ def test_devices_of_two_slices_take_the_layout_that_is_planned():
         for name, slices in ("v5e:4x4", 2), ("v5p:2x2x4", 2), ("tpu7x:2x2x1", 4):
             where = device_topology.parse(name, None, slices)
             devices = device_topology.make_devices(where)
-            assert mesh.count_slices(devices) == slices
+            assert device_mesh.count_slices(devices) == slices
             for sizes in {}, {"fsdp": 4}, {"fsdp": 2, "tensor": 2}:
                 made, of = places(devices, **sizes)
                 # Whole slices follow each other along data, and along it alone.
