@@ -1,4 +1,4 @@
-"""Package glide_jax; every dependency with its bounds and what it is for."""
+"""Builds the package glide_jax; lists every dependency with its bounds and purpose."""
 
 import pathlib
 import re
@@ -7,9 +7,9 @@ from setuptools import find_packages, setup
 from setuptools.command.build_py import build_py
 
 HERE = pathlib.Path(__file__).parent
-VERSION = re.search(
+(VERSION,) = re.findall(
     r'__version__ = "(.+)"', (HERE / "glide_jax" / "__init__.py").read_text()
-).group(1)
+)
 
 REQUIRES = [
     "absl-py>=2.1,<3",  # command-line flags
@@ -29,19 +29,19 @@ REQUIRES = [
     "optax>=0.2.5,<0.3",  # Adam, clipping, learning-rate schedules
     "orbax-checkpoint>=0.11.30,<0.13",  # training checkpoints
     "pillow>=10.1,<14",  # picture files
-    # tensorflow-datasets needs it too; before 14.0.1 a crafted file could run code
+    # Also required by tensorflow-datasets; before 14.0.1 a crafted file could run code
     # (CVE-2023-47248).
     "pyarrow>=14.0.1,<30",  # captions in Parquet tables
     "safetensors>=0.5,<1",  # parameters of a bundle
     "scipy>=1.13,<2",  # matrix roots of FID, ratings from votes
-    "sentencepiece>=0.2,<0.3",  # tokenizers of one's own
+    "sentencepiece>=0.2,<0.3",  # tokenizers trained on a run's captions
     "tensorboardX>=2.6,<3",  # TensorBoard files without TensorFlow
     "tensorflow-datasets>=4.9.7,<5",  # ArrayRecord data sets, read without TensorFlow
     "tokenizers>=0.20,<1",  # byte-pair encoding of GPT-2 and CLIP
     "tqdm>=4.66,<5",  # progress bars
 ]
 
-# What `glide` reads by name; glide_jax/runtime/paths.py finds it.
+# Project files that `glide` reads; see glide_jax/runtime/paths.py.
 PROJECT_FILES = (
     "experiments/configs/*.py",
     "experiments/sweeps/*.py",
@@ -54,6 +54,7 @@ class BuildWithProjectFiles(build_py):
     """Copies the configurations, sweeps and templates into the wheel."""
 
     def run(self) -> None:
+        """Copies the modules and the project files."""
         super().run()
         if self.editable_mode:
             return  # read from the checkout
@@ -75,6 +76,7 @@ setup(
     license="Apache-2.0",
     python_requires=">=3.11,<3.13",
     packages=find_packages(include=["glide_jax", "glide_jax.*"]),
+    package_data={"glide_jax": ["py.typed"]},
     cmdclass={"build_py": BuildWithProjectFiles},
     install_requires=REQUIRES,
     extras_require={
@@ -86,8 +88,9 @@ setup(
         "wandb": ["wandb>=0.19,<1"],  # log.wandb_project
         "dev": [
             "beartype>=0.20,<1",  # run-time check of array types in tests
+            "pyright>=1.1.400,<2",
             "pytest>=8,<10",
-            "pyyaml>=6,<7",  # tests read model cards and manifests
+            "pyyaml>=6,<7",  # tests parse model cards and manifests
             "pytest-timeout>=2.3,<3",
             "pytest-xdist>=3.6,<4",  # tests on up to four cores
             "ruff>=0.9,<1",

@@ -1,7 +1,8 @@
-"""Array types of public signatures; letters are the axes of the glossary.
+"""Array types of signatures; letters are the axes of the glossary.
 
-b batch, h w c image (NHWC), l text positions, d width, k table entries. Every alias
-accepts jax and numpy arrays. Outside the test suite they are documentation only.
+b batch, h w c image (NHWC), l text positions, d width, k table entries. The types of
+public functions accept jax and numpy arrays; those of Flax modules accept jax arrays
+only. The test suite checks them at run time; elsewhere they are documentation.
 """
 
 from __future__ import annotations
@@ -27,3 +28,10 @@ PRNGKey = Key[jax.Array, ""]
 PRNGKeys = Key[jax.Array, "b"]
 # Nested dicts of arrays, as returned by Flax Linen.
 Params = dict[str, Any]
+# jax.Device: jaxlib has no stubs, so type checkers do not accept it as a type.
+Device = Any
+
+# Activations inside a network, any floating dtype.
+FeatureMap = Float[jax.Array, "b h w c"]
+Sequence = Float[jax.Array, "b l d"]
+Embedding = Float[jax.Array, "b d"]

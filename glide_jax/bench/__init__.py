@@ -1,1 +1,1 @@
-"""How fast is this machine at what the project does?"""
+"""Benchmarks of training and sampling."""

@@ -1,4 +1,4 @@
-"""How long does a picture take, and how much of the machine does that use?
+"""Times sampling and measures the utilisation of the machine.
 
 Each stage is the program that `glide sample` runs, with random weights and captions.
 """
@@ -18,19 +18,19 @@ from glide_jax.bench import machine, timing, weights
 from glide_jax.config import defaults
 from glide_jax.diffusion import respacing
 from glide_jax.errors import UserError
-from glide_jax.models import attention_kernels, build, flops
+from glide_jax.models import attention_kernels, build
 from glide_jax.sample import batches, restore, stage, stage_inputs
 
 
 @dataclasses.dataclass(frozen=True)
 class Settings:
-    """What is timed.
+    """Settings of the benchmark.
 
     Attributes:
-      batch: Pictures drawn at once.
+      batch: number of images sampled at once.
       guidance_mode: "none" or "cfg", of the base model.
-      passes: Denoiser passes of each stage; None: a whole picture.
-      repeats: Timed runs of each stage.
+      passes: denoiser passes of each stage; None: those of a whole image.
+      repeats: timed runs of each stage.
     """
 
     batch: int = 1
@@ -42,9 +42,9 @@ class Settings:
 def benchmark(
     base: defaults.Config, upsampler: defaults.Config | None, settings: Settings
 ) -> dict[str, Any]:
-    """One row, as JSON values: pictures, passes, FLOPs, the machine's own peak.
+    """Returns one row of JSON values: times, FLOPs and measured peaks.
 
-    Weights of one stage are dropped before the next begins.
+    The weights of one stage are freed before the next stage starts.
     """
     stages = {"base": _measure(base, settings, settings.guidance_mode)}
     if upsampler is not None:
@@ -70,10 +70,10 @@ def benchmark(
 def check(
     base: defaults.Config, upsampler: defaults.Config | None, settings: Settings
 ) -> None:
-    """Raises UserError where these models draw no pictures together."""
-    if not isinstance(base.model, defaults.Text2ImConfig) or base.model.low_res_px:
+    """Raises UserError unless the models form a cascade."""
+    if build.role_of(base.model) != "base":
         raise UserError(
-            f"config {base.name!r} is not of a base model; an upsampler's is "
+            f"config {base.name!r} is not of a base model; give an upsampler's as "
             "--upsampler_config"
         )
     if settings.passes is not None:
@@ -83,30 +83,30 @@ def check(
     px, low_res_px = base.model.image_px, getattr(upsampler.model, "low_res_px", 0)
     if low_res_px != px:
         raise UserError(
-            f"upsampler_config {upsampler.name!r} enlarges {low_res_px} px, but config "
-            f"{base.name!r} draws {px} px; take both of one size"
+            f"upsampler_config {upsampler.name!r} has low_res_px={low_res_px}, but "
+            f"config {base.name!r} has image_px={px}; use models of one size"
         )
     dtypes = base.model.compute_dtype, upsampler.model.compute_dtype
     if dtypes[0] != dtypes[1]:
         raise UserError(
-            f"the models compute in {dtypes[0]} and {dtypes[1]}, and a row has one "
-            "machine peak; give --compute_dtype for both"
+            f"the models compute in {dtypes[0]} and {dtypes[1]}, but a row has one "
+            "measured peak; give --compute_dtype for both"
         )
 
 
 @dataclasses.dataclass(frozen=True)
 class StageTimes:
-    """One stage, measured.
+    """Measurements of one stage.
 
     Attributes:
-      config: The run's settings.
-      respacing: As timed.
-      passes: Denoiser passes in one run of the program.
-      whole_passes: Those of a whole picture.
-      rows: Pictures in a pass; guidance doubles them.
-      compile_seconds: Once, before the first run.
-      seconds: Of each run: the caption's encoding and all passes.
-      pass_flops_xla: Of one pass, as XLA counts the program.
+      config: settings of the model's run.
+      respacing: of the timed program.
+      passes: denoiser passes in one run of the program.
+      whole_passes: denoiser passes of a whole image.
+      rows: images in a pass; guidance doubles them.
+      compile_seconds: compilation time.
+      seconds: of each run: encoding of the caption and all passes.
+      pass_flops_xla: of one pass, as XLA counts them; None if not reported.
     """
 
     config: defaults.Config
@@ -119,8 +119,8 @@ class StageTimes:
     pass_flops_xla: float | None
 
     def to_json(self, peak: float) -> dict[str, Any]:
-        """The row's entry; `peak` in FLOP/s is what utilisation is a share of."""
-        parts = flops.forward_flops(self.config.model)
+        """Returns the row's entry; utilisation is a share of `peak`, FLOP/s."""
+        parts = build.forward_flops(self.config.model)
         pass_flops = self.rows * parts["unet"]
         run_flops = self.rows * sum(parts.values()) + (self.passes - 1) * pass_flops
         whole = timing.spread(self.seconds)
@@ -142,8 +142,9 @@ class StageTimes:
 def _measure(
     config: defaults.Config, settings: Settings, guidance_mode: str
 ) -> StageTimes:
-    fns = build.make_denoiser(config.model, attention=attention_kernels.attend)
-    # In the types that a loaded bundle has in memory.
+    model = _denoiser_config(config)
+    fns = build.make_denoiser(model, attention=attention_kernels.attend)
+    # In the dtypes that a loaded bundle has in memory.
     params = weights.random_params(config.model)
     params = jax.device_put(restore.in_memory(params, config.model.compute_dtype))
     is_guided = guidance_mode == "cfg"
@@ -180,7 +181,7 @@ def _measure(
 def _per_image(
     stages: dict[str, StageTimes], settings: Settings
 ) -> dict[str, float | str]:
-    """Seconds of all stages; of fewer passes, what a whole picture would take."""
+    """Returns seconds per image over all stages, extrapolated from fewer passes."""
     runs = [
         sum(
             seconds * times.whole_passes / times.passes
@@ -196,18 +197,17 @@ def _per_image(
 def _make_inputs(
     config: defaults.Config, batch: int, is_guided: bool
 ) -> stage_inputs.StageInputs:
-    """Seeded captions that fill half of their context, a seeded small picture."""
-    rng, model = np.random.default_rng(0), config.model
+    """Makes captions that fill half of the context, and a random low_res image."""
+    rng, model = np.random.default_rng(0), _denoiser_config(config)
     shape = (batch, model.text_context)
-    tokens = rng.integers(0, model.vocab_size, shape, dtype=np.int32)
-    text_mask = np.broadcast_to(
-        np.arange(model.text_context) < model.text_context // 2, shape
-    )
+    tokens = jnp.asarray(rng.integers(0, model.vocab_size, shape, dtype=np.int32))
+    is_filled = jnp.arange(model.text_context) < model.text_context // 2
+    text_mask = jnp.broadcast_to(is_filled, shape)
     low_res = None
     if model.low_res_px:
         side = model.low_res_px
         low_res = rng.uniform(-1, 1, (batch, side, side, 3)).astype(np.float32)
-    empty = stage_inputs.Caption(tokens[:1], np.zeros((1, model.text_context), bool))
+    empty = stage_inputs.Caption(tokens[:1], jnp.zeros((1, model.text_context), bool))
     return jax.device_put(
         stage_inputs.StageInputs(
             keys=batches.image_keys(0, np.arange(batch), batches.BASE_STREAM),
@@ -221,6 +221,11 @@ def _make_inputs(
     )
 
 
+def _denoiser_config(config: defaults.Config) -> defaults.Text2ImConfig:
+    assert isinstance(config.model, defaults.Text2ImConfig), "see check()"
+    return config.model
+
+
 def _num_passes(config: defaults.Config, spec: str) -> int:
     diffusion = config.diffusion
     kept = respacing.kept_timesteps(diffusion.num_timesteps, spec, diffusion.schedule)
@@ -230,9 +235,9 @@ def _num_passes(config: defaults.Config, spec: str) -> int:
 def _count_by_xla(
     config: defaults.Config, params: array_types.Params, rows: int
 ) -> float | None:
-    """FLOPs of one pass with plain attention: what a kernel does, XLA cannot count."""
-    plain = build.make_denoiser(config.model)
-    size, caption = config.model, (rows, config.model.text_context)
+    """Returns the FLOPs of one pass with XLA's attention; it cannot count kernels'."""
+    size = _denoiser_config(config)
+    plain, caption = build.make_denoiser(size), (rows, size.text_context)
     text = jax.eval_shape(
         plain.encode,
         params,

@@ -1,4 +1,4 @@
-"""How long does a compiled program take, and how sure is that?"""
+"""Times a compiled program."""
 
 from __future__ import annotations
 
@@ -10,40 +10,40 @@ from typing import Any
 
 import jax
 
-MIN_REPEATS = 5  # below, a median says little
+MIN_REPEATS = 5  # a median of fewer runs is unreliable
 
 
 @dataclasses.dataclass(frozen=True)
 class Spread:
-    """Seconds: the median of several runs, with the fastest and the slowest."""
+    """Median, minimum and maximum of several runs, seconds."""
 
     median: float
     min: float
     max: float
 
     def per(self, count: int) -> Spread:
-        """The same for one of `count` equal parts."""
+        """Returns the times of one of `count` equal parts."""
         return Spread(self.median / count, self.min / count, self.max / count)
 
     def to_json(self) -> dict[str, float]:
-        """By name, to four digits."""
+        """Returns the fields as JSON values, rounded to four digits."""
         return {name: rounded(x) for name, x in dataclasses.asdict(self).items()}
 
 
 def spread(seconds: Sequence[float]) -> Spread:
-    """Median, fastest and slowest of these runs."""
+    """Returns median, minimum and maximum of a list of times."""
     return Spread(statistics.median(seconds), min(seconds), max(seconds))
 
 
 def rounded(value: float) -> float:
-    """Four digits: more would be noise."""
+    """Rounds to four significant digits."""
     return float(f"{value:.4g}")
 
 
 def compile_program(
     function: Callable[..., Any], *arguments: Any
 ) -> tuple[Callable[..., Any], float]:
-    """The function compiled for these arguments, and the seconds that it took."""
+    """Compiles a function for its arguments; returns it and the seconds taken."""
     start = time.perf_counter()
     program = jax.jit(function).lower(*arguments).compile()
     return program, time.perf_counter() - start
@@ -52,7 +52,7 @@ def compile_program(
 def time_calls(
     program: Callable[..., Any], *arguments: Any, repeats: int
 ) -> list[float]:
-    """Seconds of each of `repeats` runs, after one that is not counted."""
+    """Returns the seconds of each of `repeats` runs, after one untimed run."""
     jax.block_until_ready(program(*arguments))
     seconds = []
     for _ in range(repeats):

@@ -1,7 +1,7 @@
-"""How long does a training step take, and how much of the machine does that use?
+"""Times the training step and measures the utilisation of the machine.
 
 The step is the program that `glide train` runs on this mesh, with random weights and
-pictures: neither data nor a workdir is needed.
+images. Neither data nor a workdir is needed.
 """
 
 from __future__ import annotations
@@ -23,7 +23,11 @@ WARM_UP_STEPS = 2
 
 
 def benchmark(config: defaults.Config, *, repeats: int = MIN_REPEATS) -> dict[str, Any]:
-    """One row, as JSON values: the step, its FLOPs and bytes, the machine's own peak.
+    """Returns one row of JSON values: step times, FLOPs, bytes and measured peaks.
+
+    Args:
+      config: of the run.
+      repeats: number of timed steps.
 
     Raises:
       UserError: the step does not fit into a device's memory.
@@ -60,12 +64,12 @@ def benchmark(config: defaults.Config, *, repeats: int = MIN_REPEATS) -> dict[st
 
 
 def check(config: defaults.Config) -> None:
-    """Raises UserError where these devices do not make this mesh, or not this run."""
+    """Raises UserError if the devices do not fit the mesh, or the run does not."""
     abstract_state.check_fits(config, device_mesh.make_mesh(config.mesh))
 
 
 def describe(config: defaults.Config, mesh: jax.sharding.Mesh) -> dict[str, Any]:
-    """The settings that a step's time and memory depend on."""
+    """Returns the settings that determine a step's time and memory."""
     return {
         "config": config.name,
         "batch": config.train.global_batch_size,
@@ -82,28 +86,28 @@ def describe(config: defaults.Config, mesh: jax.sharding.Mesh) -> dict[str, Any]
 
 
 def utilisation(config: defaults.Config, step_seconds: float) -> dict[str, Any]:
-    """Rates by chip, and their share of what this machine does in matrix products."""
+    """Returns rates per chip, and their share of the measured and published peaks."""
     images_per_second = config.train.global_batch_size / step_seconds
     rates = run_log.rates(config.model, images_per_second, run_log.count_chips())
     peak = machine.matmul_peak(config.model.compute_dtype)  # of one device
     flops = run_log.train_flops(config.model) * images_per_second / jax.device_count()
-    found = {
+    values = {
         "images_per_second_per_chip": rates["images_per_second_per_chip"],
         "model_tflops_per_second_per_chip": rates["tflops_per_second_per_chip"],
         "matmul_peak_tflops": peak / 1e12,
         "mfu_of_measured_peak": flops / peak,
     }
     if "mfu" in rates:
-        found["mfu_of_published_peak"] = rates["mfu"]
-    rounded = {name: timing.rounded(value) for name, value in found.items()}
+        values["mfu_of_published_peak"] = rates["mfu"]
+    rounded = {name: timing.rounded(value) for name, value in values.items()}
     return {**rounded, "flops_formula": run_log.FORMULA}
 
 
 def count_bytes(program: jax.stages.Compiled) -> dict[str, int | None]:
-    """Of one device: what the compiler planned and, where told, what was held at most.
+    """Returns the bytes of one device that the compiler planned, and the peak use.
 
-    "arguments" are state and batch, "temporaries" what a step needs beside them; the
-    new state takes the place of the old one.
+    "arguments" are state and batch, "temporaries" the further buffers of a step; the
+    new state reuses the buffers of the old one. Values that are not reported are None.
     """
     planned = program.memory_analysis()
     return {
@@ -118,7 +122,7 @@ def count_bytes(program: jax.stages.Compiled) -> dict[str, int | None]:
 def make_state(
     config: defaults.Config, like: train_state.TrainState
 ) -> train_state.TrainState:
-    """A state before its first step, of random weights, where `like` says it lies."""
+    """Makes an initial state with random weights and the shardings of `like`."""
     where = jax.tree.map(lambda leaf: leaf.sharding, like)
     optim = optimizer.make_optimizer(config.optim)
     begin = jax.jit(
@@ -129,7 +133,7 @@ def make_state(
 
 
 def make_batch(config: defaults.Config, like: dict[str, Any]) -> dict[str, np.ndarray]:
-    """Noise pictures, random masks, and captions that fill half of their context."""
+    """Makes noise images, random masks, and captions that fill half of the context."""
     rng = np.random.default_rng(0)
     shapes = {name: leaf.shape for name, leaf in like.items()}
     rows, context = shapes["tokens"]
@@ -143,20 +147,21 @@ def make_batch(config: defaults.Config, like: dict[str, Any]) -> dict[str, np.nd
     }
     if "inpaint_mask" in shapes:
         known["inpaint_mask"] = np.float32(rng.random(shapes["inpaint_mask"]) < 0.5)
-    pictures = {
+    images = {
         name: rng.uniform(-1, 1, shape).astype(np.float32)
         for name, shape in shapes.items()
         if name not in known
     }
-    return known | pictures
+    return known | images
 
 
 def time_steps(
     program: jax.stages.Compiled, state: Any, batch: Any, seed: Any, repeats: int
 ) -> tuple[list[float], int]:
-    """Seconds of `repeats` steps after a few that are not counted; updates skipped.
+    """Returns the seconds of `repeats` steps, and the number of skipped updates.
 
-    Each step goes on from the state of the one before, which it takes the memory of.
+    A few untimed steps come first. Each step continues from the previous state and
+    donates its buffers.
     """
     seconds, skipped = [], 0
     for step in range(WARM_UP_STEPS + repeats):

@@ -1,12 +1,13 @@
-"""Weights to time a model with: seeded, of a trained model's size, and none zero.
+"""Random weights for benchmarks, without zeros.
 
-Layers that training starts at zero would hide work: a compiler may leave out what a
-zero is multiplied with, and some processors slow down on what comes of it.
+Layers that are initialized to zero would falsify times: a compiler may remove
+multiplications by zero, and some processors slow down on denormal results.
 """
 
 from __future__ import annotations
 
 import math
+from typing import Any
 
 import jax
 import numpy as np
@@ -20,14 +21,14 @@ SMALL_STD = 0.1  # of biases, and of gains around 1
 
 
 def random_params(config: ModelConfig, seed: int = 0) -> array_types.Params:
-    """A parameter tree of the model, float32, on the default device.
+    """Returns random float32 parameters of a model, on the default device.
 
-    Kernels keep the variance of their input, so that activations stay in range.
+    Kernels preserve the variance of their input, so that activations stay in range.
     """
     rng = np.random.default_rng(seed)
 
-    def draw(path, leaf) -> jax.Array:
-        # At least one dimension, or numpy would make numbers of arrays.
+    def draw(path: Any, leaf: jax.ShapeDtypeStruct) -> jax.Array:
+        # At least one dimension, since numpy turns 0-d arrays into scalars.
         unit = rng.standard_normal(leaf.shape or (1,), np.float32)
         return jax.device_put(_scaled(path[-1].key, unit).reshape(leaf.shape))
 
@@ -36,7 +37,7 @@ def random_params(config: ModelConfig, seed: int = 0) -> array_types.Params:
 
 def _scaled(name: str, unit: np.ndarray) -> np.ndarray:
     if name == "kernel":
-        # (3, 3, in, out) or (in, out); stacked layers lead with their number.
+        # (3, 3, in, out) or (in, out); stacked layers have one leading dimension.
         fan_in = math.prod(unit.shape[:-1] if unit.ndim == 4 else unit.shape[-2:-1])
         return unit * np.float32(fan_in**-0.5)
     if name == "scale":

@@ -1,4 +1,4 @@
-"""What `benchmark sample` and `benchmark train` share: flags, settings and the row."""
+"""Flags, settings and output shared by `benchmark sample` and `benchmark train`."""
 
 from __future__ import annotations
 
@@ -17,37 +17,38 @@ if TYPE_CHECKING:
 
 
 def define_flags(values: flags.FlagValues, least: int, batch: str) -> define.Define:
-    """--config, --batch, --repeats, --compute_dtype and --output.
+    """Defines --config, --batch, --repeats, --compute_dtype and --output.
 
     Args:
-      values: where they are defined.
-      least: the default of --repeats, and the least that is accepted.
-      batch: the meaning of --batch.
+      values: the verb's flags.
+      least: default and minimum of --repeats.
+      batch: help text of --batch.
 
     Returns:
-      What defines the verb's other flags.
+      The helper that defines the verb's other flags.
     """
     config_flag.define(values)
     add = define.Define(values)
     add.whole("batch", batch, least=1)
-    meaning = f"timed runs, of which the row has the median; {least} or more"
+    meaning = f"timed runs; the row has their median; {least} or more"
     add.whole("repeats", meaning, default=least, least=1)
-    add.text("compute_dtype", "float32, bfloat16 or float16; the configuration's")
-    add.path("output", "file that the row is added to, e.g. rows.jsonl")
+    meaning = "float32, bfloat16 or float16; default: the configuration's"
+    add.text("compute_dtype", meaning)
+    add.path("output", "file to which the row is appended, e.g. rows.jsonl")
     return add
 
 
 def check(
     values: flags.FlagValues, arguments: list[str], verb: str, least: int
 ) -> None:
-    """Refuses words that are no flags, a missing --config, and too few repeats.
+    """Checks the flags.
 
     Raises:
-      UserError: one of these.
+      UserError: positional arguments, no --config, or too few repeats.
     """
     if arguments:
         raise UserError(
-            f"{arguments[0]!r} is no flag; settings are --config.section.key=value"
+            f"{arguments[0]!r} is not a flag; settings are --config.section.key=value"
         )
     if values.config is None:
         raise UserError(
@@ -55,16 +56,16 @@ def check(
         )
     if values.repeats < least:
         raise UserError(
-            f"--repeats={values.repeats} says little of glide {verb}; "
-            f"time at least {least}"
+            f"--repeats={values.repeats} is too few for glide {verb}; use {least} or "
+            "more"
         )
 
 
 def write_row(values: flags.FlagValues, measure: Callable[[], Any]) -> int:
-    """Prints the row, and adds it to --output.
+    """Measures, prints the row, and appends it to --output.
 
     Raises:
-      UserError: --output cannot be written; nothing has been measured then.
+      UserError: --output cannot be written; nothing is measured then.
     """
     with _open_output(values.output) as output:
         row = json.dumps(measure())
@@ -77,10 +78,10 @@ def write_row(values: flags.FlagValues, measure: Callable[[], Any]) -> int:
 def read_config(
     values: flags.FlagValues, name: str, changes: Mapping[str, Any]
 ) -> defaults.Config:
-    """The configuration of a flag, with what other flags say of it.
+    """Reads the configuration of a flag, and applies the changes of other flags.
 
     Raises:
-      UserError: it names no file, or its settings break a rule.
+      UserError: the file does not exist, or a setting breaks a rule.
     """
     from glide_jax.config import resolve, validate
 
@@ -96,7 +97,7 @@ def read_config(
 
 @contextlib.contextmanager
 def _open_output(path: str | None) -> Iterator[IO[str] | None]:
-    """The file to add to, opened before the work, or None."""
+    """Opens the file to append to, before the measurement; yields None without one."""
     if path is None:
         yield None
         return
@@ -104,8 +105,8 @@ def _open_output(path: str | None) -> Iterator[IO[str] | None]:
         file = open(path, "a", encoding="utf-8")  # noqa: SIM115, closed below
     except OSError as error:
         raise UserError(
-            f"--output={path} cannot be written ({error.strerror}); name a file in a "
-            "folder that is there, e.g. rows.jsonl"
+            f"--output={path} cannot be written ({error.strerror}); give a file in an "
+            "existing folder, e.g. rows.jsonl"
         ) from error
     with file:
         yield file

@@ -4,7 +4,7 @@
     glide benchmark train --config=experiments/configs/base64.py:tiny \\
         --compute_dtype=float32 --repeats=20 --output=rows.jsonl
 
-Weights, captions and pictures are random, which does not change the time.
+Weights, captions and images are random; this does not change the time.
 """
 
 from __future__ import annotations
@@ -13,17 +13,17 @@ from absl import flags
 
 from glide_jax.cli import benchmark
 
-MIN_REPEATS = 10  # bench.training.MIN_REPEATS; here it keeps --help quick
+MIN_REPEATS = 10  # equals bench.training's, whose import would slow down --help
 
 
 def define_flags(values: flags.FlagValues) -> None:
-    """What to time, how often, and where the row goes."""
-    meaning = "pictures in a step; train.global_batch_size"
+    """Defines the flags of the configuration, the repeats and the output."""
+    meaning = "images per step; default: train.global_batch_size"
     benchmark.define_flags(values, MIN_REPEATS, meaning)
 
 
 def run(values: flags.FlagValues, arguments: list[str]) -> int:
-    """Refuses all that can be refused before it measures."""
+    """Checks everything before the measurement, then measures."""
     from glide_jax.bench import training
 
     benchmark.check(values, arguments, "benchmark train", MIN_REPEATS)

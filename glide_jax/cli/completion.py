@@ -4,9 +4,9 @@
     glide completion bash > ~/.local/share/bash-completion/completions/glide
     glide completion zsh > ~/.zfunc/_glide
 
-The script is text: no Python runs when Tab is pressed. It completes verbs, flags,
-settings, values of flags with a few choices, and file names. Print it again after an
-update of glide_jax. In zsh, ~/.zfunc has to be in fpath before compinit runs.
+The script completes verbs, flags, settings, values of flags with a few choices, and
+file names, without starting Python. Print it again after an update of glide_jax. In
+zsh, ~/.zfunc must be in fpath before compinit runs.
 """
 
 from __future__ import annotations
@@ -16,11 +16,11 @@ from absl import flags
 from glide_jax.cli import config_flag, define, main
 from glide_jax.errors import UserError
 
-FILES = "FILES"  # in place of the choices of a flag that takes a path
+FILES = "FILES"  # stands for the choices of a flag that takes a path
 
 _BASH = """\
 _glide() {
-  # Bash splits --flag=value at the =, zsh and `complete` without it do not.
+  # Bash splits --flag=value at the =; zsh, and bash without = in wordbreaks, do not.
   local word=${COMP_WORDS[COMP_CWORD]} flag="" verb=${COMP_WORDS[1]} reply found
   local flags="" values="" first=2
   if [[ $word == "=" ]]; then
@@ -117,7 +117,7 @@ fi
 
 
 def define_flags(values: flags.FlagValues) -> None:
-    """None; the shell is a word."""
+    """Defines no flags; the shell is a positional argument."""
     del values
 
 
@@ -127,7 +127,7 @@ def run(values: flags.FlagValues, arguments: list[str]) -> int:
     if arguments not in (["bash"], ["zsh"]):
         given = repr(" ".join(arguments)) if arguments else "nothing"
         raise UserError(
-            f"{given} is no shell that is known; use glide completion bash, or "
+            f"{given} is not a supported shell; use glide completion bash, or "
             "glide completion zsh"
         )
     if arguments == ["zsh"]:
@@ -138,7 +138,7 @@ def run(values: flags.FlagValues, arguments: list[str]) -> int:
 
 
 def _tables() -> str:
-    """Verbs, their second words, flags and values, in the syntax of both shells."""
+    """Returns verbs, flags and values as functions in the syntax of both shells."""
     from glide_jax.config import reference
 
     firsts = dict.fromkeys(verb.partition(" ")[0] for verb in main.VERBS)
@@ -157,8 +157,8 @@ def _tables() -> str:
         for name in sorted(values):
             flag = values[name]
             words += [f"--{name}", f"--no{name}"] if flag.boolean else [f"--{name}="]
-            if found := _values(flag):
-                choices.append(f'    "{verb}:{name}") values="{found}" ;;')
+            if allowed := _values(flag):
+                choices.append(f'    "{verb}:{name}") values="{allowed}" ;;')
         names.append(f'    "{verb}") flags="{" ".join(words)}" ;;')
     parts.append('    completion) parts="bash zsh" ;;')
     return "\n".join(
@@ -174,13 +174,13 @@ def _tables() -> str:
 
 
 def _function(name: str, word: str, result: str, cases: list[str]) -> list[str]:
-    """A shell function that sets a variable by a word."""
+    """Returns a shell function that sets the variable `result` depending on a word."""
     start = [f"{name}() {{", f'  {result}=""', f"  case {word} in"]
     return [*start, *cases, "  esac", "}"]
 
 
 def _values(flag: flags.Flag) -> str:
-    """What may follow the flag: a few names, FILES, or nothing that is known."""
+    """Returns the values of a flag: its choices, FILES, or "" if they are open."""
     if config_flag.is_one(flag) or define.takes_path(flag):
         return FILES
     return " ".join(getattr(flag.parser, "enum_values", ()))

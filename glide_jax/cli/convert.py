@@ -1,4 +1,4 @@
-"""Released weights in and out, bit for bit.
+"""Convert released weights to bundles, and bundles to released weights, bit for bit.
 
     glide convert --from=openai --kind=base --input=base.pt --output=models/base
     glide convert --to=openai --input=runs/cfg/bundle --output=base.pt
@@ -7,12 +7,12 @@
 
 Kinds: base, base-inpaint, upsample, upsample-inpaint, clip-image, clip-text. The noised
 CLIP is two files and one bundle: convert both into the same folder, in any order. A .pt
-file takes PyTorch (pip install -e ".[torch]"); a .safetensors file does not.
+file requires PyTorch (pip install -e ".[torch]"); a .safetensors file does not.
 
---to=openai writes base.options.json beside base.pt: the keyword arguments that
-create_model_and_diffusion of glide-text2im needs. It says what neither file can carry.
---from=openai expects the released sizes; --config names a bundle (or its config.json)
-whose sizes, settings and tokenizer the file has instead.
+--to=openai also writes base.options.json next to base.pt, with the keyword arguments of
+create_model_and_diffusion of glide-text2im, and prints what neither file can store.
+--from=openai expects the released sizes. For other sizes, --config gives a bundle (or
+its config.json) with the sizes, settings and tokenizer of the file.
 """
 
 from __future__ import annotations
@@ -29,35 +29,40 @@ ROLES = {"base": "base", "upsample": "upsampler", "clip": "clip"}
 
 
 def define_flags(values: flags.FlagValues) -> None:
-    """--from or --to, --kind, --config, --input, --output."""
+    """Defines --from, --to, --kind, --config, --input and --output."""
     for name, meaning in (
-        ("from", "whose file --input is, to be made a bundle"),
-        ("to", "whose names --output is to have, of the bundle --input"),
+        ("from", "publisher of the file --input, which becomes a bundle"),
+        ("to", "publisher whose tensor names --output gets, for the bundle --input"),
     ):
         flags.DEFINE_enum(name, None, ["openai"], meaning, flag_values=values)
     add = define.Define(values)
-    meaning = "--from: a bundle of the same sizes; the released sizes if left out"
+    meaning = "--from: a bundle of the same sizes; default: the released sizes"
     add.path("config", meaning)
-    add.text("kind", "what the file holds, e.g. base; with --to: a U-Net's own")
+    meaning = "model in the file, e.g. base; --to: required for a noised CLIP only"
+    add.text("kind", meaning)
     add.path("input", "--from: a .pt or .safetensors file; --to: a bundle's folder")
     add.path("output", "--from: a new folder; --to: a new .pt or .safetensors file")
 
 
 def run(values: flags.FlagValues, arguments: list[str]) -> int:
-    """Converts the one file or bundle given."""
+    """Converts one file or bundle."""
     if arguments:
-        raise UserError(f"{arguments[0]!r} is no flag; name it --input={arguments[0]}")
-    inwards = values["from"].value
-    if bool(inwards) == bool(values.to):
+        raise UserError(
+            f"{arguments[0]!r} is not a flag; give it as --input={arguments[0]}"
+        )
+    is_import = values["from"].value
+    if bool(is_import) == bool(values.to):
         raise UserError("give either --from=openai or --to=openai")
     for name in ("input", "output"):
         if not values[name].value:
             raise UserError(f"--{name} is missing; see `glide convert --help`")
     source, target = pathlib.Path(values.input), pathlib.Path(values.output)
-    if inwards:
+    if is_import:
         _from_openai(values.kind, values.config, source, target)
     elif values.config:
-        raise UserError("--config is for --from=openai; a bundle has its own, drop it")
+        raise UserError(
+            "--config is for --from=openai; a bundle has its own settings, leave it out"
+        )
     else:
         _to_openai(values.kind or "", source, target)
     return 0
@@ -79,8 +84,8 @@ def _from_openai(
             print(f"{source} is converted to {folder}; give it as --{role}={folder}")
         else:
             print(
-                f"{source} is half of a noised CLIP; convert the other of clip-image "
-                f"and clip-text into {folder} as well"
+                f"{source} is one half of a noised CLIP; convert the other of "
+                f"clip-image and clip-text to {folder} as well"
             )
 
 
@@ -92,8 +97,8 @@ def _to_openai(kind: str, folder: pathlib.Path, target: pathlib.Path) -> None:
     print(f"{folder} is written to {target} under the released names of {written.kind}")
     if written.options:
         print(
-            f"{written.options} holds what {written.kind} weights do not: sizes, noise "
-            "schedule and respacing, as create_model_and_diffusion takes them"
+            f"{written.options} has sizes, noise schedule and respacing as arguments "
+            "of create_model_and_diffusion"
         )
     for line in written.left_out:
         print(f"not in the files: {line}")

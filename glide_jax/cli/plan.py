@@ -1,4 +1,4 @@
-"""What a run would take of machines that are not here: bytes, time, cost.
+"""Estimate memory, time and cost of a run on other machines.
 
     glide plan --config=experiments/configs/base64.py:paper --topology=v5p:4x4x8
     glide plan --config=experiments/configs/base64.py:paper --topology=v6e:16x16 \\
@@ -10,8 +10,8 @@
     glide plan --config=experiments/configs/base64_cfg.py:paper --topology=v5p:4x4x8 \\
         --pictures=30000 --config.sample.respacing=250
 
-Needs no accelerator and starts none. --compile asks the TPU's own compiler, which
-libtpu brings to any CPU (pip install -e ".[tpu]").
+No accelerator is needed. --compile uses the TPU compiler, which libtpu provides on any
+CPU (pip install -e ".[tpu]").
 """
 
 from __future__ import annotations
@@ -24,24 +24,24 @@ from absl import flags
 from glide_jax.cli import config_flag, define
 from glide_jax.errors import UserError
 
-DEFAULT_MFU = 0.4  # plan.cost.DEFAULT_MFU; naming it here keeps --help quick
+DEFAULT_MFU = 0.4  # equals plan.cost.DEFAULT_MFU, whose import would slow down --help
 
 
 def define_flags(values: flags.FlagValues) -> None:
-    """What is planned, for which chips, and what is asked of it."""
+    """Defines the flags of the run, the chips and the report."""
     config_flag.define(values)
     add = define.Define(values)
     add.text("topology", "TPUs: kind and shape of a slice, e.g. v5p:4x4x8")
-    add.whole("slices", "of that shape, joined by the data-centre network", least=1)
-    add.text("chips", "GPUs instead: kind and number, e.g. h100:64")
-    meaning = "share of the chips' peak that the model's own operations are to reach"
+    add.whole("slices", "number of slices, connected by DCN", least=1)
+    add.text("chips", "GPUs: kind and number, e.g. h100:64")
+    meaning = "assumed share of the chips' peak that the model's operations reach"
     add.number("mfu", meaning, DEFAULT_MFU)
-    meaning = "also what drawing so many pictures takes, at config.sample's settings"
+    meaning = "also estimate sampling of this many images, by config.sample"
     add.whole("pictures", meaning, least=1)
     add.number("price", "of one chip for one hour, in any currency, e.g. 4.20")
-    meaning = "compile the real step for the chips and report the compiler's bytes"
+    meaning = "compile the step for the chips and report the compiler's bytes"
     add.switch("compile", meaning, False)
-    meaning = "rank remat policies and microbatches, take and compile the best"
+    meaning = "rank remat policies and microbatches, use and compile the best"
     add.switch("search", meaning, False)
     add.switch("json", "print the whole report as one JSON object", False)
 
@@ -51,17 +51,19 @@ def run(values: flags.FlagValues, arguments: list[str]) -> int:
     from glide_jax.plan import device_topology
 
     if arguments:
-        raise UserError(f"{arguments[0]!r} is no flag; settings are --config.a.b=value")
+        raise UserError(
+            f"{arguments[0]!r} is not a flag; settings are --config.a.b=value"
+        )
     where = device_topology.parse(values.topology, values.chips, values.slices)
     if not 0 < values.mfu <= 1:
         raise UserError(f"--mfu={values.mfu} is outside (0, 1]; use a share, e.g. 0.4")
     if values.price is not None and not 0 <= values.price < math.inf:
-        raise UserError(f"--price={values.price} is no price; use 0 or more")
-    # Before jax is imported, which reads it once.
+        raise UserError(f"--price={values.price} is not a price; use 0 or more")
+    # Before the import of jax, which reads the environment once.
     device_topology.prepare_environment()
     from glide_jax.plan import page, report
 
-    found = report.make_plan(
+    plan = report.make_plan(
         config_flag.read(values, example="experiments/configs/base64.py:paper"),
         where,
         mfu=values.mfu,
@@ -70,5 +72,5 @@ def run(values: flags.FlagValues, arguments: list[str]) -> int:
         compiles=values.compile,
         searches=values.search,
     )
-    print(json.dumps(found, indent=2) if values.json else page.to_text(found))
+    print(json.dumps(plan, indent=2) if values.json else page.to_text(plan))
     return 0

@@ -1,1 +1,1 @@
-"""Weights of other releases into parameter trees and back."""
+"""Conversion of released weights to parameter trees and back."""

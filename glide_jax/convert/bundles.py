@@ -1,7 +1,7 @@
-"""A released file as a bundle that `glide sample` reads, and a bundle as such a file.
+"""Converts released files to bundles, and bundles to released files.
 
-The noised CLIP is one bundle but two files. The first of them to be converted waits in
-the folder as KIND.safetensors, under its released names; the second completes it.
+The noised CLIP is one bundle but two files. The first one converted is stored in the
+folder as KIND.safetensors, under its released names; the second completes the bundle.
 """
 
 from __future__ import annotations
@@ -20,13 +20,13 @@ import glide_jax
 from glide_jax import array_types
 from glide_jax.checkpoint import bundle
 from glide_jax.config import resolve
-from glide_jax.config.defaults import Config, NoisedClipConfig
+from glide_jax.config.defaults import Config, ModelConfig
 from glide_jax.convert import names, released, tensor_files, torch_glide
 from glide_jax.errors import UserError
 from glide_jax.models import build
 from glide_jax.text import tokenizers
 
-# Of the released CLIP; its files do not hold it (published in its config.yaml).
+# Published in the released CLIP's config.yaml; its weight files do not have it.
 RELEASED_LOGIT_SCALE = 100.0
 _OTHER_HALF = {"clip-image": "clip-text", "clip-text": "clip-image"}
 
@@ -41,18 +41,21 @@ def from_openai(
     *,
     tokenizer: str = "",
 ) -> bool:
-    """Writes the bundle of a released file; False if its other half is still to come.
+    """Writes the bundle of a released file.
 
     Args:
       kind: one of names.KINDS.
       config: settings of the model, for a release those of `released.make_config`.
-      tokenizer: as `tokenizers.make_tokenizer` takes it; "": config.data.tokenizer.
-      source: .safetensors or .pt; its types are kept.
-      folder: new, empty, or with the noised CLIP's other half in it.
+      source: .safetensors or .pt; dtypes are preserved.
+      folder: new, empty, or with the other half of the noised CLIP.
+      tokenizer: argument of `tokenizers.make_tokenizer`; "": config.data.tokenizer.
+
+    Returns:
+      False if the other half of a noised CLIP is missing, else True.
 
     Raises:
-      UserError: a folder that is taken, a source that cannot be read, or tensors that
-        are not exactly the model's. Nothing is written then.
+      UserError: the folder is not empty, the source cannot be read, or its tensors are
+        not exactly the model's. Nothing is written then.
     """
     names.check_kind(kind, config.model)
     half = _waiting_half(kind, folder)
@@ -82,12 +85,12 @@ def from_openai(
 
 
 class Written(NamedTuple):
-    """What `to_openai` wrote.
+    """The result of `to_openai`.
 
     Attributes:
       kind: one of names.KINDS.
-      options: the file of options, of a U-Net.
-      left_out: a line for each property that neither file can carry.
+      options: the file of options of a U-Net; None for a CLIP.
+      left_out: one line for each property that the files do not store.
     """
 
     kind: str
@@ -102,28 +105,28 @@ def to_openai(folder: pathlib.Path, output: pathlib.Path, kind: str = "") -> Wri
     that `create_model_and_diffusion` of the released code needs for this model.
 
     Args:
-      folder: a bundle, of any size.
-      output: a new .safetensors or .pt file; the bundle's types are kept.
-      kind: "" for a U-Net's own; a noised CLIP needs one of its two.
+      folder: a bundle of any size.
+      output: a new .safetensors or .pt file; dtypes are preserved.
+      kind: one of names.KINDS; "": derived from the model, for a U-Net.
 
     Raises:
-      UserError: no bundle, an output that exists or cannot be written, a kind that is
-        not the model's, tensors that are not those of its config.json, or a model that
-        the released code would compute wrongly.
+      UserError: the folder has no bundle, the output exists or cannot be written, the
+        kind is not the model's, the tensors do not match config.json, or the released
+        code would compute other results for this model.
     """
     tensor_files.check_format(output)
     options = output.with_suffix(".options.json")
     for path in (output, options):
         if path.exists():
             raise UserError(f"{path} exists; name a new file, or remove it")
-    found = bundle.read_bundle(folder)
-    config = resolve.from_json(found.config_json)
+    content = bundle.read_bundle(folder)
+    config = resolve.from_json(content.config_json)
     model = config.model
     released.check(model, str(folder))
     kind = kind or _own_kind(model, folder)
     names.check_kind(kind, model)
     left_out = released.left_out(config, tokenizers.load(folder).kind)
-    params, is_clip = found.params, kind in _OTHER_HALF
+    params, is_clip = content.params, kind in _OTHER_HALF
     if is_clip:
         _log_logit_scale(params)
         params = params.get(_tower(kind), {})
@@ -145,16 +148,16 @@ def _write_options(path: pathlib.Path, config: Config) -> None:
 
 
 def read_settings(place: pathlib.Path) -> tuple[Config, str]:
-    """Settings and tokenizer of a bundle, for a file of weights of the same sizes.
+    """Reads settings and tokenizer of a bundle, for a released file of equal sizes.
 
     Args:
       place: a bundle's folder, or the config.json in it.
 
     Returns:
-      Settings, and a tokenizer as `tokenizers.make_tokenizer` takes it.
+      Settings, and the argument of `tokenizers.make_tokenizer`.
 
     Raises:
-      UserError: it is neither.
+      UserError: `place` is neither.
     """
     folder = place.parent if place.name == "config.json" else place
     if not bundle.is_bundle(folder):
@@ -162,12 +165,16 @@ def read_settings(place: pathlib.Path) -> tuple[Config, str]:
             f"--config={place} is not a bundle or its config.json; name the bundle "
             "that has the sizes and the tokenizer of the file"
         )
-    found = bundle.read_bundle(folder)
-    return resolve.from_json(found.config_json), str(folder)
+    content = bundle.read_bundle(folder)
+    return resolve.from_json(content.config_json), str(folder)
 
 
 def _waiting_half(kind: str, folder: pathlib.Path) -> pathlib.Path | None:
-    """The other half in the folder; UserError if anything else lies there."""
+    """Returns the other half in the folder, None if the folder is empty or new.
+
+    Raises:
+      UserError: the folder has anything else.
+    """
     if not folder.exists():
         return None
     if not folder.is_dir():
@@ -179,7 +186,7 @@ def _waiting_half(kind: str, folder: pathlib.Path) -> pathlib.Path | None:
         return folder / inside.pop()
     if inside == {f"{kind}.safetensors"}:
         raise UserError(
-            f"{folder} waits for the other half of its noised CLIP; give "
+            f"{folder} already has the {kind} half of its noised CLIP; give "
             f"--kind={_OTHER_HALF[kind]}, or a new folder"
         )
     what = "holds a bundle" if bundle.is_bundle(folder) else "is not empty"
@@ -190,23 +197,24 @@ def _tower(kind: str) -> str:
     return kind.removeprefix("clip-")
 
 
-def _own_kind(model, folder: pathlib.Path) -> str:
-    if isinstance(model, NoisedClipConfig):
+def _own_kind(model: ModelConfig, folder: pathlib.Path) -> str:
+    wanted = names.kind_of(model)
+    kinds = [kind for kind, value in names.KINDS.items() if value == wanted]
+    if len(kinds) > 1:
         raise UserError(
-            f"{folder} is a noised CLIP, which is two files; give --kind=clip-image, "
-            "then --kind=clip-text with another output"
+            f"{folder} is a noised CLIP, which is released as two files; give "
+            "--kind=clip-image, then --kind=clip-text with another output"
         )
-    own = "upsample" if model.low_res_px else "base"
-    return f"{own}-inpaint" if model.inpaint else own
+    return kinds[0]
 
 
 def _log_logit_scale(params: array_types.Params) -> None:
     scale = math.exp(float(params.get("logit_scale", 0.0)))
-    # In bfloat16 the released scale itself is 1.2% off.
+    # The released scale itself has an error of 1.2% in bfloat16.
     if not math.isclose(scale, RELEASED_LOGIT_SCALE, rel_tol=2e-2):
         _log.warning(
-            "this CLIP's logit scale, %.4g, is left out: the released files have none, "
-            "and their readers take %g",
+            "the logit scale of this CLIP, %.4g, is not written: the released files "
+            "have none, and their readers use %g",
             scale,
             RELEASED_LOGIT_SCALE,
         )
@@ -222,7 +230,7 @@ def _tokenizer_files(spec: str) -> dict[str, bytes]:
 def _card(
     config: Config, kind: str, source: pathlib.Path, params: array_types.Params
 ) -> str:
-    """What was converted, and how to draw with it."""
+    """Returns the bundle's model card."""
     model, drawn = config.model, config.sample
     with source.open("rb") as file:
         digest = hashlib.file_digest(file, "sha256").hexdigest()
@@ -243,7 +251,7 @@ def _card(
     table = "\n".join(f"| {name} | {value} |" for name, value in rows.items())
     return (
         f"# {config.name}\n\n| | |\n|---|---|\n{table}\n\n"
-        f"For `glide sample` and `glide inpaint`, as {role}. config.json holds every "
-        "setting of the model; those of its training are not known. The weights' "
-        "licence is their publisher's.\n"
+        f"For `glide sample` and `glide inpaint`, as {role}. config.json has every "
+        "setting of the model; those of its training are not published. The licence "
+        "of the weights is their publisher's.\n"
     )

@@ -1,7 +1,7 @@
-"""The published weights of FID's InceptionV3 as our parameter tree.
+"""Converts the published weights of FID's InceptionV3 to a parameter tree.
 
-The file is pytorch-fid's, made from the TensorFlow graph that FID was defined by. Its
-name ends, as PyTorch's hub wants it, in the first digits of its SHA-256.
+The file is pytorch-fid's, converted from the TensorFlow graph that defines FID. Its
+name ends in the first digits of its SHA-256, as PyTorch's hub requires.
 """
 
 from __future__ import annotations
@@ -22,48 +22,48 @@ from glide_jax.models import inception
 from glide_jax.runtime import paths, wording
 
 PUBLISHED = "pt_inception-2015-12-05-6726825d.pth"
-DIGEST = "6726825d"  # how the published file's SHA-256 begins
+DIGEST = "6726825d"  # first digits of the published file's SHA-256
 BATCH_NORM_EPSILON = 1e-3  # published
 _CLASSIFIER = {
     "fc.weight": (inception.NUM_CLASSES, inception.POOL),
-    # The Inception Score of OpenAI's evaluator leaves it out.
+    # Not used: the Inception Score of OpenAI's evaluator omits the bias.
     "fc.bias": (inception.NUM_CLASSES,),
 }
-# PyTorch's counter of training steps: not in every file, and of no use here.
+# PyTorch's counter of training steps: not in every file, and ignored.
 _COUNTER = ".bn.num_batches_tracked"
 
 
 def read(path: str | pathlib.Path) -> tuple[array_types.Params, str]:
-    """Parameters for `models.inception` and the SHA-256 of the published file.
+    """Reads the parameters of `models.inception`, and the file's SHA-256.
 
     Raises:
-      UserError: no such file, one that is not the published one, or no PyTorch to
-        read it with.
+      UserError: the file does not exist or is not the published one, or PyTorch is
+        not installed.
     """
     path = paths.local_path(path, "inception")
     digest = _sha256(path)
     if not digest.startswith(DIGEST):
         raise UserError(
-            f"{path} is not the Inception's published weights (its SHA-256 begins with "
-            f"{digest[: len(DIGEST)]}, theirs with {DIGEST}); get {PUBLISHED} from the "
-            "releases of mseitzer/pytorch-fid"
+            f"{path} is not the published file of Inception's weights (its SHA-256 "
+            f"starts with {digest[: len(DIGEST)]}, not {DIGEST}); download {PUBLISHED} "
+            "from the releases of mseitzer/pytorch-fid"
         )
     if importlib.util.find_spec("torch") is None:
         raise UserError(
-            f"{path} takes PyTorch to read, which is not installed; pip install "
+            f"{path} is a PyTorch file, but PyTorch is not installed; pip install "
             '-e ".[torch]"'
         )
     return from_torch(tensor_files.read(path)), digest
 
 
 def from_torch(tensors: Mapping[str, np.ndarray]) -> array_types.Params:
-    """Parameters for `models.inception`, every batch norm folded into its convolution.
+    """Returns the parameters of `models.inception`, with batch norms folded.
 
     Args:
       tensors: every tensor of the network by its PyTorch name.
 
     Raises:
-      UserError: a tensor that is missing, too much or of another shape.
+      UserError: a tensor that is missing, unknown or of another shape.
     """
     _check(tensors)
     params = {"fc": np.ascontiguousarray(tensors["fc.weight"].T)}
@@ -86,7 +86,7 @@ def torch_shapes() -> dict[str, tuple[int, ...]]:
 
 
 def _fold(tensors: Mapping[str, np.ndarray], name: str) -> dict[str, np.ndarray]:
-    """Kernel and bias that do what convolution and batch norm do together."""
+    """Returns kernel and bias equal to a convolution and its batch norm."""
     scale, bias, mean, variance = (
         tensors[f"{name}.bn.{part}"].astype(np.float64)
         for part in ("weight", "bias", "running_mean", "running_var")
@@ -99,9 +99,9 @@ def _fold(tensors: Mapping[str, np.ndarray], name: str) -> dict[str, np.ndarray]
     }
 
 
-@functools.cache  # tracing the network takes most of a second
+@functools.cache  # tracing the network takes 0.5 s
 def _convolutions() -> dict[str, tuple[int, ...]]:
-    """Where every convolution lies -> the shape of its kernel."""
+    """Returns the path of each convolution and the shape of its kernel."""
     leaves = bundle.flatten(inception.abstract_params())
     return {
         path.removesuffix("/kernel"): leaf.shape
@@ -127,18 +127,17 @@ def _check(tensors: Mapping[str, np.ndarray]) -> None:
             f"{wording.counted(len(wrong), 'tensor')} differ from FID's"
             " Inception, the first: "
             f"{wrong[0]!r} has shape {found.get(wrong[0])}, not "
-            f"{expected.get(wrong[0])}; get {PUBLISHED}"
+            f"{expected.get(wrong[0])}; download {PUBLISHED}"
         )
 
 
 def _sha256(path: pathlib.Path) -> str:
     if not path.is_file():
-        raise UserError(f"{path} is not a file; name the downloaded {PUBLISHED}")
+        raise UserError(f"{path} is not a file; give the downloaded {PUBLISHED}")
     try:
         with path.open("rb") as file:
             return hashlib.file_digest(file, "sha256").hexdigest()
     except OSError as error:
         raise UserError(
-            f"{path} cannot be read ({error.strerror or error}); name a file that you "
-            "may read"
+            f"{path} cannot be read ({error.strerror or error}); give a readable file"
         ) from error

@@ -1,40 +1,50 @@
-"""Which PyTorch tensor lies where in our parameter tree, and how are its axes ordered?
+"""Names of the released PyTorch tensors, their paths in the parameter tree, their axes.
 
-The six released files, one kind each. Pure data: no tensor is touched here.
+There are six kinds of released files. This module has only data and reads no tensor.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
-from typing import NamedTuple
-
-import numpy as np
+from typing import Any, NamedTuple
 
 from glide_jax.config.defaults import ModelConfig, NoisedClipConfig, Text2ImConfig
 from glide_jax.errors import UserError
-from glide_jax.models import layout
+from glide_jax.models import build, layout
 
-KINDS = (
-    "base",
-    "base-inpaint",
-    "upsample",
-    "upsample-inpaint",
-    "clip-image",
-    "clip-text",
-)
+
+class Kind(NamedTuple):
+    """The model in a kind of released file: its role, and whether it inpaints."""
+
+    role: str
+    inpaint: bool = False
+
+
+KINDS = {
+    "base": Kind("base"),
+    "base-inpaint": Kind("base", inpaint=True),
+    "upsample": Kind("upsampler"),
+    "upsample-inpaint": Kind("upsampler", inpaint=True),
+    "clip-image": Kind("noised_clip"),
+    "clip-text": Kind("noised_clip"),
+}
 
 
 class Axes(NamedTuple):
-    """A tensor's axes there and here."""
+    """Conversions of a tensor's axes from PyTorch to the parameter tree, and back."""
 
-    to_ours: Callable[[np.ndarray], np.ndarray]
-    to_torch: Callable[[np.ndarray], np.ndarray]
+    to_ours: Callable[[Any], Any]
+    to_torch: Callable[[Any], Any]
 
 
 class TensorEntry(NamedTuple):
-    """One PyTorch tensor: its name, where it lies in our tree, its axes.
+    """One PyTorch tensor.
 
-    layer: row of the leading layer axis, None where the tensor is not stacked.
+    Attributes:
+      name: in the file.
+      path: in the parameter tree.
+      axes: conversions of its axes.
+      layer: row of the leading layer axis; None if the tensor is not stacked.
     """
 
     name: str
@@ -42,6 +52,9 @@ class TensorEntry(NamedTuple):
     axes: Axes
     layer: int | None = None
 
+
+Path = tuple[str, ...]
+Entries = Iterator[TensorEntry]
 
 _SAME = Axes(lambda a: a, lambda a: a)
 _LINEAR = Axes(lambda a: a.T, lambda a: a.T)
@@ -52,7 +65,7 @@ _POINTWISE_2D = Axes(lambda a: a[:, :, 0, 0].T, lambda a: a.T[:, :, None, None])
 
 
 def _patch_axes(patch_px: int) -> Axes:
-    """A convolution of stride equal to its size, a linear map of flat patches here."""
+    """Returns the axes of the patch convolution, a linear map of flat patches here."""
 
     def to_ours(a):
         return a.transpose(2, 3, 1, 0).reshape(-1, a.shape[0])
@@ -64,46 +77,47 @@ def _patch_axes(patch_px: int) -> Axes:
     return Axes(to_ours, to_torch)
 
 
-def entries(kind: str, config: ModelConfig) -> Iterator[TensorEntry]:
-    """Every tensor of a file of this kind; UserError where kind and sizes disagree."""
+def entries(kind: str, config: ModelConfig) -> Entries:
+    """Returns every tensor of a file of this kind.
+
+    Raises:
+      UserError: the kind is unknown, or the model is of another kind.
+    """
     check_kind(kind, config)
-    if kind == "clip-image":
-        return _clip_image(config)
-    if kind == "clip-text":
-        return _clip_text(config)
+    if isinstance(config, NoisedClipConfig):
+        return _clip_image(config) if kind == "clip-image" else _clip_text(config)
     return _text2im(config)
 
 
+def kind_of(config: ModelConfig) -> Kind:
+    """Returns role and inpainting of a model."""
+    return Kind(build.role_of(config), getattr(config, "inpaint", False))
+
+
 def check_kind(kind: str, config: ModelConfig) -> None:
-    """Raises UserError unless the model is one that a file of this kind holds."""
+    """Raises UserError unless files of this kind have models of this configuration."""
     if kind not in KINDS:
         raise UserError(f"kind {kind!r} is not one of {', '.join(KINDS)}")
-    if kind.startswith("clip-"):
-        fits = isinstance(config, NoisedClipConfig)
-    else:
-        fits = (
-            isinstance(config, Text2ImConfig)
-            and bool(config.low_res_px) == kind.startswith("upsample")
-            and config.inpaint == kind.endswith("-inpaint")
-        )
-    if not fits:
+    if KINDS[kind] != kind_of(config):
         raise UserError(
             f"kind {kind!r} does not fit the model configuration; "
             "check its family, low_res_px and inpaint"
         )
 
 
-def _affine(name, path, axes=_LINEAR, layer=None):
+def _affine(
+    name: str, path: Path, axes: Axes = _LINEAR, layer: int | None = None
+) -> Entries:
     yield TensorEntry(f"{name}.weight", (*path, "kernel"), axes, layer)
     yield TensorEntry(f"{name}.bias", (*path, "bias"), _SAME, layer)
 
 
-def _norm(name, path, layer=None):
+def _norm(name: str, path: Path, layer: int | None = None) -> Entries:
     yield TensorEntry(f"{name}.weight", (*path, "scale"), _SAME, layer)
     yield TensorEntry(f"{name}.bias", (*path, "bias"), _SAME, layer)
 
 
-def _text2im(config):
+def _text2im(config: Text2ImConfig) -> Entries:
     yield from _text(config)
     root = ("unet",)
     yield from _affine("time_embed.0", (*root, "time_in"))
@@ -111,7 +125,7 @@ def _text2im(config):
     yield from _affine("input_blocks.0.0", (*root, "stem"), _CONV)
     plan = layout.make_layout(config)
     for index, spec in enumerate(plan.inputs):
-        # There the stem is input block 0.
+        # Input block 0 of PyTorch's model is the stem.
         yield from _block(f"input_blocks.{index + 1}", (*root, f"inputs_{index}"), spec)
     yield from _block("middle_block", (*root, "middle"), plan.middle)
     for index, spec in enumerate(plan.outputs):
@@ -120,8 +134,8 @@ def _text2im(config):
     yield from _affine("out.2", (*root, "conv_out"), _CONV)
 
 
-def _block(name, path, spec):
-    """A block's parts are numbered there in order of use."""
+def _block(name: str, path: Path, spec: layout.BlockSpec) -> Entries:
+    """Yields a block's tensors; PyTorch's model numbers its parts in order of use."""
     yield from _res_block(
         f"{name}.0", (*path, "res"), spec.in_channels != spec.channels
     )
@@ -132,7 +146,7 @@ def _block(name, path, spec):
         yield from _res_block(f"{name}.{position}", (*path, "last"), False)
 
 
-def _res_block(name, path, has_skip):
+def _res_block(name: str, path: Path, has_skip: bool) -> Entries:
     yield from _norm(f"{name}.in_layers.0", (*path, "norm_in"))
     yield from _affine(f"{name}.in_layers.2", (*path, "conv_in"), _CONV)
     yield from _affine(f"{name}.emb_layers.1", (*path, "embedding"))
@@ -142,7 +156,7 @@ def _res_block(name, path, has_skip):
         yield from _affine(f"{name}.skip_connection", (*path, "skip"), _POINTWISE_2D)
 
 
-def _attention(name, path):
+def _attention(name: str, path: Path) -> Entries:
     yield from _norm(f"{name}.norm", (*path, "norm"))
     for part in ("qkv", "encoder_kv", "proj_out"):
         yield from _affine(f"{name}.{part}", (*path, part), _POINTWISE_1D)
@@ -156,7 +170,7 @@ _TEXT_BLOCK = {
 }
 
 
-def _text(config):
+def _text(config: Text2ImConfig) -> Entries:
     root = ("text",)
     yield TensorEntry("token_embedding.weight", (*root, "token_embedding"), _SAME)
     for name in ("positional_embedding", "padding_embedding"):
@@ -171,7 +185,7 @@ def _text(config):
     yield from _affine("transformer_proj", (*root, "pooled"))
 
 
-def _clip_image(config):
+def _clip_image(config: NoisedClipConfig) -> Entries:
     yield TensorEntry("blocks.input.w_t", ("timestep_embedding",), _SAME)
     patch_axes = _patch_axes(config.patch_px)
     yield TensorEntry("blocks.input.patch_proj", ("patch", "kernel"), patch_axes)
@@ -180,7 +194,7 @@ def _clip_image(config):
     yield from _clip_blocks(config.image_layers)
 
 
-def _clip_text(config):
+def _clip_text(config: NoisedClipConfig) -> Entries:
     yield TensorEntry("blocks.input.w_voc", ("token_embedding",), _SAME)
     yield TensorEntry("blocks.input.w_pos", ("positional_embedding",), _SAME)
     yield from _clip_blocks(config.text_layers)
@@ -196,7 +210,7 @@ _CLIP_LINEARS = {
 }
 
 
-def _clip_blocks(num_layers):
+def _clip_blocks(num_layers: int) -> Entries:
     for layer in range(num_layers):
         name = f"blocks.block_{layer}"
         for theirs, ours in (("f_attn.ln", "ln_1"), ("f_mlp.ln", "ln_2")):
@@ -210,6 +224,6 @@ def _clip_blocks(num_layers):
     yield TensorEntry("blocks.output.f.w", ("output", "kernel"), _LINEAR)
 
 
-def _clip_norm(name, path, layer=None):
+def _clip_norm(name: str, path: Path, layer: int | None = None) -> Entries:
     yield TensorEntry(f"{name}.g", (*path, "scale"), _SAME, layer)
     yield TensorEntry(f"{name}.b", (*path, "bias"), _SAME, layer)

@@ -1,4 +1,4 @@
-"""What does a released file hold: which model, under which noise, drawn how?"""
+"""Settings of the released models, and options for the released code."""
 
 from __future__ import annotations
 
@@ -7,12 +7,17 @@ from typing import Any
 
 from glide_jax import presets
 from glide_jax.config import defaults
-from glide_jax.config.defaults import Config, NoisedClipConfig, Text2ImConfig
+from glide_jax.config.defaults import (
+    Config,
+    ModelConfig,
+    NoisedClipConfig,
+    Text2ImConfig,
+)
 from glide_jax.convert import names
 from glide_jax.errors import UserError
 
-# Published: the paper draws base pictures in 150 steps and fills holes in 100; the rest
-# is what the released notebooks do. Guidance scale 3 of the CLIP is that of ViT-B.
+# Published: the paper samples in 150 steps and inpaints in 100; other values are those
+# of the released notebooks. CLIP guidance scale 3 is that of ViT-B.
 _SAMPLE = {
     "base": defaults.SampleConfig(respacing="150", clip_guidance_scale=3.0),
     "base-inpaint": defaults.SampleConfig(respacing="100", guidance_scale=5.0),
@@ -26,21 +31,25 @@ _SAMPLE = {
 
 
 def make_config(kind: str) -> defaults.Config:
-    """The settings of the released model in a file of this kind, one of names.KINDS.
+    """Returns the settings of the released model in a file of a kind.
 
-    Those of its training are not published and stand at their defaults, with no data.
+    Settings of training are not published; they have their defaults, without data.
+
+    Args:
+      kind: one of names.KINDS.
 
     Raises:
-      UserError: another kind.
+      UserError: the kind is unknown.
     """
     if kind not in names.KINDS:
         raise UserError(f"kind {kind!r} is not one of {', '.join(names.KINDS)}")
-    is_clip, is_base = kind.startswith("clip-"), kind.startswith("base")
+    role, inpaint = names.KINDS[kind]
+    is_clip, is_base = role == "noised_clip", role == "base"
     if is_clip:
         model = presets.noised_clip("released")
     else:
         make = presets.base if is_base else presets.upsampler
-        model = make("released", inpaint=kind.endswith("-inpaint"))
+        model = make("released", inpaint=inpaint)
     return defaults.Config(
         name="openai_clip" if is_clip else f"openai_{kind.replace('-', '_')}",
         model=model,
@@ -50,39 +59,38 @@ def make_config(kind: str) -> defaults.Config:
         data=defaults.DataConfig(
             sources=(), weights=(), tokenizer="clip" if is_clip else "gpt2"
         ),
-        # Published: a fifth of the captions were empty, which classifier-free guidance
-        # rests on.
+        # Published: a fifth of the captions were empty, for classifier-free guidance.
         train=defaults.TrainConfig(caption_drop_prob=0.2 if is_base else 0.0),
         sample=_SAMPLE.get(kind, defaults.SampleConfig()),
     )
 
 
-# Fixed in the released code.
+# Constants of the released code.
 NORM_GROUPS = 32
 VOCAB_SIZE = 50257
-# Respacings of ours that the released code does not read.
+# Prefix of respacings that the released code does not support.
 _OWN_RESPACING = "lambda"
 
 
-def check(model: Text2ImConfig | NoisedClipConfig, where: str) -> None:
-    """Raises UserError for a model that the released code would compute wrongly."""
+def check(model: ModelConfig, where: str) -> None:
+    """Raises UserError for a model that the released code would compute differently."""
     if isinstance(model, Text2ImConfig) and model.norm_groups != NORM_GROUPS:
         raise UserError(
-            f"{where} has norm_groups={model.norm_groups}, and the released code "
-            f"always normalises in {NORM_GROUPS} groups: it would read the file and "
-            "compute something else; train a model with norm_groups=32 and widths that "
-            "are multiples of 32"
+            f"{where} has norm_groups={model.norm_groups}, but the released code "
+            f"always uses {NORM_GROUPS} groups and would compute other results; train "
+            "a model with norm_groups=32 and widths that are multiples of 32"
         )
 
 
 def options(config: Config) -> dict[str, Any]:
-    """Keyword arguments of `create_model_and_diffusion` for a U-Net, all of them.
+    """Returns the keyword arguments of `create_model_and_diffusion` for a U-Net.
 
     The released code derives levels and attention from image_size, which must be
-    2 ** (levels + 2). So image_size is that number, whatever the model's own side; the
-    network is convolutional and takes pictures of any side.
+    2 ** (levels + 2). So image_size has that value, whatever the model's own side; the
+    network is convolutional and accepts images of any side.
     """
     model = config.model
+    assert isinstance(model, Text2ImConfig), "a U-Net"
     levels = len(model.channel_mult)
     return {
         "image_size": _image_size(model),
@@ -105,7 +113,7 @@ def options(config: Config) -> dict[str, Any]:
         "timestep_respacing": _respacing(config),
         "use_scale_shift_norm": True,
         "resblock_updown": True,
-        # Weights are loaded in float32; convert_to_fp16 comes after that.
+        # Weights are loaded in float32; convert_to_fp16 is called afterwards.
         "use_fp16": False,
         "cache_text_emb": False,
         "inpaint": model.inpaint,
@@ -114,7 +122,7 @@ def options(config: Config) -> dict[str, Any]:
 
 
 def left_out(config: Config, tokenizer: str) -> list[str]:
-    """A line for each property that neither weights nor options can carry.
+    """Returns a line for each property that neither weights nor options can store.
 
     Args:
       config: of the bundle.
@@ -126,32 +134,32 @@ def left_out(config: Config, tokenizer: str) -> list[str]:
     lines = []
     if model.image_px != _image_size(model):
         lines.append(
-            f"pictures are {model.image_px} px; image_size={_image_size(model)} in the "
-            f"options is what the released code needs for {len(model.channel_mult)} "
-            "levels, so do not draw at it"
+            f"images are {model.image_px} px; image_size={_image_size(model)} in the "
+            f"options only selects {len(model.channel_mult)} levels, so do not sample "
+            "at that size"
         )
     if model.low_res_px:
-        lines.append(f"low_res pictures are {model.low_res_px} px")
+        lines.append(f"low_res images are {model.low_res_px} px")
     if model.vocab_size != VOCAB_SIZE:
         lines.append(
-            f"the token table has {model.vocab_size} rows and the released code makes "
+            f"the token table has {model.vocab_size} rows, that of the released code "
             f"{VOCAB_SIZE}; set model.token_embedding = "
             f"torch.nn.Embedding({model.vocab_size}, {model.text_width}) before "
             "load_state_dict"
         )
     if tokenizer != "gpt2":
         lines.append(
-            f"the tokenizer is {tokenizer}, and model.tokenizer of the released code "
-            "is gpt2; encode captions with the bundle's"
+            f"the tokenizer is {tokenizer}, model.tokenizer of the released code is "
+            "gpt2; encode captions with the bundle's tokenizer"
         )
     if _respacing(config) != drawn.respacing:
         lines.append(
-            f"respacing {drawn.respacing} is not one of the released code; "
-            "timestep_respacing in the options is every timestep"
+            f"the released code does not support respacing {drawn.respacing}; "
+            "timestep_respacing in the options selects every timestep"
         )
     lines.append(
         f"the sampler is {drawn.sampler} with guidance_scale={drawn.guidance_scale:g}, "
-        f"eta={drawn.eta:g} and noise_temperature={drawn.noise_temperature:g}; give "
+        f"eta={drawn.eta:g} and noise_temperature={drawn.noise_temperature:g}; pass "
         "these to the sampling loop"
     )
     return lines
@@ -163,14 +171,14 @@ def _left_out_of_clip(config: Config, tokenizer: str) -> list[str]:
         for each in (config, make_config("clip-text"))
     )
     ours["tokenizer"], theirs["tokenizer"] = tokenizer, "clip"
-    # How it is computed, not what.
+    # The computation's dtype does not change the model.
     del ours["compute_dtype"], theirs["compute_dtype"]
     differ = [f"{key} {ours[key]}" for key in theirs if ours[key] != theirs[key]]
     if not differ:
         return []
     return [
-        f"{', '.join(differ)}; create_clip_model takes such settings from a "
-        "config.yaml, and the published one has others"
+        f"{', '.join(differ)}; create_clip_model reads these settings from a "
+        "config.yaml, and the published one has other values"
     ]
 
 
@@ -185,7 +193,7 @@ def _attention_resolutions(model: Text2ImConfig, levels: int) -> str:
         for level in range(levels)
         if model.image_px >> level in model.attention_px
     ]
-    # The released code cannot read an empty list, and this names no level.
+    # The released code cannot parse an empty list; this value matches no level.
     return ",".join(found) or str(2 * size)
 
 

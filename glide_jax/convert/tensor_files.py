@@ -1,6 +1,6 @@
-"""Files of named tensors: .safetensors, and PyTorch's .pt where PyTorch is installed.
+"""Reads and writes files of named tensors: .safetensors, and PyTorch's .pt.
 
-Arrays keep the type they are stored in; bfloat16 is that of ml_dtypes.
+.pt files require PyTorch. Arrays keep their stored dtype; bfloat16 is ml_dtypes'.
 """
 
 from __future__ import annotations
@@ -13,17 +13,18 @@ import tempfile
 import types
 import warnings
 from collections.abc import Callable, Mapping
+from typing import Any
 
 import ml_dtypes
 import numpy as np
 import safetensors
 import safetensors.numpy
 
+from glide_jax import array_types
 from glide_jax.errors import UserError
 
 SAFETENSORS, TORCH = (".safetensors",), (".pt", ".pth")
-# What PyTorch's reader raises over bytes that no PyTorch wrote, as found by feeding it
-# cut, altered and arbitrary files.
+# Errors that PyTorch's reader raises for truncated, modified and arbitrary files.
 _DAMAGED = (
     ArithmeticError,
     AssertionError,
@@ -39,43 +40,42 @@ _DAMAGED = (
 
 
 def check_format(path: pathlib.Path) -> None:
-    """Raises UserError unless this machine can read and write files named like this."""
+    """Raises UserError unless files with this suffix can be read and written here."""
     if path.suffix in TORCH:
         _import_torch(path)
     elif path.suffix not in SAFETENSORS:
         raise UserError(
-            f"{path} is neither .safetensors nor .pt; name a file of one of these"
+            f"{path} is neither .safetensors nor .pt; use one of these suffixes"
         )
 
 
 def read(path: pathlib.Path) -> dict[str, np.ndarray]:
-    """Every tensor of the file by its name.
+    """Reads every tensor of a file, by its name.
 
-    A .pt file is read as data only: one that would run code is refused before it does.
+    A .pt file is read as data only, so that it cannot run code.
 
     Raises:
-      UserError: another suffix, no PyTorch for a .pt, or a file that cannot be read or
-        is no plain dict of tensors.
+      UserError: another suffix, a .pt file without PyTorch, or a file that cannot be
+        read or is not a plain dict of tensors.
     """
     check_format(path)
     if not path.is_file():
-        raise UserError(f"{path} is not a file; name a file of tensors")
+        raise UserError(f"{path} is not a file; give a file of tensors")
     try:
         if path.suffix in TORCH:
             return _read_torch(path)
         return _read_safetensors(path)
     except OSError as error:
         raise UserError(
-            f"{path} cannot be read ({error.strerror or error}); name a file that you "
-            "may read"
+            f"{path} cannot be read ({error.strerror or error}); give a readable file"
         ) from error
 
 
-def write(path: pathlib.Path, tensors: Mapping[str, np.ndarray]) -> None:
-    """Writes a file, its folder made; it appears whole or not at all.
+def write(path: pathlib.Path, tensors: Mapping[str, array_types.Array]) -> None:
+    """Writes a file atomically, and creates its folder.
 
     Raises:
-      UserError: another suffix, no PyTorch for a .pt, or a place that cannot be
+      UserError: another suffix, a .pt file without PyTorch, or a path that cannot be
         written.
     """
     check_format(path)
@@ -83,10 +83,10 @@ def write(path: pathlib.Path, tensors: Mapping[str, np.ndarray]) -> None:
     try:
         _write_whole(path, lambda partial: write_format(partial, tensors))
     except (OSError, RuntimeError, safetensors.SafetensorError) as error:
-        # Both libraries have errors of their own for a full disk.
+        # Both libraries have their own errors for a full disk.
         raise UserError(
-            f"{path} cannot be written ({_one_line(error)}); name a place that you may "
-            "write, with room for the tensors"
+            f"{path} cannot be written ({_one_line(error)}); give a writable path with "
+            "enough space for the tensors"
         ) from error
 
 
@@ -97,7 +97,7 @@ def _write_whole(path: pathlib.Path, write_to: Callable[[pathlib.Path], None]) -
         partial.touch()
         mode = partial.stat().st_mode
         write_to(partial)
-        partial.chmod(mode)  # safetensors leaves its files to their owner alone
+        partial.chmod(mode)  # safetensors restricts its files to their owner
         os.replace(partial, path)
 
 
@@ -105,15 +105,17 @@ def _read_safetensors(path: pathlib.Path) -> dict[str, np.ndarray]:
     try:
         return safetensors.numpy.load_file(path)
     except (safetensors.SafetensorError, AttributeError, TypeError) as error:
-        # The last two: of types that numpy lacks, such as 8-bit floats.
+        # The last two are raised for dtypes that numpy lacks, such as 8-bit floats.
         raise UserError(
-            f"{path} is not a safetensors file that can be read ({_one_line(error)}); "
-            "copy it again"
+            f"{path} is not a valid safetensors file ({_one_line(error)}); copy it "
+            "again"
         ) from error
 
 
-def _write_safetensors(path: pathlib.Path, tensors: Mapping[str, np.ndarray]) -> None:
-    # The library writes the buffer as it lies, whatever the strides say.
+def _write_safetensors(
+    path: pathlib.Path, tensors: Mapping[str, array_types.Array]
+) -> None:
+    # The library writes the buffer and ignores its strides.
     dense = {name: np.asarray(array, order="C") for name, array in tensors.items()}
     safetensors.numpy.save_file(dense, path)
 
@@ -123,8 +125,8 @@ def _import_torch(path: pathlib.Path) -> types.ModuleType:
         import torch
     except ImportError as error:
         raise UserError(
-            f"{path} takes PyTorch, which cannot be imported ({_one_line(error)}); "
-            'pip install -e ".[torch]", or use a .safetensors file, which needs none'
+            f"{path} requires PyTorch, which cannot be imported ({_one_line(error)}); "
+            'pip install -e ".[torch]", or use a .safetensors file'
         ) from error
     return torch
 
@@ -136,29 +138,31 @@ def _read_torch(path: pathlib.Path) -> dict[str, np.ndarray]:
             content = torch.load(path, map_location="cpu", weights_only=True)
     except pickle.UnpicklingError as error:
         raise UserError(
-            f"{path} is not a file of tensors alone; it is damaged, or loading it "
-            "would run code, which is never done: get the published weights"
+            f"{path} does not have tensors only: it is damaged, or loading it would "
+            "run code, which is not allowed; download the published weights"
         ) from error
     except _DAMAGED as error:
         raise UserError(
-            f"{path} is not a whole PyTorch file ({_one_line(error)}); copy it again"
+            f"{path} is not a complete PyTorch file ({_one_line(error)}); copy it again"
         ) from error
     if not isinstance(content, dict) or not all(
         isinstance(name, str) and isinstance(tensor, torch.Tensor)
         for name, tensor in content.items()
     ):
         raise UserError(
-            f"{path} holds a {type(content).__name__} that is no plain dict of names "
-            "to tensors; save model.state_dict() alone"
+            f"{path} has a {type(content).__name__} that is not a plain dict of names "
+            "to tensors; save model.state_dict() only"
         )
     return {name: _to_numpy(torch, path, name, content[name]) for name in content}
 
 
-def _to_numpy(torch, path, name, tensor) -> np.ndarray:
+def _to_numpy(
+    torch: types.ModuleType, path: pathlib.Path, name: str, tensor: Any
+) -> np.ndarray:
     tensor = tensor.detach()
     try:
         if tensor.dtype == torch.bfloat16:
-            # numpy has no bfloat16 of its own: the bits pass as integers.
+            # numpy has no bfloat16, so the bits are copied as integers.
             return tensor.view(torch.int16).numpy().view(ml_dtypes.bfloat16)
         return tensor.numpy()
     except (RuntimeError, TypeError) as error:
@@ -168,15 +172,15 @@ def _to_numpy(torch, path, name, tensor) -> np.ndarray:
         ) from error
 
 
-def _write_torch(path: pathlib.Path, tensors: Mapping[str, np.ndarray]) -> None:
+def _write_torch(path: pathlib.Path, tensors: Mapping[str, array_types.Array]) -> None:
     torch = _import_torch(path)
 
-    def to_tensor(array):
-        # A copy: PyTorch shares the memory, and arrays of jax must not be written to.
-        array = np.array(array, order="C")
-        if array.dtype == ml_dtypes.bfloat16:
-            return torch.from_numpy(array.view(np.int16)).view(torch.bfloat16)
-        return torch.from_numpy(array)
+    def to_tensor(array: array_types.Array) -> Any:
+        # A copy, since PyTorch shares memory and jax arrays are immutable.
+        copied = np.array(array, order="C")
+        if copied.dtype == ml_dtypes.bfloat16:
+            return torch.from_numpy(copied.view(np.int16)).view(torch.bfloat16)
+        return torch.from_numpy(copied)
 
     torch.save({name: to_tensor(array) for name, array in tensors.items()}, path)
 

@@ -1,7 +1,7 @@
-"""A released PyTorch state dict as our parameter tree, and back.
+"""Converts a released PyTorch state dict to a parameter tree, and back.
 
-A pure map, both ways; nothing here reads PyTorch: tensors come and go as a dict from
-PyTorch name to array.
+Both directions are pure functions of dicts from PyTorch name to array; PyTorch is not
+used.
 """
 
 from __future__ import annotations
@@ -20,31 +20,34 @@ from glide_jax.errors import UserError
 from glide_jax.models import build
 
 DTYPES = ("float32", "float16", "bfloat16")
-_LISTED = 3  # names an error shows before it counts the rest
+_LISTED = 3  # names in an error; further ones are counted
 
 
 def from_torch(
     kind: str, config: ModelConfig, tensors: Mapping[str, np.ndarray]
 ) -> array_types.Params:
-    """Our parameter tree, as numpy arrays of the types given, of a released state dict.
+    """Returns the parameter tree of a released state dict, as numpy arrays.
 
     Args:
-      kind: one of KINDS.
-      config: sizes of the model the tensors belong to; for the CLIP kinds the tree is
-        one tower's, params["image"] or params["text"].
-      tensors: every tensor of the file by its PyTorch name.
+      kind: one of names.KINDS.
+      config: sizes of the model.
+      tensors: every tensor of the file by its PyTorch name; dtypes are preserved.
+
+    Returns:
+      The parameters; for the CLIP kinds those of one tower, params["image"] or
+      params["text"].
 
     Raises:
-      UserError: for missing, surplus or misshapen tensors, and those of a type that
-        cannot be kept, with their names.
+      UserError: tensors that are missing, unknown, of another shape or of a dtype
+        that is not supported.
     """
     expected = torch_shapes(kind, config)
-    found = {name: tuple(tensor.shape) for name, tensor in tensors.items()}
+    actual = {name: tuple(tensor.shape) for name, tensor in tensors.items()}
     stacks: dict[tuple[str, ...], list[str]] = {}
     for entry in names.entries(kind, config):
         stacks.setdefault(entry.path, []).append(entry.name)
-    mistyped = _mistyped(tensors) + _unlike_their_fellows(tensors, stacks.values())
-    _check(f"the tensors are not those of kind {kind!r}", expected, found, mistyped)
+    mistyped = _unsupported_dtypes(tensors) + _mixed_dtypes(tensors, stacks.values())
+    _check(f"the tensors are not those of kind {kind!r}", expected, actual, mistyped)
     params: dict[str, Any] = {}
     rows: dict[tuple[str, ...], list[np.ndarray]] = {}
     for entry in names.entries(kind, config):
@@ -61,17 +64,17 @@ def from_torch(
 def to_torch(
     kind: str, config: ModelConfig, params: array_types.Params
 ) -> dict[str, array_types.Array]:
-    """The released state dict of our parameter tree; inverse of `from_torch`.
+    """Returns the released state dict of a parameter tree; inverse of `from_torch`.
 
-    Types stay; the arrays may be views. Works on an abstract tree under
-    `jax.eval_shape` as well.
+    Dtypes are preserved; the arrays may be views. Abstract trees are supported under
+    `jax.eval_shape`.
 
     Raises:
-      UserError: for missing, surplus or misshapen parameters, with their paths.
+      UserError: parameters that are missing, unknown or of another shape.
     """
     expected = shapes_by_path(_tree(kind, config))
-    found = shapes_by_path(params)
-    _check(f"the parameters are not those of kind {kind!r}", expected, found, [])
+    actual = shapes_by_path(params)
+    _check(f"the parameters are not those of kind {kind!r}", expected, actual, [])
     tensors = {}
     for entry in names.entries(kind, config):
         leaf = _get(params, entry.path)
@@ -81,34 +84,34 @@ def to_torch(
 
 
 def torch_shapes(kind: str, config: ModelConfig) -> dict[str, tuple[int, ...]]:
-    """PyTorch name -> shape of every tensor of a release of these sizes."""
+    """Returns the shape of every tensor of a released model, by its PyTorch name."""
     params = _tree(kind, config)
     expected = {}
     for entry in names.entries(kind, config):
         shape = _get(params, entry.path).shape
         shape = shape if entry.layer is None else shape[1:]
-        # A broadcast zero takes the map's shape changes without taking memory.
+        # A broadcast zero changes its shape like the tensor, but needs no memory.
         expected[entry.name] = entry.axes.to_torch(np.broadcast_to(0.0, shape)).shape
     return expected
 
 
 def shapes_by_path(tree: array_types.Params) -> dict[str, tuple[int, ...]]:
-    """Shape of every leaf by its path joined with "/"."""
+    """Returns the shape of every leaf by its path, joined with "/"."""
     return {
         jax.tree_util.keystr(path, simple=True, separator="/"): tuple(leaf.shape)
         for path, leaf in jax.tree_util.tree_leaves_with_path(tree)
     }
 
 
-@functools.cache  # seconds at the paper's size; nobody here changes it
+@functools.cache  # tracing takes seconds at the paper's size
 def _tree(kind: str, config: ModelConfig) -> array_types.Params:
-    """Abstract parameters of the part of the model that a file of the kind holds."""
+    """Returns abstract parameters of the part of the model in files of a kind."""
     names.check_kind(kind, config)
     params = build.abstract_params(config)
     return params[kind.removeprefix("clip-")] if kind.startswith("clip-") else params
 
 
-def _mistyped(tensors: Mapping[str, np.ndarray]) -> list[str]:
+def _unsupported_dtypes(tensors: Mapping[str, np.ndarray]) -> list[str]:
     return [
         f"{name} {tensor.dtype.name}"
         for name, tensor in tensors.items()
@@ -116,10 +119,10 @@ def _mistyped(tensors: Mapping[str, np.ndarray]) -> list[str]:
     ]
 
 
-def _unlike_their_fellows(
+def _mixed_dtypes(
     tensors: Mapping[str, np.ndarray], stacks: Iterable[list[str]]
 ) -> list[str]:
-    """Layers lie in one array here, so a stack has one type, its first one's."""
+    """Lists tensors whose dtype differs from the first layer of their stack."""
     return [
         f"{name} {tensors[name].dtype.name} beside {tensors[first].dtype.name} layers"
         for first, *others in stacks
@@ -132,24 +135,24 @@ def _unlike_their_fellows(
 def _check(
     what: str,
     expected: Mapping[str, tuple[int, ...]],
-    found: Mapping[str, tuple[int, ...]],
+    actual: Mapping[str, tuple[int, ...]],
     mistyped: list[str],
 ) -> None:
-    """Raises one UserError with the number of wrong names and the first of them."""
+    """Raises a UserError with the number of wrong tensors and the first of them."""
     wrong = {
-        "missing": [name for name in expected if name not in found],
-        # A name out of a file may hold anything, also line ends.
-        "surplus": [
+        "missing": [name for name in expected if name not in actual],
+        # Names from a file may contain any characters, including line ends.
+        "unknown": [
             name if name.isprintable() else repr(name)
-            for name in found
+            for name in actual
             if name not in expected
         ],
-        "misshapen": [
-            f"{name} {found[name]} instead of {shape}"
+        "of another shape": [
+            f"{name} {actual[name]} instead of {shape}"
             for name, shape in expected.items()
-            if found.get(name, shape) != shape
+            if actual.get(name, shape) != shape
         ],
-        "mistyped": mistyped,
+        "of another dtype": mistyped,
     }
     problems = []
     for how, which in wrong.items():
@@ -163,13 +166,13 @@ def _check(
         )
 
 
-def _get(tree, path):
+def _get(tree: Any, path: tuple[str, ...]) -> Any:
     for name in path:
         tree = tree[name]
     return tree
 
 
-def _put(tree, path, leaf):
+def _put(tree: dict[str, Any], path: tuple[str, ...], leaf: np.ndarray) -> None:
     for name in path[:-1]:
         tree = tree.setdefault(name, {})
     tree[path[-1]] = leaf

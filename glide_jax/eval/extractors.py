@@ -140,7 +140,7 @@ class InceptionExtractor:
         place = None if mesh is None else sharding.replicated(mesh)
         self._params = jax.device_put(params, place)
         self._look = measured(
-            functools.partial(inception.look, resizing=_RESIZING[name])
+            functools.partial(inception.extract, resizing=_RESIZING[name])
         )
 
     def __call__(self, pixels: image_io.PixelBatch) -> Features:

@@ -1,1 +1,1 @@
-"""The networks as pure functions of a parameter tree; Flax stays behind this folder."""
+"""Networks as pure functions of a parameter tree; Flax is used in this folder only."""

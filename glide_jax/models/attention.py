@@ -1,7 +1,7 @@
-"""How do pixels attend to each other and to the caption?
+"""Attention among the pixels of an image and to its caption.
 
-The order of channels inside a fused projection is the released weights': by head, then
-query/key/value, then channel. So converting weights is a plain transpose.
+Fused projections order their channels as the released weights do: by head, then
+query/key/value, then channel. Weight conversion is therefore a plain transpose.
 """
 
 from __future__ import annotations
@@ -20,18 +20,32 @@ from glide_jax.models import initializers, layers
 
 # queries (B, N, heads, ch), keys and values (B, M, heads, ch) -> (B, N, heads, ch)
 AttentionFn = Callable[[jax.Array, jax.Array, jax.Array], jax.Array]
+# Tensor parallelism as in Megatron-LM (arXiv 1909.08053): the first layer of a pair is
+# sharded by its outputs, so that each device has whole heads, the second by its inputs.
+# Patterns of parameter paths, and the mesh axis of each dimension.
+TENSOR_RULES = (
+    (r"attention/(qkv|encoder_kv)/kernel$", (None, "tensor")),
+    (r"attention/(qkv|encoder_kv)/bias$", ("tensor",)),
+    (r"attention/proj_out/kernel$", ("tensor", None)),
+)
 
 
 def xla_attention(
-    queries: Float[array_types.Array, "b n heads ch"],
-    keys: Float[array_types.Array, "b m heads ch"],
-    values: Float[array_types.Array, "b m heads ch"],
+    queries: Float[jax.Array, "b n heads ch"],
+    keys: Float[jax.Array, "b m heads ch"],
+    values: Float[jax.Array, "b m heads ch"],
     mask: Bool[array_types.Array, "n m"] | None = None,
-) -> Float[array_types.Array, "b n heads ch"]:
-    """Scaled dot-product attention, softmax in float32; mask False: not attended.
+) -> Float[jax.Array, "b n heads ch"]:
+    """Returns softmax(Q K^T / sqrt(ch)) V; the softmax is computed in float32.
 
-    The scale 1/sqrt(ch) is split over queries and keys, so that float16 products do
-    not overflow before it is applied.
+    The scale is split over queries and keys, so that float16 products do not overflow
+    before it is applied.
+
+    Args:
+      queries: (B, N, heads, ch).
+      keys: (B, M, heads, ch).
+      values: (B, M, heads, ch).
+      mask: (N, M), False where a query does not attend to a key; None: no mask.
     """
     scale = queries.shape[-1] ** -0.25
     logits = jnp.einsum(
@@ -47,7 +61,15 @@ def xla_attention(
 
 
 class ImageAttention(nn.Module):
-    """Residual self-attention of an image, the caption's keys and values in front."""
+    """Residual self-attention of an image; the caption adds keys and values in front.
+
+    Attributes:
+      channels: width of the image.
+      head_channels: width of a head.
+      norm_groups: groups of the GroupNorm before the projections.
+      dtype: of the projections.
+      attention: the program that computes attention.
+    """
 
     channels: int
     head_channels: int
@@ -60,14 +82,18 @@ class ImageAttention(nn.Module):
         self.qkv = layers.Linear(3 * self.channels, dtype=self.dtype)
         self.encoder_kv = layers.Linear(2 * self.channels, dtype=self.dtype)
         self.proj_out = layers.Linear(
-            self.channels, init=initializers.zero_init, dtype=self.dtype
+            self.channels, layer_init=initializers.zero_init, dtype=self.dtype
         )
 
-    def text_keys_values(self, sequence):
-        """Caption features (B, L, width) -> this layer's (B, L, 2 * channels)."""
+    def text_keys_values(
+        self, sequence: array_types.Sequence
+    ) -> Float[jax.Array, "b l kv"]:
+        """Projects caption features to keys and values, (B, L, 2 * channels)."""
         return self.encoder_kv(sequence)
 
-    def __call__(self, x, text_keys_values):
+    def __call__(
+        self, x: array_types.FeatureMap, text_keys_values: Float[jax.Array, "b l kv"]
+    ) -> array_types.FeatureMap:
         batch, height, width, _ = x.shape
         qkv = self.qkv(self.norm(x).reshape(batch, height * width, self.channels))
         q, k, v = self._heads(qkv, 3)
@@ -78,8 +104,10 @@ class ImageAttention(nn.Module):
         attended = einops.rearrange(self.attention(q, k, v), "b n h c -> b n (h c)")
         return x + self.proj_out(attended).reshape(x.shape)
 
-    def _heads(self, fused, parts):
-        """(B, N, heads * parts * ch) -> parts times (B, N, heads, ch)."""
+    def _heads(
+        self, fused: Float[jax.Array, "b n fused"], parts: int
+    ) -> tuple[jax.Array, ...]:
+        """Splits (B, N, heads * parts * ch) into `parts` arrays (B, N, heads, ch)."""
         split = einops.rearrange(
             fused, "b n (h p c) -> p b n h c", p=parts, c=self.head_channels
         )

@@ -1,20 +1,19 @@
-"""Which program computes attention fastest on this machine?
+"""Attention programs for each platform.
 
-Every function here answers as `attention.xla_attention` does, up to rounding. The
-choice is the machine's, made while a program is traced, and no part of a model's
-configuration: a bundle trained on one machine is sampled on any other.
+Every function here returns what `attention.xla_attention` does, up to rounding. The
+program is chosen by platform and shape while a program is traced. It is not part of a
+model's configuration, so a bundle trained on one machine can be sampled on any other.
 
-| platform | program                 | where                                          |
+| platform | program                 | used for                                       |
 |----------|-------------------------|------------------------------------------------|
-| cpu      | one head after another  | from 256 queries: logits that fit no cache     |
+| cpu      | one head after another  | 256 queries or more: logits exceed the cache   |
 | gpu      | cuDNN flash attention   | float16, bfloat16; heads of 8, 16, .. 128      |
-| tpu      | splash attention        | queries and keys in 128s                       |
-| any      | plain XLA               | everywhere else                                |
+| tpu      | splash attention        | multiples of 128 queries and keys              |
+| any      | plain XLA               | everything else                                |
 """
 
 from __future__ import annotations
 
-import functools
 import math
 from typing import Any
 
@@ -24,29 +23,28 @@ import jax.numpy as jnp
 from jax.sharding import Mesh, PartitionSpec
 from jaxtyping import Float
 
-from glide_jax import array_types
 from glide_jax.models import attention
 
-Heads = Float[array_types.Array, "b n heads ch"]
-KeyHeads = Float[array_types.Array, "b m heads ch"]
+Heads = Float[jax.Array, "b n heads ch"]
+KeyHeads = Float[jax.Array, "b m heads ch"]
 
-# Below it, all logits of a picture fit into a core's cache and a loop only costs.
+# With fewer queries the logits of an image fit into a core's cache; a loop is slower.
 PER_HEAD_MIN_QUERIES = 256
 CUDNN_DTYPES = (jnp.float16, jnp.bfloat16)
-# jax._src.cudnn.fused_attention_stablehlo.check_is_flash_attention; Hopper takes 256.
+# Limits of jax._src.cudnn.fused_attention_stablehlo; Hopper supports 256 channels.
 CUDNN_CHANNELS, CUDNN_MAX_CHANNELS = 8, 128
 SPLASH_DTYPES = (jnp.float32, jnp.bfloat16)
-SPLASH_LANES = 128  # of a TPU's vector unit: blocks are multiples of it
-# Tried in this order; the caption's 128 keys in front make 384 divide most lengths.
+SPLASH_LANES = 128  # width of a TPU's vector unit; blocks are multiples of it
+# Tried in this order; with the caption's 128 keys, 384 divides most lengths.
 SPLASH_BLOCKS = (512, 384, 256, 128)
 
 
 def attend(
     queries: Heads, keys: KeyHeads, values: KeyHeads
-) -> Float[array_types.Array, "b n heads ch"]:
-    """Attention by the program that suits the machine this is traced on."""
+) -> Float[jax.Array, "b n heads ch"]:
+    """Computes attention with the program of the default platform."""
     platform = jax.default_backend()
-    # A Pallas kernel is not partitioned by the compiler; over a mesh, see attend_on.
+    # The compiler does not partition a Pallas kernel; for a mesh see `attend_on`.
     if platform == "tpu" and jax.device_count() > 1:
         return attention.xla_attention(queries, keys, values)
     chosen = choose_attention(platform, queries.shape, keys.shape, queries.dtype)
@@ -56,11 +54,16 @@ def attend(
 def attend_on(
     mesh: Mesh, batch_axes: tuple[str, ...], head_axis: str
 ) -> attention.AttentionFn:
-    """Attention over a mesh by the program that suits its devices, with gradients.
+    """Returns attention for the devices of a mesh, with gradients.
 
-    They need not be those of this process: a program may be compiled for a machine
-    that is not there. The compiler partitions XLA's and cuDNN's programs by itself;
-    each device runs a Pallas kernel on its own pictures and heads.
+    The devices may be abstract, for compilation ahead of time. The compiler partitions
+    XLA's and cuDNN's programs; a Pallas kernel runs on each device's own images and
+    heads.
+
+    Args:
+      mesh: of the devices.
+      batch_axes: axes of the mesh that shard the batch.
+      head_axis: axis of the mesh that shards the heads.
     """
     platform = mesh.devices.flat[0].platform
     num_batch_shards = math.prod(mesh.shape[axis] for axis in batch_axes)
@@ -75,16 +78,16 @@ def attend_on(
 
     def attend_over_mesh(
         queries: Heads, keys: KeyHeads, values: KeyHeads
-    ) -> Float[array_types.Array, "b n heads ch"]:
+    ) -> Float[jax.Array, "b n heads ch"]:
         batch, _, heads, _ = queries.shape
-        divides = batch % num_batch_shards == 0 and heads % mesh.shape[head_axis] == 0
+        is_even = batch % num_batch_shards == 0 and heads % mesh.shape[head_axis] == 0
         chosen = attention.xla_attention
         if platform != "cpu":
             chosen = choose_attention(
                 platform, queries.shape, keys.shape, queries.dtype
             )
         if chosen is splash_attention:
-            chosen = splash if divides else attention.xla_attention
+            chosen = splash if is_even else attention.xla_attention
         return chosen(queries, keys, values)
 
     return attend_over_mesh
@@ -96,10 +99,10 @@ def choose_attention(
     keys_shape: tuple[int, ...],
     dtype: Any,
 ) -> attention.AttentionFn:
-    """The program for one device of a platform ("cpu", "gpu" or "tpu").
+    """Returns the program for one device.
 
     Args:
-      platform: as `jax.default_backend()` names it.
+      platform: "cpu", "gpu" or "tpu".
       queries_shape: (B, N, heads, ch).
       keys_shape: (B, M, heads, ch).
       dtype: of queries, keys and values.
@@ -127,14 +130,14 @@ def choose_attention(
 
 def per_head_attention(
     queries: Heads, keys: KeyHeads, values: KeyHeads
-) -> Float[array_types.Array, "b n heads ch"]:
-    """Heads in a loop, so that the logits of one stay in a CPU's cache.
+) -> Float[jax.Array, "b n heads ch"]:
+    """Loops over heads, so that the logits of one stay in a CPU's cache.
 
-    Weights are divided by their sum after the second product, which is smaller.
+    The softmax is normalised after the second product, whose result is smaller.
     """
     scale = queries.shape[-1] ** -0.25  # split over both, as in xla_attention
 
-    def attend_head(head):
+    def attend_head(head: tuple[jax.Array, ...]) -> jax.Array:
         q, k, v = head
         logits = jnp.dot(q * scale, (k * scale).T, preferred_element_type=jnp.float32)
         weights = jnp.exp(logits - jnp.max(logits, axis=-1, keepdims=True))
@@ -150,16 +153,16 @@ def per_head_attention(
 
 def cudnn_attention(
     queries: Heads, keys: KeyHeads, values: KeyHeads
-) -> Float[array_types.Array, "b n heads ch"]:
-    """cuDNN's flash attention: logits never reach memory. NVIDIA GPUs only."""
+) -> Float[jax.Array, "b n heads ch"]:
+    """Runs cuDNN's flash attention, on NVIDIA GPUs; logits are not stored."""
     return jax.nn.dot_product_attention(queries, keys, values, implementation="cudnn")
 
 
 def splash_attention(
     queries: Heads, keys: KeyHeads, values: KeyHeads, *, interpret: bool = False
-) -> Float[array_types.Array, "b n heads ch"]:
-    """JAX's Pallas kernel for TPUs; interpret: run it on any platform."""
-    # A fifth of a second that only a TPU has to pay.
+) -> Float[jax.Array, "b n heads ch"]:
+    """Runs JAX's Pallas kernel for TPUs; `interpret` runs it on any platform."""
+    # Imported here: the import takes 0.2 s, which only TPUs need.
     from jax.experimental.pallas.ops.tpu import splash_attention as splash
 
     (_, num_queries, num_heads, channels), num_keys = queries.shape, keys.shape[1]
@@ -177,16 +180,17 @@ def splash_attention(
         ),
         interpret=interpret,
     )
-    # The kernel leaves scaling to its caller.
-    attended = jax.vmap(kernel)(
+    # The kernel does not scale the logits.
+    attended: Any = jax.vmap(kernel)(
         _heads_first(queries * channels**-0.5), _heads_first(keys), _heads_first(values)
     )
     return einops.rearrange(attended, "b h n c -> b n h c").astype(values.dtype)
 
 
-_heads_first = functools.partial(einops.rearrange, pattern="b n h c -> b h n c")
+def _heads_first(x: Heads) -> Float[jax.Array, "b heads n ch"]:
+    return einops.rearrange(x, "b n h c -> b h n c")
 
 
 def _block(length: int) -> int:
-    """The largest block that divides a length; both are multiples of 128."""
+    """Returns the largest block that divides a length, a multiple of 128."""
     return next(block for block in SPLASH_BLOCKS if length % block == 0)

@@ -1,8 +1,8 @@
-"""How does a trained model take in the four channels of inpainting?
+"""Adds the four input channels of inpainting to a trained model.
 
-GLIDE fine-tunes its inpainting models from the others: the stem convolution gets input
-channels for the known pixels and their mask, and their weights start at zero, so the
-grown model first computes what the old one did, whatever the image and mask.
+GLIDE fine-tunes its inpainting models from the others. The stem convolution gets input
+channels for the known pixels and their mask. Their weights start at zero, so the
+extended model initially computes the same outputs for any image and mask.
 """
 
 from __future__ import annotations
@@ -20,17 +20,21 @@ _IMAGE_CHANNELS = 3  # x_t: first in every model
 _INPAINT_CHANNELS = 4  # known pixels and their mask: between x_t and low_res
 
 
-def grow(
+def extend(
     params: array_types.Params, from_config: Text2ImConfig, to_config: Text2ImConfig
 ) -> tuple[array_types.Params, list[str]]:
-    """The parameters as `to_config` wants them, and the paths that grew.
+    """Extends parameters from one configuration to another.
 
-    An upsampler's low_res weights move from inputs 3:6 to 7:10. Equal models return
-    the parameters unchanged and no path. The input tree is not modified.
+    An upsampler's low_res weights move from inputs 3:6 to 7:10. The input tree is not
+    modified.
+
+    Returns:
+      The parameters of `to_config`, and the paths of the extended tensors: none if the
+      configurations agree on `inpaint`.
 
     Raises:
-      UserError: when the configurations differ in more than `inpaint` (dropout and the
-        compute dtype may differ: they leave the parameters alone).
+      UserError: the configurations differ in a field that changes parameters, other
+        than `inpaint`.
     """
     check(from_config, to_config)
     if from_config.inpaint == to_config.inpaint:
@@ -43,15 +47,16 @@ def grow(
         kernel[:, :, _IMAGE_CHANNELS:],
     )
     stem = {**params["unet"]["stem"], "kernel": jnp.concatenate(parts, axis=2)}
-    grown = {**params, "unet": {**params["unet"], "stem": stem}}
-    return grown, ["/".join(STEM)]
+    extended = {**params, "unet": {**params["unet"], "stem": stem}}
+    return extended, ["/".join(STEM)]
 
 
 def check(from_config: Text2ImConfig, to_config: Text2ImConfig) -> None:
+    """Raises UserError unless `from_config` can be extended to `to_config`."""
     if from_config.inpaint and not to_config.inpaint:
         raise UserError(
-            "an inpainting model cannot shrink to one without inpaint; "
-            "set model.inpaint=True or start from a model without it"
+            "a model with inpaint=True cannot continue without inpaint; set "
+            "model.inpaint=True, or start from a model without it"
         )
     free = ("inpaint", "dropout_prob", "compute_dtype")
     differing = [
@@ -64,5 +69,5 @@ def check(from_config: Text2ImConfig, to_config: Text2ImConfig) -> None:
     if differing:
         raise UserError(
             f"the model to start from differs in {', '.join(differing)}; only inpaint "
-            "may be added: set these model fields alike"
+            "may change: set these fields of model as in that model"
         )

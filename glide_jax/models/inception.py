@@ -1,30 +1,30 @@
-"""What does the InceptionV3 that FID is defined by make of a picture?
+"""The InceptionV3 that defines FID.
 
-The network of "Rethinking the Inception Architecture" (arXiv 1512.00567) as the graph
-of December 2015 has it, from which the published PyTorch weights come: 1008 classes,
-averages over the pixels of the picture alone (padding does not count), and a maximum in
-place of the average in the last block. Batch norms are folded into the convolutions
-before them, which is all that they are at evaluation.
+The network of "Rethinking the Inception Architecture" (arXiv 1512.00567), in the
+TensorFlow graph of December 2015 from which the published PyTorch weights come: 1008
+classes, average pooling that excludes padding, and maximum pooling instead of average
+pooling in the last block. Batch norms are folded into the preceding convolutions.
 
-Read here are
-  pool     the mean over the last feature map, 2048 numbers: FID, KID, precision, recall
-  spatial  the first 7 channels of Mixed_6d's 1x1 branch, 17 x 17 x 7 numbers in this
-           order: sFID. The graph calls it mixed_6/conv.
-  logits   pool times the last layer's matrix, without its bias: the Inception Score as
-           OpenAI's evaluator computes it.
+Outputs:
+  pool: the mean over the last feature map, 2048 numbers; for FID, KID, precision and
+    recall.
+  spatial: the first 7 channels of Mixed_6d's 1x1 branch, 17 x 17 x 7 numbers in this
+    order; for sFID. The graph calls it mixed_6/conv.
+  logits: pool times the last layer's matrix, without its bias; for the Inception Score
+    as OpenAI's evaluator computes it.
 
-Its users resize pictures in one of two ways, both bilinear and without a filter against
-aliasing, and features of one must not be compared with those of the other:
-  pytorch_fid  between the centres of pixels, then x / 127.5 - 1: as in pytorch-fid,
-               which published the weights
-  tf1          between their corners, then (x - 128) / 128: as in the graph itself, so
-               in OpenAI's evaluator and its reference batches. A picture of 64 pixels
-               lies 1.8 of 299 pixels further left and up.
+There are two ways to resize images, both bilinear without antialiasing. Features of
+one must not be compared with features of the other:
+  pytorch_fid: aligned at pixel centres, then x / 127.5 - 1, as in pytorch-fid, which
+    published the weights.
+  tf1: aligned at pixel corners, then (x - 128) / 128, as in the graph itself, and so in
+    OpenAI's evaluator and its reference batches. An image of 64 pixels is shifted 1.8
+    of 299 pixels to the left and up.
 """
 
 from __future__ import annotations
 
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -41,8 +41,8 @@ SPATIAL_CHANNELS = 7  # published, of sFID (arXiv 2103.03841)
 POOL, SPATIAL = 2048, 17 * 17 * SPATIAL_CHANNELS
 
 
-class Seen(NamedTuple):
-    """What the network makes of n pictures, float32.
+class InceptionFeatures(NamedTuple):
+    """The outputs for n images, float32.
 
     Attributes:
       pool: (n, 2048).
@@ -55,51 +55,55 @@ class Seen(NamedTuple):
     logits: Float[jax.Array, "n 1008"]
 
 
-def look(
+def extract(
     params: array_types.Params,
     pixels: UInt8[array_types.Array, "n h w 3"],
     resizing: str,
-) -> Seen:
-    """Features of 8-bit RGB pictures of any size; may be jitted.
+) -> InceptionFeatures:
+    """Computes the features of 8-bit RGB images of any size; traceable.
 
-    `resizing` is one of RESIZING; the module's text says what they do.
+    Args:
+      params: as `abstract_params` describes them.
+      pixels: images.
+      resizing: a key of RESIZING, see the module's documentation.
     """
-    return see(params, RESIZING[resizing](pixels))
+    return apply(params, RESIZING[resizing](pixels))
 
 
-def see(
+def apply(
     params: array_types.Params, images: Float[array_types.Array, "n 299 299 3"]
-) -> Seen:
-    """Features of pictures as the network reads them, in [-1, 1]."""
-    return _Inception().apply({"params": params}, images)
+) -> InceptionFeatures:
+    """Computes the features of resized images in [-1, 1]."""
+    features: Any = _Inception().apply({"params": params}, jnp.asarray(images))
+    return features
 
 
 def abstract_params() -> array_types.Params:
-    """Shapes and dtypes of the parameters, without computing any."""
-    picture = jax.ShapeDtypeStruct((1, PX, PX, 3), jnp.float32)
-    described = jax.eval_shape(_Inception().init, jax.random.key(0), picture)
+    """Returns shapes and dtypes of the parameters, without computing them."""
+    image = jax.ShapeDtypeStruct((1, PX, PX, 3), jnp.float32)
+    described = jax.eval_shape(_Inception().init, jax.random.key(0), image)
     return nn.meta.unbox(described)["params"]
 
 
-def _resized_by_centres(pixels):
+def _resized_by_centres(pixels: array_types.Array) -> jax.Array:
     shape = (pixels.shape[0], PX, PX, 3)
     images = jnp.asarray(pixels, jnp.float32) / 127.5 - 1
     return jax.image.resize(images, shape, "linear", antialias=False)
 
 
-def _resized_by_corners(pixels):
+def _resized_by_corners(pixels: array_types.Array) -> jax.Array:
     rows, columns = (_corner_weights(side) for side in pixels.shape[1:3])
     images = jnp.asarray(pixels, jnp.float32) / 128 - 1
     return jnp.einsum("nyxc,hy,wx->nhwc", images, rows, columns)
 
 
-def _corner_weights(side):
-    """(299, side): row i is the picture at position i * side / 299."""
+def _corner_weights(side: int) -> Float[np.ndarray, "299 side"]:
+    """Returns interpolation weights; row i samples position i * side / 299."""
     positions = np.arange(PX) * (side / PX)
     low = positions.astype(int)
     weights, rows = np.zeros((PX, side), np.float32), np.arange(PX)
     weights[rows, low] = 1 - (positions - low)
-    weights[rows, np.minimum(low + 1, side - 1)] += positions - low  # the edge goes on
+    weights[rows, np.minimum(low + 1, side - 1)] += positions - low  # edge is repeated
     return weights
 
 
@@ -107,39 +111,40 @@ RESIZING = {"pytorch_fid": _resized_by_centres, "tf1": _resized_by_corners}
 
 
 class _Inception(nn.Module):
-    """Pictures in [-1, 1] (B, 299, 299, 3) -> Seen."""
+    """Maps images in [-1, 1] (B, 299, 299, 3) to InceptionFeatures."""
 
     @nn.compact
-    def __call__(self, x):
-        x = _walk(STEM, x)
+    def __call__(self, x: Float[jax.Array, "b 299 299 3"]) -> InceptionFeatures:
+        h, first = _run_steps(STEM, x), {}
         for name, branches in BLOCKS.items():
-            if name == "Mixed_6d":
-                first, x = _Block(branches, name=name)(x)
-                spatial = first[..., :SPATIAL_CHANNELS]
-            else:
-                _, x = _Block(branches, name=name)(x)
-        pool = jnp.mean(x, axis=(1, 2))
+            first[name], h = _Block(branches, name=name)(h)
+        spatial = first["Mixed_6d"][..., :SPATIAL_CHANNELS]
+        pool = jnp.mean(h, axis=(1, 2))
         kernel_init, _ = initializers.torch_init(POOL)
         kernel = self.param("fc", kernel_init, (POOL, NUM_CLASSES), jnp.float32)
-        return Seen(pool, spatial.reshape(len(x), SPATIAL), jnp.dot(pool, kernel))
+        return InceptionFeatures(
+            pool, spatial.reshape(len(h), SPATIAL), jnp.dot(pool, kernel)
+        )
 
 
 class _Block(nn.Module):
-    """(B, H, W, C) -> the first branch, and all branches beside each other."""
+    """Returns the first branch, and the concatenation of all branches."""
 
     branches: Branches
 
     @nn.compact
-    def __call__(self, x):
-        found = [_walk(steps, x) for steps in self.branches]
-        return found[0], jnp.concatenate(found, axis=-1)
+    def __call__(
+        self, x: array_types.FeatureMap
+    ) -> tuple[Float[jax.Array, "b h2 w2 c2"], Float[jax.Array, "b h2 w2 c3"]]:
+        outputs = [_run_steps(steps, x) for steps in self.branches]
+        return outputs[0], jnp.concatenate(outputs, axis=-1)
 
 
 class _ConvRelu(nn.Module):
     spec: Conv
 
     @nn.compact
-    def __call__(self, x):
+    def __call__(self, x: array_types.FeatureMap) -> Float[jax.Array, "b h2 w2 c2"]:
         height, width = self.spec.kernel
         kernel_init, bias_init = initializers.torch_init(height * width * x.shape[-1])
         shape = (height, width, x.shape[-1], self.spec.channels)
@@ -155,8 +160,8 @@ class _ConvRelu(nn.Module):
         return nn.relu(y + bias)
 
 
-def _walk(steps, x):
-    """The steps one after the other, inside a module's compact call."""
+def _run_steps(steps: tuple[Step, ...], x: jax.Array) -> jax.Array:
+    """Applies the steps in order; called in a module's compact method."""
     for step in steps:
         if isinstance(step, Conv):
             x = _ConvRelu(step, name=step.name)(x)
@@ -168,7 +173,7 @@ def _walk(steps, x):
     return x
 
 
-def _pooled(pool, x):
+def _pooled(pool: Pool, x: jax.Array) -> jax.Array:
     padding = "SAME" if pool.stride == 1 else "VALID"
     window, strides = (3, 3), (pool.stride, pool.stride)
     if pool.kind == "max":
@@ -180,11 +185,11 @@ class Conv(NamedTuple):
     """A convolution with its folded batch norm, then ReLU.
 
     Attributes:
-      name: as in the published file, within its block.
-      channels: of its output.
+      name: within its block, as in the published file.
+      channels: of the output.
       kernel: height and width.
-      stride: 1, or 2 to halve the side.
-      padded: whether zeros around the picture keep its side.
+      stride: 1 or 2.
+      padded: whether zero padding preserves the side.
     """
 
     name: str
@@ -195,20 +200,20 @@ class Conv(NamedTuple):
 
 
 class Pool(NamedTuple):
-    """The mean or the maximum of 3x3 pixels; stride 2 takes whole windows only."""
+    """Mean or maximum of 3x3 pixels; with stride 2 without padding."""
 
     kind: str
     stride: int = 1
 
 
 class Fork(NamedTuple):
-    """Convolutions that read the same picture, their channels side by side."""
+    """Convolutions of the same input, their outputs concatenated."""
 
     convs: tuple[Conv, ...]
 
 
 Step = Conv | Pool | Fork
-Branches = tuple[tuple[Step, ...], ...]  # side by side, each from left to right
+Branches = tuple[tuple[Step, ...], ...]  # in parallel; the steps of each in order
 
 _MEAN, _MAX, _HALVE = Pool("mean"), Pool("max"), Pool("max", stride=2)
 _ROW, _COLUMN = (1, 7), (7, 1)
@@ -219,7 +224,7 @@ def _reduction(name: str, channels: int) -> Conv:
 
 
 def _block_a(pooled: int) -> Branches:
-    """35 x 35."""
+    """A block at 35 x 35."""
     return (
         (Conv("branch1x1", 64),),
         (Conv("branch5x5_1", 48), Conv("branch5x5_2", 64, (5, 5))),
@@ -233,7 +238,7 @@ def _block_a(pooled: int) -> Branches:
 
 
 def _block_c(narrow: int) -> Branches:
-    """17 x 17, its 7x7 convolutions taken apart into rows and columns."""
+    """A block at 17 x 17, its 7x7 convolutions factored into rows and columns."""
     return (
         (Conv("branch1x1", 192),),
         (
@@ -253,7 +258,7 @@ def _block_c(narrow: int) -> Branches:
 
 
 def _block_e(pool: Pool) -> Branches:
-    """8 x 8."""
+    """A block at 8 x 8."""
 
     def fork(left: str, right: str) -> Fork:
         return Fork((Conv(left, 384, (1, 3)), Conv(right, 384, (3, 1))))

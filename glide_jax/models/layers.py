@@ -1,8 +1,8 @@
-"""What are the layers that every network here is made of?
+"""Layers shared by all networks.
 
-Parameters are float32. A layer computes in its `dtype`; norms always compute and
-answer in float32, because a half-precision mean over a feature map loses the digits
-that the division by the deviation then magnifies.
+Parameters are float32. A layer computes in its `dtype`; norms always compute in and
+return float32, because the rounding error of a half-precision mean over a feature map
+is amplified by the division by the standard deviation.
 """
 
 from __future__ import annotations
@@ -26,15 +26,15 @@ class Linear(nn.Module):
     """An affine map of the last axis; also the 1x1 convolution of an image."""
 
     features: int
-    init: initializers.LayerInit = initializers.torch_init
+    layer_init: initializers.LayerInit = initializers.torch_init
     use_bias: bool = True
     dtype: Any = jnp.float32
     precision: Any = None
 
     @nn.compact
-    def __call__(self, x):
+    def __call__(self, x: Float[jax.Array, "... c"]) -> Float[jax.Array, "... d"]:
         fan_in = x.shape[-1]
-        kernel_init, bias_init = self.init(fan_in)
+        kernel_init, bias_init = self.layer_init(fan_in)
         kernel = self.param("kernel", kernel_init, (fan_in, self.features), jnp.float32)
         y = jnp.dot(
             x.astype(self.dtype), kernel.astype(self.dtype), precision=self.precision
@@ -49,14 +49,14 @@ class Conv3x3(nn.Module):
     """A 3x3 convolution, stride 1, zero padding, on NHWC."""
 
     features: int
-    init: initializers.LayerInit = initializers.torch_init
+    layer_init: initializers.LayerInit = initializers.torch_init
     dtype: Any = jnp.float32
     precision: Any = None
 
     @nn.compact
-    def __call__(self, x):
+    def __call__(self, x: array_types.FeatureMap) -> Float[jax.Array, "b h w features"]:
         fan_in = 9 * x.shape[-1]
-        kernel_init, bias_init = self.init(fan_in)
+        kernel_init, bias_init = self.layer_init(fan_in)
         shape = (3, 3, x.shape[-1], self.features)
         kernel = self.param("kernel", kernel_init, shape, jnp.float32)
         bias = self.param("bias", bias_init, (self.features,), jnp.float32)
@@ -65,20 +65,20 @@ class Conv3x3(nn.Module):
 
 
 def conv3x3(
-    x: array_types.Image,
-    kernel: Float[array_types.Array, "3 3 c features"],
+    x: array_types.FeatureMap,
+    kernel: Float[jax.Array, "3 3 c features"],
     precision: Any = None,
-) -> Float[array_types.Array, "b h w features"]:
-    """The convolution of Conv3x3, by the program that suits platform and shape.
+) -> Float[jax.Array, "b h w features"]:
+    """Returns the 3x3 convolution, by the fastest program for platform and shape.
 
-    XLA's convolutions on a CPU are slow where a kernel has more to read than the
-    picture, at the bottom of a released U-Net: there a product of unfolded pixels
-    takes half of the time.
+    On a CPU, XLA's convolution is slow if the kernel is larger than the image, as at
+    the bottom of a released U-Net. There a product of unfolded pixels takes half the
+    time.
     """
     batch, height, width, channels = x.shape
-    # A batch that is no number belongs to a program exported for any platform.
-    is_for_here = jax.default_backend() == "cpu" and isinstance(batch, int)
-    if is_for_here and batch * height * width <= channels:
+    # A symbolic batch size belongs to a program that is exported for all platforms.
+    is_local_cpu = jax.default_backend() == "cpu" and isinstance(batch, int)
+    if is_local_cpu and batch * height * width <= channels:
         return unfolded_conv3x3(x, kernel, precision)
     return jax.lax.conv_general_dilated(
         x,
@@ -91,11 +91,11 @@ def conv3x3(
 
 
 def unfolded_conv3x3(
-    x: array_types.Image,
-    kernel: Float[array_types.Array, "3 3 c features"],
+    x: array_types.FeatureMap,
+    kernel: Float[jax.Array, "3 3 c features"],
     precision: Any = None,
-) -> Float[array_types.Array, "b h w features"]:
-    """The same as one matrix product: each pixel beside its eight neighbours."""
+) -> Float[jax.Array, "b h w features"]:
+    """Returns the 3x3 convolution as one product of unfolded 3x3 neighbourhoods."""
     _, height, width, channels = x.shape
     padded = jnp.pad(x, ((0, 0), (1, 1), (1, 1), (0, 0)))
     neighbours = [
@@ -109,17 +109,17 @@ def unfolded_conv3x3(
 
 
 class GroupNorm(nn.Module):
-    """Group normalisation, biased variance, float32 in and out."""
+    """Group normalisation, biased variance, float32 output."""
 
     groups: int
 
     @nn.compact
-    def __call__(self, x):
+    def __call__(self, x: array_types.FeatureMap) -> array_types.FeatureMap:
         channels = x.shape[-1]
         gain = self.param("scale", initializers.ONES, (channels,), jnp.float32)
         bias = self.param("bias", initializers.ZEROS, (channels,), jnp.float32)
         x = x.astype(jnp.float32)
-        # Channels first, groups afterwards on the small array: no reshape of the image.
+        # Averages over pixels first, then over groups: the image is not reshaped.
         mean = self._over_group(jnp.mean(x, axis=(1, 2)))
         centred = x - mean[:, None, None]
         # Two passes: E[x^2] - E[x]^2 cancels where the mean is large.
@@ -127,7 +127,7 @@ class GroupNorm(nn.Module):
         gain = jax.lax.rsqrt(variance + NORM_EPSILON) * gain
         return centred * gain[:, None, None] + bias
 
-    def _over_group(self, per_channel):
+    def _over_group(self, per_channel: array_types.Embedding) -> array_types.Embedding:
         batch, channels = per_channel.shape
         size = channels // self.groups
         if size == 1:
@@ -137,10 +137,10 @@ class GroupNorm(nn.Module):
 
 
 class LayerNorm(nn.Module):
-    """Layer normalisation of the last axis, biased variance, float32 in and out."""
+    """Layer normalisation of the last axis, biased variance, float32 output."""
 
     @nn.compact
-    def __call__(self, x):
+    def __call__(self, x: Float[jax.Array, "... d"]) -> Float[jax.Array, "... d"]:
         width = x.shape[-1]
         gain = self.param("scale", initializers.ONES, (width,), jnp.float32)
         bias = self.param("bias", initializers.ZEROS, (width,), jnp.float32)
@@ -152,10 +152,14 @@ class LayerNorm(nn.Module):
 
 def timestep_embedding(
     timesteps: array_types.Timesteps, dim: int
-) -> Float[array_types.Array, "b d"]:
-    """Sinusoids [cos, sin] of the timesteps, float32 (B, dim); dim is even.
+) -> array_types.Embedding:
+    """Returns sinusoids [cos, sin] of the timesteps, float32 (B, dim).
 
-    Wavelengths rise geometrically from 2 pi to 10000 * 2 pi.
+    The wavelengths increase geometrically from 2 pi to 10000 * 2 pi.
+
+    Args:
+      timesteps: int (B,).
+      dim: number of channels, even.
     """
     half = dim // 2
     exponents = -math.log(MAX_PERIOD) / half * jnp.arange(half, dtype=jnp.float32)
@@ -163,8 +167,8 @@ def timestep_embedding(
     return jnp.concatenate([jnp.cos(angles), jnp.sin(angles)], axis=-1)
 
 
-def upsample(x: array_types.Image) -> Float[array_types.Array, "b h2 w2 c"]:
-    """The image at twice its side, nearest neighbour."""
+def upsample(x: array_types.FeatureMap) -> Float[jax.Array, "b h2 w2 c"]:
+    """Returns the image at twice its side, nearest neighbour."""
     batch, height, width, channels = x.shape
     x = jnp.broadcast_to(
         x[:, :, None, :, None, :], (batch, height, 2, width, 2, channels)
@@ -172,20 +176,25 @@ def upsample(x: array_types.Image) -> Float[array_types.Array, "b h2 w2 c"]:
     return x.reshape(batch, 2 * height, 2 * width, channels)
 
 
-def downsample(x: array_types.Image) -> Float[array_types.Array, "b h2 w2 c"]:
-    """The image at half its side, mean of 2x2 boxes."""
+def downsample(x: array_types.FeatureMap) -> Float[jax.Array, "b h2 w2 c"]:
+    """Returns the image at half its side, mean of 2x2 boxes."""
     batch, height, width, channels = x.shape
     x = x.reshape(batch, height // 2, 2, width // 2, 2, channels)
     return x.mean(axis=(2, 4))
 
 
 def dropout(
-    x: array_types.Image, keys: array_types.PRNGKeys, drop_prob: float
-) -> array_types.Image:
-    """x with a share drop_prob of its entries zeroed and the others scaled up.
+    x: array_types.FeatureMap, keys: array_types.PRNGKeys, drop_prob: float
+) -> array_types.FeatureMap:
+    """Returns x with entries zeroed at random and the others scaled by 1/(1 - p).
 
-    One key per example: what an example loses does not depend on its neighbours, so
-    neither on the mesh nor on gradient accumulation.
+    Each example has its own key, so its mask depends neither on the mesh nor on
+    gradient accumulation.
+
+    Args:
+      x: (B, H, W, C).
+      keys: one per example, (B,).
+      drop_prob: p, the probability of zeroing an entry, in [0, 1).
     """
     keep_prob = 1.0 - drop_prob
     keep = jax.vmap(lambda key: jax.random.bernoulli(key, keep_prob, x.shape[1:]))(keys)

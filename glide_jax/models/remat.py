@@ -1,37 +1,41 @@
-"""What does the backward pass compute again, instead of keeping it in memory?
+"""Rematerialisation policies: what the backward pass recomputes to save memory.
 
-| policy  | kept of a block                  | computed again                     |
+| policy  | stored of a block                | recomputed                         |
 |---------|----------------------------------|------------------------------------|
-| none    | all that its gradient reads      | nothing                            |
+| none    | everything its gradient reads    | nothing                            |
 | dots    | products with a kernel           | norms, activations, attention      |
-| blocks  | what enters it                   | the block: a third more work       |
-| full    | what enters its level's ascent   | that ascent, and in it each block  |
-| offload | what enters it, in host memory   | the block                          |
+| blocks  | its input                        | the block: a third more work       |
+| full    | the input of its level's ascent  | that ascent, and in it each block  |
+| offload | its input, in host memory        | the block                          |
 
-A block is an entry of `layout` in a U-Net, a layer in a transformer (where `full` is
-`blocks`: a stack has no levels). `full` leaves the descending half at `blocks`: every
-output there is a skip connection, kept anyway.
+A block is a block of `layout` in a U-Net, and a layer in a transformer. A transformer
+has no levels, so `full` equals `blocks` there. `full` applies `blocks` to the
+descending half, whose outputs are skip connections and stored anyway.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable
+from typing import Any
 
 import jax
 from flax import linen as nn
 from jax.ad_checkpoint import checkpoint_name
 
 POLICIES = ("none", "dots", "blocks", "full", "offload")
-BLOCK_INPUT = "block_input"  # what `offload` moves, by the name it has in the program
+BLOCK_INPUT = "block_input"  # name in the program of what `offload` moves
 
 
 def remat_block(
     block_class: type[nn.Module], policy: str, *, in_loop: bool = False
 ) -> type[nn.Module]:
-    """The module class under a policy; `in_loop`: it is the body of a scan.
+    """Returns the module class under a policy.
 
-    Outside a loop the compiler has to be kept from sharing the recomputed values with
-    the first ones, which would undo it all.
+    Args:
+      block_class: a Flax module.
+      policy: one of POLICIES.
+      in_loop: whether the block is the body of a scan. Outside a loop, common
+        subexpression elimination is prevented: it would undo the recomputation.
     """
     if policy == "none":
         return block_class
@@ -40,17 +44,20 @@ def remat_block(
 
 
 def remat_level(function: Callable) -> Callable:
-    """A function (module, *arrays) -> arrays that keeps nothing but its arguments."""
+    """Returns a function (module, *arrays) that stores only its arguments."""
     return nn.remat(function)
 
 
 def name_input(x: jax.Array) -> jax.Array:
-    """Marks what enters a block, for `offload` to find it."""
+    """Names the input of a block, so that `offload` can move it."""
     return checkpoint_name(x, BLOCK_INPUT)
 
 
-def _is_product(primitive, *_, **parameters) -> bool:
-    """Convolutions and products with a kernel, but not attention's (a batch each)."""
+def _is_product(primitive: Any, *_: Any, **parameters: Any) -> bool:
+    """Whether a primitive is a convolution or a product with a kernel.
+
+    Attention's products have batch dimensions and do not count.
+    """
     if primitive is jax.lax.conv_general_dilated_p:
         return True
     if primitive is not jax.lax.dot_general_p:

@@ -1,8 +1,8 @@
-"""How do caption, noised image and picture conditions meet in one model?
+"""The text-to-image model: text transformer and U-Net.
 
-Base, upsampler and their inpainting forms are one model whose U-Net reads more or fewer
-input channels, in this order: x_t, image * mask, mask, low_res. low_res comes last,
-because the released inpainting upsampler was trained so.
+Base, upsampler and their inpainting forms are one model; its U-Net reads more or fewer
+input channels, in this order: x_t, image * mask, mask, low_res. low_res is last, as in
+the released inpainting upsampler.
 """
 
 from __future__ import annotations
@@ -12,6 +12,7 @@ from typing import NamedTuple
 import jax
 import jax.numpy as jnp
 from flax import linen as nn
+from jaxtyping import Float
 
 from glide_jax import array_types
 from glide_jax.config.defaults import Text2ImConfig
@@ -21,19 +22,46 @@ from glide_jax.models import text_encoder, unet
 
 
 class TextConditioning(NamedTuple):
-    """A caption as the denoiser takes it: constant over a sampling loop."""
+    """An encoded caption, the denoiser's input; constant over a sampling loop.
 
-    pooled: array_types.Features  # (B, 4 * num_channels)
-    keys_values: tuple[jax.Array, ...]  # (B, L, 2 * channels) per attention block
+    Attributes:
+      pooled: (B, 4 * num_channels).
+      keys_values: one (B, L, 2 * channels) array per attention block.
+    """
+
+    pooled: array_types.Features
+    keys_values: tuple[jax.Array, ...]
+
+
+class PictureConditions(NamedTuple):
+    """Images that condition the denoiser; None is read as zeros.
+
+    Attributes:
+      low_res: (B, low_res_px, low_res_px, 3) in [-1, 1], of an upsampler.
+      inpaint_image: (B, image_px, image_px, 3) in [-1, 1], of an inpainting model.
+      inpaint_mask: (B, image_px, image_px, 1), 1 where the image is known.
+    """
+
+    low_res: array_types.Image | None = None
+    inpaint_image: array_types.Image | None = None
+    inpaint_mask: array_types.Image | None = None
 
 
 class Text2Im(nn.Module):
-    """The text transformer and the U-Net, with one method per stage of use."""
+    """The text transformer and the U-Net, with one method per stage of use.
+
+    Attributes:
+      config: sizes and conditions.
+      attention_fn: the program that computes attention over images.
+      constrain: hook on activations, e.g. a sharding constraint.
+      remat: rematerialisation policy of all levels, or of each from the finest.
+      remat_text: rematerialisation policy of the text transformer's layers.
+    """
 
     config: Text2ImConfig
     attention_fn: attention_lib.AttentionFn
     constrain: text_encoder.ConstrainFn
-    remat: tuple[str, ...]  # policy of all levels, or of each from the finest
+    remat: tuple[str, ...]
     remat_text: str
 
     def setup(self):
@@ -45,84 +73,109 @@ class Text2Im(nn.Module):
             self.config, self.attention_fn, self.constrain, self.remat, dtype
         )
 
-    def encode_text(self, tokens, text_mask):
-        """Caption -> TextFeatures."""
+    def encode_text(
+        self, tokens: array_types.Tokens, text_mask: array_types.TextMask
+    ) -> text_encoder.TextFeatures:
+        """Encodes captions.
+
+        Raises:
+          UserError: the captions are not text_context tokens long.
+        """
         check_tokens(tokens, self.config.text_context)
         return self.text(tokens, text_mask)
 
-    def text_keys_values(self, sequence):
-        """Caption sequence -> keys and values of every attention block."""
-        return self.unet.text_keys_values(sequence)
+    def text_keys_values(
+        self, sequence: array_types.TextSequence
+    ) -> tuple[jax.Array, ...]:
+        """Projects caption features to the keys and values of each attention block."""
+        return self.unet.text_keys_values(jnp.asarray(sequence))
 
-    def denoise(self, x_t, timesteps, text, pictures, dropout_keys):
-        """x_t and its conditions -> model_output (B, H, W, 6), float32."""
-        x = assemble_input(self.config, x_t, pictures)
-        return self.unet(x, timesteps, text.pooled, text.keys_values, dropout_keys)
+    def denoise(
+        self,
+        x_t: array_types.Image,
+        timesteps: array_types.Timesteps,
+        text: TextConditioning,
+        conditions: PictureConditions,
+        dropout_keys: array_types.PRNGKeys | None,
+    ) -> Float[jax.Array, "b h w 6"]:
+        """Returns model_output (B, H, W, 6), float32, for x_t and its conditions."""
+        x = assemble_input(self.config, x_t, conditions)
+        pooled = jnp.asarray(text.pooled)
+        return self.unet(x, timesteps, pooled, text.keys_values, dropout_keys)
 
-    def __call__(self, tokens, text_mask, x_t, timesteps):
-        """Every parameter in use once: for initialisation."""
+    def __call__(
+        self,
+        tokens: array_types.Tokens,
+        text_mask: array_types.TextMask,
+        x_t: array_types.Image,
+        timesteps: array_types.Timesteps,
+    ) -> Float[jax.Array, "b h w 6"]:
+        """Uses every parameter once, for initialisation."""
         features = self.encode_text(tokens, text_mask)
         keys_values = self.text_keys_values(features.sequence)
         text = TextConditioning(features.pooled, keys_values)
-        return self.denoise(x_t, timesteps, text, Pictures(None, None, None), None)
-
-
-class Pictures(NamedTuple):
-    """Picture conditions; None: zeros where the model reads them."""
-
-    low_res: jax.Array | None
-    inpaint_image: jax.Array | None
-    inpaint_mask: jax.Array | None
+        return self.denoise(x_t, timesteps, text, PictureConditions(), None)
 
 
 def check_tokens(tokens: array_types.Tokens, text_context: int) -> None:
-    """Raises UserError where the captions are not text_context tokens long."""
+    """Raises UserError unless the captions are text_context tokens long."""
     if tokens.shape[1] != text_context:
         raise UserError(
-            f"captions of {tokens.shape[1]} tokens given to a model of "
+            f"captions have {tokens.shape[1]} tokens, but the model has "
             f"text_context={text_context}; pad or truncate them to that length"
         )
 
 
 def assemble_input(
-    config: Text2ImConfig, x_t: array_types.Image, pictures: Pictures
-) -> jax.Array:
-    """The U-Net's input channels: x_t, image * mask, mask, upsampled low_res.
+    config: Text2ImConfig, x_t: array_types.Image, conditions: PictureConditions
+) -> Float[jax.Array, "b h w inputs"]:
+    """Concatenates the U-Net's input: x_t, image * mask, mask, upsampled low_res.
+
+    Returns:
+      (B, image_px, image_px, config.input_channels).
 
     Raises:
-      UserError: for a condition that the model does not read, or one of wrong side.
+      UserError: a condition that the model does not read, or one of the wrong size.
     """
-    _check_pictures(config, x_t, pictures)
+    _check_conditions(config, x_t, conditions)
     x_t = jnp.asarray(x_t)
     parts = [x_t]
     if config.inpaint:
-        image, mask = pictures.inpaint_image, pictures.inpaint_mask
-        mask = jnp.zeros_like(x_t[..., :1]) if mask is None else mask
-        image = jnp.zeros_like(x_t) if image is None else image
+        image, mask = conditions.inpaint_image, conditions.inpaint_mask
+        mask = jnp.zeros_like(x_t[..., :1]) if mask is None else jnp.asarray(mask)
+        image = jnp.zeros_like(x_t) if image is None else jnp.asarray(image)
         parts += [image * mask, mask]
     if config.low_res_px:
-        if pictures.low_res is None:
+        if conditions.low_res is None:
             parts.append(jnp.zeros_like(x_t))
         else:
-            parts.append(jax.image.resize(pictures.low_res, x_t.shape, "bilinear"))
+            low_res = jnp.asarray(conditions.low_res)
+            parts.append(jax.image.resize(low_res, x_t.shape, "bilinear"))
     return jnp.concatenate(parts, axis=-1) if len(parts) > 1 else x_t
 
 
-def _check_pictures(config, x_t, pictures):
+def _check_conditions(
+    config: Text2ImConfig, x_t: array_types.Image, conditions: PictureConditions
+) -> None:
     side = config.image_px
     if x_t.shape[1:3] != (side, side):
-        raise UserError(f"x_t is {x_t.shape[1:3]}, but the model's image_px is {side}")
-    if pictures.low_res is not None:
+        raise UserError(
+            f"x_t is {x_t.shape[1:3]}, but the model has image_px={side}; resize it"
+        )
+    if conditions.low_res is not None:
         if not config.low_res_px:
-            raise UserError("low_res given to a model that is not an upsampler")
-        if pictures.low_res.shape[1:3] != (config.low_res_px, config.low_res_px):
             raise UserError(
-                f"low_res is {pictures.low_res.shape[1:3]}, but the model's "
-                f"low_res_px is {config.low_res_px}; resize it by area to that"
+                "low_res is given, but the model is not an upsampler; leave it out"
+            )
+        if conditions.low_res.shape[1:3] != (config.low_res_px, config.low_res_px):
+            raise UserError(
+                f"low_res is {conditions.low_res.shape[1:3]}, but the model has "
+                f"low_res_px={config.low_res_px}; resize it by area to that"
             )
     if not config.inpaint and (
-        pictures.inpaint_image is not None or pictures.inpaint_mask is not None
+        conditions.inpaint_image is not None or conditions.inpaint_mask is not None
     ):
         raise UserError(
-            "inpaint_image or inpaint_mask given to a model without inpaint"
+            "inpaint_image or inpaint_mask is given, but the model has inpaint=False; "
+            "leave them out"
         )

@@ -1,7 +1,7 @@
-"""How does a caption become a pooled vector and a sequence of features?
+"""GLIDE's text transformer: caption tokens to a pooled vector and a sequence.
 
-GLIDE's transformer: pre-norm, bidirectional, no attention mask. A padding position does
-not vanish; it holds a learned embedding of its own, and is attended to like the others.
+The transformer is pre-norm and bidirectional, without an attention mask. A padding
+position holds a learned embedding of its own and is attended to like the others.
 """
 
 from __future__ import annotations
@@ -13,33 +13,52 @@ import einops
 import jax
 import jax.numpy as jnp
 from flax import linen as nn
+from jaxtyping import Float
 
 from glide_jax import array_types
 from glide_jax.config.defaults import Text2ImConfig
 from glide_jax.models import attention, initializers, layers, remat
 
-# The release only infers, so its initialisation is unknown. OpenAI's point-e trains the
-# same blocks with N(0, (0.25 / sqrt(width))^2); the embeddings follow CLIP and GPT-2.
+# The initialisation is not published. OpenAI's point-e trains the same blocks from
+# N(0, (0.25 / sqrt(width))^2); the embeddings follow CLIP and GPT-2.
 LINEAR_INIT_GAIN = 0.25
 TOKEN_INIT_STD = 0.02
 POSITION_INIT_STD = 0.01
-# A hook on activations, batch axis first; it may pin how they lie over devices.
+# A hook on activations, batch axis first; it may constrain their sharding.
 ConstrainFn = Callable[[jax.Array], jax.Array]
-# Loop iterations unrolled: a CPU or GPU runs a short stack faster without the loop.
+# Stacks up to this depth are unrolled: CPUs and GPUs run them faster without a loop.
 MAX_UNROLL = 4
+# Tensor parallelism of every stack, here and in noised_clip: patterns of parameter
+# paths, and the mesh axis of each dimension (see attention.TENSOR_RULES). The leading
+# dimension counts the layers.
+TENSOR_RULES = (
+    (r"layers/(attn_qkv|query|key|value|mlp_in)/kernel$", (None, None, "tensor")),
+    (r"layers/(attn_qkv|query|key|value|mlp_in)/bias$", (None, "tensor")),
+    (r"layers/(attn_proj|mlp_out)/kernel$", (None, "tensor", None)),
+)
 
 
 class TextFeatures(NamedTuple):
-    """What the U-Net gets from a caption."""
+    """Caption features that the U-Net reads.
 
-    pooled: array_types.Features  # (B, 4 * num_channels), added to the time embedding
-    sequence: array_types.TextSequence  # (B, L, text_width), for the attention keys
+    Attributes:
+      pooled: (B, 4 * num_channels), added to the time embedding.
+      sequence: (B, L, text_width), projected to attention keys and values.
+    """
+
+    pooled: array_types.Features
+    sequence: array_types.TextSequence
 
 
-def stack(block_class: type[nn.Module], num_layers: int, policy: str):
-    """The block repeated, its parameters stacked on a leading layer axis.
+def stack(
+    block_class: type[nn.Module], num_layers: int, policy: str
+) -> Callable[..., Any]:
+    """Returns the block class repeated, parameters stacked on a leading layer axis.
 
-    policy: of recomputation in the backward pass, see `remat`.
+    Args:
+      block_class: a module (x, None) -> (x, None).
+      num_layers: of the stack.
+      policy: rematerialisation policy, see `remat`.
     """
     is_unrolled = num_layers <= MAX_UNROLL
     return nn.scan(
@@ -60,12 +79,14 @@ class TransformerBlock(nn.Module):
     dtype: Any
 
     @nn.compact
-    def __call__(self, x, _):
+    def __call__(
+        self, x: array_types.Sequence, _: None
+    ) -> tuple[array_types.Sequence, None]:
         x = remat.name_input(x)
         init = initializers.normal_init(LINEAR_INIT_GAIN * self.width**-0.5)
 
-        def linear(features, name):
-            return layers.Linear(features, init=init, dtype=self.dtype, name=name)
+        def linear(features: int, name: str) -> layers.Linear:
+            return layers.Linear(features, layer_init=init, dtype=self.dtype, name=name)
 
         qkv = linear(3 * self.width, "attn_qkv")(layers.LayerNorm(name="ln_1")(x))
         q, k, v = einops.rearrange(qkv, "b l (h p c) -> p b l h c", p=3, h=self.heads)
@@ -79,7 +100,7 @@ class TransformerBlock(nn.Module):
 
 
 class TextEncoder(nn.Module):
-    """tokens int (B, L), text_mask bool (B, L) -> TextFeatures, float32."""
+    """Maps tokens and text_mask, (B, L) each, to float32 TextFeatures."""
 
     config: Text2ImConfig
     constrain: ConstrainFn
@@ -87,7 +108,9 @@ class TextEncoder(nn.Module):
     dtype: Any
 
     @nn.compact
-    def __call__(self, tokens, text_mask):
+    def __call__(
+        self, tokens: array_types.Tokens, text_mask: array_types.TextMask
+    ) -> TextFeatures:
         width, heads = self.config.text_width, self.config.text_heads
         x = self.constrain(self._embed(tokens, text_mask).astype(self.dtype))
         blocks = stack(TransformerBlock, self.config.text_layers, self.remat)(
@@ -101,7 +124,9 @@ class TextEncoder(nn.Module):
         )(x[:, -1])
         return TextFeatures(pooled.astype(jnp.float32), x)
 
-    def _embed(self, tokens, text_mask):
+    def _embed(
+        self, tokens: array_types.Tokens, text_mask: array_types.TextMask
+    ) -> Float[jax.Array, "b l d"]:
         config = self.config
         shape = (config.text_context, config.text_width)
         token_init = initializers.Distribution("normal", TOKEN_INIT_STD)
@@ -112,5 +137,5 @@ class TextEncoder(nn.Module):
         positional = self.param("positional_embedding", position_init, shape)
         padding = self.param("padding_embedding", position_init, shape)
         embedded = jnp.take(table, tokens, axis=0) + positional
-        # Replaced whole: a padding slot carries neither its token nor its position.
+        # A padding slot carries neither its token nor its positional embedding.
         return jnp.where(text_mask[..., None], embedded, padding)

@@ -1,7 +1,7 @@
-"""How does the U-Net map a noised image, a time and caption keys to an output?
+"""The ADM U-Net (arXiv 2105.05233) as GLIDE released it.
 
-The ADM U-Net (arXiv 2105.05233) as GLIDE released it: residual blocks that resample,
-scale and shift from the embedding after the second norm, attention with caption keys.
+Residual blocks resample, the embedding scales and shifts after the second norm, and
+attention reads the keys and values of the caption.
 """
 
 from __future__ import annotations
@@ -11,28 +11,47 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 from flax import linen as nn
+from jaxtyping import Float
 
+from glide_jax import array_types
 from glide_jax.config.defaults import Text2ImConfig
 from glide_jax.models import attention as attention_lib
 from glide_jax.models import initializers, layers, layout, text_encoder
 from glide_jax.models import remat as remat_lib
 
 _RESAMPLE = {"": lambda x: x, "up": layers.upsample, "down": layers.downsample}
+# The caption's keys and values for one attention layer.
+TextKeysValues = Float[jax.Array, "b l kv"]
 
 
 class ResBlock(nn.Module):
-    """Two convolutions around a scale and shift by the embedding, and a skip."""
+    """Two convolutions around a scale and shift by the embedding, and a skip.
+
+    Attributes:
+      channels: of the output.
+      resample: "", "up" or "down".
+      norm_groups: groups of both GroupNorms.
+      dropout_prob: probability of zeroing an entry before the second convolution.
+      dropout_index: index of this dropout layer within the network.
+      constrain: hook on activations, e.g. a sharding constraint.
+      dtype: of the convolutions.
+    """
 
     channels: int
-    resample: str  # "", "up" or "down"
+    resample: str
     norm_groups: int
     dropout_prob: float
-    dropout_index: int  # which of the network's dropout layers this is
+    dropout_index: int
     constrain: text_encoder.ConstrainFn
     dtype: Any
 
     @nn.compact
-    def __call__(self, x, embedding, dropout_keys):
+    def __call__(
+        self,
+        x: array_types.FeatureMap,
+        embedding: array_types.Embedding,
+        dropout_keys: array_types.PRNGKeys | None,
+    ) -> Float[jax.Array, "b h2 w2 c2"]:
         resample = _RESAMPLE[self.resample]
         h = nn.silu(layers.GroupNorm(self.norm_groups, name="norm_in")(x)).astype(
             self.dtype
@@ -52,7 +71,7 @@ class ResBlock(nn.Module):
             h = layers.dropout(h, keys, self.dropout_prob)
         h = layers.Conv3x3(
             self.channels,
-            init=initializers.zero_init,
+            layer_init=initializers.zero_init,
             dtype=self.dtype,
             name="conv_out",
         )(self.constrain(h))
@@ -63,7 +82,7 @@ class ResBlock(nn.Module):
 
 
 class Block(nn.Module):
-    """One entry of the layout: residual block, attention, residual block."""
+    """One block of the layout: residual block, attention, residual block."""
 
     spec: layout.BlockSpec
     config: Text2ImConfig
@@ -87,7 +106,7 @@ class Block(nn.Module):
             resample = "" if spec.last == "plain" else spec.last
             self.last = self._res_block(resample, self.dropout_index + 1)
 
-    def _res_block(self, resample, dropout_index):
+    def _res_block(self, resample: str, dropout_index: int) -> ResBlock:
         return ResBlock(
             self.spec.channels,
             resample,
@@ -98,17 +117,24 @@ class Block(nn.Module):
             self.dtype,
         )
 
-    def text_keys_values(self, sequence):
-        """The caption's keys and values for this block's attention."""
+    def text_keys_values(self, sequence: array_types.Sequence) -> TextKeysValues:
+        """Returns the caption's keys and values for this block's attention."""
         return self.attention.text_keys_values(sequence)
 
-    def __call__(self, x, skip, embedding, text_keys_values, dropout_keys):
+    def __call__(
+        self,
+        x: array_types.FeatureMap,
+        skip: Float[jax.Array, "b h w c_skip"] | None,
+        embedding: array_types.Embedding,
+        text_keys_values: TextKeysValues | None,
+        dropout_keys: array_types.PRNGKeys | None,
+    ) -> Float[jax.Array, "b h2 w2 c2"]:
         x = remat_lib.name_input(x)
         if skip is not None:
-            # Joined in here, so that a block computed again keeps no copy of both.
+            # Inside the block, so that rematerialisation stores no concatenated copy.
             x = jnp.concatenate([x, remat_lib.name_input(skip)], axis=-1)
         x = self.res(x, embedding, dropout_keys)
-        if self.spec.attention:
+        if text_keys_values is not None:
             x = self.constrain(self.attention(x, text_keys_values))
         if self.spec.last:
             x = self.last(x, embedding, dropout_keys)
@@ -116,23 +142,31 @@ class Block(nn.Module):
 
 
 class UNet(nn.Module):
-    """x (B, H, W, inputs), timesteps, pooled caption, caption keys -> (B, H, W, 6)."""
+    """Maps x (B, H, W, input_channels), times and caption to (B, H, W, 6), float32.
+
+    Attributes:
+      config: sizes.
+      attention_fn: the program that computes attention over images.
+      constrain: hook on activations, e.g. a sharding constraint.
+      remat: rematerialisation policy of all levels, or of each from the finest.
+      dtype: of convolutions and projections.
+    """
 
     config: Text2ImConfig
     attention_fn: attention_lib.AttentionFn
     constrain: text_encoder.ConstrainFn
-    remat: tuple[str, ...]  # policy of all levels, or of each from the finest
+    remat: tuple[str, ...]
     dtype: Any
 
     def setup(self):
         width = self.config.num_channels
-        # The embedding's path is per image, not per pixel: float32 costs nothing there.
+        # The embedding is per image, not per pixel, so full precision is cheap.
         highest = jax.lax.Precision.HIGHEST
         self.time_in = layers.Linear(4 * width, precision=highest)
         self.time_out = layers.Linear(4 * width, precision=highest)
         self.stem = layers.Conv3x3(width, dtype=self.dtype)
         plan = layout.make_layout(self.config)
-        count = 0  # residual blocks so far, each with its own dropout layer
+        count = 0  # residual blocks so far; each has its own dropout layer
         blocks = []
         for spec in plan.blocks():
             block_class = remat_lib.remat_block(Block, self._policy(spec))
@@ -148,18 +182,25 @@ class UNet(nn.Module):
         # float32 at full precision: at t = 999 the sampler multiplies an error of this
         # layer by 2e4.
         self.conv_out = layers.Conv3x3(
-            6, init=initializers.zero_init, precision=highest
+            6, layer_init=initializers.zero_init, precision=highest
         )
 
-    def text_keys_values(self, sequence):
-        """One (B, L, 2 * channels) array per attention, in order of use."""
+    def text_keys_values(self, sequence: array_types.Sequence) -> tuple[jax.Array, ...]:
+        """Returns one (B, L, 2 * channels) array per attention, in order of use."""
         blocks = self._blocks()
         return tuple(b.text_keys_values(sequence) for b in blocks if b.spec.attention)
 
-    def __call__(self, x, timesteps, pooled, text_keys_values, dropout_keys):
+    def __call__(
+        self,
+        x: array_types.FeatureMap,
+        timesteps: array_types.Timesteps,
+        pooled: array_types.Embedding,
+        text_keys_values: tuple[jax.Array, ...],
+        dropout_keys: array_types.PRNGKeys | None,
+    ) -> Float[jax.Array, "b h w 6"]:
         embedding = nn.silu(self._embed(timesteps) + pooled)
         remaining = iter(text_keys_values)
-        # What every block reads beside the image; some attend to no caption.
+        # Inputs of each block besides the image; blocks without attention get no text.
         conditions = [
             (embedding, next(remaining) if b.spec.attention else None, dropout_keys)
             for b in self._blocks()
@@ -175,14 +216,20 @@ class UNet(nn.Module):
             h = self._ascend(level, h, entering)
         return self.conv_out(nn.silu(self.norm_out(h)))
 
-    def _blocks(self):
+    def _blocks(self) -> tuple[Block, ...]:
         return (*self.inputs, self.middle, *self.outputs)
 
-    def _run(self, index, h, skip, conditions):
+    def _run(
+        self,
+        index: int,
+        h: jax.Array,
+        skip: jax.Array | None,
+        conditions: tuple[Any, ...],
+    ) -> jax.Array:
         return self.constrain(self._blocks()[index](h, skip, *conditions))
 
-    def _ascent(self):
-        """The blocks of the ascending half by level, as ranges of their indices."""
+    def _ascent(self) -> list[range]:
+        """Returns the indices of the ascending half's blocks, one range per level."""
         first = len(self.inputs) + 1
         per_level = self.config.num_res_blocks + 1
         count = len(self.outputs) // per_level
@@ -191,10 +238,12 @@ class UNet(nn.Module):
             for i in range(count)
         ]
 
-    def _ascend(self, level, h, entering):
-        """A level's ascending half, computed again as a whole where its policy says."""
+    def _ascend(
+        self, level: range, h: jax.Array, entering: list[tuple[Any, ...]]
+    ) -> jax.Array:
+        """Runs a level's ascending half, rematerialised whole under `full`."""
 
-        def ascend(unet, h, entering):
+        def ascend(unet: UNet, h: jax.Array, entering: list[tuple[Any, ...]]):
             for index, (skip, conditions) in zip(level, entering, strict=True):
                 h = unet._run(index, h, skip, conditions)
             return h
@@ -203,11 +252,11 @@ class UNet(nn.Module):
             ascend = remat_lib.remat_level(ascend)
         return ascend(self, h, entering)
 
-    def _policy(self, spec):
+    def _policy(self, spec: layout.BlockSpec) -> str:
         if len(self.remat) == 1:
             return self.remat[0]
         return self.remat[(self.config.image_px // spec.px).bit_length() - 1]
 
-    def _embed(self, timesteps):
+    def _embed(self, timesteps: array_types.Timesteps) -> array_types.Embedding:
         sinusoids = layers.timestep_embedding(timesteps, self.config.num_channels)
         return self.time_out(nn.silu(self.time_in(sinusoids)))

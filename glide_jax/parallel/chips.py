@@ -53,7 +53,7 @@ CHIPS: dict[str, Chip] = {
 
 
 def find(device_kind: str) -> Chip | None:
-    """The chip of a device kind; None for a CPU or a kind not in the table."""
+    """Returns the chip of a device kind; None for a CPU or an unknown kind."""
     for chip in CHIPS.values():
         if device_kind in chip.device_kinds:
             return chip

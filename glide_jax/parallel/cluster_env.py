@@ -53,21 +53,21 @@ class Cluster(NamedTuple):
     timeout_secs: int = DEFAULT_TIMEOUT_SECS
 
     def name(self, process_id: int) -> str:
-        """ "process 3" or, where hosts are known, "process 3 (node4)"."""
+        """Returns "process 3" or, where hosts are known, "process 3 (node4)"."""
         if process_id < len(self.hosts):
             return f"process {process_id} ({self.hosts[process_id]})"
         return f"process {process_id}"
 
 
 def find(environment: Mapping[str, str]) -> Cluster | None:
-    """The cluster given by the environment; None for a single process.
+    """Returns the cluster given by the environment; None for a single process.
 
     Raises:
       UserError: a variable that another one requires is missing, or is not a number.
     """
     cluster = None
-    for look in (_ours, _slurm, _tpu, _jobset):
-        cluster = look(environment)
+    for detect in (_ours, _slurm, _tpu, _jobset):
+        cluster = detect(environment)
         if cluster is not None:
             break
     if cluster is None:
@@ -84,7 +84,7 @@ def _ours(environment: Mapping[str, str]) -> Cluster | None:
     num_processes = _number(environment, "GLIDE_JAX_NUM_PROCESSES", 1)
     if num_processes == 1:
         return None
-    return _made(
+    return _make_cluster(
         _address(coordinator),
         num_processes,
         _number(environment, "GLIDE_JAX_PROCESS_ID"),
@@ -105,7 +105,7 @@ def _slurm(environment: Mapping[str, str]) -> Cluster | None:
         job = _number(environment, "SLURM_JOB_ID", 0)
         port = _DYNAMIC_PORTS[job % len(_DYNAMIC_PORTS)]
         coordinator = f"{nodes[0]}:{port}"
-    cluster = _made(
+    cluster = _make_cluster(
         _address(coordinator),
         num_processes,
         _number(environment, "SLURM_PROCID"),
@@ -125,9 +125,9 @@ def _tpu(environment: Mapping[str, str]) -> Cluster | None:
     slices = _number(environment, "MEGASCALE_NUM_SLICES", 1)
     if not workers or (len(workers) < 2 and slices < 2):
         return None
-    first = environment.get("MEGASCALE_COORDINATOR_ADDRESS") or workers[0]
+    first = environment.get("MEGASCALE_COORDINATOR_ADDRESS") or next(iter(workers))
     before = _number(environment, "MEGASCALE_SLICE_ID", 0) * len(workers)
-    cluster = _made(
+    cluster = _make_cluster(
         f"{first.partition(':')[0]}:{TPU_PORT}",
         slices * len(workers),
         before + _number(environment, "TPU_WORKER_ID"),
@@ -143,7 +143,7 @@ def _jobset(environment: Mapping[str, str]) -> Cluster | None:
     if num_processes == 1 or not host:
         return None
     port = environment.get("JAX_COORDINATOR_PORT", DEFAULT_JOBSET_PORT)
-    return _made(
+    return _make_cluster(
         host if ":" in host else f"{host}:{port}",
         num_processes,
         _number(environment, "NODE_RANK"),
@@ -151,11 +151,13 @@ def _jobset(environment: Mapping[str, str]) -> Cluster | None:
     )
 
 
-def _made(coordinator: str, num_processes: int, process_id: int, name: str) -> Cluster:
+def _make_cluster(
+    coordinator: str, num_processes: int, process_id: int, name: str
+) -> Cluster:
     if not 0 <= process_id < num_processes:
         raise UserError(
-            f"process {process_id} is none of the {num_processes} that {name} counts; "
-            "number the processes from 0"
+            f"process {process_id} is not below {name}={num_processes}; number the "
+            "processes from 0"
         )
     return Cluster(coordinator, num_processes, process_id)
 
@@ -218,17 +220,17 @@ def _combinations(name: str, node_list: str) -> Iterator[str]:
 
 
 def _numbers_in(ranges: str, node_list: str) -> list[str]:
-    """The numbers of "08-10,12", zero-padded."""
-    found = []
+    """Expands "08-10,12" to zero-padded numbers."""
+    numbers = []
     for part in ranges.split(","):
         match = re.fullmatch(r"([0-9]+)(?:-([0-9]+))?", part)
         if not match or int(match[2] or match[1]) < int(match[1]):
             raise _unreadable(node_list)
         first, last = match[1], match[2] or match[1]
-        found += [
+        numbers += [
             f"{number:0{len(first)}d}" for number in range(int(first), int(last) + 1)
         ]
-    return found
+    return numbers
 
 
 def _unreadable(node_list: str) -> UserError:

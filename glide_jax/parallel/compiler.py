@@ -21,7 +21,7 @@ import dataclasses
 from glide_jax.errors import UserError
 from glide_jax.parallel import chips
 
-TPU = "LIBTPU_INIT_ARGS"  # read by libtpu alone; XLA_FLAGS would refuse its names
+TPU = "LIBTPU_INIT_ARGS"  # read by libtpu only; XLA_FLAGS rejects its flag names
 XLA = "XLA_FLAGS"
 
 
@@ -124,7 +124,7 @@ GRADIENTS_BETWEEN_SLICES = FlagSet(
         Flag(
             "xla_tpu_enable_data_parallel_all_reduce_opt",
             "true",
-            "gradients cross the network while the step goes on",
+            "gradients cross the network while the step continues",
             "[MaxText] DATA_PARALLEL_OVERLAP",
         ),
         Flag(
@@ -160,8 +160,9 @@ GPU_OVERLAP = FlagSet(
         ),
     ),
 )
-# CPU devices are for tests and for trying out a mesh. If they outnumber the cores, one
-# may wait for another longer than XLA's timeout of 40 s, which ends the process.
+# CPU devices are for tests and for experiments with a mesh. If they outnumber the
+# cores, one may wait for another longer than XLA's timeout of 40 s, which ends the
+# process.
 PATIENT_CPU = FlagSet(
     ("cpu",),
     XLA,
@@ -169,8 +170,8 @@ PATIENT_CPU = FlagSet(
         Flag(
             "xla_cpu_collective_call_terminate_timeout_seconds",
             "600",
-            "a slow device is not a lost one",
-            "XLA's message when it gives up",
+            "a slow device is not treated as lost",
+            "XLA's message at the timeout",
         ),
     ),
 )
@@ -186,7 +187,7 @@ FLAG_SETS = (
 
 
 def flags_for(chip: str, slices: int = 1) -> dict[str, str]:
-    """Environment variables by name, flags with spaces between; may be empty.
+    """Returns the environment variables to set, flags separated by spaces.
 
     Raises:
       UserError: the chip is unknown, or `slices` is less than 1.
@@ -194,7 +195,7 @@ def flags_for(chip: str, slices: int = 1) -> dict[str, str]:
     if chip not in CHIPS:
         raise UserError(f"--chip={chip} is not known; use one of {', '.join(CHIPS)}")
     if slices < 1:
-        raise UserError(f"--slices={slices} is no number of slices; use 1 or more")
+        raise UserError(f"--slices={slices} is less than 1; use 1 or more")
     variables: dict[str, list[str]] = {}
     for flag_set in FLAG_SETS:
         if chip in flag_set.chips and slices >= flag_set.min_slices:

@@ -11,6 +11,7 @@ import numpy as np
 from jax.experimental import mesh_utils
 from jax.sharding import AbstractMesh, AxisType, Mesh
 
+from glide_jax import array_types
 from glide_jax.config import defaults
 from glide_jax.errors import UserError
 
@@ -19,9 +20,9 @@ BATCH_AXES = ("data", "fsdp")  # both hold different examples
 
 
 def make_mesh(
-    config: defaults.MeshConfig, devices: Sequence[jax.Device] | None = None
+    config: defaults.MeshConfig, devices: Sequence[array_types.Device] | None = None
 ) -> Mesh:
-    """The mesh of all `devices` (default: every device of every process).
+    """Returns the mesh of all `devices` (default: every device of every process).
 
     An axis has `NAME_dcn` parts over the data-centre network, each of `NAME` devices
     within a slice; see `over_slices` for settings that name no parts. Only TPUs have
@@ -51,7 +52,7 @@ def make_mesh(
 def make_abstract_mesh(
     config: defaults.MeshConfig, num_devices: int, num_slices: int | None = None
 ) -> AbstractMesh:
-    """The mesh of `num_devices` devices that need not exist, for shapes and shardings.
+    """Returns a mesh of devices that need not exist, for shapes and shardings.
 
     Args:
       config: sizes of the axes.
@@ -66,8 +67,8 @@ def make_abstract_mesh(
     return AbstractMesh(sizes, AXES, axis_types=(AxisType.Auto,) * len(AXES))
 
 
-def count_slices(devices: Sequence[jax.Device]) -> int | None:
-    """The number of TPU slices of the devices; None for other devices.
+def count_slices(devices: Sequence[array_types.Device]) -> int | None:
+    """Returns the number of TPU slices of the devices; None for other devices.
 
     (GPUs have a slice_index as well, which distinguishes machines.)
     """
@@ -79,7 +80,7 @@ def count_slices(devices: Sequence[jax.Device]) -> int | None:
 def over_slices(
     config: defaults.MeshConfig, num_slices: int | None
 ) -> defaults.MeshConfig:
-    """The axis sizes of a mesh of `num_slices` slices; plans use it as well.
+    """Returns the axis sizes of a mesh of `num_slices` slices; plans use it as well.
 
     If all *_dcn sizes are 1, data_dcn becomes the number of slices: gradients cross
     the slow network once a step, parameters never do.
@@ -91,12 +92,12 @@ def over_slices(
 
 
 def num_batch_shards(mesh: Mesh | AbstractMesh) -> int:
-    """The number of shards of the batch axis."""
+    """Returns the number of shards of the batch axis."""
     return math.prod(mesh.shape[axis] for axis in BATCH_AXES)
 
 
 def batch_slice(mesh: Mesh) -> tuple[int, int]:
-    """(i, n): this process holds the i-th of n equal slices of a batch's rows.
+    """Returns (i, n): this process holds the i-th of n equal slices of a batch.
 
     Processes that share a tensor axis hold the same slice. Slices are numbered by their
     first rows; if a process's devices are not adjacent in the mesh, neither are its
@@ -148,7 +149,7 @@ def check_batch(
 def _resolve_sizes(
     config: defaults.MeshConfig, num_devices: int, num_slices: int | None
 ) -> tuple[tuple[int, ...], tuple[int, ...]]:
-    """(sizes within a slice, parts over slices), with a -1 resolved."""
+    """Returns (sizes within a slice, parts over slices), with a -1 resolved."""
     config = over_slices(config, num_slices)
     names = (*AXES, *(f"{axis}_dcn" for axis in AXES))
     sizes = [getattr(config, name) for name in names]
@@ -171,7 +172,7 @@ def _resolve_sizes(
 
 
 def _hybrid_layout(
-    ici: tuple[int, ...], dcn: tuple[int, ...], devices: list[jax.Device]
+    ici: tuple[int, ...], dcn: tuple[int, ...], devices: list[array_types.Device]
 ) -> np.ndarray:
     slices = {getattr(device, "slice_index", 0) for device in devices}
     by_process = len(slices) == 1

@@ -31,7 +31,7 @@ _ROWS = 512
 
 
 def leaf_digests(tree: Any) -> dict[str, str]:
-    """Sixteen hexadecimal digits for each array, by its path ("unet/conv_in/kernel").
+    """Returns 16 hexadecimal digits for each array, by path ("unet/stem/kernel").
 
     A collective if the arrays span several processes: all of them must call it.
     """
@@ -47,43 +47,47 @@ def start(tree: Any) -> Callable[[], dict[str, str]]:
     places, batches = _start(tree)
 
     def finish() -> dict[str, str]:
-        found = {}
+        digests = {}
         for (path, parts), values in zip(places.items(), _fetch(batches), strict=True):
             firsts = [copies[0] for copies in parts]
             sums = values[firsts].sum(axis=0, dtype=np.uint32)
-            found[path] = "".join(f"{int(lane):08x}" for lane in sums)
-        return found
+            digests[path] = "".join(f"{int(lane):08x}" for lane in sums)
+        return digests
 
     return finish
 
 
 def differing_replicas(tree: Any) -> list[tuple[str, list[int]]]:
-    """Arrays whose replicas differ: (path, ids of devices not in the majority).
+    """Returns arrays whose replicas differ: (path, ids of devices in the minority).
 
     Without a majority the copy of the mesh's first device is considered correct.
     A collective, like `leaf_digests`.
     """
     devices = list(_mesh_of(jax.tree.leaves(tree)).devices.flat)
     places, batches = _start(tree)
-    found = []
+    differing = []
     for (path, parts), values in zip(places.items(), _fetch(batches), strict=True):
-        wrong = [i for copies in parts for i in _outvoted(copies, values)]
+        wrong = [i for copies in parts for i in _minority(copies, values)]
         if wrong:
-            found.append((path, sorted(devices[i].id for i in wrong)))
-    return found
+            differing.append((path, sorted(devices[i].id for i in wrong)))
+    return differing
 
 
 def _start(tree: Any) -> tuple[dict[str, list[list[int]]], list[jax.Array]]:
-    """By path the positions of devices that hold the same part; sums being computed."""
+    """Starts the sums of every array.
+
+    Returns:
+      By path the positions of devices that hold the same part, and the enqueued sums.
+    """
     leaves = jax.tree_util.tree_leaves_with_path(tree)
     mesh = _mesh_of([leaf for _, leaf in leaves])
     places: dict[str, list[list[int]]] = {}
     rows = []
     for path, leaf in leaves:
-        leaf = _on_mesh(leaf, mesh)
+        leaf, sharding = _on_mesh(leaf, mesh)
         name = jax.tree_util.keystr(path, simple=True, separator="/")
-        places[name] = _copies(leaf.sharding, leaf.shape)
-        rows.append(_partial_sums(leaf.sharding)(leaf))
+        places[name] = _copies(sharding, leaf.shape)
+        rows.append(_partial_sums(sharding)(leaf))
     batches = [
         _replicate(mesh)(rows[begin : begin + _ROWS])
         for begin in range(0, len(rows), _ROWS)
@@ -92,61 +96,68 @@ def _start(tree: Any) -> tuple[dict[str, list[list[int]]], list[jax.Array]]:
 
 
 def _fetch(batches: list[jax.Array]) -> list[np.ndarray]:
-    """(devices, lanes) uint32 of each leaf."""
+    """Returns (devices, lanes) uint32 of each leaf."""
     return [row for batch in batches for row in np.asarray(batch)]
 
 
-def _outvoted(copies: list[int], values: np.ndarray) -> list[int]:
+def _minority(copies: list[int], values: np.ndarray) -> list[int]:
     votes: dict[bytes, list[int]] = defaultdict(list)
     for position in copies:
         votes[values[position].tobytes()].append(position)
-    # max returns the first of equals, and so the copy of the first device.
+    # Of equal counts max returns the first, the copy of the first device.
     majority = max(votes.values(), key=len)
     return [position for position in copies if position not in majority]
 
 
 def _mesh_of(leaves: list[Any]) -> Mesh:
-    """The mesh of the leaves; a mesh of one device if they have none."""
+    """Returns the mesh of the leaves; a mesh of one device if they have none."""
     for leaf in leaves:
         sharding = getattr(leaf, "sharding", None)
         if isinstance(sharding, NamedSharding):
-            return sharding.mesh
+            return _concrete_mesh(sharding)
     devices = {d for leaf in leaves for d in getattr(leaf, "devices", set)()}
     device = min(devices or {jax.devices()[0]}, key=lambda d: d.id)
     return Mesh([device], ("all",), axis_types=(AxisType.Auto,))
 
 
-def _on_mesh(leaf: Any, mesh: Mesh) -> jax.Array:
+def _concrete_mesh(sharding: NamedSharding) -> Mesh:
+    assert isinstance(sharding.mesh, Mesh), "arrays are on existing devices"
+    return sharding.mesh
+
+
+def _on_mesh(leaf: Any, mesh: Mesh) -> tuple[jax.Array, NamedSharding]:
     sharding = getattr(leaf, "sharding", None)
     if isinstance(sharding, NamedSharding) and sharding.mesh == mesh:
-        return leaf
-    return jax.device_put(leaf, NamedSharding(mesh, P()))
+        return leaf, sharding
+    sharding = NamedSharding(mesh, P())
+    return jax.device_put(leaf, sharding), sharding
 
 
 def _copies(sharding: NamedSharding, shape: tuple[int, ...]) -> list[list[int]]:
-    """Positions in the mesh, grouped by the part that they hold, in any order."""
+    """Returns positions in the mesh, grouped by the part that they hold."""
     indices = sharding.devices_indices_map(shape)
     holders: dict[tuple, list[int]] = defaultdict(list)
-    for position, device in enumerate(sharding.mesh.devices.flat):
+    for position, device in enumerate(_concrete_mesh(sharding).devices.flat):
         key = tuple((part.start, part.stop) for part in indices[device])
         holders[key].append(position)
     return list(holders.values())
 
 
 @functools.cache
-def _partial_sums(sharding: NamedSharding):
-    """A program: array -> (devices, lanes) uint32, the sums of each device's part.
+def _partial_sums(sharding: NamedSharding) -> Callable[[jax.Array], jax.Array]:
+    """Returns a program: array -> (devices, lanes) uint32, sums of each device's part.
 
-    One per sharding, compiled for each shape: a tree has thousands of arrays, but few
-    combinations of both.
+    There is one per sharding, compiled for each shape: a tree has thousands of arrays,
+    but few combinations of both.
     """
-    mesh, axes = sharding.mesh, sharding.mesh.axis_names
+    mesh = _concrete_mesh(sharding)
+    axes = mesh.axis_names
     own = jax.shard_map(
         functools.partial(_sums_of_part, mesh=mesh, spec=sharding.spec),
         mesh=mesh,
         in_specs=sharding.spec,
         out_specs=P(axes),
-        check_vma=False,  # sums of replicas may differ, which is the point
+        check_vma=False,  # sums of replicas may differ
     )
 
     def sums(leaf: jax.Array) -> jax.Array:
@@ -158,8 +169,8 @@ def _partial_sums(sharding: NamedSharding):
 
 
 @functools.cache
-def _replicate(mesh: Mesh):
-    """A program: several leaves' sums as one array, replicated on every device."""
+def _replicate(mesh: Mesh) -> Callable[[list[jax.Array]], jax.Array]:
+    """Returns a program that stacks sums and replicates them on every device."""
     return jax.jit(jnp.stack, out_shardings=NamedSharding(mesh, P()))
 
 
@@ -183,7 +194,11 @@ def _sums_of_part(part: jax.Array, *, mesh: Mesh, spec: P) -> jax.Array:
 
 
 def as_bits(array: jax.Array) -> jax.Array:
-    """An array's bits as uint32; 64-bit elements as two along a new last axis."""
+    """Returns an array's bits as uint32; a 64-bit element as two, on a new last axis.
+
+    Raises:
+      TypeError: elements of another size than 1, 2, 4 or 8 bytes.
+    """
     if array.dtype == jnp.bool_:
         return array.astype(jnp.uint32)
     width = array.dtype.itemsize
@@ -194,7 +209,7 @@ def as_bits(array: jax.Array) -> jax.Array:
 
 
 def _mix(bits: jax.Array, index: jax.Array, lane: jax.Array) -> jax.Array:
-    """Equation 1."""
+    """Equation (1) of the module."""
     return _fmix32(bits ^ _fmix32(index * jnp.uint32(STRIDE) + lane))
 
 
@@ -212,11 +227,11 @@ def _names(axes: Any) -> tuple[str, ...]:
 
 
 def _parts(axes: Any, mesh: Mesh) -> int:
-    """The number of shards of an entry of a PartitionSpec."""
+    """Returns the number of shards of an entry of a PartitionSpec."""
     return math.prod(mesh.shape[name] for name in _names(axes))
 
 
 def _first_row(axes: Any) -> jax.Array | int:
-    """The index of the shard that this device holds."""
+    """Returns the index of the shard that this device holds."""
     names = _names(axes)
     return jax.lax.axis_index(names) if names else 0

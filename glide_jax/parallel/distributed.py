@@ -23,7 +23,7 @@ from types import TracebackType
 from typing import Any
 
 import jax
-import jaxlib
+import jaxlib.version
 
 # The store has no public API, as of jax 0.11.
 from jax._src import distributed as jax_distributed
@@ -58,7 +58,7 @@ def is_joined() -> bool:
 
 
 def process_id() -> int:
-    """The index of this process, without initializing the devices."""
+    """Returns the index of this process, without initializing the devices."""
     return _state().process_id
 
 
@@ -89,7 +89,7 @@ class Together:
         try:
             check_facts(self._config)
         except UserError as error:
-            self._tell(error)
+            self._report_failure(error)
             raise
         wait_for_all("start")
         _compile_together()
@@ -104,7 +104,7 @@ class Together:
         if not is_joined():
             return
         if error is not None:
-            self._tell(error)
+            self._report_failure(error)
             if is_peer_lost(error):
                 # Threads of this process may wait for the other one forever.
                 reason = str(error).partition("\n")[0]
@@ -114,7 +114,7 @@ class Together:
         wait_for_all("end")
         self._is_over.set()
 
-    def _tell(self, error: BaseException) -> None:
+    def _report_failure(self, error: BaseException) -> None:
         """Ends the other processes; this one ends with its own traceback or line."""
         self._is_over.set()
         code = _exit_code(error)
@@ -125,8 +125,8 @@ class Together:
             _state().client.key_value_set(key, json.dumps([code, line]))
         except jax.errors.JaxRuntimeError:
             pass  # the coordinator is gone, and with it all others
-        _let_others_hear()
-        # Before JAX's own end, which would wait for those that have ended.
+        _wait_for_readers()
+        # Before JAX's own shutdown, which waits for processes that have exited.
         atexit.register(_leave, code)
 
     def _listen(self) -> None:
@@ -138,7 +138,7 @@ class Together:
             if failures and not self._is_over.is_set():
                 code, line = json.loads(failures[0][1])
                 logging.error("stopped: %s", line)
-                _let_others_hear()
+                _wait_for_readers()
                 _leave(code)
 
 
@@ -157,13 +157,19 @@ def from_first(name: str, make: Callable[[], bytes]) -> bytes:
     return made
 
 
-def check_alike(what: str, value: object, remedy: str) -> None:
-    """Raises UserError in every process whose value differs from process 0's."""
+def check_equal(what: str, value: object, remedy: str) -> None:
+    """Raises UserError in every process whose value differs from process 0's.
+
+    Args:
+      what: name of the value; each may be used once in a run.
+      value: compared as a string.
+      remedy: end of the error message.
+    """
     mine = str(value)
     first = from_first(what, mine.encode).decode()
     if mine != first:
         raise UserError(
-            f"{what} is {mine} to {_own_name()}, {first} to process 0; {remedy}"
+            f"{what} is {mine} in {_own_name()}, but {first} in process 0; {remedy}"
         )
 
 
@@ -174,10 +180,10 @@ def wait_for_all(name: str) -> None:
 
 
 def stop_agreed(asked: int, is_requested: bool) -> bool:
-    """Whether to stop at the `asked`-th call; the same in every process.
+    """Returns whether to stop at the `asked`-th call; the same in every process.
 
-    A single process stops when `is_requested`. Of several, SIGTERM to any one makes JAX
-    choose a call that none has reached yet.
+    A single process stops when `is_requested`. Among several, SIGTERM to any one makes
+    JAX choose a call that none has reached yet.
     """
     if not is_joined():
         return is_requested
@@ -196,6 +202,7 @@ class StopPoll:
         self.is_stopping = False
 
     def __call__(self) -> bool:
+        """Returns whether to stop."""
         if not self.is_stopping:
             self._asked += 1
             self.is_stopping = stop_agreed(self._asked, self._stop.requested)
@@ -214,7 +221,7 @@ def _connect(cluster: cluster_env.Cluster) -> None:
             "num_processes": cluster.num_processes,
             "process_id": cluster.process_id,
             "local_device_ids": cluster.local_devices,
-            # Else JAX takes one device a process wherever it sees Slurm.
+            # Otherwise JAX uses one device per process under Slurm.
             "cluster_detection_method": "deactivate",
         }
     try:
@@ -222,16 +229,16 @@ def _connect(cluster: cluster_env.Cluster) -> None:
     except jax.errors.JaxRuntimeError as error:
         reason = str(error).partition("\n")[0]
         raise UserError(
-            f"the processes did not come together within {cluster.timeout_secs} s "
-            f"({reason}); see whether all were started and reach each other"
+            f"the processes did not connect within {cluster.timeout_secs} s "
+            f"({reason}); check that all are started and can reach each other"
         ) from error
 
 
 def _compile_together() -> None:
     """Makes all processes compile for about the same time.
 
-    gloo times out if a process enters a collective 30 s after the others. On CPUs only
-    process 0 finds its programs in JAX's cache, and would run ahead.
+    gloo times out if a process enters a collective 30 s after the others. On CPUs JAX's
+    cache has the programs of process 0 only, which would otherwise run ahead.
     """
     if jax.default_backend() == "cpu":
         jax.config.update("jax_enable_compilation_cache", False)
@@ -242,7 +249,7 @@ def check_facts(config: Config) -> None:
     versions = {
         "glide_jax": f"{glide_jax.__version__} with code {code_digest()[:12]}",
         "jax": jax.__version__,
-        "jaxlib": jaxlib.__version__,
+        "jaxlib": jaxlib.version.__version__,
         "python": ".".join(map(str, sys.version_info[:2])),
     }
     mine = [socket.gethostname(), versions, resolve.to_json(config)]
@@ -264,7 +271,7 @@ def check_facts(config: Config) -> None:
 
 
 def code_digest(folder: pathlib.Path = pathlib.Path(__file__).parents[1]) -> str:
-    """SHA-256 of the folder's Python files, of this package by default."""
+    """Returns the SHA-256 of a folder's Python files, by default this package's."""
     digest = hashlib.sha256()
     for path in sorted(folder.rglob("*.py")):
         digest.update(f"{path.relative_to(folder)}\0".encode() + path.read_bytes())
@@ -276,7 +283,7 @@ def _own_name() -> str:
 
 
 def _exit_code(error: BaseException) -> int:
-    """The exit code of the command line for an error."""
+    """Returns the exit code of the command line for an error."""
     if isinstance(error, UserError):
         return error.exit_code
     if isinstance(error, KeyboardInterrupt):
@@ -297,8 +304,8 @@ def is_peer_lost(error: BaseException) -> bool:
     return bool(is_runtimes and _PEER_LOST.search(text))
 
 
-def _let_others_hear() -> None:
-    """Process 0 hosts the store, so it exits after the processes that read it."""
+def _wait_for_readers() -> None:
+    """Delays the exit of process 0, which hosts the store that the others read."""
     if process_id() == 0:
         time.sleep(3 * POLL_SECS)
 
@@ -312,8 +319,8 @@ def _leave(code: int) -> None:
 
 
 def _state() -> Any:
-    """JAX's record of the distributed run: client, process_id, num_processes.
+    """Returns JAX's record of the distributed run: client, process_id, num_processes.
 
-    Read instead of jax.process_index(), which starts the devices.
+    Used instead of jax.process_index(), which initializes the devices.
     """
     return jax_distributed.global_state

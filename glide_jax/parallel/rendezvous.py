@@ -18,7 +18,7 @@ from glide_jax.errors import PeerLostError, UserError
 from glide_jax.parallel.cluster_env import Cluster
 
 RETRY_SECS = 0.2
-_LINE_SECS = 5.0  # a peer that sends nothing for this long is not ours
+_LINE_SECS = 5.0  # a client that sends nothing for this long is ignored
 _MAX_NAMED = 20
 
 
@@ -38,34 +38,34 @@ def wait_for_processes(cluster: Cluster) -> None:
 def _receive(cluster: Cluster) -> None:
     here: dict[int, socket.socket] = {}
     deadline = time.monotonic() + cluster.timeout_secs
-    trouble, is_late = "", False
+    problem, is_late = "", False
     with _listen(cluster) as listener:
-        while len(here) < cluster.num_processes - 1 and not trouble:
+        while len(here) < cluster.num_processes - 1 and not problem:
             listener.settimeout(max(deadline - time.monotonic(), 0.01))
             try:
                 connection, _ = listener.accept()
             except TimeoutError:
-                trouble, is_late = _missing(cluster, here), True
+                problem, is_late = _missing(cluster, here), True
             else:
-                trouble = _admit(cluster, connection, here)
-            if len(here) == cluster.num_processes - 1 and not trouble:
+                problem = _admit(cluster, connection, here)
+            if len(here) == cluster.num_processes - 1 and not problem:
                 for process in [n for n in here if not _is_there(here[n])]:
                     here.pop(process).close()  # it may be started again
     for connection in here.values():
         # A process that has exited meanwhile is detected when JAX connects them.
         with connection, contextlib.suppress(OSError):
-            connection.sendall(f"{json.dumps([trouble, is_late])}\n".encode())
-    _raise_if(trouble, is_late)
+            connection.sendall(f"{json.dumps([problem, is_late])}\n".encode())
+    _raise_if(problem, is_late)
 
 
-def _raise_if(trouble: str, is_late: bool) -> None:
+def _raise_if(problem: str, is_late: bool) -> None:
     """Raises an error if there is one; a late process may still connect."""
-    if trouble:
-        raise PeerLostError(trouble) if is_late else UserError(trouble)
+    if problem:
+        raise PeerLostError(problem) if is_late else UserError(problem)
 
 
 def _listen(cluster: Cluster) -> socket.socket:
-    port = int(cluster.coordinator.rpartition(":")[2])
+    port = _address(cluster)[1]
     has_both = socket.has_dualstack_ipv6()
     try:
         return socket.create_server(
@@ -77,8 +77,8 @@ def _listen(cluster: Cluster) -> socket.socket:
     except OSError as error:
         raise UserError(
             f"process 0 cannot listen on port {port} of {socket.gethostname()} "
-            f"({error.strerror}); end the run that does, or name another port in "
-            "GLIDE_JAX_COORDINATOR"
+            f"({error.strerror}); stop the program that uses it, or set another port "
+            "in GLIDE_JAX_COORDINATOR"
         ) from error
 
 
@@ -92,19 +92,19 @@ def _admit(
     except (OSError, TypeError, ValueError):
         connection.close()
         return ""
-    trouble = ""
+    problem = ""
     if num_processes != cluster.num_processes:
-        trouble = (
+        problem = (
             f"process {process} counts {num_processes} processes, process 0 counts "
             f"{cluster.num_processes}; give all of them the same number"
         )
     elif process == 0 or (process in here and _is_there(here[process])):
-        trouble = f"two processes are numbered {process}; number each of them once"
+        problem = f"two processes are numbered {process}; number each of them once"
     elif process in here:  # it was started again
         here[process].close()
     # Refused processes also receive the reason.
-    here[-1 if trouble else process] = connection
-    return trouble
+    here[-1 if problem else process] = connection
+    return problem
 
 
 def _is_there(connection: socket.socket) -> bool:
@@ -126,41 +126,46 @@ def _missing(cluster: Cluster, here: dict[int, socket.socket]) -> str:
     if len(absent) > len(names):
         names.append(f"{len(absent) - len(names)} more")
     return (
-        f"{', '.join(names)} of {cluster.num_processes} did not arrive within "
-        f"{cluster.timeout_secs} s; see whether they were started, and whether they "
-        f"reach {cluster.coordinator}"
+        f"{', '.join(names)} of {cluster.num_processes} did not connect within "
+        f"{cluster.timeout_secs} s; check that they are started and can reach "
+        f"{cluster.coordinator}"
     )
 
 
-def _report(cluster: Cluster) -> None:
+def _address(cluster: Cluster) -> tuple[str, int]:
+    """Returns host and port of process 0."""
+    assert cluster.coordinator is not None, "JAX finds the processes by itself"
     host, _, port = cluster.coordinator.rpartition(":")
+    return host.strip("[]"), int(port)
+
+
+def _report(cluster: Cluster) -> None:
+    address = _address(cluster)
     deadline = time.monotonic() + cluster.timeout_secs
     while True:
         try:
-            with socket.create_connection(
-                (host.strip("[]"), int(port)), timeout=_LINE_SECS
-            ) as connection:
+            with socket.create_connection(address, timeout=_LINE_SECS) as connection:
                 hello = [cluster.process_id, cluster.num_processes]
                 connection.sendall(f"{json.dumps(hello)}\n".encode())
                 connection.settimeout(None)  # process 0 keeps the time
-                trouble, is_late = json.loads(_line(connection))
+                problem, is_late = json.loads(_line(connection))
             break
         except OSError as error:
             # Not there yet; its name may not be known yet either.
             if time.monotonic() > deadline:
                 raise PeerLostError(
                     f"{cluster.name(0)} did not answer at {cluster.coordinator} within "
-                    f"{cluster.timeout_secs} s ({error.strerror or error}); see "
-                    "whether it was started, and whether that is its address"
+                    f"{cluster.timeout_secs} s ({error.strerror or error}); check "
+                    "that it is started and that this is its address"
                 ) from error
             time.sleep(RETRY_SECS)
-    _raise_if(trouble, is_late)
+    _raise_if(problem, is_late)
 
 
 def _line(connection: socket.socket) -> str:
-    """The next line; ConnectionError if it ends before its newline."""
+    """Reads the next line; raises ConnectionError if it ends before its newline."""
     with connection.makefile("r", encoding="utf-8") as stream:
         line = stream.readline(4096)
     if not line.endswith("\n"):
-        raise ConnectionError("the other end hung up")
+        raise ConnectionError("the connection was closed")
     return line.rstrip("\n")

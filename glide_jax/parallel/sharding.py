@@ -21,7 +21,7 @@ from glide_jax.parallel import device_mesh, sharding_rules
 
 logger = logging.getLogger(__name__)
 
-HOST = "pinned_host"  # the kind of memory beside a device's own
+HOST = "pinned_host"  # JAX's kind of memory that is the host's
 # Sizes are compared as float32, so that moments of a narrower dtype are sharded like
 # their parameter.
 _BYTES = 4
@@ -34,25 +34,33 @@ def shard_tree(
     rules: Sequence[sharding_rules.Rule] = (),
     min_shard_mb: float | int,
 ) -> Any:
-    """A NamedSharding for every leaf of a tree of arrays or ShapeDtypeStructs.
+    """Returns a NamedSharding for every leaf of a tree.
 
     The first of `rules` that matches a tensor gives its axes. If that rule does not
-    name fsdp, fsdp shards the largest remaining dimension that divides evenly, of
-    tensors of at least `min_shard_mb` MiB. Large tensors that stay whole because no
-    dimension divides (3-channel convolutions, odd vocabularies) are logged.
+    name fsdp, fsdp shards the largest remaining dimension that divides evenly. Large
+    tensors that no dimension allows to shard (3-channel convolutions, odd
+    vocabularies) are logged.
+
+    Args:
+      abstract_tree: of arrays or ShapeDtypeStructs.
+      mesh: of the run.
+      rules: in order of precedence.
+      min_shard_mb: size in MiB, as float32, from which fsdp shards a tensor.
 
     Raises:
       UserError: a rule shards a dimension that does not divide evenly.
     """
-    uncut: list[str] = []
+    unsharded: list[str] = []
 
     def place(path: tuple, leaf: Any) -> NamedSharding:
         name = jax.tree_util.keystr(path, simple=True, separator="/")
-        spoken = (r for r in rules if r.speaks_of(name, len(leaf.shape)))
-        rule = next(spoken, None)
-        if rule is not None and rule.axes is None:
-            return replicated(mesh)
-        axes = list(rule.axes) if rule else [None] * len(leaf.shape)
+        matching = (r for r in rules if r.matches(name, len(leaf.shape)))
+        rule = next(matching, None)
+        axes: list[str | None] = [None] * len(leaf.shape)
+        if rule is not None:
+            if rule.axes is None:
+                return replicated(mesh)
+            axes = list(rule.axes)
         _check_divides(name, leaf.shape, axes, mesh)
         axes = [axis if axis and mesh.shape[axis] > 1 else None for axis in axes]
         size_mb = math.prod(leaf.shape) * _BYTES / 2**20
@@ -62,17 +70,18 @@ def shard_tree(
             if free is not None:
                 axes[free] = "fsdp"
             elif not any(axes):
-                uncut.append(f"{name} {tuple(leaf.shape)} {size_mb:.1f} MiB")
+                unsharded.append(f"{name} {tuple(leaf.shape)} {size_mb:.1f} MiB")
         while axes and axes[-1] is None:  # equal shardings get equal specs
             axes.pop()
         return NamedSharding(mesh, P(*axes))
 
     shardings = jax.tree_util.tree_map_with_path(place, abstract_tree)
-    if uncut:
+    if unsharded:
         logger.info(
-            "no dimension divides by mesh.fsdp=%d, so whole on every device: %s",
+            "mesh.fsdp=%d divides no dimension of these tensors; they are replicated: "
+            "%s",
             mesh.shape["fsdp"],
-            "; ".join(uncut),
+            "; ".join(unsharded),
         )
     return shardings
 
@@ -85,16 +94,16 @@ def check_rules(params: Any, rules: Sequence[sharding_rules.Rule]) -> None:
         for path, leaf in leaves
     ]
     for rule in rules:
-        if not any(rule.speaks_of(*name) for name in names):
+        if not any(rule.matches(*name) for name in names):
             dims = "" if rule.axes is None else f" of {len(rule.axes)} dimensions"
             raise UserError(
-                f"mesh.rules: {rule.pattern!r} speaks of no parameter{dims}; "
+                f"mesh.rules: {rule.pattern!r} matches no parameter{dims}; "
                 "`glide train --dry_run` lists their paths and shapes"
             )
 
 
 def on_devices(where: Any) -> Any:
-    """The same shardings, all in device memory."""
+    """Returns the same shardings, all in device memory."""
     return jax.tree.map(
         lambda place: (
             place.with_memory_kind("device") if place.memory_kind == HOST else place
@@ -104,17 +113,17 @@ def on_devices(where: Any) -> Any:
 
 
 def batch_sharding(mesh: Mesh | AbstractMesh) -> NamedSharding:
-    """First axis over data and fsdp, the rest replicated."""
+    """Returns the sharding of a batch: its first axis over data and fsdp."""
     return NamedSharding(mesh, P(device_mesh.BATCH_AXES))
 
 
 def replicated(mesh: Mesh | AbstractMesh) -> NamedSharding:
-    """Replicated on every device."""
+    """Returns the sharding that replicates an array on every device."""
     return NamedSharding(mesh, P())
 
 
 def to_global(batch: Mapping[str, np.ndarray], mesh: Mesh) -> dict[str, jax.Array]:
-    """Global arrays from the rows that this process holds, in process order."""
+    """Makes global arrays from the rows of each process, in process order."""
     sharding = batch_sharding(mesh)
     return {
         name: jax.make_array_from_process_local_data(sharding, np.asarray(rows))
@@ -128,10 +137,10 @@ def replicate(value: np.ndarray | np.generic, mesh: Mesh) -> jax.Array:
 
 
 def make_constrain(mesh: Mesh) -> Callable[[jax.Array], jax.Array]:
-    """A function that pins an activation's first axis to the batch axes.
+    """Returns a function that constrains an activation's first axis to the batch axes.
 
     Without it the compiler may gather activations instead of parameters. A batch
-    that does not divide (one image sampled on eight devices) is left to it.
+    that does not divide (one image sampled on eight devices) is not constrained.
     """
     if mesh.size == 1:
         return lambda x: x
@@ -154,8 +163,8 @@ def _check_divides(
     for size, axis in zip(shape, axes, strict=True):
         if axis is not None and size % mesh.shape[axis]:
             raise UserError(
-                f"{name} {tuple(shape)}: its dimension of {size} cannot be cut into "
-                f"mesh.{axis}={mesh.shape[axis]} parts; use a size of that axis that "
+                f"{name} {tuple(shape)}: mesh.{axis}={mesh.shape[axis]} does not "
+                f"divide its dimension of {size}; use a size of that axis that "
                 f"divides {size}, or the rule '{name}=whole' in mesh.rules"
             )
 
@@ -163,7 +172,7 @@ def _check_divides(
 def _largest_divisible_axis(
     shape: tuple[int, ...], axes: list[str | None], parts: int
 ) -> int | None:
-    """The last of the largest free dimensions that `parts` divides, or None."""
+    """Returns the last of the largest free dimensions that `parts` divides, or None."""
     free = [
         index
         for index, size in enumerate(shape)

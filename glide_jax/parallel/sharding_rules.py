@@ -1,9 +1,10 @@
-"""Sharding rules: one ordered table of tensors and mesh axes for each model family.
+"""Sharding rules: an ordered table of tensor patterns and mesh axes.
 
-A rule matches tensors whose path contains its regular expression and that have as many
-dimensions as it names; the first match applies. Paths are those of parameters,
-"text/layers/mlp_in/kernel". Paths of optimizer moments and averages end with that of
-their parameter, so they have the same sharding.
+The table has the user's rules (mesh.rules) before those of the model's family
+(models/build.py). A rule matches tensors whose path contains its regular expression and
+that have as many dimensions as it names; the first match applies. Paths are those of
+parameters, "text/layers/mlp_in/kernel". Paths of optimizer moments and averages end
+with that of their parameter, so they have the same sharding.
 
 If the rule does not name fsdp, or none matches, fsdp shards the largest remaining
 dimension that it divides, if the tensor is large enough (`sharding.shard_tree`).
@@ -13,12 +14,11 @@ from __future__ import annotations
 
 import math
 import re
-from collections.abc import Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import NamedTuple
 
 from jax.sharding import AbstractMesh, Mesh
 
-from glide_jax.config import defaults
 from glide_jax.errors import UserError
 from glide_jax.parallel import device_mesh
 
@@ -38,74 +38,46 @@ class Rule(NamedTuple):
     pattern: str
     axes: tuple[str | None, ...] | None
 
-    def speaks_of(self, path: str, num_dimensions: int) -> bool:
+    def matches(self, path: str, num_dimensions: int) -> bool:
         """Whether the rule matches a tensor."""
         fits = self.axes is None or len(self.axes) == num_dimensions
         return fits and re.search(self.pattern, path) is not None
 
 
-# As in Megatron-LM (arXiv 1909.08053): the first layer of a pair is sharded by outputs,
-# so that each device has whole attention heads or some of the hidden units, the second
-# by inputs, followed by one all-reduce over the axis. Fused projections order their
-# channels by head first (models/attention.py), so even shards contain whole heads.
-# The leading dimension of a transformer's tensors counts its layers.
-_TRANSFORMER = (
-    Rule(r"layers/(attn_qkv|query|key|value|mlp_in)/kernel$", (None, None, "tensor")),
-    Rule(r"layers/(attn_qkv|query|key|value|mlp_in)/bias$", (None, "tensor")),
-    Rule(r"layers/(attn_proj|mlp_out)/kernel$", (None, "tensor", None)),
-)
-_IMAGE_ATTENTION = (
-    Rule(r"attention/(qkv|encoder_kv)/kernel$", (None, "tensor")),
-    Rule(r"attention/(qkv|encoder_kv)/bias$", ("tensor",)),
-    Rule(r"attention/proj_out/kernel$", ("tensor", None)),
-)
-RULES: dict[str, tuple[Rule, ...]] = {
-    "text2im": (*_TRANSFORMER, *_IMAGE_ATTENTION),
-    "noised_clip": _TRANSFORMER,
-}
-
-
-def make_rules(family: str, given: Sequence[str] = ()) -> tuple[Rule, ...]:
-    """The rules of a run: the user's (mesh.rules) before those of the model's family.
+def make_rules(
+    family_rules: Iterable[tuple[str, tuple[str | None, ...]]],
+    given: Sequence[str] = (),
+) -> tuple[Rule, ...]:
+    """Returns the rules of a run: the user's before those of the model's family.
 
     Args:
-      family: "text2im" or "noised_clip".
+      family_rules: patterns and axes, `build.Family.sharding_rules`.
       given: each "REGEX=AXES", where AXES has a mesh axis or - for each dimension, or
         is `whole`; e.g. "mlp_in/kernel=-,fsdp,tensor".
 
     Raises:
       UserError: a rule that cannot be parsed.
     """
-    return (*(_parse(text) for text in given), *RULES[family])
+    return (
+        *(_parse(text) for text in given),
+        *(Rule(pattern, axes) for pattern, axes in family_rules),
+    )
 
 
-def check_heads(model: defaults.ModelConfig, mesh: Mesh | AbstractMesh) -> None:
-    """Raises UserError unless the tensor axis splits between attention heads."""
+def check_heads(heads: Mapping[str, int], mesh: Mesh | AbstractMesh) -> None:
+    """Raises UserError unless the tensor axis divides the number of attention heads.
+
+    Args:
+      heads: number of heads by the name of each part, `build.Family.attention_heads`.
+      mesh: of the run.
+    """
     parts = mesh.shape["tensor"]
-    heads = _heads_by_place(model)
     for place, count in heads.items():
         if count % parts:
             raise UserError(
                 f"mesh.tensor={parts} does not divide the {count} heads of {place}; "
                 f"use a divisor of {math.gcd(*heads.values())}"
             )
-
-
-def _heads_by_place(model: defaults.ModelConfig) -> dict[str, int]:
-    """Number of attention heads in each part of a model that the tensor axis shards."""
-    if isinstance(model, defaults.NoisedClipConfig):
-        return {
-            "model.image_heads": model.image_heads,
-            "model.text_heads": model.text_heads,
-        }
-    heads = {"model.text_heads": model.text_heads}
-    last = len(model.channel_mult) - 1
-    for level, mult in enumerate(model.channel_mult):
-        px = model.image_px >> level
-        if px in model.attention_px or level == last:  # the middle block attends too
-            width = model.num_channels * mult
-            heads[f"the attention at {px} px"] = width // model.head_channels
-    return heads
 
 
 def _parse(text: str) -> Rule:
@@ -118,7 +90,7 @@ def _parse(text: str) -> Rule:
         re.compile(pattern)
     except re.error as error:
         raise UserError(
-            f"{path} begins with no regular expression ({error}); escape its special "
+            f"{path} has an invalid regular expression ({error}); escape its special "
             "characters with a backslash"
         ) from error
     if names == [WHOLE]:
@@ -131,5 +103,8 @@ def _parse(text: str) -> Rule:
             )
     used = [name for name in names if name != _NO_AXIS]
     if len(set(used)) < len(used):
-        raise UserError(f"{path} names an axis twice; an axis cuts one dimension")
+        raise UserError(
+            f"{path} names an axis twice; an axis shards one dimension, so use - for "
+            "the other"
+        )
     return Rule(pattern, tuple(None if n == _NO_AXIS else n for n in names))

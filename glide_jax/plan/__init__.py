@@ -1,1 +1,1 @@
-"""Planning a run for machines that are not here: bytes, operations, days, cost."""
+"""Plans a run on other machines: memory, operations, time, cost."""

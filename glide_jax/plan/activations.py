@@ -1,10 +1,10 @@
-"""What does a forward pass keep for the backward pass, and what does one block need?
+"""Activations that the forward pass stores, and the working memory of each block.
 
-Counted in numbers of one example by the network's own list of blocks
-(models/layout.py), for each policy of models/remat.py. Of a residual block from c_in to
-c channels at p x p pixels, of attention, and of a transformer layer of width w:
+Sizes are numbers of one example, from the network's list of blocks (models/layout.py),
+for each policy of models/remat.py. For a residual block from c_in to c channels at
+p x p pixels, for attention, and for a transformer layer of width w:
 
-| kept           | none                            | dots                        |
+| stored         | none                            | dots                        |
 |----------------|---------------------------------|-----------------------------|
 | residual block | joined input c_in, both normed  | first convolution's output  |
 |                | inputs c_in + c, first output c | c; where more of the block  |
@@ -15,23 +15,24 @@ c channels at p x p pixels, of attention, and of a transformer layer of width w:
 | layer          | two norms 2 w, q k v 3 w,       | q k v 3 w, the two maps'    |
 |                | attended w, two hidden 8 w      | outputs 2 w, hidden 4 w     |
 
-and nothing of them under blocks, full and offload. Everywhere the output of each block
-is kept too, since it is what enters the next (and the skip to the ascending half);
-under `full` only of descending blocks and of the last one of an ascending level; under
-`offload` in the host's memory. Each attention's projected caption is kept under every
-policy, because it is made before the blocks.
+Under blocks, full and offload none of these are stored. Every policy also stores the
+output of each block, which is the input of the next and the skip to the ascending half;
+`full` stores it for descending blocks and for the last block of an ascending level
+only, `offload` in the host's memory. The caption projected for each attention is stored
+under every policy, because it is computed before the blocks.
 
-Beside what is kept, the block at work holds the gradients of its `none` column, and
-where that was not kept the column too.
+In addition, the block in its backward pass needs the gradients of its `none` column,
+and that column itself if it was not stored.
 
-Two more things are the TPU compiler's own, read off its programs (libtpu 0.0.51 and
-0.0.42, v5p), and only under `none`, where nothing holds it back:
-- Weight gradients of the ascending half wait until the middle block, and what they read
-  stays: all that those blocks keep, and of each residual block the gradients of its
-  input, its two convolutions (bfloat16) and its second norm (float32), c_in + 4 c.
-- With fewer than FEW_EXAMPLES pictures a device it cuts them into strips (its
-  space-to-batch pass) on levels of LARGE_PX pixels and more, and keeps five float32
-  copies of the second norm's tensor, 10 c, in place of its input and output.
+Two effects of the TPU compiler, observed in its programs (libtpu 0.0.51 and 0.0.42,
+v5p), occur under `none` only:
+- Weight gradients of the ascending half are computed after the middle block. Until then
+  their operands stay in memory: everything these blocks store, and for each residual
+  block the gradients of its input, its two convolutions (bfloat16) and its second norm
+  (float32), c_in + 4 c.
+- With fewer than FEW_EXAMPLES images per device, its space-to-batch pass splits images
+  of levels of at least LARGE_PX pixels, and stores five float32 copies of the second
+  norm's tensor, 10 c, instead of its input and output.
 """
 
 from __future__ import annotations
@@ -47,15 +48,15 @@ LARGE_PX = 64
 
 @dataclasses.dataclass(frozen=True)
 class Part:
-    """A block, or a stack of layers; numbers of one example.
+    """A block, or a stack of layers; sizes are numbers of one example.
 
     Attributes:
       name: path of its parameters.
-      policy: of remat.
-      kept: from its forward to its backward pass.
-      work: at once within its backward pass.
-      on_host: kept in the host's memory.
-      late: gradients that wait for the middle block; with them waits all that is kept.
+      policy: rematerialisation policy.
+      kept: stored from its forward to its backward pass.
+      work: needed at once within its backward pass.
+      on_host: stored in the host's memory.
+      late: gradients stored until the middle block; `kept` is stored as long.
     """
 
     name: str
@@ -67,14 +68,14 @@ class Part:
 
 
 def parts(config: Config, examples: int) -> list[Part]:
-    """In the order of the forward pass, on one device with all heads and channels.
+    """Returns the parts in the order of the forward pass, with all heads and channels.
+
+    Tensor parallelism shards the activations between the two linear maps of a pair.
+    This is not counted, so with mesh.tensor > 1 the result is an upper bound.
 
     Args:
       config: of the run.
       examples: of one microbatch on one device.
-
-    Tensor parallelism cuts what lies between the two halves of a pair of maps; that is
-    left out, so with mesh.tensor > 1 this is an upper bound.
     """
     model, train = config.model, config.train
     if isinstance(model, NoisedClipConfig):
@@ -82,16 +83,16 @@ def parts(config: Config, examples: int) -> list[Part]:
         sizes = length, model.image_width, model.image_heads, model.image_layers
         image = _stack("image/layers", train.remat[0], *sizes)
         return [image, _text(config), _contrast(config)]
-    return [_text(config), *_unet(config, is_few=examples < FEW_EXAMPLES)]
+    return [_text(config), *_unet(config, model, is_few=examples < FEW_EXAMPLES)]
 
 
 def compute_bytes(config: Config) -> int:
-    """Bytes of a number that the network computes with."""
+    """Returns the bytes of one number in the compute dtype."""
     return 4 if config.model.compute_dtype == "float32" else 2
 
 
 def policy_of(config: Config, px: int) -> str:
-    """The remat policy of the U-Net's blocks whose input has px pixels a side."""
+    """Returns the policy of the U-Net's blocks with inputs of px x px pixels."""
     remat = config.train.remat
     if len(remat) == 1:
         return remat[0]
@@ -107,7 +108,7 @@ def _text(config: Config) -> Part:
 def _stack(
     name: str, policy: str, length: int, width: int, heads: int, num_layers: int
 ) -> Part:
-    """A stack of transformer layers."""
+    """Returns a stack of transformer layers."""
     row = length * width
     everything = (2 + 3 + 1 + 8) * row + heads * length**2
     inside = {"none": everything, "dots": (3 + 2 + 4) * row}.get(policy, 0)
@@ -119,18 +120,17 @@ def _stack(
 
 
 def _contrast(config: Config) -> Part:
-    """CLIP's logits, float32 both ways, with their gradients."""
+    """Returns CLIP's float32 logits in both directions, with their gradients."""
     row = config.train.global_batch_size * 4 // compute_bytes(config)
     return Part("logit_scale", "none", 0, 4 * row)
 
 
-def _unet(config: Config, *, is_few: bool) -> list[Part]:
-    """Its stem, its blocks with the caption's keys and values, and its end."""
-    model = config.model
+def _unet(config: Config, model: Text2ImConfig, *, is_few: bool) -> list[Part]:
+    """Returns stem, blocks with the caption's keys and values, and last layers."""
     plan = layout.make_layout(model)
     ascending, per_level = len(plan.inputs) + 1, model.num_res_blocks + 1
     ends = model.image_px**2 * model.num_channels
-    found = [Part("unet/stem", "none", ends, 0)]
+    unet_parts = [Part("unet/stem", "none", ends, 0)]
     for index, spec in enumerate(plan.blocks()):
         policy = policy_of(config, spec.px)
         is_last = (index - ascending) % per_level == per_level - 1
@@ -141,14 +141,14 @@ def _unet(config: Config, *, is_few: bool) -> list[Part]:
         if policy == "none" and index >= ascending and not is_few:
             late = spec.px**2 * (spec.in_channels + 4 * spec.channels)
             part = dataclasses.replace(part, late=late)
-        found.append(part)
-    # float32: norm, its activation and the convolution's input, which are one size.
+        unet_parts.append(part)
+    # float32: norm, activation and the convolution's input, all of one size.
     wide = 4 // compute_bytes(config)
-    return [*found, Part("unet/conv_out", "none", wide * ends, 2 * wide * ends)]
+    return [*unet_parts, Part("unet/conv_out", "none", wide * ends, 2 * wide * ends)]
 
 
 def _name(plan: layout.Layout, index: int) -> str:
-    """The path of a block's parameters."""
+    """Returns the path of a block's parameters."""
     if index < len(plan.inputs):
         return f"unet/inputs_{index}"
     if index == len(plan.inputs):
@@ -180,7 +180,7 @@ def _block(
         everything += 3 * _output(spec)
         products += _output(spec)
     inside = {"none": everything + strips, "dots": products}.get(policy, 0)
-    # Gradients of it all, and of what was not kept the values.
+    # Gradients of everything, and the values that were not stored.
     work = (1 if policy == "none" else 2) * everything + _output(spec)
     if policy == "offload":
         return Part(name, policy, caption, work, _output(spec))
@@ -188,7 +188,7 @@ def _block(
 
 
 def _residual(spec: layout.BlockSpec) -> tuple[int, int]:
-    """Everything that a block's first residual block keeps, and its products alone."""
+    """Returns what the first residual block stores under `none`, and under `dots`."""
     px = spec.px // 2 if spec.resample == "down" else spec.px
     area, c_in, c = px**2, spec.in_channels, spec.channels
     has_skip = c_in != c
@@ -200,7 +200,7 @@ def _residual(spec: layout.BlockSpec) -> tuple[int, int]:
 
 
 def _strips(spec: layout.BlockSpec) -> int:
-    """What float32 copies around the second norms take more than the norms' 2 c."""
+    """Returns the extra size of the float32 copies of the second norms: 10 c - 2 c."""
     if spec.px < LARGE_PX:
         return 0
     px = spec.px // 2 if spec.resample == "down" else spec.px

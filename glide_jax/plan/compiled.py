@@ -1,8 +1,8 @@
-"""What does the compiler say of the real train step on devices that are not here?
+"""Compiles the train step for a TPU topology, to obtain its exact memory use.
 
-libtpu compiles for a named topology on any CPU. Its buffer assignment is exact: the
-bytes below are what the program will take of each device. Its count of operations is
-not used, as it counts the body of a loop once.
+libtpu compiles for a topology on any CPU. Its buffer assignment is exact: the bytes
+below are those that the program uses on each device. Its count of operations is not
+used, because it counts the body of a loop once.
 """
 
 from __future__ import annotations
@@ -28,16 +28,15 @@ _REQUIRED = re.compile(
 
 @dataclasses.dataclass(frozen=True)
 class Compiled:
-    """Bytes a device by the compiler, or what it lacks.
+    """The compiler's report of the bytes per device.
 
     Attributes:
-      argument_bytes: state and batch; the new state takes the old one's place.
-      temporary_bytes: everything that lives within the step.
+      argument_bytes: state and batch; the new state reuses the old one's buffers.
+      temporary_bytes: buffers within the step.
       program_bytes: the code.
-      total_bytes: what the step needs; where it does not fit, as far as the compiler
-        tells.
-      available_bytes: None where all fits.
-      seconds: that compiling took.
+      total_bytes: needed by the step; if it does not fit, as reported in the error.
+      available_bytes: memory of the device if the step does not fit, else None.
+      seconds: compilation time.
       compiler: its version.
     """
 
@@ -51,15 +50,15 @@ class Compiled:
 
     @property
     def fits(self) -> bool:
-        """Whether there is a program at all."""
+        """Whether the step fits into the memory of a device."""
         return self.available_bytes is None
 
 
 def compile_step(config: Config, topology: device_topology.Topology) -> Compiled:
-    """Compiles the step that `glide train` would run on these devices.
+    """Compiles the step that `glide train` runs on these devices.
 
     Raises:
-      UserError: libtpu is not there, or cannot compile for them.
+      UserError: libtpu is not installed, or the chips are GPUs.
     """
     devices = device_topology.make_devices(topology)
     mesh = device_mesh.make_mesh(config.mesh, devices=devices)
@@ -73,8 +72,8 @@ def compile_step(config: Config, topology: device_topology.Topology) -> Compiled
         seconds = time.perf_counter() - start
         return Compiled(0, 0, 0, needed, available, seconds, compiler)
     memory = program.memory_analysis()
-    # Arguments that the outputs take the place of count once.
-    lasting = (
+    # Donated arguments count once.
+    persistent = (
         memory.argument_size_in_bytes
         + memory.output_size_in_bytes
         - memory.alias_size_in_bytes
@@ -83,7 +82,7 @@ def compile_step(config: Config, topology: device_topology.Topology) -> Compiled
         argument_bytes=memory.argument_size_in_bytes,
         temporary_bytes=memory.temp_size_in_bytes,
         program_bytes=memory.generated_code_size_in_bytes,
-        total_bytes=lasting + memory.temp_size_in_bytes,
+        total_bytes=persistent + memory.temp_size_in_bytes,
         available_bytes=None,
         seconds=time.perf_counter() - start,
         compiler=compiler,
@@ -91,11 +90,15 @@ def compile_step(config: Config, topology: device_topology.Topology) -> Compiled
 
 
 def read_out_of_memory(message: str) -> tuple[int, int]:
-    """(needed, available) bytes in the compiler's words; raises any other failure."""
-    found = _USED.search(message) or _REQUIRED.search(message)
-    if "RESOURCE_EXHAUSTED" not in message or found is None:
+    """Parses (needed, available) bytes from the compiler's error message.
+
+    Raises:
+      RuntimeError: the message reports another error.
+    """
+    match = _USED.search(message) or _REQUIRED.search(message)
+    if "RESOURCE_EXHAUSTED" not in message or match is None:
         raise RuntimeError(f"the compiler failed: {message}")
-    needed, needed_unit, available, available_unit = found.groups()
+    needed, needed_unit, available, available_unit = match.groups()
     return (
         int(float(needed) * _UNITS[needed_unit]),
         int(float(available) * _UNITS[available_unit]),

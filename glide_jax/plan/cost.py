@@ -1,17 +1,17 @@
-"""How many operations, seconds, days and chip-hours does a phase take?
+"""Operations, time and chip-hours of a training phase, and of sampling.
 
-A training step of B images takes 3 B F operations, F those of a forward pass of one
-image (models/flops.py): the backward pass costs two forward passes. What rematerial-
-isation computes again is not counted, by the custom of MFU (PaLM, arXiv 2204.02311,
-appendix B): MFU is 3 B F / (seconds * chips * peak). So
+A training step of B images takes 3 B F operations, where F is the forward pass of one
+image (models/flops.py): the backward pass costs two forward passes. Recomputation by
+rematerialisation is not counted, as usual for MFU (PaLM, arXiv 2204.02311, appendix B):
+MFU is 3 B F / (seconds * chips * peak). So
 
-    seconds a step = max(3 B F / (chips * peak * MFU), seconds on either network)
+    seconds per step = max(3 B F / (chips * peak * MFU), seconds on either network)
 
-The networks' seconds are a lower bound by published bandwidths; they count only where
-they exceed the computation, which overlaps them.
+The networks' seconds are a lower bound at published bandwidths. They count only if they
+exceed the computation, which overlaps them.
 
-A drawn picture takes a pass of the text transformer and then, at each step kept by
-sample.respacing, one of the U-Net, or two under classifier-free guidance.
+Sampling an image takes one pass of the text transformer and, at each step that
+sample.respacing keeps, one pass of the U-Net, or two with classifier-free guidance.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ import dataclasses
 
 from glide_jax.config.defaults import Config
 from glide_jax.diffusion import respacing
-from glide_jax.models import flops
+from glide_jax.models import build
 from glide_jax.plan.device_topology import Topology
 
 BACKWARD_AND_FORWARD = 3
@@ -29,16 +29,16 @@ DEFAULT_MFU = 0.4
 
 @dataclasses.dataclass(frozen=True)
 class Cost:
-    """Of one phase.
+    """The estimated cost of a training phase.
 
     Attributes:
       forward_flops: of one image, by part.
       flops_per_step: 3 B F.
       seconds_per_step: expected.
       limited_by: "compute", or the network that takes longer.
-      days: of train.num_steps.
-      chip_hours: the same over all chips.
-      price: of those, in the currency of the price given; None without one.
+      days: duration of train.num_steps steps.
+      chip_hours: over all chips.
+      price: of the chip-hours, in the currency of the price given; None without one.
     """
 
     forward_flops: dict[str, float]
@@ -52,15 +52,15 @@ class Cost:
 
 @dataclasses.dataclass(frozen=True)
 class Drawing:
-    """Of drawing pictures with one model.
+    """The estimated cost of sampling images with one model.
 
     Attributes:
-      pictures: how many.
-      passes: of the U-Net for each.
-      flops_per_picture: as above.
-      hours: of all of them.
-      chip_hours: the same over all chips.
-      price: of those; None without a price of a chip-hour.
+      pictures: number of images.
+      passes: of the U-Net per image.
+      flops_per_picture: operations per image.
+      hours: for all images.
+      chip_hours: over all chips.
+      price: of the chip-hours; None without a price of a chip-hour.
     """
 
     pictures: int
@@ -79,18 +79,26 @@ def estimate_drawing(
     mfu: float = DEFAULT_MFU,
     price: float | None = None,
 ) -> Drawing | None:
-    """What `pictures` of them take; None of a CLIP, which draws none.
+    """Estimates the cost of sampling; None for a noised CLIP.
 
-    Guided where the model has seen empty captions (train.caption_drop_prob).
+    Sampling is guided if the model was trained on empty captions
+    (train.caption_drop_prob).
+
+    Args:
+      config: of the run.
+      topology: of the chips.
+      pictures: number of images.
+      mfu: share of the peak that the model's own operations reach.
+      price: of a chip-hour.
     """
-    if config.model.family != "text2im":
+    if build.role_of(config.model) == "noised_clip":
         return None
     chain = config.diffusion
     kept = respacing.kept_timesteps(
         chain.num_timesteps, config.sample.respacing, chain.schedule
     )
     is_guided = config.train.caption_drop_prob > 0
-    parts = flops.forward_flops(config.model)
+    parts = build.forward_flops(config.model)
     passes = len(kept) * (2 if is_guided else 1)
     each = parts["text"] + parts["text_keys_values"] + passes * parts["unet"]
     peak = topology.num_chips * topology.machine.peak_flops
@@ -114,16 +122,16 @@ def estimate(
     mfu: float = DEFAULT_MFU,
     price: float | None = None,
 ) -> Cost:
-    """The cost of the whole phase.
+    """Estimates the cost of a training phase.
 
     Args:
       config: of the run.
-      topology: where it runs.
-      network_seconds: on each network by name, see `traffic.seconds`.
+      topology: of the chips.
+      network_seconds: per step on each network by name, see `traffic.seconds`.
       mfu: share of the peak that the model's own operations reach.
       price: of a chip-hour.
     """
-    forward = flops.forward_flops(config.model)
+    forward = build.forward_flops(config.model)
     per_step = (
         BACKWARD_AND_FORWARD * config.train.global_batch_size * sum(forward.values())
     )

@@ -1,8 +1,8 @@
-"""Which devices is a run planned for? Named as they are sold, none of them here.
+"""Topologies of TPUs and GPUs for plans, and abstract devices for compilation.
 
-`v5p:4x4x8` is a slice of TPU v5p, `h100:64` are 64 GPUs. A slice has a fast network
-inside (ICI) and a slow one to other slices (DCN); machines of eight GPUs are the same
-picture with NVLink inside.
+`v5p:4x4x8` is a slice of TPU v5p, `h100:64` are 64 GPUs. A fast network (ICI) connects
+the chips of a slice, a slow one (DCN) the slices. Machines of eight GPUs correspond to
+slices, with NVLink as the fast network.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ import importlib.util
 import math
 import os
 from collections.abc import MutableMapping
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from glide_jax.config import defaults
 from glide_jax.errors import UserError
@@ -20,7 +20,6 @@ from glide_jax.plan import machines
 from glide_jax.runtime import wording
 
 if TYPE_CHECKING:
-    import jax
     from jax.sharding import AbstractMesh, Mesh
 
 AXES = ("data", "fsdp", "tensor")
@@ -28,12 +27,12 @@ AXES = ("data", "fsdp", "tensor")
 
 @dataclasses.dataclass(frozen=True)
 class Topology:
-    """Chips of one kind.
+    """A number of chips of one kind, and how they are connected.
 
     Attributes:
-      machine: the kind.
-      shape: of one slice of TPUs; of GPUs, the one number of all.
-      num_slices: of that shape; 1 with GPUs.
+      machine: the kind of machine.
+      shape: of one TPU slice; for GPUs their number.
+      num_slices: number of slices; 1 for GPUs.
     """
 
     machine: machines.Machine
@@ -42,46 +41,46 @@ class Topology:
 
     @property
     def num_chips(self) -> int:
-        """In all slices."""
+        """Number of chips in all slices."""
         return math.prod(self.shape) * self.num_slices
 
     @property
     def num_devices(self) -> int:
-        """As JAX counts them."""
+        """Number of JAX devices."""
         return self.num_chips * self.machine.chip.devices
 
     @property
     def devices_per_host(self) -> int:
-        """JAX devices of one machine."""
+        """Number of JAX devices of one host."""
         per_slice = math.prod(self.shape)
         chips_here = min(self.machine.chips_per_host, per_slice)
         return chips_here * self.machine.chip.devices
 
     @property
     def num_hosts(self) -> int:
-        """Machines, in all slices."""
+        """Number of hosts in all slices."""
         return math.ceil(self.num_devices / self.devices_per_host)
 
     @property
     def fast_domain(self) -> int:
-        """Devices that the fast network joins."""
+        """Number of devices that the fast network connects."""
         if self.machine.is_tpu:
             return self.num_devices // self.num_slices
         return self.devices_per_host
 
     @property
     def tpu_slices(self) -> int | None:
-        """Slices as `parallel.mesh` counts them: None of GPUs."""
+        """Number of slices for `parallel.device_mesh`; None for GPUs."""
         return self.num_slices if self.machine.is_tpu else None
 
     @property
     def name(self) -> str:
-        """As a flag takes it: v5p:4x4x8 or h100:64."""
+        """The value of the flag: v5p:4x4x8 or h100:64."""
         return f"{self.machine.name}:{'x'.join(map(str, self.shape))}"
 
     @property
     def sold_as(self) -> str:
-        """The product's name, "" where it is the same or none is known."""
+        """The product's name; "" if it equals `name` or is not known."""
         if not self.machine.count_in_name:
             return ""
         count = math.prod(self.shape) * self.machine.count_in_name
@@ -89,7 +88,7 @@ class Topology:
         return f"{kind}-{count}"
 
     def describe(self) -> str:
-        """One line for a person."""
+        """Returns one line for a report."""
         parts = [wording.counted(self.num_chips, f"{self.machine.name} chip")]
         if self.num_slices > 1:
             parts = [f"{self.num_slices} slices of {self.name}", *parts]
@@ -102,23 +101,22 @@ class Topology:
 
 
 def parse(topology: str | None, gpus: str | None, num_slices: int | None) -> Topology:
-    """The chips that --topology, --chips and --slices name.
+    """Parses --topology, --chips and --slices.
 
     Raises:
-      UserError: neither or both are given, or one names what does not exist.
+      UserError: neither or both of the first two are given, or a kind, shape or number
+        does not exist.
     """
-    if bool(topology) == bool(gpus):
+    if topology and not gpus:
+        return _parse_tpu(topology, num_slices or 1)
+    if not gpus or topology:
         given = "both" if topology else "neither"
         raise UserError(
-            f"--topology and --chips: {given} given; say --topology=v5p:4x4x8 for TPUs "
+            f"--topology and --chips: {given} given; use --topology=v5p:4x4x8 for TPUs "
             "or --chips=h100:64 for GPUs"
         )
-    if topology:
-        return _parse_tpu(topology, num_slices or 1)
     if num_slices is not None:
-        raise UserError(
-            f"--slices={num_slices} counts slices of TPUs; name all GPUs in --chips"
-        )
+        raise UserError(f"--slices={num_slices} is for TPUs; count all GPUs in --chips")
     return _parse_gpu(gpus)
 
 
@@ -127,8 +125,8 @@ def _parse_tpu(text: str, num_slices: int) -> Topology:
     if kind not in machines.TPUS:
         named = ", ".join(machines.TPUS)
         raise UserError(
-            f"--topology={text} names no TPU; use one of {named} with a shape, e.g. "
-            "v5p:4x4x8"
+            f"--topology={text} is not a known TPU; use one of {named} with a shape, "
+            "e.g. v5p:4x4x8"
         )
     machine = machines.MACHINES[kind]
     if not _exists(machine, shape):
@@ -141,8 +139,8 @@ def _parse_tpu(text: str, num_slices: int) -> Topology:
         )
     if num_slices > 1 and not machine.joins_slices:
         raise UserError(
-            f"--slices={num_slices}: Cloud TPU joins slices from v4 on, not of {kind}; "
-            "leave --slices out"
+            f"--slices={num_slices}: Cloud TPU connects slices of v4 and later, not of "
+            f"{kind}; leave --slices out"
         )
     return Topology(machine, tuple(map(int, shape.split("x"))), num_slices)
 
@@ -151,7 +149,7 @@ def _larger_shapes(machine: machines.Machine) -> str:
     if len(machine.shapes[0].split("x")) < 3:
         return ""
     return (
-        f", and larger ones of multiples of 4 in rising order (e.g. 8x8x16), up to "
+        f", and larger ones of multiples of 4 in ascending order (e.g. 8x8x16), up to "
         f"{machine.max_chips} chips"
     )
 
@@ -176,18 +174,16 @@ def _parse_gpu(text: str) -> Topology:
     kind, _, count = text.lower().partition(":")
     if kind not in machines.GPUS:
         raise UserError(
-            f"--chips={text} names no known GPU; use one of {', '.join(machines.GPUS)} "
+            f"--chips={text} is not a known GPU; use one of {', '.join(machines.GPUS)} "
             "with a number, e.g. h100:64"
         )
     per_host = machines.MACHINES[kind].chips_per_host
     is_whole = count.isdecimal() and int(count) > 0
     if not is_whole or (int(count) > per_host and int(count) % per_host):
         if not count:
-            raise UserError(
-                f"--chips={text} names no number of GPUs; write e.g. {kind}:64"
-            )
+            raise UserError(f"--chips={text} has no number of GPUs; use e.g. {kind}:64")
         raise UserError(
-            f"--chips={text}: {count!r} is no number of GPUs in machines of "
+            f"--chips={text}: {count!r} is not a number of GPUs in machines of "
             f"{per_host}; use up to {per_host} or a multiple, e.g. {kind}:64"
         )
     return Topology(machines.MACHINES[kind], (int(count),))
@@ -195,24 +191,25 @@ def _parse_gpu(text: str) -> Topology:
 
 @dataclasses.dataclass(frozen=True)
 class Span:
-    """An axis of the mesh over the two networks; its size is their product."""
+    """The parts of a mesh axis over the fast and the slow network."""
 
     fast: int
     slow: int
 
     @property
     def size(self) -> int:
+        """Size of the axis."""
         return self.fast * self.slow
 
 
 def spans(
     config: defaults.MeshConfig, mesh: AbstractMesh | Mesh, topology: Topology
 ) -> dict[str, Span]:
-    """How far each axis of the mesh reaches.
+    """Returns the extent of each axis of the mesh over both networks.
 
-    The *_dcn sizes tell of TPUs. Devices of GPU machines are numbered machine by
-    machine, and the last axis of a mesh runs fastest, so tensor, then fsdp, then data
-    fill a machine.
+    For TPUs it is given by the *_dcn sizes. Devices of GPU machines are numbered
+    machine by machine, and the last axis of a mesh runs fastest, so tensor, then fsdp,
+    then data fill a machine.
     """
     slow = {axis: getattr(config, f"{axis}_dcn") for axis in AXES}
     if topology.machine.is_tpu or math.prod(slow.values()) != 1:
@@ -220,34 +217,36 @@ def spans(
             if slow[axis] == -1:
                 slow[axis] = mesh.shape[axis] // getattr(config, axis)
         return {axis: Span(mesh.shape[axis] // slow[axis], slow[axis]) for axis in AXES}
-    room, found = topology.fast_domain, {}
+    room, extents = topology.fast_domain, {}
     for axis in reversed(AXES):
         fast = math.gcd(mesh.shape[axis], room)
-        found[axis] = Span(fast, mesh.shape[axis] // fast)
+        extents[axis] = Span(fast, mesh.shape[axis] // fast)
         room //= fast
-    return found
+    return extents
 
 
 def missing_for_compiling(topology: Topology) -> list[str]:
-    """Why nothing can be compiled for these chips here, a sentence each; often none."""
+    """Returns the reasons why nothing can be compiled for these chips here."""
     if not topology.machine.is_tpu:
         return [
             f"there is no compiler for {topology.machine.name} here: XLA compiles for "
-            "a GPU only on a machine with one; without --compile bytes are by formula"
+            "a GPU only on a machine with one; leave --compile out, then bytes are "
+            "estimated by formula"
         ]
     if importlib.util.find_spec("libtpu") is None:
         return [
             "libtpu, which compiles for TPUs on any CPU, is not installed; "
-            'pip install -e ".[tpu]", or leave --compile out: bytes are by formula'
+            'pip install -e ".[tpu]", or leave --compile out, then bytes are estimated '
+            "by formula"
         ]
     return []
 
 
 def prepare_environment(environment: MutableMapping[str, str] = os.environ) -> None:
-    """Lets libtpu compile on a machine without TPUs, quietly; before jax is imported.
+    """Prepares libtpu for a machine without TPUs; call it before jax is imported.
 
-    It would ask the cloud's metadata server what machine this is, write its log to
-    /tmp, and take a lock that a second compilation on this machine would die of.
+    By default libtpu queries the cloud's metadata server, writes a log to /tmp, and
+    holds a lock that makes a second compilation on the machine fail.
     """
     environment["JAX_PLATFORMS"] = "cpu"
     for name, value in {
@@ -261,19 +260,21 @@ def prepare_environment(environment: MutableMapping[str, str] = os.environ) -> N
         environment.setdefault(name, value)
 
 
-def make_devices(topology: Topology) -> list[jax.Device]:
-    """The devices as libtpu describes them: a mesh of them compiles, and runs nothing.
+def make_devices(topology: Topology) -> list[Any]:
+    """Returns abstract devices of libtpu: programs can be compiled for them, not run.
 
     Raises:
-      UserError: it is not installed, or GPUs are asked for.
+      UserError: libtpu is not installed, or the chips are GPUs.
     """
     for reason in missing_for_compiling(topology):
         raise UserError(reason)
     from jax.experimental import topologies
 
-    options = {"num_slices": topology.num_slices} if topology.num_slices > 1 else {}
+    options: dict[str, Any] = {}
+    if topology.num_slices > 1:
+        options["num_slices"] = topology.num_slices
     if topology.machine.name == "v4":
-        # Its two cores as one device, as JAX has them on a real one.
+        # Both cores are one device, as on a real v4.
         options["chip_config_name"] = "megacore"
     if math.prod(topology.shape) < topology.machine.chips_per_host:
         options["chips_per_host_bounds"] = (*topology.shape, *(1,) * 3)[:3]

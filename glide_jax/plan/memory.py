@@ -1,12 +1,13 @@
-"""How many bytes does a step take of each device, and of each host?
+"""Memory of a training step on each device and each host.
 
-State is exact: shapes and shardings of the real state. What lives within a step is a
-formula, a walk through the backward pass from the last block to the first: at each
-block there live what earlier blocks keep (see activations), the gradients so far, the
-block at work, its parameters gathered in the compute type and their gradients before
-they are scattered. The step needs what the fullest of these moments does. Blocks that
-compute nothing again keep their parameters as the forward pass gathered them, and those
-of the ascending half wait for the middle block (see activations).
+The size of the state is exact, from its shapes and shardings. The memory within a step
+is a formula, evaluated for each block of the backward pass from the last to the first.
+At each block it is the sum of the activations that earlier blocks store (see
+activations), the gradients so far, the working memory of the block, its parameters
+gathered in the compute dtype, and their gradients before they are scattered. The step
+needs the maximum over all blocks. Blocks without recomputation keep their gathered
+parameters from the forward pass; those of the ascending half keep them until the middle
+block (see activations).
 """
 
 from __future__ import annotations
@@ -28,9 +29,12 @@ FLOAT32 = 4
 
 @dataclasses.dataclass(frozen=True)
 class Placed:
-    """A tree with places: bytes of all of it, on one device and in its host's memory.
+    """Bytes of a sharded tree.
 
-    The last two are what one device holds there, or its host for it.
+    Attributes:
+      total: of the whole tree.
+      on_device: of one device's shards in device memory.
+      on_host: of one device's shards in host memory.
     """
 
     total: int
@@ -42,9 +46,9 @@ class BlockParams(NamedTuple):
     """The parameters of one block or of a stack of layers.
 
     Attributes:
-      numbers: of all of it.
-      grads: bytes of its gradients on one device, float32 and placed as they are.
-      layers: in a stack, else 1.
+      numbers: number of parameters.
+      grads: bytes of the float32 gradients on one device, sharded like the parameters.
+      layers: number of layers of a stack, else 1.
     """
 
     numbers: int
@@ -54,12 +58,12 @@ class BlockParams(NamedTuple):
 
 @dataclasses.dataclass(frozen=True)
 class StateBytes:
-    """The training state, exactly.
+    """Exact sizes of the training state.
 
     Attributes:
       params, moments, ema, rest: its parts.
       blocks: parameters by the first two names of their path.
-      cut: into how many parts fsdp cuts them.
+      cut: number of fsdp shards.
     """
 
     params: Placed
@@ -71,23 +75,23 @@ class StateBytes:
 
     @property
     def total(self) -> int:
-        """Of a checkpoint."""
+        """Bytes of a checkpoint."""
         parts = self.params, self.moments, self.ema, self.rest
         return sum(part.total for part in parts)
 
 
 @dataclasses.dataclass(frozen=True)
 class DeviceBytes:
-    """Of one device.
+    """Bytes of one device.
 
     Attributes:
-      params, moments, ema: as they lie between steps; 0 for what the host holds.
+      params, moments, ema: between steps; 0 if in host memory.
       batch: of a step.
-      grads: of the whole batch, cut as the parameters are.
-      activations: what the forward pass keeps for the backward pass.
-      work: beside those two, at the fullest moment of the backward pass.
-      step: of gradients, activations and work, at the fullest moment: activations go
-        while gradients come.
+      grads: of the whole batch, sharded like the parameters.
+      activations: stored by the forward pass for the backward pass.
+      work: other memory at the peak of the backward pass.
+      step: gradients, activations and work at the peak; less than their sum, since
+        activations are freed while gradients are added.
     """
 
     params: int
@@ -101,19 +105,19 @@ class DeviceBytes:
 
     @property
     def total(self) -> int:
-        """At the fullest moment."""
+        """Bytes at the peak of a step."""
         return self.params + self.moments + self.ema + self.batch + self.step
 
 
 @dataclasses.dataclass(frozen=True)
 class HostBytes:
-    """Of one host while a checkpoint is written, without Python and its libraries.
+    """Bytes of one host while a checkpoint is written, without Python and libraries.
 
     Attributes:
-      checkpoint: the arrays of its devices, copied before they are written.
-      state: moments or averages that live there.
+      checkpoint: copies of the arrays of its devices.
+      state: moments or averages in host memory.
       activations: block inputs under the remat policy offload.
-      batches: prefetched ones and the one at work.
+      batches: the current batch and the prefetched ones.
     """
 
     checkpoint: int
@@ -123,30 +127,32 @@ class HostBytes:
 
     @property
     def total(self) -> int:
+        """Sum of all fields."""
         return sum(dataclasses.astuple(self))
 
 
 def measure_state(state: TrainState) -> StateBytes:
-    """Bytes of a state of ShapeDtypeStructs with shardings."""
+    """Returns the sizes of a state of ShapeDtypeStructs with NamedShardings."""
     rest = ([getattr(state, name) for name in COUNTERS], state.resampler)
+    step: Any = state.step
     return StateBytes(
         params=_placed(state.params),
         moments=_placed(state.opt_state),
         ema=_placed(state.ema_params),
         rest=_placed(rest),
         blocks=_blocks(state.params),
-        cut=state.step.sharding.mesh.shape["fsdp"],
+        cut=step.sharding.mesh.shape["fsdp"],
     )
 
 
 def estimate(
     config: Config, state: StateBytes, batch: dict[str, Any], examples: int
 ) -> DeviceBytes:
-    """Bytes of one device.
+    """Estimates the bytes of one device.
 
     Args:
       config: of the run.
-      state: measured.
+      state: its sizes.
       batch: the global batch, as ShapeDtypeStructs with shardings.
       examples: of one microbatch on one device.
     """
@@ -154,22 +160,22 @@ def estimate(
     size = activations.compute_bytes(config)
     grads = state.params.on_device
     kept = sum(_kept(part, state, examples, size) for part in parts)
-    # The sum of all microbatches is there from the first one on.
+    # With microbatches the accumulated gradients exist from the start.
     done = grads if config.train.microbatches > 1 else 0
-    left, fullest, work_then, waiting = kept, grads, 0, 0
+    left, peak, work_at_peak, waiting = kept, grads, 0, 0
     for part in reversed(parts):
         block = state.blocks.get(part.name, BlockParams(0, 0, 1))
         done += block.grads
         work = examples * size * part.work + _gathered(part, block, state.cut, size)
         needed = left + waiting + done + work
-        if needed > fullest:
-            fullest, work_then = needed, waiting + work
-        gone = _kept(part, state, examples, size)
-        left -= gone
+        if needed > peak:
+            peak, work_at_peak = needed, waiting + work
+        freed = _kept(part, state, examples, size)
+        left -= freed
         if part.name == "unet/middle":
             waiting = 0
         elif part.late:
-            waiting += gone + examples * size * part.late
+            waiting += freed + examples * size * part.late
     return DeviceBytes(
         params=state.params.on_device,
         moments=state.moments.on_device,
@@ -177,23 +183,23 @@ def estimate(
         batch=_placed(batch).on_device,
         grads=grads,
         activations=kept,
-        work=work_then,
-        step=fullest,
+        work=work_at_peak,
+        step=peak,
     )
 
 
 def _kept(part: activations.Part, state: StateBytes, examples: int, size: int) -> int:
-    """Bytes that a part keeps: activations, and parameters in the compute type."""
+    """Returns the bytes that a part stores: activations and gathered parameters."""
     kept = examples * size * part.kept
     block = state.blocks.get(part.name)
     if part.policy == "none" and block is not None and size < FLOAT32:
-        # A stack's lie as they were cut: each layer is gathered within the loop.
+        # Parameters of a stack stay sharded: each layer is gathered within the loop.
         kept += block.numbers * size // (1 if block.layers == 1 else state.cut)
     return kept
 
 
 def _gathered(part: activations.Part, block: BlockParams, cut: int, size: int) -> int:
-    """Bytes of a block's parameters and gradients while they are whole."""
+    """Returns the bytes of a block's gathered parameters and unsharded gradients."""
     if cut == 1:
         return 0
     again = 0 if part.policy == "none" and block.layers == 1 else size
@@ -207,7 +213,15 @@ def estimate_host(
     topology: Topology,
     examples: int,
 ) -> HostBytes:
-    """Bytes of one host; arguments as of `estimate`."""
+    """Estimates the bytes of one host.
+
+    Args:
+      config: of the run.
+      state: its sizes.
+      batch: the global batch, as ShapeDtypeStructs with shardings.
+      topology: of the chips.
+      examples: of one microbatch on one device.
+    """
     devices = topology.devices_per_host
     parts = state.params, state.moments, state.ema, state.rest
     batches = config.data.prefetch_batches + 1
@@ -236,7 +250,7 @@ def _placed(tree: Any) -> Placed:
 
 
 def _blocks(params: Any) -> dict[str, BlockParams]:
-    """Parameters by block, or by stack of layers."""
+    """Groups parameters by block, or by stack of layers."""
     leaves: dict[str, list[Any]] = {}
     for path, leaf in jax.tree_util.tree_leaves_with_path(params):
         name = "/".join(str(key.key) for key in path[:2])

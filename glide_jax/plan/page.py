@@ -1,4 +1,4 @@
-"""The plan as a page for a person, made of nothing but its dictionary."""
+"""Formats the report of a plan as text."""
 
 from __future__ import annotations
 
@@ -14,13 +14,13 @@ _MEMORY_NOTES = {
     "batch": "of a step",
     "grads": "float32, of the whole batch",
     "activations": "kept for the backward pass",
-    "work": "the block at work, gathered parameters, gradients that wait",
-    "step": "the last three where they are most: some go as others come",
+    "work": "the current block, gathered parameters, delayed gradients",
+    "step": "peak of the last three; less than their sum",
 }
 
 
 def to_text(report: dict[str, Any]) -> str:
-    """The report of `report.make_report`, in the order in which one asks."""
+    """Returns the report of `report.make_report` as text."""
     sections = [
         _heading(report),
         _parameters(report),
@@ -35,7 +35,7 @@ def to_text(report: dict[str, Any]) -> str:
     return "\n\n".join("\n".join(lines) for lines in sections if lines)
 
 
-def _heading(report):
+def _heading(report: dict[str, Any]) -> list[str]:
     run, mesh = report["run"], report["mesh"]
     axes = " ".join(f"{axis}={size}" for axis, size in mesh.items() if size > 1)
     slow = " ".join(f"{a}_dcn={n}" for a, n in report["mesh_dcn"].items() if n > 1)
@@ -53,7 +53,7 @@ def _heading(report):
     ]
 
 
-def _parameters(report):
+def _parameters(report: dict[str, Any]) -> list[str]:
     total = report["params_total"]
     gflop = report["forward_gflop_by_part"]
     lines = [f"PARAMETERS {total:,}"]
@@ -64,9 +64,9 @@ def _parameters(report):
     return lines
 
 
-def _grouped(report):
-    """Parts, with the blocks of each half of a U-Net as one."""
-    groups = {}
+def _grouped(report: dict[str, Any]) -> dict[str, int]:
+    """Returns parameter counts, with the blocks of each half of a U-Net as one."""
+    groups: dict[str, int] = {}
     for name, count in report["params_by_part"].items():
         stem, _, last = name.rpartition("_")
         name = stem if last.isdecimal() else name
@@ -74,7 +74,7 @@ def _grouped(report):
     return groups
 
 
-def _memory(report):
+def _memory(report: dict[str, Any]) -> list[str]:
     sizes, room = report["bytes_per_device"], report["bytes_available_per_device"]
     lines = ["MEMORY OF A DEVICE, by formula (GiB)"]
     for name, note in _MEMORY_NOTES.items():
@@ -89,7 +89,7 @@ def _memory(report):
     return lines + ([f"  {report['advice']}"] if report["advice"] else [])
 
 
-def _compiler(report):
+def _compiler(report: dict[str, Any]) -> list[str]:
     said = report["compiler"]
     if said is None:
         return []
@@ -108,7 +108,7 @@ def _compiler(report):
     ]
 
 
-def _time(report):
+def _time(report: dict[str, Any]) -> list[str]:
     run, where = report["run"], report["topology"]
     peak, gflop = where["peak_flops_per_chip"] / 1e12, report["forward_gflop_per_image"]
     lines = [
@@ -129,7 +129,7 @@ def _time(report):
     return lines
 
 
-def _drawing(report):
+def _drawing(report: dict[str, Any]) -> list[str]:
     drawn = report["drawing"]
     if not drawn:
         return []
@@ -142,10 +142,10 @@ def _drawing(report):
     ]
 
 
-def _networks(report):
+def _networks(report: dict[str, Any]) -> list[str]:
     fast = report["topology"]["fast_network"]
     if not report["collectives"]:
-        return ["NETWORK none: every device has all it needs"]
+        return ["NETWORK none: devices exchange no data"]
     lines = [f"NETWORK, received by a device a step (GB)     {fast:>7}     DCN"]
     for row in report["collectives"]:
         what = f"{row['operation']} {row['what']} over {row['axis']}"
@@ -156,11 +156,11 @@ def _networks(report):
         for name, value in report["network_seconds_per_step"].items()
         if value
     )
-    lines.append(f"  at published bandwidths: {seconds}, beside the computation")
+    lines.append(f"  at published bandwidths: {seconds}, overlapping computation")
     return lines
 
 
-def _hosts(report):
+def _hosts(report: dict[str, Any]) -> list[str]:
     peak, room = report["host_bytes_peak"], report["host_bytes_available"]
     parts = ", ".join(
         f"{size / GIB:.1f} {name}"
@@ -174,10 +174,10 @@ def _hosts(report):
     ]
 
 
-def _ranking(report):
+def _ranking(report: dict[str, Any]) -> list[str]:
     if not report["ranking"]:
         return []
-    lines = ["SEARCH, best first: s a step with what is computed again, GiB a device"]
+    lines = ["SEARCH, best first: s per step with recomputation, GiB per device"]
     for option in report["ranking"]:
         fits = "" if option["fits"] else "  does not fit"
         lines.append(

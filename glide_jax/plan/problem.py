@@ -1,7 +1,7 @@
-"""What is planned: one configuration on one topology, checked, with its state's shapes.
+"""The subject of a plan: one configuration on one topology, with its abstract state.
 
-Settings, batch and mesh (on TPUs its slices too) that a start on those devices would
-refuse are refused here, before anything is allocated or compiled. Nobody looks at data.
+Settings, batch, mesh and slices are checked as at the start of a run, before anything
+is allocated or compiled. Data is not read.
 """
 
 from __future__ import annotations
@@ -22,15 +22,15 @@ from glide_jax.train.train_state import TrainState
 
 @dataclasses.dataclass(frozen=True)
 class Problem:
-    """A run on devices that need not be here.
+    """A run on devices that need not be present.
 
     Attributes:
       config: with a mesh that uses every slice.
       topology: of the devices.
-      mesh: of that many devices.
-      spans: how far each axis of the mesh reaches.
-      state: ShapeDtypeStructs with a NamedSharding each.
-      batch: the global batch, alike.
+      mesh: abstract mesh of the devices.
+      spans: extent of each axis of the mesh over both networks.
+      state: ShapeDtypeStructs with NamedShardings.
+      batch: the global batch, as ShapeDtypeStructs with NamedShardings.
     """
 
     config: Config
@@ -42,7 +42,7 @@ class Problem:
 
     @property
     def examples(self) -> int:
-        """Of one microbatch on one device."""
+        """Number of examples of one microbatch on one device."""
         shards = (
             device_mesh.num_batch_shards(self.mesh) * self.config.train.microbatches
         )
@@ -50,22 +50,22 @@ class Problem:
 
     @property
     def params_by_part(self) -> dict[str, int]:
-        """Numbers in each part of the model."""
+        """Parameter count of each part of the model."""
         return build.parameters_by_part(self.state.params)
 
     def with_train(self, **changes: Any) -> Problem:
-        """The same with other settings of the training section, which move no state."""
+        """Returns a copy with other training settings; the state does not change."""
         train = dataclasses.replace(self.config.train, **changes)
         config = dataclasses.replace(self.config, train=train)
         return dataclasses.replace(self, config=config)
 
 
 def make_problem(config: Config, topology: device_topology.Topology) -> Problem:
-    """The run, checked.
+    """Checks the settings and makes the abstract state and batch.
 
     Raises:
-      UserError: a setting that breaks a rule, a mesh that the devices do not fill, a
-        batch that does not divide.
+      UserError: a setting that breaks a rule, a mesh that does not use all devices, or
+        a batch that does not divide.
     """
     slices = topology.tpu_slices
     mesh_config = device_mesh.over_slices(config.mesh, slices)

@@ -1,4 +1,4 @@
-"""The whole plan as one dictionary: the JSON that the verb prints."""
+"""Makes a plan and its report, the JSON object that `glide plan` prints."""
 
 from __future__ import annotations
 
@@ -27,16 +27,16 @@ def make_report(
     ranking: list[search.Option] | None = None,
     missing: list[str] | None = None,
 ) -> dict[str, Any]:
-    """The plan as JSON values; sizes in bytes, times as their names say.
+    """Returns the plan as JSON values; sizes are bytes, names of times have units.
 
     Args:
-      given: what is planned.
+      given: the run.
       mfu: share of the chips' peak, see `cost`.
       price: of a chip-hour.
-      pictures: to draw with the model; None: none.
-      program: what the compiler said, if it was asked.
-      ranking: settings that were searched, best first.
-      missing: what could not be done here, a sentence each.
+      pictures: number of images to estimate sampling for; None: none.
+      program: the compiler's report, if the step was compiled.
+      ranking: options of the search, best first.
+      missing: reasons why the step was not compiled.
     """
     memory_of, costs = _memory(given), _cost(given, mfu, price)
     is_refused = program is not None and not program.fits
@@ -104,10 +104,10 @@ def _memory(given: problem.Problem) -> dict[str, Any]:
 def _drawing(
     given: problem.Problem, pictures: int, mfu: float, price: float | None
 ) -> dict[str, Any] | None:
-    found = cost.estimate_drawing(
+    drawing = cost.estimate_drawing(
         given.config, given.topology, pictures, mfu=mfu, price=price
     )
-    return found and dataclasses.asdict(found)
+    return drawing and dataclasses.asdict(drawing)
 
 
 def _cost(given: problem.Problem, mfu: float, price: float | None) -> dict[str, Any]:
@@ -144,20 +144,20 @@ def make_plan(
     compiles: bool = False,
     searches: bool = False,
 ) -> dict[str, Any]:
-    """The report (see `report`) of a run on these chips.
+    """Plans a run and returns its report, see `make_report`.
 
     Args:
       config: of the run.
-      topology: where it is to run.
-      mfu: share of the peak that is assumed.
+      topology: of the chips.
+      mfu: assumed share of the peak.
       price: of a chip-hour.
-      pictures: to draw with the model, whose cost is wanted too.
-      compiles: also compile the step; an error where the compiler is missing.
-      searches: take the remat policies and microbatches that `search` ranks first, and
-        compile those.
+      pictures: number of images to estimate sampling for; None: none.
+      compiles: whether to compile the step.
+      searches: whether to use the remat policies and microbatches that `search` ranks
+        first, and compile with them if possible.
 
     Raises:
-      UserError: what a start on those devices would refuse; `compiles` without the
+      UserError: the run cannot start on these devices, or `compiles` without the
         compiler.
     """
     given = problem.make_problem(config, topology)
@@ -166,7 +166,7 @@ def make_plan(
         given = given.with_train(**ranking[0].settings())
     program, missing = None, []
     if searches and not compiles:
-        # A search ranks by formula as well; only its last step needs the compiler.
+        # The search itself needs no compiler.
         missing = device_topology.missing_for_compiling(topology)
     if compiles or (searches and not missing):
         program = compiled.compile_step(given.config, topology)

@@ -1,9 +1,9 @@
-"""Which remat policies and microbatches make the step fastest and still fit?
+"""Searches for the remat policies and microbatches of the fastest step that fits.
 
-Each option is weighed by formula: seconds of its operations, those computed again
-included, or of the networks where they take longer. First come the options that leave a
-tenth of the memory free for the formula's own error, the fastest before the others and
-of equally fast ones the simplest: fewer microbatches, then a weaker policy.
+The time of each option is estimated by formula: its operations with recomputation, or
+the networks if they take longer. Options that leave a tenth of the memory free, for the
+formula's error, are ranked first, by time; of equally fast ones the simplest is first:
+fewer microbatches, then a weaker policy.
 """
 
 from __future__ import annotations
@@ -14,26 +14,26 @@ from collections.abc import Iterator
 from typing import Any
 
 from glide_jax.config.defaults import Config, NoisedClipConfig
-from glide_jax.models import flops, layout
+from glide_jax.models import build, flops, layout
 from glide_jax.parallel import device_mesh
 from glide_jax.plan import activations, cost, memory, problem, traffic
 
 FREE_SHARE = 0.1
 SHOWN = 8  # options in a report
-# From the weakest; `offload` is not among them, as no formula here knows its transfers.
+# From the weakest. `offload` is excluded: its transfers are not modelled.
 POLICIES = ("none", "dots", "blocks", "full")
 MAX_MICROBATCHES = 64
 
 
 @dataclasses.dataclass(frozen=True)
 class Option:
-    """Settings, and what they would cost.
+    """Settings and their estimated memory and time.
 
     Attributes:
       remat, remat_text, microbatches: as in the configuration.
       bytes_per_device: by formula.
-      seconds: of a step, with what is computed again.
-      fits: with the free share left.
+      seconds: per step, with recomputation.
+      fits: whether the free share of the memory is left.
     """
 
     remat: tuple[str, ...]
@@ -44,7 +44,7 @@ class Option:
     fits: bool
 
     def settings(self) -> dict[str, Any]:
-        """Of the training section."""
+        """Returns the values of the training section."""
         return {
             "remat": self.remat,
             "remat_text": self.remat_text,
@@ -52,7 +52,7 @@ class Option:
         }
 
     def flags(self) -> str:
-        """As `glide train` takes them."""
+        """Returns the flags of `glide train`."""
         remat = ",".join(f"'{name}'" for name in self.remat)
         comma = "," if len(self.remat) == 1 else ""
         return (
@@ -62,12 +62,12 @@ class Option:
         )
 
     def to_json(self) -> dict[str, Any]:
-        """For the report."""
+        """Returns the option as JSON values."""
         return dataclasses.asdict(self) | {"flags": self.flags()}
 
 
 def rank(given: problem.Problem, *, mfu: float = cost.DEFAULT_MFU) -> list[Option]:
-    """The best options, best first."""
+    """Returns the SHOWN best options, best first."""
     state = memory.measure_state(given.state)
     options = [_weigh(changed, state, mfu) for changed in _choices(given)]
     best = sorted(options, key=_order)
@@ -75,27 +75,27 @@ def rank(given: problem.Problem, *, mfu: float = cost.DEFAULT_MFU) -> list[Optio
 
 
 def advise(given: problem.Problem) -> str:
-    """What to change so that the step fits, in a line."""
+    """Returns a line that says how to make the step fit."""
     best = rank(given)[0]
     if best.fits:
         return f"add {best.flags()}: {best.bytes_per_device / 2**30:.1f} GiB by formula"
     return (
-        "no remat policy and number of microbatches fits (the best takes "
-        f"{best.bytes_per_device / 2**30:.1f} GiB); raise mesh.fsdp, or take more chips"
+        "no remat policy and number of microbatches fits (the smallest needs "
+        f"{best.bytes_per_device / 2**30:.1f} GiB); raise mesh.fsdp, or use more chips"
     )
 
 
 def recomputed_flops(config: Config) -> float:
-    """Operations of one image that the backward pass makes a second or third time.
+    """Returns the operations of one image that the backward pass recomputes.
 
-    `dots` is counted as none: it repeats what is no product with a kernel, 1% of all.
+    `dots` counts as none: it recomputes no product with a kernel, 1% of the operations.
     """
     model, train = config.model, config.train
-    forward = flops.forward_flops(model)
+    forward = build.forward_flops(model)
     again = {"none": 0, "dots": 0, "blocks": 1, "offload": 1, "full": 1}
     total = again[train.remat_text] * forward["text"]
     if isinstance(model, NoisedClipConfig):
-        # With microbatches, features come first, and the towers run again.
+        # With microbatches the towers run twice: for all features, then for gradients.
         total += sum(forward.values()) * (train.microbatches > 1)
         return total + again[train.remat[0]] * forward["image"]
     plan = layout.make_layout(model)
@@ -121,7 +121,7 @@ def _choices(given: problem.Problem) -> Iterator[problem.Problem]:
 
 
 def _remats(config: Config) -> Iterator[tuple[str, ...]]:
-    """One policy for all levels, or a stronger one for the finest few."""
+    """Yields one policy for all levels, or a stronger one for the finest levels."""
     if isinstance(config.model, NoisedClipConfig):
         yield from ((policy,) for policy in POLICIES[:3])
         return

@@ -1,15 +1,16 @@
-"""Which collectives does a step make, and how many bytes do they move?
+"""Collectives of a training step, and the bytes that they move.
 
-With parameters cut over fsdp and examples over data and fsdp, each microbatch
+With parameters sharded over fsdp, and examples over data and fsdp, each microbatch
 
     gathers the parameters over fsdp, once forward and once backward,
-    scatters the sums of their gradients over fsdp,
-    sums what is left of the gradients over data (uncut tensors: over data and fsdp),
-    and with tensor parallelism sums activations over tensor.
+    reduce-scatters their gradients over fsdp,
+    all-reduces the gradient shards over data (replicated tensors: over data and fsdp),
+    and with tensor parallelism all-reduces activations over tensor.
 
-Bytes are what one device receives a step, by the ring algorithms: of an array of G
-bytes over p devices, a gather or a scatter moves G (p - 1) / p, a sum twice that. An
-axis over both networks does its slow part on what the fast part leaves, 1/p_fast.
+Bytes are those that one device receives per step with ring algorithms: for an array of
+G bytes over p devices, a gather or a scatter moves G (p - 1) / p, an all-reduce twice
+that. If an axis spans both networks, the slow part operates on the 1/p_fast share that
+the fast part leaves.
 """
 
 from __future__ import annotations
@@ -31,15 +32,15 @@ FLOAT32 = 4
 
 @dataclasses.dataclass(frozen=True)
 class Collective:
-    """One kind of collective over a whole step.
+    """All collectives of one kind in a step.
 
     Attributes:
-      what: is moved, e.g. "parameters, forward".
+      what: the operand, e.g. "parameters, forward".
       operation: all-gather, reduce-scatter or all-reduce.
       axis: of the mesh.
-      tensors: moved by it in a microbatch.
-      fast_bytes: received by a device in a step over ICI or NVLink.
-      slow_bytes: the same over the data-centre network.
+      tensors: number of tensors per microbatch.
+      fast_bytes: received by a device per step over ICI or NVLink.
+      slow_bytes: received by a device per step over the data-centre network.
     """
 
     what: str
@@ -53,29 +54,29 @@ class Collective:
 def collectives(
     config: Config, params: array_types.Params, spans: dict[str, Span]
 ) -> list[Collective]:
-    """All collectives of a step that move anything.
+    """Returns all collectives of a step that move data.
 
     Args:
       config: of the run.
-      params: ShapeDtypeStructs with a NamedSharding each.
-      spans: how far each axis of the mesh reaches.
+      params: ShapeDtypeStructs with NamedShardings.
+      spans: extent of each axis of the mesh over both networks.
     """
-    cut, whole = _sorted_by_cut(params, spans)
+    sharded, whole = _split_by_sharding(params, spans)
     repeats = config.train.microbatches
-    gathered = sum(cut, 0.0) * activations.compute_bytes(config)
+    gathered = sum(sharded, 0.0) * activations.compute_bytes(config)
     fsdp, data = spans["fsdp"], spans["data"]
-    gradients = sum(cut, 0.0) * FLOAT32
+    gradients = sum(sharded, 0.0) * FLOAT32
     both = Span(data.fast * fsdp.fast, data.slow * fsdp.slow)
     rows = [
-        _gather("parameters, forward", gathered, len(cut), fsdp),
-        _gather("parameters, backward", gathered, len(cut), fsdp),
+        _gather("parameters, forward", gathered, len(sharded), fsdp),
+        _gather("parameters, backward", gathered, len(sharded), fsdp),
         dataclasses.replace(
-            _gather("gradients", gradients, len(cut), fsdp),
+            _gather("gradients", gradients, len(sharded), fsdp),
             operation="reduce-scatter",
         ),
-        _sum("gradients", "data", gradients / fsdp.size, len(cut), data),
+        _sum("gradients", "data", gradients / fsdp.size, len(sharded), data),
         _sum(
-            "gradients of uncut tensors",
+            "gradients of unsharded tensors",
             "data, fsdp",
             sum(whole, 0.0) * FLOAT32,
             len(whole),
@@ -84,7 +85,7 @@ def collectives(
         *_activation_sums(config, spans),
     ]
     if isinstance(config.model, NoisedClipConfig):
-        rows += _feature_gathers(config, both)
+        rows.append(_feature_gather(config, config.model, both))
     return [
         dataclasses.replace(
             row,
@@ -97,7 +98,7 @@ def collectives(
 
 
 def seconds(rows: Iterable[Collective], topology: Topology) -> dict[str, float]:
-    """Seconds of a step on each network, by the published bandwidths."""
+    """Returns the seconds per step on each network, at published bandwidths."""
     rows, machine = list(rows), topology.machine
     fast = machine.fast_bytes / machine.chip.devices
     slow = machine.slow_bytes / machine.chip.devices
@@ -107,22 +108,27 @@ def seconds(rows: Iterable[Collective], topology: Topology) -> dict[str, float]:
     }
 
 
-def _sorted_by_cut(params, spans):
-    """Numbers in each tensor, on one tensor part: those cut over fsdp, the others."""
-    cut, whole = [], []
+def _split_by_sharding(
+    params: array_types.Params, spans: dict[str, Span]
+) -> tuple[list[float], list[float]]:
+    """Returns sizes of the tensors sharded over fsdp, and sizes of the others.
+
+    A size is the number of elements in one shard of the tensor axis.
+    """
+    sharded, whole = [], []
     for leaf in jax.tree.leaves(params):
         axes = tuple(leaf.sharding.spec)
         count = float(math.prod(leaf.shape))
         if "tensor" in axes:
             count /= spans["tensor"].size
-        is_cut = "fsdp" in axes and spans["fsdp"].size > 1
-        (cut if is_cut else whole).append(count)
-    return cut, whole
+        is_sharded = "fsdp" in axes and spans["fsdp"].size > 1
+        (sharded if is_sharded else whole).append(count)
+    return sharded, whole
 
 
 def _gather(what: str, size: float, tensors: int, span: Span) -> Collective:
     slow = size / span.fast * (span.slow - 1) / span.slow
-    # The slow part fetches the other slices' pieces of this device's piece.
+    # The slow part gathers this device's share from the other slices.
     fast = size * (span.fast - 1) / span.fast
     return Collective(what, "all-gather", "fsdp", tensors, fast, slow)
 
@@ -134,7 +140,7 @@ def _sum(what: str, axis: str, size: float, tensors: int, span: Span) -> Collect
 
 
 def _activation_sums(config: Config, spans: dict[str, Span]) -> list[Collective]:
-    """Of each attention and perceptron, forward and backward."""
+    """Returns the sums of each attention and perceptron, forward and backward."""
     tensor = spans["tensor"]
     if tensor.size == 1:
         return []
@@ -146,7 +152,7 @@ def _activation_sums(config: Config, spans: dict[str, Span]) -> list[Collective]
 
 
 def _summed_activations(model: Text2ImConfig | NoisedClipConfig) -> Iterable[int]:
-    """Numbers in each activation of one example that tensor parallelism sums."""
+    """Yields the size of each activation that tensor parallelism sums, one example."""
     yield from (model.text_context * model.text_width,) * (2 * model.text_layers)
     if isinstance(model, NoisedClipConfig):
         patches = (model.image_px // model.patch_px) ** 2 + 1
@@ -157,11 +163,8 @@ def _summed_activations(model: Text2ImConfig | NoisedClipConfig) -> Iterable[int
             yield block.px**2 * block.channels
 
 
-def _feature_gathers(config: Config, both: Span) -> list[Collective]:
-    """CLIP's loss compares each picture with the captions of all devices."""
-    model = config.model
+def _feature_gather(config: Config, model: NoisedClipConfig, both: Span) -> Collective:
+    """Returns the gather of CLIP's loss, which compares all images and captions."""
     size = 2.0 * config.train.global_batch_size * model.embed_dim * FLOAT32
-    forward = dataclasses.replace(
-        _gather("features of the batch", size, 2, both), axis="data, fsdp"
-    )
-    return [forward]
+    gather = _gather("features of the batch", size, 2, both)
+    return dataclasses.replace(gather, axis="data, fsdp")

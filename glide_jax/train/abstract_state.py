@@ -14,7 +14,7 @@ import jax.numpy as jnp
 from jax.sharding import AbstractMesh, Mesh
 
 from glide_jax.config.defaults import Config, Text2ImConfig
-from glide_jax.models import attention_kernels
+from glide_jax.models import attention_kernels, build
 from glide_jax.parallel import device_mesh, sharding, sharding_rules
 from glide_jax.runtime import random_streams
 from glide_jax.train import objectives, optimizer, step, train_state
@@ -77,7 +77,8 @@ def check_fits(config: Config, mesh: Mesh | AbstractMesh) -> None:
     device_mesh.check_batch(
         config.train.global_batch_size, mesh, microbatches=config.train.microbatches
     )
-    sharding_rules.check_heads(config.model, mesh)
+    heads = build.family_of(config.model).attention_heads(config.model)
+    sharding_rules.check_heads(heads, mesh)
 
 
 def make_objective(
@@ -113,7 +114,8 @@ def place_state(
       UserError: a rule of mesh.rules that cannot be applied, or matches nothing.
     """
     given = config.mesh.rules
-    table = sharding_rules.make_rules(config.model.family, given)
+    family = build.family_of(config.model)
+    table = sharding_rules.make_rules(family.sharding_rules, given)
     sharding.check_rules(state.params, table[: len(given)])
     where = sharding.shard_tree(
         state, mesh, rules=table, min_shard_mb=config.mesh.min_shard_mb

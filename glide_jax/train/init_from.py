@@ -84,7 +84,7 @@ def adapt(origin: Origin, config: Config) -> tuple[array_types.Params, list[str]
     check_fits(origin.config, config)
     if origin.config.model == config.model or config.model.family == "noised_clip":
         return origin.params, []
-    return expand_inputs.grow(origin.params, origin.config.model, config.model)
+    return expand_inputs.extend(origin.params, origin.config.model, config.model)
 
 
 def check_fits(origin: Config, config: Config) -> None:

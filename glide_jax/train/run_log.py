@@ -19,7 +19,7 @@ from jax.experimental import multihost_utils
 
 from glide_jax.config.defaults import Config, ModelConfig
 from glide_jax.data import bad_records
-from glide_jax.models import flops
+from glide_jax.models import build
 from glide_jax.parallel import chips
 from glide_jax.train import objectives
 from glide_jax.train import step as steps
@@ -181,7 +181,7 @@ FORMULA = "3 * forward FLOPs of an image * images/s / (chips * peak FLOP/s of a 
 
 def train_flops(model: ModelConfig) -> float:
     """FLOPs of one image in one training step."""
-    return TRAIN_TO_FORWARD * sum(flops.forward_flops(model).values())
+    return TRAIN_TO_FORWARD * sum(build.forward_flops(model).values())
 
 
 def count_chips() -> float:

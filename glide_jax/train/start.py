@@ -88,7 +88,7 @@ def _open_checkpoints(
     checkpoints = store.CheckpointStore(
         run_folder.checkpoints(workdir), config.checkpoint, check_writer
     )
-    distributed.check_alike(
+    distributed.check_equal(
         "the newest checkpoint in --workdir",
         checkpoints.latest_step(),
         run_folder.SHARED_REMEDY,

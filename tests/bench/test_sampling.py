@@ -10,7 +10,7 @@ import pytest
 from glide_jax import errors, presets
 from glide_jax.bench import sampling
 from glide_jax.config import defaults
-from glide_jax.models import flops
+from glide_jax.models import build
 from tests.quick_compilation import quick_compilation  # noqa: F401
 
 SIZE = dataclasses.replace(
@@ -78,7 +78,7 @@ def test_a_picture_takes_the_passes_of_its_respacing(whole):
 
 
 def test_utilisation_is_formula_over_time_over_peak(whole):
-    entry, parts = whole["stages"]["base"], flops.forward_flops(SIZE)
+    entry, parts = whole["stages"]["base"], build.forward_flops(SIZE)
     assert entry["flops_per_pass"] == pytest.approx(4 * parts["unet"], rel=1e-3)
     caption = 4 * (parts["text"] + parts["text_keys_values"])
     rate = (4 * entry["flops_per_pass"] + caption) / entry["seconds"]["median"]
@@ -121,8 +121,8 @@ HALF = dataclasses.replace(
     [
         (CLIP, None, None, "'clip' is not of a base model"),
         (UPSAMPLER, None, None, "'upsampler' is not of a base model"),
-        (BASE, LARGE, None, "enlarges 32 px"),
-        (BASE, CLIP, None, "enlarges 0 px"),
+        (BASE, LARGE, None, "low_res_px=32"),
+        (BASE, CLIP, None, "low_res_px=0"),
         (BASE, HALF, None, "float32 and bfloat16"),
         (BASE, None, 2000, "2000"),
     ],

@@ -12,7 +12,7 @@ import pytest
 from glide_jax import errors
 from glide_jax.bench import machine, training
 from glide_jax.config import defaults, resolve
-from glide_jax.models import flops
+from glide_jax.models import build
 from glide_jax.parallel import chips, device_mesh
 from glide_jax.train import abstract_state
 from tests.quick_compilation import quick_compilation  # noqa: F401
@@ -54,7 +54,7 @@ def test_every_timed_step_makes_its_update(row):
 
 
 def test_utilisation_is_formula_over_time_over_peak(row):
-    work = 3 * sum(flops.forward_flops(CONFIG.model).values()) * 4
+    work = 3 * sum(build.forward_flops(CONFIG.model).values()) * 4
     # Each figure is rounded to four digits.
     rate = work / row["step_seconds"]["median"] / 1e12
     assert row["model_tflops_per_second_per_chip"] == pytest.approx(rate, rel=2e-3)

@@ -50,11 +50,11 @@ def test_a_row_of_training_has_the_batch_that_was_asked_for(capsys, monkeypatch)
     [
         ([], "'benchmark' is not a verb"),
         (["export"], "'benchmark export' is not a verb"),
-        (["sample", "train"], "'train' is no flag"),
+        (["sample", "train"], "'train' is not a flag"),
         (["sample"], "--config is missing"),
         (["sample", "--config=absent.py"], "absent.py"),
         (["sample", TINY, "--upsampler_config=absent.py"], "absent.py"),
-        (["sample", TINY, "--upsampler_respacing=2"], "needs --upsampler_config"),
+        (["sample", TINY, "--upsampler_respacing=2"], "requires --upsampler_config"),
         (["sample", TINY, "--repeats=2"], "--repeats=2"),
         (["sample", TINY, "--passes=0"], "passes"),
         (["sample", TINY, "--guidance_mode=clip"], "guidance_mode"),

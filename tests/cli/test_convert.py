@@ -28,7 +28,7 @@ FROM, TO = ["convert", "--from=openai"], ["convert", "--to=openai"]
         (["convert"], "give either --from=openai or --to=openai"),
         ([*FROM, "--to=openai"], "give either --from=openai or --to=openai"),
         (["convert", "--from=diffusers"], "diffusers"),
-        ([*FROM, "base.pt"], "'base.pt' is no flag; name it --input=base.pt"),
+        ([*FROM, "base.pt"], "'base.pt' is not a flag; give it as --input=base.pt"),
         ([*FROM, "--output=o", "--kind=base"], "--input is missing"),
         ([*FROM, "--input=small.safetensors", "--kind=base"], "--output is missing"),
         ([*FROM, "--input=small.safetensors", "--output=o"], "--kind is missing"),
@@ -46,7 +46,7 @@ FROM, TO = ["convert", "--from=openai"], ["convert", "--to=openai"]
         ),
         (
             [*FROM, "--input=page.safetensors", "--output=o", "--kind=base"],
-            "page.safetensors is not a safetensors file",
+            "page.safetensors is not a valid safetensors file",
         ),
         (
             [*FROM, "--input=small.safetensors", "--output=o", "--kind=clip-text"],

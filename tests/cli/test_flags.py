@@ -37,7 +37,7 @@ def test_a_chip_without_flags_prints_a_comment(capsys):
     ("argv", "named"),
     [
         ([], "--chip is missing; use e.g. glide flags --chip=v5p"),
-        (["v5p"], "'v5p' is no flag"),
+        (["v5p"], "'v5p' is not a flag"),
         (["--chip=v9"], "chip"),
         (["--chip=v5p", "--slices=0"], "slices"),
     ],

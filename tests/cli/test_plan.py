@@ -119,7 +119,7 @@ def test_what_does_not_fit_comes_with_advice(capsys):
         ([f"{BASE}:paper", WHERE, "--mfu=2"], "--mfu=2"),
         ([f"{BASE}:paper", WHERE, "--mfu=nan"], "--mfu=nan"),
         ([f"{BASE}:paper", WHERE, "--price=-1"], "--price=-1"),
-        ([f"{BASE}:paper", WHERE, "now"], "'now' is no flag"),
+        ([f"{BASE}:paper", WHERE, "now"], "'now' is not a flag"),
         ([f"{BASE}:paper", WHERE, "--config.mesh.fsdp=3"], "does not divide"),
         ([f"{BASE}:paper", WHERE, "--config.mesh.data=8"], "does not equal"),
         (

@@ -152,7 +152,7 @@ def test_a_folder_that_is_taken_is_left_as_it_is(convert, tmp_path):
 def test_wrong_tensors_leave_no_folder(convert, tmp_path):
     tensors = make_tensors("base")
     tensors["surplus"] = tensors.pop("out.2.bias")
-    with pytest.raises(UserError, match=r"1 missing: out\.2\.bias; 1 surplus: surplus"):
+    with pytest.raises(UserError, match=r"1 missing: out\.2\.bias; 1 unknown: surplus"):
         convert("base", tensors, tmp_path / "deep" / "bundle")
     assert [path.name for path in tmp_path.iterdir()] == ["source_base.safetensors"]
 
@@ -203,4 +203,4 @@ def test_a_logit_scale_that_the_files_cannot_hold_is_told(convert, tmp_path, cap
         bundle.write_bundle(tmp_path / "own", params, read.config_json, saved, "")
         output.unlink()
         bundles.to_openai(tmp_path / "own", output, "clip-text")
-    assert "logit scale, 14.3," in caplog.text
+    assert "logit scale of this CLIP, 14.3," in caplog.text

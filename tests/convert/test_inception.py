@@ -64,7 +64,7 @@ def test_another_file_is_refused_in_one_line_before_it_is_opened(tmp_path):
     cases = {
         tmp_path / "absent.pth": "is not a file",
         tmp_path: "is not a file",
-        text: "published weights",
+        text: "published file",
     }
     for path, reason in cases.items():
         with pytest.raises(UserError, match=reason) as caught:

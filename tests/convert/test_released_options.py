@@ -103,7 +103,7 @@ def test_the_released_code_gets_levels_and_attention_of_any_model(
     attends = {image_px >> level for level in range(len(levels)) if 2**level in factors}
     assert attends == set(attention_px)
     said = any(
-        line.startswith(f"pictures are {image_px} px")
+        line.startswith(f"images are {image_px} px")
         for line in released.left_out(config, "gpt2")
     )
     assert said == (image_px != found["image_size"])

@@ -107,8 +107,8 @@ def test_altered_and_arbitrary_bytes_are_one_line_or_tensors(tmp_path):
     [
         ([torch.zeros(2)], "holds a list"),
         (torch.zeros(2), "holds a Tensor"),
-        ({"state_dict": {"weight": torch.zeros(2)}}, "no plain dict"),
-        ({0: torch.zeros(2)}, "no plain dict"),
+        ({"state_dict": {"weight": torch.zeros(2)}}, "not a plain dict"),
+        ({0: torch.zeros(2)}, "not a plain dict"),
         ({"weight": torch.zeros(2).to_sparse()}, "not a plain array"),
         ({"weight": torch.zeros(2).to(torch.float8_e4m3fn)}, "not a plain array"),
     ],

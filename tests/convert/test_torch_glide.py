@@ -62,7 +62,7 @@ def test_released_sizes_have_exactly_the_released_names_and_shapes(kind):
     assert hashlib.sha256(lines.encode()).hexdigest()[:16] == digest
 
 
-def test_missing_surplus_and_misshapen_tensors_are_named():
+def test_missing_unknown_and_misshapen_tensors_are_named():
     tensors = golden_models.state_dict("base")
     del tensors["out.2.bias"]
     tensors["label_emb.weight"] = np.zeros((2, 2), np.float32)
@@ -71,8 +71,8 @@ def test_missing_surplus_and_misshapen_tensors_are_named():
         torch_glide.from_torch("base", golden_models.BASE, tensors)
     message = str(caught.value)
     assert "1 missing: out.2.bias;" in message
-    assert "1 surplus: label_emb.weight;" in message
-    assert "1 misshapen: time_embed.0.bias (7,) instead of (128,);" in message
+    assert "1 unknown: label_emb.weight;" in message
+    assert "1 of another shape: time_embed.0.bias (7,) instead of (128,);" in message
 
 
 def test_a_long_list_of_wrong_tensors_shows_three_and_the_count():
@@ -87,7 +87,7 @@ def test_a_long_list_of_wrong_tensors_shows_three_and_the_count():
 
 def test_a_name_with_line_ends_stays_in_its_line():
     tensors = {"a\nb": np.zeros(1, np.float32)}
-    with pytest.raises(UserError, match=r"1 surplus: 'a\\nb'"):
+    with pytest.raises(UserError, match=r"1 unknown: 'a\\nb'"):
         torch_glide.from_torch("base", golden_models.BASE, tensors)
 
 
@@ -99,8 +99,10 @@ def test_parameters_that_are_not_the_models_are_named():
         torch_glide.to_torch("clip-text", golden_models.CLIP, params)
     message = str(caught.value)
     assert "1 missing: positional_embedding;" in message
-    assert "1 surplus: more;" in message
-    assert "1 misshapen: token_embedding (96, 32) instead of (97, 32);" in message
+    assert "1 unknown: more;" in message
+    assert (
+        "1 of another shape: token_embedding (96, 32) instead of (97, 32);" in message
+    )
 
 
 @pytest.mark.parametrize(
@@ -151,7 +153,7 @@ def test_types_that_cannot_be_kept_are_named():
     with pytest.raises(UserError) as caught:
         torch_glide.from_torch("clip-text", golden_models.CLIP, tensors)
     message = str(caught.value)
-    assert "2 mistyped: blocks.input.w_pos int64, " in message
+    assert "2 of another dtype: blocks.input.w_pos int64, " in message
     assert f"{name} float16 beside float32 layers;" in message
 
 

@@ -79,17 +79,8 @@ def test_bash_reads_every_file_of_launch(path):
 def test_shellcheck_has_nothing_against_the_launchers():
     if shutil.which("shellcheck") is None:
         pytest.skip("shellcheck is not installed; ./launch/test.sh --all does")
-    exclude = ",".join(
-        [
-            "SC1091",  # files that are sourced are checked by themselves
-            "SC2034,SC2154",  # flags are variables that common.sh shares
-            "SC2015",  # A && B || die: dying also where B fails is meant
-            "SC2016",  # `$` for the shell of another machine
-            "SC2317",  # functions that traps and run_again call
-        ]
-    )
     own = [path for path in SCRIPTS if path.parent == launchers.LAUNCH]
-    command = ["shellcheck", "--shell=bash", f"--exclude={exclude}", *own]
+    command = ["shellcheck", *own]  # options: .shellcheckrc
     result = subprocess.run(command, capture_output=True, text=True)
     assert result.returncode == 0, result.stdout
 

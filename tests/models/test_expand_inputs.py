@@ -16,7 +16,7 @@ from tests.models import golden_models
 def test_a_grown_model_answers_as_before_for_any_image_and_mask(kind):
     config, wider = (golden_models.CONFIGS[name] for name in (kind, f"{kind}-inpaint"))
     params = golden_models.params(kind)
-    grown, paths = expand_inputs.grow(params, config, wider)
+    grown, paths = expand_inputs.extend(params, config, wider)
     assert paths == ["unet/stem/kernel"]
     encode, denoise = golden_models.denoiser(kind)
     text = encode(params, *golden_models.caption())
@@ -41,7 +41,7 @@ def test_a_grown_stem_of_the_released_size_answers_as_before(make):
     )
     kernel = rng.standard_normal(params["unet"]["stem"]["kernel"].shape)
     params["unet"]["stem"]["kernel"] = kernel.astype(np.float32)
-    grown, paths = expand_inputs.grow(params, config, wider)
+    grown, paths = expand_inputs.extend(params, config, wider)
     before, after = jax.tree.leaves(params), jax.tree.leaves(grown)
     assert sum(a is not b for a, b in zip(before, after, strict=True)) == len(paths)
 
@@ -64,7 +64,7 @@ def test_a_grown_stem_of_the_released_size_answers_as_before(make):
 def test_a_grown_tree_is_the_wider_models_tree():
     config = golden_models.CONFIGS["upsample"]
     wider = golden_models.CONFIGS["upsample-inpaint"]
-    grown, _ = expand_inputs.grow(golden_models.params("upsample"), config, wider)
+    grown, _ = expand_inputs.extend(golden_models.params("upsample"), config, wider)
     expected = build.abstract_params(wider)
     assert jax.tree.map(np.shape, grown) == jax.tree.map(np.shape, expected)
 
@@ -72,7 +72,7 @@ def test_a_grown_tree_is_the_wider_models_tree():
 def test_growing_between_equal_models_changes_nothing():
     params = golden_models.params("base")
     other = dataclasses.replace(golden_models.BASE, dropout_prob=0.1)
-    grown, paths = expand_inputs.grow(params, golden_models.BASE, other)
+    grown, paths = expand_inputs.extend(params, golden_models.BASE, other)
     assert grown is params
     assert paths == []
 
@@ -80,12 +80,12 @@ def test_growing_between_equal_models_changes_nothing():
 def test_models_that_differ_otherwise_are_refused_naming_the_fields():
     wider = dataclasses.replace(golden_models.BASE, inpaint=True, text_layers=3)
     with pytest.raises(UserError, match="text_layers 2 -> 3"):
-        expand_inputs.grow(golden_models.params("base"), golden_models.BASE, wider)
+        expand_inputs.extend(golden_models.params("base"), golden_models.BASE, wider)
 
 
 def test_an_inpainting_model_does_not_shrink():
     wider = golden_models.CONFIGS["base-inpaint"]
-    with pytest.raises(UserError, match="cannot shrink"):
-        expand_inputs.grow(
+    with pytest.raises(UserError, match="inpaint=True"):
+        expand_inputs.extend(
             golden_models.params("base-inpaint"), wider, golden_models.BASE
         )

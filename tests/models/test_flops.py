@@ -5,7 +5,7 @@ import dataclasses
 import pytest
 
 from glide_jax import presets
-from glide_jax.models import flops
+from glide_jax.models import build
 
 
 @pytest.mark.parametrize(
@@ -18,13 +18,13 @@ from glide_jax.models import flops
     ],
 )
 def test_a_forward_pass_takes_what_the_released_code_takes(config, gigaflops):
-    total = sum(flops.forward_flops(config).values())
+    total = sum(build.forward_flops(config).values())
     # The reference figures are rounded to a tenth.
     assert total / 1e9 == pytest.approx(gigaflops, rel=1e-3)
 
 
 def test_the_released_clip_takes_what_its_release_takes():
-    parts = flops.forward_flops(presets.noised_clip("released"))
+    parts = build.forward_flops(presets.noised_clip("released"))
     # The release pads 257 image positions to 288 and 77 text positions to 96 inside
     # attention, which is 1% of its work: 46.7 and 6.0.
     assert parts["image"] / 1e9 == pytest.approx(46.7, rel=0.02)
@@ -34,6 +34,6 @@ def test_the_released_clip_takes_what_its_release_takes():
 def test_the_unets_share_is_independent_of_the_captions_encoder():
     config = presets.base("released")
     deeper = dataclasses.replace(config, text_layers=24)
-    first, second = flops.forward_flops(config), flops.forward_flops(deeper)
+    first, second = build.forward_flops(config), build.forward_flops(deeper)
     assert first["unet"] == second["unet"]
     assert first["text"] < second["text"]

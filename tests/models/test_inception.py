@@ -19,7 +19,7 @@ def seen():
         np.asarray(inception.RESIZING[resizing](golden.pictures(px)))
         for resizing, px in CASES
     ]
-    found = jax.jit(inception.see)(golden.params(), np.concatenate(images))
+    found = jax.jit(inception.apply)(golden.params(), np.concatenate(images))
     return jax.tree.map(np.asarray, found)
 
 

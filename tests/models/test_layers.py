@@ -9,7 +9,8 @@ from glide_jax.models import attention, layers
 
 
 def _normal(*shape, seed=0):
-    return np.random.RandomState(seed).standard_normal(shape).astype(np.float32)
+    values = np.random.RandomState(seed).standard_normal(shape)
+    return jnp.asarray(values, jnp.float32)
 
 
 def _group_norm(x, groups):
@@ -57,7 +58,7 @@ def test_downsample_undoes_upsample():
 
 
 def test_upsample_repeats_pixels_and_not_channels():
-    x = np.arange(8, dtype=np.float32).reshape(1, 2, 2, 2)
+    x = jnp.arange(8, dtype=jnp.float32).reshape(1, 2, 2, 2)
     expected = x.repeat(2, axis=1).repeat(2, axis=2)
     np.testing.assert_array_equal(layers.upsample(x), expected)
 
@@ -71,11 +72,11 @@ def test_dropout_keeps_the_mean_and_drops_the_stated_share():
     assert not np.array_equal(out[0], out[1])
 
 
-def test_a_masked_key_has_no_say():
+def test_masked_keys_do_not_affect_the_result():
     queries, keys, values = (_normal(2, 5, 2, 8, seed=seed) for seed in range(3))
     mask = np.tri(5, dtype=bool)
     before = attention.xla_attention(queries, keys, values, mask)
-    keys[:, 3:], values[:, 3:] = 7.0, -7.0
+    keys, values = keys.at[:, 3:].set(7.0), values.at[:, 3:].set(-7.0)
     after = attention.xla_attention(queries, keys, values, mask)
     np.testing.assert_array_equal(before[:, :3], after[:, :3])
     assert not np.allclose(before[:, 3:], after[:, 3:])

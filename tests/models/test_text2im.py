@@ -174,8 +174,8 @@ def test_the_constrain_hook_sees_every_block_with_the_batch_first():
     ("config", "given", "message"),
     [
         (SMALL, {"low_res": np.zeros((2, 4, 4, 3), np.float32)}, "not an upsampler"),
-        (SMALL, {"inpaint_mask": np.ones((2, 8, 8, 1), np.float32)}, "without inpaint"),
-        (golden_models.UPSAMPLE, {}, "image_px is 32"),
+        (SMALL, {"inpaint_mask": np.ones((2, 8, 8, 1), np.float32)}, "inpaint=False"),
+        (golden_models.UPSAMPLE, {}, "image_px=32"),
     ],
 )
 def test_inputs_that_the_model_does_not_take_are_refused(config, given, message):
@@ -190,7 +190,7 @@ def test_low_res_of_another_side_is_refused():
     text = build.TextConditioning(np.zeros((2, 128), np.float32), ())
     denoise = build.make_denoiser(golden_models.UPSAMPLE).denoise
     timesteps = golden_models.inputs("timesteps", np.int32)
-    with pytest.raises(UserError, match="low_res_px is 8"):
+    with pytest.raises(UserError, match="low_res_px=8"):
         denoise({}, x_t, timesteps, text, low_res=x_t)
 
 

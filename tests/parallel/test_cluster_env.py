@@ -103,7 +103,7 @@ def test_processes_go_by_the_names_of_their_hosts():
         ({**OURS, "GLIDE_JAX_COORDINATOR": ""}, "not the host:port"),
         ({**OURS, "GLIDE_JAX_COORDINATOR": "10.0.0.1"}, "not the host:port"),
         ({**OURS, "GLIDE_JAX_PROCESS_ID": ""}, "GLIDE_JAX_PROCESS_ID='' is not"),
-        ({**OURS, "GLIDE_JAX_PROCESS_ID": "2"}, "none of the 2 that GLIDE_JAX_NUM"),
+        ({**OURS, "GLIDE_JAX_PROCESS_ID": "2"}, "GLIDE_JAX_NUM_PROCESSES=2"),
         ({**OURS, "GLIDE_JAX_NUM_PROCESSES": "two"}, "='two' is not a whole number"),
         (
             {**OURS, "GLIDE_JAX_START_TIMEOUT_SECS": "1m"},

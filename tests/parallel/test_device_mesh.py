@@ -38,10 +38,10 @@ def test_eight_devices_take_any_layout_and_name_the_batch_that_fits():
         import jax
         from glide_jax.config import defaults
         from glide_jax.errors import UserError
-        from glide_jax.parallel import mesh
+        from glide_jax.parallel import device_mesh
 
         def shape(**sizes):
-            made = mesh.make_mesh(defaults.MeshConfig(**sizes))
+            made = device_mesh.make_mesh(defaults.MeshConfig(**sizes))
             assert {d.id for d in made.devices.flat} == set(range(8))
             return tuple(made.shape.values())
 
@@ -49,11 +49,11 @@ def test_eight_devices_take_any_layout_and_name_the_batch_that_fits():
         assert shape(fsdp=4) == (2, 4, 1)
         assert shape(data=1, fsdp=-1, tensor=2) == (1, 4, 2)
 
-        made = mesh.make_mesh(defaults.MeshConfig(data=2, fsdp=2, tensor=2))
-        mesh.check_batch(100, made)  # tensor devices share their examples
-        made = mesh.make_mesh(defaults.MeshConfig(fsdp=2))
+        made = device_mesh.make_mesh(defaults.MeshConfig(data=2, fsdp=2, tensor=2))
+        device_mesh.check_batch(100, made)  # tensor devices share their examples
+        made = device_mesh.make_mesh(defaults.MeshConfig(fsdp=2))
         try:
-            mesh.check_batch(100, made)
+            device_mesh.check_batch(100, made)
         except UserError as error:
             assert str(error) == (
                 "train.global_batch_size=100 is not divisible by 8 "
@@ -63,7 +63,7 @@ def test_eight_devices_take_any_layout_and_name_the_batch_that_fits():
             raise AssertionError("100 was taken")
 
         try:
-            mesh.make_mesh(defaults.MeshConfig(data_dcn=2))
+            device_mesh.make_mesh(defaults.MeshConfig(data_dcn=2))
         except UserError as error:
             assert "2 parts, but the number of slices is 1" in str(error), error
         else:
@@ -72,22 +72,22 @@ def test_eight_devices_take_any_layout_and_name_the_batch_that_fits():
 
 
 SLICES = """
-    from glide_jax.plan import topology
-    topology.prepare_environment()
+    from glide_jax.plan import device_topology
+    device_topology.prepare_environment()
     from glide_jax.config import defaults
     from glide_jax.errors import UserError
-    from glide_jax.parallel import mesh
+    from glide_jax.parallel import device_mesh
 
     def places(devices, **sizes):
         # The slices behind each index of each axis.
-        made = mesh.make_mesh(defaults.MeshConfig(**sizes), devices)
+        made = device_mesh.make_mesh(defaults.MeshConfig(**sizes), devices)
         assert {d.id for d in made.devices.flat} == {d.id for d in devices}
         return made, {
             axis: [
                 {d.slice_index for d in made.devices.take(i, number).flat}
                 for i in range(made.shape[axis])
             ]
-            for number, axis in enumerate(mesh.AXES)
+            for number, axis in enumerate(device_mesh.AXES)
         }
 """
 
@@ -99,9 +99,9 @@ def test_devices_of_two_slices_take_the_layout_that_is_planned():
         textwrap.dedent(SLICES)
         + textwrap.dedent("""
         for name, slices in ("v5e:4x4", 2), ("v5p:2x2x4", 2), ("tpu7x:2x2x1", 4):
-            where = topology.parse(name, None, slices)
-            devices = topology.make_devices(where)
-            assert mesh.count_slices(devices) == slices
+            where = device_topology.parse(name, None, slices)
+            devices = device_topology.make_devices(where)
+            assert device_mesh.count_slices(devices) == slices
             for sizes in {}, {"fsdp": 4}, {"fsdp": 2, "tensor": 2}:
                 made, of = places(devices, **sizes)
                 # Whole slices follow each other along data, and along it alone.
@@ -110,7 +110,7 @@ def test_devices_of_two_slices_take_the_layout_that_is_planned():
                 assert len(set(first)) == slices and first == sorted(first)
                 others = of["fsdp"] + of["tensor"]
                 assert all(len(found) == slices for found in others)
-                planned = mesh.make_abstract_mesh(
+                planned = device_mesh.make_abstract_mesh(
                     defaults.MeshConfig(**sizes), len(devices), slices
                 )
                 assert planned.shape == made.shape
@@ -118,7 +118,7 @@ def test_devices_of_two_slices_take_the_layout_that_is_planned():
             assert dict(made.shape) == {"data": 1, "fsdp": len(devices), "tensor": 1}
             assert all(len(found) == 1 for found in of["fsdp"])
             try:
-                mesh.make_mesh(defaults.MeshConfig(data_dcn=3 * slices), devices)
+                device_mesh.make_mesh(defaults.MeshConfig(data_dcn=3 * slices), devices)
             except UserError as error:
                 assert str(slices) in str(error) and chr(10) not in str(error), error
             else:

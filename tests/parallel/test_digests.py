@@ -1,4 +1,4 @@
-"""A digest tells any change of an array, and is the same however the array lies."""
+"""A digest tells any change of an array, and is the same however the array sharding."""
 
 from __future__ import annotations
 
@@ -75,7 +75,7 @@ ON_MESHES = """
 import jax, jax.numpy as jnp, numpy as np
 from jax.sharding import NamedSharding, PartitionSpec as P
 from glide_jax.config import defaults
-from glide_jax.parallel import digests, mesh
+from glide_jax.parallel import device_mesh, digests
 from tests.parallel.test_digests import reference
 
 rng = np.random.default_rng(0)
@@ -92,29 +92,30 @@ specs = [
     {"w": P(None, ("fsdp", "data")), "h": P("tensor", "data"), "count": P(), "b": P()},
 ]
 for data, fsdp, tensor in ((2, 4, 1), (2, 2, 2), (1, 8, 1), (8, 1, 1)):
-    made = mesh.make_mesh(defaults.MeshConfig(data=data, fsdp=fsdp, tensor=tensor))
+    sizes = defaults.MeshConfig(data=data, fsdp=fsdp, tensor=tensor)
+    made = device_mesh.make_mesh(sizes)
     for spec in specs:
         for memory in ("device", "pinned_host"):
-            lying = {
+            placed = {
                 name: jax.device_put(
                     leaf, NamedSharding(made, spec[name], memory_kind=memory)
                 )
                 for name, leaf in tree.items()
             }
-            assert digests.leaf_digests(lying) == expected, (made, spec, memory)
-            assert digests.differing_replicas(lying) == []
+            assert digests.leaf_digests(placed) == expected, (made, spec, memory)
+            assert digests.differing_replicas(placed) == []
 
-made = mesh.make_mesh(defaults.MeshConfig(data=4, fsdp=2))
-lies = NamedSharding(made, P("fsdp"))
+made = device_mesh.make_mesh(defaults.MeshConfig(data=4, fsdp=2))
+sharding = NamedSharding(made, P("fsdp"))
 for bad_positions in ([3], [6, 7], [0]):
     parts = []
     whole = tree["w"]
     for position, device in enumerate(made.devices.flat):
-        part = whole[lies.devices_indices_map(whole.shape)[device]].copy()
+        part = whole[sharding.devices_indices_map(whole.shape)[device]].copy()
         if position in bad_positions:
             part.view("uint32")[1, 2, 3] ^= 1
         parts.append(jax.device_put(part, device))
-    array = jax.make_array_from_single_device_arrays(whole.shape, lies, parts)
+    array = jax.make_array_from_single_device_arrays(whole.shape, sharding, parts)
     ids = sorted(made.devices.flat[i].id for i in bad_positions)
     good = jax.device_put(tree["b"], NamedSharding(made, P()))
     found = digests.differing_replicas({"good": good, "x": {"w": array}})

@@ -55,7 +55,7 @@ def test_a_process_by_itself_waits_for_nobody(monkeypatch):
     with distributed.Together(CONFIG):
         assert not distributed.is_joined()
         assert distributed.from_first("x", lambda: b"mine") == b"mine"
-        distributed.check_alike("x", 1, "")
+        distributed.check_equal("x", 1, "")
         distributed.wait_for_all("x")
         assert distributed.stop_agreed(1, True)
         assert not distributed.stop_agreed(2, False)

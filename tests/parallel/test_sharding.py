@@ -33,9 +33,9 @@ def test_the_largest_dimension_that_divides_is_cut_over_fsdp():
         import jax, jax.numpy as jnp
         from jax.sharding import PartitionSpec as P
         from glide_jax.config import defaults
-        from glide_jax.parallel import mesh, sharding
+        from glide_jax.parallel import device_mesh, sharding
 
-        made = mesh.make_mesh(defaults.MeshConfig(data=2, fsdp=4))
+        made = device_mesh.make_mesh(defaults.MeshConfig(data=2, fsdp=4))
         struct = lambda *shape: jax.ShapeDtypeStruct(shape, jnp.float32)
         tree = {
             "kernel": struct(3, 3, 256, 512), "tie": struct(512, 512),
@@ -61,8 +61,8 @@ def test_large_tensors_left_whole_are_logged():
         logging.basicConfig(stream=sys.stdout, level=logging.INFO)
         import jax, jax.numpy as jnp
         from glide_jax.config import defaults
-        from glide_jax.parallel import mesh, sharding
-        made = mesh.make_mesh(defaults.MeshConfig(fsdp=2))
+        from glide_jax.parallel import device_mesh, sharding
+        made = device_mesh.make_mesh(defaults.MeshConfig(fsdp=2))
         tree = {"a": {"odd": jax.ShapeDtypeStruct((50257, 7), jnp.float32)}}
         sharding.shard_tree(tree, made, min_shard_mb=1)
     """
@@ -76,7 +76,7 @@ def test_training_steps_are_the_same_on_every_mesh():
     out = fake_devices.run_with_devices("""
         import jax, jax.numpy as jnp, numpy as np, optax
         from glide_jax.config import defaults
-        from glide_jax.parallel import mesh, sharding
+        from glide_jax.parallel import device_mesh, sharding
 
         rng = np.random.RandomState(0)
         batch = {
@@ -91,7 +91,7 @@ def test_training_steps_are_the_same_on_every_mesh():
             return {"params": params, "opt": optimizer.init(params)}
 
         def losses(**sizes):
-            made = mesh.make_mesh(defaults.MeshConfig(**sizes))
+            made = device_mesh.make_mesh(defaults.MeshConfig(**sizes))
             constrain = sharding.make_constrain(made)
             lies = sharding.shard_tree(jax.eval_shape(init), made, min_shard_mb=0)
             state = jax.jit(init, out_shardings=lies)()
@@ -128,7 +128,8 @@ def test_training_steps_are_the_same_on_every_mesh():
         wide = losses(data=8)
         cut = losses(data=2, fsdp=2, tensor=2)
         np.testing.assert_allclose(cut, wide, rtol=0, atol=2e-6)
-        constrain = sharding.make_constrain(mesh.make_mesh(defaults.MeshConfig()))
+        every = device_mesh.make_mesh(defaults.MeshConfig())
+        constrain = sharding.make_constrain(every)
         one = jnp.ones((1, 4))
         assert constrain(one) is one  # one image on eight devices
         print(wide[0] > wide[-1])

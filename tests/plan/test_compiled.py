@@ -53,17 +53,17 @@ def test_gpus_have_no_compiler_here():
 COMPILE = """
 import json
 from glide_jax.config import defaults
-from glide_jax.plan import plan, topology
+from glide_jax.plan import device_topology, report
 
-topology.prepare_environment()
+device_topology.prepare_environment()
 model = defaults.Text2ImConfig(
     num_channels=256, channel_mult=(1, 2), num_res_blocks=1, attention_px=(32,),
     text_width=512, text_layers=4, text_heads=8,
 )
 train = defaults.TrainConfig(global_batch_size=64)
 config = defaults.Config(name="probe", model=model, train=train)
-where = topology.parse("v5p:2x2x1", None, None)
-print(json.dumps(plan.make_plan(config, where, compiles=True)))
+where = device_topology.parse("v5p:2x2x1", None, None)
+print(json.dumps(report.make_plan(config, where, compiles=True)))
 """
 
 

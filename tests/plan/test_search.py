@@ -7,7 +7,7 @@ import dataclasses
 import pytest
 
 from glide_jax import presets
-from glide_jax.models import flops
+from glide_jax.models import build, flops
 from glide_jax.plan import memory, search
 from tests.plan import plans
 
@@ -59,7 +59,7 @@ def test_recomputed_operations_follow_the_policies():
     assert again(remat=("dots",), remat_text="dots") == 0
     assert again(remat=("blocks",)) == pytest.approx(blocks)
     assert blocks < again(remat=("full",)) < 2 * blocks
-    text = flops.forward_flops(given.config.model)["text"]
+    text = build.forward_flops(given.config.model)["text"]
     assert again(remat_text="blocks") == text
 
 

@@ -44,7 +44,7 @@ def test_parameters_are_gathered_twice_and_gradients_scattered_and_summed():
     assert rows["parameters, backward", "all-gather"].fast_bytes == gathered
     assert rows["gradients", "reduce-scatter"].fast_bytes == gathered
     assert rows["gradients", "all-reduce"].fast_bytes == 2 * 4 * cut / 4 / 2
-    uncut = rows["gradients of uncut tensors", "all-reduce"]
+    uncut = rows["gradients of unsharded tensors", "all-reduce"]
     assert uncut.fast_bytes == 2 * 4 * whole * 7 / 8
     assert all(row.slow_bytes == 0 for row in rows.values())
 
@@ -56,7 +56,7 @@ def test_over_slices_only_sums_of_gradients_cross_the_slow_network():
     crossing = {what for what, row in rows.items() if row.slow_bytes}
     assert crossing == {
         ("gradients", "all-reduce"),
-        ("gradients of uncut tensors", "all-reduce"),
+        ("gradients of unsharded tensors", "all-reduce"),
     }
     # A device's shard is halved by the fast part before the slow part sums it.
     shard = 4 * cut / 4

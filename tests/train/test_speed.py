@@ -14,7 +14,7 @@ import jax
 import pytest
 
 from glide_jax.config import defaults, resolve
-from glide_jax.models import flops
+from glide_jax.models import build
 from glide_jax.parallel import chips
 from glide_jax.train import run_log
 from tests import fake_devices
@@ -68,7 +68,7 @@ def test_utilisation_is_three_forward_passes_over_the_time_and_the_peak(
     known_chip()
     seconds, images = 0.25, 8
     rates = run_log.rates(model, images / seconds, num_chips=1.0)
-    work = 3 * sum(flops.forward_flops(model).values()) * images
+    work = 3 * sum(build.forward_flops(model).values()) * images
     assert rates["mfu"] == pytest.approx(work / (seconds * 2e12))
     assert rates["tflops_per_second_per_chip"] == pytest.approx(work / seconds / 1e12)
 
