@@ -136,8 +136,16 @@ def _precision_recall(inputs: Inputs) -> Values:
     rows, real = inputs.features.rows("pool"), _rows(inputs)
     if inputs.pr_distances == FLOAT16:
         shares = float16_distances.precision_recall(rows, real)
-        return Values({f"{n}_{FLOAT16}": v for n, v in shares._asdict().items()})
-    return Values(distances.precision_recall(rows, real)._asdict())
+        values = {f"{n}_{FLOAT16}": v for n, v in shares._asdict().items()}
+    else:
+        values = distances.precision_recall(rows, real)._asdict()
+    if len(rows) == len(real):
+        return Values(values)
+    remark = (
+        f"{len(rows):,} pictures and {len(real):,} real ones; both change with the two "
+        "counts, so compare only values of equal counts"
+    )
+    return Values(values, dict.fromkeys(values, remark))
 
 
 def _inception_score(inputs: Inputs) -> Values:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import logging
 from collections.abc import Iterable, Sequence
 from typing import Any
 
@@ -91,6 +92,7 @@ class SamplingRequest:
         if self._base is not None:
             self.base = self.options.base(self._base.config.sample)
             self.base_static = self._static(self._base, self.base, fills, inverts)
+            self._warn_of_guidance()
         self.upsampler = self.upsampler_static = None
         if self._upsampler is None:
             self._refuse_upsampling()
@@ -98,6 +100,17 @@ class SamplingRequest:
             self.upsampler = self.options.upsampler(self._upsampler.config.sample)
             self.upsampler_static = self._static(
                 self._upsampler, self.upsampler, fills, inverts
+            )
+
+    def _warn_of_guidance(self) -> None:
+        """Logs that the base model has not learned what the empty caption means."""
+        scale = self.base.guidance_scale if "cfg" in self.options.guidance_mode else 1
+        if scale != 1 and not self._base.config.train.caption_drop_prob:
+            logging.warning(
+                "%s was trained without empty captions (train.caption_drop_prob=0), so "
+                "classifier-free guidance (guidance_scale=%g) may mislead it; use "
+                "guidance_scale=1 or a model of the base_cfg phase",
+                *(self._base.folder, scale),
             )
 
     @property

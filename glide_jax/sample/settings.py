@@ -104,6 +104,11 @@ class SampleOptions:
                 f"clip_guidance_scale={self.clip_guidance_scale} means nothing to "
                 f"guidance_mode={self.guidance_mode}; use clip or cfg+clip"
             )
+        if self.guidance_scale not in (None, 1) and "cfg" not in self.guidance_mode:
+            raise UserError(
+                f"guidance_scale={self.guidance_scale} means nothing to "
+                f"guidance_mode={self.guidance_mode}; use cfg or cfg+clip"
+            )
         if self.negative_prompt and "cfg" not in self.guidance_mode:
             raise UserError(
                 f"negative_prompt={self.negative_prompt!r} means nothing to "

@@ -10,7 +10,7 @@ import subprocess
 import time
 from collections.abc import Sequence
 
-from glide_jax.runtime import lifecycle
+from glide_jax.runtime import lifecycle, wording
 from glide_jax.sweep import run_list, run_supervisor
 from glide_jax.sweep.state import RunRecord, exit_code
 
@@ -49,6 +49,11 @@ def run(
                 codes.append(exit_code(process.returncode))
                 _log_result(ended, root, codes, len(runs))
         time.sleep(run_supervisor.POLL_SECS)
+    if stop.requested:
+        logging.warning(
+            "stopped by %s; %s not started; the same command continues",
+            *(stop.signal.name, wording.counted(len(waiting), "run")),
+        )
     return _final(codes, stop)
 
 

@@ -14,6 +14,11 @@ from glide_jax.sweep.state import RunRecord
 
 Row = Mapping[str, Any]
 
+BOLD_RULE = (
+    "Bold: the best mean, where every other one is farther away than the spread over"
+    " seeds or the standard error."
+)
+
 
 def write(
     plan: run_list.Plan, root: pathlib.Path, *, all_plots: bool = False
@@ -66,7 +71,8 @@ def to_markdown(rows: Sequence[Row], names: Sequence[str] = ()) -> str:
     """A table of swept values and metrics, of those in `names` where it is given.
 
     Runs that differ in their seed share a line: the mean, and ± the sample standard
-    deviation over the seeds. The best mean of each metric is bold.
+    deviation over the seeds. The best mean of each metric is bold where no other is
+    nearer than the spread.
     """
     groups = summary.join_seeds(rows)
     has_seeds = len(groups) < len(rows)
@@ -85,7 +91,7 @@ def to_markdown(rows: Sequence[Row], names: Sequence[str] = ()) -> str:
 
 def make_page(plan: run_list.Plan, root: pathlib.Path, rows: Sequence[Row]) -> str:
     """results.md: the table, how to read it, unfinished runs, and one command."""
-    page = f"# {plan.name}\n\n{to_markdown(rows)}\n"
+    page = f"# {plan.name}\n\n{to_markdown(rows)}\n\n{BOLD_RULE}\n"
     if plan.verb == "train":
         page += f"\n{result.TRAINING_RULE}\n"
     if found := result.warnings(rows):

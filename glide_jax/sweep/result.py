@@ -39,11 +39,14 @@ _ROW_KINDS = _RESULT_KINDS | {
 # The metrics of a training run that a report shows.
 AVERAGED_METRICS = ("loss", "mse", "vb")
 NEWEST_METRICS = ("skipped_updates",)
-TRAINING_GROUPS = ("validation/",)
+TRAINING_GROUPS = ("validation/", "evaluation/")
 LAST_FRAC = 0.1
 TRAINING_RULE = (
-    "The loss, mse and vb are means over the last tenth of the steps. Validation"
-    " metrics are the newest ones."
+    "The loss, mse and vb are means of the log rows in the last tenth of the steps,"
+    " or the last row; a row is a mean over the steps since the row before it."
+    " Validation and evaluation metrics are the newest ones. The loss of a few steps"
+    " depends on whether they drew the noisiest timestep, whose vb is large; the mse"
+    " compares runs better."
 )
 
 Row = Mapping[str, Any]

@@ -28,7 +28,7 @@ from glide_jax.errors import UserError
 from glide_jax.runtime import json_fields, lifecycle, locks
 
 WAITING, RUNNING, CUT_OFF = "waiting", "running", "cut off"
-AGAIN, FINISHED = "again", "finished"
+STOPPED, FINISHED = "stopped", "finished"
 
 
 class Attempt(NamedTuple):
@@ -92,7 +92,7 @@ class RunRecord:
         code = attempts[-1].code
         if code is None:
             return CUT_OFF
-        return AGAIN if lifecycle.is_retryable(code) else f"failed {code}"
+        return STOPPED if lifecycle.is_retryable(code) else f"failed {code}"
 
     def attempts(self) -> list[Attempt]:
         """All of them, oldest first.
@@ -112,8 +112,10 @@ class RunRecord:
             ) from error
 
     def reason(self) -> str:
-        """The last line that the last failed attempt printed; "" without one."""
-        if not self.has_failed or not self.log.is_file():
+        """The last line of the last attempt, if it has ended without a result."""
+        attempts = self.attempts()
+        is_ended = bool(attempts) and attempts[-1].code is not None
+        if self.is_finished or not is_ended or not self.log.is_file():
             return ""
         with self.log.open("rb") as file:
             file.seek(max(0, self.log.stat().st_size - TAIL_BYTES))

@@ -76,18 +76,30 @@ def _join(rows: Sequence[Row], dropped: str | None) -> Group:
 
 
 def best(groups: Sequence[Group], name: str) -> float | None:
-    """Returns the best mean of a metric.
+    """Returns the best mean of a metric, if it is clearly best.
 
-    Returns None if the metric has a single value, or no known direction (see
-    `eval.metrics.better`).
+    Returns None if the metric has a single value or no known direction (see
+    `eval.metrics.better`), or if another mean is nearer than the larger of the two
+    spreads: over seeds, or the metric's standard error.
     """
-    means = {group.metrics[name].mean for group in groups if name in group.metrics}
-    if len(means) < 2:
-        return None
     direction = metrics.LOWER if _LOSS.search(name) else metrics.better(name)
-    if direction is None:
+    values = [
+        (group.metrics[name].mean, _spread(group, name))
+        for group in groups
+        if name in group.metrics
+    ]
+    if direction is None or len({mean for mean, _ in values}) < 2:
         return None
-    return min(means) if direction == metrics.LOWER else max(means)
+    first, spread = sorted(values, reverse=direction == metrics.HIGHER)[0]
+    others = [value for value in values if value[0] != first]
+    if any(abs(mean - first) < max(spread, other) for mean, other in others):
+        return None
+    return first
+
+
+def _spread(group: Group, name: str) -> float:
+    error = group.metrics.get(f"{name}_standard_error")
+    return group.metrics[name].spread or (error.mean if error else 0.0)
 
 
 def is_detail(name: str) -> bool:

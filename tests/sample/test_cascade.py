@@ -391,7 +391,7 @@ def test_pictures_and_masks_of_the_wrong_size_are_refused(both, inpainter):
     for wrong, named in (
         ((pictures, np.ones((1, 5, 5))), "masks have shape"),
         ((pictures, np.stack([np.eye(8)] * 2)), "masks have shape .* 1 pictures"),
-        ((pictures[:, :10], masks), "16 x 10 like the images$"),
+        ((pictures[:, :10], masks), "16 x 10 pixels like its picture$"),
         ((pictures, 255 * masks), "masks range from 0 to 255"),
         ((pictures / 255, masks), "images are float64"),
         ((pictures, 0.5 * masks), "0 elsewhere"),

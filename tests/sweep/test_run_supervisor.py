@@ -72,7 +72,7 @@ def test_restarts_are_bounded(glide, run_one):
     glide("exit 42")
     code, entry = run_one(restarts=2)
     assert (code, codes(entry)) == (42, [42, 42, 42])
-    assert entry.state() == "again"
+    assert entry.state() == "stopped"
     assert not entry.has_failed
 
 
