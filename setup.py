@@ -86,6 +86,14 @@ setup(
         # could run code past weights_only (CVE-2025-32434).
         "torch": ["torch>=2.6,<3"],
         "wandb": ["wandb>=0.19,<1"],  # log.wandb_project
+        "docs": [
+            "ipykernel>=6.29,<8",  # runs the notebook
+            "myst-nb>=1.1,<2",
+            "myst-parser>=4,<6",
+            "sphinx>=8,<10",
+            "sphinx-book-theme>=1.1,<2",
+            "sphinx-copybutton>=0.5,<1",
+        ],
         "dev": [
             "beartype>=0.20,<1",  # run-time check of array types in tests
             "pyright>=1.1.400,<2",

@@ -47,6 +47,7 @@ if [ "${1:-}" = "--all" ]; then
   # libtpu compiles train steps for TPUs on any CPU. Without it those tests skip.
   make_environment "[tpu]" || echo "No libtpu here: nothing is compiled for TPUs." >&2
   make_environment "[wandb]"
+  make_environment "[docs]"
 fi
 make_environment "[dev]"
 export JAX_PLATFORMS=cpu
