@@ -16,12 +16,10 @@ from jax.sharding import Mesh
 from PIL import Image
 
 from glide_jax import array_types
-from glide_jax.config import defaults
 from glide_jax.data import transforms
 from glide_jax.diffusion import process, schedules
-from glide_jax.errors import UserError
 from glide_jax.eval import clip_score, extractors
-from glide_jax.models import build, noised_clip
+from glide_jax.models import noised_clip
 from glide_jax.sample import image_io, prompt_tokens, restore
 
 QUARTILES = 4
@@ -47,14 +45,7 @@ class ClipEncoder:
         Raises:
           UserError: `clip` is a model of another family.
         """
-        config = clip.config.model
-        if not isinstance(config, defaults.NoisedClipConfig):
-            raise UserError(
-                f"bundle {clip.folder} holds a model of family {config.family}; name "
-                "the bundle of a noised CLIP"
-            )
-        assert isinstance(clip.fns, build.ClipFns)
-        self._clip, self._fns = clip, clip.fns
+        self._clip, self._fns = clip, extractors.clip_functions(clip)
         self._mesh, self._batch_size = mesh, batch_size
         self.digest = restore.bundle_digest(clip.folder)[: extractors.DIGEST_LENGTH]
         diffusion = clip.config.diffusion

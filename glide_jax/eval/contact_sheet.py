@@ -1,6 +1,6 @@
-"""A labelled sheet of generated pictures that explains itself at a glance.
+"""Draws a labelled sheet of pictures.
 
-A sheet is a title, a few lines of explanation and sections; a section is a table of
+A sheet is a title, a few lines of explanation and sections. A section is a table of
 pictures with a caption at the left of each row and a title above each column.
 """
 
@@ -45,13 +45,13 @@ class Section:
 
     Attributes:
       title: Heading of the section; may be empty.
-      note: One or two sentences saying what the section shows; may be empty.
-      column_titles: What each column is, above its pictures; may hold newlines.
+      note: One or two sentences that explain the section; may be empty.
+      column_titles: Titles above the columns; may contain newlines.
       rows: (caption, pictures) from top to bottom; a picture is uint8 (H, W, 3)
-          of any size and fills a square tile, or its width or height; None leaves
-          its place empty.
-      notes: Texts underneath the pictures of each row, in small letters, each of at
-          most NOTE_LINES lines; none at all by default.
+        of any size and fills a square tile, or its width or height; None leaves
+        its place empty.
+      notes: Texts below the pictures of each row, in small letters, each of at
+        most NOTE_LINES lines; none by default.
     """
 
     title: str
@@ -62,23 +62,23 @@ class Section:
 
 
 def whole_tile_px(picture_px: int) -> int:
-    """The smallest multiple of a picture's side that is at least TILE_PX."""
+    """Returns the smallest multiple of a picture's side that is at least TILE_PX."""
     return picture_px * -(-TILE_PX // picture_px)
 
 
 def draw_grid(
     pictures: Sequence[np.ndarray], captions: Sequence[str], columns: int
 ) -> np.ndarray:
-    """Pictures with their captions, from left to right, as uint8 (H, W, 3).
+    """Returns pictures with their captions, row by row, as uint8 (H, W, 3).
 
-    A caption stands at the left of its row if the whole row has it, otherwise
-    underneath its picture. Pictures are enlarged by a whole factor, at least to
-    TILE_PX on their longer side; larger ones keep their size, up to MAX_TILE_PX.
+    A caption is at the left of its row if all pictures of the row have it, otherwise
+    below its picture. Pictures are enlarged by a whole factor, at least to TILE_PX on
+    their longer side; larger ones keep their size, up to MAX_TILE_PX.
 
     Args:
       pictures: uint8 (H, W, 3), of any sizes.
       captions: One for each picture.
-      columns: Pictures in a row; the last row may hold fewer.
+      columns: Pictures in a row; the last row may have fewer.
     """
     starts = range(0, len(pictures), columns)
     captions_of = [list(captions[start : start + columns]) for start in starts]
@@ -99,17 +99,18 @@ def draw_grid(
 def draw_contact_sheet(
     title: str, note: str, sections: Sequence[Section], *, tile_px: int = TILE_PX
 ) -> np.ndarray:
-    """The sheet as uint8 (H, W, 3).
+    """Returns the sheet as uint8 (H, W, 3).
 
     Args:
-      title: What the pictures are; may be empty.
-      note: How to read the sheet; wrapped to its width; may be empty.
+      title: Title of the sheet; may be empty.
+      note: Explanation, wrapped to the width of the sheet; may be empty.
       sections: Tables, from top to bottom.
       tile_px: Side of every tile; smaller pictures are enlarged by nearest
-          neighbour (their pixels stay visible), larger ones reduced.
+        neighbour (their pixels stay visible), larger ones reduced.
 
     Raises:
-      ValueError: A row has not one picture a column, or not one note a picture.
+      ValueError: A row has not one picture for each column, or not one note for
+        each picture.
     """
     for section in sections:
         _check_rows(section)
@@ -119,7 +120,7 @@ def draw_contact_sheet(
     columns = max((len(section.column_titles) for section in sections), default=0)
     width = layout.column_x(columns) - _GAP_PX + _MARGIN_PX
     width = max(width, _MIN_WIDTH_PX) if title else width
-    # A first pass on a one-line canvas measures, the second draws: one layout code.
+    # The first pass, on a canvas of one line, measures the height for the second.
     height = _draw(_Pen(width, 1), title, note, sections, layout)
     pen = _Pen(width, height)
     _draw(pen, title, note, sections, layout)
@@ -128,7 +129,7 @@ def draw_contact_sheet(
 
 @dataclasses.dataclass(frozen=True)
 class _Layout:
-    """Sizes of a sheet: the side of a tile, and the width of the labels of rows."""
+    """Sizes of a sheet."""
 
     tile_px: int
     label_px: int  # their gap to the pictures included
@@ -138,7 +139,7 @@ class _Layout:
 
 
 class _Pen:
-    """A canvas and the y coordinate at which the next thing is drawn."""
+    """A canvas and the y coordinate at which drawing continues."""
 
     def __init__(self, width: int, height: int):
         self.canvas = Image.new("RGB", (width, height), _BACKGROUND)
@@ -147,12 +148,12 @@ class _Pen:
         self.y = _MARGIN_PX
 
     def paragraph(self, text: str, size: int, ink=_INK) -> None:
-        """Text over the whole width; moves below it."""
+        """Draws text over the whole width, and moves below it."""
         lines = _wrap(text, size, self.width - 2 * _MARGIN_PX)
         self.y = self.lines(lines, _MARGIN_PX, self.y, size, ink)
 
     def lines(self, lines: list[str], x: int, y: int, size: int, ink=_INK) -> int:
-        """Left-aligned lines from (x, y); the y below the last."""
+        """Draws left-aligned lines from (x, y); returns y below the last line."""
         font = _font(size)
         for line in lines:
             self.drawing.text((x, y), line, font=font, fill=ink)
@@ -163,7 +164,7 @@ class _Pen:
 def _draw(
     pen: _Pen, title: str, note: str, sections: Sequence[Section], layout: _Layout
 ) -> int:
-    """Draws everything; the height it took."""
+    """Draws the sheet and returns its height."""
     pen.paragraph(title, _TITLE_PT)
     pen.y += 4 if title else 0
     pen.paragraph(note, _TEXT_PT, _QUIET_INK)
@@ -184,7 +185,7 @@ def _draw_section(pen: _Pen, section: Section, layout: _Layout) -> None:
     pen.y += _GAP_PX // 2 if section.title or section.note else 0
     titles = [_wrap(text, _TEXT_PT, layout.tile_px) for text in section.column_titles]
     tallest = max(map(len, titles), default=0)
-    # Their last lines are on one level, next to the pictures.
+    # The last lines of all titles are on one level, next to the pictures.
     titles = [[""] * (tallest - len(lines)) + lines for lines in titles]
     _draw_in_columns(pen, titles, _TEXT_PT, layout)
     for row, (label, images) in enumerate(section.rows):
@@ -209,7 +210,7 @@ def _draw_section(pen: _Pen, section: Section, layout: _Layout) -> None:
 def _draw_in_columns(
     pen: _Pen, texts: Sequence[list[str]], size: int, layout: _Layout
 ) -> None:
-    """Lines centred in their columns, and a gap below, if there are any."""
+    """Draws lines centred in their columns, with a gap below."""
     tallest = max(map(len, texts), default=0)
     font = _font(size)
     for column, lines in enumerate(texts):
@@ -221,19 +222,19 @@ def _draw_in_columns(
 
 
 def _paste(pen: _Pen, image: np.ndarray, x: int, tile_px: int) -> None:
-    """Puts a picture into the middle of the tile whose left edge is x."""
+    """Pastes a picture into the middle of the tile whose left edge is x."""
     picture = Image.fromarray(np.asarray(image, np.uint8))
     factor = tile_px / max(picture.size)
     resample = Image.Resampling.NEAREST if factor >= 1 else Image.Resampling.LANCZOS
     width, height = (max(1, round(side * factor)) for side in picture.size)
     x, y = x + (tile_px - width) // 2, pen.y + (tile_px - height) // 2
     pen.canvas.paste(picture.resize((width, height), resample), (x, y))
-    # A hairline keeps white pictures apart from the light sheet.
+    # An outline separates white pictures from the light sheet.
     pen.drawing.rectangle((x - 1, y - 1, x + width, y + height), outline=_LINE)
 
 
 def _label_px(labels: Sequence[str]) -> int:
-    """What the longest label takes up, with a gap; at most _MAX_LABEL_PX."""
+    """Returns the width of the longest label and a gap, at most _MAX_LABEL_PX."""
     longest = max(map(_font(_TEXT_PT).getlength, labels), default=0)
     return min(_MAX_LABEL_PX, math.ceil(longest) + _GAP_PX) if longest else 0
 
@@ -247,18 +248,18 @@ def _check_rows(section: Section) -> None:
             )
     expected = [len(images) for _, images in section.rows]
     if section.notes and [len(texts) for texts in section.notes] != expected:
-        raise ValueError(f"section {section.title!r} has not one note a picture")
+        raise ValueError(f"section {section.title!r} needs one note for each picture")
 
 
 def _wrap(text: str, size: int, width_px: int) -> list[str]:
-    """Lines no wider than width_px; a newline starts one, a longer word is broken."""
+    """Splits text into lines of at most width_px; longer words are broken."""
     return [
         line for part in text.splitlines() for line in _wrap_line(part, size, width_px)
     ]
 
 
 def _shorten(lines: list[str], width_px: int) -> list[str]:
-    """The first NOTE_LINES lines of a note; the last ends in "..." if more follow."""
+    """Returns the first NOTE_LINES lines; "..." marks that more follow."""
     if len(lines) <= NOTE_LINES:
         return lines
     last = lines[NOTE_LINES - 1]

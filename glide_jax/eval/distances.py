@@ -1,4 +1,4 @@
-"""How far apart are two sets of pictures, by their features?
+"""Distances between two sets of pictures, from their features.
 
 1. Frechet distance                                          FID, 1706.08500, eq. 6
    |mu_1 - mu_2|^2 + tr(S_1 + S_2 - 2 (S_1 S_2)^1/2)
@@ -7,17 +7,16 @@
 3. Inception Score, exp(mean KL(p(y|x) || p(y)))             1606.03498
 4. Precision and recall, k = 3                               1904.06991, eq. 1 and 2
    share of one set within the manifold of the other: the union of balls around its
-   points, each as wide as the way to its k-th neighbour
+   points, each with the distance to its k-th neighbour as its radius
 5. Diversity of the pictures of one prompt, u = f / |f|
    mean over prompts of the mean over pairs i < j of |u_i - u_j|^2
    This is LPIPS (1801.03924, eq. 1) with one layer, one position and unit weights, of
    the features at hand. It is not the published LPIPS, whose networks have several
    layers and whose weights are fitted to human judgements.
 
-Conventions are those of OpenAI's evaluator (guided-diffusion/evaluations). Everything
-is numpy in float64 on the host. (3) divides the pictures into parts, by their index: so
-it depends on which picture is which, but not on when it was drawn. The others take all
-pictures at once, block by block, and depend on no order.
+The conventions are those of OpenAI's evaluator (guided-diffusion/evaluations). All of
+this is numpy in float64 on the host. (3) divides the pictures into parts by their
+index. The others depend on no order; they read all pictures, block by block.
 """
 
 from __future__ import annotations
@@ -40,25 +39,25 @@ _TILE = 2048  # rows of a block of distances: 34 MB
 
 
 class Estimate(NamedTuple):
-    """A figure and its standard error; None: too few pictures tell of one."""
+    """A value and its standard error; None: there are too few pictures for an error."""
 
     value: float
     standard_error: float | None
 
 
 class PrecisionRecall(NamedTuple):
-    """Shares, 0 to 1: of samples that look real, of reality that is sampled."""
+    """Shares in [0, 1]: of samples that look real, and of real pictures covered."""
 
     precision: float
     recall: float
 
 
 def frechet(first: running_stats.Gaussian, second: running_stats.Gaussian) -> float:
-    """Eq. 1, at least 0.
+    """Returns eq. 1, at least 0.
 
     tr (S_1 S_2)^1/2 is the sum of the singular values of S_1^1/2 S_2^1/2. Both roots
-    are real and symmetric, so nothing complex arises and no constant has to be added
-    to a singular covariance.
+    are real and symmetric, so no complex number occurs, and a singular covariance needs
+    no added constant.
     """
     shift = first.mu - second.mu
     cross = _root(first.sigma) @ _root(second.sigma)
@@ -68,40 +67,48 @@ def frechet(first: running_stats.Gaussian, second: running_stats.Gaussian) -> fl
 
 
 def kernel(first: Rows, second: OtherRows) -> Estimate:
-    """Eq. 2 of all pairs; may be below 0, being unbiased.
+    """Returns eq. 2 over all pairs; it is unbiased and may be negative.
 
-    The standard error is the jackknife's: how the figure changes when a picture is left
-    out, of either set. Of two sets of one distribution it is too large, by a factor of
-    about 1.4. 30,000 pictures against 40,000 take 20 TFLOP, minutes on a few cores.
+    The standard error is that of the jackknife, which leaves out one picture of either
+    set. For two sets of one distribution it is too large by a factor of about 1.4.
+    30,000 pictures against 40,000 take 20 TFLOP, minutes on a few cores.
 
     Args:
-      first, second: Features; n and m at least 2, and for an error at least 3.
+      first: Features; at least 2, and at least 3 for a standard error.
+      second: Features of the other set, with the same minimum.
     """
     n, m = len(first), len(second)
-    of_first, of_second = _kernel_sums(first), _kernel_sums(second)
-    of_both, of_both_too = _kernel_sums(first, second), _kernel_sums(second, first)
+    within_first, within_second = _kernel_sums(first), _kernel_sums(second)
+    across_first, across_second = (
+        _kernel_sums(first, second),
+        _kernel_sums(second, first),
+    )
 
-    def squared_mmd(n, m, within_first, within_second, across):
-        means = within_first / (n * (n - 1)) + within_second / (m * (m - 1))
-        return means - 2 * across / (n * m)
+    def squared_mmd(n, m, first_sum, second_sum, across_sum):
+        means = first_sum / (n * (n - 1)) + second_sum / (m * (m - 1))
+        return means - 2 * across_sum / (n * m)
 
-    a, b, c = of_first.sum(), of_second.sum(), of_both.sum()
+    a, b, c = within_first.sum(), within_second.sum(), across_first.sum()
     value = float(squared_mmd(n, m, a, b, c))
     if min(n, m) < 3:
         return Estimate(value, None)
-    # What a picture adds within its set it adds twice, as the first and the second.
-    without_first = squared_mmd(n - 1, m, a - 2 * of_first, b, c - of_both)
-    without_second = squared_mmd(n, m - 1, a, b - 2 * of_second, c - of_both_too)
-    # (count - 1) / count of the sum of squares, of each set.
+    # Within its own set a picture is counted twice, as the first and the second.
+    without_first = squared_mmd(n - 1, m, a - 2 * within_first, b, c - across_first)
+    without_second = squared_mmd(n, m - 1, a, b - 2 * within_second, c - across_second)
+    # (count - 1) / count of the sum of squares for each set.
     variance = (n - 1) * without_first.var() + (m - 1) * without_second.var()
     return Estimate(value, float(np.sqrt(variance)))
 
 
 def inception_score(logits: Logits, *, split_size: int = INCEPTION_SPLIT) -> float:
-    """Eq. 3, at least 1: the mean over parts of `split_size` neighbours by index.
+    """Returns eq. 3, at least 1: the mean over parts of consecutive pictures.
 
-    Every part weighs the same, so what is left over makes a part only where it is half
-    of one or more, and else belongs to the part before it.
+    All parts have equal weight, so the remainder is a part of its own only if it is at
+    least half of one, and else belongs to the part before it.
+
+    Args:
+      logits: Logits of the pictures, in the order of their indices.
+      split_size: Pictures of a part.
     """
     scores = []
     count = max(1, (len(logits) + split_size // 2) // split_size)
@@ -109,7 +116,7 @@ def inception_score(logits: Logits, *, split_size: int = INCEPTION_SPLIT) -> flo
         stop = len(logits) if part == count - 1 else (part + 1) * split_size
         log_p = _log_softmax(_wide(logits[part * split_size : stop]))
         p = np.exp(log_p)
-        # 0 log 0 is 0: a class that nothing belongs to has weight 0 below.
+        # 0 log 0 is 0: an empty class has weight 0 below.
         log_marginal = np.log(np.maximum(p.mean(axis=0), np.finfo(np.float64).tiny))
         scores.append(np.exp((p * (log_p - log_marginal)).sum(axis=1).mean()))
     return float(np.mean(scores))
@@ -118,9 +125,9 @@ def inception_score(logits: Logits, *, split_size: int = INCEPTION_SPLIT) -> flo
 def precision_recall(
     samples: Rows, reference: OtherRows, *, neighbours: int = NEIGHBOURS
 ) -> PrecisionRecall:
-    """Eq. 4; a point is no neighbour of itself, and an edge belongs to its ball.
+    """Returns eq. 4; a point is not its own neighbour, and balls are closed.
 
-    Distances are made in blocks, so that memory does not grow with n m.
+    Distances are computed in blocks, so memory does not grow with n m.
     """
     real_radii = _squared_radii(reference, neighbours)
     drawn_radii = _squared_radii(samples, neighbours)
@@ -165,7 +172,7 @@ def diversity(features: Rows, prompts: Sequence[str]) -> Estimate:
 
 
 def _root(sigma: np.ndarray) -> np.ndarray:
-    """The symmetric root; eigenvalues that rounding made negative count as 0."""
+    """Returns the symmetric root; eigenvalues negative by rounding count as 0."""
     values, vectors = np.linalg.eigh(sigma)
     return (vectors * np.sqrt(np.maximum(values, 0))) @ vectors.T
 
@@ -175,7 +182,7 @@ def _wide(rows: np.ndarray) -> np.ndarray:
 
 
 def _kernel_sums(rows: np.ndarray, others: np.ndarray | None = None) -> np.ndarray:
-    """(n,) the kernel of each row with all others, or with all its fellows."""
+    """Returns (n,) kernel sums of each row with the others, or with its own set."""
     sums = np.zeros(len(rows))
     columns = rows if others is None else others
     for i in range(0, len(rows), _TILE):
@@ -199,9 +206,9 @@ def _log_softmax(logits: np.ndarray) -> np.ndarray:
 
 
 def _squared_radii(rows: np.ndarray, neighbours: int) -> np.ndarray:
-    """(n,) squared distance of each point to its k-th neighbour.
+    """Returns (n,) squared distances of each point to its k-th neighbour.
 
-    Fewer than k others: the farthest of them.
+    With fewer than k others, it is the distance to the farthest of them.
     """
     radii = np.zeros(len(rows))
     for i in range(0, len(rows), _TILE):
@@ -220,10 +227,10 @@ def _squared_radii(rows: np.ndarray, neighbours: int) -> np.ndarray:
 
 
 def _squared_distances(x: np.ndarray, y: np.ndarray) -> np.ndarray:
-    """(n, m), at least 0.
+    """Returns (n, m) squared distances, at least 0.
 
-    Around the mean of one block, so that little cancels where all points lie far from
-    the origin and near each other.
+    Points are taken around the mean of one block, so little cancels where all points
+    are far from the origin and near each other.
     """
     x, y = _wide(x), _wide(y)
     centre = y.mean(axis=0)

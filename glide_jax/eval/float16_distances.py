@@ -32,7 +32,7 @@ def precision_recall(
     *,
     neighbours: int = distances.NEIGHBOURS,
 ) -> distances.PrecisionRecall:
-    """Precision and recall of `samples`, as `distances.precision_recall` defines them.
+    """Returns precision and recall as `distances.precision_recall` defines them.
 
     The radius of a ball is the distance at position `neighbours` of the sorted
     distances from its centre, which include the centre itself.
@@ -52,11 +52,11 @@ def precision_recall(
 
 
 def squared_distances(u: distances.Rows, v: distances.OtherRows) -> np.ndarray:
-    """(n, m) of one block, at least 0: float16, or float32 where one would overflow."""
+    """Returns (n, m) distances of a block; float32 if one overflows in float16."""
     with np.errstate(over="ignore", invalid="ignore"):
-        found = _rounded_distances(u, v, np.float16)
-    if np.isfinite(found).all():
-        return found
+        squared = _rounded_distances(u, v, np.float16)
+    if np.isfinite(squared).all():
+        return squared
     return _rounded_distances(u, v, np.float32)
 
 
@@ -77,7 +77,7 @@ def _squared_lengths(rows: np.ndarray) -> np.ndarray:
 
 
 def _squared_radii(rows: np.ndarray, neighbours: int) -> np.ndarray:
-    """(n,) float32; the largest distance where there are not enough neighbours."""
+    """Returns (n,) float32 radii; the largest distance if neighbours are too few."""
     position = min(neighbours, len(rows) - 1)
     radii = np.empty(len(rows), np.float32)
     for block in _blocks(rows):

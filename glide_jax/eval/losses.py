@@ -1,13 +1,13 @@
-"""What a denoiser pays on held-out pictures, by quarter of the noise.
+"""Losses of a denoiser on held-out pictures, by quarter of the noise.
 
 1. loss, mse: means over all timesteps, as validation during training estimates them
-   (without low_pass_factors, which weigh but measure nothing new)
+   (without low_pass_factors, which only reweigh)
 2. bits per dimension = sum over t of vb + prior          diffusion/losses.py, eq. 5
 
-The 8-bit term at t = 0 is taken exactly and each quarter at `draws` timesteps, one in
-each of as many equal parts of it: an unbiased estimate. Timesteps and noise are keyed
-by the picture's index, so that a figure repeats on any machine and two models are asked
-the same.
+The 8-bit term at t = 0 is computed exactly. Each quarter is estimated at `draws`
+timesteps, one in each of as many equal parts of it, which is unbiased. Timesteps and
+noise are keyed by the picture's index, so values are reproducible on any machine, and
+two models are compared at the same timesteps and noise.
 """
 
 from __future__ import annotations
@@ -25,6 +25,7 @@ from glide_jax.config import defaults
 from glide_jax.data import pipeline, schema
 from glide_jax.diffusion import losses, process, schedules
 from glide_jax.errors import UserError
+from glide_jax.models import build
 from glide_jax.parallel import sharding
 from glide_jax.sample import batches, restore
 
@@ -45,35 +46,35 @@ def measure(
     draws: int = DRAWS,
     on_batch: Callable[[int], None] = lambda finished: None,
 ) -> dict[str, float]:
-    """Losses and bits per dimension of the first `count` records.
+    """Returns losses and bits per dimension of the first `count` records.
 
     Args:
       model: A base model or an upsampler, its parameters on `mesh`.
       source: Records; bad ones are replaced by keyed draws.
-      count: At most as many as the source has.
-      batch_size: Records at once; does not change the figures.
-      mesh: Over which batches are spread.
-      draws: See above.
-      on_batch: Called with the number of records finished.
+      count: At most the length of the source.
+      batch_size: Records at once; does not change the values.
+      mesh: Mesh over which batches are spread.
+      draws: Timesteps of each quarter for each picture.
+      on_batch: Called with the number of records of each batch.
 
     Returns:
-      loss and mse, and each of its _q0 (least noise) to _q3; bits_per_dimension with
-      its standard error, the part of each quarter of the noise (_q0 with t = 0) and
-      the prior's; losses_count, the records.
+      loss and mse, and each by quarter, _q0 (least noise) to _q3; bits_per_dimension
+      with its standard error, its part of each quarter (_q0 with t = 0) and of the
+      prior; losses_count, the number of records.
 
     Raises:
-      UserError: A CLIP, which has no such loss, or a source without records.
+      UserError: The model is a CLIP, which has no such loss, or the source is empty.
     """
     if isinstance(model.config.model, defaults.NoisedClipConfig):
         raise UserError(
             f"bundle {model.folder} is a CLIP, which has no denoising loss; give a "
-            "base model or an upsampler, or judge the CLIP by --metrics=clip_score"
+            "base model or an upsampler, or evaluate the CLIP by --metrics=clip_score"
         )
     count = min(count, len(source))
     if count < 1:
-        raise UserError(f"{source!r} holds no records; check its path")
+        raise UserError(f"{source!r} has no records; check its path")
     terms = jax.jit(make_terms(model, draws))
-    found: list[dict[str, np.ndarray]] = []
+    parts: list[dict[str, np.ndarray]] = []
     for start in range(0, count, batch_size):
         wanted = min(batch_size, count - start)
         size = batches.padded_size(wanted, batch_size, mesh)
@@ -82,19 +83,21 @@ def measure(
         padded = {name: array[np.array(rows) - start] for name, array in batch.items()}
         if mesh is not None:
             padded = jax.device_put(padded, sharding.batch_sharding(mesh))
-        got = jax.device_get(terms(model.params, padded))
-        found.append({name: array[:wanted] for name, array in got.items()})
+        sums = jax.device_get(terms(model.params, padded))
+        parts.append({name: array[:wanted] for name, array in sums.items()})
         on_batch(wanted)
     joined = {
-        name: np.concatenate([part[name] for part in found]).astype(np.float64)
-        for name in found[0]
+        name: np.concatenate([part[name] for part in parts]).astype(np.float64)
+        for name in parts[0]
     }
     return summarise(joined, model.config.diffusion.num_timesteps)
 
 
 def make_terms(model: restore.SampleModel, draws: int) -> Terms:
-    """Sums of loss, mse and vb over each quarter of the chain, of each example."""
-    config, fns = model.config, model.fns
+    """Returns a function that sums loss, mse and vb over each quarter, by example."""
+    config, fns, sizes = model.config, model.fns, model.config.model
+    assert isinstance(fns, build.DenoiserFns)
+    assert isinstance(sizes, defaults.Text2ImConfig)
     steps = config.diffusion.num_timesteps
     betas = schedules.make_betas(config.diffusion.schedule, steps)
     tables = process.make_tables(betas)
@@ -105,7 +108,7 @@ def make_terms(model: restore.SampleModel, draws: int) -> Terms:
         x_start = jnp.asarray(batch["image"])
         text = fns.encode(params, batch["tokens"], batch["text_mask"])
         conditions: dict[str, Any] = {"low_res": batch.get("low_res")}
-        if config.model.inpaint:
+        if sizes.inpaint:
             conditions["inpaint_image"] = x_start
             conditions["inpaint_mask"] = batch["inpaint_mask"]
 
@@ -126,8 +129,8 @@ def make_terms(model: restore.SampleModel, draws: int) -> Terms:
             share = (part + jax.vmap(jax.random.uniform)(keys)) / draws
             t = jnp.int32(low + share * (high - low))
             # share may round up to 1.
-            found = at(jnp.minimum(t, high - 1), _noise_keys(keys))
-            return None, found * (high - low) / draws
+            values = at(jnp.minimum(t, high - 1), _noise_keys(keys))
+            return None, values * (high - low) / draws
 
         quarters, parts = np.divmod(np.arange(QUARTILES * draws), draws)
         _, sums = jax.lax.scan(draw, None, (jnp.asarray(quarters), jnp.asarray(parts)))
@@ -142,33 +145,34 @@ def make_terms(model: restore.SampleModel, draws: int) -> Terms:
 
 
 def summarise(terms: dict[str, np.ndarray], num_timesteps: int) -> dict[str, float]:
-    """Means over examples of what `make_terms` gives, in float64."""
-    figures: dict[str, float] = {}
+    """Returns means over examples of the terms of `make_terms`, in float64."""
+    values: dict[str, float] = {}
     for name in ("loss", "mse"):
         by_quarter = terms[name].mean(axis=0)
-        figures[name] = float(by_quarter.sum() / num_timesteps)
+        values[name] = float(by_quarter.sum() / num_timesteps)
         for i, total in enumerate(by_quarter):
-            figures[f"{name}_q{i}"] = float(total * QUARTILES / num_timesteps)
+            values[f"{name}_q{i}"] = float(total * QUARTILES / num_timesteps)
     total = terms["vb"].sum(axis=1) + terms["prior"]
     count = len(total)
-    figures["bits_per_dimension"] = float(total.mean())
+    values["bits_per_dimension"] = float(total.mean())
     error = total.std(ddof=1) / np.sqrt(count) if count > 1 else 0.0
-    figures["bits_per_dimension_standard_error"] = float(error)
+    values["bits_per_dimension_standard_error"] = float(error)
     for i, part in enumerate(terms["vb"].mean(axis=0)):
-        figures[f"bits_per_dimension_q{i}"] = float(part)
-    figures["bits_per_dimension_prior"] = float(terms["prior"].mean())
-    figures["losses_count"] = count
-    return figures
+        values[f"bits_per_dimension_q{i}"] = float(part)
+    values["bits_per_dimension_prior"] = float(terms["prior"].mean())
+    values["losses_count"] = count
+    return values
 
 
 def _batch(
     model: restore.SampleModel, source: schema.Source, count: int, rows: range
 ) -> schema.Batch:
-    """Rows as the model was trained on them, without mirroring."""
+    """Returns records prepared as in training, without mirroring."""
     sizes, data = model.config.model, model.config.data
+    assert isinstance(sizes, defaults.Text2ImConfig)
     return pipeline.fixed_batch(
         source,
-        model.tokenizer,
+        model.tokenizer,  # pyright: ignore[reportArgumentType]: returns numpy arrays
         range(count),
         rows=rows,
         image_px=sizes.image_px,
@@ -181,7 +185,7 @@ def _batch(
 
 
 def _keys(indices: jax.Array, draw: jax.Array | int) -> array_types.PRNGKeys:
-    """One of each picture for one of its draws."""
+    """Returns a key for each picture and draw."""
 
     def fold(index):
         return jax.random.fold_in(jax.random.fold_in(jax.random.key(0), index), draw)
@@ -190,5 +194,5 @@ def _keys(indices: jax.Array, draw: jax.Array | int) -> array_types.PRNGKeys:
 
 
 def _noise_keys(keys: array_types.PRNGKeys) -> array_types.PRNGKeys:
-    """Other keys than those that the timesteps were drawn by."""
+    """Returns the keys of the noise, which differ from those of the timesteps."""
     return jax.vmap(lambda key: jax.random.fold_in(key, 1))(keys)

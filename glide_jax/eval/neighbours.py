@@ -1,8 +1,8 @@
-"""The memorisation probe: which training pictures are nearest to what a model drew.
+"""Finds the training pictures nearest to samples, to detect memorisation.
 
-GLIDE's authors looked at the nearest pairs, in CLIP's space, of samples from training
-captions and pictures of the training set, and found none copied. Here the training set
-passes by once, a batch at a time, and of each sample the nearest few are kept.
+GLIDE's authors inspected the nearest pairs, in CLIP's space, of samples from training
+captions and training pictures, and saw no copies. Here the training set is read once,
+batch by batch, and the nearest pictures of each sample are kept.
 """
 
 from __future__ import annotations
@@ -21,19 +21,19 @@ from glide_jax.runtime import wording
 from glide_jax.sample import image_io
 
 SCHEMA = 1
-# The nearest of all samples; more than this nobody looks through.
-MAX_ROWS = 40
+MAX_ROWS = 40  # samples on the sheet, the nearest ones
 
 Directions = Float[np.ndarray, "m d"]
 
 
 class Nearest:
-    """The nearest records of each of n samples among all that were added.
+    """The nearest records of each of n samples.
 
     Attributes:
-      similarity: (n, count) cosines, falling; -inf where fewer records were added.
-      indices: (n, count) the records' numbers in their source.
-      keys: (n, count) their names.
+      similarity: (n, count) cosines in descending order; -inf where fewer records were
+        added.
+      indices: (n, count) indices of the records in their source.
+      keys: (n, count) names of the records.
     """
 
     def __init__(self, samples: Directions, count: int) -> None:
@@ -46,13 +46,13 @@ class Nearest:
     def add(
         self, directions: Directions, indices: Sequence[int], keys: Sequence[str]
     ) -> None:
-        """Takes in some records; of equally near ones the earlier stays first."""
-        found = self._samples @ directions.T
-        # After the first few batches hardly any sample finds a nearer one.
-        rows = np.flatnonzero(found.max(axis=1) > self.similarity[:, -1])
+        """Adds records; of equally near ones the earlier stays first."""
+        cosines = self._samples @ directions.T
+        # After the first few batches most samples stay unchanged.
+        rows = np.flatnonzero(cosines.max(axis=1) > self.similarity[:, -1])
         shape = (len(rows), len(keys))
         new = {
-            "similarity": found[rows],
+            "similarity": cosines[rows],
             "indices": np.broadcast_to(np.array(indices, np.int64), shape),
             "keys": np.broadcast_to(np.array(keys, object), shape),
         }
@@ -67,7 +67,13 @@ class Nearest:
 
 
 class Search(NamedTuple):
-    """The nearest of each sample, how many records were seen and how many were bad."""
+    """The result of a search.
+
+    Attributes:
+      nearest: The nearest records of each sample.
+      searched: The number of records that were read.
+      left_out: The number of records that could not be read.
+    """
 
     nearest: Nearest
     searched: int
@@ -83,21 +89,29 @@ def search(
     batch_size: int = extractors.BATCH_SIZE,
     on_progress: Callable[[int], None] = lambda done: None,
 ) -> Search:
-    """Looks through the whole source for the `count` nearest pictures of each sample.
+    """Searches the whole source for the `count` nearest pictures of each sample.
 
-    Samples are cropped and resized as training pictures are, so that a copy is found
-    as one. `on_progress` is told how many pictures were looked at, samples first.
+    Samples are cropped and resized as training pictures are, so that a copy has the
+    same features.
+
+    Args:
+      extractor: Extracts the features.
+      samples: Pictures of a model.
+      source: Training pictures.
+      count: Nearest pictures to keep for each sample.
+      batch_size: Pictures at once.
+      on_progress: Called with the number of pictures of each batch, samples first.
 
     Raises:
-      UserError: a sample that cannot be read, or no record that can.
+      UserError: A sample cannot be read, or no record can.
     """
-    drawn = []
+    directions = []
     for start in range(0, len(samples), batch_size):
-        some = samples[start : start + batch_size]
-        pixels = [_sample_pixels(sample, extractor.px) for sample in some]
-        drawn.append(_directions(extractor, pixels))
-        on_progress(len(some))
-    nearest, searched = Nearest(np.concatenate(drawn), count), 0
+        batch = samples[start : start + batch_size]
+        pixels = [_sample_pixels(sample, extractor.px) for sample in batch]
+        directions.append(_directions(extractor, pixels))
+        on_progress(len(batch))
+    nearest, searched = Nearest(np.concatenate(directions), count), 0
     for start in range(0, len(source), batch_size):
         numbers = range(start, min(start + batch_size, len(source)))
         indices, keys, pixels = _read(source, numbers, extractor.px)
@@ -120,7 +134,7 @@ def _sample_pixels(sample: picture_folder.Sample, px: int) -> image_io.Pixels:
 def _read(
     source: schema.Source, numbers: Sequence[int], px: int
 ) -> tuple[list[int], list[str], list[np.ndarray]]:
-    """Numbers, names and pixels of the records that can be read."""
+    """Returns indices, names and pixels of the records that can be read."""
     indices, keys, pixels = [], [], []
     for number in numbers:
         try:
@@ -141,7 +155,7 @@ def _record_pixels(example: schema.Example, px: int) -> image_io.Pixels:
 def _directions(
     extractor: extractors.Extractor, pixels: Sequence[np.ndarray]
 ) -> Directions:
-    """Features of length 1, so that a product is a cosine."""
+    """Returns features of unit length, whose products are cosines."""
     pool = extractor(np.stack(pixels)).pool
     return pool / np.linalg.norm(pool, axis=1, keepdims=True)
 
@@ -149,7 +163,7 @@ def _directions(
 def as_json(
     found: Search, samples: Sequence[picture_folder.Sample]
 ) -> list[dict[str, Any]]:
-    """Each sample with its nearest records, the nearest pair of all first."""
+    """Returns each sample with its nearest records, the nearest pair first."""
     near = found.nearest
     return [
         {
@@ -169,7 +183,7 @@ def as_json(
 
 
 def _order(near: Nearest) -> np.ndarray:
-    """Rows by the similarity of their nearest record, falling."""
+    """Returns the rows by the similarity of their nearest record, descending."""
     return np.argsort(-near.similarity[:, 0], kind="stable")
 
 
@@ -179,7 +193,7 @@ def draw(
     samples: Sequence[picture_folder.Sample],
     source: schema.Source,
 ) -> np.ndarray:
-    """The contact sheet, uint8 (H, W, 3): a row for each of the nearest samples."""
+    """Returns the contact sheet, uint8 (H, W, 3), with the nearest samples in rows."""
     near = found.nearest
     shown = _order(near)[:MAX_ROWS]
     count = min(near.indices.shape[1], found.searched)
@@ -189,14 +203,12 @@ def draw(
         pictures = [_record_pixels(source[int(i)], extractor.px) for i in numbers]
         sample = samples[row]
         rows.append((sample.prompt, [image_io.read_image(sample.file), *pictures]))
-        found_ones = zip(
-            near.similarity[row, :count], near.keys[row, :count], strict=True
-        )
-        notes.append([sample.file.name, *(f"{s:.4f}\n{key}" for s, key in found_ones)])
+        pairs = zip(near.similarity[row, :count], near.keys[row, :count], strict=True)
+        notes.append([sample.file.name, *(f"{s:.4f}\n{key}" for s, key in pairs)])
     section = contact_sheet.Section(
         f"{len(shown)} of {len(samples)} samples, nearest pairs first",
-        "At the left the sample and its file. Underneath each training picture the"
-        f" cosine of {extractor.name} features ({extractor.digest}) and its record.",
+        "The sample and its file are at the left. Below each training picture are the"
+        f" cosine of {extractor.name} features ({extractor.digest}) and the record.",
         ["sample", *(f"nearest {rank + 1}" for rank in range(count))],
         rows,
         notes,

@@ -1,7 +1,7 @@
-"""Arrays in .npz files, read and written some rows at a time.
+"""Reads and writes arrays in .npz files block by block.
 
-numpy alone reads a member of the archive whole; a sample batch of 50,000 pictures of
-256 px would take 10 GB.
+numpy reads a member of the archive whole; a sample batch of 50,000 pictures of 256 px
+would take 10 GB.
 """
 
 from __future__ import annotations
@@ -19,12 +19,12 @@ import numpy as np
 
 from glide_jax.errors import UserError
 
-# What a damaged archive, or something else of that name, raises.
+# Errors of reading a damaged archive, or a file of another kind.
 _BROKEN = (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile, zlib.error)
 
 
 class Streamed(NamedTuple):
-    """An array to be written that is never whole in memory: blocks of its rows."""
+    """An array to write that is never whole in memory: blocks of its rows."""
 
     shape: tuple[int, ...]
     dtype: str
@@ -32,15 +32,20 @@ class Streamed(NamedTuple):
 
 
 class RowReader:
-    """Rows of one array of an archive.
+    """Reads rows of one array of an archive.
 
     Attributes:
-      shape, dtype: Of the whole array.
-      checksum: CRC-32 of its bytes, as the archive tells it.
+      shape: Shape of the whole array.
+      dtype: Its type.
+      checksum: CRC-32 of its bytes, as recorded in the archive.
     """
 
     def __init__(self, path: str | pathlib.Path, name: str):
-        """Raises UserError where the archive or the array cannot be read."""
+        """Opens the array.
+
+        Raises:
+          UserError: The archive or the array cannot be read.
+        """
         self._path, self._name = path, name
         try:
             archive = zipfile.ZipFile(path)
@@ -59,16 +64,16 @@ class RowReader:
             ) from error
         if is_fortran or self.dtype.hasobject or not self.shape:
             raise UserError(
-                f"{path}: array {name} does not lie row by row; save it again by "
+                f"{path}: array {name} is not stored row by row; save it again by "
                 "numpy.savez, from numpy.ascontiguousarray of numbers"
             )
         self._start = self._file.tell()
 
     def rows(self, first: int, stop: int) -> np.ndarray:
-        """Rows first to stop - 1; cheap where they follow those read before.
+        """Returns rows first to stop - 1; cheap if they follow the rows read before.
 
         Raises:
-          UserError: The file is cut off or damaged.
+          UserError: The file is truncated or damaged.
         """
         stop = min(stop, self.shape[0])
         row_bytes = self.dtype.itemsize * int(np.prod(self.shape[1:]))
@@ -79,7 +84,7 @@ class RowReader:
         except _BROKEN as error:
             content, reason = b"", error
         else:
-            reason = "cut off"
+            reason = "truncated"
         if len(content) < size:
             raise UserError(
                 f"{self._path}: rows {first} to {stop} of {self._name} cannot be read "
@@ -92,32 +97,34 @@ class RowReader:
 def read_small(
     path: str | pathlib.Path, but: tuple[str, ...] = ()
 ) -> dict[str, np.ndarray]:
-    """All arrays of an archive but some, whole.
+    """Returns all arrays of an archive except those of the names in `but`.
 
     Raises:
-      UserError: Not an archive of plain arrays.
+      UserError: The file is not an archive of plain arrays.
     """
     with _as_user_error(path), np.load(path, allow_pickle=False) as file:
         if not isinstance(file, np.lib.npyio.NpzFile):
-            raise ValueError("one array, no archive")
+            raise ValueError("one array, not an archive")
         return {name: file[name] for name in file.files if name not in but}
 
 
 def names(path: str | pathlib.Path) -> set[str]:
-    """Names of the arrays in an archive.
+    """Returns the names of the arrays in an archive.
 
     Raises:
-      UserError: Not an archive.
+      UserError: The file is not an archive.
     """
     with _as_user_error(path), zipfile.ZipFile(path) as archive:
         return {name.removesuffix(".npy") for name in archive.namelist()}
 
 
 def digest(path: str | pathlib.Path) -> str:
-    """Names what is in an archive, of any size at once: of the CRC-32 of its arrays.
+    """Returns 12 hexadecimal digits that identify the contents of an archive.
+
+    They derive from the CRC-32 of its arrays, so an archive of any size takes no time.
 
     Raises:
-      UserError: Not an archive.
+      UserError: The file is not an archive.
     """
     with _as_user_error(path), zipfile.ZipFile(path) as archive:
         arrays = sorted((f.filename, f.file_size, f.CRC) for f in archive.infolist())
@@ -126,7 +133,7 @@ def digest(path: str | pathlib.Path) -> str:
 
 @contextlib.contextmanager
 def _as_user_error(path: str | pathlib.Path) -> Iterator[None]:
-    """Raises UserError for what a file that is missing or damaged raises."""
+    """Raises UserError in place of the errors of a missing or damaged file."""
     try:
         yield
     except FileNotFoundError as error:
@@ -138,7 +145,7 @@ def _as_user_error(path: str | pathlib.Path) -> Iterator[None]:
 
 
 def write(path: pathlib.Path, arrays: Mapping[str, Any]) -> None:
-    """Writes an archive as numpy.savez does; it appears under its name when whole.
+    """Writes an archive as numpy.savez does, whole or not at all.
 
     Args:
       path: Ends in .npz.
@@ -155,7 +162,7 @@ def write(path: pathlib.Path, arrays: Mapping[str, Any]) -> None:
                     with archive.open(f"{name}.npy", "w", force_zip64=True) as member:
                         _write_array(member, array)
             file.flush()
-            # Or a machine that goes down may leave the name with nothing in it.
+            # Without fsync a crash of the machine may leave an empty file.
             os.fsync(file.fileno())
         scratch.replace(path)
     except OSError as error:

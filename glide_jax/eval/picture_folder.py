@@ -1,4 +1,4 @@
-"""Lists the pictures of a folder to judge, and says which files it passes over."""
+"""Lists the pictures of a folder, and logs which files are skipped."""
 
 from __future__ import annotations
 
@@ -20,39 +20,39 @@ _UNLISTED = "picture that samples.json does not list"
 
 
 class Listed(NamedTuple):
-    """Files in their order, and a caption for each; None: none, or not for all."""
+    """Picture files in order, and a caption for each; None: not all have one."""
 
     files: list[pathlib.Path]
     captions: list[str] | None
 
 
 def list_pictures(folder: pathlib.Path, name: str) -> Listed:
-    """The pictures of a folder: as samples.json lists them, else all of them.
+    """Lists the pictures of a folder, as samples.json lists them, else all of them.
 
-    All of them are those at any depth, in natural order of their paths. One line tells
-    how many there are and what is passed over.
+    Without samples.json these are the pictures at any depth, in natural order of their
+    paths. One log line states how many there are and what is skipped.
 
     Args:
-      folder: It exists.
-      name: How the user gave it, for lines and errors, e.g. "--images=out".
+      folder: An existing folder.
+      name: The flag as the user gave it, for messages, e.g. "--images=out".
 
     Raises:
-      UserError: No picture; a samples.json that `glide sample` did not write, or that
-          lists a picture that is not there.
+      UserError: There is no picture, or samples.json was not written by `glide sample`
+        or lists a picture that is missing.
     """
     if (folder / output_folder.RECORD).is_file():
         return _listed_by_record(folder, name)
     listing = picture_listing.list_files(folder)
-    passed_over = collections.Counter(listing.passed_over)
-    passed_over[picture_listing.UNKNOWN_SUFFIX] += len(listing.others)
+    skipped = collections.Counter(listing.passed_over)
+    skipped[picture_listing.UNKNOWN_SUFFIX] += len(listing.others)
     if not listing.pictures:
         suffixes = ", ".join(sorted(picture_files.SUFFIXES))
         raise UserError(
-            f"{name} holds no pictures ({suffixes}){_described(passed_over)}; name a"
-            " folder of some, or a .npz file"
+            f"{name} has no pictures ({suffixes}){_described(skipped)}; name a folder"
+            " of pictures, or a .npz file"
         )
     used = f"{wording.counted(len(listing.pictures), 'picture')} in natural order"
-    _log_skipped(name, used, passed_over)
+    _log_skipped(name, used, skipped)
     return Listed(listing.pictures, None)
 
 
@@ -65,35 +65,35 @@ def _listed_by_record(folder: pathlib.Path, name: str) -> Listed:
         captions = [entry["prompt"] for entry in entries]
     except (OSError, ValueError, LookupError, TypeError) as error:
         raise UserError(
-            f"{path} is not what glide sample writes; remove it, and the pictures are"
-            " read in natural order of their names"
+            f"{path} is not a record of glide sample; remove it to read the pictures"
+            " in natural order of their names"
         ) from error
     check_files(folder, record, name)
-    # Of a blend no single caption is the right one.
+    # The prompt of a blend is not one caption.
     has_all = all(isinstance(text, str) for text in captions)
     return Listed(files, captions if has_all else None)
 
 
 def check_files(folder: pathlib.Path, record: dict[str, Any], name: str) -> None:
-    """Tells in one line which files of a folder its samples.json does not list.
+    """Logs which files of a folder its samples.json does not list.
 
-    Another line tells of a run that was not finished.
+    A warning states that a run was not finished.
 
     Args:
-      folder: It exists.
-      record: What samples.json holds, with "images".
+      folder: An existing folder.
+      record: The contents of samples.json, with "images".
       name: As in `list_pictures`.
 
     Raises:
-      UserError: It lists no picture, or one that is not there.
+      UserError: It lists no picture, or one that is missing.
     """
     entries = record["images"]
     listed = [entry["file"] for entry in entries]
-    gone = [file for file in listed if not (folder / file).is_file()]
-    if gone or not listed:
+    missing = [file for file in listed if not (folder / file).is_file()]
+    if missing or not listed:
         what = (
-            f"{wording.counted(len(gone), 'missing picture')}, e.g. {gone[0]}"
-            if gone
+            f"{wording.counted(len(missing), 'missing picture')}, e.g. {missing[0]}"
+            if missing
             else "no picture"
         )
         raise UserError(f"{name}: samples.json lists {what}; draw the samples again")
@@ -105,42 +105,42 @@ def check_files(folder: pathlib.Path, record: dict[str, Any], name: str) -> None
         )
     listing = picture_listing.list_files(folder)
     unique = set(listed)
-    known = dict.fromkeys(output_folder.SHEETS, _SHEET)
+    known: dict[str, str] = dict.fromkeys(output_folder.SHEETS, _SHEET)
     known |= {e["base_file"]: _SMALL for e in entries if "base_file" in e}
-    passed_over = collections.Counter(listing.passed_over)
+    skipped = collections.Counter(listing.passed_over)
     for path in listing.pictures:
         file = path.relative_to(folder).as_posix()
         if file not in unique:
-            passed_over[known.get(file, _UNLISTED)] += 1
+            skipped[known.get(file, _UNLISTED)] += 1
     others = [p for p in listing.others if p != folder / output_folder.RECORD]
-    passed_over[picture_listing.UNKNOWN_SUFFIX] += len(others)
+    skipped[picture_listing.UNKNOWN_SUFFIX] += len(others)
     used = f"{wording.counted(len(listed), 'picture')} that samples.json lists"
-    _log_skipped(name, used, passed_over)
+    _log_skipped(name, used, skipped)
 
 
-def _log_skipped(name: str, used: str, passed_over: Mapping[str, int]) -> None:
-    logging.info("%s: %s%s", name, used, _described(passed_over))
+def _log_skipped(name: str, used: str, skipped: Mapping[str, int]) -> None:
+    logging.info("%s: %s%s", name, used, _described(skipped))
 
 
-def _described(passed_over: Mapping[str, int]) -> str:
-    text = picture_listing.describe(passed_over)
+def _described(skipped: Mapping[str, int]) -> str:
+    text = picture_listing.describe(skipped)
     return f"; {text}" if text else ""
 
 
 class Sample(NamedTuple):
-    """One picture: its file, and the prompt it was drawn from."""
+    """One picture: its file, and its prompt."""
 
     file: pathlib.Path
     prompt: str
 
 
 def read(path: str) -> list[Sample]:
-    """The pictures that samples.json lists, in its order; at least one.
+    """Returns the pictures that samples.json lists, in its order; at least one.
 
-    A blend of several prompts is one text: `0.7 a corgi + 0.3 a cat`.
+    The prompt of a blend is one text: `0.7 a corgi + 0.3 a cat`.
 
     Raises:
-      UserError: no samples.json, not one of ours, or a picture is gone.
+      UserError: samples.json is missing or invalid, or a picture is missing.
     """
     folder = pathlib.Path(path)
     remedy = "name a folder that `glide sample` wrote"
@@ -170,12 +170,12 @@ def read(path: str) -> list[Sample]:
 
 
 def names_of(paths: Sequence[str]) -> list[str]:
-    """A short name for each folder: what tells its path from the others.
+    """Returns a short name for each folder, from the parts in which paths differ.
 
-    out/cfg/samples and out/clip/samples are cfg and clip.
+    The names of out/cfg/samples and out/clip/samples are cfg and clip.
 
     Raises:
-      UserError: one folder given twice.
+      UserError: A folder is given twice.
     """
     parts = [pathlib.Path(path).resolve().parts for path in paths]
     if len(set(parts)) < len(parts):

@@ -1,7 +1,7 @@
-"""The pictures that are judged, by index: drawn ones, saved ones or real ones.
+"""Sets of pictures to evaluate, by index: drawn, saved or real ones.
 
-Each kind answers `read(first, stop)`, so that any number of them passes through memory
-a few at a time, and work that was cut off goes on at any index.
+Each class has `read(first, stop)`, so that pictures pass through memory in batches, and
+an interrupted evaluation continues at any index.
 """
 
 from __future__ import annotations
@@ -26,12 +26,12 @@ _ATTEMPTS = 100
 
 
 class PictureBatch(NamedTuple):
-    """Some pictures; a record that cannot be read is left out.
+    """Some pictures; records that cannot be read are left out.
 
     Attributes:
-      indices: (n,) int64, each picture's number.
+      indices: (n,) int64, the index of each picture.
       pixels: uint8 (n, px, px, 3).
-      captions: n of them, or None.
+      captions: n captions, or None.
     """
 
     indices: np.ndarray
@@ -63,7 +63,7 @@ class PictureSet(Protocol):
 
 
 class Drawn:
-    """What a cascade draws of captions: picture i is `first_index` + i of the seed."""
+    """Pictures that a cascade draws; picture i is `first_index` + i of the seed."""
 
     has_captions = True
 
@@ -74,17 +74,17 @@ class Drawn:
         options: dict[str, Any],
         bundles: dict[str, Any],
     ):
-        """`options` are those of `Glide.sample`, `bundles` what names the models.
+        """Takes the options of `Glide.sample` and the digests of the models.
 
         Raises:
-          UserError: An option that is unknown or out of range.
+          UserError: An option is unknown or out of range.
         """
         chosen = settings.make_options(options)
         self._models, self.captions, self._options = models, prompts, dict(options)
         self._first = self._options.pop("first_index", 0)
         self.count, self.px = len(prompts), models.image_px
         self.record = {
-            # How many at once changes no picture.
+            # The batch size changes no picture.
             **{k: v for k, v in options.items() if k != "batch_size"},
             "base": dataclasses.asdict(chosen.base(models.base.config.sample)),
             "compute_dtype": models.base.config.model.compute_dtype,
@@ -93,19 +93,23 @@ class Drawn:
         }
 
     def read(self, first: int, stop: int) -> PictureBatch:
-        """Draws them."""
-        asked = list(self.captions[first:stop])
-        # With several candidates of each, an index for every one of them.
+        """Draws the pictures."""
+        prompts = list(self.captions[first:stop])
+        # Every candidate has an index of its own.
         start = self._first + first * self._options.get("candidates", 1)
-        drawn = self._models.sample(asked, first_index=start, **self._options).images
-        return PictureBatch(_numbers(first, len(drawn)), drawn, asked)
+        drawn = self._models.sample(prompts, first_index=start, **self._options).images
+        return PictureBatch(_numbers(first, len(drawn)), drawn, prompts)
 
 
 class Saved:
     """The pictures of a sample batch, array arr_0 of a .npz file (N, px, px, 3)."""
 
     def __init__(self, path: str | pathlib.Path, prompts: Sequence[str] | None = None):
-        """Raises UserError for another kind of array or another number of prompts."""
+        """Opens the file.
+
+        Raises:
+          UserError: The array is not of pictures, or the number of prompts differs.
+        """
         self._reader = npz_files.RowReader(path, "arr_0")
         shape, dtype = self._reader.shape, self._reader.dtype
         if len(shape) != 4 or shape[1] != shape[2] or shape[3] != 3 or dtype != "uint8":
@@ -120,20 +124,20 @@ class Saved:
             "images": str(path),
             "count": self.count,
             "pixels": self._reader.checksum,
-            "captions": digest_of(prompts),
+            "captions": None if prompts is None else digest_of(prompts),
         }
 
     def read(self, first: int, stop: int) -> PictureBatch:
-        """Reads them."""
+        """Reads the pictures."""
         pixels = self._reader.rows(first, stop)
-        asked = None if self.captions is None else list(self.captions[first:stop])
-        return PictureBatch(_numbers(first, len(pixels)), pixels, asked)
+        prompts = None if self.captions is None else list(self.captions[first:stop])
+        return PictureBatch(_numbers(first, len(pixels)), pixels, prompts)
 
 
 class Folder:
     """Picture files in natural order of their names, or as samples.json lists them.
 
-    Files of `glide sample` bring their captions along.
+    Files of `glide sample` have captions.
     """
 
     def __init__(
@@ -142,46 +146,48 @@ class Folder:
         prompts: Sequence[str] | None,
         flag: str = "--images",
     ):
-        """`flag` names the folder in lines of output and errors.
+        """Lists the files; `flag` names the folder in messages.
 
         Raises:
-          UserError: No pictures, not square, or another number of prompts.
+          UserError: There are no pictures, they are not square, or the number of
+            prompts differs.
         """
         folder = pathlib.Path(folder)
-        self._files, found = picture_folder.list_pictures(folder, f"{flag}={folder}")
+        self._files, own = picture_folder.list_pictures(folder, f"{flag}={folder}")
         check_prompts(prompts, len(self._files), folder)
-        self.captions = found if prompts is None else prompts
+        self.captions = own if prompts is None else prompts
         self.count, self.has_captions = len(self._files), self.captions is not None
         self.px = image_io.read_image(self._files[0]).shape[0]
         self.record = {
             "images": str(folder),
             "files": _stamp_of(self._files),
-            "captions": digest_of(self.captions),
+            "captions": None if self.captions is None else digest_of(self.captions),
         }
 
     def read(self, first: int, stop: int) -> PictureBatch:
-        """Reads them.
+        """Reads the pictures.
 
         Raises:
-          UserError: A picture of another size than the first.
+          UserError: A picture has another size than the first.
         """
-        found = []
+        pictures = []
         for path in self._files[first:stop]:
-            found.append(image_io.read_image(path))
-            if found[-1].shape[:2] != (self.px, self.px):
-                height, width = found[-1].shape[:2]
+            pictures.append(image_io.read_image(path))
+            height, width = pictures[-1].shape[:2]
+            if (height, width) != (self.px, self.px):
                 raise UserError(
                     f"{path} is {width} x {height}, the first picture {self.px} high; "
-                    "all have to be square and of one size"
+                    "give square pictures of one size"
                 )
-        asked = None if self.captions is None else list(self.captions[first:stop])
-        return PictureBatch(_numbers(first, len(found)), np.stack(found), asked)
+        prompts = None if self.captions is None else list(self.captions[first:stop])
+        indices = _numbers(first, len(pictures))
+        return PictureBatch(indices, np.stack(pictures), prompts)
 
 
 class Real:
     """The pictures of a data source in its order: centre crop, never mirrored.
 
-    Without `captions_required` a picture that has no caption is one of them, too.
+    Without `captions_required` pictures without a caption are included.
     """
 
     captions = None
@@ -194,10 +200,10 @@ class Real:
         *,
         captions_required: bool = True,
     ):
-        """The validation split, where there are splits; the first `most` of it.
+        """Opens the first `most` records of the validation split, if there are splits.
 
         Raises:
-          UserError: As `sources.open_source`; a source without records.
+          UserError: The source cannot be opened, or has no records.
         """
         source = sources.open_source(
             spec, split="validation", captions_required=captions_required
@@ -210,14 +216,14 @@ class Real:
         )
         self.count = len(source) if most is None else min(most, len(source))
         if not self.count:
-            raise UserError(f"{spec} holds no records; check its path")
+            raise UserError(f"{spec} has no records; check its path")
         self.px = px
         self.record = {"source": spec, "count": self.count, "px": px}
         self.record["files"] = _stamp_of_source(spec)
 
     def read(self, first: int, stop: int) -> PictureBatch:
-        """Decodes them; a bad record is left out."""
-        indices, pixels, found = [], [], []
+        """Decodes the pictures; bad records are left out."""
+        indices, pixels, captions = [], [], []
         for index in range(first, min(stop, self.count)):
             try:
                 example = self._source[index]
@@ -227,11 +233,13 @@ class Real:
                 continue
             indices.append(index)
             pixels.append(picture)
-            found.append(example.caption)
-        shown = np.array(pixels, np.float32).reshape(-1, self.px, self.px, 3)
-        numbers = np.array(indices, np.int64)
-        texts = found if self.has_captions else None
-        return PictureBatch(numbers, image_io.to_pixels(shown), texts)
+            captions.append(example.caption)
+        images = np.array(pixels, np.float32).reshape(-1, self.px, self.px, 3)
+        return PictureBatch(
+            np.array(indices, np.int64),
+            image_io.to_pixels(images),
+            captions if self.has_captions else None,
+        )
 
 
 def open_saved(
@@ -241,23 +249,23 @@ def open_saved(
     px: int | None = None,
     most: int | None = None,
 ) -> PictureSet:
-    """What --images names: a .npz file, a folder, or a data source.
+    """Opens what --images names: a .npz file, a folder, or a data source.
 
     Args:
-      spec: The name.
-      prompts: One for each picture, where they are known.
+      spec: The value of --images.
+      prompts: One for each picture, if known.
       px: The side at which a source is read.
-      most: The most pictures of a source; None: all.
+      most: The maximum number of pictures of a source; None: all.
 
     Raises:
-      UserError: None of them; a source without `px`, or with prompts; files with
-          `px` or `most`.
+      UserError: `spec` is none of these; a source has no `px`, or has prompts; files
+        have `px` or `most`.
     """
     is_source = spec.partition(":")[0] in {k.partition(":")[0] for k in sources.KINDS}
     if not is_source and (px or most):
         raise UserError(
-            f"--images={spec} has pictures of its own size and number; --px and "
-            "--num_images are for data sources, leave them out"
+            f"--images={spec} is not a data source, which --px and --num_images need; "
+            "leave them out"
         )
     if not is_source:
         spec = paths.local_text(spec, "--images")
@@ -266,7 +274,7 @@ def open_saved(
         if spec.endswith(".npz"):
             return Saved(spec, prompts)
         raise UserError(
-            f"--images={spec} is no .npz file, folder or data source; name one"
+            f"--images={spec} is not a .npz file, a folder or a data source; name one"
         )
     if not px:
         raise UserError(
@@ -274,31 +282,31 @@ def open_saved(
         )
     if prompts is not None:
         raise UserError(
-            f"--images={spec} has captions of its own; leave out the prompts"
+            f"--images={spec} has its own captions; leave out --prompt_file"
         )
     return Real(spec, px, most)
 
 
 def captions_of(spec: str, count: int) -> list[str]:
-    """`count` captions spread over a source's validation split, which it may repeat.
+    """Returns `count` captions spread over a source's validation split.
 
-    One that cannot be used is replaced by the next that can.
+    They repeat if the split is smaller. A caption that cannot be used is replaced by
+    the next that can.
 
     Raises:
-      UserError: As `sources.open_source`; a hundred in a row that cannot be used.
+      UserError: The source cannot be opened, or a hundred captions in a row cannot be
+        used.
     """
     source = sources.open_source(spec, split="validation")
     size = len(source)
     if not size:
-        raise UserError(f"{spec} holds no records; check its path")
+        raise UserError(f"{spec} has no records; check its path")
     spread = [i * size // count if count <= size else i % size for i in range(count)]
     return [_caption_at(source, spec, start) for start in spread]
 
 
-def digest_of(lines: Sequence[str] | None) -> str | None:
-    """Names a list of texts in a few letters."""
-    if lines is None:
-        return None
+def digest_of(lines: Sequence[str]) -> str:
+    """Returns the number of texts and 12 hexadecimal digits that identify them."""
     text = json.dumps(list(lines), ensure_ascii=False)
     return f"{len(lines)}:{hashlib.sha256(text.encode()).hexdigest()[:12]}"
 
@@ -306,16 +314,17 @@ def digest_of(lines: Sequence[str] | None) -> str | None:
 def check_prompts(
     prompts: Sequence[str] | None, count: int, where: str | pathlib.Path
 ) -> None:
-    """Raises UserError unless there is a prompt for each picture, or none at all."""
+    """Raises UserError unless there are no prompts, or one for each picture."""
     if prompts is not None and len(prompts) != count:
         raise UserError(
-            f"{where} holds {wording.counted(count, 'picture')} and there are"
+            f"{where} has {wording.counted(count, 'picture')} and there are"
             f" {wording.counted(len(prompts), 'prompt')}; give one for each, in the"
             " order of the pictures"
         )
 
 
 def _caption_at(source: schema.Source, spec: str, start: int) -> str:
+    last = None
     for index in range(start, start + _ATTEMPTS):
         try:
             example = source[index % len(source)]
@@ -325,6 +334,7 @@ def _caption_at(source: schema.Source, spec: str, start: int) -> str:
             bad_records.log_left_out(bad_records.bad_at(start, index, bad))
         else:
             return example.caption
+    assert last is not None
     raise UserError(
         f"{spec}: {_ATTEMPTS} records in a row have no usable caption (the last: "
         f"{last.key}: {last.reason}); check the data"
@@ -332,22 +342,22 @@ def _caption_at(source: schema.Source, spec: str, start: int) -> str:
 
 
 def _stamp_of(files: Sequence[pathlib.Path]) -> str:
-    """Names files as they are: another size or time of change, another stamp.
+    """Returns a digest of the names, sizes and modification times of files.
 
     Raises:
-      UserError: One is gone, or may not be read.
+      UserError: A file cannot be read.
     """
     try:
-        found = [(path.name, path.stat()) for path in files]
+        stats = [(path.name, path.stat()) for path in files]
     except OSError as error:
         raise UserError(
             f"{error.filename} cannot be read ({error.strerror}); check the folder"
         ) from error
-    return digest_of([f"{name} {s.st_size} {s.st_mtime_ns}" for name, s in found])
+    return digest_of([f"{name} {s.st_size} {s.st_mtime_ns}" for name, s in stats])
 
 
 def _stamp_of_source(spec: str) -> str | None:
-    """Of a source's files; None: drawn by the program, or a data set of one version."""
+    """Returns the stamp of a source's files; None if it has no files of its own."""
     files = sources.list_files(spec, split="validation")
     return None if files is None else _stamp_of(files)
 

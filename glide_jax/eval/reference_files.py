@@ -1,16 +1,15 @@
-"""Reference batches: what real pictures look like to an extractor, in one file.
+"""Reference batches: features of real pictures, in one file.
 
-arr_0            uint8 (N, px, px, 3); ours only where asked for
+arr_0            uint8 (N, px, px, 3); in ours only if requested
 mu, sigma        mean (d,) and covariance (d, d) of the pool features, float64
-mu_s, sigma_s    of the spatial features, where the extractor has them
-pool             float32 (N, d), ours: what KID, precision and recall compare
-glide_jax        text, ours: a JSON object that names extractor, px, source and protocol
+mu_s, sigma_s    of the spatial features, if the extractor has them
+pool             float32 (N, d), only in ours: for KID, precision and recall
+glide_jax        text, only in ours: JSON with extractor, px, source and protocol
 
-OpenAI's evaluator reads such a file, and takes mu, sigma, mu_s and sigma_s from it as
-statistics of its own features. So they have these names only for `inception_tf1`, whose
-features are the evaluator's. Of another extractor they are EXTRACTOR_mu and so on, and
-the evaluator computes statistics of arr_0. Files of an earlier version have mu and
-sigma for every extractor; their record tells which one.
+OpenAI's evaluator reads such a file, and takes mu, sigma, mu_s and sigma_s as
+statistics of its own features. So only `inception_tf1`, whose features are the
+evaluator's, has these names. Those of another extractor are EXTRACTOR_mu and so on, and
+the evaluator computes its own statistics of arr_0.
 
 The paper's protocol (GLIDE, appendix A.2): the whole validation set, centre-cropped.
 """
@@ -41,20 +40,20 @@ RECORD = "glide_jax"
 PROTOCOL = "centre crop"
 _STATISTICS = ("mu", "sigma", "mu_s", "sigma_s")
 _EVALUATORS = "inception_tf1"
-# Whose statistics a file without a record holds: OpenAI's evaluator writes spatial ones
-# and resizes as TensorFlow 1 did, pytorch-fid writes none.
-_THEIRS = {True: _EVALUATORS, False: "inception"}
+# The extractor of a file without a record, by whether it has spatial statistics:
+# OpenAI's evaluator writes them and resizes as TensorFlow 1 did, pytorch-fid does not.
+_FOREIGN = {True: _EVALUATORS, False: "inception"}
 
 
 @dataclasses.dataclass(frozen=True)
 class Reference:
-    """Real pictures as an extractor sees them.
+    """Features of real pictures.
 
     Attributes:
-      pool: Of the pool features.
-      spatial: Of the spatial ones; None: the file has none.
+      pool: Statistics of the pool features.
+      spatial: Statistics of the spatial features; None: the file has none.
       rows: Pool features (N, d) themselves; None: the file has statistics only.
-      record: What the file says of itself, with its path and `npz_files.digest`.
+      record: The file's own record, with its path and `npz_files.digest`.
     """
 
     pool: running_stats.Gaussian
@@ -72,57 +71,65 @@ def build(
     batch_size: int,
     on_batch: feature_passes.OnBatch,
 ) -> dict[str, Any]:
-    """Writes a reference of all the pictures; cut off, it goes on where it was.
+    """Writes a reference of all pictures; an interrupted call continues.
+
+    Args:
+      pictures: The real pictures.
+      extractor: Extracts their features.
+      path: The file to write.
+      keep_images: Whether to store the pictures, too.
+      batch_size: Pictures at once.
+      on_batch: Called with the number of pictures of each batch.
 
     Returns:
       The record in the file.
 
     Raises:
-      UserError: Fewer than two pictures that can be read, work begun with other
-          settings, or a file that cannot be written.
+      UserError: Fewer than two pictures can be read, an interrupted call had other
+        settings, or the file cannot be written.
     """
-    asked = {
+    settings = {
         "extractor": extractor.name,
         "digest": extractor.digest,
         "px": pictures.px,
         "protocol": PROTOCOL,
         **pictures.record,
     }
-    kept = feature_cache.FeatureCache(
-        path.with_name(f"{path.name}.parts"), {**asked, "keep_images": keep_images}
+    cache = feature_cache.FeatureCache(
+        path.with_name(f"{path.name}.parts"), {**settings, "keep_images": keep_images}
     )
-    judges = feature_passes.Networks(
+    networks = feature_passes.Networks(
         extractor, keep_pixels=pictures.count if keep_images else 0
     )
     feature_passes.collect(
-        pictures, judges, kept, batch_size=batch_size, on_batch=on_batch
+        pictures, networks, cache, batch_size=batch_size, on_batch=on_batch
     )
-    pool = kept.gaussian("pool")
+    pool = cache.gaussian("pool")
     name = extractor.name
     record = {
-        **asked,
+        **settings,
         "count": pool.count,
         "unreadable": pictures.count - pool.count,
     }
     arrays: dict[str, Any] = {RECORD: np.array(json.dumps(record))}
     arrays |= {_own("mu", name): pool.mu, _own("sigma", name): pool.sigma}
-    if kept.has("spatial"):
-        spatial = kept.gaussian("spatial")
+    if cache.has("spatial"):
+        spatial = cache.gaussian("spatial")
         arrays |= {_own("mu_s", name): spatial.mu, _own("sigma_s", name): spatial.sigma}
     rows = (pool.count, len(pool.mu))
-    arrays["pool"] = npz_files.Streamed(rows, "float32", kept.blocks("pool"))
+    arrays["pool"] = npz_files.Streamed(rows, "float32", cache.blocks("pool"))
     if keep_images:
-        arrays["arr_0"] = streamed_pixels(kept, pool.count, pictures.px)
+        arrays["arr_0"] = streamed_pixels(cache, pool.count, pictures.px)
     npz_files.write(path, arrays)
-    kept.remove()
+    cache.remove()
     return record
 
 
 def streamed_pixels(
-    kept: feature_cache.FeatureCache, count: int, px: int
+    cache: feature_cache.FeatureCache, count: int, px: int
 ) -> npz_files.Streamed:
-    """The pictures that were kept, as arr_0 of a file."""
-    return npz_files.Streamed((count, px, px, 3), "uint8", kept.blocks("pixels"))
+    """Returns the stored pictures, as arr_0 of a file."""
+    return npz_files.Streamed((count, px, px, 3), "uint8", cache.blocks("pixels"))
 
 
 def read(
@@ -132,30 +139,36 @@ def read(
     *,
     batch_size: int = extractors.BATCH_SIZE,
 ) -> Reference:
-    """A reference that was made for this extractor, of pictures of this size.
+    """Reads a reference of this extractor, of pictures of this size.
 
-    Where a file has pictures and lacks features, the extractor looks at the pictures.
+    If the file has pictures and lacks features, these are extracted.
+
+    Args:
+      path: The file, ours or another one of this layout.
+      extractor: The extractor of the compared pictures.
+      px: Side of the compared pictures.
+      batch_size: Pictures at once.
 
     Raises:
-      UserError: Not such a file; another resolution; another extractor, by name or
-          by digest, and no pictures to look at anew.
+      UserError: The file is invalid, of another resolution, or of another extractor,
+        by name or by digest, without pictures.
     """
     path = paths.local_text(path, "reference")
     names = npz_files.names(path)
     arrays = npz_files.read_small(path, but=("arr_0",))
     record = _record(path, arrays)
-    arrays = _plainly_named(arrays, record["extractor"])
+    arrays = _rename_statistics(arrays, record["extractor"])
     images = picture_sets.Saved(path) if "arr_0" in names else None
     _check_px(path, images.px if images else record.get("px"), px)
-    is_ours = _is_of(record, extractor)
-    if not is_ours and images is None:
+    is_current = _is_of(record, extractor)
+    if not is_current and images is None:
         raise UserError(
-            f"{path} was made with {_named(record)} and features are "
-            f"{extractor.name} {extractor.digest}; build one with these: glide "
-            "evaluate reference"
+            f"{path} was made with {_named(record)} and --features are "
+            f"{extractor.name} {extractor.digest}; build another by glide evaluate "
+            "reference"
         )
-    if images is not None and (not is_ours or "pool" not in arrays):
-        return _looked_at(images, extractor, batch_size, arrays, record, is_ours)
+    if images is not None and (not is_current or "pool" not in arrays):
+        return _extract_all(images, extractor, batch_size, arrays, record, is_current)
     return Reference(
         _gaussian(path, arrays, "mu", "sigma", record),
         _gaussian(path, arrays, "mu_s", "sigma_s", record)
@@ -166,24 +179,26 @@ def read(
     )
 
 
-def _looked_at(
+def _extract_all(
     images: picture_sets.Saved,
     extractor: extractors.Extractor,
     batch_size: int,
     arrays: dict[str, np.ndarray],
     record: dict[str, Any],
-    is_ours: bool,
+    is_current: bool,
 ) -> Reference:
-    """Features of the pictures; statistics of the file's own where they are ours."""
-    rows, pool, spatial = [], None, None
+    """Extracts the features of the pictures; the file's own statistics are kept."""
+    rows, spatial_moments = [], None
     for first in range(0, images.count, batch_size):
-        seen = extractor(images.read(first, first + batch_size).pixels)
-        rows.append(seen.pool)
-        pool = pool or running_stats.RunningMoments(seen.pool.shape[1])
-        pool.add(seen.pool)
-        if seen.spatial is not None:
-            spatial = spatial or running_stats.RunningMoments(seen.spatial.shape[1])
-            spatial.add(seen.spatial)
+        features = extractor(images.read(first, first + batch_size).pixels)
+        rows.append(features.pool)
+        if features.spatial is not None:
+            width = features.spatial.shape[1]
+            spatial_moments = spatial_moments or running_stats.RunningMoments(width)
+            spatial_moments.add(features.spatial)
+    moments = running_stats.RunningMoments(rows[0].shape[1])
+    for block in rows:
+        moments.add(block)
     path = record["path"]
     record = {
         **record,
@@ -191,34 +206,36 @@ def _looked_at(
         "digest": extractor.digest,
         "count": images.count,
     }
-    pool, spatial = pool.gaussian(), spatial and spatial.gaussian()
-    if is_ours and "mu" in arrays:
+    pool = moments.gaussian()
+    spatial = spatial_moments.gaussian() if spatial_moments else None
+    if is_current and "mu" in arrays:
         # The evaluator compares with the statistics in the file.
         pool = _gaussian(path, arrays, "mu", "sigma", {})
-    if is_ours and "mu_s" in arrays:
+    if is_current and "mu_s" in arrays:
         spatial = _gaussian(path, arrays, "mu_s", "sigma_s", {})
     return Reference(pool, spatial, np.concatenate(rows), record)
 
 
 def _own(name: str, extractor: str) -> str:
-    """The name of a statistic of this extractor's features in a file."""
+    """Returns the name in a file of a statistic of this extractor's features."""
     return name if extractor == _EVALUATORS else f"{extractor}_{name}"
 
 
-def _plainly_named(
+def _rename_statistics(
     arrays: Mapping[str, np.ndarray], extractor: str | None
 ) -> dict[str, np.ndarray]:
-    """The arrays, with the statistics of this extractor as mu, sigma and so on."""
+    """Renames the statistics of this extractor to mu, sigma and so on."""
     plain = {_own(name, str(extractor)): name for name in _STATISTICS}
     return {plain.get(name, name): array for name, array in arrays.items()}
 
 
 def _record(path: str | pathlib.Path, arrays: dict[str, np.ndarray]) -> dict[str, Any]:
-    """What the file says of itself; of a foreign one what can be told."""
+    """Returns the record of a file; that of another program's file is derived."""
     file = {"path": str(path), "file_digest": npz_files.digest(path)}
     if RECORD not in arrays:
-        theirs = _THEIRS["mu_s" in arrays] if "mu" in arrays else None
+        theirs = _FOREIGN["mu_s" in arrays] if "mu" in arrays else None
         return {**file, "extractor": theirs}
+    record: dict[str, Any] = {}
     try:
         record = dict(json.loads(str(arrays[RECORD])))
         is_whole = isinstance(record["extractor"], str)
@@ -227,7 +244,7 @@ def _record(path: str | pathlib.Path, arrays: dict[str, np.ndarray]) -> dict[str
         is_whole = False
     if not is_whole:
         raise UserError(
-            f"{path}: its record {RECORD} is not what glide evaluate reference writes; "
+            f"{path}: its record {RECORD} is not one of glide evaluate reference; "
             "build it again"
         )
     return {**record, **file}
@@ -236,13 +253,13 @@ def _record(path: str | pathlib.Path, arrays: dict[str, np.ndarray]) -> dict[str
 def _check_px(path: str | pathlib.Path, theirs: int | None, ours: int) -> None:
     if theirs is not None and theirs != ours:
         raise UserError(
-            f"{path} is of {theirs} px pictures and these are {ours} px; build one "
+            f"{path} is of pictures of {theirs} px, not {ours} px; build one "
             f"with glide evaluate reference --px={ours}"
         )
 
 
 def _is_of(record: dict[str, Any], extractor: extractors.Extractor) -> bool:
-    # A foreign file names no digest: there is one Inception of this field.
+    # Files of other programs have no digest; all use the same Inception.
     return record["extractor"] == extractor.name and record.get("digest") in (
         None,
         extractor.digest,
@@ -263,8 +280,8 @@ def _gaussian(
     mu, sigma = arrays.get(mean), arrays.get(covariance)
     if mu is None or sigma is None or sigma.shape != (*mu.shape, *mu.shape):
         raise UserError(
-            f"{path} lacks {mean} and {covariance} of one size, and pictures to make "
-            "them of (arr_0); give a reference batch or a sample batch"
+            f"{path} lacks {mean} and {covariance} of one size, and pictures (arr_0) "
+            "to compute them; give a reference batch or a sample batch"
         )
     is_number = mu.ndim == 1 and mu.dtype.kind == sigma.dtype.kind == "f"
     if not is_number or not (np.isfinite(mu).all() and np.isfinite(sigma).all()):
@@ -279,18 +296,18 @@ def _gaussian(
 def open_pictures(
     spec: str, px: int, most: int | None = None
 ) -> picture_sets.PictureSet:
-    """The pictures of a data source, a folder or a .npz file.
+    """Opens the pictures of a data source, a folder or a .npz file.
 
-    A folder is read as the source folder:DIR; one of `glide sample`, with samples.json,
-    as that lists its pictures. No picture needs a caption.
+    A folder is read as the source folder:DIR, one of `glide sample` as its samples.json
+    lists the pictures. Captions are not needed.
 
     Args:
-      spec: The name.
+      spec: The value of --source.
       px: The side of the pictures; those of a file are not resized.
-      most: The first so many; None: all.
+      most: The maximum number of pictures; None: all.
 
     Raises:
-      UserError: None of them, or pictures of another side.
+      UserError: `spec` is none of these, or the pictures have another side.
     """
     if spec.partition(":")[0] in {kind.partition(":")[0] for kind in sources.KINDS}:
         return picture_sets.Real(spec, px, most, captions_required=False)
@@ -303,14 +320,14 @@ def open_pictures(
             f"path, or one of {', '.join(sources.KINDS)}"
         )
     if place.is_dir():
-        found = picture_sets.Folder(place, None, "--source")
+        pictures = picture_sets.Folder(place, None, "--source")
     else:
-        found = picture_sets.Saved(place)
-    if found.px != px:
+        pictures = picture_sets.Saved(place)
+    if pictures.px != px:
         raise UserError(
-            f"--source={spec} holds pictures of {found.px} px and --px={px}; they are "
-            f"not resized, give --px={found.px}"
+            f"--source={spec} has pictures of {pictures.px} px, not of --px={px}; they "
+            f"are not resized, give --px={pictures.px}"
         )
-    found.count = min(found.count, most or found.count)
-    found.record = {**found.record, "count": found.count}
-    return found
+    pictures.count = min(pictures.count, most or pictures.count)
+    pictures.record = {**pictures.record, "count": pictures.count}
+    return pictures

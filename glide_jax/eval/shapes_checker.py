@@ -1,10 +1,10 @@
-"""Reads colour, shape and ground back out of one-object pictures of the embedded set.
+"""Reads colour, shape and ground from one-object pictures of the embedded data set.
 
-The reader must also judge a model's own samples, whose edges are soft, whose colours
-are tinted and whose flat areas are noisy. So it decides nothing by a single pixel: the
-background is the median of the border, the colour the median of the object's inside,
-and the shape is the template whose soft overlap with the object's mask is best once
-both have the same centre of mass.
+It must also read a model's samples, whose edges are soft, whose colours are tinted and
+whose flat areas are noisy, so no decision depends on a single pixel: the background is
+the median of the border, the colour is the median of the object's inside, and the shape
+is the template with the largest soft overlap with the object's mask, at the same centre
+of mass.
 """
 
 from __future__ import annotations
@@ -16,14 +16,14 @@ import numpy as np
 from glide_jax.data import shapes_world
 from glide_jax.errors import UserError
 
-# Mean RGB distance below which the picture is taken to show no object at all.
+# Mean RGB distance below which the picture counts as showing no object.
 MIN_CONTRAST = 40.0
 # Shapes are compared at no more than this side; more pixels cost time, not accuracy.
 MATCH_PX = 32
 # Template diameters as multiples of the one with the mask's own area.
 SCALES = (0.9, 1.0, 1.1)
-# Area of each shape as a fraction of its bounding square, and how far its centre of
-# mass lies below the square's centre, as a fraction of the side.
+# Area of each shape as a fraction of its bounding square, and the offset of its centre
+# of mass below the square's centre, as a fraction of the side.
 _AREA = {
     "circle": np.pi / 4,
     "square": 1.0,
@@ -34,7 +34,7 @@ _MASS_BELOW_CENTRE = {"circle": 0.0, "square": 0.0, "triangle": 1 / 6, "cross": 
 
 
 class SeenScene(NamedTuple):
-    """What a picture shows, in the words of the captions; "none" without an object."""
+    """The content of a picture in the captions' words; "none" without an object."""
 
     colour: str
     shape: str
@@ -42,13 +42,13 @@ class SeenScene(NamedTuple):
 
 
 def _background(image: np.ndarray) -> np.ndarray:
-    """Median colour of the outermost pixels, (3,)."""
+    """Returns the median colour of the outermost pixels, (3,)."""
     border = np.concatenate([image[0], image[-1], image[1:-1, 0], image[1:-1, -1]])
     return np.median(border, axis=0)
 
 
 def _shrink(mask: np.ndarray) -> np.ndarray:
-    """The mask by area means at no more than `MATCH_PX` a side."""
+    """Returns the mask averaged to at most `MATCH_PX` a side."""
     while mask.shape[0] > MATCH_PX and mask.shape[0] % 2 == 0:
         half = mask.shape[0] // 2
         mask = mask.reshape(half, 2, half, 2).mean((1, 3))
@@ -56,7 +56,7 @@ def _shrink(mask: np.ndarray) -> np.ndarray:
 
 
 def _match(mask: np.ndarray, shape: str) -> float:
-    """Best soft intersection over union of the mask with templates of one shape."""
+    """Returns the best soft intersection over union of the mask with one shape."""
     px = mask.shape[0]
     mass = mask.sum()
     middles = (np.arange(px) + 0.5) / px
@@ -73,7 +73,7 @@ def _match(mask: np.ndarray, shape: str) -> float:
 
 
 def read_scene(image: np.ndarray) -> SeenScene:
-    """The one object's colour and shape, and the nearest ground.
+    """Returns the object's colour and shape, and the nearest ground.
 
     Args:
       image: uint8 (H, H, 3), at least 16 pixels a side.
@@ -89,36 +89,36 @@ def read_scene(image: np.ndarray) -> SeenScene:
         return nothing
     colour = np.median(pixels[distance >= 0.75 * peak], axis=0)
     direction = colour - background
-    # Bright pixels that point opposite ways (noise, two colours) average out.
+    # Pixels with opposite differences (noise, two colours) average out.
     if np.linalg.norm(direction) < MIN_CONTRAST:
         return nothing
     mask = (pixels - background) @ direction / (direction @ direction)
-    # Pixel noise of a few per cent must not add up to mass far from the object.
+    # Removes pixel noise of a few per cent, which would add mass far from the object.
     mask = _shrink(np.clip((mask - 0.15) / 0.7, 0.0, 1.0))
     shape = max(shapes_world.SHAPES, key=lambda name: _match(mask, name))
     return SeenScene(_nearest(colour, shapes_world.COLOURS), shape, ground)
 
 
 def _nearest(colour: np.ndarray, palette: dict[str, tuple[int, int, int]]) -> str:
-    """The palette's name for an RGB colour (3,)."""
+    """Returns the palette's name for an RGB colour (3,)."""
     return min(palette, key=lambda name: np.linalg.norm(palette[name] - colour))
 
 
 def score(images: np.ndarray, captions: list[str]) -> dict[str, float | int]:
-    """How often the pictures show the colour, shape and ground their captions name.
+    """Returns how often pictures show the colour, shape and ground of their captions.
 
     Args:
       images: uint8 (N, H, H, 3).
       captions: N captions of the quickstart world.
 
     Returns:
-      {"colour", "shape", "background": shares right, in [0, 1]; "n": N}.
+      {"colour", "shape", "background": shares that are right, in [0, 1]; "n": N}.
 
     Raises:
-      UserError: no pictures, or a caption of another world.
+      UserError: There are no pictures, or a caption is not of the quickstart world.
     """
     if not captions:
-        raise UserError("no pictures to judge; draw at least one")
+        raise UserError("no pictures are given; draw at least one")
     right = dict.fromkeys(SeenScene._fields, 0)
     for image, text in zip(images, captions, strict=True):
         truth, seen = shapes_world.parse_caption(text), read_scene(image)

@@ -1,4 +1,4 @@
-"""Many runs from one file: planned, run anywhere, told in tables and pictures.
+"""Sweeps: many runs from one file, planned, started anywhere, and reported.
 
 from glide_jax.sweep import listed, product
 

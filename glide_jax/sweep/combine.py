@@ -1,7 +1,7 @@
-"""How are the overrides of many runs written down in a few lines?
+"""Combines the overrides of many runs.
 
-Overrides are what one run has otherwise than the others: {"seed": 3}. All functions
-return a list of them, one for each run, and take such lists to combine.
+The overrides of a run are the settings or flags in which it differs from the others:
+{"seed": 3}. All functions return a list of them, one for each run, and take such lists.
 """
 
 from __future__ import annotations
@@ -16,35 +16,35 @@ Overrides = dict[str, Any]
 
 
 def listed(key: str, values: Iterable[Any]) -> list[Overrides]:
-    """One run for each value of a key."""
+    """Returns one run for each value of a key."""
     return [{key: value} for value in values]
 
 
 def seeds(count: int) -> list[Overrides]:
-    """The seeds from 0 to count - 1; plots draw their mean."""
+    """Returns runs with the seeds 0 to count - 1; plots show their mean."""
     return listed("seed", range(count))
 
 
 def product(*parts: Sequence[Mapping[str, Any]]) -> list[Overrides]:
-    """Every combination of the parts' runs; the last part changes fastest.
+    """Returns every combination of the parts' runs; the last part changes fastest.
 
     Raises:
-      UserError: two parts set the same key.
+      UserError: Two parts set the same key.
     """
     return [_merged("product", runs) for runs in itertools.product(*parts)]
 
 
 def zipped(*parts: Sequence[Mapping[str, Any]]) -> list[Overrides]:
-    """The first runs of all parts as one, the second ones, and so on.
+    """Returns the first runs of all parts as one, the second ones, and so on.
 
     Raises:
-      UserError: parts of different lengths, or two that set the same key.
+      UserError: The parts have different lengths, or two of them set the same key.
     """
     lengths = [len(part) for part in parts]
     if len(set(lengths)) > 1:
         raise UserError(
-            f"zipped() of parts of {', '.join(map(str, lengths))} runs; give all as "
-            "many, or use product()"
+            f"zipped() of parts of {', '.join(map(str, lengths))} runs; give parts of "
+            "one length, or use product()"
         )
     return [_merged("zipped", runs) for runs in zip(*parts, strict=True)]
 

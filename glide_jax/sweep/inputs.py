@@ -1,7 +1,7 @@
-"""Is all there that the runs of a sweep read: data, bundles, origins, files?
+"""Checks that the inputs of a sweep's runs exist: data, bundles, origins and files.
 
-Looked for before the first run is started, so that a sweep does not end at its last run
-because of a folder that was never there.
+They are checked before the first start, so that a missing folder does not end a sweep
+at its last run.
 """
 
 from __future__ import annotations
@@ -19,19 +19,19 @@ from glide_jax.runtime import paths
 
 BUNDLES = ("base", "upsampler", "clip", "judge")
 FILES = ("reference", "prompt_file", "curves")
-# Flags that name a data source, and the split that is read.
+# Flags of data sources, and the split that they read.
 SOURCES = {"captions_of": "validation", "loss_source": "validation", "source": "train"}
 _KIND = re.compile(r"[a-z_0-9]+:(?!//)")
 
 
 class Input(NamedTuple):
-    """What a run reads.
+    """An input of a run.
 
     Attributes:
-      name: of the setting or flag, e.g. "data.sources" or "--base".
-      value: of the setting; one that many runs share is looked at once.
-      check: raises UserError where it is not there.
-      place: the file or folder, if it is one.
+      name: The setting or flag, e.g. "data.sources" or "--base".
+      value: Its value; an input that many runs share is checked once.
+      check: Raises UserError if the input is missing.
+      place: The file or folder, if it is one.
     """
 
     name: str
@@ -41,7 +41,7 @@ class Input(NamedTuple):
 
 
 def of_training(config: defaults.Config) -> Iterator[Input]:
-    """What a training run reads."""
+    """Yields the inputs of a training run."""
     from glide_jax.text import tokenizers
     from glide_jax.train import init_from
 
@@ -67,7 +67,7 @@ def of_training(config: defaults.Config) -> Iterator[Input]:
 
 
 def of_flags(values: Mapping[str, Any]) -> Iterator[Input]:
-    """What a run of another verb reads by those of its flags that are known here."""
+    """Yields the inputs that the flags of another verb name."""
     given = {name: value for name, value in values.items() if value}
     for name in given.keys() & {*BUNDLES}:
         yield _bundle(f"--{name}", given[name])
@@ -91,24 +91,24 @@ def of_flags(values: Mapping[str, Any]) -> Iterator[Input]:
 
 
 def check(runs: Iterable[tuple[str, Iterable[Input]]], made: Set[pathlib.Path]) -> None:
-    """Raises UserError, with the run and the setting, for what is not there.
+    """Raises UserError, with the run and the setting, for the first missing input.
 
     Args:
-      runs: (label of a run, what it reads).
-      made: folders of the sweep's own runs, in which everything may come later.
+      runs: The label and the inputs of each run.
+      made: Folders of the sweep's own runs, whose contents may not exist yet.
     """
     seen = set()
     for label, inputs in runs:
-        for one in inputs:
-            key = one.name, one.value
-            if key in seen or (one.place and made & {one.place, *one.place.parents}):
+        for item in inputs:
+            key, place = (item.name, item.value), item.place
+            if key in seen or (place and made & {place, *place.parents}):
                 continue
             seen.add(key)
             try:
-                one.check()
+                item.check()
             except UserError as error:
                 text = str(error)
-                named = text if one.name in text else f"{one.name}: {text}"
+                named = text if item.name in text else f"{item.name}: {text}"
                 raise UserError(f"run {label}: {named}") from error
 
 
@@ -136,7 +136,7 @@ def _file(name: str, given: str) -> Input:
 
 def _refuse_absent(name: str, given: str, path: pathlib.Path, what: str) -> None:
     if not path.exists():
-        raise UserError(f"{name}={given} is no {what}; name one that is there")
+        raise UserError(f"{name}={given} is not a {what}; name one that exists")
 
 
 def _place(given: str, name: str) -> pathlib.Path:

@@ -25,24 +25,27 @@ def run(
     *,
     parallel: int,
 ) -> int:
-    """Runs `glide WORDS --only=ID` for each, `parallel` at a time.
+    """Runs `glide WORDS --only=ID` for each run, `parallel` at a time.
 
-    Returns 0; 42 after a request to stop, which is handed on; else the code of a run
-    that failed, or if none did, of one that is worth another start.
+    A request to stop is passed on to the runs.
+
+    Returns:
+      0; 42 after a request to stop; else the code of a run that failed, or if none
+      failed, a retryable code.
     """
     waiting = collections.deque(runs)
     slots: dict[int, tuple[run_list.SweepRun, subprocess.Popen]] = {}
     codes: list[int] = []
-    is_asked = False
+    is_stopping = False
     while slots or (waiting and not stop.requested):
         for slot in range(parallel):
             if waiting and slot not in slots and not stop.requested:
                 started = waiting.popleft()
                 slots[slot] = started, _start(started, words, slot, parallel)
-        if stop.requested and not is_asked:
+        if stop.requested and not is_stopping:
             for _, process in slots.values():
                 process.terminate()
-            is_asked = True
+            is_stopping = True
         for slot, (ended, process) in list(slots.items()):
             if process.poll() is not None:
                 del slots[slot]
@@ -58,7 +61,7 @@ def run(
 
 
 def environment(slot: int, parallel: int) -> dict[str, str]:
-    """Of the runs of a slot: its share of CUDA_VISIBLE_DEVICES, where that is set."""
+    """Returns the environment of a slot, with its share of CUDA_VISIBLE_DEVICES."""
     gpus = os.environ.get(GPUS_VARIABLE, "").split(",")
     own = gpus[slot::parallel]
     if parallel > 1 and len(gpus) >= parallel:
@@ -81,15 +84,15 @@ def _start(
 def _log_result(
     run: run_list.SweepRun, root: pathlib.Path, codes: list[int], count: int
 ) -> None:
-    entry = RunRecord(root, run.id)
+    record = RunRecord(root, run.id)
     done = sum(code == lifecycle.ExitCode.OK for code in codes)
     logging.info(
         "%s: %s (%s) in %.0f s; %d of %d finished",
-        *(entry.state(), run.label, run.id, entry.seconds(), done, count),
+        *(record.state(), run.label, run.id, record.seconds(), done, count),
     )
     if codes[-1] != lifecycle.ExitCode.OK:
         logging.warning(
-            "%s (log: %s)", entry.reason() or "it printed nothing", entry.log
+            "%s (log: %s)", record.reason() or "it printed nothing", record.log
         )
 
 

@@ -1,4 +1,4 @@
-"""Draws each metric of a sweep against each value that was swept."""
+"""Plots each metric of a sweep against each swept value."""
 
 from __future__ import annotations
 
@@ -36,10 +36,10 @@ def draw(
 
 
 def draw_one(rows: Sequence[Row], name: str, key: str, path: pathlib.Path) -> None:
-    """One picture: a line for each combination of the other swept values.
+    """Writes one plot: a line for each combination of the other swept values.
 
     Lines join means over seeds. Each run is a dot, with the standard error of its
-    metric where it has one, as KID does.
+    metric if it has one, as KID does.
     """
     figure = Figure(figsize=INCHES, dpi=DOTS_PER_INCH, layout="constrained")
     FigureCanvasAgg(figure)
@@ -77,9 +77,12 @@ def draw_one(rows: Sequence[Row], name: str, key: str, path: pathlib.Path) -> No
 
 
 class Point(NamedTuple):
-    """One run in a plot: its swept value, its metric and the error of the metric.
+    """One run in a plot.
 
-    The standard error is 0 where the run has none.
+    Attributes:
+      value: The swept value.
+      measured: The metric.
+      standard_error: Its standard error; 0 if unknown.
     """
 
     value: Any
@@ -88,7 +91,7 @@ class Point(NamedTuple):
 
 
 def series(rows: Sequence[Row], name: str, key: str) -> dict[str, list[Point]]:
-    """The points of each line, by the label of the other swept values."""
+    """Returns the points of each line, by the label of the other swept values."""
     others = [other for other in varied_keys(rows) if other != key]
     lines: dict[str, list[Point]] = collections.defaultdict(list)
     for row in rows:
@@ -101,7 +104,7 @@ def series(rows: Sequence[Row], name: str, key: str) -> dict[str, list[Point]]:
 
 
 def varied_keys(rows: Sequence[Row]) -> list[str]:
-    """Keys, but the seed, with more than one value."""
+    """Returns the keys, except the seed, with more than one value."""
     keys = dict.fromkeys(key for row in rows for key in row["overrides"])
     return [
         key
@@ -112,23 +115,23 @@ def varied_keys(rows: Sequence[Row]) -> list[str]:
 
 
 def varied_metrics(rows: Sequence[Row]) -> list[str]:
-    """Metrics with more than one value."""
+    """Returns the metrics with more than one value."""
     names = dict.fromkeys(name for row in rows for name in row["metrics"])
     return [n for n in names if len({row["metrics"].get(n) for row in rows}) > 1]
 
 
 def main_metrics(rows: Sequence[Row]) -> list[str]:
-    """The metrics that a report plots by default.
+    """Returns the metrics that a report plots by default.
 
-    Of training the validation loss and the loss. Of evaluations all but figures by
-    quarter of the noise and standard errors, which are error bars.
+    For training these are the validation loss and the loss; for evaluations all except
+    values by quarter of the noise and standard errors, which are error bars.
     """
     names = [n for n in varied_metrics(rows) if not summary.is_detail(n)]
     return [n for n in names if n in TRAINING_MAIN] or names
 
 
 def _words(lines: Mapping[str, Sequence[Point]]) -> list[str]:
-    """The swept values as texts; [] where all of them are numbers."""
+    """Returns the swept values as texts; [] if all of them are numbers."""
     values = [point.value for points in lines.values() for point in points]
     if all(isinstance(v, int | float) and not isinstance(v, bool) for v in values):
         return []
@@ -143,7 +146,7 @@ def _means(points: Sequence[tuple[float, float]]) -> list[tuple[float, float]]:
 
 
 def _scale(axes: Axes, values: Collection[float | int]) -> None:
-    """Over more than a decade a log axis, with the values themselves as its ticks."""
+    """Sets a logarithmic axis with the values as ticks if they span over a decade."""
     if min(values) > 0 and max(values) > LOG_AXIS_SPAN * min(values):
         axes.set_xscale("log")
         axes.set_xticks(sorted(values), map(run_list.shown, sorted(values)))

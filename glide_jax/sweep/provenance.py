@@ -1,8 +1,8 @@
-"""Is a finished run still what its command would make now?
+"""Checks that a finished run is still what its command would produce.
 
-A command names models and settings by their paths, and what lies there may be another
-by now. What was there is told by the settings in result.json: of an evaluation by the
-digests of its bundles and its reference, of a training run by its whole configuration.
+A command names models and settings by their paths, whose contents may have changed. The
+settings in result.json identify what was used: in an evaluation by the digests of its
+bundles and its reference, in a training run by its whole configuration.
 """
 
 from __future__ import annotations
@@ -19,47 +19,48 @@ from glide_jax.sample import restore
 from glide_jax.sweep import result
 from glide_jax.sweep.state import RunRecord
 
-REMEDY = "name another --root, which runs all anew"
+REMEDY = "name another --root to run everything again"
 
 
-def check_bundles(entry: RunRecord, named: Mapping[str, str | None]) -> None:
-    """Raises UserError where a finished evaluation saw another bundle.
+def check_bundles(record: RunRecord, named: Mapping[str, str | None]) -> None:
+    """Raises UserError if a finished evaluation used another bundle.
 
-    `named` are the folders by the words of its settings: base, upsampler, clip of what
-    it drew with, features, judge. One that is not there is passed over: it may have
-    been removed when all was done.
+    Args:
+      record: The run.
+      named: Folders by their names in its settings: base, upsampler, clip of the
+        models that draw, features, judge. Absent ones are skipped, since they may have
+        been removed after the run.
     """
-    seen = _digests(result.read(entry.result).get("settings", {}))
-    for name in seen.keys() & named.keys():
+    used = _digests(result.read(record.result).get("settings", {}))
+    for name in used.keys() & named.keys():
         folder = pathlib.Path(named[name] or "")
         if not named[name] or not (folder / "bundle.json").is_file():
             continue
         now = restore.bundle_digest(folder)
-        if not now.startswith(seen[name]):
+        if not now.startswith(used[name]):
             raise UserError(
-                f"it is finished, with another {name} in {folder} (bundle {seen[name]} "
-                f"then, {now[: len(seen[name])]} now); {REMEDY}"
+                f"it is finished, with another {name} in {folder} (bundle {used[name]} "
+                f"then, {now[: len(used[name])]} now); {REMEDY}"
             )
 
 
-def check_reference(entry: RunRecord, path: str | None) -> None:
-    """Raises UserError where a finished evaluation was compared with another file."""
-    record = result.read(entry.result).get("settings", {}).get("reference")
-    # Not in older results.
-    seen = record.get("file_digest") if isinstance(record, dict) else None
-    if not seen or not path or not pathlib.Path(path).is_file():
+def check_reference(record: RunRecord, path: str | None) -> None:
+    """Raises UserError if a finished evaluation used another reference."""
+    reference = result.read(record.result).get("settings", {}).get("reference")
+    used = (reference or {}).get("file_digest")
+    if not used or not path or not pathlib.Path(path).is_file():
         return
     now = npz_files.digest(path)
-    if now != seen:
+    if now != used:
         raise UserError(
-            f"it is finished, with another reference in {path} (contents {seen} then, "
+            f"it is finished, with another reference in {path} (contents {used} then, "
             f"{now} now); {REMEDY}"
         )
 
 
-def check_config(entry: RunRecord, config: defaults.Config) -> None:
-    """Raises UserError where a finished training run had other settings."""
-    settings = result.read(entry.result).get("settings")
+def check_config(record: RunRecord, config: defaults.Config) -> None:
+    """Raises UserError if a finished training run had other settings."""
+    settings = result.read(record.result).get("settings")
     if not settings:
         return
     changes = resolve.differences(resolve.from_json(json.dumps(settings)), config)
@@ -71,7 +72,7 @@ def check_config(entry: RunRecord, config: defaults.Config) -> None:
 
 
 def _digests(settings: Mapping[str, Any]) -> dict[str, str]:
-    """First digits of the bundles' digests, as `glide evaluate` writes them down."""
+    """Returns the first digits of the bundles' digests in an evaluation's settings."""
     pictures = settings.get("pictures", {})
     found = dict(pictures.get("bundles", {}))
     for name in ("features", "judge"):

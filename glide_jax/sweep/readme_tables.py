@@ -1,6 +1,6 @@
-"""Keeps the tables of a page what the rows of finished runs say.
+"""Updates the tables of a page from the rows of finished runs.
 
-A page names, between two comments, the sweep and the metrics that it shows:
+Two comments enclose a table; the first states the sweep and the metrics:
 
     <!-- sweep lr_batch: validation/loss, loss -->
     | ... made from experiments/results/sweeps/lr_batch.jsonl ... |
@@ -22,10 +22,10 @@ _TABLE = re.compile(
 
 
 def fill(page: str, folder: pathlib.Path) -> str:
-    """The page with every marked table made anew from FOLDER/NAME.jsonl.
+    """Returns the page with every marked table updated from FOLDER/NAME.jsonl.
 
     Raises:
-      UserError: rows that are missing or of another schema, or without a metric.
+      UserError: The rows are missing, of another schema, or lack a metric.
     """
 
     def make(found: re.Match) -> str:

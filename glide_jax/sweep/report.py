@@ -26,18 +26,18 @@ def write(
     """Writes the report into the sweep's folder; returns the paths.
 
     Args:
-      plan: the sweep.
-      root: its folder.
-      all_plots: also plots what `plots.main_metrics` leaves out.
+      plan: The sweep.
+      root: Its folder.
+      all_plots: Whether to plot also what `plots.main_metrics` leaves out.
 
     Raises:
-      UserError: no run is finished.
+      UserError: No run is finished.
     """
     rows = result.make_rows(plan, root)
     if not rows:
         raise UserError(
             f"--root={root}: no run of {plan.name} is finished, so there is nothing to "
-            f"report; --status shows how far they are"
+            f"report; --status shows their progress"
         )
     table, page = root / "results.csv", root / "results.md"
     try:
@@ -48,12 +48,12 @@ def write(
     except OSError as error:
         raise UserError(
             f"--root={root}: the report cannot be written there ({error.strerror}: "
-            f"{error.filename}); make room or clear the way"
+            f"{error.filename}); free some space, or remove that path"
         ) from error
 
 
 def to_csv(rows: Sequence[Row]) -> str:
-    """A header and a line for each row: swept values, then metrics."""
+    """Returns a header and a line for each row: swept values, then metrics."""
     keys, names = swept_keys(rows), metric_names(rows)
     text = io.StringIO()
     writer = csv.writer(text, lineterminator="\n")
@@ -68,7 +68,7 @@ def to_csv(rows: Sequence[Row]) -> str:
 
 
 def to_markdown(rows: Sequence[Row], names: Sequence[str] = ()) -> str:
-    """A table of swept values and metrics, of those in `names` where it is given.
+    """Returns a table of swept values and metrics, by default of all metrics.
 
     Runs that differ in their seed share a line: the mean, and ± the sample standard
     deviation over the seeds. The best mean of each metric is bold where no other is
@@ -90,28 +90,28 @@ def to_markdown(rows: Sequence[Row], names: Sequence[str] = ()) -> str:
 
 
 def make_page(plan: run_list.Plan, root: pathlib.Path, rows: Sequence[Row]) -> str:
-    """results.md: the table, how to read it, unfinished runs, and one command."""
+    """Returns results.md: the table, remarks, unfinished runs, and one command."""
     page = f"# {plan.name}\n\n{to_markdown(rows)}\n\n{BOLD_RULE}\n"
     if plan.verb == "train":
         page += f"\n{result.TRAINING_RULE}\n"
-    if found := result.warnings(rows):
-        page += "\nRead with care:\n\n" + "".join(f"- {line}\n" for line in found)
-    entries = [(run, RunRecord(root, run.id)) for run in plan.runs]
-    open_ = [(run, entry) for run, entry in entries if not entry.is_finished]
-    if open_:
+    if lines := result.warnings(rows):
+        page += "\nRead with care:\n\n" + "".join(f"- {line}\n" for line in lines)
+    records = [(run, RunRecord(root, run.id)) for run in plan.runs]
+    unfinished = [(run, record) for run, record in records if not record.is_finished]
+    if unfinished:
         page += "\nNot finished:\n\n"
-        page += "".join(f"- {run.label}: {_fate(entry)}\n" for run, entry in open_)
+        page += "".join(f"- {run.label}: {_state(rec)}\n" for run, rec in unfinished)
     command = result.command(rows[0]["verb"], rows[0]["flags"])
     return f"{page}\nThe first row's command:\n\n```\n{command}\n```\n"
 
 
 def swept_keys(rows: Sequence[Row]) -> list[str]:
-    """All keys that a row overrides, in the order of their first row."""
+    """Returns all keys that a row overrides, in the order of their first row."""
     return list(dict.fromkeys(key for row in rows for key in row["overrides"]))
 
 
 def metric_names(rows: Sequence[Row]) -> list[str]:
-    """All metrics that a row has, in the order of their first row."""
+    """Returns all metrics that a row has, in the order of their first row."""
     return list(dict.fromkeys(name for row in rows for name in row["metrics"]))
 
 
@@ -128,6 +128,6 @@ def _shown(value: summary.Value | None, best: float | None) -> str:
     return f"**{text}**" if value.mean == best else text
 
 
-def _fate(entry: RunRecord) -> str:
-    reason = entry.reason()
-    return f"{entry.state()}: {reason}" if reason else entry.state()
+def _state(record: RunRecord) -> str:
+    reason = record.reason()
+    return f"{record.state()}: {reason}" if reason else record.state()

@@ -1,8 +1,8 @@
-"""Which runs make up a sweep, and what are they called?
+"""Plans the runs of a sweep and stores them in plan.json.
 
-A run's id is a digest of what it starts with: the command, the flags of all runs, and
-its own overrides, whatever their order. plan.json in the sweep's folder keeps them; the
-same folder takes more runs of the sweep later, and no other sweep.
+The id of a run is a digest of its command, the flags of all runs, and its own
+overrides, in any order. A sweep's folder accepts more runs of the same sweep later, and
+no other sweep.
 """
 
 from __future__ import annotations
@@ -23,8 +23,8 @@ from glide_jax.sweep.combine import Overrides
 from glide_jax.sweep.sweep_file import Definition
 
 SCHEMA = 1
-ID_DIGITS = 10  # hexadecimal: two of a thousand runs meet once in 2 million sweeps
-# Verbs name the folder that they write to by --output, but for these.
+ID_DIGITS = 10  # hexadecimal: a thousand runs collide once in 2 million sweeps
+# The flag of a verb's folder, where it is not --output.
 OUTPUT_FLAGS = {"train": "--workdir"}
 # Settings whose tuples are written without quotes, see `cli.config_flag`.
 _PLAIN = ("data.sources", "data.validation_sources")
@@ -33,7 +33,7 @@ _RUN_KINDS = {"id": (str,), "label": (str,), "overrides": (dict,)}
 
 
 class SweepRun(NamedTuple):
-    """One run: its id, its overrides, and these as a person reads them."""
+    """One run: its id, a readable label, and its overrides."""
 
     id: str
     label: str
@@ -41,7 +41,14 @@ class SweepRun(NamedTuple):
 
 
 class Plan(NamedTuple):
-    """A sweep: name of its file, words after `glide`, flags of all runs, the runs."""
+    """A sweep.
+
+    Attributes:
+      name: Name of its file.
+      command: Words after `glide`.
+      shared: Flags of all runs.
+      runs: The runs.
+    """
 
     name: str
     command: tuple[str, ...]
@@ -50,29 +57,29 @@ class Plan(NamedTuple):
 
     @property
     def verb(self) -> str:
-        """The first word of what each run starts."""
+        """The first word of the command."""
         return self.command[0]
 
     def run(self, name: str) -> SweepRun:
-        """The run with this id.
+        """Returns the run with this id.
 
         Raises:
-          UserError: there is none.
+          UserError: There is no such run.
         """
         for run in self.runs:
             if run.id == name:
                 return run
         raise UserError(
-            f"--only={name} is no run of {self.name}; its first is {self.runs[0].id}, "
-            "and --status shows them all"
+            f"--only={name} is not a run of {self.name}; its first is "
+            f"{self.runs[0].id}, and --status shows all"
         )
 
 
 def make(definition: Definition, shared: Sequence[str] = ()) -> Plan:
-    """The plan of a sweep file's runs; `shared` are flags that all of them get.
+    """Returns the plan of a sweep file; `shared` are flags of all runs.
 
     Raises:
-      UserError: two runs are the same, by their ids or by what they start.
+      UserError: Two runs have the same id or the same command line.
     """
     start = [*definition.command, *shared]
     varied = varied_keys(definition.overrides)
@@ -83,27 +90,27 @@ def make(definition: Definition, shared: Sequence[str] = ()) -> Plan:
     plan = Plan(definition.name, definition.command, tuple(shared), runs)
     seen: dict[str, int] = {}
     for number, run in enumerate(runs):
-        # 3 and "3" have two ids and one command line, 3 and 3.0 the other way round.
+        # 3 and "3" have two ids and one command line, 3 and 3.0 one id and two.
         command = shlex.join(sorted(arguments(plan, run, None)))
         for mark, kind in ((run.id, "id"), (command, "command line")):
             first = seen.setdefault(mark, number)
             if first != number:
                 raise UserError(
                     f"runs {first} and {number} of {plan.name} are the same, "
-                    f"{_json(run.overrides)}, and would have one {kind}; leave one "
-                    "out, or vary the seed"
+                    f"{_json(run.overrides)}, with one {kind}; leave one out, or vary "
+                    "the seed"
                 )
     return plan
 
 
 def run_id(start: Sequence[str], overrides: Overrides) -> str:
-    """The first digits of the SHA-256 of words and overrides as canonical JSON."""
+    """Returns the first digits of the SHA-256 of canonical JSON."""
     text = _json({"command": list(start), "overrides": overrides})
     return hashlib.sha256(text.encode()).hexdigest()[:ID_DIGITS]
 
 
 def label(overrides: Overrides, keys: Sequence[str]) -> str:
-    """ "learning_rate=0.0003,global_batch_size=16": the values of these keys."""
+    """Returns the values of `keys`, e.g. "learning_rate=0.0003,seed=16"."""
     lasts = collections.Counter(key.rpartition(".")[2] for key in keys)
     parts = []
     for key in keys:
@@ -115,7 +122,7 @@ def label(overrides: Overrides, keys: Sequence[str]) -> str:
 
 
 def shown(value: Any) -> str:
-    """A swept value in labels and tables."""
+    """Returns a swept value as text for labels and tables."""
     if isinstance(value, tuple | list):
         return "+".join(shown(item) for item in value)
     if isinstance(value, float):
@@ -124,7 +131,7 @@ def shown(value: Any) -> str:
 
 
 def arguments(plan: Plan, run: SweepRun, root: pathlib.Path | None) -> list[str]:
-    """What comes after `glide` to start a run; without a root, but for its folder.
+    """Returns the words after `glide` that start a run; without a root, no folder.
 
     A flag is replaced by the same flag of a later group: the command, the flags of all
     runs, the run's overrides. `glide` refuses a flag that is given twice.
@@ -140,22 +147,21 @@ def arguments(plan: Plan, run: SweepRun, root: pathlib.Path | None) -> list[str]
 
 
 def _without(words: Sequence[str], names: set[str]) -> list[str]:
-    """The words without the flags of these names and their values."""
-    kept, is_left_out = [], False
+    """Returns the words without the flags of these names and their values."""
+    kept, skips_value = [], False
     for word in words:
         name = _flag_name(word)
-        if name or not is_left_out:
-            is_left_out = name in names and bool(name)
-            if not is_left_out:
-                kept.append(word)
-            is_left_out = is_left_out and "=" not in word
-        else:
-            is_left_out = False  # the value of the flag before it
+        if skips_value and not name:
+            skips_value = False
+            continue
+        skips_value = bool(name) and name in names and "=" not in word
+        if not name or name not in names:
+            kept.append(word)
     return kept
 
 
 def _flag_name(word: str) -> str:
-    """ "config.seed" of --config.seed=1, "" of a word that is no flag."""
+    """Returns "config.seed" for --config.seed=1, "" for a word that is not a flag."""
     return word.lstrip("-").partition("=")[0] if word.startswith("-") else ""
 
 
@@ -203,10 +209,10 @@ def _own_flags(plan: Plan, run: SweepRun) -> dict[str, Any]:
 
 
 def keep(plan: Plan, root: pathlib.Path) -> None:
-    """Writes plan.json, or finds the same sweep there, maybe with fewer runs.
+    """Writes plan.json, or extends that of the same sweep.
 
     Raises:
-      UserError: the folder holds another sweep, or cannot be written.
+      UserError: The folder holds another sweep, or cannot be written.
     """
     path = root / "plan.json"
     text = to_json(plan)
@@ -217,40 +223,40 @@ def keep(plan: Plan, root: pathlib.Path) -> None:
     try:
         for folder in ("runs", "logs", "state"):
             (root / folder).mkdir(parents=True, exist_ok=True)
-        # Many that start at once may write it, each whole.
+        # Several processes may write it at once.
         scratch = root / f"plan.json.{os.uname().nodename}.{os.getpid()}"
         scratch.write_text(text)
         os.replace(scratch, path)
     except OSError as error:
         raise UserError(
-            f"--root={root} cannot be written ({error.strerror}); name a folder that "
-            "you may write"
+            f"--root={root} cannot be written ({error.strerror}); name a writable "
+            "folder"
         ) from error
 
 
 def to_json(plan: Plan) -> str:
-    """The plan as plan.json has it."""
+    """Returns the text of plan.json."""
     fields = {**plan._asdict(), "runs": [run._asdict() for run in plan.runs]}
     return json.dumps({"schema": SCHEMA, **fields}, indent=1) + "\n"
 
 
 def read(root: pathlib.Path) -> Plan:
-    """The plan of a sweep's folder.
+    """Reads the plan of a sweep's folder.
 
     Raises:
-      UserError: there is none, or one that cannot be read.
+      UserError: There is no plan, or it cannot be read.
     """
     path = root / "plan.json"
     if not path.is_file():
         raise UserError(
-            f"--root={root} has no plan.json, so it holds no sweep; start one there by "
+            f"--root={root} has no plan.json, so it has no sweep; start one there by "
             f"glide sweep experiments/sweeps/lr_batch.py --root={root}"
         )
     try:
         fields = json.loads(path.read_bytes())
         if fields["schema"] != SCHEMA:
             raise UserError(
-                f"{path} is a plan of schema {fields['schema']}, and this reads "
+                f"{path} has schema {fields['schema']}, and this version reads "
                 f"{SCHEMA}; use the glide_jax that wrote it, or another --root"
             )
         json_fields.check(fields, _PLAN_KINDS)
@@ -259,13 +265,13 @@ def read(root: pathlib.Path) -> Plan:
         )
         command, shared = tuple(fields["command"]), tuple(fields["shared"])
         if not command or not all(isinstance(w, str) for w in command + shared):
-            raise TypeError("its command is no list of words")
+            raise TypeError("its command is not a list of words")
         return Plan(fields["name"], command, shared, tuple(runs))
     except UserError:
         raise
     except (ValueError, KeyError, TypeError) as error:
         raise UserError(
-            f"{path} is no plan of a sweep ({error}); remove it, or use another --root"
+            f"{path} is not a sweep's plan ({error}); remove it, or use another --root"
         ) from error
 
 
@@ -282,7 +288,9 @@ def _check_continues(old: Plan, new: Plan, root: pathlib.Path) -> None:
     if not differing:
         ids = {run.id for run in new.runs}
         gone = [run for run in old.runs if run.id not in ids]
-        differing = [f"{len(gone)} of its runs are gone, {r.label}" for r in gone[:1]]
+        differing = [
+            f"{len(gone)} of its runs are missing, {r.label}" for r in gone[:1]
+        ]
     if differing:
         raise UserError(
             f"--root={root} holds another sweep: {'; '.join(differing)}; use another "
@@ -302,7 +310,7 @@ def _json(value: Any) -> str:
 
 
 def _canonical(value: Any) -> Any:
-    """3.0 is 3, and a tuple a list: they come to the same setting."""
+    """Turns 3.0 into 3 and tuples into lists, which are the same setting."""
     if isinstance(value, dict):
         return {key: _canonical(item) for key, item in value.items()}
     if isinstance(value, tuple | list):

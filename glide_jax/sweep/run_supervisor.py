@@ -1,7 +1,7 @@
-"""Runs one run of a sweep to its end, wherever it was left: what every runner starts.
+"""Runs one run of a sweep until it ends; every runner starts this.
 
-The rule and the pause are those of launch/restart.sh: again after exit codes that mean
-it, and after no others.
+The rule of restarts and the pause between them are those of launch/restart.sh: a run is
+restarted after retryable exit codes only.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ from glide_jax.sweep.state import RunRecord, exit_code
 POLL_SECS = 0.1
 GLIDE = (sys.executable, "-m", "glide_jax.cli.main")
 PAUSE_VARIABLE = "GLIDE_JAX_RESTART_PAUSE_SECS"
-NO_RESULT = 1  # the code of an attempt that ended well and left no result.json
+NO_RESULT = 1  # exit code of an attempt that succeeded without a result.json
 
 
 def run(
@@ -33,29 +33,29 @@ def run(
     *,
     restarts: int,
 ) -> int:
-    """Starts it until it is finished; returns how it ended, 42 where `stop` asked.
+    """Starts a run until it is finished; returns its exit code, 42 after a stop.
 
-    A run that another process has is waited for.
+    If another process runs it, this waits.
     """
-    entry = RunRecord(root, run.id)
-    is_told = False
-    while not entry.is_finished:
-        with entry.locked() as lock:
-            # Whoever had it may have finished since the look above.
-            if entry.is_finished:
+    record = RunRecord(root, run.id)
+    is_logged = False
+    while not record.is_finished:
+        with record.locked() as lock:
+            # Another process may have finished it in the meantime.
+            if record.is_finished:
                 break
             if lock is not None:
-                return _until_its_end(plan, run, root, lock, stop, restarts=restarts)
-        if not is_told:
+                return _run_until_end(plan, run, root, lock, stop, restarts=restarts)
+        if not is_logged:
             logging.info("%s is being run by another process: waiting", run.label)
-            is_told = True
+            is_logged = True
         if stop.requested:
             return lifecycle.ExitCode.PREEMPTED
         time.sleep(POLL_SECS)
     return lifecycle.ExitCode.OK
 
 
-def _until_its_end(
+def _run_until_end(
     plan: run_list.Plan,
     run: run_list.SweepRun,
     root: pathlib.Path,
@@ -64,16 +64,18 @@ def _until_its_end(
     *,
     restarts: int,
 ) -> int:
-    entry = RunRecord(root, run.id)
+    """Restarts a run while its exit code is retryable; returns the last code."""
+    record = RunRecord(root, run.id)
     words = run_list.arguments(plan, run, root)
+    code = lifecycle.ExitCode.PREEMPTED
     for restart in range(restarts + 1):
         if stop.requested:
             return lifecycle.ExitCode.PREEMPTED
-        entry.begin()
-        code = _start(words, entry, lock, stop)
+        record.begin()
+        code = _start(words, record, lock, stop)
         if code == lifecycle.ExitCode.OK:
-            code = _collect(plan, entry, words)
-        entry.end(code)
+            code = _collect(plan, record, words)
+        record.end(code)
         if not lifecycle.is_retryable(code):
             return code
         if restart < restarts and not stop.requested:
@@ -86,10 +88,10 @@ def _until_its_end(
 
 
 def _start(
-    words: list[str], entry: RunRecord, lock: IO, stop: lifecycle.StopRequest
+    words: list[str], record: RunRecord, lock: IO, stop: lifecycle.StopRequest
 ) -> int:
-    """One attempt; a request to stop is handed on, and its end is waited for."""
-    with entry.log.open("a") as log:
+    """Runs one attempt; a request to stop is passed on, and the end is awaited."""
+    with record.log.open("a") as log:
         now = time.strftime("%FT%TZ", time.gmtime())
         log.write(f"{now} {os.uname().nodename}: {shlex.join(['glide', *words])}\n")
         log.flush()
@@ -98,7 +100,7 @@ def _start(
             stdin=subprocess.DEVNULL,
             stdout=log,
             stderr=log,
-            pass_fds=[lock.fileno()],  # it holds the lock as long as it lives
+            pass_fds=[lock.fileno()],  # the process holds the lock until it ends
         )
         code = _wait(process, stop)
         log.write(f"{time.strftime('%FT%TZ', time.gmtime())} exit code {code}\n")
@@ -106,23 +108,24 @@ def _start(
 
 
 def _wait(process: subprocess.Popen, stop: lifecycle.StopRequest) -> int:
-    """Its exit code; where `stop` is asked for, it is asked as well."""
-    is_asked = False
+    """Returns the exit code; a request to stop is passed on to the process."""
+    is_stopping = False
     while process.poll() is None:
-        if stop.requested and not is_asked:
+        if stop.requested and not is_stopping:
             process.terminate()
-            is_asked = True
+            is_stopping = True
         time.sleep(POLL_SECS)
     return exit_code(process.returncode)
 
 
-def _collect(plan: run_list.Plan, entry: RunRecord, words: list[str]) -> int:
+def _collect(plan: run_list.Plan, record: RunRecord, words: list[str]) -> int:
+    """Writes the result of a training run, and checks that of others."""
     if plan.verb == "train":
-        result.write(entry.result, result.of_training(entry.folder, words))
-    if not entry.is_finished:
-        logging.error("glide %s left no %s", plan.verb, entry.result)
+        result.write(record.result, result.of_training(record.folder, words))
+    if not record.is_finished:
+        logging.error("glide %s left no %s", plan.verb, record.result)
         return NO_RESULT
-    result.read(entry.result)
+    result.read(record.result)
     return lifecycle.ExitCode.OK
 
 

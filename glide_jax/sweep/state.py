@@ -1,21 +1,20 @@
-"""How far is a run of a sweep? All of it lies on the disk, and nothing else counts.
+"""The state of a run of a sweep, which consists of these files alone.
 
     ROOT/plan.json
-    ROOT/runs/ID/          what the run itself writes; result.json when it is finished
-    ROOT/logs/ID.log       what it said, all starts after each other
-    ROOT/state/ID.json     its attempts: where, when, and the exit codes that ended them
-    ROOT/state/ID.lock     locked while somebody runs it
+    ROOT/runs/ID/          output of the run; result.json when it is finished
+    ROOT/logs/ID.log       what the run printed, in all of its attempts
+    ROOT/state/ID.json     its attempts: host, times, and exit codes
+    ROOT/state/ID.lock     locked while the run is running
 
-The lock is held by the run's own process too: if whoever started it is killed, it is
-still seen to run. It ends with the last process that holds it. So ROOT has to be on a
-disk with file locks (flock).
+The run's own process holds the lock, too: if its parent is killed, the run still counts
+as running. The lock ends with the last process that holds it, so ROOT must be on a disk
+with file locks (flock).
 """
 
 from __future__ import annotations
 
 import contextlib
 import json
-import os
 import pathlib
 import re
 import signal
@@ -25,14 +24,14 @@ from collections.abc import Iterator
 from typing import IO, NamedTuple
 
 from glide_jax.errors import UserError
-from glide_jax.runtime import json_fields, lifecycle, locks
+from glide_jax.runtime import files, json_fields, lifecycle, locks
 
 WAITING, RUNNING, CUT_OFF = "waiting", "running", "cut off"
 STOPPED, FINISHED = "stopped", "finished"
 
 
 class Attempt(NamedTuple):
-    """One start of a run; without a code it is going on, or was cut off."""
+    """One attempt of a run; without a code it is running, or was interrupted."""
 
     host: str
     started: float  # seconds since 1970
@@ -52,7 +51,13 @@ _ATTEMPT_KINDS = {
 
 
 class RunRecord:
-    """The files of one run of a sweep."""
+    """The files of one run of a sweep.
+
+    Attributes:
+      folder: Output of the run.
+      log: What the run printed.
+      result: Its result.json.
+    """
 
     def __init__(self, root: pathlib.Path, run_id: str):
         self.folder = root / "runs" / run_id
@@ -63,14 +68,14 @@ class RunRecord:
 
     @property
     def is_finished(self) -> bool:
-        """Whether there is a result: it is the last thing that a run writes."""
+        """Whether there is a result, which a run writes last."""
         return self.result.is_file()
 
     @property
     def has_failed(self) -> bool:
-        """Whether the last attempt ended with a code that starting again is no use to.
+        """Whether the last attempt ended with a code that is not retryable.
 
-        Of a result that is missing after a good end, too.
+        An attempt that succeeded without a result counts, too.
         """
         attempts = self.attempts()
         code = attempts[-1].code if attempts else None
@@ -81,7 +86,7 @@ class RunRecord:
         )
 
     def state(self) -> str:
-        """One of the words above, or "failed CODE"."""
+        """Returns one of the states above, or "failed CODE"."""
         if self.is_finished:
             return FINISHED
         if self.is_locked():
@@ -95,20 +100,20 @@ class RunRecord:
         return STOPPED if lifecycle.is_retryable(code) else f"failed {code}"
 
     def attempts(self) -> list[Attempt]:
-        """All of them, oldest first.
+        """Returns all attempts, oldest first.
 
         Raises:
-          UserError: the file is none of ours.
+          UserError: The file is not a list of attempts.
         """
         if not self._state.exists():
             return []
         try:
-            found = json.loads(self._state.read_text())
-            return [Attempt(**json_fields.check(one, _ATTEMPT_KINDS)) for one in found]
+            items = json.loads(self._state.read_text())
+            return [Attempt(**json_fields.check(i, _ATTEMPT_KINDS)) for i in items]
         except (ValueError, TypeError) as error:
             raise UserError(
-                f"{self._state} is no list of attempts ({error}); remove it, and the "
-                "run goes on from its own files"
+                f"{self._state} is not a list of attempts ({error}); remove it, so "
+                "that the run continues from its own files"
             ) from error
 
     def reason(self) -> str:
@@ -120,7 +125,7 @@ class RunRecord:
         with self.log.open("rb") as file:
             file.seek(max(0, self.log.stat().st_size - TAIL_BYTES))
             lines = file.read().decode(errors="replace").splitlines()
-        # attempt.run appends "TIME exit code N" to what the program printed.
+        # run_supervisor appends "TIME exit code N" to what the program printed.
         printed = [
             line.strip()
             for line in lines
@@ -129,19 +134,19 @@ class RunRecord:
         return printed[-1] if printed else ""
 
     def begin(self) -> None:
-        """Writes down that an attempt begins, and when one that was cut off ended."""
+        """Records the start of an attempt, and the end of an interrupted one."""
         before = self.attempts()
         if before and before[-1].ended is None:
-            before[-1] = before[-1]._replace(ended=self._last_sign(before[-1]))
+            before[-1] = before[-1]._replace(ended=self._last_write(before[-1]))
         self._write([*before, Attempt(socket.gethostname(), time.time())])
 
     def end(self, code: int) -> None:
-        """Writes down how it ended."""
+        """Records the end of the attempt."""
         *before, last = self.attempts()
         self._write([*before, last._replace(ended=time.time(), code=code)])
 
     def is_locked(self) -> bool:
-        """Whether somebody runs it now."""
+        """Returns whether a process runs it now."""
         if not self._lock.exists():
             return False
         with self._lock.open() as file:
@@ -149,37 +154,33 @@ class RunRecord:
 
     @contextlib.contextmanager
     def locked(self) -> Iterator[IO | None]:
-        """The lock, open, to be handed to the run's process; None: somebody has it."""
+        """Yields the open lock for the run's process; None if it is taken."""
         with self._lock.open("a") as file:
             yield file if _take(file) else None
 
     def seconds(self) -> float:
-        """Spent on all attempts.
+        """Returns the time spent on all attempts, in seconds.
 
-        Of one going on until now, of one cut off until it last wrote to its log or its
-        result.
+        A running attempt counts until now, an interrupted one until its last write to
+        the log or the result.
         """
         attempts = self.attempts()
         if attempts and attempts[-1].ended is None:
             last = attempts[-1]
-            end = time.time() if self.is_locked() else self._last_sign(last)
+            end = time.time() if self.is_locked() else self._last_write(last)
             attempts[-1] = last._replace(ended=end)
-        # One before the last without an end is of a folder older than this rule.
-        known = [one for one in attempts if one.ended is not None]
-        return sum((one.ended - one.started for one in known), 0.0)
+        return sum((a.ended - a.started for a in attempts if a.ended is not None), 0.0)
 
-    def _last_sign(self, attempt: Attempt) -> float:
-        files = [path for path in (self.log, self.result) if path.is_file()]
-        return max([attempt.started, *(path.stat().st_mtime for path in files)])
+    def _last_write(self, attempt: Attempt) -> float:
+        written = [path for path in (self.log, self.result) if path.is_file()]
+        return max([attempt.started, *(path.stat().st_mtime for path in written)])
 
     def _write(self, attempts: list[Attempt]) -> None:
-        scratch = self._state.with_suffix(".tmp")
-        scratch.write_text(json.dumps([one._asdict() for one in attempts], indent=1))
-        os.replace(scratch, self._state)
+        files.write(self._state, [attempt._asdict() for attempt in attempts])
 
 
 def exit_code(returncode: int) -> int:
-    """As a shell says it: 128 + N of a process that signal N ended."""
+    """Returns the code as a shell states it: 128 + N after signal N."""
     return returncode if returncode >= 0 else 128 + abs(signal.Signals(-returncode))
 
 

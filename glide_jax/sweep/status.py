@@ -1,4 +1,4 @@
-"""Where does a sweep stand? A table of its runs, read from the disk."""
+"""The status of a sweep: a table of its runs, read from the disk."""
 
 from __future__ import annotations
 
@@ -14,15 +14,15 @@ COLUMNS = ("id", "run", "state", "attempts", "so far", "time")
 
 
 def table(plan: run_list.Plan, root: pathlib.Path) -> str:
-    """One line for each run, and how many there are of each state."""
+    """Returns one line for each run, and the number of runs in each state."""
     rows = [_row(run, RunRecord(root, run.id)) for run in plan.runs]
     counts = collections.Counter(row[2] for row in rows)
-    told = ", ".join(f"{count} {state}" for state, count in counts.items())
-    return f"{aligned([COLUMNS, *rows])}\n{plan.name}: {told}"
+    summary = ", ".join(f"{count} {state}" for state, count in counts.items())
+    return f"{aligned([COLUMNS, *rows])}\n{plan.name}: {summary}"
 
 
 def aligned(rows: Sequence[Sequence[str]]) -> str:
-    """The rows in columns."""
+    """Returns the rows as lines of aligned columns."""
     widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
     lines = [
         "  ".join(text.ljust(width) for text, width in zip(row, widths, strict=True))
@@ -31,16 +31,16 @@ def aligned(rows: Sequence[Sequence[str]]) -> str:
     return "\n".join(line.rstrip() for line in lines)
 
 
-def _row(run: run_list.SweepRun, entry: RunRecord) -> tuple[str, ...]:
-    attempts = len(entry.attempts())
-    # Rounded before it is cut into parts, so that 59.5 s are 0:01:00.
-    seconds = round(entry.seconds())
+def _row(run: run_list.SweepRun, record: RunRecord) -> tuple[str, ...]:
+    attempts = len(record.attempts())
+    # Rounded before it is divided, so that 59.5 s are 0:01:00.
+    seconds = round(record.seconds())
     return (
         run.id,
         run.label,
-        entry.state(),
+        record.state(),
         str(attempts) if attempts else "",
-        entry.reason() or _so_far(entry.folder / "metrics.jsonl"),
+        record.reason() or _so_far(record.folder / "metrics.jsonl"),
         f"{seconds // 3600}:{seconds // 60 % 60:02}:{seconds % 60:02}"
         if attempts
         else "",
@@ -48,7 +48,7 @@ def _row(run: run_list.SweepRun, entry: RunRecord) -> tuple[str, ...]:
 
 
 def _so_far(path: pathlib.Path) -> str:
-    """The step and the loss that a training run has come to."""
+    """Returns the latest step and loss of a training run."""
     rows = metric_writers.read_metrics(path) if path.is_file() else []
     rows = [row for row in rows if "loss" in row]
     return f"step {rows[-1]['step']}, loss {rows[-1]['loss']:.4g}" if rows else ""

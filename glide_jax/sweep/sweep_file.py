@@ -1,4 +1,4 @@
-"""What does a sweep file ask for? Its command and sweep(), read and checked."""
+"""Reads and checks a sweep file: its command and its function sweep()."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from glide_jax.errors import UserError
 from glide_jax.sweep.combine import Overrides
 
 EXAMPLE = 'COMMAND = "train --config=experiments/configs/base64.py:tiny"'
-# What code of a user's may raise, but for what ends a process.
+# Errors that a user's code may raise, except those that end a process.
 MISTAKES = (
     ArithmeticError,
     AssertionError,
@@ -33,7 +33,13 @@ MISTAKES = (
 
 
 class Definition(NamedTuple):
-    """A sweep as its file has it: name, words after `glide`, a dict for each run."""
+    """The contents of a sweep file.
+
+    Attributes:
+      name: The name of the file.
+      command: Words after `glide`.
+      overrides: One dict for each run.
+    """
 
     name: str
     command: tuple[str, ...]
@@ -44,13 +50,13 @@ def load(path: pathlib.Path) -> Definition:
     """Runs the file and its sweep().
 
     Raises:
-      UserError: no such file, one that raises, or one without what it has to have.
+      UserError: The file is missing, raises an error, or is incomplete.
     """
     module = _import(path)
     command = getattr(module, "COMMAND", None)
     if not isinstance(command, str) or not command.strip():
         raise UserError(
-            f"{path} names no COMMAND that its runs start; add a line such as {EXAMPLE}"
+            f"{path} has no COMMAND, which its runs start; add a line such as {EXAMPLE}"
         )
     function = getattr(module, "sweep", None)
     if not callable(function):
@@ -72,7 +78,7 @@ def _words(path: pathlib.Path, command: str) -> tuple[str, ...]:
         return tuple(shlex.split(command))
     except ValueError as error:
         raise UserError(
-            f"COMMAND of {path} is {command!r} ({error}); write it as in a shell"
+            f"COMMAND of {path} is {command!r} ({error}); write it as for a shell"
         ) from error
 
 
@@ -84,7 +90,7 @@ def _import(path: pathlib.Path) -> ModuleType:
         )
     spec = importlib.util.spec_from_file_location(path.stem, path)
     if spec is None or spec.loader is None:
-        raise UserError(f"{path} is no Python file; a sweep file ends with .py")
+        raise UserError(f"{path} is not a Python file; a sweep file ends with .py")
     module = importlib.util.module_from_spec(spec)
     try:
         spec.loader.exec_module(module)
@@ -94,7 +100,7 @@ def _import(path: pathlib.Path) -> ModuleType:
 
 
 def _to_user_error(path: pathlib.Path, error: BaseException) -> UserError:
-    """One line with the last place inside the file that the error went through."""
+    """Returns one line with the last line of the file in the error's traceback."""
     # importlib makes the path absolute.
     file = str(path.absolute())
     frames = traceback.extract_tb(error.__traceback__)
@@ -104,14 +110,14 @@ def _to_user_error(path: pathlib.Path, error: BaseException) -> UserError:
     where = f"{path}, line {lines[-1]}" if lines else str(path)
     text = " ".join(str(error).split())
     kind = "" if isinstance(error, UserError) else f"{type(error).__name__}: "
-    return UserError(f"{where}: {kind}{text}; mend the sweep file")
+    return UserError(f"{where}: {kind}{text}; correct the sweep file")
 
 
 def _checked(path: pathlib.Path, runs: Any) -> list[Overrides]:
     if isinstance(runs, Mapping | str) or not hasattr(runs, "__iter__"):
         raise UserError(
-            f"sweep() of {path} returned a {type(runs).__name__}; it has to return a "
-            "list of overrides, one dict for each run"
+            f"sweep() of {path} returned a {type(runs).__name__}; return a list of "
+            "overrides, one dict for each run"
         )
     if not runs:
         raise UserError(
@@ -120,8 +126,8 @@ def _checked(path: pathlib.Path, runs: Any) -> list[Overrides]:
     for number, overrides in enumerate(runs):
         if not isinstance(overrides, Mapping):
             raise UserError(
-                f"run {number} of {path} is {overrides!r}; it has to be a dict of "
-                "overrides such as {'seed': 0}"
+                f"run {number} of {path} is {overrides!r}; return a dict of overrides "
+                "such as {'seed': 0}"
             )
         for key, value in overrides.items():
             _check_pair(f"run {number} of {path}", key, value)
@@ -135,8 +141,8 @@ def _check_pair(where: str, key: Any, value: Any) -> None:
         )
     if not _is_plain(value):
         raise UserError(
-            f"{where}: {key}={value!r} is a {type(value).__name__} that JSON and a "
-            "command line have no word for; use a text, a finite number, a bool, or a "
+            f"{where}: {key}={value!r} is a {type(value).__name__}, which neither JSON "
+            "nor a command line can state; use a text, a finite number, a bool, or a "
             "tuple of these"
         )
 

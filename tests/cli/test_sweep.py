@@ -79,11 +79,15 @@ def test_a_mistake_on_the_command_line_is_named(refused, flags, named):
             ["other.py"],
             "'other.py' is not a flag; give one sweep file",
         ),
-        ("[{'seed': 1}]", ["--only=abc"], "--only=abc is no run of small; its first"),
+        (
+            "[{'seed': 1}]",
+            ["--only=abc"],
+            "--only=abc is not a run of small; its first",
+        ),
         ("[{'seed': 1}, {'seed': 1}]", [], "runs 0 and 1 of small are the same"),
         ("[]", [], "returned no runs"),
         ("(sed for _ in [0])", [], "NameError: name 'sed' is not defined"),
-        ("exit(3)", [], "SystemExit: 3; mend the sweep file"),
+        ("exit(3)", [], "SystemExit: 3; correct the sweep file"),
     ],
 )
 def test_a_run_that_would_be_refused_is_refused_before_any_starts(
@@ -272,10 +276,10 @@ def test_status_and_report_need_no_sweep_file(tmp_path, capsys, monkeypatch):
         (None, "[{'data.validation_sources': 'folder:no'}]", "data.validation_sources"),
         (None, "[{'train.init_from': 'no'}]", "train.init_from=no does not exist"),
         (None, "[{'data.tokenizer': 'no'}]", "data.tokenizer: tokenizer 'no' is"),
-        ("evaluate --images=a.npz", "[{'seed': 1}]", "--images=a.npz is no file"),
-        ("evaluate", "[{'base': 'no'}]", "run base=no: --base=no is no bundle"),
-        ("evaluate", "[{'features': 'clip:no'}]", "--features=no is no bundle"),
-        ("evaluate", "[{'reference': 'no'}]", "--reference=no is no file or folder"),
+        ("evaluate --images=a.npz", "[{'seed': 1}]", "--images=a.npz is not a file"),
+        ("evaluate", "[{'base': 'no'}]", "run base=no: --base=no is not a bundle"),
+        ("evaluate", "[{'features': 'clip:no'}]", "--features=no is not a bundle"),
+        ("evaluate", "[{'reference': 'no'}]", "--reference=no is not a file or folder"),
         ("evaluate", "[{'captions_of': 'folder:no'}]", "--captions_of: folder:no is"),
     ],
 )

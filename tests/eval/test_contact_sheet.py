@@ -91,7 +91,7 @@ def test_notes_stand_below_their_pictures_and_make_the_sheet_taller():
 def test_a_row_without_a_note_for_each_picture_is_refused():
     section = make_section([[plain(8, COLOURS[0])]], ["a"])
     section = dataclasses.replace(section, notes=[["first", "second"]])
-    with pytest.raises(ValueError, match="not one note a picture"):
+    with pytest.raises(ValueError, match="one note for each picture"):
         contact_sheet.draw_contact_sheet("", "", [section])
 
 

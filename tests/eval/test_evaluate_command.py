@@ -216,7 +216,7 @@ def test_flags_that_do_not_fit_together_are_refused_in_a_line(
         ([large, shapes], "--images are drawn already"),
         ([base, large], "leave out --base"),
         ([large, reference], "give --features"),
-        ([large, clip, reference], "of 8 px pictures and these are 16 px"),
+        ([large, clip, reference], "of pictures of 8 px, not 16 px"),
         ([large, prompts, clip], "4 pictures and there are 6 prompts"),
         ([large], "no metric can be computed"),
         ([large, clip, "--metrics=fid"], "--metrics=fid: give --reference"),

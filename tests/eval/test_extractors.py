@@ -108,7 +108,7 @@ def test_bad_specifications_are_refused_in_one_line(bundles, tmp_path):  # noqa:
         f"inception_tf1:{tmp_path / 'absent.pth'}": "is not a file",
         "clip:": "name no network",
         f"clip:{tmp_path}": "is not a bundle",
-        f"clip:{bundles['base']}": "is no CLIP",
+        f"clip:{bundles['base']}": "the bundle of a noised CLIP",
         f"clip:{damaged}": "SHA-256 differs",
     }
     for spec, reason in cases.items():

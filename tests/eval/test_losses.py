@@ -92,5 +92,5 @@ def test_where_every_timestep_is_drawn_the_sum_is_that_of_the_whole_chain(
 def test_a_clip_and_an_empty_source_are_refused(models):  # noqa: F811
     with pytest.raises(errors.UserError, match="is a CLIP, which has no denoising"):
         measure(models["clip"])
-    with pytest.raises(errors.UserError, match="holds no records"):
+    with pytest.raises(errors.UserError, match="has no records"):
         measure(models["base"], count=0)

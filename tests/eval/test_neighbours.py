@@ -185,5 +185,5 @@ def test_a_bundle_of_another_kind_is_refused_before_anything_is_read(
 ):
     flags = [flag for flag in command if not flag.startswith("--clip=")]
     assert main.run([*flags, f"--clip={bundles['base']}"]) == 2
-    assert "is no CLIP" in capsys.readouterr().err
+    assert "the bundle of a noised CLIP" in capsys.readouterr().err
     assert not (tmp_path / "out").exists()

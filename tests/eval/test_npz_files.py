@@ -66,7 +66,7 @@ def test_other_files_are_refused_by_name(tmp_path):
     with pytest.raises(errors.UserError, match="array lacking cannot be read"):
         npz_files.RowReader(path, "lacking")
     for name in ("arr_0", "objects"):
-        with pytest.raises(errors.UserError, match="does not lie row by row"):
+        with pytest.raises(errors.UserError, match="is not stored row by row"):
             npz_files.RowReader(path, name)
     # No pickle is ever opened: it could run anything.
     with pytest.raises(errors.UserError, match="cannot be read"):

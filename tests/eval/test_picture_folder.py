@@ -87,8 +87,8 @@ def test_the_order_of_samples_json_goes_before_that_of_names(tmp_path, listed):
 @pytest.mark.parametrize(
     ("text", "told"),
     [
-        ("{}", "not what glide sample writes"),
-        ("{", "not what glide sample writes"),
+        ("{}", "not a record of glide sample"),
+        ("{", "not a record of glide sample"),
         ('{"images": []}', "lists no picture"),
         (
             json.dumps({"images": [entry(1), entry(9)]}),

@@ -187,11 +187,9 @@ def test_prompts_that_do_not_match_the_pictures_are_refused(tmp_path):
     np.savez(tmp_path / "s.npz", arr_0=SHOWN)
     folder = write_folder(tmp_path / "f")
     for spec in (tmp_path / "s.npz", folder):
-        with pytest.raises(
-            errors.UserError, match=r"holds 5 pictures and .* 3 prompts"
-        ):
+        with pytest.raises(errors.UserError, match=r"has 5 pictures and .* 3 prompts"):
             picture_sets.open_saved(str(spec), ["a", "b", "c"])
-    with pytest.raises(errors.UserError, match="has captions of its own"):
+    with pytest.raises(errors.UserError, match="has its own captions"):
         picture_sets.open_saved(f"folder:{folder}", ["a"], px=8)
 
 
@@ -201,9 +199,9 @@ def test_what_holds_no_pictures_is_refused(tmp_path):
     folder = write_folder(tmp_path / "f")
     Image.fromarray(SHOWN[0, :4]).save(folder / "b.png")
     for spec, options, reason in (
-        (tmp_path / "empty", {}, "holds no pictures"),
+        (tmp_path / "empty", {}, "has no pictures"),
         (tmp_path / "float.npz", {}, "arr_0 is float64"),
-        ("nothing", {}, "is no .npz file, folder or data source"),
+        ("nothing", {}, "is not a .npz file, a folder or"),
         (folder, {"px": 8}, "leave them out"),
         (f"folder:{folder}", {}, "add --px"),
     ):

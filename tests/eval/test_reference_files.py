@@ -145,7 +145,7 @@ def test_a_sample_batch_serves_as_a_reference(tmp_path):
 
 def test_a_reference_that_does_not_fit_is_refused(tmp_path):
     path = build(tmp_path)
-    with pytest.raises(errors.UserError, match="of 8 px pictures and these are 16 px"):
+    with pytest.raises(errors.UserError, match="of pictures of 8 px, not 16 px"):
         reference_files.read(path, EXTRACTOR, 16)
     other = stand_in.QuarterMeans(digest="ba9876543210")
     with pytest.raises(errors.UserError, match=r"0123456789ab and .* ba9876543210"):
@@ -168,5 +168,7 @@ def test_statistics_that_are_no_numbers_are_refused(tmp_path):
 @pytest.mark.parametrize("record", ["{}", "[]", "no", '{"extractor": "inception"}'])
 def test_a_record_that_is_not_whole_is_refused(tmp_path, record):
     path = theirs(tmp_path / "theirs.npz", **{reference_files.RECORD: np.array(record)})
-    with pytest.raises(errors.UserError, match="is not what glide evaluate reference"):
+    with pytest.raises(
+        errors.UserError, match="is not one of glide evaluate reference"
+    ):
         reference_files.read(path, OPENAI, 8)

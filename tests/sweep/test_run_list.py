@@ -111,7 +111,7 @@ def test_runs_may_be_added_and_not_taken_away(make_plan, root):
     run_list.keep(make_plan("seeds(2)"), root)
     run_list.keep(make_plan("seeds(3)"), root)
     assert len(run_list.read(root).runs) == 3
-    with pytest.raises(UserError, match="1 of its runs are gone, seed=2"):
+    with pytest.raises(UserError, match="1 of its runs are missing, seed=2"):
         run_list.keep(make_plan("seeds(2)"), root)
 
 
@@ -142,11 +142,11 @@ def test_the_plan_that_others_are_made_of_can_be_read(root):
 @pytest.mark.parametrize(
     ("text", "named"),
     [
-        ("{", "is no plan of a sweep"),
-        ("[]", "is no plan of a sweep"),
-        ('{"schema": 0}', "is a plan of schema 0, and this reads 1"),
-        ('{"schema": 1, "runs": [{"id": 1}]}', "is no plan of a sweep"),
-        (PLAN.replace('"train"', "7"), "its command is no list of words"),
+        ("{", "is not a sweep.s plan"),
+        ("[]", "is not a sweep.s plan"),
+        ('{"schema": 0}', "has schema 0, and this version reads 1"),
+        ('{"schema": 1, "runs": [{"id": 1}]}', "is not a sweep.s plan"),
+        (PLAN.replace('"train"', "7"), "its command is not a list of words"),
         (PLAN.replace('{"seed": 0}', "[]"), r"'overrides' is \[\], not dict"),
         (PLAN.replace('"ab"', "5"), "'id' is 5, not str"),
     ],

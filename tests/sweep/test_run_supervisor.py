@@ -190,7 +190,7 @@ def test_a_disk_without_file_locks_is_named(run_one, monkeypatch):
 @pytest.mark.parametrize(
     ("text", "named"),
     [
-        ("{", "is no list of attempts"),
+        ("{", "is not a list of attempts"),
         ("[5]", "5 is no object"),
         ('[{"host": "a", "started": "now"}]', "'started' is 'now', not int or float"),
         (

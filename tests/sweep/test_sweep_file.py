@@ -32,16 +32,19 @@ def test_a_sweep_file_has_a_name_a_command_and_runs(write_sweep):
     [
         ("[]", "returned no runs"),
         ("listed('a', [])", "returned no runs"),
-        ("{'a': 1}", "returned a dict; it has to return a list"),
-        ("None", "returned a NoneType; it has to return a list"),
-        ("[1]", "run 0 of .* is 1; it has to be a dict"),
+        ("{'a': 1}", "returned a dict; return a list"),
+        ("None", "returned a NoneType; return a list"),
+        ("[1]", "run 0 of .* is 1; return a dict"),
         ("[{1: 2}]", "has the key 1"),
-        ("[{'a': {1, 2}}]", r"run 0 .*: a=\{1, 2\} is a set that JSON"),
-        ("[{'a': 1}, {'a': None}]", "run 1 .*: a=None is a NoneType that JSON"),
-        ("[{'a': float('nan')}]", "a=nan is a float that JSON"),
-        ("[{'a': (1, {})}]", r"a=\(1, \{\}\) is a tuple that JSON"),
+        ("[{'a': {1, 2}}]", r"run 0 .*: a=\{1, 2\} is a set, which"),
+        ("[{'a': 1}, {'a': None}]", "run 1 .*: a=None is a NoneType, which"),
+        ("[{'a': float('nan')}]", "a=nan is a float, which"),
+        ("[{'a': (1, {})}]", r"a=\(1, \{\}\) is a tuple, which"),
         ("undefined", "line 5: NameError: name 'undefined' is not defined"),
-        ("1 / 0", "line 5: ZeroDivisionError: division by zero; mend the sweep file"),
+        (
+            "1 / 0",
+            "line 5: ZeroDivisionError: division by zero; correct the sweep file",
+        ),
         ("zipped(seeds(1), seeds(2))", r"line 5: zipped\(\) of parts of 1, 2 runs"),
     ],
 )
@@ -55,8 +58,8 @@ def test_what_sweep_returns_is_checked(write_sweep, runs, named):
     [
         ("COMMAND = 'train'", "has no function sweep()"),
         ("COMMAND = 'train'\nsweep = 3", "has no function sweep()"),
-        ("def sweep(): return []", "names no COMMAND that its runs start"),
-        ("COMMAND = ['train']", "names no COMMAND that its runs start"),
+        ("def sweep(): return []", "has no COMMAND, which its runs start"),
+        ("COMMAND = ['train']", "has no COMMAND, which its runs start"),
         ("import absent_module", "line 1: ModuleNotFoundError"),
         ("a = 1\ndef sweep(:", "line 2: SyntaxError"),
         ("raise ValueError('one\\ntwo')", "line 1: ValueError: one two"),
@@ -71,4 +74,4 @@ def test_a_file_without_what_a_sweep_has_is_refused(tmp_path, text, named):
 def test_a_file_that_is_absent_or_no_python_is_refused(tmp_path):
     assert "there is no sweep file" in refused(tmp_path / "absent.py")
     (tmp_path / "sweep.txt").write_text("seed: 1")
-    assert "is no Python file" in refused(tmp_path / "sweep.txt")
+    assert "is not a Python file" in refused(tmp_path / "sweep.txt")
