@@ -251,7 +251,7 @@ def open_saved(
       UserError: None of them; a source without `px`, or with prompts; files with
           `px` or `most`.
     """
-    is_source = spec.partition(":")[0] in {k.partition(":")[0] for k in sources.KINDS}
+    is_source = sources.is_spec(spec)
     if not is_source and (px or most):
         raise UserError(
             f"--images={spec} has pictures of its own size and number; --px and "
