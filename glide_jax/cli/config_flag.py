@@ -20,8 +20,6 @@ if TYPE_CHECKING:
 _SOURCES = re.compile(r"(--?\w+\.data\.(?:validation_)?sources)(?:=(.*))?", re.DOTALL)
 # --config.SECTION.KEY, with or without its value.
 _SETTING = re.compile(r"--?\w+\.([\w.]+)")
-_KIND = r"(?:shapes|webdataset|folder|tfds):"
-_NEXT_SOURCE = re.compile(rf",\s*(?={_KIND})")
 # What a mistake in a configuration's file raises.
 _MISTAKES = (
     ArithmeticError,
@@ -141,10 +139,15 @@ def describe_unknown(message: str, argv: Sequence[str]) -> str:
 
 
 def _as_tuple(value: str) -> str:
+    from glide_jax.data import sources
+
     value = value.strip()
-    if value and not re.match(_KIND, value):
+    if not value:
+        return "()"
+    if not sources.is_spec(value):
         return value
-    return repr(tuple(_NEXT_SOURCE.split(value)) if value else ())
+    kinds = "|".join(sources.SOURCES)
+    return repr(tuple(re.split(rf",\s*(?=(?:{kinds}):)", value)))
 
 
 def is_one(flag: flags.Flag) -> bool:

@@ -12,16 +12,21 @@ from glide_jax.errors import UserError
 if TYPE_CHECKING:
     from glide_jax.data import schema
 
-SOURCE_HELP = (
-    "shapes:quickstart, shapes:full, webdataset:GLOB_OR_DIR, folder:DIR or "
-    "tfds:NAME_OR_DIR; folder:DIR?image=EXT&caption=EXT_OR_COLUMN&captions=random "
-    "selects files and captions, see docs/inputs.md"
-)
+
+def describe_sources() -> str:
+    """The help text of a flag that takes a data source."""
+    from glide_jax.data import sources
+
+    return (
+        f"{sources.forms()}; options after a ?, e.g. "
+        "folder:DIR?image=EXT&caption=EXT_OR_COLUMN&captions=random, select files and "
+        "captions, see docs/inputs.md"
+    )
 
 
 def define_source(add: define.Define) -> None:
     """Adds --source."""
-    add.text("source", SOURCE_HELP)
+    add.text("source", describe_sources())
 
 
 def check_arguments(values: flags.FlagValues, arguments: list[str]) -> None:

@@ -1,4 +1,4 @@
-"""What a record and a batch hold: the contract between sources, pipeline and trainer.
+"""Defines records and batches, the contract between sources, pipeline and trainer.
 
 Batch fields (numpy; B is this process's rows of the global batch):
 
@@ -15,6 +15,7 @@ Batch fields (numpy; B is this process's rows of the global batch):
 from __future__ import annotations
 
 import dataclasses
+import pathlib
 from typing import Protocol, runtime_checkable
 
 import numpy as np
@@ -26,13 +27,13 @@ Batch = dict[str, np.ndarray]
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class Example:
-    """One captioned picture as a source yields it.
+    """One captioned picture.
 
     Attributes:
       image: an encoded file (JPEG, PNG, WebP), or uint8 pixels (H, W, 3).
       caption: the text, not yet tokenized; the first one of several.
-      key: names the record to a person, e.g. "shard-00000.tar:000000017".
-      choices: captions of which `captions.draw` takes one; empty: `caption` alone.
+      key: names the record in messages, e.g. "shard-00000.tar:000000017".
+      choices: captions of which `caption_text.draw` takes one; empty: `caption` alone.
     """
 
     image: bytes | np.ndarray
@@ -42,17 +43,17 @@ class Example:
 
 
 class BadRecordError(UserError):
-    """One record that cannot be used; the pipeline replaces it and counts it.
+    """A record that cannot be used; the pipeline replaces it and counts it.
 
     Attributes:
-      kind: a short class of fault, e.g. "broken image" or "empty caption".
+      kind: the class of the fault, e.g. "broken image" or "empty caption".
       key: the record, as in `Example.key`.
       reason: the kind with its detail, e.g. "broken caption (not UTF-8)".
     """
 
     def __init__(self, kind: str, key: str, detail: str = "") -> None:
         self.kind = kind
-        # A file name may hold line ends, and a message is one line.
+        # A file name may contain line ends, and a message is one line.
         self.key = key if key.isprintable() else repr(key)[1:-1]
         self.reason = f"{kind} ({detail})" if detail else kind
         super().__init__(
@@ -71,8 +72,17 @@ class Source(Protocol):
 
 
 @runtime_checkable
+class FileSource(Source, Protocol):
+    """A source whose records are read from files."""
+
+    def files(self) -> list[pathlib.Path]:
+        """Every file that the records are read from."""
+        ...
+
+
+@runtime_checkable
 class Drawable(Protocol):
-    """A source that draws its pictures, so that it can draw them at any size."""
+    """A source that generates its pictures, at any size."""
 
     def at_px(self, px: int) -> Source:
         """The same records, drawn (px, px)."""
@@ -81,7 +91,7 @@ class Drawable(Protocol):
 
 @runtime_checkable
 class Tokenizer(Protocol):
-    """The one method of the tokenizers that the pipeline needs."""
+    """The method of a tokenizer that the pipeline needs."""
 
     def encode_batch(
         self, texts: list[str], context: int

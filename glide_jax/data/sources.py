@@ -1,7 +1,8 @@
-"""Opens what data.sources names: "KIND:WHERE" to a random-access source."""
+"""Opens data sources: from a spec "KIND:PLACE" to random access to records."""
 
 from __future__ import annotations
 
+import dataclasses
 import functools
 import logging
 import pathlib
@@ -9,12 +10,14 @@ from collections.abc import Callable
 
 from glide_jax.data import (
     caption_text,
+    csv_table,
     folder,
     mixture,
     order,
     schema,
     shapes_world,
     source_options,
+    source_report,
     tar_shards,
 )
 from glide_jax.errors import UserError
@@ -23,119 +26,170 @@ from glide_jax.runtime import wording
 _log = logging.getLogger(__name__)
 # The order of the records of folders and tars; natural order is version 2.
 ORDER_VERSION = 2
-# Records left out that a message names.
+# Unusable records that a message names.
 NAMED = 3
-KINDS = (
-    "shapes:quickstart",
-    "shapes:full",
-    "webdataset:GLOB_OR_DIR",
-    "tfds:NAME_OR_DIR",
-    "folder:DIR",
-)
 
 
-def open_source(
-    spec: str, *, split: str = "train", captions_required: bool = True
-) -> schema.Source:
-    """The source a spec names; what it uses and passes over is logged once a process.
+@dataclasses.dataclass(frozen=True)
+class Place:
+    """What an opener opens.
 
-    Args:
-      spec: one of
-        "shapes:quickstart", "shapes:full": drawn on the fly; splits train and held_out,
-        which is also its "validation".
-        "webdataset:GLOB": img2dataset tars, see `tar_paths.expand`.
-        "folder:DIR": pictures with captions beside them or in a table, see `folder`;
-        a folder that holds tars and no pictures is read as webdataset:DIR.
-        Both take "?image=EXT&caption=EXT_OR_COLUMN&captions=first|random|join" at the
-        end, see `source_options`.
-        "tfds:NAME_OR_DIR?image=FEATURE&caption=FEATURE&split=NAME": ArrayRecord; the
-        features default to image and caption, the split, e.g. "train[:5%]", to `split`.
-        "{split}" in a spec becomes the split, e.g. "webdataset:emoji-{split}-*.tar".
-      split: "train", or what else the source has.
-      captions_required: False: pictures without a caption are records as well, whose
-        caption is "".
-
-    Raises:
-      UserError: an unknown kind, or a place that does not hold what it should.
+    Attributes:
+      where: the spec without its kind, with "{split}" replaced.
+      split: "train", "validation" or another split that the source has.
+      captions_required: False: records without a caption are included, caption "".
     """
-    kind, where = _parse(spec, split)
-    if kind == "shapes":
-        # What a drawn world validates on is what it never shows in training.
-        held_out = "held_out" if split == "validation" else split
-        return shapes_world.ShapesWorld(where, held_out)
-    if kind == "tfds":
-        return _open_tfds(where, split, captions_required)
-    source = _open_files(kind, where, captions_required)
-    _log_once(f"{source!r}: {source.report.describe()}")
-    return source
+
+    where: str
+    split: str
+    captions_required: bool
 
 
-def list_files(spec: str, *, split: str = "train") -> list[pathlib.Path] | None:
-    """The files that a source of tars or of a folder reads; None for other kinds.
+@dataclasses.dataclass(frozen=True)
+class SourceKind:
+    """A kind of source.
 
-    Raises:
-      UserError: as `open_source`.
+    Attributes:
+      forms: the specs of this kind, as help and error messages show them.
+      open: opens a place; raises UserError if it does not contain what it should.
+      has_files: the source has `files()`, every file that its records are read from.
     """
-    kind, where = _parse(spec, split)
-    if kind not in ("webdataset", "folder"):
-        return None
-    return _open_files(kind, where, captions_required=False).files()
+
+    forms: tuple[str, ...]
+    open: Callable[[Place], schema.Source]
+    has_files: bool = False
 
 
-def _parse(spec: str, split: str) -> tuple[str, str]:
-    """Kind and place of a spec."""
-    kind, separator, where = spec.replace("{split}", split).partition(":")
-    if not separator or not where or kind not in {k.partition(":")[0] for k in KINDS}:
-        raise UserError(
-            f"data source {spec!r} is not understood; use one of {', '.join(KINDS)}"
+def _open_shapes(place: Place) -> schema.Source:
+    # Held-out scenes of a generated world are its validation split.
+    split = "held_out" if place.split == "validation" else place.split
+    return shapes_world.ShapesWorld(place.where, split)
+
+
+def _open_tars(place: Place) -> schema.Source:
+    name, options = source_options.split_options(place.where)
+    source = tar_shards.TarShards(
+        name, options=options, captions_required=place.captions_required
+    )
+    return _logged(source, source.report)
+
+
+def _open_folder(place: Place) -> schema.Source:
+    name, options = source_options.split_options(place.where)
+    try:
+        source = folder.Folder(
+            name, options=options, captions_required=place.captions_required
         )
-    return kind, where
+    except folder.OnlyTarsError:
+        _log_once(
+            f"folder:{name} contains tars and no pictures; it is read as"
+            f" webdataset:{name}"
+        )
+        return _open_tars(place)
+    return _logged(source, source.report)
 
 
-def _open_files(
-    kind: str, where: str, captions_required: bool
-) -> folder.Folder | tar_shards.TarShards:
-    place, options = source_options.split_options(where)
-    settings = {"options": options, "captions_required": captions_required}
-    if kind == "folder":
-        try:
-            return folder.Folder(place, **settings)
-        except folder.OnlyTarsError:
-            _log_once(
-                f"folder:{place} holds tars and no pictures; it is read as"
-                f" webdataset:{place}"
-            )
-    return tar_shards.TarShards(place, **settings)
+def _open_csv(place: Place) -> schema.Source:
+    source = csv_table.open_csv(place.where, captions_required=place.captions_required)
+    return _logged(source, source.report)
 
 
-@functools.cache
-def _log_once(line: str) -> None:
-    """Logs a line once a process: training, validation and grids open a source each."""
-    _log.info("%s", line)
-
-
-def _open_tfds(where: str, split: str, captions_required: bool) -> schema.Source:
-    # tensorflow_datasets takes a second to import, so only its users pay for it.
+def _open_tfds(place: Place) -> schema.Source:
+    # Imported on use, since tensorflow_datasets takes a second to import.
     from glide_jax.data import tfds_records
 
-    name, _, query = where.partition("?")
+    name, _, query = place.where.partition("?")
     known = ("image", "caption", "split", "captions")
-    options = source_options.parse_query(query, known, f"tfds:{where}")
-    source_options.check_policy(options.get("captions", ""), f"tfds:{where}")
+    options = source_options.parse_query(query, known, f"tfds:{place.where}")
+    source_options.check_policy(options.get("captions", ""), f"tfds:{place.where}")
     source = tfds_records.TfdsRecords(
-        name, **{"split": split, **options}, captions_required=captions_required
+        name,
+        **{"split": place.split, **options},
+        captions_required=place.captions_required,
     )
     _log_once(f"{source!r}: {wording.counted(len(source), 'record')}")
     return source
 
 
+# The only list of the kinds of sources: validation, help and messages read it.
+SOURCES: dict[str, SourceKind] = {
+    "shapes": SourceKind(("shapes:quickstart", "shapes:full"), _open_shapes),
+    "webdataset": SourceKind(("webdataset:GLOB_OR_DIR",), _open_tars, has_files=True),
+    "folder": SourceKind(("folder:DIR",), _open_folder, has_files=True),
+    "csv": SourceKind(("csv:FILE.csv",), _open_csv, has_files=True),
+    "tfds": SourceKind(("tfds:NAME_OR_DIR",), _open_tfds),
+}
+
+
+def forms() -> str:
+    """The specs of all kinds, e.g. "shapes:quickstart, ..., tfds:NAME_OR_DIR"."""
+    return ", ".join(form for kind in SOURCES.values() for form in kind.forms)
+
+
+def is_spec(text: str) -> bool:
+    """Whether a text starts with a kind of source and a colon."""
+    kind, colon, _ = text.partition(":")
+    return bool(colon) and kind in SOURCES
+
+
+def open_source(
+    spec: str, *, split: str = "train", captions_required: bool = True
+) -> schema.Source:
+    """Opens the source of a spec; logs once what it uses and what it skips.
+
+    Args:
+      spec: "KIND:PLACE", see `forms` and docs/inputs.md. "{split}" in it is replaced by
+        the split, e.g. "webdataset:emoji-{split}-*.tar".
+      split: "train", "validation" or another split that the source has.
+      captions_required: False: records without a caption are included, caption "".
+
+    Raises:
+      UserError: an unknown kind, or a place that does not contain what it should.
+    """
+    kind, where = _parse(spec, split)
+    return SOURCES[kind].open(Place(where, split, captions_required))
+
+
+def list_files(spec: str, *, split: str = "train") -> list[pathlib.Path] | None:
+    """Returns the files that a source reads; None for kinds without files.
+
+    Raises:
+      UserError: as `open_source`.
+    """
+    kind, where = _parse(spec, split)
+    if not SOURCES[kind].has_files:
+        return None
+    source = SOURCES[kind].open(Place(where, split, captions_required=False))
+    assert isinstance(source, schema.FileSource)
+    return source.files()
+
+
+def _parse(spec: str, split: str) -> tuple[str, str]:
+    """Returns kind and place of a spec."""
+    kind, _, where = spec.replace("{split}", split).partition(":")
+    if not where or kind not in SOURCES:
+        raise UserError(f"data source {spec!r} is not valid; use one of {forms()}")
+    return kind, where
+
+
+def _logged(source: schema.Source, report: source_report.SourceReport) -> schema.Source:
+    _log_once(f"{source!r}: {report.describe()}")
+    return source
+
+
+@functools.cache
+def _log_once(line: str) -> None:
+    """Logs a line once per process, however often a source is opened."""
+    _log.info("%s", line)
+
+
 def open_mixture(
     specs: tuple[str, ...], weights: tuple[float, ...], *, split: str = "train"
 ) -> schema.Source:
-    """The weighted mixture of some sources; one source alone is opened as it is.
+    """Opens the weighted mixture of some sources, or the only source.
 
-    The stream's share of each source is its weight, exactly so in every thousand
-    positions, and each source is visited in whole epochs, as a function of
+    The share of each source in the stream is its weight, exactly in every thousand
+    positions. Each source is visited in whole epochs, as a function of
     (seed, position).
 
     Raises:
@@ -153,15 +207,15 @@ def sample_captions(
     seed: int = 0,
     on_progress: Callable[[], None] = lambda: None,
 ) -> list[str]:
-    """Up to `count` captions in the order of the stream, e.g. to train a tokenizer.
+    """Returns up to `count` captions in stream order, e.g. to train a tokenizer.
 
-    Records without a usable caption are left out, and told of in the log. `on_progress`
-    is called before each record; what it raises ends the work.
+    Records without a usable caption are skipped and logged. `on_progress` is called
+    before each record and may raise to stop.
 
     Raises:
-      UserError: not one of the records has a usable caption.
+      UserError: no record has a usable caption.
     """
-    found: list[str] = []
+    captions: list[str] = []
     skipped: list[schema.BadRecordError] = []
     for position in range(min(count, len(source))):
         on_progress()
@@ -172,12 +226,12 @@ def sample_captions(
         except schema.BadRecordError as bad:
             skipped.append(bad)
         else:
-            found.append(example.caption)
+            captions.append(example.caption)
     if skipped:
         first = ", ".join(f"{bad.key}: {bad.reason}" for bad in skipped[:NAMED])
-        share = f"{len(found)} of {len(found) + len(skipped)} records"
-        told = f"{source!r}: {share} have a usable caption; left out: {first}"
-        if not found:
-            raise UserError(f"{told}; captions are UTF-8 text and not empty")
-        _log.warning("%s%s", told, ", ..." if len(skipped) > NAMED else "")
-    return found
+        share = f"{len(captions)} of {len(captions) + len(skipped)} records"
+        message = f"{source!r}: {share} have a usable caption; skipped: {first}"
+        if not captions:
+            raise UserError(f"{message}; give captions of UTF-8 text, not empty")
+        _log.warning("%s%s", message, ", ..." if len(skipped) > NAMED else "")
+    return captions

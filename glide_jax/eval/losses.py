@@ -170,17 +170,16 @@ def _batch(
     """Returns records prepared as in training, without mirroring."""
     sizes, data = model.config.model, model.config.data
     assert isinstance(sizes, defaults.Text2ImConfig)
-    return pipeline.fixed_batch(
-        source,
-        model.tokenizer,  # pyright: ignore[reportArgumentType]: returns numpy arrays
-        range(count),
-        rows=rows,
+    settings = pipeline.RowSettings(
         image_px=sizes.image_px,
         text_context=sizes.text_context,
         low_res_px=sizes.low_res_px,
         low_res_corruption=data.low_res_corruption,
         low_res_corruption_strength=data.low_res_corruption_strength,
         inpaint=sizes.inpaint,
+    )
+    return pipeline.fixed_batch(
+        source, model.tokenizer, settings, range(count), rows=rows
     )
 
 

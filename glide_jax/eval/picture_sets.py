@@ -261,7 +261,7 @@ def open_saved(
       UserError: `spec` is none of these; a source has no `px`, or has prompts; files
         have `px` or `most`.
     """
-    is_source = spec.partition(":")[0] in {k.partition(":")[0] for k in sources.KINDS}
+    is_source = sources.is_spec(spec)
     if not is_source and (px or most):
         raise UserError(
             f"--images={spec} is not a data source, which --px and --num_images need; "

@@ -309,7 +309,7 @@ def open_pictures(
     Raises:
       UserError: `spec` is none of these, or the pictures have another side.
     """
-    if spec.partition(":")[0] in {kind.partition(":")[0] for kind in sources.KINDS}:
+    if sources.is_spec(spec):
         return picture_sets.Real(spec, px, most, captions_required=False)
     place = paths.local_path(spec, "--source")
     if place.is_dir() and not (place / "samples.json").is_file():
@@ -317,7 +317,7 @@ def open_pictures(
     if not (place.is_dir() or place.suffix == ".npz"):
         raise UserError(
             f"--source={spec} is not a folder, a .npz file or a data source; give a "
-            f"path, or one of {', '.join(sources.KINDS)}"
+            f"path, or one of {sources.forms()}"
         )
     if place.is_dir():
         pictures = picture_sets.Folder(place, None, "--source")

@@ -135,10 +135,9 @@ class _Evaluation:
         batch = pipeline.fixed_batch(
             self._source,
             self._run.tokenizer,
+            batches.row_settings(config),
             [i % len(self._source) for i in range(first + size)],
             rows=range(first, first + size),
-            seed=config.seed,
-            **batches.data_settings(config),
         )
         drawn = self._draw(params, batch, np.arange(first, first + size))
         indices = np.arange(first, stop, dtype=np.int64)

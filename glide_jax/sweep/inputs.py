@@ -55,7 +55,11 @@ def of_training(config: defaults.Config) -> Iterator[Input]:
         )
         yield Input("data.validation_sources", held_out, opened)
     spec = data.tokenizer
-    if spec and spec not in tokenizers.PUBLISHED and not spec.startswith("sentencepi"):
+    if (
+        spec
+        and spec not in tokenizers.published()
+        and not spec.startswith("sentencepi")
+    ):
         opened = functools.partial(tokenizers.make_tokenizer, spec)
         yield Input("data.tokenizer", spec, opened, _place(spec, "data.tokenizer"))
     if origin := config.train.init_from:

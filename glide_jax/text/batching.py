@@ -1,4 +1,4 @@
-"""Ragged token lists to the rectangular (tokens, text_mask) pair models take."""
+"""Cleans captions, and stacks token lists to arrays (tokens, text_mask)."""
 
 from __future__ import annotations
 
@@ -14,10 +14,10 @@ from glide_jax.errors import UserError
 
 
 def truncate(ids: Sequence[int], context: int, *, closing: int) -> list[int]:
-    """At most `context` ids; the last `closing` ids survive, the middle is cut.
+    """Truncates ids to at most `context`, and keeps the last `closing` of them.
 
     Raises:
-      UserError: `context` leaves no room for the ids that must survive.
+      UserError: `context` is not larger than `closing`.
     """
     if context < closing + 1:
         raise UserError(
@@ -32,7 +32,7 @@ def truncate(ids: Sequence[int], context: int, *, closing: int) -> list[int]:
 def stack(
     rows: Sequence[Sequence[int]], context: int, pad_id: int
 ) -> tuple[array_types.Tokens, array_types.TextMask]:
-    """Tokens int32 (B, L) padded on the right with `pad_id`, mask True on real ids."""
+    """Returns tokens int32 (B, L), padded right, and mask (B, L), True = real."""
     tokens = np.full((len(rows), context), pad_id, dtype=np.int32)
     mask = np.zeros((len(rows), context), dtype=np.bool_)
     for row, ids in enumerate(rows):
@@ -42,10 +42,10 @@ def stack(
 
 
 def lower_case(text: str) -> str:
-    """`text` in lower case, as GLIDE reads captions; nothing else is changed.
+    """Returns the text in lower case, GLIDE's only normalisation of captions.
 
     Raises:
-      UserError: half a surrogate pair in `text`: no Unicode text, so no UTF-8.
+      UserError: the text contains an unpaired surrogate, so it is not valid Unicode.
     """
     lowered = text.lower()
     try:
@@ -53,12 +53,16 @@ def lower_case(text: str) -> str:
     except UnicodeEncodeError as error:
         raise UserError(
             f"the text {text!r} is not valid Unicode at character {error.start}; "
-            f"give it in UTF-8"
+            "give it in UTF-8"
         ) from error
     return lowered
 
 
 def clip_clean(text: str) -> str:
-    """openai/CLIP's cleaning: mend mojibake, unescape HTML twice, one space, lower."""
-    mended = html.unescape(html.unescape(ftfy.fix_text(text)))
-    return re.sub(r"\s+", " ", mended).strip().lower()
+    """Cleans a text as openai/CLIP does.
+
+    Repairs wrongly decoded characters, unescapes HTML twice, replaces each run of
+    white space by one space, and converts to lower case.
+    """
+    repaired = html.unescape(html.unescape(ftfy.fix_text(text)))
+    return re.sub(r"\s+", " ", repaired).strip().lower()

@@ -1,4 +1,4 @@
-"""Byte-pair encodings as released: GPT-2's for GLIDE's text encoder, and CLIP's.
+"""The released byte-pair encodings: GPT-2's for GLIDE's text encoder, and CLIP's.
 
 Both write text as UTF-8 bytes in a printable alphabet and merge neighbouring symbols
 in the order of a learned list (Radford et al. 2019, section 2.2). They differ in
@@ -33,21 +33,21 @@ _CLIP_NUM_MERGES = 49152 - 256 - 2
 
 
 class Gpt2Tokenizer:
-    """GPT-2's BPE as GLIDE uses it: lower-cased first, no start or end token.
+    """GPT-2's BPE as GLIDE uses it: lower-cased text, no start or end token.
 
-    Padding is the end-of-text id (50256 of 50,257), told from text by the mask alone.
+    Padding is the end-of-text id (50256 of 50,257); only the mask marks it as padding.
     """
 
     kind = "gpt2"
 
     def __init__(self, encoder: bytes, merges: bytes):
-        """Takes the contents of ``encoder.json`` (token -> id) and ``vocab.bpe``."""
+        """Reads the contents of `encoder.json` (token -> id) and `vocab.bpe`."""
         self._files = {"encoder.json": encoder, "vocab.bpe": merges}
         ids = _parse_ids(encoder)
         if _END_OF_TEXT not in ids:
             raise UserError(
-                f"encoder.json has no {_END_OF_TEXT} entry, which GLIDE pads with; "
-                f"use GPT-2's own encoder.json"
+                f"encoder.json has no {_END_OF_TEXT}, GLIDE's padding; use the "
+                "published encoder.json of GPT-2"
             )
         self.vocab_size = len(ids)
         self.pad_id = ids[_END_OF_TEXT]
@@ -61,42 +61,42 @@ class Gpt2Tokenizer:
         return type(self), tuple(self._files.values())
 
     def encode(self, text: str) -> list[int]:
-        """Ids of the lower-cased text; "" gives none."""
+        """Returns the ids of the lower-cased text; none for ""."""
         return self._bpe.encode(batching.lower_case(text)).ids
 
     def encode_batch(
         self, texts: Sequence[str], context: int
     ) -> tuple[array_types.Tokens, array_types.TextMask]:
-        """Tokens (B, context), cut or padded on the right, and their mask."""
+        """Returns tokens (B, context), truncated or padded on the right, and mask."""
         rows = [batching.truncate(self.encode(t), context, closing=0) for t in texts]
         return batching.stack(rows, context, self.pad_id)
 
     def decode(self, ids: Iterable[SupportsInt]) -> str:
-        """The lower-cased text; padding is left out, since no text encodes to it."""
+        """Returns the lower-cased text without padding."""
         return self._bpe.decode([i for i in map(int, ids) if i != self.pad_id])
 
     def files(self) -> dict[str, bytes]:
-        """The vocabulary files' contents by name."""
+        """Returns the contents of the tokenizer's files by name."""
         return dict(self._files)
 
     def digest(self) -> str:
-        """sha256 over kind and files, hexadecimal."""
+        """Returns the SHA-256 of kind and files, hexadecimal."""
         return vocabulary.digest(self.kind, self._files)
 
 
 class ClipTokenizer:
-    """CLIP's BPE: mended and lower-cased text between a start and an end token.
+    """CLIP's BPE: cleaned, lower-cased text between a start and an end token.
 
-    A text that spells ``<|startoftext|>`` or ``<|endoftext|>`` encodes to that id, as
-    in openai/CLIP. Padding is 0, which is also the id of a "!" inside a word, so only
-    the mask tells them apart.
+    The text `<|startoftext|>` or `<|endoftext|>` encodes to that id, as in openai/CLIP.
+    Padding is 0, which is also the id of a "!" inside a word; only the mask
+    distinguishes them.
     """
 
     kind = "clip"
     pad_id = 0
 
     def __init__(self, merges: bytes):
-        """Takes a header line, then one merge a line, all of them used."""
+        """Reads a header line, then one merge per line; all of them are used."""
         self._files = {"clip_merges.txt": merges}
         pairs = _parse_merges(merges)
         alphabet = _byte_alphabet()
@@ -110,7 +110,7 @@ class ClipTokenizer:
         self._bpe = _make_bpe(ids, pairs, end_of_word_suffix=_WORD_END)
         self._split = pre_tokenizers.Sequence(
             [
-                # Inverted and removed: what the pattern matches stays.
+                # Inverted: text that the pattern does not match is removed.
                 pre_tokenizers.Split(
                     tokenizers.Regex(_CLIP_PATTERN), behavior="removed", invert=True
                 ),
@@ -123,11 +123,11 @@ class ClipTokenizer:
         return type(self), tuple(self._files.values())
 
     def encode(self, text: str) -> list[int]:
-        """Start id, ids of the cleaned text, end id; "" gives the two specials."""
+        """Returns start id, ids of the cleaned text, end id."""
         ids = [self.start_id]
         for piece, _ in self._split.pre_tokenize_str(batching.clip_clean(text)):
-            # As in openai/CLIP the split decides what is a special, so that "!<|"
-            # swallows the opening of one: an added token would not be swallowed.
+            # As in openai/CLIP, special tokens are recognised after the split, which
+            # may break one: "!<|" is one piece.
             if piece == _START_OF_TEXT:
                 ids.append(self.start_id)
             elif piece == _END_OF_TEXT:
@@ -139,19 +139,19 @@ class ClipTokenizer:
     def encode_batch(
         self, texts: Sequence[str], context: int
     ) -> tuple[array_types.Tokens, array_types.TextMask]:
-        """Tokens (B, context): long texts keep the end id last; mask has specials."""
+        """Returns tokens (B, context), the end id kept last, and mask."""
         rows = [batching.truncate(self.encode(t), context, closing=1) for t in texts]
         return batching.stack(rows, context, self.pad_id)
 
     def decode(self, ids: Iterable[SupportsInt]) -> str:
-        """The cleaned text, words parted by single spaces, up to the first end id."""
+        """Returns the cleaned text, words separated by spaces, up to the end id."""
         words = []
         for token in map(int, ids):
             if token == self.end_id:
                 break
             if token != self.start_id:
                 words.append(self._words[token])
-        # The byte alphabet's name for a space is "Ġ".
+        # "Ġ" represents a space in the byte alphabet.
         spaced = [
             word.removesuffix(_WORD_END) + "Ġ" if word.endswith(_WORD_END) else word
             for word in words
@@ -159,16 +159,16 @@ class ClipTokenizer:
         return self._byte_decoder.decode(spaced).rstrip(" ")
 
     def files(self) -> dict[str, bytes]:
-        """The merges in use, by file name."""
+        """Returns the contents of the tokenizer's files by name."""
         return dict(self._files)
 
     def digest(self) -> str:
-        """sha256 over kind and files, hexadecimal."""
+        """Returns the SHA-256 of kind and files, hexadecimal."""
         return vocabulary.digest(self.kind, self._files)
 
 
 def published_gpt2() -> Gpt2Tokenizer:
-    """GPT-2's tokenizer of 50,257 ids, its files found or downloaded."""
+    """Creates GPT-2's tokenizer of 50,257 ids; downloads its files if needed."""
     return Gpt2Tokenizer(
         vocabulary.read(vocabulary.GPT2_ENCODER),
         vocabulary.read(vocabulary.GPT2_MERGES),
@@ -176,49 +176,53 @@ def published_gpt2() -> Gpt2Tokenizer:
 
 
 def published_clip() -> ClipTokenizer:
-    """CLIP's tokenizer of 49,408 ids, its file found or downloaded."""
+    """Creates CLIP's tokenizer of 49,408 ids; downloads its file if needed."""
     lines = vocabulary.read(vocabulary.CLIP_MERGES).split(b"\n")
-    # The published list is five times what CLIP uses: bundles carry the used part.
+    # CLIP uses a fifth of the published list; bundles contain that part.
     return ClipTokenizer(b"\n".join(lines[: 1 + _CLIP_NUM_MERGES]) + b"\n")
 
 
 def _make_bpe(
     ids: dict[str, int], pairs: list[tuple[str, str]], **options: str
 ) -> models.BPE:
-    """The merge model; a UserError if merges speak of tokens without an id."""
+    """Returns the merge model.
+
+    Raises:
+      UserError: a merge contains a token without an id.
+    """
     tokens = (token for a, b in pairs for token in (a, b, a + b))
     missing = next((token for token in tokens if token not in ids), None)
     if missing is not None:
         raise UserError(
-            f"the merges speak of {missing!r}, which the vocabulary does not hold; "
-            f"use vocabulary and merges files of the same tokenizer"
+            f"the merges contain {missing!r}, which the vocabulary lacks; use the "
+            "vocabulary and merges files of one tokenizer"
         )
     return models.BPE(vocab=ids, merges=pairs, **options)
 
 
 def _parse_ids(encoder: bytes) -> dict[str, int]:
-    """Token -> id of encoder.json: each id from 0 on once, or rows would be missing."""
+    """Parses encoder.json, token -> id; ids are consecutive from 0."""
     try:
         ids = json.loads(encoder)
     except (ValueError, RecursionError) as error:
         raise UserError(
             f"encoder.json is not JSON in UTF-8 ({error}); use the published file"
         ) from error
-    is_whole = (
+    is_consecutive = (
         isinstance(ids, dict)
         and all(type(index) is int for index in ids.values())
         and sorted(ids.values()) == list(range(len(ids)))
     )
-    if not is_whole:
+    if not is_consecutive:
         raise UserError(
-            "encoder.json does not give its tokens the ids 0, 1, 2 and so on, each "
-            "once; use the published file"
+            "encoder.json does not map its tokens to the ids 0, 1, 2, ..., each once; "
+            "use the published file"
         )
     return ids
 
 
 def _parse_merges(merges: bytes) -> list[tuple[str, str]]:
-    """Pairs in merge order; the first line is a header."""
+    """Parses the pairs in merge order; the first line is a header."""
     try:
         lines = merges.decode("utf-8").split("\n")
     except UnicodeDecodeError as error:
@@ -227,23 +231,23 @@ def _parse_merges(merges: bytes) -> list[tuple[str, str]]:
         ) from error
     pairs = []
     for number, line in enumerate(lines[1:], start=2):
-        # Only plain spaces part the two: other Unicode blanks are alphabet symbols.
+        # Only U+0020 separates the two; other Unicode spaces are alphabet symbols.
         symbols = line.split(" ")
         if len(symbols) == 2:
             pairs.append((symbols[0], symbols[1]))
         elif line:
             raise UserError(
-                f"line {number} of the merges file is {line!r}, not two symbols with "
-                f"a space between; use the published file"
+                f"line {number} of the merges file is {line!r}, not two symbols and a "
+                "space; use the published file"
             )
     return pairs
 
 
 def _byte_alphabet() -> list[str]:
-    """The 256 printable stand-ins for bytes in CLIP's id order (GPT-2's alphabet).
+    """Returns the 256 printable characters that represent bytes, in CLIP's id order.
 
-    Printable Latin-1 characters stand for themselves and come first; the other bytes
-    follow in order, as the code points from 256 on.
+    Printable Latin-1 characters represent themselves and come first; the other bytes
+    follow in order, as the code points from 256 on (GPT-2's alphabet).
     """
     printable = [*range(33, 127), *range(161, 173), *range(174, 256)]
     return [chr(code) for code in printable] + [

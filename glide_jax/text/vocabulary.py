@@ -1,9 +1,8 @@
-"""Where the published BPE vocabulary files come from, and proof that they are right.
+"""Reads and downloads the published BPE vocabulary files, and checks their digests.
 
-A file is looked for, plain or gzipped, in the folder named by ``$GLIDE_JAX_VOCAB``,
-then in our cache folder (see runtime/user_cache.py), and is then downloaded into that
-cache from where OpenAI publishes it. Digests are of the uncompressed content, so one
-digest covers the plain file and any gzip of it.
+A file is searched for, plain or gzipped, in the folder `$GLIDE_JAX_VOCAB`, then in the
+cache folder (see runtime/user_cache.py), and is otherwise downloaded into the cache
+from OpenAI's address. Digests are of the uncompressed content.
 """
 
 from __future__ import annotations
@@ -27,7 +26,7 @@ _DOWNLOAD_TIMEOUT_SECS = 60
 
 @dataclasses.dataclass(frozen=True)
 class VocabularyFile:
-    """A published file: its plain name, sha256 of its plain content, and address."""
+    """A published file: name and SHA-256 of the uncompressed file, and its address."""
 
     name: str
     sha256: str
@@ -54,7 +53,7 @@ CLIP_MERGES = VocabularyFile(
 
 
 def find(file: VocabularyFile) -> pathlib.Path | None:
-    """The first place that holds `file`, plain or gzipped; None if none does."""
+    """Returns the first existing path of a file, plain or gzipped; None if none."""
     given = os.environ.get(FOLDER_VARIABLE)
     folders = [paths.local_path(given, FOLDER_VARIABLE)] if given else []
     for folder in [*folders, user_cache.folder()]:
@@ -65,37 +64,36 @@ def find(file: VocabularyFile) -> pathlib.Path | None:
 
 
 def read(file: VocabularyFile) -> bytes:
-    """The plain content of `file`, found or downloaded, its digest checked.
+    """Returns the uncompressed content of a file, downloaded if needed.
 
     Raises:
-      UserError: the file found has another digest, or none was found and the
-          download failed.
+      UserError: its digest differs, or the download failed.
     """
     path = find(file) or _download(file)
     return _checked(file, path.read_bytes(), where=str(path))
 
 
 def _checked(file: VocabularyFile, raw: bytes, where: str) -> bytes:
-    """The plain content of `raw`, which `where` names, if its digest is `file`'s."""
+    """Uncompresses the content from `where`, and checks its digest."""
     try:
         content = gzip.decompress(raw) if raw.startswith(b"\x1f\x8b") else raw
     except (OSError, EOFError, zlib.error) as error:
         raise UserError(
-            f"{where} is a damaged gzip file ({error}); delete it to have it "
-            f"downloaded again, or put a sound {file.name} there"
+            f"{where} is a damaged gzip file ({error}); delete it, so that it is "
+            f"downloaded again, or replace it by the published {file.name}"
         ) from error
     digest = hashlib.sha256(content).hexdigest()
     if digest != file.sha256:
         raise UserError(
-            f"{where} has sha256 {digest} but {file.name} as published has "
-            f"{file.sha256}; delete it to have it downloaded again, or put the "
-            f"published file there"
+            f"{where} has sha256 {digest}, but the published {file.name} has "
+            f"{file.sha256}; delete it, so that it is downloaded again, or replace it "
+            "by the published file"
         )
     return content
 
 
 def _download(file: VocabularyFile) -> pathlib.Path:
-    """Fetches `file` into the cache folder; returns its path there."""
+    """Downloads a file to the cache folder and returns its path."""
     try:
         with urllib.request.urlopen(file.url, timeout=_DOWNLOAD_TIMEOUT_SECS) as reply:
             raw = reply.read()
@@ -111,13 +109,13 @@ def _download(file: VocabularyFile) -> pathlib.Path:
         return _write_whole(user_cache.folder() / file.name, content)
     except OSError as error:
         raise UserError(
-            f"{file.name} was downloaded but cannot be kept in {user_cache.folder()} "
-            f"({error}); set {user_cache.FOLDER_VARIABLE} to a folder you may write to"
+            f"{file.name} cannot be written to {user_cache.folder()} ({error}); set "
+            f"{user_cache.FOLDER_VARIABLE} to a writable folder"
         ) from error
 
 
 def _write_whole(path: pathlib.Path, content: bytes) -> pathlib.Path:
-    """Writes under a temporary name, then renames: no reader sees half a file."""
+    """Writes a file atomically, by a temporary name."""
     path.parent.mkdir(parents=True, exist_ok=True)
     with tempfile.NamedTemporaryFile(
         dir=path.parent, prefix=path.name + ".", delete=False
@@ -133,7 +131,7 @@ def _write_whole(path: pathlib.Path, content: bytes) -> pathlib.Path:
 
 
 def digest(kind: str, files: dict[str, bytes]) -> str:
-    """sha256, hexadecimal, over a tokenizer's kind and its files, named and sorted."""
+    """Returns the SHA-256, hexadecimal, of a tokenizer's kind and its sorted files."""
     total = hashlib.sha256(kind.encode())
     for name in sorted(files):
         total.update(f"\n{name} {hashlib.sha256(files[name]).hexdigest()}".encode())

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import logging
 import pathlib
 import shutil
@@ -31,17 +32,18 @@ def open_sources(config: Config) -> tuple[schema.Source, schema.Source | None]:
     )
 
 
-def data_settings(config: Config) -> dict[str, Any]:
-    """The arguments of `pipeline.fixed_batch` that the configuration determines."""
+def row_settings(config: Config) -> pipeline.RowSettings:
+    """The rows of fixed batches: without flips and without the picture cache."""
     is_text2im = config.model.family == "text2im"
-    return {
-        "image_px": config.model.image_px,
-        "text_context": config.model.text_context,
-        "low_res_px": config.model.low_res_px if is_text2im else 0,
-        "low_res_corruption": config.data.low_res_corruption,
-        "low_res_corruption_strength": config.data.low_res_corruption_strength,
-        "inpaint": config.model.inpaint if is_text2im else False,
-    }
+    return pipeline.RowSettings(
+        image_px=config.model.image_px,
+        text_context=config.model.text_context,
+        seed=config.seed,
+        low_res_px=config.model.low_res_px if is_text2im else 0,
+        low_res_corruption=config.data.low_res_corruption,
+        low_res_corruption_strength=config.data.low_res_corruption_strength,
+        inpaint=config.model.inpaint if is_text2im else False,
+    )
 
 
 def check_cache(config: Config, source: schema.Source) -> None:
@@ -88,23 +90,26 @@ def make_batches(
     faults_before: Mapping[str, Any],
 ) -> pipeline.Batches:
     size = config.train.global_batch_size
-    log = run_log.log_path(workdir)
-    return pipeline.make_batches(
-        source,
-        tokenizer,
+    settings = pipeline.BatchSettings(
+        dataclasses.replace(
+            row_settings(config), flip_prob=config.data.flip_prob, cache=_cache(config)
+        ),
         global_batch_size=size,
-        seed=config.seed,
-        start_step=start_step,
         process_index=part[0],
         process_count=part[1],
-        flip_prob=config.data.flip_prob,
-        cache=_cache(config),
         num_threads=config.data.num_threads,
         prefetch_batches=config.data.prefetch_batches,
         max_bad_frac=config.data.max_bad_frac,
-        on_bad=bad_records.RecordLog(log, position=start_step * size),
+    )
+    return pipeline.make_batches(
+        source,
+        tokenizer,
+        settings,
+        start_step=start_step,
+        on_bad=bad_records.RecordLog(
+            run_log.log_path(workdir), position=start_step * size
+        ),
         faults_before=run_log.share_of(faults_before, part),
-        **data_settings(config),
     )
 
 
@@ -127,10 +132,9 @@ def validation_batches(
         pipeline.fixed_batch(
             source,
             tokenizer,
+            row_settings(config),
             [k % len(source) for k in range(i * size, (i + 1) * size)],
             rows=rows,
-            seed=config.seed,
-            **data_settings(config),
         )
         for i in range(count)
     ]
@@ -146,7 +150,6 @@ def grid_batch(
     return pipeline.fixed_batch(
         source,
         tokenizer,
+        row_settings(config),
         [k % len(source) for k in range(count)],
-        seed=config.seed,
-        **data_settings(config),
     )

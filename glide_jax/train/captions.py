@@ -57,8 +57,9 @@ def check_name(config: Config) -> None:
         )
     spec = config.data.tokenizer or DEFAULT_TOKENIZER
     # The tokenizer of an origin may be a different one.
-    if spec in tokenizers.PUBLISHED and not config.train.init_from:
-        _check_size(config, tokenizers.PUBLISHED[spec])
+    published = tokenizers.published()
+    if spec in published and not config.train.init_from:
+        _check_size(config, published[spec].published_size)
 
 
 def find_tokenizer(
@@ -91,7 +92,7 @@ def find_tokenizer(
                 "data.tokenizer is empty: the default is used, %s", DEFAULT_TOKENIZER
             )
         spec = spec or DEFAULT_TOKENIZER
-        if not may_download and not tokenizers.is_here(spec):
+        if not may_download and not tokenizers.is_cached(spec):
             logging.warning(
                 "data.tokenizer=%s is not in the cache, and a start downloads it: the "
                 "lengths of captions are not checked",
@@ -111,7 +112,7 @@ def find_tokenizer(
 
 def _is_that_of(origin: init_from.Origin, spec: str, may_download: bool) -> bool:
     """Whether `spec` is the origin's tokenizer; compares kinds if it is not cached."""
-    if not may_download and not tokenizers.is_here(spec):
+    if not may_download and not tokenizers.is_cached(spec):
         return origin.tokenizer.kind == spec
     return tokenizers.make_tokenizer(spec).digest() == origin.tokenizer.digest()
 

@@ -15,7 +15,7 @@ import jax.numpy as jnp
 import optax
 
 from glide_jax import array_types
-from glide_jax.config.defaults import Config, NoisedClipConfig
+from glide_jax.config.defaults import Config
 from glide_jax.diffusion import losses, process, schedules, timestep_sampling
 from glide_jax.models import build
 
@@ -56,20 +56,28 @@ def make_objective(
     constrain: Callable[[jax.Array], jax.Array] | None = None,
     attention: Callable[..., jax.Array] | None = None,
 ) -> Objective:
-    """The objective of the model's family.
+    """Returns the objective of the model's family, see `OBJECTIVES`.
 
     Without `is_training` no captions are dropped, dropout is off and timesteps are
     evenly spaced over the rows, so that validation losses are comparable. `constrain`
     and `attention` are those of `build.make_denoiser`.
     """
-    if isinstance(config.model, NoisedClipConfig):
-        return _make_contrastive(config, is_training, constrain)
-    return _make_denoising(config, pad_id, is_training, constrain, attention)
+    context = _Context(config, pad_id, is_training, constrain, attention)
+    return OBJECTIVES[config.model.family](context)
 
 
-def _make_denoising(
-    config: Config, pad_id: int, is_training: bool, constrain: Any, attention: Any
-) -> Objective:
+class _Context(NamedTuple):
+    """The arguments of `make_objective`."""
+
+    config: Config
+    pad_id: int
+    is_training: bool
+    constrain: Callable[[jax.Array], jax.Array] | None
+    attention: Callable[..., jax.Array] | None
+
+
+def _make_denoising(context: _Context) -> Objective:
+    config, pad_id, is_training, constrain, attention = context
     fns = build.make_denoiser(
         config.model,
         constrain=constrain,
@@ -131,7 +139,8 @@ def _make_denoising(
     return Objective(fns.init, loss, lambda params: params)
 
 
-def _make_contrastive(config: Config, is_training: bool, constrain: Any) -> Objective:
+def _make_contrastive(context: _Context) -> Objective:
+    config, _, is_training, constrain, _ = context
     fns = build.make_clip(
         config.model,
         constrain=constrain,
@@ -188,6 +197,13 @@ def _make_contrastive(config: Config, is_training: bool, constrain: Any) -> Obje
         return {**params, "logit_scale": capped}
 
     return Objective(fns.init, loss, cap_logit_scale, encode, contrast)
+
+
+# The objective of each model family.
+OBJECTIVES: dict[str, Callable[[_Context], Objective]] = {
+    "text2im": _make_denoising,
+    "noised_clip": _make_contrastive,
+}
 
 
 def drop_captions(

@@ -137,7 +137,7 @@ def test_a_dry_run_tells_of_some_bad_records_and_of_long_captions(
 def test_a_dry_run_downloads_no_tokenizer(experiment, tmp_path, caplog, monkeypatch):
     for name in ("GLIDE_JAX_VOCAB", "GLIDE_JAX_CACHE"):
         monkeypatch.setenv(name, str(tmp_path))
-    assert not any(map(tokenizers.is_here, tokenizers.PUBLISHED))
+    assert not any(map(tokenizers.is_cached, tokenizers.published()))
     # A start would ask the network.
     monkeypatch.setattr("urllib.request.urlopen", None)
     flags = ["--config.data.tokenizer=gpt2", "--config.model.vocab_size=50257"]

@@ -14,6 +14,7 @@ import pytest
 
 from glide_jax import errors
 from glide_jax.data import bad_records, pipeline, schema, tar_shards
+from tests.data import streams
 
 SIZES = {"image_px": 8, "text_context": 12, "global_batch_size": 10, "seed": 0}
 
@@ -32,7 +33,7 @@ def shards(tmp_path, write_tar, pictures):
 
 def test_bad_records_are_replaced_and_named(shards, tokenizer):
     seen: list[bad_records.Bad] = []
-    batches = pipeline.make_batches(
+    batches = streams.make_batches(
         shards, tokenizer, **SIZES, max_bad_frac=1.0, on_bad=seen.append, num_threads=0
     )
     # Two batches are one epoch.
@@ -48,7 +49,7 @@ def test_bad_records_are_replaced_and_named(shards, tokenizer):
 
 def test_a_replacement_does_not_depend_on_the_process_or_restart(shards, tokenizer):
     def rows(**slices) -> np.ndarray:
-        batches = pipeline.make_batches(
+        batches = streams.make_batches(
             shards,
             tokenizer,
             **SIZES,
@@ -63,7 +64,7 @@ def test_a_replacement_does_not_depend_on_the_process_or_restart(shards, tokeniz
 
 
 def test_too_many_bad_records_stop_the_stream_and_say_which(shards, tokenizer):
-    batches = pipeline.make_batches(shards, tokenizer, **SIZES, max_bad_frac=0.005)
+    batches = streams.make_batches(shards, tokenizer, **SIZES, max_bad_frac=0.005)
     with pytest.raises(errors.UserError) as caught:
         list(itertools.islice(batches, 100))
     message = str(caught.value)
@@ -78,7 +79,7 @@ def test_a_source_without_one_usable_record_stops_even_when_all_may_be_bad(
     members = dict.fromkeys(pictures(5), b"")
     write_tar(tmp_path / "a.tar", members)
     source = tar_shards.TarShards(str(tmp_path / "a.tar"))
-    batches = pipeline.make_batches(
+    batches = streams.make_batches(
         source, tokenizer, **SIZES, max_bad_frac=1.0, on_bad=lambda _: None
     )
     with pytest.raises(errors.UserError, match="no usable"):
@@ -207,7 +208,7 @@ def test_one_broken_picture_of_sixty_does_not_end_a_long_run(
     members = {f"{i}{name}": data for i in range(3) for name, data in twenty.items()}
     members["1017.png"] = members["1017.png"][:40]
     write_tar(tmp_path / "a.tar", members)
-    batches = pipeline.make_batches(
+    batches = streams.make_batches(
         tar_shards.TarShards(str(tmp_path / "a.tar")), tokenizer, **SIZES
     )
     collections.deque(itertools.islice(batches, 60), maxlen=0)  # ten passes over it
@@ -220,7 +221,7 @@ def test_counts_follow_the_batches_taken_not_those_read_ahead(
     shards, tokenizer, num_threads
 ):
     def start(step: int, before: dict | None = None) -> pipeline.Batches:
-        return pipeline.make_batches(
+        return streams.make_batches(
             shards,
             tokenizer,
             **SIZES,
@@ -250,7 +251,7 @@ def test_counts_follow_the_batches_taken_not_those_read_ahead(
 def test_the_step_that_stops_is_the_same_for_any_number_of_threads(shards, tokenizer):
     seen = set()
     for num_threads in (0, 1, 4):
-        batches = pipeline.make_batches(
+        batches = streams.make_batches(
             shards, tokenizer, **SIZES, max_bad_frac=0.01, num_threads=num_threads
         )
         with pytest.raises(errors.UserError, match="more than data"):
@@ -339,7 +340,7 @@ def test_rows_are_the_same_for_bad_records_of_any_kind(
         members = pictures(10)
         spoil(members)
         write_tar(tmp_path / f"{i}.tar", members)
-        batches = pipeline.make_batches(
+        batches = streams.make_batches(
             tar_shards.TarShards(str(tmp_path / f"{i}.tar")),
             tokenizer,
             **SIZES,

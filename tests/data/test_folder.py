@@ -12,8 +12,8 @@ import pyarrow.parquet
 import pytest
 
 from glide_jax import errors
-from glide_jax.data import folder, pipeline, schema, sources
-from tests.data import conftest
+from glide_jax.data import folder, schema, sources
+from tests.data import conftest, streams
 
 
 def write(root: pathlib.Path, names: str, captions: str = "") -> pathlib.Path:
@@ -213,7 +213,7 @@ def test_a_resumed_stream_draws_the_same_captions(tmp_path, tokenizer):
     source = sources.open_source(f"folder:{tmp_path}?captions=random")
 
     def tokens(start_step: int, count: int, **settings) -> list[np.ndarray]:
-        batches = pipeline.make_batches(
+        batches = streams.make_batches(
             source,
             tokenizer,
             image_px=8,

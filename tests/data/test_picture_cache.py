@@ -11,7 +11,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from glide_jax.data import picture_cache, pipeline, schema, sources, transforms
+from glide_jax.data import picture_cache, schema, sources, transforms
+from tests.data import streams
 
 PX = 16
 SETTINGS = {
@@ -59,7 +60,7 @@ def photos(tmp_path) -> str:
 
 
 def batches(photos, tokenizer, cache=None, **settings) -> list[schema.Batch]:
-    made = pipeline.make_batches(
+    made = streams.make_batches(
         sources.open_source(photos),
         tokenizer,
         cache=cache,

@@ -9,6 +9,7 @@ import pytest
 
 from glide_jax import errors
 from glide_jax.data import pipeline, schema, sources, transforms
+from tests.data import streams
 
 SIZES = {"image_px": 16, "text_context": 12, "global_batch_size": 8}
 FULL = SIZES | {
@@ -36,7 +37,7 @@ def _assert_equal(left: schema.Batch, right: schema.Batch) -> None:
 
 
 def test_a_batch_keeps_the_contract(world, tokenizer):
-    (batch,) = _take(pipeline.make_batches(world, tokenizer, seed=0, **FULL), 1)
+    (batch,) = _take(streams.make_batches(world, tokenizer, seed=0, **FULL), 1)
     shapes = {name: (array.dtype.name, array.shape) for name, array in batch.items()}
     assert shapes == {
         "image": ("float32", (8, 16, 16, 3)),
@@ -55,8 +56,8 @@ def test_a_batch_keeps_the_contract(world, tokenizer):
 
 @pytest.mark.parametrize("num_threads", [0, 1, 4])
 def test_threads_do_not_change_the_batches(world, tokenizer, num_threads):
-    want = _take(pipeline.make_batches(world, tokenizer, seed=1, **FULL), 3)
-    made = pipeline.make_batches(
+    want = _take(streams.make_batches(world, tokenizer, seed=1, **FULL), 3)
+    made = streams.make_batches(
         world, tokenizer, seed=1, num_threads=num_threads, prefetch_batches=2, **FULL
     )
     for left, right in zip(want, made, strict=False):
@@ -67,9 +68,9 @@ def test_threads_do_not_change_the_batches(world, tokenizer, num_threads):
 def test_processes_share_out_the_rows_of_one_global_batch(
     world, tokenizer, process_count
 ):
-    want = _take(pipeline.make_batches(world, tokenizer, seed=1, **FULL), 2)
+    want = _take(streams.make_batches(world, tokenizer, seed=1, **FULL), 2)
     parts = [
-        pipeline.make_batches(
+        streams.make_batches(
             world,
             tokenizer,
             seed=1,
@@ -86,15 +87,15 @@ def test_processes_share_out_the_rows_of_one_global_batch(
 
 
 def test_a_stream_started_at_a_step_equals_the_stream_never_stopped(world, tokenizer):
-    whole = _take(pipeline.make_batches(world, tokenizer, seed=2, **FULL), 5)
-    later = pipeline.make_batches(world, tokenizer, seed=2, start_step=3, **FULL)
+    whole = _take(streams.make_batches(world, tokenizer, seed=2, **FULL), 5)
+    later = streams.make_batches(world, tokenizer, seed=2, start_step=3, **FULL)
     for left, right in zip(whole[3:], later, strict=False):
         _assert_equal(left, right)
 
 
 def test_example_index_counts_through_steps_and_wraps_at_31_bits(world, tokenizer):
     first = 1 << 28
-    batches = pipeline.make_batches(
+    batches = streams.make_batches(
         world, tokenizer, seed=0, start_step=first - 1, **SIZES
     )
     before, after = _take(batches, 2)
@@ -104,7 +105,7 @@ def test_example_index_counts_through_steps_and_wraps_at_31_bits(world, tokenize
 
 def test_seeds_differ(world, tokenizer):
     one, two = (
-        next(pipeline.make_batches(world, tokenizer, seed=seed, **SIZES))
+        next(streams.make_batches(world, tokenizer, seed=seed, **SIZES))
         for seed in (0, 1)
     )
     assert not np.array_equal(one["image"], two["image"])
@@ -112,30 +113,30 @@ def test_seeds_differ(world, tokenizer):
 
 def test_low_res_is_the_block_mean_of_the_picture(world, tokenizer):
     sizes = SIZES | {"low_res_px": 8}
-    batch = next(pipeline.make_batches(world, tokenizer, seed=0, **sizes))
+    batch = next(streams.make_batches(world, tokenizer, seed=0, **sizes))
     want = batch["image"].reshape(8, 8, 2, 8, 2, 3).mean((2, 4))
     # Means of four float32 in [-1, 1] in another order of summing.
     np.testing.assert_allclose(batch["low_res"], want, atol=1e-6)
 
 
 def test_a_flip_mirrors_the_picture_and_nothing_else(world, tokenizer):
-    never = next(pipeline.make_batches(world, tokenizer, seed=0, **SIZES))
+    never = next(streams.make_batches(world, tokenizer, seed=0, **SIZES))
     sizes = SIZES | {"flip_prob": 1.0}
-    always = next(pipeline.make_batches(world, tokenizer, seed=0, **sizes))
+    always = next(streams.make_batches(world, tokenizer, seed=0, **sizes))
     np.testing.assert_array_equal(always["image"], never["image"][:, :, ::-1])
     np.testing.assert_array_equal(always["tokens"], never["tokens"])
 
 
 def test_masks_of_the_cascade_have_the_grain_of_its_base(world, tokenizer):
     sizes = SIZES | {"low_res_px": 4, "inpaint": True}
-    batch = next(pipeline.make_batches(world, tokenizer, seed=0, **sizes))
+    batch = next(streams.make_batches(world, tokenizer, seed=0, **sizes))
     coarse = transforms.area_downsample(batch["inpaint_mask"], 4)
     assert set(np.unique(coarse)) <= {0.0, 1.0}
 
 
 def test_a_fixed_batch_holds_the_records_asked_for(world, tokenizer):
     batch = pipeline.fixed_batch(
-        world, tokenizer, [5, 2, 5], image_px=16, text_context=12
+        world, tokenizer, pipeline.RowSettings(16, 12), [5, 2, 5]
     )
     np.testing.assert_array_equal(batch["image"][0], batch["image"][2])
     small = world.at_px(16)
@@ -149,7 +150,7 @@ def test_a_fixed_batch_holds_the_records_asked_for(world, tokenizer):
 
 def test_a_mixture_batches_like_one_source(tokenizer):
     mixed = sources.open_mixture(("shapes:quickstart", "shapes:full"), (1.0, 3.0))
-    batch = next(pipeline.make_batches(mixed, tokenizer, seed=0, **SIZES))
+    batch = next(streams.make_batches(mixed, tokenizer, seed=0, **SIZES))
     assert batch["image"].shape == (8, 16, 16, 3)
 
 
@@ -168,15 +169,15 @@ def test_a_mixture_batches_like_one_source(tokenizer):
 )
 def test_settings_that_cannot_be_are_user_errors(world, tokenizer, change, word):
     with pytest.raises(errors.UserError, match=word):
-        pipeline.make_batches(world, tokenizer, seed=0, **(SIZES | change))
+        streams.make_batches(world, tokenizer, seed=0, **(SIZES | change))
 
 
 @pytest.mark.parametrize("num_threads", [0, 2])
 def test_a_batch_that_is_looked_for_is_counted_when_it_is_taken(
     world, tokenizer, num_threads
 ):
-    want = _take(pipeline.make_batches(world, tokenizer, seed=1, **SIZES), 2)
-    made = pipeline.make_batches(
+    want = _take(streams.make_batches(world, tokenizer, seed=1, **SIZES), 2)
+    made = streams.make_batches(
         world, tokenizer, seed=1, num_threads=num_threads, **SIZES
     )
     for step, batch in enumerate(want):

@@ -39,15 +39,14 @@ def check(config, source, **settings):
 
 def ends(config, source, steps: int = 40) -> bool:
     """Whether a run of some steps ends by its data."""
-    made = pipeline.make_batches(
-        source,
-        captions.NoTokens(),
+    settings = pipeline.BatchSettings(
+        batches.row_settings(config),
         global_batch_size=config.train.global_batch_size,
-        seed=config.seed,
         max_bad_frac=config.data.max_bad_frac,
         num_threads=0,
-        on_bad=lambda bad: None,
-        **batches.data_settings(config),
+    )
+    made = pipeline.make_batches(
+        source, captions.NoTokens(), settings, on_bad=lambda bad: None
     )
     try:
         list(itertools.islice(made, steps))
