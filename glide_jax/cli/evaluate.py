@@ -309,7 +309,7 @@ def _measure_losses(
     }
     path = output / "losses.json"
     if path.exists():
-        before = files.read(path)
+        before = files.read_json(path)
         if before["settings"] == asked:
             return before["metrics"], asked
     source = sources.open_source(values.loss_source, split="validation")
@@ -328,7 +328,7 @@ def _measure_losses(
             mesh=mesh,
             on_batch=on_batch,
         )
-    files.write(path, {"settings": asked, "metrics": metrics})
+    files.write_json(path, {"settings": asked, "metrics": metrics})
     return metrics, asked
 
 

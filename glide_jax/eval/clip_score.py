@@ -28,6 +28,7 @@ from glide_jax.diffusion import process, schedules
 from glide_jax.errors import UserError
 from glide_jax.eval import extractors
 from glide_jax.models import noised_clip
+from glide_jax.runtime import random_streams
 from glide_jax.sample import image_io, prompt_tokens, restore
 
 GROUP = 32  # captions that a picture is to find its own among
@@ -167,8 +168,6 @@ def figures(
 def _noise(indices: jax.Array, level: jax.Array, shape: tuple[int, ...]) -> jax.Array:
     """Normal noise of each picture's own key, and its level's."""
 
-    def draw(index: jax.Array) -> jax.Array:
-        key = jax.random.fold_in(jax.random.fold_in(jax.random.key(0), index), level)
-        return jax.random.normal(key, shape)
-
-    return jax.vmap(draw)(indices)
+    seeds = jnp.zeros(indices.shape, jnp.uint32)
+    keys = random_streams.keys_of(seeds, indices, level)
+    return jax.vmap(lambda key: jax.random.normal(key, shape))(keys)

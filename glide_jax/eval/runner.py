@@ -140,7 +140,7 @@ def write_result(
         "machine": machine.describe(),
         "command": command,
     }
-    files.write(output / "result.json", result)
+    files.write_json(output / "result.json", result)
     return result
 
 

@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import json
 import math
-import os
 import pathlib
 import re
 import shlex
@@ -18,7 +17,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from glide_jax.errors import UserError
-from glide_jax.runtime import json_fields, metric_writers
+from glide_jax.runtime import files, json_fields, metric_writers
 from glide_jax.sweep import run_list
 from glide_jax.sweep.state import RunRecord
 
@@ -86,10 +85,8 @@ def _training_metrics(rows: Sequence[Mapping[str, float | int]]) -> dict[str, fl
 
 
 def write(path: pathlib.Path, result: dict[str, Any]) -> None:
-    """Writes it whole or not at all."""
-    scratch = path.with_suffix(".tmp")
-    scratch.write_text(json.dumps(_without_nan(result), indent=1) + "\n")
-    os.replace(scratch, path)
+    """Writes a result.json; see `files.write_json`."""
+    files.write_json(path, _without_nan(result))
 
 
 def read(path: pathlib.Path) -> dict[str, Any]:
@@ -148,9 +145,8 @@ def write_rows(path: pathlib.Path, rows: Sequence[dict[str, Any]]) -> None:
     """
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        scratch = path.with_suffix(".tmp")
-        scratch.write_text("".join(json.dumps(_without_nan(r)) + "\n" for r in rows))
-        os.replace(scratch, path)
+        lines = (json.dumps(_without_nan(row)) + "\n" for row in rows)
+        files.write_text(path, "".join(lines))
     except OSError as error:
         raise UserError(
             f"--rows={path} cannot be written ({error.strerror}); name a file such as "

@@ -15,7 +15,6 @@ from __future__ import annotations
 
 import contextlib
 import json
-import os
 import pathlib
 import re
 import signal
@@ -25,7 +24,7 @@ from collections.abc import Iterator
 from typing import IO, NamedTuple
 
 from glide_jax.errors import UserError
-from glide_jax.runtime import json_fields, lifecycle, locks
+from glide_jax.runtime import files, json_fields, lifecycle, locks
 
 WAITING, RUNNING, CUT_OFF = "waiting", "running", "cut off"
 AGAIN, FINISHED = "again", "finished"
@@ -171,9 +170,7 @@ class RunRecord:
         return max([attempt.started, *(path.stat().st_mtime for path in files)])
 
     def _write(self, attempts: list[Attempt]) -> None:
-        scratch = self._state.with_suffix(".tmp")
-        scratch.write_text(json.dumps([one._asdict() for one in attempts], indent=1))
-        os.replace(scratch, self._state)
+        files.write_json(self._state, [one._asdict() for one in attempts])
 
 
 def exit_code(returncode: int) -> int:

@@ -144,10 +144,10 @@ def test_of_two_hosts_the_one_that_waits_for_its_data_is_named():
         import jax
         process = int(sys.argv[2])
         jax.distributed.initialize(sys.argv[1], num_processes=2, process_id=process)
-        from glide_jax.train import speed
+        from glide_jax.train import run_log
         # In time for the device both have the same sum.
         parts = {"input_wait": 1.0 + process, "device": 2.0 - process, "other": 0.5}
-        print(speed.host_skew({**parts, "checkpoint": 9.0, "evaluation": 0.0}))
+        print(run_log.host_skew({**parts, "checkpoint": 9.0, "evaluation": 0.0}))
     """)
     environment = {**os.environ, "JAX_PLATFORMS": "cpu", "NPROC": "8"}
     environment["PYTHONPATH"] = str(fake_devices.ROOT)
