@@ -145,6 +145,32 @@ def test_only_commands_print():
     assert wrong == []
 
 
+# Locks and scratch folders rename by rules of their own.
+RENAMING = ("runtime.files", "runtime.locks", "runtime.scratch_dirs")
+
+
+def test_only_one_module_renames_files():
+    """A file or folder appears under its name by `runtime.files`."""
+    wrong = [
+        f"{module}:{node.lineno}"
+        for module, node in nodes(ast.Call)
+        if module.removeprefix("glide_jax.") not in RENAMING and is_renaming(node)
+    ]
+    assert wrong == []
+
+
+def is_renaming(node: ast.Call) -> bool:
+    """Whether the call is one of os.replace, os.rename, or those of pathlib.Path."""
+    if not isinstance(node.func, ast.Attribute):
+        return False
+    owner, name = ast.unparse(node.func.value), node.func.attr
+    if owner == "os":
+        return name in ("replace", "rename", "link")
+    # str.replace takes two arguments, dataclasses.replace takes fields by name.
+    is_path = len(node.args) == 1 and not node.keywords
+    return is_path and name in ("replace", "rename") and owner != "files"
+
+
 def test_no_handler_catches_everything():
     everything = ("Exception", "BaseException")
     wrong = [

@@ -19,7 +19,8 @@ from glide_jax.config import defaults
 from glide_jax.diffusion import respacing
 from glide_jax.errors import UserError
 from glide_jax.models import attention_kernels, build
-from glide_jax.sample import batches, restore, stage, stage_inputs
+from glide_jax.runtime import random_streams
+from glide_jax.sample import restore, stage, stage_inputs
 
 
 @dataclasses.dataclass(frozen=True)
@@ -210,7 +211,9 @@ def _make_inputs(
     empty = stage_inputs.Caption(tokens[:1], jnp.zeros((1, model.text_context), bool))
     return jax.device_put(
         stage_inputs.StageInputs(
-            keys=batches.image_keys(0, np.arange(batch), batches.BASE_STREAM),
+            keys=random_streams.image_keys(
+                0, np.arange(batch), random_streams.BASE_STAGE
+            ),
             caption=stage_inputs.Caption(tokens[:, None], text_mask[:, None]),
             empty=empty if is_guided else None,
             guidance_scale=config.sample.guidance_scale,

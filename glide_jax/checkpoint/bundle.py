@@ -24,6 +24,7 @@ import safetensors.numpy
 
 from glide_jax import array_types
 from glide_jax.errors import UserError
+from glide_jax.runtime import files
 
 FORMAT = 1
 PARAMS, CONFIG, CARD, MARK = (
@@ -122,8 +123,8 @@ def _replace_folder(
         (fresh / MARK).write_text(mark + "\n")
         # If killed between the renames, `folder` is missing: see `remedy_of_cut`.
         if folder.exists():
-            folder.rename(pathlib.Path(scratch) / "old")
-        fresh.rename(folder)
+            files.rename(folder, pathlib.Path(scratch) / "old")
+        files.rename(fresh, folder)
 
 
 def read_bundle(folder: str | pathlib.Path) -> Bundle:

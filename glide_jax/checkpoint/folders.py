@@ -21,6 +21,7 @@ from collections.abc import Mapping, Sequence
 from glide_jax.checkpoint import manifest
 from glide_jax.config.defaults import CheckpointConfig
 from glide_jax.errors import NoCheckpointError
+from glide_jax.runtime import files
 
 UNFINISHED, DELETED = ".unfinished", ".deleted"
 
@@ -85,9 +86,9 @@ def publish(directory: pathlib.Path, step: int) -> None:
     deleted = directory / f"{step}{DELETED}"
     if (directory / str(step)).exists():
         shutil.rmtree(deleted, ignore_errors=True)
-        (directory / str(step)).rename(deleted)
-    unfinished(directory, step).rename(directory / str(step))
-    manifest.sync_folder(directory)
+        files.rename(directory / str(step), deleted)
+    files.rename(unfinished(directory, step), directory / str(step))
+    files.sync(directory)
     shutil.rmtree(deleted, ignore_errors=True)
 
 
@@ -95,7 +96,7 @@ def delete(directory: pathlib.Path, step: int) -> None:
     """Removes a step: one rename hides it, then its files are deleted."""
     deleted = directory / f"{step}{DELETED}"
     shutil.rmtree(deleted, ignore_errors=True)
-    (directory / str(step)).rename(deleted)
+    files.rename(directory / str(step), deleted)
     shutil.rmtree(deleted, ignore_errors=True)
 
 

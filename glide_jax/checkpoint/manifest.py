@@ -17,6 +17,8 @@ import pathlib
 from collections.abc import Iterable, Mapping
 from typing import Any
 
+from glide_jax.runtime import files
+
 FORMAT = 1
 NAME = "manifest.json"
 # Suffix of a file that is listed under its name without the suffix and must still be
@@ -79,26 +81,8 @@ def _canonical(content: Mapping[str, Any]) -> bytes:
 
 def write(folder: pathlib.Path, manifest: Manifest) -> None:
     """Writes the manifest atomically and flushes it to disk."""
-    scratch = folder / f"{NAME}.tmp"
-    with scratch.open("wb") as file:
-        file.write(to_bytes(manifest))
-        file.flush()
-        os.fsync(file.fileno())
-    os.replace(scratch, folder / NAME)
-    sync_folder(folder)
-
-
-def sync_folder(folder: pathlib.Path) -> None:
-    """Flushes the directory entries of a folder to disk."""
-    _sync(folder)
-
-
-def _sync(path: pathlib.Path) -> None:
-    descriptor = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
+    files.write_bytes(folder / NAME, to_bytes(manifest))
+    files.sync(folder)
 
 
 def read(folder: pathlib.Path) -> Manifest:
@@ -158,12 +142,12 @@ def _check_types(manifest: Manifest) -> None:
 
 def list_files(folder: pathlib.Path) -> list[str]:
     """Relative paths of a folder's files, except the manifest."""
-    names = (
+    own = {folder / NAME, files.scratch_path(folder / NAME)}
+    return sorted(
         path.relative_to(folder).as_posix()
         for path in folder.rglob("*")
-        if not path.is_dir()
+        if not path.is_dir() and path not in own
     )
-    return sorted(name for name in names if name not in (NAME, f"{NAME}.tmp"))
 
 
 def hash_files(
@@ -177,7 +161,7 @@ def hash_files(
 
 
 def _synced_facts(path: pathlib.Path) -> dict[str, int | str]:
-    _sync(path)
+    files.sync(path)
     return _facts(path)
 
 
@@ -188,12 +172,12 @@ def _facts(path: pathlib.Path) -> dict[str, int | str]:
 
 
 def find_damages(
-    folder: pathlib.Path, files: Mapping[str, Mapping[str, Any]]
+    folder: pathlib.Path, listed: Mapping[str, Mapping[str, Any]]
 ) -> dict[str, str]:
     """The reason for each damaged file; {} if all are unchanged."""
     with concurrent.futures.ThreadPoolExecutor(_THREADS) as threads:
         found = threads.map(
-            lambda item: (item[0], _damage(folder / item[0], item[1])), files.items()
+            lambda item: (item[0], _damage(folder / item[0], item[1])), listed.items()
         )
         return {name: reason for name, reason in found if reason}
 

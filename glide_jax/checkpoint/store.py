@@ -119,7 +119,7 @@ class CheckpointStore:
         self._writing = (write, self._thread.submit(write.finish))
         return True
 
-    def judge(self, step: int, metrics: Mapping[str, float]) -> None:
+    def add_metrics(self, step: int, metrics: Mapping[str, float]) -> None:
         """Adds metrics to the manifest of a stored step.
 
         A failure is only logged: without the metrics the policy may delete the step.
@@ -133,7 +133,11 @@ class CheckpointStore:
             both = {**known.metrics, **values}
             manifest.write(folder, dataclasses.replace(known, metrics=both))
         except (OSError, manifest.DamagedError) as error:
-            logger.warning("checkpoint step %d is not judged (%s)", step, error)
+            logger.warning(
+                "the metrics of checkpoint step %d could not be stored (%s)",
+                step,
+                error,
+            )
 
     def poll(self) -> str:
         """A failure not yet returned, as one line; "" if none. Never blocks."""

@@ -5,14 +5,12 @@
 
 from __future__ import annotations
 
-import os
 import pathlib
 import pickle
 import struct
-import tempfile
 import types
 import warnings
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from typing import Any
 
 import ml_dtypes
@@ -22,6 +20,7 @@ import safetensors.numpy
 
 from glide_jax import array_types
 from glide_jax.errors import UserError
+from glide_jax.runtime import files
 
 SAFETENSORS, TORCH = (".safetensors",), (".pt", ".pth")
 # Errors that PyTorch's reader raises for truncated, modified and arbitrary files.
@@ -81,24 +80,15 @@ def write(path: pathlib.Path, tensors: Mapping[str, array_types.Array]) -> None:
     check_format(path)
     write_format = _write_torch if path.suffix in TORCH else _write_safetensors
     try:
-        _write_whole(path, lambda partial: write_format(partial, tensors))
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with files.scratch(path) as draft:
+            write_format(draft, tensors)
     except (OSError, RuntimeError, safetensors.SafetensorError) as error:
         # Both libraries have their own errors for a full disk.
         raise UserError(
             f"{path} cannot be written ({_one_line(error)}); give a writable path with "
             "enough space for the tensors"
         ) from error
-
-
-def _write_whole(path: pathlib.Path, write_to: Callable[[pathlib.Path], None]) -> None:
-    path.parent.mkdir(parents=True, exist_ok=True)
-    with tempfile.TemporaryDirectory(dir=path.parent, prefix=f".{path.name}.") as made:
-        partial = pathlib.Path(made) / path.name
-        partial.touch()
-        mode = partial.stat().st_mode
-        write_to(partial)
-        partial.chmod(mode)  # safetensors restricts its files to their owner
-        os.replace(partial, path)
 
 
 def _read_safetensors(path: pathlib.Path) -> dict[str, np.ndarray]:
@@ -182,7 +172,9 @@ def _write_torch(path: pathlib.Path, tensors: Mapping[str, array_types.Array]) -
             return torch.from_numpy(copied.view(np.int16)).view(torch.bfloat16)
         return torch.from_numpy(copied)
 
-    torch.save({name: to_tensor(array) for name, array in tensors.items()}, path)
+    # A file, not its name, which PyTorch would store in the archive.
+    with path.open("wb") as file:
+        torch.save({name: to_tensor(array) for name, array in tensors.items()}, file)
 
 
 def _one_line(error: Exception) -> str:

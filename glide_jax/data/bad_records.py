@@ -6,7 +6,6 @@ import collections
 import json
 import logging
 import math
-import os
 import pathlib
 from collections.abc import Callable, Iterable, Mapping
 from typing import Any, NamedTuple
@@ -15,6 +14,7 @@ import numpy as np
 
 from glide_jax.data import schema
 from glide_jax.errors import UserError
+from glide_jax.runtime import files
 
 _log = logging.getLogger(__name__)
 # The share is taken of at least so many records, so that one bad record among the first
@@ -221,9 +221,7 @@ class RecordLog:
         self._told = {json.loads(line)["record"] for line in lines}
         self._bytes = sum(map(len, lines))
         if path.exists():
-            draft = path.with_suffix(".tmp")
-            draft.write_bytes(b"".join(lines))
-            os.replace(draft, path)
+            files.write_bytes(path, b"".join(lines))
 
     def __call__(self, bad: Bad) -> None:
         """Adds a line, here and in the log."""

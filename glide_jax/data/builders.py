@@ -18,7 +18,7 @@ from PIL import Image
 
 from glide_jax.data import bad_records, caption_text, schema, transforms
 from glide_jax.errors import UserError
-from glide_jax.runtime import scratch_dirs
+from glide_jax.runtime import files, scratch_dirs
 
 _RECORDS = "array_record"
 _INFO = "dataset_info.json"
@@ -178,7 +178,7 @@ def build_array_records(
         if place.exists():
             _add_split(built, place)
         else:
-            built.parent.rename(directory / name)
+            files.rename(built.parent, directory / name)
     return place
 
 
@@ -214,10 +214,8 @@ def _check_lacks(place: pathlib.Path, split: str) -> None:
 def _add_split(built: pathlib.Path, place: pathlib.Path) -> None:
     """Moves the one split of `built` into the data set at `place`."""
     for path in built.glob(f"*.{_RECORDS}*"):
-        path.rename(place / path.name)
+        files.rename(path, place / path.name)
     info = _read_info(place)
     info["splits"] += _read_info(built)["splits"]
-    draft = built / f"merged_{_INFO}"
-    draft.write_text(json.dumps(info, indent=2), encoding="utf-8")
-    # A rename is all or nothing, and the new records count from here on.
-    draft.replace(place / _INFO)
+    # From here on the new records are part of the data set.
+    files.write_text(place / _INFO, json.dumps(info, indent=2))

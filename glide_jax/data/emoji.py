@@ -8,6 +8,7 @@ in img2dataset's layout. The same package versions give the same bytes.
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import hashlib
 import io
@@ -19,6 +20,7 @@ from collections.abc import Callable, Iterator
 from PIL import Image, ImageDraw, ImageFont, features
 
 from glide_jax.errors import UserError
+from glide_jax.runtime import files
 
 FONT_PATH = pathlib.Path("/usr/share/fonts/truetype/noto/NotoColorEmoji.ttf")
 NAMES_PATH = pathlib.Path("/usr/share/unicode/emoji/emoji-test.txt")
@@ -163,15 +165,12 @@ def build_emoji(
         split: output_dir / f"emoji{SIZE_PX}-{split}-00000.tar"
         for split in ("train", "val")
     }
-    drafts = {split: path.with_suffix(".tar.part") for split, path in paths.items()}
-    try:
+    with contextlib.ExitStack() as stack:
+        drafts = {
+            split: stack.enter_context(files.scratch(path))
+            for split, path in paths.items()
+        }
         _write_tars(drafts, emojis, font, on_progress)
-        # Under their final names only when whole.
-        for split, draft in drafts.items():
-            draft.replace(paths[split])
-    finally:
-        for draft in drafts.values():
-            draft.unlink(missing_ok=True)
     return paths
 
 

@@ -8,12 +8,10 @@ final name, and carry a checksum: any number of processes may read and write at 
 
 from __future__ import annotations
 
-import contextlib
 import hashlib
 import logging
 import os
 import pathlib
-import tempfile
 import threading
 from collections.abc import Callable
 
@@ -21,6 +19,8 @@ import numpy as np
 import PIL
 from jaxtyping import UInt8
 from PIL import features
+
+from glide_jax.runtime import files
 
 _log = logging.getLogger(__name__)
 # To be raised with each change of how a file becomes the pixels of a size.
@@ -79,16 +79,12 @@ class PictureCache:
         return np.frombuffer(pixels, np.uint8).reshape(self._px, self._px, 3)
 
     def _write(self, path: pathlib.Path, pixels: bytes) -> None:
-        draft = None
+        content = pixels + _checksum(pixels)
         try:
             path.parent.mkdir(parents=True, exist_ok=True)
-            descriptor, draft = tempfile.mkstemp(dir=path.parent, suffix=".tmp")
-            with open(descriptor, "wb") as file:
-                file.write(pixels + _checksum(pixels))
-            os.replace(draft, path)
+            # Not flushed to the disk, which is slow: the checksum finds a damaged file.
+            files.write_bytes(path, content, is_shared=True, is_durable=False)
         except OSError as fault:
-            with contextlib.suppress(OSError):
-                os.unlink(draft or "")
             with self._lock:
                 is_first, self._is_writing = self._is_writing, False
             if is_first:

@@ -25,6 +25,7 @@ from glide_jax.data import (
     tar_headers,
 )
 from glide_jax.errors import UserError
+from glide_jax.runtime import files
 
 _log = logging.getLogger(__name__)
 FIELDS = ("image", "text", "json")
@@ -103,15 +104,13 @@ def _find(
     if cached is not None:
         return cached
     index = _Walk(path, stamp.size, options).read(descriptor)
-    draft = place.with_name(f".{place.name}.{os.getpid()}.{id(index)}")
     try:
         place.parent.mkdir(parents=True, exist_ok=True)
-        with draft.open("wb") as file:
+        # Several processes may index the same shard.
+        with files.scratch(place, is_shared=True) as draft, draft.open("wb") as file:
             np.save(file, index.table, allow_pickle=False)
             # Behind the array, which numpy reads by its size.
             file.write(json.dumps(index[1:]).encode())
-        # Several processes may index the same shard; a rename is atomic.
-        draft.replace(place)
     except OSError as fault:
         _log.warning("index of %s is not kept: %s", path, fault)
     return index

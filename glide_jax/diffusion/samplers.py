@@ -24,6 +24,7 @@ import jax.numpy as jnp
 from glide_jax import array_types
 from glide_jax.diffusion import guidance, multistep, process
 from glide_jax.errors import UserError
+from glide_jax.runtime import random_streams
 
 # (x_t, timesteps on the training chain) -> model_output
 Denoise = Callable[[array_types.Image, array_types.Timesteps], process.ModelOutput]
@@ -34,9 +35,6 @@ AfterStep = Callable[[array_types.Image, array_types.Timesteps], array_types.Ima
 
 # Rules that make an image; the reversed one makes noise.
 SAMPLERS = ("ddpm", "ddim", "plms", "dpm_solver_pp")
-
-# fold_in number of the starting noise; steps use 0..num_timesteps-1.
-_INITIAL_NOISE = 2**31 - 1
 
 
 class SampleStep(NamedTuple):
@@ -159,7 +157,9 @@ def initial_noise(
 
     GLIDE's upsampler starts from scale 0.997.
     """
-    return scale * _normal(keys, jnp.full(keys.shape, _INITIAL_NOISE), shape)
+    return scale * _normal(
+        keys, jnp.full(keys.shape, random_streams.INITIAL_NOISE), shape
+    )
 
 
 def step_noise(

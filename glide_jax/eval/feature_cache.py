@@ -47,11 +47,11 @@ class FeatureCache:
         folder.mkdir(parents=True, exist_ok=True)
         path = folder / SETTINGS
         if path.exists():
-            _check_same(files.read(path), settings, folder)
+            _check_same(files.read_json(path), settings, folder)
         else:
             # Files without settings are left by an interrupted removal.
             _delete(folder, PARTS)
-            files.write(path, settings)
+            files.write_json(path, settings)
         _delete(folder, SCRATCH)
         self._files: list[pathlib.Path] = []
         self.next_index = 0

@@ -27,6 +27,7 @@ from glide_jax.diffusion import losses, process, schedules
 from glide_jax.errors import UserError
 from glide_jax.models import build
 from glide_jax.parallel import sharding
+from glide_jax.runtime import random_streams
 from glide_jax.sample import batches, restore
 
 QUARTILES = 4
@@ -185,13 +186,11 @@ def _batch(
 
 def _keys(indices: jax.Array, draw: jax.Array | int) -> array_types.PRNGKeys:
     """Returns a key for each picture and draw."""
-
-    def fold(index):
-        return jax.random.fold_in(jax.random.fold_in(jax.random.key(0), index), draw)
-
-    return jax.vmap(fold)(jnp.asarray(indices))
+    indices = jnp.asarray(indices)
+    seeds = jnp.zeros(indices.shape, jnp.uint32)
+    return random_streams.keys_of(seeds, indices, draw)
 
 
 def _noise_keys(keys: array_types.PRNGKeys) -> array_types.PRNGKeys:
     """Returns the keys of the noise, which differ from those of the timesteps."""
-    return jax.vmap(lambda key: jax.random.fold_in(key, 1))(keys)
+    return random_streams.fold_each(keys, random_streams.EVALUATION_NOISE)

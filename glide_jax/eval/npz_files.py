@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import contextlib
 import hashlib
-import os
 import pathlib
 import zipfile
 import zlib
@@ -18,6 +17,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from glide_jax.errors import UserError
+from glide_jax.runtime import files
 
 # Errors of reading a damaged archive, or a file of another kind.
 _BROKEN = (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile, zlib.error)
@@ -154,21 +154,16 @@ def write(path: pathlib.Path, arrays: Mapping[str, Any]) -> None:
     Raises:
       UserError: The file cannot be written.
     """
-    scratch = path.with_name(f".{path.name}.tmp")
     try:
-        with scratch.open("wb") as file:
-            with zipfile.ZipFile(file, "w", zipfile.ZIP_STORED) as archive:
-                for name, array in arrays.items():
-                    with archive.open(f"{name}.npy", "w", force_zip64=True) as member:
-                        _write_array(member, array)
-            file.flush()
-            # Without fsync a crash of the machine may leave an empty file.
-            os.fsync(file.fileno())
-        scratch.replace(path)
+        with (
+            files.scratch(path) as draft,
+            zipfile.ZipFile(draft, "w", zipfile.ZIP_STORED) as archive,
+        ):
+            for name, array in arrays.items():
+                with archive.open(f"{name}.npy", "w", force_zip64=True) as member:
+                    _write_array(member, array)
     except OSError as error:
         raise UserError(f"cannot write {path}: {error.strerror}") from error
-    finally:
-        scratch.unlink(missing_ok=True)
 
 
 def _write_array(member: Any, array: np.ndarray | Streamed) -> None:

@@ -150,7 +150,7 @@ def evaluate_losses(
     }
     path = output / "losses.json"
     if path.exists():
-        before = files.read(path)
+        before = files.read_json(path)
         if before["settings"] == settings:
             return before["metrics"], settings
     source = sources.open_source(source_spec, split="validation")
@@ -169,7 +169,7 @@ def evaluate_losses(
             mesh=mesh,
             on_batch=on_progress,
         )
-    files.write(path, {"settings": settings, "metrics": values})
+    files.write_json(path, {"settings": settings, "metrics": values})
     return values, settings
 
 
@@ -310,7 +310,7 @@ def write_result(
         "machine": machine.describe(),
         "command": command,
     }
-    files.write(output / "result.json", record)
+    files.write_json(output / "result.json", record)
 
 
 def _load_networks(

@@ -14,6 +14,7 @@ from glide_jax.data import schema
 from glide_jax.eval import contact_sheet
 from glide_jax.models import build
 from glide_jax.parallel import sharding
+from glide_jax.runtime import random_streams
 from glide_jax.sample import batches, image_io, stage, stage_inputs
 from glide_jax.text import tokenizers
 from glide_jax.train import periodic_eval, setup
@@ -96,7 +97,9 @@ def make_draw(
 
     def draw_batch(params, batch, indices):
         inputs = stage_inputs.StageInputs(
-            keys=batches.image_keys(GRID_SEED, indices, batches.BASE_STREAM),
+            keys=random_streams.image_keys(
+                GRID_SEED, indices, random_streams.BASE_STAGE
+            ),
             caption=stage_inputs.Caption(
                 batch["tokens"][:, None], batch["text_mask"][:, None]
             ),

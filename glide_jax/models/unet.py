@@ -18,6 +18,7 @@ from glide_jax.config.defaults import Text2ImConfig
 from glide_jax.models import attention as attention_lib
 from glide_jax.models import initializers, layers, layout, text_encoder
 from glide_jax.models import remat as remat_lib
+from glide_jax.runtime import random_streams
 
 _RESAMPLE = {"": lambda x: x, "up": layers.upsample, "down": layers.downsample}
 # The caption's keys and values for one attention layer.
@@ -65,9 +66,7 @@ class ResBlock(nn.Module):
         h = layers.GroupNorm(self.norm_groups, name="norm_out")(h) * (1 + scale) + shift
         h = nn.silu(h).astype(self.dtype)
         if self.dropout_prob > 0 and dropout_keys is not None:
-            keys = jax.vmap(jax.random.fold_in, (0, None))(
-                dropout_keys, self.dropout_index
-            )
+            keys = random_streams.fold_each(dropout_keys, self.dropout_index)
             h = layers.dropout(h, keys, self.dropout_prob)
         h = layers.Conv3x3(
             self.channels,

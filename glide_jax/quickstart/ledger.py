@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import contextlib
 import json
-import os
 import pathlib
 import time
 from collections.abc import Iterator
 from typing import Any
 
 from glide_jax.errors import UserError
+from glide_jax.runtime import files
 
 
 class Ledger:
@@ -60,9 +60,7 @@ class Ledger:
         return sum(entry["seconds"] for entry in self._tasks.values())
 
     def _write(self) -> None:
-        scratch = self._path.with_suffix(".tmp")
-        scratch.write_text(json.dumps(self._tasks, indent=2))
-        os.replace(scratch, self._path)
+        files.write_json(self._path, self._tasks)
 
 
 def _read(path: pathlib.Path) -> dict[str, dict[str, Any]]:

@@ -31,6 +31,7 @@ from tensorboardX.proto import event_pb2
 
 from glide_jax.config.defaults import Config
 from glide_jax.errors import UserError
+from glide_jax.runtime import files
 
 # The pause before TensorBoard's files are tried again after a failed write.
 BOARD_PAUSE_SECS = 60
@@ -119,8 +120,8 @@ class MetricsWriter:
     def sync(self) -> None:
         """Flushes all rows to disk (fsync)."""
         for path in (self._path, self._skipped_path):
-            if self._enabled:
-                sync(path)
+            if self._enabled and path.exists():
+                files.sync(path)
 
     def _add(self, path: pathlib.Path, row: Mapping[str, Any]) -> None:
         stored = {name: _safe(value) for name, value in row.items()}
@@ -174,10 +175,7 @@ class MetricsWriter:
                     for row in rows
                     if row["step"] <= step or row["step"] in kept
                 ]
-                scratch = path.with_suffix(".tmp")
-                scratch.write_text("".join(lines))
-                sync(scratch)
-                os.replace(scratch, path)
+                files.write_text(path, "".join(lines))
         if math.isfinite(step):
             self._board.forget_after(int(step))
 
@@ -319,13 +317,6 @@ def read_metrics(path: str | pathlib.Path) -> list[dict[str, Any]]:
         {name: _restored(value) for name, value in row.items()}
         for row in _read(pathlib.Path(path))[0]
     ]
-
-
-def sync(path: pathlib.Path) -> None:
-    """Flushes a file to disk (fsync), if it exists."""
-    if path.exists():
-        with path.open("rb") as file:
-            os.fsync(file.fileno())
 
 
 def _append(path: pathlib.Path, row: Mapping[str, Any]) -> None:

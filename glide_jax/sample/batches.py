@@ -5,52 +5,18 @@ from __future__ import annotations
 from collections.abc import Callable
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 from jax.sharding import Mesh
-from jaxtyping import UInt32
 
-from glide_jax import array_types
 from glide_jax.parallel import device_mesh, sharding
 from glide_jax.sample import image_io, segments, stage_inputs
 from glide_jax.sample.stage_inputs import StageInputs
 
-# One a picture: keys are made of 32-bit words.
-Words = UInt32[array_types.Array, "b"]
 # Called with 0 when a stage begins, then with the images' worth of work that is done
 # since the last call, also a part of one: the numbers of a stage add up to its images.
 Progress = Callable[[float | int], None]
 # (inputs, what is told of shares of the work) -> x_start (B, H, W, 3)
 Draw = Callable[[StageInputs, segments.OnShare | None], jax.Array]
-
-# Folded into an image's key, so that the two stages draw different noise.
-BASE_STREAM, UPSAMPLER_STREAM = 0, 1
-NUM_STREAMS = 2
-
-
-def image_keys(
-    seed: int, indices: np.ndarray, stream: int | np.ndarray
-) -> array_types.PRNGKeys:
-    """Keys of images by index: fold_in(fold_in(key(seed), index), stream)."""
-    indices = np.asarray(indices).astype(np.uint32)
-    seeds = np.full(len(indices), seed, np.uint32)
-    return keys_of(jnp.asarray(seeds), jnp.asarray(indices), stream)
-
-
-def keys_of(
-    seeds: Words, indices: Words, stream: int | np.ndarray
-) -> array_types.PRNGKeys:
-    """The key of each pair of seed and index, in one stream or each in its own.
-
-    May be traced.
-    """
-
-    def fold(seed: jax.Array, index: jax.Array, stream: jax.Array) -> jax.Array:
-        root = jax.random.key(seed)
-        return jax.random.fold_in(jax.random.fold_in(root, index), stream)
-
-    streams = jnp.broadcast_to(jnp.uint32(stream), indices.shape)
-    return jax.vmap(fold)(seeds, indices, streams)
 
 
 def draw_in_batches(

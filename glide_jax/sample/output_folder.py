@@ -17,7 +17,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from glide_jax.errors import UserError
-from glide_jax.runtime import scratch_dirs, wording
+from glide_jax.runtime import files, scratch_dirs, wording
 from glide_jax.sample import image_io
 
 RECORD = "samples.json"
@@ -260,7 +260,7 @@ def add(
                 _announce(folder, draft, {**record, **held})
             # samples.json comes last: what it lists is there.
             for name in [*(name for name, _ in pictures), RECORD]:
-                (draft / name).replace(folder / name)
+                files.rename(draft / name, folder / name)
     except OSError as error:
         raise UserError(
             f"cannot write {error.filename or folder} ({error.strerror}); make room,"
@@ -279,7 +279,7 @@ def _announce(
     """
     empty = draft / f"empty_{RECORD}"
     image_io.write_sidecar(empty, record)
-    empty.replace(folder / RECORD)
+    files.rename(empty, folder / RECORD)
     for name in SHEETS:
         (folder / name).unlink(missing_ok=True)
 

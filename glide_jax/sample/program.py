@@ -28,8 +28,8 @@ from glide_jax.checkpoint import bundle
 from glide_jax.config import defaults
 from glide_jax.errors import UserError
 from glide_jax.models import build
+from glide_jax.runtime import random_streams
 from glide_jax.sample import (
-    batches,
     model_checks,
     program_readme,
     restore,
@@ -164,7 +164,9 @@ def _make_program(
     draw = stage.make_program(
         config, model.fns, settings, None if clip is None else clip.fns
     )
-    stream = batches.UPSAMPLER_STREAM if size.low_res_px else batches.BASE_STREAM
+    stream = (
+        random_streams.UPSAMPLER_STAGE if size.low_res_px else random_streams.BASE_STAGE
+    )
 
     def sampler(params: dict, clip_params: dict, inputs: dict) -> jax.Array:
         drawn = draw(
@@ -211,7 +213,7 @@ def _stage_inputs(
     mask = inputs.get("inpaint_mask")
     scalars = [name for name in stage_inputs.SCALARS if name in inputs]
     plain = stage_inputs.StageInputs(
-        keys=batches.keys_of(inputs["seed"], inputs["index"], stream),
+        keys=random_streams.keys_of(inputs["seed"], inputs["index"], stream),
         caption=captions("tokens", "text_mask"),
         empty=caption("uncond_tokens", "uncond_mask"),
         clip_caption=captions("clip_tokens", "clip_mask"),

@@ -12,8 +12,8 @@ import numpy as np
 
 from glide_jax.config import defaults
 from glide_jax.errors import UserError
+from glide_jax.runtime import random_streams
 from glide_jax.sample import (
-    batches,
     image_io,
     prompt_tokens,
     restore,
@@ -143,7 +143,7 @@ class SamplingRequest:
             clip_caption = prompt_tokens.encode(self._clip, asked)
         options = self.options
         return stage_inputs.StageInputs(
-            keys=self._keys(self.indices(len(rows)), batches.BASE_STREAM),
+            keys=self._keys(self.indices(len(rows)), random_streams.BASE_STAGE),
             caption=prompt_tokens.encode(self._base, asked),
             weights=prompt_tokens.weights(asked),
             empty=empty,
@@ -172,7 +172,7 @@ class SamplingRequest:
         squares, rows = np.divmod(np.arange(len(low)), self.count)
         asked = [self.prompts[row] for row in rows]
         return stage_inputs.StageInputs(
-            keys=self._keys(indices[rows], batches.UPSAMPLER_STREAM, squares),
+            keys=self._keys(indices[rows], random_streams.UPSAMPLER_STAGE, squares),
             caption=prompt_tokens.encode(self._upsampler, asked),
             weights=prompt_tokens.weights(asked),
             eta=self.upsampler.eta,
@@ -240,5 +240,5 @@ class SamplingRequest:
         return static
 
     def _keys(self, indices: np.ndarray, stream: int, squares: np.ndarray | int = 0):
-        streams = stream + batches.NUM_STREAMS * (self._square + squares)
-        return batches.image_keys(self.options.seed, indices, streams)
+        streams = stream + random_streams.NUM_STAGES * (self._square + squares)
+        return random_streams.image_keys(self.options.seed, indices, streams)

@@ -26,15 +26,13 @@ from glide_jax.diffusion import (
 )
 from glide_jax.errors import UserError
 from glide_jax.models import build
+from glide_jax.runtime import random_streams
 from glide_jax.sample import guided_denoiser, segments
 from glide_jax.sample.segments import Stage
 from glide_jax.sample.stage_inputs import StageInputs
 
 GUIDANCE_MODES = ("none", "cfg", "clip", "cfg+clip")
 INPAINT_MODES = ("pinned", "masked", "implicit")
-
-# Folded into an image's key for the noise on its known region.
-_KNOWN_NOISE = 2**31 - 2
 
 
 @dataclasses.dataclass(frozen=True)
@@ -295,7 +293,7 @@ def _make_after_step(
 
     def after_step(x_prev: array_types.Image, t: array_types.Timesteps) -> jax.Array:
         # Other noise than the step's own, or the two regions would share it.
-        keys = jax.vmap(jax.random.fold_in, (0, None))(inputs.keys, _KNOWN_NOISE)
+        keys = random_streams.fold_each(inputs.keys, random_streams.KNOWN_NOISE)
         noise = samplers.step_noise(keys, t, x_prev.shape[1:])
         return inpainting.renoise_known(
             tables, x_prev, t, inputs.inpaint_image, inputs.inpaint_mask, noise

@@ -26,7 +26,7 @@ import numpy as np
 
 from glide_jax.errors import UserError
 from glide_jax.eval import picture_folder
-from glide_jax.runtime import wording
+from glide_jax.runtime import files, wording
 from glide_jax.sample import image_io
 from glide_jax.study import vote_page
 
@@ -187,9 +187,9 @@ def write(
             text = json.dumps(_key(study, record), indent=2, ensure_ascii=False)
             key = pathlib.Path(scratch, "key.json")
             key.write_text(text + "\n", encoding="utf-8")
-            # Nothing takes room any more.
-            rater.rename(folder / "rater")
-            key.rename(folder / "key.json")
+            # The renames need no disk space.
+            files.rename(rater, folder / "rater")
+            files.rename(key, folder / "key.json")
     except OSError as error:
         raise UserError(
             f"cannot write {error.filename or folder} ({error.strerror}); make room, or"

@@ -86,8 +86,8 @@ def _training_metrics(rows: Sequence[Mapping[str, float | int]]) -> dict[str, fl
 
 
 def write(path: pathlib.Path, result: dict[str, Any]) -> None:
-    """Writes a result.json, whole or not at all."""
-    files.write(path, _without_nan(result))
+    """Writes a result.json; see `files.write_json`."""
+    files.write_json(path, _without_nan(result))
 
 
 def read(path: pathlib.Path) -> dict[str, Any]:
@@ -153,9 +153,8 @@ def write_rows(path: pathlib.Path, rows: Sequence[dict[str, Any]]) -> None:
     """
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        scratch = path.with_suffix(".tmp")
-        scratch.write_text("".join(json.dumps(_without_nan(r)) + "\n" for r in rows))
-        scratch.replace(path)
+        lines = (json.dumps(_without_nan(row)) + "\n" for row in rows)
+        files.write_text(path, "".join(lines))
     except OSError as error:
         raise UserError(
             f"--rows={path} cannot be written ({error.strerror}); name a file such as "

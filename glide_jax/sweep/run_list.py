@@ -11,14 +11,13 @@ import collections
 import hashlib
 import itertools
 import json
-import os
 import pathlib
 import shlex
 from collections.abc import Sequence
 from typing import Any, NamedTuple
 
 from glide_jax.errors import UserError
-from glide_jax.runtime import json_fields
+from glide_jax.runtime import files, json_fields
 from glide_jax.sweep.combine import Overrides
 from glide_jax.sweep.sweep_file import Definition
 
@@ -223,10 +222,8 @@ def keep(plan: Plan, root: pathlib.Path) -> None:
     try:
         for folder in ("runs", "logs", "state"):
             (root / folder).mkdir(parents=True, exist_ok=True)
-        # Several processes may write it at once.
-        scratch = root / f"plan.json.{os.uname().nodename}.{os.getpid()}"
-        scratch.write_text(text)
-        os.replace(scratch, path)
+        # Several processes may start at the same time.
+        files.write_text(path, text, is_shared=True)
     except OSError as error:
         raise UserError(
             f"--root={root} cannot be written ({error.strerror}); name a writable "

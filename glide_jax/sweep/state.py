@@ -176,7 +176,7 @@ class RunRecord:
         return max([attempt.started, *(path.stat().st_mtime for path in written)])
 
     def _write(self, attempts: list[Attempt]) -> None:
-        files.write(self._state, [attempt._asdict() for attempt in attempts])
+        files.write_json(self._state, [attempt._asdict() for attempt in attempts])
 
 
 def exit_code(returncode: int) -> int:

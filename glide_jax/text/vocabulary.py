@@ -13,12 +13,11 @@ import hashlib
 import http.client
 import os
 import pathlib
-import tempfile
 import urllib.request
 import zlib
 
 from glide_jax.errors import UserError
-from glide_jax.runtime import paths, user_cache
+from glide_jax.runtime import files, paths, user_cache
 
 FOLDER_VARIABLE = "GLIDE_JAX_VOCAB"
 _DOWNLOAD_TIMEOUT_SECS = 60
@@ -105,29 +104,16 @@ def _download(file: VocabularyFile) -> pathlib.Path:
             f"model as the tokenizer"
         ) from error
     content = _checked(file, raw, where=file.url)
+    path = user_cache.folder() / file.name
     try:
-        return _write_whole(user_cache.folder() / file.name, content)
+        path.parent.mkdir(parents=True, exist_ok=True)
+        files.write_bytes(path, content, is_shared=True)
+        return path
     except OSError as error:
         raise UserError(
             f"{file.name} cannot be written to {user_cache.folder()} ({error}); set "
             f"{user_cache.FOLDER_VARIABLE} to a writable folder"
         ) from error
-
-
-def _write_whole(path: pathlib.Path, content: bytes) -> pathlib.Path:
-    """Writes a file atomically, by a temporary name."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    with tempfile.NamedTemporaryFile(
-        dir=path.parent, prefix=path.name + ".", delete=False
-    ) as partial:
-        try:
-            partial.write(content)
-            partial.flush()
-            os.replace(partial.name, path)
-        except OSError:
-            os.unlink(partial.name)
-            raise
-    return path
 
 
 def digest(kind: str, files: dict[str, bytes]) -> str:

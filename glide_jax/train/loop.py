@@ -1,24 +1,22 @@
-"""The training loop: fetch, step, log, evaluate, save, stop."""
+"""The training loop: fetch a batch, step, log, evaluate, save, stop."""
 
 from __future__ import annotations
 
 import contextlib
 import dataclasses
 import functools
-import json
 import logging
 import pathlib
-from collections.abc import Callable, Collection, Mapping
+from collections.abc import Callable, Collection
 from typing import Any
 
 import jax
 
-from glide_jax.config import resolve
 from glide_jax.config.defaults import Config
-from glide_jax.data import bad_records, pipeline, sources
+from glide_jax.data import bad_records, pipeline, schema
 from glide_jax.errors import UserError
 from glide_jax.parallel import distributed, sharding
-from glide_jax.runtime import lifecycle, metric_writers, progress
+from glide_jax.runtime import files, lifecycle, metric_writers, progress
 from glide_jax.train import (
     periodic_eval,
     profiling,
@@ -48,18 +46,18 @@ def train(
 
     Raises:
       UserError: a start that is refused (see `setup.prepare`), a folder that another
-        run writes to or has taken over (see `workdir.sole_writer`), too much unreadable
-        data, or metrics that cannot be written (completed steps are saved, unless one
-        process of several fails alone).
+        run writes to or has taken over (see `run_folder.sole_writer`), too much
+        unreadable data, or metrics that cannot be written (completed steps are saved,
+        unless one process of several fails alone).
       DivergedError: too many skipped updates.
       StoppedError: a signal was received before there was a state to save.
     """
     with (
         lifecycle.StopRequest(is_shared=distributed.is_joined()) as stop,
-        recovery.Watchdog(config.train, workdir, stop) as dog,
+        recovery.Watchdog(config.train, workdir, stop) as watchdog,
         run_folder.sole_writer(workdir, config.train, stop.check) as check_writer,
     ):
-        clock = run_log.StepTimer()
+        timer = run_log.StepTimer()
         run, state = setup.prepare(
             config,
             workdir,
@@ -68,277 +66,241 @@ def train(
             check_writer=check_writer,
         )
         stop.check()
-        dog.beat()
-        poll = distributed.StopPoll(stop)
-
-        def is_stopping() -> bool:
-            dog.beat()
-            if poll():
-                dog.expect_end()
-            return poll.is_stopping
-
-        def make_looks(
-            writer: metric_writers.MetricsWriter, window: run_log.MetricAccumulator
-        ) -> periodic_eval.PeriodicEval:
-            return periodic_eval.PeriodicEval(
-                run, writer, window, make_grid_hook, is_stopping, make_evaluation_hook
+        watchdog.beat()
+        step, last = int(state.step), config.train.num_steps
+        is_first = jax.process_index() == 0
+        writer = metric_writers.MetricsWriter(workdir, config, enabled=is_first)
+        with (
+            progress.ProgressBar(
+                last, config.name, initial=step, enabled=is_first
+            ) as bar,
+            profiling.Profiler(workdir / "profile", profile_steps) as profiler,
+            contextlib.closing(run.checkpoints),
+            contextlib.closing(writer),
+        ):
+            accumulator, skipped = recovery.resume_metrics(run, writer, timer, step)
+            is_stopping = recovery.make_is_stopping(stop, watchdog)
+            evals = periodic_eval.PeriodicEval(
+                run,
+                writer,
+                accumulator,
+                make_grid_hook,
+                is_stopping,
+                make_evaluation_hook,
             )
-
-        return _train(run, state, clock, make_looks, profile_steps, is_stopping, stop)
-
-
-def _train(
-    run: setup.TrainingRun,
-    state: train_state.TrainState,
-    clock: run_log.StepTimer,
-    make_looks: Callable[
-        [metric_writers.MetricsWriter, run_log.MetricAccumulator],
-        periodic_eval.PeriodicEval,
-    ],
-    profile_steps: range,
-    is_stopping: Callable[[], bool],
-    stop: lifecycle.StopRequest,
-) -> lifecycle.ExitCode:
-    """Continues from `state` until the last step or a signal."""
-    config, workdir = run.config, run.workdir
-    step, last = int(state.step), config.train.num_steps
-    is_first_process = jax.process_index() == 0
-    writer = metric_writers.MetricsWriter(workdir, config, enabled=is_first_process)
-    # Read before the rows of lost steps are removed, whose device hours count as well.
-    device_hours = writer.last("speed/device_hours", default=0.0)
-    # A fresh start writes its row of step 0 itself.
-    passed_over = recovery.load(run.past, workdir)
-    writer.truncate_after(step or -1, passed_over.steps)
-    writer.make_up_for(run.past.get("unwritten", []))
-    meter = run_log.Throughput(config, device_hours)
-    window = run_log.MetricAccumulator(
-        clock, meter, on_skipped=recovery.make_on_skipped(writer)
-    )
-    window.rewind(run.past.get("window", {}))
-    with (
-        progress.ProgressBar(
-            last, config.name, initial=step, enabled=is_first_process
-        ) as bar,
-        profiling.Profiler(workdir / "profile", profile_steps) as profiler,
-        contextlib.closing(run.checkpoints),
-        contextlib.closing(writer),
-    ):
-        looks = make_looks(writer, window)
-        missing = looks.missing(step)
-        if step >= last and not missing:
-            logging.info("already trained to step %d", step)
-            return lifecycle.ExitCode.OK
-        looks.make(missing, state, step)
-        loop = Loop(run, writer, window, looks, profiler, bar, is_stopping, stop)
-        if missing and step:
-            run.checkpoints.judge(step, loop.judged(step))
-        # Checked before the first step is compiled, which may take minutes.
-        if not (looks.are_cut_off or is_stopping()):
-            step = loop.go_on(state, step, passed_over)
-        run.checkpoints.wait()
-    if step < last or looks.are_cut_off:
-        told = f"step {step} is saved" if step else "before the first step"
-        logging.warning("stopped by a signal; %s", told)
-        return lifecycle.ExitCode.PREEMPTED
-    return lifecycle.ExitCode.OK
+            loop = Loop(
+                run, writer, accumulator, evals, profiler, bar, stop, is_stopping
+            )
+            return loop.run_from(state, step, skipped)
 
 
 @dataclasses.dataclass
 class Loop:
-    """Runs the steps of a run."""
+    """Runs the steps of a run.
+
+    Attributes:
+      state: the state after `step`, the last completed step.
+      batches: the batches after `step`.
+      skipped: the steps that only consume their batch.
+    """
 
     run: setup.TrainingRun
     writer: metric_writers.MetricsWriter
-    window: run_log.MetricAccumulator
-    looks: periodic_eval.PeriodicEval
+    accumulator: run_log.MetricAccumulator
+    evals: periodic_eval.PeriodicEval
     profiler: profiling.Profiler
     bar: progress.ProgressBar
-    is_stopping: Callable[[], bool]
     stop: lifecycle.StopRequest  # checked between polls while waiting for data
+    is_stopping: Callable[[], bool]
+    state: train_state.TrainState = dataclasses.field(init=False)
+    step: int = dataclasses.field(init=False)
+    batches: pipeline.Batches = dataclasses.field(init=False)
+    skipped: recovery.SkippedBatches = dataclasses.field(init=False)
+    has_compiled: bool = False
     has_warned_of_input: bool = False
 
-    def go_on(
+    def run_from(
         self,
         state: train_state.TrainState,
         step: int,
-        passed_over: recovery.SkippedBatches,
-    ) -> int:
-        """Runs and saves steps from `step` on; returns the last one."""
-        run, window, config = self.run, self.window, self.run.config
-        last = config.train.num_steps
-        batches = run.make_batches(step, run.past.get("bad_records", {}))
-        part = "compile"
+        skipped: recovery.SkippedBatches,
+    ) -> lifecycle.ExitCode:
+        """Continues from the state of `step` until the last step or a signal."""
+        run, last = self.run, self.run.config.train.num_steps
+        self.state, self.step, self.skipped = state, step, skipped
+        missing = self.evals.missing(step)
+        if step >= last and not missing:
+            logging.info("already trained to step %d", step)
+        self.evals.make(missing, state, step)
+        if missing and step:
+            run.checkpoints.add_metrics(step, self.best_metric())
+        # Checked before the first step is compiled, which may take minutes.
+        if step < last and not self.evals.are_cut_off and not self.is_stopping():
+            self.batches = run.make_batches(step, run.past.get("bad_records", {}))
+            self.run_steps()
+        run.checkpoints.wait()
+        if self.step < last or self.evals.are_cut_off:
+            done = (
+                f"step {self.step} is saved" if self.step else "before the first step"
+            )
+            logging.warning("stopped by a signal; %s", done)
+            return lifecycle.ExitCode.PREEMPTED
+        return lifecycle.ExitCode.OK
+
+    def run_steps(self) -> None:
+        """Runs and saves steps until the last one or a signal."""
+        config, last = self.run.config, self.run.config.train.num_steps
         is_over = False
-        while not is_over and step < last:
-            step += 1
-            try:
-                with window.part("input_wait"):
-                    batch = recovery.next_batch(batches, self.stop)
-            except recovery.StoppedError:
-                self.save_what_is_done(state, step - 1, batches, passed_over)
-                recovery.leave(batches)
-                return step - 1
-            except UserError:
-                self.save_what_is_done(state, step - 1, batches, passed_over)
-                raise
-            if step in passed_over.steps:
-                state = run.pass_over(state)
-                window.pass_over()
-            else:
-                with self.profiler.step(step, state), window.part(part):
-                    batch = sharding.to_global(batch, run.mesh)
-                    state, step_metrics, details = run.train_step(
-                        state, batch, run.seed
-                    )
-                window.add(step, step_metrics, details)
-                part = "dispatch"
-            self.bar.update()
-            self.check_writes()
-            if window.skipped_in_a_row >= config.train.max_skipped_in_a_row:
-                passed_over = recovery.go_back(run, passed_over, window.skipped)
-                state, step, batches = self.restore(step, passed_over)
+        while not is_over and self.step < last:
+            batch = self.next_batch()
+            if batch is None:
+                self.save_early()
+                recovery.exit_despite_reader(self.batches)
+                return
+            self.make_step(batch)
+            self.check_checkpoint_writes()
+            if self.accumulator.skipped_in_a_row >= config.train.max_skipped_in_a_row:
+                self.roll_back()
                 continue
-            run.check_writer()
-            # Everything below has its own interval, and is all due at the end.
+            self.run.check_writer()
+            # Each of the following has its own interval; all are due at the end.
+            step = self.step
             if step in (1, last) or periodic_eval.is_due(step, config.log.every_steps):
-                self.write_row(step, batches)
+                self.write_row()
             if periodic_eval.is_due(step, config.train.check_replicas_every_steps):
-                recovery.check_replicas(state, step)
-            self.looks.make_due(state, step)
+                recovery.check_replicas(self.state, step)
+            self.evals.make_due(self.state, step)
             if self.writer.failure:
-                self.save_what_is_done(state, step, batches, passed_over)
+                self.save_early()
                 raise UserError(self.writer.failure)
             # Saved last, so that a saved step has all of its rows and images, except
             # those that a signal interrupted.
             is_over = self.is_stopping()
-            every = config.checkpoint.every_steps
-            if is_over or step == last or periodic_eval.is_due(step, every):
-                with window.pause("checkpoint"):
-                    self.save(state, step, batches, passed_over)
-        return step
+            every_steps = config.checkpoint.every_steps
+            if is_over or step == last or periodic_eval.is_due(step, every_steps):
+                with self.accumulator.pause("checkpoint"):
+                    self.save()
 
-    def write_row(self, step: int, batches: pipeline.Batches) -> None:
+    def next_batch(self) -> schema.Batch | None:
+        """Waits for the next batch; None if a single process was asked to stop.
+
+        Raises:
+          UserError: see `pipeline.make_batches`; the completed steps are saved.
+        """
+        try:
+            with self.accumulator.part("input_wait"):
+                return recovery.next_batch(self.batches, self.stop)
+        except UserError:
+            self.save_early()
+            raise
+
+    def make_step(self, batch: schema.Batch) -> None:
+        """Makes the next step, or only consumes its batch."""
+        self.step += 1
+        if self.step in self.skipped.steps:
+            self.state = self.run.skip_batch(self.state)
+            self.accumulator.skip_batch()
+        else:
+            part = "dispatch" if self.has_compiled else "compile"
+            with (
+                self.profiler.step(self.step, self.state),
+                self.accumulator.part(part),
+            ):
+                self.state, metrics, details = self.run.train_step(
+                    self.state, sharding.to_global(batch, self.run.mesh), self.run.seed
+                )
+            self.accumulator.add(self.step, metrics, details)
+            self.has_compiled = True
+        self.bar.update()
+
+    def write_row(self) -> None:
         """Writes the metrics since the last row; raises if the run has diverged."""
-        row = self.window.row(step) | bad_records.metrics(self.count_bad(batches))
+        config, step = self.run.config, self.step
+        row = self.accumulator.row(step) | bad_records.metrics(self.count_bad())
         self.run.check_writer()
         if "loss" in row:
             self.bar.note(loss=row["loss"])
         logging.info(run_log.line(step, row))
-        warning = run_log.input_warning(self.run.config, row)
+        warning = run_log.input_warning(config, row)
         if warning and not self.has_warned_of_input:
             self.has_warned_of_input = True
             logging.warning(warning)
         self.writer.scalars(step, row)
-        recovery.check_loss_scale(self.run.config, row, step)
-        if step == self.run.config.train.num_steps:
-            recovery.check_end(self.run.config, self.window.skipped_in_a_row)
+        recovery.check_loss_scale(config, row, step)
+        if step == config.train.num_steps:
+            recovery.check_end(config, self.accumulator.skipped_in_a_row)
 
-    def check_writes(self) -> None:
+    def check_checkpoint_writes(self) -> None:
         """Raises if too many checkpoints in a row could not be written.
 
         A failure is logged at once, and the write is retried when the next is due.
         """
         failure = self.run.checkpoints.poll()
-        if (
-            failure
-            and self.run.checkpoints.failures_in_a_row >= run_folder.MAX_FAILED_WRITES
-        ):
-            before = run_folder.MAX_FAILED_WRITES - 1
-            raise UserError(f"{failure} (and so did the {before} before it)")
+        failures = self.run.checkpoints.failures_in_a_row
+        if failure and failures >= run_folder.MAX_FAILED_WRITES:
+            raise UserError(f"{failure} (and so did the {failures - 1} before it)")
 
-    def count_bad(self, batches: pipeline.Batches) -> dict[str, Any]:
+    def count_bad(self) -> dict[str, Any]:
         """Unusable records of all processes so far."""
-        return run_log.total(batches.faults, self.run.part)
+        return run_log.total(self.batches.faults, self.run.part)
 
-    def save(
-        self,
-        state: train_state.TrainState,
-        step: int,
-        batches: pipeline.Batches,
-        passed_over: recovery.SkippedBatches,
-    ) -> None:
-        """Writes a checkpoint, including the counters of a resumed run."""
-        counts = {
-            "window": self.window.sums(),
-            "bad_records": self.count_bad(batches),
-            "passed_over": passed_over.as_json(),
+    def save(self) -> None:
+        """Starts to write a checkpoint, with the counters that a resumed run needs."""
+        counters = {
+            "window": self.accumulator.sums(),
+            "bad_records": self.count_bad(),
+            "passed_over": self.skipped.as_json(),
         }
         # Rows of a step must be as durable as the step.
         if self.writer.failure:
-            counts["unwritten"] = self.writer.unwritten
+            counters["unwritten"] = self.writer.unwritten
         else:
             self.writer.sync()
-        metric_writers.sync(run_log.log_path(self.run.workdir))
-        judged = self.judged(step)
-        if self.run.config.checkpoint.keep_best and not judged:
-            warn_unevaluated(self.run.config.checkpoint.best_metric)
-        # A streak of skipped updates may not be over, but a rewind needs its start.
-        skipped = self.window.skipped
-        save(self.run, state, step, counts, judged, skipped[0] if skipped else None)
-
-    def judged(self, step: int) -> dict[str, float]:
-        """The logged metric of a step that checkpoint.keep_best compares."""
+        bad_log = run_log.log_path(self.run.workdir)
+        if bad_log.exists():
+            files.sync(bad_log)
+        metrics = self.best_metric()
         policy = self.run.config.checkpoint
-        row = self.writer.row(step) if policy.keep_best else {}
-        return {name: row[name] for name in row if name == policy.best_metric}
+        if policy.keep_best and not metrics:
+            warn_without_metric(policy.best_metric)
+        # A streak of skipped updates may not be over, but a rollback needs its start.
+        skipped = self.accumulator.skipped
+        bad_from = skipped[0] if skipped else None
+        self.run.save(self.state, self.step, counters, metrics, bad_from=bad_from)
 
-    def save_what_is_done(
-        self,
-        state: train_state.TrainState,
-        step: int,
-        batches: pipeline.Batches,
-        passed_over: recovery.SkippedBatches,
-    ) -> None:
-        """Writes a checkpoint of the steps completed before data or metrics failed.
+    def save_early(self) -> None:
+        """Saves the completed steps before the loop ends out of turn.
 
         One process of several that fails alone cannot: saving needs all of them, and
         the others are waiting inside a step.
         """
-        if step > 0 and jax.process_count() == 1:
-            self.save(state, step, batches, passed_over)
+        if self.step > 0 and jax.process_count() == 1:
+            self.save()
             self.run.checkpoints.wait()
-            logging.warning("step %d is saved", step)
+            logging.warning("step %d is saved", self.step)
 
-    def restore(
-        self, step: int, passed_over: recovery.SkippedBatches
-    ) -> tuple[train_state.TrainState, int, pipeline.Batches]:
-        """The newest checkpoint's state, step and batches; discards later rows."""
-        state, past = self.run.restore()
-        back_to = int(state.step)
-        self.window.rewind(past["window"])
-        self.writer.truncate_after(back_to, passed_over.steps)
-        self.bar.update(back_to - step)
-        return state, back_to, self.run.make_batches(back_to, past["bad_records"])
+    def best_metric(self) -> dict[str, float]:
+        """The logged value of checkpoint.best_metric at this step; {} without one."""
+        policy = self.run.config.checkpoint
+        row = self.writer.row(self.step) if policy.keep_best else {}
+        return {name: row[name] for name in row if name == policy.best_metric}
 
-
-def save(
-    run: setup.TrainingRun,
-    state: train_state.TrainState,
-    step: int,
-    counts: Mapping[str, Any],
-    judged: Mapping[str, float] | None = None,
-    bad_from: int | None = None,
-) -> None:
-    """Writes a checkpoint: state, settings, and counters since the last row.
-
-    `judged` holds the metrics for checkpoint.keep_best; the newest checkpoint before
-    `bad_from` is kept.
-    """
-    meta = {
-        "config": json.loads(resolve.to_json(run.config)),
-        "tokenizer_digest": run.tokenizer.digest(),
-        "records": run.num_records,
-        "data_order": sources.ORDER_VERSION,
-        **counts,
-    }
-    items = train_state.to_items(state)
-    run.checkpoints.save(step, items, meta, judged or {}, bad_from=bad_from)
+    def roll_back(self) -> None:
+        """Continues from the newest good checkpoint; skips the batches that failed."""
+        bad = self.accumulator.skipped
+        self.skipped = recovery.roll_back(self.run, self.skipped, bad)
+        self.state, past = self.run.restore()
+        step = int(self.state.step)
+        self.accumulator.rewind(past["window"])
+        self.writer.truncate_after(step, self.skipped.steps)
+        self.bar.update(step - self.step)
+        self.step = step
+        self.batches = self.run.make_batches(step, past["bad_records"])
 
 
 @functools.cache
-def warn_unevaluated(metric: str) -> None:
-    """Warns once of a saved step that has no metric for checkpoint.keep_best."""
+def warn_without_metric(metric: str) -> None:
+    """Warns once that a saved step has no value of checkpoint.best_metric."""
     logging.warning(
-        "no row of the step that is saved has %s: checkpoint.keep_best keeps none such",
-        metric,
+        "checkpoint.keep_best cannot keep this step: no row of it has %s", metric
     )

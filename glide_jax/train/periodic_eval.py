@@ -16,7 +16,7 @@ from PIL import Image
 
 from glide_jax import array_types
 from glide_jax.parallel import distributed, sharding
-from glide_jax.runtime import metric_writers
+from glide_jax.runtime import files, metric_writers
 from glide_jax.train import run_log, setup, train_state
 
 # Samples from the averaged parameters and returns a uint8 image (H, W, 3).
@@ -152,9 +152,8 @@ class PeriodicEval:
             self._writer.image(step, name, picture)
             path = self._picture_path(folder, step)
             path.parent.mkdir(exist_ok=True)
-            scratch = path.with_suffix(".tmp")
-            Image.fromarray(picture).save(scratch, format="PNG")
-            scratch.replace(path)
+            with files.scratch(path) as draft:
+                Image.fromarray(picture).save(draft, format="PNG")
             logging.info("step %d: %s saved to %s", step, name, path)
 
     def _picture_path(self, folder: str, step: int) -> pathlib.Path:

@@ -1,7 +1,9 @@
-"""Rewinds to the last good checkpoint and skips the batches that caused divergence.
+"""Recovery from divergence, stalls and stop requests.
 
-Every checkpoint records the steps passed over so far. A run that is interrupted after
-a rewind, before its next save, rewinds in the same way again.
+After a streak of skipped updates the run rolls back to the newest checkpoint before it
+and skips the batches of the streak. Every checkpoint records the steps skipped so far.
+A run that is interrupted after a rollback, before its next save, rolls back in the same
+way again.
 """
 
 from __future__ import annotations
@@ -9,21 +11,20 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import faulthandler
-import json
 import logging
 import os
 import pathlib
 import sys
 import threading
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import jax
 
 from glide_jax.config.defaults import Config, TrainConfig
 from glide_jax.data import pipeline, schema
-from glide_jax.errors import DivergedError, UserError
+from glide_jax.errors import DivergedError
 from glide_jax.parallel import digests, distributed
 from glide_jax.runtime import lifecycle, metric_writers, wording
 from glide_jax.train import run_log, setup, train_state
@@ -31,7 +32,7 @@ from glide_jax.train import run_log, setup, train_state
 
 @dataclasses.dataclass(frozen=True)
 class SkippedBatches:
-    """Steps that only consume their batch, and the number of rewinds of a run."""
+    """Steps that only consume their batch, and the number of rollbacks of a run."""
 
     steps: frozenset[int] = frozenset()
     rewinds: int = 0
@@ -41,112 +42,110 @@ class SkippedBatches:
         return {"rewinds": self.rewinds, "steps": sorted(self.steps)}
 
 
-def load(past: Mapping[str, Any], workdir: pathlib.Path) -> SkippedBatches:
-    """Steps passed over according to a checkpoint's `past`; {}: none.
-
-    Raises:
-      UserError: the file that older versions wrote beside checkpoints is damaged.
-    """
-    if not past:
-        return SkippedBatches()
+def load(past: Mapping[str, Any]) -> SkippedBatches:
+    """The skipped batches in a checkpoint's metadata; {}: none."""
     stored = past.get("passed_over")
     if stored is None:
-        path = workdir / "passed_over.json"
-        stored = distributed.from_first("passed_over", lambda: _read_older(path))
-        stored = json.loads(stored)
+        return SkippedBatches()
     return SkippedBatches(frozenset(stored["steps"]), stored["rewinds"])
 
 
-def _read_older(path: pathlib.Path) -> bytes:
-    nothing = b'{"rewinds": 0, "steps": []}'
-    found = path.read_bytes() if path.exists() else nothing
-    try:
-        if json.loads(found).keys() == json.loads(nothing).keys():
-            return found
-    except (ValueError, AttributeError):
-        pass
-    raise UserError(f"{path} is not what was written; put it back, or remove it")
+def resume_metrics(
+    run: setup.TrainingRun,
+    writer: metric_writers.MetricsWriter,
+    timer: run_log.StepTimer,
+    step: int,
+) -> tuple[run_log.MetricAccumulator, SkippedBatches]:
+    """Restores the counters of a run, and removes the rows after `step`."""
+    # Read before the rows of lost steps are removed, whose device hours count as well.
+    device_hours = writer.last("speed/device_hours", default=0.0)
+    skipped = load(run.past)
+    # A fresh start writes its row of step 0 itself.
+    writer.truncate_after(step or -1, skipped.steps)
+    writer.make_up_for(run.past.get("unwritten", []))
+    throughput = run_log.Throughput(run.config, device_hours)
+    on_skipped = make_on_skipped(writer)
+    accumulator = run_log.MetricAccumulator(timer, throughput, on_skipped=on_skipped)
+    accumulator.rewind(run.past.get("window", {}))
+    return accumulator, skipped
 
 
-def go_back(
-    run: setup.TrainingRun, passed_over: SkippedBatches, bad: range
+def roll_back(
+    run: setup.TrainingRun, skipped: SkippedBatches, bad: range
 ) -> SkippedBatches:
     """Removes checkpoints made since the `bad` steps began, and marks these steps.
 
     Args:
       run: afterwards, its newest checkpoint is the one to resume from.
-      passed_over: steps passed over so far.
-      bad: the consecutive steps whose updates were skipped.
+      skipped: steps skipped so far.
+      bad: the consecutive steps whose updates were not applied.
 
     Raises:
-      DivergedError: no checkpoint to rewind to, or too many rewinds.
+      DivergedError: no checkpoint to restore, or too many rollbacks.
     """
     config, workdir, checkpoints = run.config, run.workdir, run.checkpoints
-    told = (
-        f"no update of steps {bad[0]} to {bad[-1]} could be made (their losses and "
+    rate = config.optim.learning_rate
+    failed = (
+        f"the updates of steps {bad[0]} to {bad[-1]} were skipped (their losses and "
         f"gradients are described in {workdir / 'skipped.jsonl'})"
     )
-    remedy = (
-        f"go on with an optim.learning_rate lower than {config.optim.learning_rate:g}"
-    )
-    if passed_over.rewinds >= config.train.max_rewinds:
+    if skipped.rewinds >= config.train.max_rewinds:
         raise DivergedError(
-            f"the run has diverged: {told}, after going back "
-            f"train.max_rewinds={config.train.max_rewinds} times; {remedy}"
+            f"the run has diverged: {failed}, after "
+            f"train.max_rewinds={config.train.max_rewinds} rollbacks; resume with an "
+            f"optim.learning_rate lower than {rate:g}"
         )
     checkpoints.settle()
     good = [step for step in checkpoints.steps() if step < bad[0]]
     if not good:
         raise DivergedError(
-            f"the run has diverged: {told}, and no checkpoint is older; start anew "
-            f"with an optim.learning_rate lower than {config.optim.learning_rate:g}"
+            f"the run has diverged: {failed}, and no checkpoint is older; start again "
+            f"with an optim.learning_rate lower than {rate:g}"
         )
     checkpoints.discard_after(good[-1])
-    now = SkippedBatches(passed_over.steps | set(bad), passed_over.rewinds + 1)
-    logging.warning("%s; going back to step %d and past their batches", told, good[-1])
-    return now
+    logging.warning(
+        "%s; rolling back to step %d without their batches", failed, good[-1]
+    )
+    return SkippedBatches(skipped.steps | set(bad), skipped.rewinds + 1)
 
 
 # How often a process that waits for data checks for a stop request.
 POLL_SECS = 0.1
-# Longer than `data.disk` waits for a file: what reads until then waits for the disk.
+# Longer than `data.retrying_reads` waits for a file: a later read is blocked by a disk.
 LEAVE_SECS = 10.0
 
 
-class StoppedError(Exception):
-    """Raised out of the wait for a batch when a signal is received."""
+def next_batch(
+    batches: pipeline.Batches, stop: lifecycle.StopRequest
+) -> schema.Batch | None:
+    """Waits for the next batch; None if a single process was asked to stop.
 
-
-def next_batch(batches: pipeline.Batches, stop: lifecycle.StopRequest) -> schema.Batch:
-    """Waits for the next batch.
-
-    Several processes agree on the step to stop at, which is after the step that the
-    others have started: a process that waits for its rows of that step keeps waiting,
-    up to the timeout of `data.disk`.
+    Then no batch was consumed or counted, and the readers are closed. Several processes
+    agree on the step to stop at, which is after the step that the others have started:
+    a process that waits for its rows of that step keeps waiting, up to the timeout of
+    `data.retrying_reads`.
 
     Raises:
-      StoppedError: a single process was asked to stop; no batch was consumed or
-        counted, and nothing more is read.
       UserError: see `pipeline.make_batches`.
     """
     is_alone = not distributed.is_joined()
     while not batches.is_ready(POLL_SECS):
         if is_alone and stop.requested:
             batches.close()
-            raise StoppedError
+            return None
     return next(batches)
 
 
-def leave(batches: pipeline.Batches) -> None:
+def exit_despite_reader(batches: pipeline.Batches) -> None:
     """Makes this process exit soon even if a read never returns.
 
     Must be called after everything is saved. At exit Python waits for the reader
-    threads, one of which may hang on a disk that does not respond.
+    threads, one of which may be blocked by a disk that does not respond.
     """
 
     def end() -> None:
         if not batches.is_ready(LEAVE_SECS):
-            logging.error("ended: the data that were waited for never came")
+            logging.error("exiting while a read of the training data is blocked")
             logging.shutdown()
             sys.stderr.flush()
             os._exit(lifecycle.ExitCode.PREEMPTED)
@@ -154,19 +153,39 @@ def leave(batches: pipeline.Batches) -> None:
     threading.Thread(target=end, daemon=True).start()
 
 
-LOOK_EVERY_SECS = 0.5
+def make_is_stopping(
+    stop: lifecycle.StopRequest, watchdog: Watchdog
+) -> Callable[[], bool]:
+    """Whether to stop, for the loop to poll after every step and evaluated batch.
+
+    All processes must poll equally often, and get the same answers. Every call tells
+    the watchdog that the loop makes progress.
+    """
+    poll = distributed.StopPoll(stop)
+
+    def is_stopping() -> bool:
+        watchdog.beat()
+        if poll():
+            watchdog.expect_end()
+        return poll.is_stopping
+
+    return is_stopping
+
+
+WATCH_EVERY_SECS = 0.5
 # Time limit for the report, since the disk itself may not respond.
-TELL_SECS = 5.0
+REPORT_SECS = 5.0
 
 
 class Watchdog(contextlib.AbstractContextManager):
-    """A thread that ends the process when the loop has stalled for too long.
+    """Ends a process that makes no progress, so that its launcher can restart it.
 
     A collective that waits for a lost device, or a disk that does not respond, cannot
-    be interrupted from its own thread. The stacks of all threads are first written to
-    `stacks/` of the workdir. From the first beat on, at most train.stall_secs may pass
-    between two beats, including the compilation of the first step, and at most
-    train.grace_secs from a signal to the end of the `with` block.
+    be interrupted from its own thread; another thread therefore ends the process. It
+    first writes the stacks of all threads to `stacks/` of the workdir. From the first
+    beat on, at most train.stall_secs may pass between two beats, including the
+    compilation of the first step, and at most train.grace_secs from a signal to the end
+    of the `with` block.
     """
 
     def __init__(
@@ -200,7 +219,7 @@ class Watchdog(contextlib.AbstractContextManager):
             self._stop_seen = time.monotonic()
 
     def _watch(self) -> None:
-        while not self._is_over.wait(LOOK_EVERY_SECS):
+        while not self._is_over.wait(WATCH_EVERY_SECS):
             if self._stop.requested:
                 self.expect_end()
             now, beat = time.monotonic(), self._last_beat
@@ -217,14 +236,14 @@ class Watchdog(contextlib.AbstractContextManager):
                 )
 
     def _end(self, code: lifecycle.ExitCode, reason: str) -> None:
-        teller = threading.Thread(target=self._tell, args=(reason,), daemon=True)
-        teller.start()
-        teller.join(TELL_SECS)
+        report = threading.Thread(target=self._report, args=(reason,), daemon=True)
+        report.start()
+        report.join(REPORT_SECS)
         os._exit(code)
 
-    def _tell(self, reason: str) -> None:
+    def _report(self, reason: str) -> None:
         """Writes the stacks of all threads to a file, and logs the reason."""
-        told = "where every thread stood could not be written"
+        stacks = "the stacks of its threads could not be written"
         try:
             self._folder.mkdir(parents=True, exist_ok=True)
             path = self._folder / f"process_{jax.process_index()}.txt"
@@ -232,10 +251,12 @@ class Watchdog(contextlib.AbstractContextManager):
                 file.write(f"{time.strftime('%Y-%m-%dT%H:%M:%S%z')} {reason}\n")
                 file.flush()
                 faulthandler.dump_traceback(file, all_threads=True)
-            told = f"where every thread stood is in {path}"
+            stacks = f"the stacks of its threads are in {path}"
         except OSError:
-            pass  # the disk may be what does not answer, or is full
-        logging.error("ended: %s; %s; the same command goes on", reason, told)
+            pass  # the disk is full or does not respond
+        logging.error(
+            "process ended: %s; %s; the same command resumes the run", reason, stacks
+        )
         logging.shutdown()
         sys.stderr.flush()
 
@@ -273,9 +294,9 @@ def check_replicas(state: train_state.TrainState, step: int) -> None:
         path, devices = differing[0]
         arrays = wording.counted(len(differing), "array")
         raise DivergedError(
-            f"at step {step} not all devices hold the same {arrays}, {path} first: "
-            f"{', '.join(map(str, devices))} compute or remember wrongly; "
-            "leave them out, and the same command goes on from the last checkpoint"
+            f"at step {step} the replicas of {arrays} differ, {path} first: "
+            f"{', '.join(map(str, devices))} compute or store wrong values; exclude "
+            "them, and the same command resumes from the last checkpoint"
         )
 
 
@@ -285,8 +306,8 @@ def check_loss_scale(config: Config, row: Mapping[str, float], step: int) -> Non
         floor = config.train.min_log2_loss_scale
         raise DivergedError(
             f"at step {step} float16 gradients overflow with the loss scale at its "
-            f"floor, train.min_log2_loss_scale={floor:g}; go on with a lower "
-            "optim.learning_rate, or start anew with model.compute_dtype=bfloat16"
+            f"minimum, train.min_log2_loss_scale={floor:g}; resume with a lower "
+            "optim.learning_rate, or start again with model.compute_dtype=bfloat16"
         )
 
 

@@ -30,7 +30,7 @@ from glide_jax.config.defaults import Config, TrainConfig
 from glide_jax.config.setting import ARRAYS, FREE, HISTORY
 from glide_jax.errors import NoCheckpointError, UserError
 from glide_jax.parallel import distributed
-from glide_jax.runtime import locks, metric_writers
+from glide_jax.runtime import files, locks, metric_writers
 from glide_jax.text import tokenizers
 
 # Consecutive failed checkpoint writes that end a run, which would lose its work.
@@ -246,13 +246,13 @@ def save_config(workdir: pathlib.Path, config: Config) -> None:
         draft = workdir / f"config.json{manifest.DRAFT}"
         draft.write_text(resolve.to_json(config))
         names = [f"tokenizer/{path.name}" for path in workdir.glob("tokenizer/*")]
-        files = manifest.hash_files(workdir, [draft.name, *sorted(names)])
-        files["config.json"] = files.pop(draft.name)
+        facts = manifest.hash_files(workdir, [draft.name, *sorted(names)])
+        facts["config.json"] = facts.pop(draft.name)
         manifest.write(
-            workdir, manifest.Manifest(0, manifest.now(), files, leaves={}, metrics={})
+            workdir, manifest.Manifest(0, manifest.now(), facts, leaves={}, metrics={})
         )
-        os.replace(draft, workdir / "config.json")
-        manifest.sync_folder(workdir)
+        files.rename(draft, workdir / "config.json")
+        files.sync(workdir)
 
 
 def save_tokenizer(workdir: pathlib.Path, tokenizer: tokenizers.Tokenizer) -> None:

@@ -89,7 +89,7 @@ class MetricAccumulator:
         if len(self._pending) > 1:
             self._read(*self._pending.popleft())
 
-    def pass_over(self) -> None:
+    def skip_batch(self) -> None:
         """Counts a batch that was consumed without an update."""
         self._drain()
         self._steps += 1

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import dataclasses
 import functools
+import json
 import logging
 import operator
 import pathlib
@@ -22,7 +23,7 @@ from glide_jax import array_types
 from glide_jax.checkpoint import store
 from glide_jax.config import resolve, validate
 from glide_jax.config.defaults import Config
-from glide_jax.data import pipeline, schema
+from glide_jax.data import pipeline, schema, sources
 from glide_jax.models import build
 from glide_jax.parallel import device_mesh, distributed, sharding
 from glide_jax.runtime import metric_writers, random_streams
@@ -63,9 +64,37 @@ class TrainingRun:
     part: tuple[int, int]  # (i, n): this process reads the i-th of n slices of rows
     # From (the steps already made, the bad records counted until then).
     make_batches: Callable[[int, Mapping[str, Any]], pipeline.Batches]
-    pass_over: Callable[[train_state.TrainState], train_state.TrainState]
+    skip_batch: Callable[[train_state.TrainState], train_state.TrainState]
     restore: Restore
     past: Mapping[str, Any]  # the metadata of the checkpoint that it started from
+
+    def save(
+        self,
+        state: train_state.TrainState,
+        step: int,
+        counters: Mapping[str, Any],
+        metrics: Mapping[str, float] | None = None,
+        *,
+        bad_from: int | None = None,
+    ) -> None:
+        """Starts to write a checkpoint; see `CheckpointStore.save`.
+
+        Args:
+          state: the state after `step`.
+          step: batches consumed.
+          counters: JSON values for the metadata, beside the settings of the run.
+          metrics: metrics for checkpoint.keep_best.
+          bad_from: the newest checkpoint before this step is kept.
+        """
+        meta = {
+            "config": json.loads(resolve.to_json(self.config)),
+            "tokenizer_digest": self.tokenizer.digest(),
+            "records": self.num_records,
+            "data_order": sources.ORDER_VERSION,
+            **counters,
+        }
+        items = train_state.to_items(state)
+        self.checkpoints.save(step, items, meta, metrics, bad_from=bad_from)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -151,7 +180,7 @@ def prepare(
             tokenizer,
             checked.part,
         ),
-        pass_over=step.jit_skip_batch(shardings),
+        skip_batch=step.jit_skip_batch(shardings),
         restore=restore,
         past=past,
     )

@@ -202,12 +202,12 @@ def jit_train_step(
 def jit_skip_batch(state_shardings: TrainState) -> Callable[[TrainState], TrainState]:
     """state -> the state after a batch that was consumed without an update."""
 
-    def pass_over(state):
+    def skip_batch(state):
         no_more = jnp.zeros_like(state.skipped_in_a_row)
         return dataclasses.replace(state, step=state.step + 1, skipped_in_a_row=no_more)
 
     return jax.jit(
-        pass_over,
+        skip_batch,
         in_shardings=(state_shardings,),
         out_shardings=state_shardings,
         donate_argnums=0,

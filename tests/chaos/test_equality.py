@@ -87,7 +87,7 @@ def test_one_bit_of_one_average_is_named(finished, copy):
     averages = jax.tree.map(np.asarray, state.ema_params)
     averages["0.5"]["logit_scale"] = np.nextafter(averages["0.5"]["logit_scale"], 0)
     state = dataclasses.replace(state, ema_params=averages)
-    loop.save(run, state, 3, run.past)
+    run.save(state, 3, run.past)
     run.checkpoints.close()
     told = list(equality.differences(config, original, copy))
     assert told == ["state.ema_params['0.5']['logit_scale']"]

@@ -1,7 +1,6 @@
 """A bundle holds what was written, or says that it does not."""
 
 import json
-import pathlib
 import shutil
 
 import jax.numpy as jnp
@@ -11,6 +10,7 @@ import pytest
 
 from glide_jax.checkpoint import bundle, verify
 from glide_jax.errors import UserError
+from glide_jax.runtime import files
 
 
 def make_params():
@@ -51,7 +51,7 @@ def test_a_bundle_whose_replacement_was_killed_is_found_again(
 ):
     folder = tmp_path / "model"
     write(folder)
-    rename = pathlib.Path.rename
+    rename = files.rename
     made = []
 
     def killed(source, target):
@@ -63,7 +63,7 @@ def test_a_bundle_whose_replacement_was_killed_is_found_again(
         return rename(source, target)
 
     with monkeypatch.context() as patched:
-        patched.setattr(pathlib.Path, "rename", killed)
+        patched.setattr(files, "rename", killed)
         with pytest.raises(KeyboardInterrupt):
             write(folder)
     if renames == 1:

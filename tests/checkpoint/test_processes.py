@@ -22,13 +22,13 @@ from jax.sharding import NamedSharding, PartitionSpec as P
 from glide_jax.checkpoint import store
 from glide_jax.config import defaults
 from glide_jax.errors import NoCheckpointError, UserError
-from glide_jax.parallel import digests, mesh
+from glide_jax.parallel import device_mesh, digests
 import pathlib
 
 logging.basicConfig(
     level="WARNING", format="%(message)s", stream=sys.stdout, force=True)
 logging.getLogger("absl").setLevel(logging.CRITICAL)
-made = mesh.make_mesh(defaults.MeshConfig(data=2, fsdp=2))
+made = device_mesh.make_mesh(defaults.MeshConfig(data=2, fsdp=2))
 cut, whole = (NamedSharding(made, spec) for spec in (P("fsdp"), P()))
 
 def items(step, rows=8):

@@ -40,9 +40,9 @@ import jax, jax.numpy as jnp
 from jax.sharding import NamedSharding, PartitionSpec as P
 from glide_jax.checkpoint import store
 from glide_jax.config import defaults
-from glide_jax.parallel import mesh
+from glide_jax.parallel import device_mesh
 
-made = mesh.make_mesh(defaults.MeshConfig(data=2, fsdp=2))
+made = device_mesh.make_mesh(defaults.MeshConfig(data=2, fsdp=2))
 value = jnp.arange(32, dtype=jnp.float32).reshape(8, 4)
 value = jax.device_put(value, NamedSharding(made, P("fsdp")))
 with store.CheckpointStore({folder!r}) as writer:

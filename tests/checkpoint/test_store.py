@@ -343,11 +343,11 @@ ON_A_MESH = """
 import jax, jax.numpy as jnp, numpy as np
 from glide_jax.checkpoint import store
 from glide_jax.config import defaults
-from glide_jax.parallel import mesh, sharding
+from glide_jax.parallel import device_mesh, sharding
 
 values = {{"w": np.arange(64.0, dtype="float32").reshape(8, 8), "b": np.ones(3)}}
 values["b"] = values["b"].astype("float32")
-made = mesh.make_mesh(defaults.MeshConfig(data={data}, fsdp={fsdp}))
+made = device_mesh.make_mesh(defaults.MeshConfig(data={data}, fsdp={fsdp}))
 lies = sharding.shard_tree(values, made, min_shard_mb=0)
 with store.CheckpointStore({folder!r}) as states:
     if {write}:

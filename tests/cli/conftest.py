@@ -9,7 +9,7 @@ import pathlib
 import pytest
 
 from glide_jax.cli import main
-from glide_jax.train import loop, setup
+from glide_jax.train import setup
 from tests.quick_compilation import quick_compilation  # noqa: F401
 from tests.train import small_runs
 
@@ -33,7 +33,7 @@ def workdir(make_config, tmp_path_factory) -> pathlib.Path:
     """A workdir with one checkpoint, and its bundle in WORKDIR/bundle."""
     folder = tmp_path_factory.mktemp("workdir") / "base"
     run, state = setup.prepare(make_config(), folder)
-    loop.save(run, state, 1, {})
+    run.save(state, 1, {})
     run.checkpoints.close()
     assert main.run(["export", str(folder)]) == 0
     return folder
@@ -44,7 +44,7 @@ def clip_bundle(make_config, tmp_path_factory) -> pathlib.Path:
     """A bundle of another family."""
     folder = tmp_path_factory.mktemp("workdir") / "clip"
     run, state = setup.prepare(make_config(small_runs.CLIP), folder)
-    loop.save(run, state, 1, {})
+    run.save(state, 1, {})
     run.checkpoints.close()
     assert main.run(["export", str(folder)]) == 0
     return folder / "bundle"

@@ -73,7 +73,7 @@ def test_parts_whose_settings_are_gone_are_not_gone_on_with(tmp_path):
 def test_empty_settings_are_refused_in_a_line(tmp_path):
     feature_cache.FeatureCache(tmp_path / "p", SETTINGS)
     (tmp_path / "p" / feature_cache.SETTINGS).write_text("")
-    with pytest.raises(errors.UserError, match=r"settings\.json is no whole JSON file"):
+    with pytest.raises(errors.UserError, match=r"settings\.json"):
         feature_cache.FeatureCache(tmp_path / "p", SETTINGS)
 
 

@@ -74,3 +74,13 @@ def test_a_traced_seed_draws_what_a_constant_one_draws():
     for seed in (0, 1, 2**31 - 1):
         drawn = jax.random.key_data(draw(jnp.int32(seed)))
         np.testing.assert_array_equal(drawn, bits(seed=seed))
+
+
+def test_streams_of_images_keep_their_numbers():
+    # Other numbers would silently change the noise of every image.
+    assert (random_streams.BASE_STAGE, random_streams.UPSAMPLER_STAGE) == (0, 1)
+    assert random_streams.INITIAL_NOISE == 2**31 - 1
+    assert random_streams.KNOWN_NOISE == 2**31 - 2
+    keys = random_streams.image_keys(3, np.array([5]), random_streams.UPSAMPLER_STAGE)
+    key = jax.random.fold_in(jax.random.fold_in(jax.random.key(3), 5), 1)
+    np.testing.assert_array_equal(*map(jax.random.key_data, (keys[0], key)))

@@ -13,8 +13,8 @@ from tests import fake_devices
 
 WORK = """
 import pathlib, sys, time
-from glide_jax.data import drafts
-with drafts.made(pathlib.Path(sys.argv[1]), "set") as draft:
+from glide_jax.runtime import scratch_dirs
+with scratch_dirs.made(pathlib.Path(sys.argv[1]), "set") as draft:
     (draft / "half").write_text("a record")
     print(draft.name, flush=True)
     time.sleep(600)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
+from glide_jax.runtime import random_streams
 from glide_jax.sample import batches
 from tests import fake_devices
 
@@ -20,9 +21,9 @@ def test_a_batch_is_padded_to_a_power_of_two(count, most, size):
 def test_an_image_has_its_own_key():
     import jax
 
-    keys = batches.image_keys(3, np.array([4, 5]), batches.BASE_STREAM)
-    alone = batches.image_keys(3, np.array([5]), batches.BASE_STREAM)
-    other = batches.image_keys(3, np.array([5]), batches.UPSAMPLER_STREAM)
+    keys = random_streams.image_keys(3, np.array([4, 5]), random_streams.BASE_STAGE)
+    alone = random_streams.image_keys(3, np.array([5]), random_streams.BASE_STAGE)
+    other = random_streams.image_keys(3, np.array([5]), random_streams.UPSAMPLER_STAGE)
     data = [np.asarray(jax.random.key_data(k)) for k in (keys[1:], alone, other)]
     np.testing.assert_array_equal(data[0], data[1])
     assert (data[1] != data[2]).any()

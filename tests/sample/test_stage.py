@@ -9,7 +9,8 @@ import pytest
 
 from glide_jax import errors
 from glide_jax.diffusion import guidance, respacing, samplers
-from glide_jax.sample import batches, prompt_tokens, stage, stage_inputs
+from glide_jax.runtime import random_streams
+from glide_jax.sample import prompt_tokens, stage, stage_inputs
 
 PROMPTS = ["a big r circle", "a small g circle"]
 
@@ -29,7 +30,7 @@ def make(models, mode, *, sampler="ddpm", fns=None, **settings):
 def make_inputs(models, **changes) -> stage_inputs.StageInputs:
     base = models["base"]
     inputs = stage_inputs.StageInputs(
-        keys=batches.image_keys(0, np.arange(len(PROMPTS)), 0),
+        keys=random_streams.image_keys(0, np.arange(len(PROMPTS)), 0),
         caption=prompt_tokens.encode(base, PROMPTS),
         empty=prompt_tokens.encode_empty(base, ""),
         clip_caption=prompt_tokens.encode(models["clip"], PROMPTS),

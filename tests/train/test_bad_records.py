@@ -15,34 +15,34 @@ import sys
 import jax
 index, port = int(sys.argv[1]), sys.argv[2]
 jax.distributed.initialize(f"127.0.0.1:{port}", num_processes=2, process_id=index)
-from glide_jax.data import fault, schema
-from glide_jax.train import bad_records
+from glide_jax.data import bad_records, schema
+from glide_jax.train import run_log
 
 FAR = (1 << 40) + 1  # more than 32 bits
 part = (index, 2)
 
 def bad(record, kind):
-    return fault.bad_at(0, record, schema.BadRecordError(kind, str(record)))
+    return bad_records.bad_at(0, record, schema.BadRecordError(kind, str(record)))
 
 def counter(start):
-    return fault.FaultCounter(1.0, 1 << 41, lambda _: None, start)
+    return bad_records.FaultCounter(1.0, 1 << 41, lambda _: None, start)
 
 mine = counter(None)
 mine.count(3, [])
-assert bad_records.total(mine, part) == {"seen": 6, "records": {}}
+assert run_log.total(mine, part) == {"seen": 6, "records": {}}
 mine.count(0, [bad(5, "empty caption")])
 if index == 1:
     mine.count(1, [bad(5, "empty caption"), bad(FAR, "vanished shard")])
 want = {"seen": 11, "records": {"empty caption": [5], "vanished shard": [FAR]}}
-assert bad_records.total(mine, part) == want, bad_records.total(mine, part)
+assert run_log.total(mine, part) == want, run_log.total(mine, part)
 
-resumed = counter(bad_records.share_of(want, part))
-assert bad_records.total(resumed, part) == want
+resumed = counter(run_log.share_of(want, part))
+assert run_log.total(resumed, part) == want
 resumed.count(0, [bad(5, "empty caption")])
 want["seen"] += 2
-assert bad_records.total(resumed, part) == want
+assert run_log.total(resumed, part) == want
 # Processes that read the same rows count the same draws.
-assert bad_records.total(mine, (0, 1))["seen"] == 4
+assert run_log.total(mine, (0, 1))["seen"] == 4
 print("done", flush=True)
 """
 

@@ -134,7 +134,7 @@ def prepared(changes, model, make_config, folder: pathlib.Path) -> dict:
     if changes.get("train.init_from") == ORIGIN:
         origin = make_config(dataclasses.replace(model, inpaint=False))
         run, state = setup.prepare(origin, folder / "origin")
-        loop.save(run, state, 1, {})
+        run.save(state, 1, {})
         run.checkpoints.close()
         changes["train.init_from"] = str(folder / "origin")
     return changes

@@ -12,7 +12,7 @@ import pytest
 from glide_jax.errors import UserError
 from glide_jax.models import build
 from glide_jax.text import sentencepiece_tokenizer, tokenizers
-from glide_jax.train import export, init_from, loop, setup
+from glide_jax.train import export, init_from, setup
 from tests.train.small_runs import CLIP, TEXT2IM, assert_trees_equal
 
 INPAINT = dataclasses.replace(TEXT2IM, inpaint=True)
@@ -28,7 +28,7 @@ def origin(make_config, tmp_path_factory):
         for decay, tree in state.ema_params.items()
     }
     state = dataclasses.replace(state, ema_params=averages, step=state.step + 7)
-    loop.save(run, state, 7, {})
+    run.save(state, 7, {})
     run.checkpoints.close()
     bundle = workdir / "bundle"
     assert export.export(workdir, bundle, dtype="float32") == 7
@@ -72,7 +72,7 @@ def test_a_run_under_way_does_not_need_its_origin_any_more(
     copy = shutil.copytree(origin[1], tmp_path / "bundle")
     config = make_config(changes={"train.init_from": str(copy)})
     run, state = setup.prepare(config, tmp_path / "next")
-    loop.save(run, state, 3, {})
+    run.save(state, 3, {})
     run.checkpoints.close()
     shutil.rmtree(copy)
     _, resumed = setup.prepare(config, tmp_path / "next")
@@ -187,7 +187,7 @@ def test_weights_that_are_not_finite_are_not_exported(make_config, tmp_path):
     run, state = setup.prepare(make_config(CLIP), tmp_path / "run")
     average = {**state.ema_params["0.9"], "logit_scale": jax.numpy.float32(np.nan)}
     averages = {**state.ema_params, "0.9": average}
-    loop.save(run, dataclasses.replace(state, ema_params=averages), 3, {})
+    run.save(dataclasses.replace(state, ema_params=averages), 3, {})
     run.checkpoints.close()
     with pytest.raises(UserError, match="step 3 holds values in logit_scale"):
         export.export(tmp_path / "run", tmp_path / "bundle")

@@ -142,7 +142,7 @@ def test_a_metric_that_no_row_has_is_told_of_once(make_config, tmp_path, caplog)
         "checkpoint.best_metric": "nonsense",
     }
     loop.train(make_config(CLIP, changes), tmp_path)
-    assert sum("has nonsense: checkpoint.keep_best" in m for m in caplog.messages) == 1
+    assert sum("checkpoint.keep_best" in m for m in caplog.messages) == 1
 
 
 @pytest.mark.parametrize(
@@ -207,7 +207,7 @@ def test_a_refused_start_leaves_the_folder_free_for_a_mended_one(make_config, tm
 def test_settings_are_free_until_there_is_a_checkpoint(make_config, tmp_path):
     setup.prepare(make_config(CLIP, {"seed": 1}), tmp_path)[0].checkpoints.close()
     run, state = setup.prepare(make_config(CLIP, {"seed": 2}), tmp_path)
-    loop.save(run, state, 1, {})
+    run.save(state, 1, {})
     run.checkpoints.close()
     before = (tmp_path / "config.json").read_text()
     with pytest.raises(UserError, match="seed: 2 -> 3"):
@@ -447,26 +447,16 @@ def test_a_look_that_a_signal_cuts_off_is_made_up_for(
     assert looks("cut") == looks("straight")
 
 
-def last_passed_over(workdir):
-    """As the newest checkpoint says."""
+def last_skipped(workdir):
+    """The skipped batches of the newest checkpoint."""
     with store.CheckpointStore(workdir / "checkpoints") as stored:
-        return recovery.load(stored.newest()[1], workdir)
+        return recovery.load(stored.newest()[1])
 
 
-def test_what_older_versions_wrote_beside_the_checkpoints_is_read(tmp_path):
-    past = {"window": {}}
-    assert recovery.load(past, tmp_path) == recovery.SkippedBatches()
-    (tmp_path / "passed_over.json").write_text('{"rewinds": 1, "steps": [6, 7]}')
-    assert recovery.load(past, tmp_path) == recovery.SkippedBatches(
-        frozenset({6, 7}), 1
-    )
-    # What a checkpoint says goes before, and a fresh start knows of nothing.
-    newer = past | {"passed_over": {"rewinds": 2, "steps": [9]}}
-    assert recovery.load(newer, tmp_path) == recovery.SkippedBatches(frozenset({9}), 2)
-    assert recovery.load({}, tmp_path) == recovery.SkippedBatches()
-    (tmp_path / "passed_over.json").write_text("")
-    with pytest.raises(UserError, match=r"passed_over\.json is not what was written"):
-        recovery.load(past, tmp_path)
+def test_the_skipped_batches_of_a_checkpoint_are_read():
+    assert recovery.load({}) == recovery.SkippedBatches()
+    skipped = recovery.SkippedBatches(frozenset({6, 9}), 2)
+    assert recovery.load({"passed_over": skipped.as_json()}) == skipped
 
 
 def test_a_run_that_goes_back_too_often_has_diverged(make_config, tmp_path):
@@ -478,7 +468,7 @@ def test_a_run_that_goes_back_too_often_has_diverged(make_config, tmp_path):
         "log.every_steps": 10,
         "checkpoint.every_steps": 1,
     }
-    with pytest.raises(DivergedError, match="after going back") as error:
+    with pytest.raises(DivergedError, match=r"train\.max_rewinds") as error:
         loop.train(make_config(CLIP, changes), tmp_path)
     line = str(error.value)
     assert "\n" not in line
@@ -486,9 +476,9 @@ def test_a_run_that_goes_back_too_often_has_diverged(make_config, tmp_path):
     first, last = map(int, re.search(r"steps (\d+) to (\d+)", line).groups())
     assert last == first + 4
     # Five steps passed over, twice, before these.
-    passed_over = last_passed_over(tmp_path)
-    assert passed_over.rewinds == 2
-    assert passed_over.steps == set(range(first - 10, first))
+    skipped_batches = last_skipped(tmp_path)
+    assert skipped_batches.rewinds == 2
+    assert skipped_batches.steps == set(range(first - 10, first))
     # Every update that was not made is described, once.
     skipped = metric_writers.read_metrics(tmp_path / "skipped.jsonl")
     assert [row["step"] for row in skipped] == list(range(first - 10, last + 1))
@@ -514,9 +504,7 @@ def test_a_run_goes_back_and_past_the_batches_that_led_astray(
     change_batches(monkeypatch, poison)
     assert loop.train(config, tmp_path) == lifecycle.ExitCode.OK
     # One or two in a row are no reason to go back.
-    assert last_passed_over(tmp_path) == recovery.SkippedBatches(
-        frozenset({6, 7, 8}), 1
-    )
+    assert last_skipped(tmp_path) == recovery.SkippedBatches(frozenset({6, 7, 8}), 1)
     rows = metric_writers.read_metrics(tmp_path / "metrics.jsonl")
     assert [row["step"] for row in rows] == [*range(1, 13)]
     assert [row["step"] for row in rows if "loss" not in row] == [6, 7, 8]
@@ -567,7 +555,7 @@ def test_a_device_that_remembers_wrongly_is_found(tokenizer_folder, tmp_path):
         workdir = pathlib.Path("{tmp_path}")
         loop.train(make_config(3), workdir)
         prepare, setup.prepare = setup.prepare, prepare_broken
-        with pytest.raises(DivergedError, match="the same 1 array, params/.*: 1 c"):
+        with pytest.raises(DivergedError, match="1 array differ, params/"):
             loop.train(make_config(5), workdir)
         setup.prepare = prepare
         assert loop.train(make_config(5), workdir) == 0
@@ -590,7 +578,7 @@ def test_an_overflow_at_the_loss_scales_floor_ends_the_run_with_its_reason(
         DivergedError, match="at step 3 float16 gradients overflow"
     ) as error:
         loop.train(make_config(CLIP, changes), tmp_path)
-    assert "floor, train.min_log2_loss_scale=39; go on with" in str(error.value)
+    assert "train.min_log2_loss_scale=39" in str(error.value)
 
 
 def test_a_second_start_counts_on_from_what_all_starts_have_used(make_config, tmp_path):

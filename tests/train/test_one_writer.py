@@ -76,13 +76,13 @@ def test_a_run_that_was_taken_over_ends_and_writes_nothing_more(
     changes = {"train.num_steps": 6, "checkpoint.every_steps": 2}
     write_row = loop.Loop.write_row
 
-    def lose_the_workdir(self, step, batches):
-        if step == 4:
+    def lose_the_workdir(self):
+        if self.step == 4:
             self.run.checkpoints.settle()
             give_to_another_host(tmp_path)
             # It was suspended for so long.
             monkeypatch.setattr(locks, "_now", lambda: time.monotonic() + 1e9)
-        write_row(self, step, batches)
+        write_row(self)
 
     monkeypatch.setattr(loop.Loop, "write_row", lose_the_workdir)
     with pytest.raises(UserError, match=r"taken over by process .* on rack7") as error:

@@ -84,7 +84,7 @@ def begun(tokenizer_folder, tmp_path_factory):
     """A run of one step, to go on from."""
     workdir = tmp_path_factory.mktemp("begun") / "run"
     run, state = setup.prepare(small_runs.make_config(tokenizer_folder, CLIP), workdir)
-    loop.save(run, state, 1, {})
+    run.save(state, 1, {})
     run.checkpoints.close()
     return workdir
 
@@ -194,7 +194,7 @@ def test_a_start_after_a_checkpoint_does_not_write_its_tokenizer_again(
 ):
     config = make_config(CLIP)
     run, state = setup.prepare(config, tmp_path)
-    loop.save(run, state, 1, {})
+    run.save(state, 1, {})
     run.checkpoints.close()
 
     def stamps():
@@ -274,7 +274,7 @@ def test_a_start_that_was_cut_off_leaves_the_run_as_it_was(
     assert run_folder.load_config(workdir) == make_config(CLIP)
 
 
-@pytest.mark.parametrize("cut_off", ["manifest.json.tmp", "config.json.tmp"])
+@pytest.mark.parametrize("cut_off", [".manifest.json.tmp", "config.json.tmp"])
 def test_a_start_that_is_killed_between_two_files_is_no_damage(
     begun, make_config, tmp_path, monkeypatch, cut_off
 ):

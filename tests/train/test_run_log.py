@@ -92,5 +92,5 @@ def test_updates_skipped_are_told_of_and_counted_until_one_is_made():
     seen.row(4)
     assert seen.skipped == range(3, 5)
     assert told == [(1, [0, 1]), (3, [0, 1]), (4, [0, 1])]
-    seen.pass_over()
+    seen.skip_batch()
     assert seen.skipped_in_a_row == 0
