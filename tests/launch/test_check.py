@@ -133,7 +133,7 @@ def test_without_an_environment_one_line_says_that_nothing_was_checked(tmp_path)
     assert "gke.sh: the settings are not checked" in line
     assert "make_environment" in line
     # The line can be followed: what it names is there.
-    remedy = line.partition("to check them: ")[2]
+    remedy = line.partition("to create it: ")[2]
     assert shlex.split(remedy)[-1] == '. launch/environment.sh && make_environment ""'
     silent = launchers.run((*command, "--nocheck"), environment=environment)
     assert (silent.returncode, silent.stderr) == (0, "")

@@ -97,7 +97,7 @@ case "$*" in
   *" ssh "*) echo "SSH: connecting"; {told} ;;
 esac
 """
-TOLD = 'echo "base64 on w-0, process 0: saves itself and ends"'
+TOLD = 'echo "base64 on w-0, process 0: saves a checkpoint and exits"'
 
 
 @pytest.mark.parametrize(

@@ -96,7 +96,9 @@ def test_without_any_way_to_a_python_the_remedy_is_told(machine, tmp_path, progr
     result = make(tmp_path, machine)
     assert result.returncode == 2
     last = result.stderr.splitlines()[-1]
-    assert last.startswith("No Python 3.11 or 3.12 here, and uv could not install one;")
+    assert last.startswith(
+        "Python 3.11 or 3.12 is not installed, and uv could not install it;"
+    )
     assert "PYTHON=/path/to/python3.12" in last
     assert not (tmp_path / ".venv").exists(), "half of one is not kept"
 

@@ -139,7 +139,7 @@ def test_a_run_is_started_again_on_the_codes_that_mean_again(
 def test_a_signal_between_two_starts_is_the_end(host, tmp_path, number):
     process = host("exit 42", GLIDE_JAX_RESTART_PAUSE_SECS="60")
     for line in process.stdout:
-        if "starting again" in line:
+        if "restarting" in line:
             break
     process.send_signal(number)
     assert process.wait(timeout=30) == 42
@@ -149,8 +149,9 @@ def test_a_signal_between_two_starts_is_the_end(host, tmp_path, number):
 def test_a_signal_before_the_first_start_is_the_end(tmp_path):
     """As of ssh.sh, while it copies the code."""
     script = (
-        f". {launchers.LAUNCH}/restart.sh; trap 'STOP_AGAIN=yes' TERM; kill -TERM $$; "
-        f"run_again 3 touch {tmp_path}/started"
+        f". {launchers.LAUNCH}/restart.sh; trap 'STOP_REQUESTED=yes' TERM; "
+        "kill -TERM $$; "
+        f"run_with_restarts 3 touch {tmp_path}/started"
     )
     assert subprocess.run(["bash", "-c", script], check=False).returncode == 143
     assert not (tmp_path / "started").exists()
@@ -250,7 +251,7 @@ def test_the_log_of_a_host_that_cannot_mount_its_bucket_goes_there_all_the_same(
     copied = (tmp_path / "copies").read_text()
     assert copied.startswith(f"{verb} ")
     assert copied.rstrip().endswith(there)
-    assert "is not on" in (tmp_path / "copied").read_text()
+    assert "is not installed on" in (tmp_path / "copied").read_text()
 
 
 @pytest.mark.parametrize(("scheme", "program"), [("gs", "gcsfuse"), ("s3", "s3fs")])
@@ -289,7 +290,7 @@ def test_a_bucket_without_its_file_system_is_told_with_the_remedy(host, tmp_path
     )
     assert process.wait(timeout=30) == 5
     message = process.stderr.read()
-    assert f"gcsfuse is not on {HOST}; install it in --setup" in message
+    assert f"gcsfuse is not installed on {HOST}; install it in --setup" in message
 
 
 def host_runs(tmp_path, action: str, name: str) -> subprocess.CompletedProcess:
@@ -311,12 +312,14 @@ def test_a_run_is_found_by_its_name_and_stopped_for_good(host, tmp_path):
     wait_for(there)
     shown = host_runs(tmp_path, "status", "base64").stdout
     assert f"base64 on {HOST}, process 0: pid {process.pid}, " in shown
-    assert shown.endswith("which ends with: step 7\n")
+    assert shown.endswith("last line: step 7\n")
     assert host_runs(tmp_path, "is_stopped", "base64").returncode == 1
     for other in ("base6", "base", "base64.0"):
         assert host_runs(tmp_path, "stop", other).stdout == ""
     stopped = host_runs(tmp_path, "stop", "base64")
-    assert stopped.stdout == f"base64 on {HOST}, process 0: saves itself and ends\n"
+    assert (
+        stopped.stdout == f"base64 on {HOST}, process 0: saves a checkpoint and exits\n"
+    )
     assert process.wait(timeout=30) == 42, "and is not started again"
     assert host_runs(tmp_path, "status", "base64").stdout == ""
     assert host_runs(tmp_path, "is_stopped", "base64").returncode == 0

@@ -191,7 +191,7 @@ def test_a_run_that_is_stopped_saves_itself_and_is_not_requeued(
     assert shown.stdout.startswith(f"job {number}: RUNNING for ")
     stopped = control(cluster, "stop")
     assert stopped.returncode == 0, stopped.stderr
-    assert f"job {number} saves itself and ends" in stopped.stdout
+    assert f"job {number} saves a checkpoint and exits" in stopped.stdout
     job = wait_for_state(cluster, number, "FAILED", "PENDING", timeout_secs=90)
     assert (job["JobState"], job["ExitCode"]) == ("FAILED", "42:0")
     assert job["Restarts"] == "0"

@@ -144,7 +144,7 @@ def test_a_run_is_shown_and_stopped_by_its_name_and_its_launcher_ends(
             assert stopped.returncode == 0, stopped.stderr
             assert launcher.wait(timeout=200) == 42
         assert newest_step(tmp_path) < STEPS
-        assert "starting again" not in (tmp_path / "shown").read_text()
+        assert "restarting (" not in (tmp_path / "shown").read_text()
         steps = {int(p.name) for p in (tmp_path / "run" / "checkpoints").iterdir()}
         assert max(steps) >= newest_step(tmp_path)
     assert control(programs, tmp_path, "stop").returncode == 1

@@ -86,7 +86,9 @@ def test_shellcheck_has_nothing_against_the_launchers():
 
 
 def test_the_exit_codes_that_restart_are_exactly_those_that_mean_again():
-    script = ". launch/restart.sh; for c in {0..255}; do is_again $c && echo $c; done"
+    script = (
+        ". launch/restart.sh; for c in {0..255}; do is_retryable $c && echo $c; done"
+    )
     result = subprocess.run(
         ["bash", "-c", script], cwd=launchers.ROOT, capture_output=True, text=True
     )
