@@ -1,4 +1,4 @@
-"""A launcher tells every mistake in one line, with exit code 2, and submits nothing."""
+"""User errors of a launcher: one line, exit code 2, no submission."""
 
 from __future__ import annotations
 
@@ -41,7 +41,7 @@ def refused(*command: str) -> str:
         ((launchers.CONFIG, "--name=a b"), "--name=a b is not a valid name; use up to"),
     ],
 )
-def test_what_every_engine_asks(script, flags, named):
+def test_common_flags_are_checked(script, flags, named):
     assert named in refused(script, *flags)
 
 
@@ -120,7 +120,7 @@ def test_what_every_engine_asks(script, flags, named):
         ((*SSH, "--workdir=runs/x"), "--workdir=runs/x cannot be used here"),
     ],
 )
-def test_what_an_engine_cannot_do_is_named_with_the_remedy(command, named):
+def test_flags_of_an_engine_are_checked(command, named):
     assert named in refused(*command)
 
 
@@ -141,12 +141,12 @@ def test_what_an_engine_cannot_do_is_named_with_the_remedy(command, named):
         ),
     ],
 )
-def test_what_stop_asks(engine, flags, named):
+def test_flags_of_stop_are_checked(engine, flags, named):
     assert named in refused(launchers.CONTROLS[engine][0], "stop", *flags)
 
 
 @pytest.mark.parametrize("flag", ["--name=other", "--config.train.num_steps=9"])
-def test_a_flag_that_is_given_twice_is_refused(flag):
+def test_a_flag_that_is_given_twice_is_an_error(flag):
     command = [launchers.LAUNCH / "slurm.sh", *RUN, flag, flag, "--dry_run"]
     result = subprocess.run(command, capture_output=True, text=True)
     assert (result.returncode, result.stdout) == (2, "")
@@ -154,9 +154,7 @@ def test_a_flag_that_is_given_twice_is_refused(flag):
 
 
 @pytest.mark.parametrize("engine", launchers.COMMANDS)
-def test_a_program_that_is_missing_is_asked_for_only_when_it_is_needed(
-    engine, tmp_path
-):
+def test_a_missing_program_is_an_error_except_in_a_dry_run(engine, tmp_path):
     """The machine of this test has bash and the basic tools, and nothing else."""
     needed = ["bash", "env", "basename", "dirname", "cat", "sed", "paste", "rm"]
     for name in needed:
