@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from glide_jax.sample.cascade import Glide
@@ -11,8 +11,8 @@ __version__ = "0.1.0"
 __all__ = ["Glide"]
 
 
-def __getattr__(name: str):
-    """Imports `Glide` on first use: it starts JAX, which our import must not."""
+def __getattr__(name: str) -> Any:
+    """Imports `Glide` on first use, because its import starts JAX."""
     if name == "Glide":
         from glide_jax.runtime import user_cache
 

@@ -1,4 +1,4 @@
-"""Model sizes: tiny (quickstart), emoji (a small real set), released, paper.
+"""Model sizes: tiny (quickstart), emoji (a small real data set), released, paper.
 
 The values of `released` and `paper` are published; inferred values are marked.
 """
@@ -6,9 +6,12 @@ The values of `released` and `paper` are published; inferred values are marked.
 from __future__ import annotations
 
 import dataclasses
+from typing import TypeVar
 
 from glide_jax.config.defaults import NoisedClipConfig, Text2ImConfig
 from glide_jax.errors import UserError
+
+T = TypeVar("T")
 
 SIZES = ("tiny", "emoji", "released", "paper")
 
@@ -147,21 +150,41 @@ SHORT_UPSAMPLING = {
 
 
 def base(size: str, *, inpaint: bool = False) -> Text2ImConfig:
-    """The 64-pixel (tiny: 16, emoji: 32) text-to-image model of a size."""
+    """Returns the 64-pixel (tiny: 16, emoji: 32) text-to-image model of a size.
+
+    Args:
+      size: one of SIZES.
+      inpaint: whether the model is conditioned on a partly known image.
+
+    Raises:
+      UserError: an unknown size.
+    """
     return dataclasses.replace(_lookup(_BASE, size), inpaint=inpaint)
 
 
 def upsampler(size: str, *, inpaint: bool = False) -> Text2ImConfig:
-    """The 4x upsampler of a size, conditioned on low_res and the caption."""
+    """Returns the 4x upsampler of a size, conditioned on low_res and the caption.
+
+    Args:
+      size: one of SIZES.
+      inpaint: whether the model is conditioned on a partly known image.
+
+    Raises:
+      UserError: an unknown size.
+    """
     return dataclasses.replace(_lookup(_UPSAMPLER, size), inpaint=inpaint)
 
 
 def noised_clip(size: str) -> NoisedClipConfig:
-    """The CLIP that guides the base model of a size."""
+    """Returns the noised CLIP that guides the base model of a size, one of SIZES.
+
+    Raises:
+      UserError: an unknown size.
+    """
     return _lookup(_NOISED_CLIP, size)
 
 
-def _lookup(table: dict, size: str):
+def _lookup(table: dict[str, T], size: str) -> T:
     if size not in table:
         raise UserError(f"size {size!r} is not one of {', '.join(SIZES)}")
     return table[size]

@@ -1,27 +1,27 @@
 #!/usr/bin/env bash
-# A soak that shows what a training run survives: two processes of launch/local.sh train
-# under signals, kills, a full disk, damaged checkpoints and damaged shards, and are
-# started again on the exit codes that mean it. Then the same run is made once more, left
-# alone, and everything that the two leave is compared, bit for bit.
+# A soak test of fault tolerance: two processes of launch/local.sh train under signals, kills,
+# a full disk, damaged checkpoints and damaged shards, and are restarted after retryable exit
+# codes. Then the same run is repeated without disturbance, and all outputs of the two are
+# compared bit for bit.
 #
 #   launch/chaos.sh [--minutes=15] [--seed=N] [--output=FOLDER]
 #
-# --minutes  how long the run is disturbed; the one that is left alone comes on top (15)
-# --seed     of what is done when; drawn and shown unless given
-# --output   an empty folder for report.md, report.json, the runs and their logs (a new
-#            one under /tmp)
+# --minutes  duration of the disturbed run, without the undisturbed one (default: 15)
+# --seed     of the disturbances; default: random, and printed
+# --output   an empty folder for report.md, report.json, the runs and their logs (default: a
+#            new one under /tmp)
 #
-# Exit code: 0 if the two are equal, 1 if not or if a process ended as it should not have,
-# 2 for a mistake. It listens on the loopback only and ends every process it has started.
-# As root on Linux the run lies on a small disk of its own, which is really full then;
-# else no file may grow.
+# Exit code: 0 if the two are equal, 1 if not or if a process exited with an unexpected code,
+# 2 for a user error. It listens on the loopback interface only and ends all its processes.
+# As root on Linux the run is on a small file system of its own, which is filled up; otherwise
+# a full disk is simulated by a limit of the file size.
 set -euo pipefail
 cd "$(dirname "$0")/.."
 case " $* " in *" --help "* | *" -h "*) sed -n '2,/^set/{s/^# \{0,1\}//p}' launch/chaos.sh && exit ;; esac
 . launch/environment.sh
 [ -n "${VIRTUAL_ENV:-}" ] || make_environment "[dev]"
 
-# In a mount namespace of its own, so that the disk is gone with the last process.
+# In a mount namespace of its own, so that the file system vanishes with the last process.
 own=()
 if unshare --mount mount -t tmpfs none /mnt 2>/dev/null; then
   own=(unshare --mount)

@@ -1,13 +1,13 @@
-# Sourced by the launchers that copy the checkout to the hosts, and by the scripts that they
-# run, in the checkout: which of its files travel.
+# Sourced in the checkout by the launchers that copy it to the hosts, and by their scripts:
+# selects the files to copy.
 #
-# Those that git tracks, as they are in the working tree, and the untracked ones that --config
-# or --setup names. Where there is no git repository (an unpacked archive) the project's own
-# folders and files travel. Everything else stays, and a line says how much that is.
+# Copied are the files that git tracks, as they are in the working tree, and untracked files
+# that --config or --setup names. Without a git repository (an unpacked archive) the project's
+# own folders and files are copied. A line reports the number and size of the other files.
 
-# Without git; those that are not there are left out.
+# Copied without git, if they exist.
 CODE_PARTS=(glide_jax experiments launch tests docs setup.py pyproject.toml README.md LICENSE MANIFEST.in)
-# What is made from the rest or belongs to this machine: never copied, and not counted.
+# Generated files and files of this machine: never copied, and not counted.
 CODE_NEVER=(/.venv /.git /runs /build __pycache__ '.*_cache' '*.egg-info')
 
 # in_git [PATH]: whether git tracks the path, or anything in it.
@@ -15,11 +15,11 @@ in_git() {
   [ -n "$(git ls-files -- "${1:-launch/common.sh}" 2>/dev/null | head -n 1)" ]
 }
 
-# code_files [FILE ...]: the files that travel, each ended by a NUL; FILEs are added.
+# code_files [FILE ...]: prints the files to copy and FILEs, each terminated by a NUL.
 code_files() {
   local file
   if in_git; then
-    # Files that are deleted in the working tree are still listed.
+    # git also lists files that are deleted in the working tree.
     git ls-files -z | while IFS= read -r -d '' file; do
       if [ -e "$file" ] || [ -L "$file" ]; then printf '%s\0' "$file"; fi
     done
@@ -33,31 +33,31 @@ code_files() {
   [ $# -eq 0 ] || printf '%s\0' "$@"
 }
 
-# choose_code: sets extra_code, the arguments of code_files in a template, with a space before
-# them: untracked files that travel all the same. Says what stays. Needs $config, $setup and
-# the array `settings`; makes $config relative where it is in the checkout.
+# choose_code: sets extra_code, the untracked files to copy as arguments of code_files in a
+# template, with a leading space. Reports the files that are not copied. Reads $config, $setup
+# and the array `settings`; makes $config relative if it is in the checkout.
 choose_code() {
   local name="${config%%:*}" file word
   local -
-  set -f # words of settings such as *.tar stay as they are
+  set -f # no expansion of settings such as *.tar
   cd "$ROOT" || exit
   if [ -e .git ] && ! git ls-files >/dev/null 2>&1; then
-    die "git, which names the files to copy, cannot read $ROOT: $(git ls-files 2>&1 | head -n 1)"
+    die "git cannot list the files of $ROOT: $(git ls-files 2>&1 | head -n 1); fix that, or remove .git to copy the project's folders"
   fi
   # The hosts have the checkout in another folder.
   [[ "$name" != "$ROOT"/* ]] || config="${config#"$ROOT/"}"
   name="${config%%:*}" extra_files=()
   if [[ "$name" == /* ]]; then
     note "--config=$config is not in $ROOT and is not copied; each host needs it at this path"
-  elif ! travels "$name"; then
+  elif ! is_copied "$name"; then
     add_file "$name" --config
   fi
   for word in ${setup//[\"\';|&()=]/ }; do
-    if [[ "$word" != /* && -f "$word" ]] && ! travels "$word"; then add_file "$word" --setup; fi
+    if [[ "$word" != /* && -f "$word" ]] && ! is_copied "$word"; then add_file "$word" --setup; fi
   done
   for word in ${settings[@]+"${settings[@]}"}; do
     for file in ${word//[\"\'=:,()\[\]]/ }; do
-      if [[ "$file" == */* || -d "$file" ]] && [[ "$file" != /* && -e "$file" ]] && ! travels "$file"; then
+      if [[ "$file" == */* || -d "$file" ]] && [[ "$file" != /* && -e "$file" ]] && ! is_copied "$file"; then
         note "$word: $file of this machine is not copied; each host needs its own"
       fi
     done
@@ -65,15 +65,15 @@ choose_code() {
   set +f
   extra_code=""
   [ ${#extra_files[@]} -eq 0 ] || extra_code=" $(quoted "${extra_files[@]}")"
-  tell_what_stays
+  report_left_behind
 }
 
 note() {
   echo "$(basename "$0"): $*" >&2
 }
 
-# travels PATH: whether code_files has it, or anything in it.
-travels() {
+# is_copied PATH: whether code_files has the path, or anything in it.
+is_copied() {
   if in_git; then in_git "$1"; else [[ " ${CODE_PARTS[*]} " == *" ${1%%/*} "* ]]; fi
 }
 
@@ -83,7 +83,8 @@ add_file() {
   note "copied too, though git does not track it: $1 ($2 names it)"
 }
 
-# untracked_entries: files and folders with nothing that travels, each ended by a NUL.
+# untracked_entries: prints files and folders of which nothing is copied, each terminated by a
+# NUL.
 untracked_entries() {
   local entry
   if in_git; then
@@ -101,7 +102,7 @@ untracked_entries() {
   done
 }
 
-# size KILOBYTES: for people.
+# size KILOBYTES: prints a size with a unit.
 size() {
   awk -v kb="$1" 'BEGIN {
     if (kb < 1024) printf "%d KB", kb
@@ -110,7 +111,7 @@ size() {
   }'
 }
 
-tell_what_stays() {
+report_left_behind() {
   local entry files kb all_files=0 all_kb=0 lines="" largest="" count=0
   while IFS= read -r -d '' entry; do
     files="$(find "$entry" ! -type d | grep -cvxF -- "$(printf '%s\n' "" "${extra_files[@]-}")")" || true

@@ -1,32 +1,32 @@
-# Sourced by the launchers beside it: reads their flags, checks them, renders a template
-# and shows it (--dry_run) or hands it over.
+# Sourced by the launchers: parses and checks their flags, renders a template, and prints
+# (--dry_run) or runs it.
 #
 #   launch/ENGINE.sh --config=FILE[:SIZE] --name=NAME [--workdir=WHERE] [--restarts=N]
 #       [--setup=COMMAND] [--config.section.key=value ...] [flags of the engine]
 #       [--dry_run] [--nocheck]
-#   launch/ENGINE.sh status --name=NAME [flags of the engine that say where] [--dry_run]
-#   launch/ENGINE.sh stop --name=NAME [flags of the engine that say where] [--dry_run]
+#   launch/ENGINE.sh status --name=NAME [location flags of the engine] [--dry_run]
+#   launch/ENGINE.sh stop --name=NAME [location flags of the engine] [--dry_run]
 #
 # --workdir   the run's folder, shared by all hosts: a path (local disk for one host, NFS
 #             for several), gs://BUCKET/PATH or s3://BUCKET/PATH (see workdir.sh)
-# --restarts  how often the run is started again after a retryable exit code: 42 (stopped by
-#             a signal, all saved) or 128 and up (lost); 100 unless given
+# --restarts  maximum number of restarts after a retryable exit code: 42 (stopped by a signal,
+#             everything saved) or 128 and above (lost); default: 100
 # --setup     a shell command that every host runs first, e.g. to mount a share
-# --dry_run   prints what would run and ends
-# --nocheck   leaves out the check of the settings, which takes a few seconds: `glide train
-#             --dry_run --devices=N` runs on this machine, before anything is queued, for as
-#             many devices as the run gets. It is left out, with a line, where there is no
-#             environment (VIRTUAL_ENV or .venv)
+# --dry_run   prints what would run, and exits
+# --nocheck   skips the check of the settings, which takes a few seconds: `glide train
+#             --dry_run --devices=N` runs on this machine, for the run's number of devices,
+#             before anything is submitted. Without an environment (VIRTUAL_ENV or .venv) the
+#             check is skipped with a warning
 #
-# status  shows the run. Exit code: 0 if it is there, 1 if not, 2 for a mistake or where the
-#         engine's own program fails
-# stop    tells the run to save itself and end. It ends with exit code 42 and is not started
-#         again; the command that started it resumes it. Exit codes as those of status
+# status  shows the run. Exit code: 0 if the run exists, 1 if not, 2 for a user error or a
+#         failure of the engine's program
+# stop    stops the run, which saves a checkpoint first. It exits with code 42 and is not
+#         restarted; the command that started it resumes it. Exit codes as for status
 #
-# Launchers that copy the checkout copy what git tracks, as it is in the working tree, and say
-# what stays behind (see code.sh).
+# Launchers that copy the checkout copy the files that git tracks, as they are in the working
+# tree, and report the files that are not copied (see code.sh).
 #
-# A mistake is one line, with exit code 2.
+# User errors are reported in one line, with exit code 2.
 
 ROOT="$(cd "$(dirname "${BASH_SOURCE[0]}")/.." && pwd)"
 COMMON_FLAGS="config name workdir restarts setup dry_run nocheck"
@@ -36,9 +36,9 @@ die() {
   exit 2
 }
 
-# read_flags "FLAGS OF THE ENGINE" "THOSE OF status AND stop" "$@": --some_flag=value becomes
-# $some_flag, all others are empty; --config.KEY=VALUE are collected in the array `settings`;
-# $action is status, stop or empty.
+# read_flags "FLAGS OF THE ENGINE" "FLAGS OF status AND stop" "$@": sets $some_flag for
+# --some_flag=value, the other flags to ""; collects --config.KEY=VALUE in the array
+# `settings`; sets $action to status, stop or "".
 read_flags() {
   local known="$COMMON_FLAGS $1" argument key given=" "
   for key in $known; do printf -v "$key" '%s' ''; done
@@ -50,7 +50,7 @@ read_flags() {
   shift 2
   for argument in "$@"; do
     case "$argument" in
-      *$'\n'*) die "${argument%%$'\n'*}... has a line break; a flag is one line" ;;
+      *$'\n'*) die "${argument%%$'\n'*}... has a line break; give each flag in one line" ;;
       --help | -h) show_usage && exit 0 ;;
     esac
     key="${argument%%=*}"
@@ -63,13 +63,13 @@ read_flags() {
       printf -v "$key" yes
     elif [[ "$argument" != --*=* || " $known " != *" $key "* || "$key" == dry_run || "$key" == nocheck ]]; then
       if [[ "$argument" == --* && "$argument" != *=* && " $known " == *" $key "* ]]; then
-        die "$argument has no value; write --$key=VALUE"
+        die "$argument has no value; use --$key=VALUE"
       fi
       if [[ "$argument" != -* ]]; then
         die "$argument is not an action or a flag; use status, stop or --FLAG=VALUE with one of --${known// / --}"
       fi
       if [ "$key" = cpus_per_task ]; then
-        die "$argument: the flag is --cpus now, the cores of a node instead of a process"
+        die "$argument: the flag is --cpus, the cores of a node, not of a process; use it"
       fi
       die "$argument is not a flag${action:+ of $action}; use --FLAG=VALUE with one of --${known// / --}"
     else
@@ -80,14 +80,14 @@ read_flags() {
   restarts="${restarts:-100}"
 }
 
-# The comment at the head of the script that was called.
+# show_usage: prints the header comments of the called script and of this file.
 show_usage() {
   sed -n '2,/^[^#]/{s/^# \{0,1\}//p}' "$0"
   echo
   sed -n '4,/^[^#]/{s/^# \{0,1\}//p}' "$ROOT/launch/common.sh"
 }
 
-# need FLAG EXAMPLE ...: refuses to go on without these flags.
+# need FLAG EXAMPLE ...: exits with an error unless these flags are given.
 need() {
   while [ $# -gt 0 ]; do
     [ -n "${!1}" ] || die "--$1 is missing, e.g. --$1=$2"
@@ -95,47 +95,47 @@ need() {
   done
 }
 
-# check_name PATTERN RULE: what the engine asks of --name.
+# check_name PATTERN RULE: checks --name by the rule of the engine.
 check_name() {
   need name base64
   [[ "$name" =~ ^$1$ ]] || die "--name=$name is not a valid name; use $2"
 }
 
-# control PROGRAM WHERE STATUS STOP: ends the launcher after what `status` and `stop` do, by
-# two scripts for bash. STATUS prints what there is to say of the run, and nothing where there
-# is none. PROGRAM is the engine's; WHERE says in the message where it looked.
+# control PROGRAM WHERE STATUS STOP: runs the action `status` or `stop` and exits. STATUS and
+# STOP are bash scripts. STATUS prints the state of the run, and nothing if there is no run.
+# PROGRAM (the engine's) and WHERE (the place that STATUS reads) are for messages.
 control() {
-  local found code=0
+  local state code=0
   if [ -n "$dry_run" ]; then
     show "bash, with this script, which prints nothing if there is no run $name" "$3"
     [ "$action" = status ] || show "then, if there is one, bash, with this script" "$4"
     exit
   fi
-  found="$(bash -c "$3")" || code=$?
+  state="$(bash -c "$3")" || code=$?
   [ "$code" -eq 0 ] || die "$action: $1 failed with code $code; its message is above"
-  if [ -z "$found" ]; then
+  if [ -z "$state" ]; then
     echo "$(basename "$0"): there is no run $name $2" >&2
     exit 1
   fi
-  printf '%s\n' "$found"
+  printf '%s\n' "$state"
   if [ "$action" = stop ]; then
     bash -c "$4" || die "stop: $1 failed with code $?; its message is above"
   fi
   exit
 }
 
-# check_run PATTERN RULE: what every engine asks of --config, --name, --restarts.
+# check_run PATTERN RULE: checks --config, --name and --restarts, for every engine.
 check_run() {
   local own
   need config experiments/configs/base64.py:paper
   expand_home config
-  # A name stands for the project's own file, as in `glide train`.
+  # A bare name refers to the project's own file, as in `glide train`.
   own="experiments/configs/$(basename "${config%%:*}" .py).py"
   if [[ "${config%%:*}" != */* && -f "$ROOT/$own" ]]; then
     config="$own${config#"${config%%:*}"}"
   fi
   [ -f "$ROOT/${config%%:*}" ] || [[ "$config" == /* && -f "${config%%:*}" ]] ||
-    die "--config=$config: there is no file ${config%%:*} in $ROOT; name one such as experiments/configs/base64.py:paper"
+    die "--config=$config: there is no file ${config%%:*} in $ROOT; use one such as experiments/configs/base64.py:paper"
   check_name "$1" "$2"
   check_number restarts 0
 }
@@ -144,7 +144,7 @@ HOST_NAME='[A-Za-z0-9][A-Za-z0-9._-]{0,62}'
 HOST_NAME_RULE="up to 63 letters, digits, '.', '_' and '-', such as base64"
 # RFC 1123; pods, nodes and slices append up to 23 characters of 63.
 CLOUD_NAME='[a-z]([-a-z0-9]{0,38}[a-z0-9])?'
-CLOUD_NAME_RULE="up to 40 small letters, digits and '-', a letter first, such as base64-run1"
+CLOUD_NAME_RULE="up to 40 lowercase letters, digits and '-', starting with a letter, such as base64-run1"
 
 # check_number FLAG LEAST
 check_number() {
@@ -152,32 +152,34 @@ check_number() {
     die "--$1=${!1} is not a whole number of $2 or more"
 }
 
-# cpu and the chips of glide_jax/parallel/chips.py; a test holds them equal.
+# cpu and the chips of glide_jax/parallel/chips.py; a test checks that they are equal.
 CHIPS="cpu v2 v3 v4 v5e v5p v6e tpu7x a100-40gb a100-80gb h100 h100-pcie h200 b200 l4"
 
-# check_chip: refuses a $chip that has no name there.
+# check_chip: exits with an error if $chip is not one of CHIPS.
 check_chip() {
   [[ " $CHIPS " == *" $chip "* ]] || die "--chip=$chip is not known; use one of $CHIPS"
 }
 
-# expand_home FLAG: bash leaves the ~ of --FLAG=~/path as it is.
+# expand_home FLAG: expands ~ in --FLAG=~/path, which bash does not.
 expand_home() {
   case "${!1}" in
     \~ | \~/*) printf -v "$1" '%s' "$HOME${!1#\~}" ;;
-    \~*) die "--$1=${!1}: only ~ and ~/ are expanded; give the path from the root" ;;
+    \~*) die "--$1=${!1}: only ~ and ~/ are expanded; use an absolute path" ;;
   esac
 }
 
-# check_path FLAG: refuses a path that templates and remote shells could not carry.
+# check_path FLAG: exits with an error if a path cannot be passed to templates and remote
+# shells.
 check_path() {
   [[ "${!1}" != "~"* ]] ||
-    die "--$1=${!1}: the hosts have home folders of their own; give a path without ~"
+    die "--$1=${!1}: ~ differs between hosts; use a path without ~"
   [[ "${!1}" =~ ^[A-Za-z0-9_./:=,@%+~-]+$ ]] ||
     die "--$1=${!1} has a character that a shell may interpret; use letters, digits and _ . / : = , @ % + ~ -"
 }
 
-# check_workdir KIND ...: each of path, absolute, gs or s3 that the engine can reach. With
-# "path" the hosts have the paths of this machine, so ~ is its home folder.
+# check_workdir KIND ...: checks --workdir; KINDs are those of path, absolute, gs and s3 that
+# the engine supports. With "path" the hosts share the paths of this machine, so ~ is its home
+# folder.
 check_workdir() {
   local kind
   [[ " $* " != *" path "* ]] || expand_home workdir
@@ -196,41 +198,41 @@ check_workdir() {
   for kind in "$@"; do
     case "$kind" in
       path) rule+=" or a path" ;;
-      absolute) rule+=" or a path from the root that all hosts share" ;;
+      absolute) rule+=" or an absolute path that all hosts share" ;;
       *) rule+=" or $kind://BUCKET/PATH" ;;
     esac
   done
-  die "--workdir=$workdir cannot be used here; name ${rule# or }"
+  die "--workdir=$workdir cannot be used here; use ${rule# or }"
 }
 
-# need_program NAME HOW_TO_GET_IT: not asked in a dry run.
+# need_program NAME REMEDY: exits with an error if a program is missing, except in a dry run.
 need_program() {
-  [ -n "$dry_run" ] || command -v "$1" >/dev/null || die "$1 is not on this machine; $2, or add --dry_run to see what it would be given"
+  [ -n "$dry_run" ] || command -v "$1" >/dev/null || die "$1 is not installed; $2, or add --dry_run to see its input"
 }
 
-# check_settings DEVICES [SLICES]: refuses settings that a start on so many devices would
-# refuse; SLICES is of TPUs alone.
+# check_settings DEVICES [SLICES]: exits with an error if `glide train` rejects the settings
+# for this number of devices, and of TPU slices.
 check_settings() {
-  local python="${VIRTUAL_ENV:-$ROOT/.venv}/bin/python" told
+  local python="${VIRTUAL_ENV:-$ROOT/.venv}/bin/python" output
   if [ -n "$nocheck" ]; then return; fi
   if ! "$python" -c 'import importlib.util as u; raise SystemExit(not (u.find_spec("jax") and u.find_spec("flax")))' 2>/dev/null; then
-    echo "$(basename "$0"): the settings are not checked, because this checkout has no environment; to check them: cd $ROOT && bash -c '. launch/environment.sh && make_environment \"\"'" >&2
+    echo "$(basename "$0"): the settings are not checked, because this checkout has no environment; to create it: cd $ROOT && bash -c '. launch/environment.sh && make_environment \"\"'" >&2
     return
   fi
-  told="$(cd "$ROOT" && JAX_PLATFORMS=cpu "$python" -m glide_jax.cli.main train --dry_run \
+  output="$(cd "$ROOT" && JAX_PLATFORMS=cpu "$python" -m glide_jax.cli.main train --dry_run \
     "--devices=$1" ${2:+"--slices=$2"} "--config=$config" \
     ${settings[@]+"${settings[@]}"} 2>&1 >/dev/null)" ||
-    die "$(tail -n 1 <<<"$told" | sed 's/^glide train: //')"
+    die "$(tail -n 1 <<<"$output" | sed 's/^glide train: //')"
 }
 
-# host_command FLAG=VALUE ...: the array `command` that each host runs in the checkout.
+# host_command FLAG=VALUE ...: sets the array `command`, which each host runs in the checkout.
 host_command() {
   command=(launch/run_on_host.sh "--name=$name" "--workdir=$workdir" "$@")
   [ -z "$setup" ] || command+=("--setup=$setup")
   command+=(-- "--config=$config" ${settings[@]+"${settings[@]}"})
 }
 
-# quoted ARGUMENT ...: the arguments as the shell reads them back, on one line.
+# quoted ARGUMENT ...: prints the arguments quoted for a shell, on one line.
 quoted() {
   local argument
   for argument in "$@"; do
@@ -246,8 +248,8 @@ quoted() {
   done | sed 's/ $//'
 }
 
-# yaml_list INDENT ARGUMENT ...: a block list of double-quoted strings. "$(" is doubled,
-# for Kubernetes would read it as a variable.
+# yaml_list INDENT ARGUMENT ...: prints a block list of double-quoted strings. "$(" is doubled,
+# since Kubernetes expands it as a variable.
 yaml_list() {
   local indent="$1" argument
   shift
@@ -258,8 +260,8 @@ yaml_list() {
   done
 }
 
-# render TEMPLATE KEY=VALUE ...: launch/templates/TEMPLATE with @KEY@ replaced. A line
-# that is @KEY@ alone is left out where the value is empty.
+# render TEMPLATE KEY=VALUE ...: prints launch/templates/TEMPLATE with @KEY@ replaced. A line
+# that consists of @KEY@ is removed if the value is empty.
 render() {
   local text pair key value
   text="$(cat "$ROOT/launch/templates/$1")"
@@ -272,7 +274,7 @@ render() {
   printf '%s\n' "$text"
 }
 
-# show TITLE TEXT: one part of what a dry run prints.
+# show TITLE TEXT: prints one part of the output of a dry run.
 show() {
   printf -- '--- %s\n%s\n' "$1" "$2"
 }

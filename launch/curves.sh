@@ -1,12 +1,12 @@
 #!/usr/bin/env bash
-# The three plots of GLIDE's figure 6 of the quickstart's models, no accelerator needed:
-# a reference of real pictures, a sweep of guidance modes and scales, a table, a picture.
+# Makes the three plots of GLIDE's figure 6 for the models of launch/quickstart.sh, without an
+# accelerator: reference statistics of real images, a sweep of guidance modes and scales, a
+# table and a plot.
 #   launch/curves.sh --root=runs/curves --models=runs/quickstart/bundles [-- FLAGS]
-# Paths are taken from the checkout. FLAGS go to every run of the sweep:
-# --num_images=64. Started again, it goes on; models that were trained anew are refused
-# beside finished runs of the old, and need another --root.
-# Ends with ROOT/curves.png, curves.md and rows.jsonl; the models are those of
-# launch/quickstart.sh.
+# Paths are relative to the checkout. FLAGS apply to every run of the sweep, e.g.
+# --num_images=64. If interrupted, run it again to continue. Retrained models need another
+# --root than finished runs of the old models.
+# Results: ROOT/curves.png, curves.md and rows.jsonl.
 set -euo pipefail
 cd "$(dirname "$0")/.."
 root=runs/curves models=runs/quickstart/bundles
@@ -23,18 +23,18 @@ while [ $# -gt 0 ]; do
       break
       ;;
     *)
-      echo "launch/curves.sh: $1 is not known; see --help" >&2
+      echo "launch/curves.sh: $1 is not a flag; see --help" >&2
       exit 2
       ;;
   esac
   shift
 done
-# bash leaves the ~ of --root=~/path as it is.
+# bash does not expand the ~ of --root=~/path.
 root="${root/#\~\//$HOME/}" models="${models/#\~\//$HOME/}"
 for bundle in base_cfg noised_clip; do
   if [ ! -d "$models/$bundle" ]; then
-    echo "launch/curves.sh: --models=$models has no $bundle; train them by" \
-      "launch/quickstart.sh, or name its folder of bundles" >&2
+    echo "launch/curves.sh: --models=$models has no $bundle; train the models with" \
+      "launch/quickstart.sh, or give its folder of bundles" >&2
     exit 2
   fi
 done
@@ -45,15 +45,15 @@ else
   make_environment ""
   glide=.venv/bin/glide
 fi
-# The models are made for a CPU; GLIDE_JAX_PLATFORMS= lets JAX choose.
+# The models are small enough for a CPU; GLIDE_JAX_PLATFORMS= lets JAX choose.
 export JAX_PLATFORMS="${GLIDE_JAX_PLATFORMS-cpu}"
 reference="$root/reference.npz" features="clip:$models/noised_clip"
 if [ ! -e "$reference" ]; then
-  # As many as are drawn: precision and recall compare sets of one size.
+  # As many as are sampled: precision and recall compare sets of equal size.
   "$glide" evaluate reference --source=shapes:quickstart --px=16 --max_images=512 \
     --features="$features" --output="$reference"
 fi
-# `glide` refuses a flag that is given twice.
+# `glide` rejects a flag that is given twice.
 defaults=()
 for flag in --num_images=512 --save_images=512 --batch_size=64 --respacing=25; do
   case " $* " in

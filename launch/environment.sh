@@ -1,16 +1,16 @@
-# Sourced by the scripts beside it: finds a Python, makes .venv, installs the package.
+# Sourced by the other scripts of this folder: finds a Python, creates .venv, installs the
+# package.
 # make_environment EXTRAS   e.g. make_environment "" or make_environment "[dev]"
 #
-# Machines with another Python alone (images of TPU VMs have 3.10) get a supported one from
-# uv. Nothing of that needs root: pip takes uv from the package index into a folder that is
-# deleted again, and uv downloads a standalone CPython from its publisher's releases
-# (github.com/astral-sh/python-build-standalone; UV_PYTHON_INSTALL_MIRROR names another
-# place) into ~/.local/share/uv, where .venv refers to it.
+# On machines without a supported Python (images of TPU VMs have 3.10) uv installs one,
+# without root: pip installs uv into a temporary folder, and uv downloads a standalone CPython
+# from its publisher's releases (github.com/astral-sh/python-build-standalone, or the mirror
+# in UV_PYTHON_INSTALL_MIRROR) into ~/.local/share/uv, which .venv refers to.
 
 UV="uv>=0.5,<1"
-NEW_PYTHON=3.12 # what uv installs
+NEW_PYTHON=3.12 # the version that uv installs
 
-# find_python: prints a Python that the package runs on; fails without one.
+# find_python: prints a supported Python; fails without one.
 find_python() {
   local candidate
   for candidate in "${PYTHON:-}" python3.12 python3.11 python3 python; do
@@ -27,13 +27,13 @@ find_python() {
 make_environment() {
   local extras="$1" stamp python
   stamp=".venv/.installed$extras"
-  # Installed once, and again after setup.py has changed.
+  # Installed once, and again after a change of setup.py.
   if [ -e "$stamp" ] && [ "$stamp" -nt setup.py ]; then
     return
   fi
   if [ ! -x .venv/bin/python ]; then
     if python=$(find_python); then
-      echo "Making .venv with $("$python" --version)"
+      echo "Creating .venv with $("$python" --version)"
       if ! "$python" -m venv .venv; then
         echo "python -m venv failed; on Debian: apt-get install python3-venv" >&2
         rm -rf .venv
@@ -41,7 +41,7 @@ make_environment() {
       fi
     elif ! make_venv_by_uv; then
       rm -rf .venv
-      echo "No Python 3.11 or 3.12 here, and uv could not install one; install one, or name it: PYTHON=/path/to/python3.12" >&2
+      echo "Python 3.11 or 3.12 is not installed, and uv could not install it; install it, or set its path: PYTHON=/path/to/python3.12" >&2
       return 2
     fi
   fi
@@ -50,10 +50,10 @@ make_environment() {
   touch "$stamp"
 }
 
-# make_venv_by_uv: .venv with pip, of a Python that uv installs.
+# make_venv_by_uv: creates .venv, with pip, from a Python that uv installs.
 make_venv_by_uv() {
   local uv folder="" code=0
-  echo "No Python 3.11 or 3.12 here: uv downloads Python $NEW_PYTHON for .venv"
+  echo "Python 3.11 or 3.12 is not installed: uv downloads Python $NEW_PYTHON for .venv"
   if ! uv="$(command -v uv)"; then
     folder="$(mktemp -d)"
     uv="$folder/bin/uv"

@@ -5,22 +5,22 @@
 #   launch/gke.sh --config=experiments/configs/base64.py:paper --name=base64 \
 #       --tpu=v5p:4x4x8 --slices=2 --image=REGISTRY/glide_jax --workdir=gs://my-bucket/runs/base64
 #
-# --tpu      a slice by the cloud's name or its shape
-# --slices   how many, one job each (1)
-# --image    this checkout with its environment; launch/Dockerfile.dockerignore names the
-#            files that it has, so a --config of your own belongs into experiments/configs
-# --capacity spot, reserved or on_demand (on_demand)
-# --service_account  of the pods, with access to the bucket; needed for gs://
-# --namespace        kubectl's own unless given
+# --tpu      a slice, by the cloud's name or by its shape
+# --slices   number of slices, one job each (default: 1)
+# --image    image of this checkout and its environment; launch/Dockerfile.dockerignore lists
+#            its files, so put your own --config into experiments/configs
+# --capacity spot, reserved or on_demand (default: on_demand)
+# --service_account  of the pods, with access to the bucket; required for gs://
+# --namespace        default: kubectl's
 #
-# A gs:// workdir is mounted by the cluster's Cloud Storage FUSE driver; a path has to be
-# one that the image or the nodes provide. All jobs start again together after a
-# retryable exit code, and fail at once after any other. Pods have ten minutes to save.
+# A gs:// workdir is mounted by the cluster's Cloud Storage FUSE driver; a path must be
+# provided by the image or the nodes. After a retryable exit code all jobs restart together,
+# after any other they fail at once. Pods have ten minutes to save.
 #
 #   launch/gke.sh status --name=base64 [--namespace=...]
 #   launch/gke.sh stop --name=base64 [--namespace=...]
 #
-# stop deletes the JobSet: its pods are told to save, and are gone after it.
+# stop deletes the JobSet; its pods save a checkpoint before they are deleted.
 set -euo pipefail
 . "$(dirname "$0")/common.sh"
 . "$ROOT/launch/restart.sh"
@@ -62,13 +62,13 @@ need_program kubectl "install it (gcloud components install kubectl)"
 # The image has the checkout in another folder.
 config="${config#"$ROOT/"}"
 [[ "$config" == experiments/* ]] ||
-  echo "gke.sh: --config=$config is not among the files that launch/Dockerfile copies; the image needs it at this path" >&2
+  echo "gke.sh: --config=$config is not copied by launch/Dockerfile; the image must have it at this path" >&2
 
 check_settings $((devices * slices)) "$slices"
 host_command "--chip=$chip" "--slices=$slices" --grace=570
-again="$(for code in {0..255}; do if is_again "$code"; then echo "$code"; fi; done | paste -sd,)"
+retryable="$(for code in {0..255}; do if is_retryable "$code"; then echo "$code"; fi; done | paste -sd,)"
 manifest="$(render gke.yaml "NAME=$name" "SLICES=$slices" "HOSTS=$hosts" "IMAGE=$image" \
-  "RESTARTS=$restarts" "AGAIN=$again" "ACCELERATOR=$gke_accelerator" "SHAPE=$shape" \
+  "RESTARTS=$restarts" "RETRYABLE=$retryable" "ACCELERATOR=$gke_accelerator" "SHAPE=$shape" \
   "CHIPS=$chips_per_host" "COMMAND=$(yaml_list 14 "${command[@]}")" \
   "SELECTOR=${selector:+              $selector}" \
   "ACCOUNT=${service_account:+            serviceAccountName: $service_account}" \

@@ -1,30 +1,30 @@
 #!/usr/bin/env bash
-# Asks Cloud TPU for one or more slices, trains on them, and gives them back.
+# Requests one or more slices from Cloud TPU, trains on them, and releases them.
 #
 #   launch/queued_resource.sh --config=experiments/configs/base64.py:paper --name=base64 \
 #       --tpu=v5p-256 --slices=2 --zone=us-east5-a --workdir=gs://my-bucket/runs/base64 --capacity=spot
 #
-# --tpu      the cloud's name of a slice
-# --slices   how many, joined by the data centre's network (1)
-# --runtime  the VM image; the chip's own unless given
-# --capacity spot, reserved or on_demand (on_demand)
-# --service_account  of the hosts; it must read and write the bucket and delete the
-#            resource. The project's default account unless given
-# --on_failure  keep or delete the slices where a host cannot be prepared, i.e. --setup, the
-#            bucket, Python or the package fails (keep). What is kept costs until you delete it
-# --zone --project   gcloud's own settings unless given
+# --tpu      a slice, by the cloud's name
+# --slices   number of slices, connected by DCN (default: 1)
+# --runtime  the VM image; default: the chip's
+# --capacity spot, reserved or on_demand (default: on_demand)
+# --service_account  of the hosts; it must be able to read and write the bucket and to delete
+#            the resource. Default: the project's
+# --on_failure  keep or delete the slices if a host cannot be prepared, i.e. --setup, the
+#            bucket, Python or the package fails (default: keep). Kept slices incur cost
+# --zone --project   default: gcloud's settings
 #
-# Stays in the foreground and watches: slices that are taken away are asked for again
-# (--restarts counts these). The hosts start the run at each boot and after the exit codes
-# that are retryable; when it has ended for good, the first of them deletes the resource.
-# After Ctrl-C the run goes on unwatched; the same command watches it again. A host
-# that cannot be prepared ends the watching with code 5; its log is WORKDIR/logs/HOST.log.
+# Runs in the foreground and monitors the resource: lost slices are requested again, up to
+# --restarts times. The hosts start the run at each boot and after retryable exit codes; when
+# it has finished, the first host deletes the resource. After Ctrl-C the run continues without
+# monitoring; the same command resumes it. If a host cannot be prepared, the exit code is 5;
+# the host's log is WORKDIR/logs/HOST.log.
 #
 #   launch/queued_resource.sh status --name=base64 --zone=us-east5-a
 #   launch/queued_resource.sh stop --name=base64 --zone=us-east5-a
 #
-# stop lets a run that trains save itself, after which its first host gives the slices back;
-# slices without a run on them are given back at once.
+# stop makes a run save a checkpoint, after which its first host releases the slices; slices
+# without a run are released at once.
 set -euo pipefail
 . "$(dirname "$0")/common.sh"
 . "$ROOT/launch/code.sh"
@@ -48,7 +48,7 @@ need tpu v5p-256 workdir "gs://BUCKET/runs/$name"
 check_number slices 1
 read_tpu
 need_usual_shape
-# The code travels through the bucket, and a local disk goes with its slice.
+# The code is copied through the bucket, and local disks are lost with their slice.
 check_workdir gs
 case "$capacity" in
   on_demand) capacity_flag="" ;;
@@ -65,7 +65,7 @@ need_program gcloud "install the Google Cloud CLI (https://cloud.google.com/sdk/
 check_settings $((devices * slices)) "$slices"
 choose_code
 host_command "--chip=$chip" "--slices=$slices" "--restarts=$restarts"
-# Each host that cannot be prepared leaves its name here.
+# Each host that cannot be prepared creates a file here.
 marks="$workdir/launch/$name.failed"
 keep="$([ "$on_failure" = keep ] && echo yes || echo no)"
 nodes="--node-id=$name"

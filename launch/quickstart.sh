@@ -1,7 +1,8 @@
 #!/usr/bin/env bash
-# The whole of GLIDE at toy size on this machine, no accelerator needed: trains base,
-# its two fine-tunes, the upsampler and its own, and the noised CLIP; samples, measures
-# and draws. Ends with runs/quickstart/samples.png. Started again, it goes on.
+# Runs all of GLIDE at toy size on this machine, without an accelerator: trains the base model
+# and its two fine-tunes, the upsampler and its fine-tune, and the noised CLIP; samples and
+# evaluates. The result is runs/quickstart/samples.png. If interrupted, run it again to
+# continue.
 set -euo pipefail
 case " $* " in *" --help "* | *" -h "*)
   sed -n '2,/^set/{s/^# \{0,1\}//p}' "$0"
@@ -11,6 +12,6 @@ esac
 cd "$(dirname "$0")/.."
 . launch/environment.sh
 make_environment ""
-# The toy is made for a CPU; GLIDE_JAX_PLATFORMS= lets JAX choose.
+# The models are small enough for a CPU; GLIDE_JAX_PLATFORMS= lets JAX choose.
 export JAX_PLATFORMS="${GLIDE_JAX_PLATFORMS-cpu}"
 exec .venv/bin/glide quickstart --output=runs/quickstart "$@"

@@ -1,17 +1,16 @@
 #!/usr/bin/env bash
-# What every launcher runs on every host: makes the environment, sets the compiler's
-# flags, trains, keeps the log, and ends with the exit code of `glide train`.
+# Run by every launcher on every host: creates the environment, sets the compiler flags,
+# trains, writes the log, and exits with the exit code of `glide train`.
 #
 #   launch/run_on_host.sh --name=NAME --workdir=WHERE [--chip=v5p] [--slices=2] [--setup=COMMAND]
 #       [--restarts=N] [--grace=SECONDS] [--codes=FOLDER] -- --config=FILE:SIZE [--config.section.key=value ...]
 #
-# Log: WORKDIR/logs/HOST.log (HOST.N.log of process N), from the first step of the
-# preparation on. A host that cannot be prepared ends with code 5, and its log goes there as
-# well, by gcloud or aws if the bucket cannot be mounted. With --codes the exit code is left
-# in FOLDER/exit.HOST.N, for launchers that are told of one process alone.
-# With --grace a run that is told to stop may take so long to save itself.
-# host_runs.sh finds the run by its name.
-# An activated virtual environment ($VIRTUAL_ENV) is used as it is; else .venv is made.
+# Log: WORKDIR/logs/HOST.log (HOST.N.log for process N), including the preparation. If a host
+# cannot be prepared, the exit code is 5; if the bucket cannot be mounted, gcloud or aws
+# uploads the log. With --codes the exit code is written to FOLDER/exit.HOST.N, for launchers
+# that get the code of one process only. --grace is the time to save after a signal to stop.
+# --name identifies the run for host_runs.sh.
+# An activated virtual environment ($VIRTUAL_ENV) is used; otherwise .venv is created.
 set -uo pipefail
 cd "$(dirname "$0")/.." || exit 2
 . launch/environment.sh
@@ -26,7 +25,7 @@ while [ $# -gt 0 ] && [ "$1" != -- ]; do
       argument="${1#--}"
       printf -v "${argument%%=*}" '%s' "${argument#*=}"
       ;;
-    *) echo "run_on_host.sh: $1 is not a flag of it" >&2 && exit 2 ;;
+    *) echo "run_on_host.sh: $1 is not a flag; see launch/run_on_host.sh" >&2 && exit 2 ;;
   esac
   shift
 done
@@ -41,24 +40,23 @@ esac
 process="${SLURM_PROCID:-${GLIDE_JAX_PROCESS_ID:-0}}"
 log_name="$(hostname)$([ "$process" = 0 ] || echo ".$process").log"
 scratch="$(mktemp -d)"
-log="$scratch/$log_name" # until there is a workdir
+log="$scratch/$log_name" # until the workdir is available
 glide=("${VIRTUAL_ENV:-$PWD/.venv}/bin/python" -m glide_jax.cli.main)
 
-# Where its runs are recorded, `stop` finds this process.
+# `stop` finds this process by its record.
 [ -z "$name" ] || record_run "$name" "$process" "$log"
 
 note() {
   echo "$(date -u +%FT%TZ) $*" >>"$log"
 }
 
-# step NAME COMMAND ...: runs a step of the preparation; its output goes to the log, then to
-# stderr, and its failure ends this script. (No pipe: what --setup leaves running in the
-# background would hold it open.)
+# step NAME COMMAND ...: runs a step of the preparation, copies its output to the log and to
+# stderr, and exits if it fails. (No pipe: background processes of --setup would keep it open.)
 step() {
   local before code=0
   note "preparing: $1"
   before="$(wc -c <"$log")"
-  # 9>&-: a mounted file system goes on running, and must not take the lock with it.
+  # 9>&-: a mounted file system keeps running, and must not inherit the lock.
   "${@:2}" >>"$log" 2>&1 9>&- || code=$?
   tail -c "+$((before + 1))" "$log" >&2
   if [ "$code" -eq 0 ]; then return; fi
@@ -83,7 +81,7 @@ find_flags() {
     flags="$(cat "$scratch/flags")"
 }
 
-# Every process of a host comes here; one installs, the others wait for it.
+# One process of a host installs; the others wait for it.
 exec 9>"${TMPDIR:-/tmp}/glide_jax.$(id -u).lock"
 if command -v flock >/dev/null; then flock 9; fi
 step "--setup" run_setup
@@ -98,12 +96,12 @@ rm -r "$scratch"
 eval "$flags"
 child=""
 
-# The log is written by a tee that no signal ends, so that the last words of a run that is
-# saving itself are kept. Signals meant for this script go to the run; a lost terminal is
-# one of them. Each interrupts `wait`, hence the loop.
+# The tee that writes the log ignores signals, so that the log is complete. Signals to this
+# script, including the loss of its terminal, are forwarded to the run. Each of them
+# interrupts `wait`, hence the loop.
 train() {
   local pipe code
-  # A flag is given once.
+  # The user's value of the flag takes precedence.
   if [[ " $* " == *" --config.train.grace_secs="* ]]; then grace=""; fi
   pipe="$(mktemp -u)"
   mkfifo "$pipe"
@@ -118,7 +116,7 @@ train() {
       ${grace:+"--config.train.grace_secs=$grace"} "${@:2}" >"$pipe" 2>&1
   ) &
   child=$!
-  [ -z "${STOP_AGAIN:-}" ] || stop # it came before there was a child to tell
+  [ -z "${STOP_REQUESTED:-}" ] || stop # the signal came before the child existed
   while kill -0 "$child" 2>/dev/null; do wait "$child"; done
   wait "$child"
   code=$?
@@ -128,13 +126,13 @@ train() {
   return "$code"
 }
 stop() {
-  STOP_AGAIN=yes
+  STOP_REQUESTED=yes
   [ -z "$child" ] || kill -TERM "$child" 2>/dev/null
 }
 trap stop TERM INT HUP
 
 note "$(hostname) ${flags//$'\n'/; }"
-run_again "$restarts" train "$@"
+run_with_restarts "$restarts" train "$@"
 code=$?
 note "exit code $code"
 [ -z "$codes" ] || echo "$code" >"$codes/exit.$(hostname).$process"

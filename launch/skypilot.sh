@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# Submits a run to SkyPilot as a managed job, on whichever cloud has the machines.
+# Submits a run to SkyPilot as a managed job, on any cloud with the machines.
 #
 #   launch/skypilot.sh --config=experiments/configs/base64.py:paper --name=base64 \
 #       --accelerators=H100:8 --chip=h100 --nodes=4 --workdir=s3://my-bucket/runs/base64 --capacity=spot \
@@ -7,23 +7,22 @@
 #   launch/skypilot.sh --config=experiments/configs/base64.py:paper --name=base64 \
 #       --tpu=v5p-64 --workdir=gs://my-bucket/runs/base64
 #
-# --accelerators --nodes --chip   GPUs a node as SkyPilot names them, how many nodes (1),
-#              and which compiler flags
-# --tpu        a TPU slice in their place, by the cloud's name
+# --accelerators --nodes --chip   GPUs per node in SkyPilot's notation, number of nodes
+#              (default: 1), and chip of the compiler flags
+# --tpu        a TPU slice instead, by the cloud's name
 # --infra      a cloud, region or context, such as aws/us-east-1
-# --capacity   spot or on_demand (on_demand)
+# --capacity   spot or on_demand (default: on_demand)
 #
-# SkyPilot mounts a gs:// workdir. An s3:// one is mounted by s3fs, which --setup has to
-# install: SkyPilot's own ways of mounting S3 either cannot append or show a node's files
-# to the others late. Lost machines are replaced without a limit, and SkyPilot knows none
-# for exit codes either, so --restarts is not of this launcher. It takes the machines away
-# after a failure too; the log of each host is WORKDIR/logs/HOST.log.
+# SkyPilot mounts a gs:// workdir. An s3:// workdir is mounted by s3fs, which --setup must
+# install: SkyPilot's own mounts of S3 either do not support appending or delay the visibility
+# of files to other nodes. SkyPilot has no limit of restarts, so --restarts is not supported.
+# It deletes the machines after a failure; the log of each host is WORKDIR/logs/HOST.log.
 #
 #   launch/skypilot.sh status --name=base64
 #   launch/skypilot.sh stop --name=base64
 #
-# stop cancels the managed job. SkyPilot takes its machines away and does not promise the time
-# that saving takes: the run resumes from its last checkpoint (checkpoint.every_steps).
+# stop cancels the managed job. SkyPilot deletes its machines without a guaranteed time to
+# save: the run may resume from an earlier checkpoint (checkpoint.every_steps).
 set -euo pipefail
 . "$(dirname "$0")/common.sh"
 . "$ROOT/launch/code.sh"
@@ -38,7 +37,7 @@ if [ -n "$action" ]; then
   check_name "$CLOUD_NAME" "$CLOUD_NAME_RULE"
   need_program sky "install it (pip install skypilot)"
   control sky "among SkyPilot's managed jobs" "set -euo pipefail
-# The row of the table that has the name in a column of its own.
+# The row of the table with the name in one of its columns.
 sky jobs queue --skip-finished | awk '{ for (i = 1; i <= NF; i++) if (\$i == \"$name\") { print; next } }'" \
     "sky jobs cancel --yes --name=$name"
 fi
@@ -52,10 +51,10 @@ case "$capacity" in
   spot) spot=true ;;
   *) die "--capacity=$capacity is not one of spot, on_demand" ;;
 esac
-meeting="export GLIDE_JAX_COORDINATOR=auto"
+rendezvous="export GLIDE_JAX_COORDINATOR=auto"
 if [ -n "$tpu" ]; then
   [ -z "$accelerators$chip" ] && [ "$nodes" -eq 1 ] ||
-    die "--tpu=$tpu is one slice with all of its hosts; leave out --accelerators, --chip and --nodes"
+    die "--tpu=$tpu is one slice with all its hosts; leave out --accelerators, --chip and --nodes"
   read_tpu
   need_usual_shape
   accelerators="tpu-$accelerator" slices=1
@@ -63,13 +62,13 @@ else
   need accelerators H100:8 chip h100
   check_chip
   [[ "$accelerators" =~ ^[A-Za-z0-9._-]+(:[1-9][0-9]{0,2})?$ ]] ||
-    die "--accelerators=$accelerators does not say how many GPUs a node has; use KIND:NUMBER, such as H100:8"
+    die "--accelerators=$accelerators is not KIND or KIND:NUMBER; use the GPUs per node, such as H100:8"
   gpus="${BASH_REMATCH[1]#:}"
   kind="${accelerators%%:*}"
   [[ "${kind,,}" == "${chip%%-*}"* ]] ||
-    die "--accelerators=$accelerators is not --chip=$chip; name one and the same"
+    die "--accelerators=$accelerators is not --chip=$chip; use the same kind for both"
   devices=$((nodes * ${gpus:-1})) slices="" tpu_runtime=""
-  meeting='export GLIDE_JAX_COORDINATOR="$(echo "$SKYPILOT_NODE_IPS" | head -n 1):8476"
+  rendezvous='export GLIDE_JAX_COORDINATOR="$(echo "$SKYPILOT_NODE_IPS" | head -n 1):8476"
   export GLIDE_JAX_HOSTS="$(echo "$SKYPILOT_NODE_IPS" | paste -sd,)"
   export GLIDE_JAX_NUM_PROCESSES="$SKYPILOT_NUM_NODES" GLIDE_JAX_PROCESS_ID="$SKYPILOT_NODE_RANK"'
 fi
@@ -87,7 +86,7 @@ host_command "--chip=$chip"
 task="$(render skypilot.yaml "NAME=$name" "NODES=$nodes" \
   "ACCELERATORS=$accelerators" "RUNTIME=${tpu_runtime:+  accelerator_args:
     runtime_version: $tpu_runtime}" "SPOT=$spot" "INFRA=${infra:+  infra: $infra}" \
-  "MEETING=  $meeting" "COMMAND=$(quoted "${command[@]}")" \
+  "RENDEZVOUS=  $rendezvous" "COMMAND=$(quoted "${command[@]}")" \
   "MOUNTS=${bucket:+file_mounts:
   /mnt/$bucket:
     source: gs://$bucket

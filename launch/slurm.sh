@@ -1,35 +1,34 @@
 #!/usr/bin/env bash
-# Submits a run to Slurm, from a checkout on a file system that all nodes share.
+# Submits a run to Slurm. The checkout must be on a file system that all nodes share.
 #
 #   launch/slurm.sh --config=experiments/configs/base64.py:paper --name=base64 \
 #       --nodes=16 --gpus=8 --chip=h100 --partition=gpu --time=2-00:00:00
 #
-# --nodes      how many (1)
-# --gpus       GPUs a node, with one process for each, as JAX expects under Slurm (none)
-# --tasks      processes a node where there are no GPUs (1)
-# --cpus       cores of a node, shared out evenly among its processes. Unless given, each
-#              process gets the cores of the partition's smallest node, as sinfo says, divided
-#              by its GPUs (by the tasks where there are none)
-# --mem        memory of a node, such as 64G, or 0 for all of it; the cluster's default unless
-#              given
-# --chip       what the run computes on, which --gpus needs: decides the environment and the
-#              compiler flags, which `glide flags --chip=...` shows (cpu)
-# --partition --account --time   as sbatch has them; its other options are taken from its
-#              environment variables, such as SBATCH_QOS
+# --nodes      number of nodes (default: 1)
+# --gpus       GPUs per node, with one process each, as JAX expects under Slurm (default: none)
+# --tasks      processes per node without GPUs (default: 1)
+# --cpus       cores of a node, divided evenly among its processes. Default: the cores of the
+#              partition's smallest node according to sinfo, divided by its GPUs (without
+#              GPUs: by --tasks), per process
+# --mem        memory of a node, such as 64G, or 0 for all of it; default: the cluster's
+# --chip       kind of chip; required with --gpus. It selects the environment and the compiler
+#              flags, which `glide flags --chip=...` shows (default: cpu)
+# --partition --account --time   passed to sbatch; set its other options by its environment
+#              variables, such as SBATCH_QOS
 #
-# The job requeues itself, and is requeued by Slurm when a node fails. Three minutes
-# before the time limit it saves and requeues too. A preempted or requeued run has
-# KillWait seconds to save (slurm.conf; 30 unless set): raise it where saving takes longer.
+# The job requeues itself after retryable exit codes, and Slurm requeues it if a node fails.
+# Three minutes before the time limit it saves and requeues itself. A preempted or requeued
+# run has KillWait seconds to save (slurm.conf; default: 30): raise it if saving takes longer.
 #
 #   launch/slurm.sh status --name=base64
 #   launch/slurm.sh stop --name=base64
 #
-# Both are of your jobs of that name, those of a sweep included. stop cancels those that wait;
-# those that run have three minutes to save and are not requeued.
+# Both apply to your jobs of that name, including those of a sweep. stop cancels pending jobs;
+# running jobs have three minutes to save and are not requeued.
 set -euo pipefail
 . "$(dirname "$0")/common.sh"
 
-# sets cpus_per_process; leaves it empty, with a line, where sinfo says nothing.
+# find_cpus: sets cpus_per_process from sinfo; leaves it empty, with a warning, if sinfo fails.
 find_cpus() {
   local of cpus gres share part="${partition:-${SBATCH_PARTITION:-}}"
   while read -r of cpus gres; do
@@ -43,14 +42,14 @@ find_cpus() {
     [ -n "$cpus_per_process" ] && [ "$cpus_per_process" -le "$cpus" ] || cpus_per_process="$cpus"
   done < <(timeout 20 sinfo --noheader --Node ${part:+"--partition=$part"} --format="%P %c %G" 2>/dev/null)
   [ -n "$cpus_per_process" ] ||
-    echo "slurm.sh: sinfo names no node of the partition, so the cluster decides how many cores a process gets, perhaps one; --cpus=N asks for them" >&2
+    echo "slurm.sh: sinfo lists no node of the partition, so processes get the cluster's default number of cores, possibly one; set it with --cpus=N" >&2
 }
 
 read_flags "nodes gpus tasks cpus mem chip partition account time" "" "$@"
 if [ -n "$action" ]; then
   check_name "$HOST_NAME" "$HOST_NAME_RULE"
   need_program squeue "run this on a login node of the cluster"
-  control squeue "of yours in the queue; one that has ended has its logs in WORKDIR/logs" \
+  control squeue "of yours in the queue; logs of finished runs are in WORKDIR/logs" \
     "squeue --me --name=$name --noheader --format='job %i: %T for %M (limit %l), nodes: %D %R'" \
     "$(render slurm_stop.sh "NAME=$name")"
 fi
@@ -65,10 +64,10 @@ check_number nodes 1
 [ -z "$gpus" ] || check_number gpus 1
 check_number tasks 1
 [ "${gpus:-$tasks}" -eq "$tasks" ] ||
-  die "--tasks=$tasks is not --gpus=$gpus: each process has one GPU; leave --tasks out"
+  die "--tasks=$tasks is not --gpus=$gpus, but each process has one GPU; leave --tasks out"
 [[ "$mem" =~ ^(0|[1-9][0-9]{0,8}[KMGT])?$ ]] ||
-  die "--mem=$mem is not an amount of memory; give a number with a unit, such as 64G (K, M, G or T), or 0 for all of it"
-# Relative to the checkout, whose path all nodes share.
+  die "--mem=$mem is not an amount of memory; use a number with a unit, such as 64G (K, M, G or T), or 0 for all of it"
+# Relative to the checkout, which has the same path on all nodes.
 logs="$workdir/logs"
 [[ "$workdir" != *://* ]] || logs="runs/$name/logs"
 need_program sbatch "run this on a login node of the cluster"
@@ -78,12 +77,12 @@ if [ -n "$cpus" ]; then
   check_number cpus 1
   cpus_per_process=$((cpus / tasks))
   [ $((cpus_per_process * tasks)) -eq "$cpus" ] ||
-    die "--cpus=$cpus cannot be shared out evenly among the $tasks processes of a node; give a multiple of $tasks"
+    die "--cpus=$cpus cannot be divided evenly among the $tasks processes of a node; use a multiple of $tasks"
 else
   find_cpus
 fi
 [ -z "$gpus" ] || [[ "$chip" != cpu ]] ||
-  die "--gpus=$gpus: --chip=cpu has none, and its environment computes on the CPU; name the chip, such as --chip=h100"
+  die "--gpus=$gpus: --chip=cpu has no GPUs; set the chip, such as --chip=h100"
 check_settings $((nodes * tasks))
 host_command "--chip=$chip" --grace=170 "--codes=$logs"
 script="$(render slurm.sbatch "NAME=$name" "NODES=$nodes" "TASKS=$tasks" "ROOT=$ROOT" \

@@ -1,25 +1,25 @@
 #!/usr/bin/env bash
-# Runs on plain hosts that ssh reaches without a password, one process on each.
+# Runs on hosts that ssh reaches without a password, with one process per host.
 #
 #   launch/ssh.sh --config=experiments/configs/base64.py:emoji --name=base64 \
 #       --hosts=alice@gpu1,alice@gpu2 --chip=a100-80gb --workdir=/nfs/runs/base64
 #
-# --hosts    the first is where the processes meet
-# --chip     which compiler flags: `glide flags --chip=...` shows them (cpu)
-# --gpus     GPUs of each host, for the check of mesh and batch; needed for GPU chips
-# --port     where the processes meet (8476)
-# --coordinator  the first host as the others reach it; its name in --hosts unless given
-# --folder   where the checkout is copied to on each host (glide_jax, in the home folder)
+# --hosts    comma-separated; the first is the coordinator
+# --chip     chip of the compiler flags, which `glide flags --chip=...` shows (default: cpu)
+# --gpus     GPUs of each host, for the check of mesh and batch; required for GPU chips
+# --port     port of the coordinator (default: 8476)
+# --coordinator  address of the first host for the others; default: its name in --hosts
+# --folder   folder of the copied checkout on each host (default: glide_jax, in the home folder)
 #
-# Stays in the foreground and shows what all hosts print; leave it running under tmux.
-# Ctrl-C ends it, and the run saves itself on all hosts. After a retryable exit
-# code the run is started again on all of them; a lost connection is such a code (255).
+# Runs in the foreground and shows the output of all hosts; use it under tmux. Ctrl-C stops
+# the run, which saves a checkpoint. After a retryable exit code, such as that of a lost
+# connection (255), the run is restarted on all hosts.
 #
 #   launch/ssh.sh status --name=base64 --hosts=alice@gpu1,alice@gpu2
 #   launch/ssh.sh stop --name=base64 --hosts=alice@gpu1,alice@gpu2
 #
-# Both need --folder as well where it was given. stop can be called on any machine that
-# reaches the hosts; the launcher that started the run ends with it.
+# Both need --folder if the run was started with it. stop can be called on any machine that
+# reaches the hosts; the launcher of the run then exits as well.
 set -euo pipefail
 . "$(dirname "$0")/common.sh"
 . "$ROOT/launch/code.sh"
@@ -29,9 +29,9 @@ check_hosts() {
   check_path folder
   need hosts alice@gpu1,alice@gpu2
   [[ "$hosts" =~ ^[A-Za-z0-9@._-]+(,[A-Za-z0-9@._-]+)*$ ]] ||
-    die "--hosts=$hosts is not a list of hosts; name them as ssh does, with commas between, such as alice@gpu1,gpu2"
+    die "--hosts=$hosts is not a list of hosts; separate names for ssh by commas, such as alice@gpu1,gpu2"
   for host in ${hosts//,/ }; do
-    [[ "$seen" != *",$host,"* ]] || die "--hosts names $host twice; name each host once"
+    [[ "$seen" != *",$host,"* ]] || die "--hosts has $host twice; list each host once"
     seen+="$host,"
   done
 }
@@ -52,7 +52,7 @@ check_hosts
 need workdir "/nfs/runs/$name"
 check_chip
 if [ "$chip" = cpu ]; then
-  [ -z "$gpus" ] || die "--gpus=$gpus: --chip=cpu has none; leave --gpus out, or name the chip"
+  [ -z "$gpus" ] || die "--gpus=$gpus: --chip=cpu has no GPUs; leave --gpus out, or set the chip"
 elif [[ "$chip" == v[0-9]* || "$chip" == tpu* ]]; then
   [ -z "$gpus" ] || die "--gpus=$gpus: --chip=$chip is a TPU; leave --gpus out"
   [ -n "$nocheck" ] ||
@@ -63,7 +63,7 @@ else
   check_number gpus 1
 fi
 [[ "$coordinator" =~ ^[A-Za-z0-9._-]*$ ]] ||
-  die "--coordinator=$coordinator is not a host name; name the first one as the others reach it, such as gpu1"
+  die "--coordinator=$coordinator is not a host name; use the address of the first host for the others, such as gpu1"
 check_number port 1
 check_workdir absolute gs s3
 need_program ssh "install OpenSSH's client"

@@ -1,29 +1,28 @@
 #!/usr/bin/env bash
-# Sets up what the tests need and runs them: the default suite, or with --all also the
-# heavy proofs marked slow, for which apt-get installs Slurm, an ssh server and shellcheck
-# where they are missing (as root, or by sudo without a password). Other arguments go to
-# pytest.
+# Installs the requirements of the tests and runs them: the default suite, or with --all also
+# the tests marked slow, for which apt-get installs Slurm, an ssh server and shellcheck if they
+# are missing (as root, or by sudo without a password). Other arguments are passed to pytest.
 set -euo pipefail
 cd "$(dirname "$0")/.."
 . launch/environment.sh
 
-# Tests whose programs could not be installed are skipped with the reason.
+# Tests whose programs cannot be installed are skipped with the reason.
 install_debian_packages() {
   local packages=(slurm-wlm munge openssh-server rsync shellcheck) as_root=()
   if dpkg -s "${packages[@]}" >/dev/null 2>&1; then return; fi
   if ! command -v apt-get >/dev/null; then
-    echo "This is no Debian: the tests of Slurm and ssh need ${packages[*]}." >&2
+    echo "apt-get is not available: the tests of Slurm and ssh need ${packages[*]}." >&2
     return
   fi
   if [ "$(id -u)" -ne 0 ]; then
     as_root=(sudo -n)
     if ! sudo -n true 2>/dev/null; then
-      echo "The tests of Slurm and ssh are skipped; before --all, root has to run:" \
+      echo "The tests of Slurm and ssh are skipped; to run them, run as root before --all:" \
         "apt-get install --no-install-recommends ${packages[*]}" >&2
       return
     fi
   fi
-  # No daemon is started by this: the tests start their own, with their own settings.
+  # No daemon is started: the tests start their own, with their own settings.
   ${as_root[@]+"${as_root[@]}"} bash -c '
     set -eu
     policy=/usr/sbin/policy-rc.d
@@ -39,13 +38,14 @@ install_debian_packages() {
     echo "apt-get failed: the tests of Slurm and ssh are skipped." >&2
 }
 
-selection=(-m "not slow and not gpu and not tpu")
+all=no selection=(-m "not slow and not gpu and not tpu")
 if [ "${1:-}" = "--all" ]; then
   shift
+  all=yes
   selection=(-m "not gpu and not tpu")
   install_debian_packages
   # libtpu compiles train steps for TPUs on any CPU. Without it those tests skip.
-  make_environment "[tpu]" || echo "No libtpu here: nothing is compiled for TPUs." >&2
+  make_environment "[tpu]" || echo "libtpu is not installed: nothing is compiled for TPUs." >&2
   make_environment "[wandb]"
   make_environment "[docs]"
 fi
@@ -53,6 +53,14 @@ make_environment "[dev]"
 export JAX_PLATFORMS=cpu
 .venv/bin/ruff format --check --quiet . || { echo "run: .venv/bin/ruff format ." >&2; exit 1; }
 .venv/bin/ruff check --quiet .
-# Whole files go to one process each, so that what a file sets up is made once.
+if [ "$all" = yes ]; then
+  # On its first run pyright installs itself from the npm registry.
+  if .venv/bin/pyright --version >/dev/null 2>&1; then
+    .venv/bin/pyright --level error
+  else
+    echo "pyright cannot be installed: types are not checked." >&2
+  fi
+fi
+# All tests of a file run in one process, so that its fixtures are set up once.
 exec .venv/bin/python -m pytest --numprocesses=auto --maxprocesses=4 --dist=loadfile \
   --no-loadscope-reorder "${selection[@]}" "$@"

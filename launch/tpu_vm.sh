@@ -1,24 +1,24 @@
 #!/usr/bin/env bash
-# Runs on a TPU VM slice that is there already, on all of its hosts.
+# Runs on all hosts of an existing TPU VM slice.
 #
 #   gcloud compute tpus tpu-vm create my-slice --zone=us-east5-a \
 #       --accelerator-type=v5p-64 --version=v2-alpha-tpuv5
 #   launch/tpu_vm.sh --config=experiments/configs/base64.py:paper --name=base64 \
 #       --tpu=v5p-64 --slice=my-slice --zone=us-east5-a --workdir=gs://my-bucket/runs/base64
 #
-# --tpu     what the slice is, for the compiler's flags
-# --slice   its name; --name unless given
-# --zone --project   where it is; gcloud's own settings unless given
+# --tpu     type of the slice, for the compiler flags
+# --slice   name of the slice; default: --name
+# --zone --project   of the slice; default: gcloud's settings
 #
-# The checkout is copied to every host and the run started there in the background, so
-# that it outlives the connection. Each host starts it again by itself, but not after a
-# reboot or when the slice is taken away: launch/queued_resource.sh does that. Images of TPU
-# VMs have Python 3.10; launch/environment.sh installs a supported one on each host.
+# The checkout is copied to every host, and the run is started in the background, independent
+# of the connection. Each host restarts it after retryable exit codes, but not after a reboot
+# or the loss of the slice; launch/queued_resource.sh does that as well. Images of TPU VMs have
+# Python 3.10; launch/environment.sh installs a supported one on each host.
 #
 #   launch/tpu_vm.sh status --name=base64 --slice=my-slice --zone=us-east5-a
 #   launch/tpu_vm.sh stop --name=base64 --slice=my-slice --zone=us-east5-a
 #
-# stop leaves the slice as it is, which costs until it is deleted.
+# stop does not delete the slice, which continues to incur cost.
 set -euo pipefail
 . "$(dirname "$0")/common.sh"
 . "$ROOT/launch/code.sh"

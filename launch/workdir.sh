@@ -1,19 +1,19 @@
-# Sourced by run_on_host.sh: makes a bucket a folder, since `glide train` writes files.
+# Sourced by run_on_host.sh: mounts a bucket as a folder, since `glide train` writes files.
 #
-# gs://  by gcsfuse (https://cloud.google.com/storage/docs/gcs-fuse). Metadata are not
-#        cached, so that a host sees at once what another wrote. Take a bucket with a
-#        hierarchical namespace: a checkpoint ends with the renaming of its folder, which
-#        other buckets (and s3://) do object by object; one cut off in it is found damaged,
-#        and the run goes on from the one before.
-# s3://  by s3fs, the one of the S3 file systems that can append and rename (metrics grow,
-#        config.json is put in place whole). It uploads a file anew at each close, so keep
-#        log.every_steps in the hundreds. Credentials: ~/.passwd-s3fs, ~/.aws, or the
-#        machine's role with GLIDE_JAX_S3FS_OPTIONS=iam_role=auto; other services than
-#        Amazon's with GLIDE_JAX_S3FS_OPTIONS=url=https://...
+# gs://  with gcsfuse (https://cloud.google.com/storage/docs/gcs-fuse). Metadata are not
+#        cached, so that each host sees the files of the others at once. Use a bucket with a
+#        hierarchical namespace: a checkpoint is completed by renaming its folder, which is
+#        atomic there. Other buckets (and s3://) rename object by object; an interrupted
+#        rename leaves a damaged checkpoint, and the run resumes from the previous one.
+# s3://  with s3fs, the only S3 file system that supports appending and renaming. It uploads
+#        the whole file at each close, so use log.every_steps in the hundreds. Credentials:
+#        ~/.passwd-s3fs, ~/.aws, or the machine's role with
+#        GLIDE_JAX_S3FS_OPTIONS=iam_role=auto; services other than Amazon's with
+#        GLIDE_JAX_S3FS_OPTIONS=url=https://...
 #
-# Neither is a POSIX file system; NFS (Filestore, EFS, Lustre) is the safer place.
+# Neither is a POSIX file system; NFS (Filestore, EFS, Lustre) is more robust.
 
-# mount_workdir WORKDIR: prints the folder; mounts its bucket if it is in one.
+# mount_workdir WORKDIR: prints the folder of a workdir, after mounting its bucket if it has one.
 mount_workdir() {
   local scheme="${1%%://*}" bucket path folder
   if [ "$scheme" = "$1" ]; then
@@ -43,8 +43,8 @@ mount_s3() {
     ${GLIDE_JAX_S3FS_OPTIONS:+-o "$GLIDE_JAX_S3FS_OPTIONS"}
 }
 
-# keep_log LOG WORKDIR: puts the log of a host that cannot write its workdir beside those that
-# can, with the cloud's own program; says where it is.
+# keep_log LOG WORKDIR: uploads the log of a host that cannot write to its workdir, with the
+# cloud's own program, and prints its path.
 keep_log() {
   local there
   there="$2/logs/$(basename "$1")"
@@ -57,6 +57,6 @@ keep_log() {
 
 need_file_system() {
   command -v "$1" >/dev/null && return
-  echo "$1 is not on $(hostname); install it in --setup, or name a --workdir on a shared disk"
+  echo "$1 is not installed on $(hostname); install it in --setup, or use a --workdir on a shared disk"
   return 2
 }

@@ -63,7 +63,7 @@ def test_one_that_fails_ends_the_others_and_is_heard(tmp_path):
     assert result.returncode == 2
     assert time.monotonic() - begin < 30
     assert "[1] why" in result.stderr
-    assert "process 1 ended with 2" in result.stderr
+    assert "process 1 exited with code 2" in result.stderr
 
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
@@ -89,7 +89,7 @@ def test_a_signal_reaches_all_and_all_are_waited_for(tmp_path, number):
     [
         (["--processes=two", "--", "true"], "--processes=two is not a whole number"),
         (["--gpus=2", "--", "true"], "--gpus=2 is not a flag"),
-        (["--processes=2"], "no command"),
+        (["--processes=2"], "the command is missing"),
     ],
 )
 def test_a_mistake_is_one_line(flags, message):

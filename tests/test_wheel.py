@@ -72,6 +72,10 @@ def glide(command):
     return run
 
 
+def test_the_package_is_marked_as_typed(installed):
+    assert (installed / "glide_jax" / "py.typed").is_file()
+
+
 def test_configurations_are_found_by_name_and_by_their_path_in_the_project(glide):
     for name in ("base64:tiny", "experiments/configs/base64.py:tiny"):
         printed = glide("train", f"--config={name}", "--dry_run")

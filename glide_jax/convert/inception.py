@@ -112,21 +112,21 @@ def _convolutions() -> dict[str, tuple[int, ...]]:
 
 def _check(tensors: Mapping[str, np.ndarray]) -> None:
     expected = torch_shapes()
-    found = {
+    actual = {
         name: tuple(tensor.shape)
         for name, tensor in tensors.items()
         if not name.endswith(_COUNTER)
     }
     wrong = [
         name
-        for name in sorted(expected.keys() | found.keys())
-        if expected.get(name) != found.get(name)
+        for name in sorted(expected.keys() | actual.keys())
+        if expected.get(name) != actual.get(name)
     ]
     if wrong:
         raise UserError(
             f"{wording.counted(len(wrong), 'tensor')} differ from FID's"
             " Inception, the first: "
-            f"{wrong[0]!r} has shape {found.get(wrong[0])}, not "
+            f"{wrong[0]!r} has shape {actual.get(wrong[0])}, not "
             f"{expected.get(wrong[0])}; download {PUBLISHED}"
         )
 

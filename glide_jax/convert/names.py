@@ -67,10 +67,10 @@ _POINTWISE_2D = Axes(lambda a: a[:, :, 0, 0].T, lambda a: a.T[:, :, None, None])
 def _patch_axes(patch_px: int) -> Axes:
     """Returns the axes of the patch convolution, a linear map of flat patches here."""
 
-    def to_ours(a):
+    def to_ours(a: Any) -> Any:
         return a.transpose(2, 3, 1, 0).reshape(-1, a.shape[0])
 
-    def to_torch(a):
+    def to_torch(a: Any) -> Any:
         unflat = a.reshape(patch_px, patch_px, -1, a.shape[-1])
         return unflat.transpose(3, 2, 0, 1)
 

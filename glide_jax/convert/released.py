@@ -85,6 +85,9 @@ def check(model: ModelConfig, where: str) -> None:
 def options(config: Config) -> dict[str, Any]:
     """Returns the keyword arguments of `create_model_and_diffusion` for a U-Net.
 
+    They are those of glide-text2im's `model_and_diffusion_defaults`; a file of weights
+    has neither sizes nor noise schedule.
+
     The released code derives levels and attention from image_size, which must be
     2 ** (levels + 2). So image_size has that value, whatever the model's own side; the
     network is convolutional and accepts images of any side.
@@ -188,13 +191,13 @@ def _image_size(model: Text2ImConfig) -> int:
 
 def _attention_resolutions(model: Text2ImConfig, levels: int) -> str:
     size = _image_size(model)
-    found = [
+    resolutions = [
         str(size >> level)
         for level in range(levels)
         if model.image_px >> level in model.attention_px
     ]
     # The released code cannot parse an empty list; this value matches no level.
-    return ",".join(found) or str(2 * size)
+    return ",".join(resolutions) or str(2 * size)
 
 
 def _respacing(config: Config) -> str:

@@ -77,7 +77,7 @@ class ImageAttention(nn.Module):
     dtype: Any = jnp.float32
     attention: AttentionFn = xla_attention
 
-    def setup(self):
+    def setup(self) -> None:
         self.norm = layers.GroupNorm(self.norm_groups)
         self.qkv = layers.Linear(3 * self.channels, dtype=self.dtype)
         self.encoder_kv = layers.Linear(2 * self.channels, dtype=self.dtype)

@@ -85,13 +85,9 @@ def make_denoiser(
       remat: policy of `models.remat` for all levels, or one for each from the finest.
       remat_text: policy of the text transformer's layers.
     """
-    model = text2im.Text2Im(
-        config,
-        attention or attention_lib.xla_attention,
-        constrain or _identity,
-        remat,
-        remat_text,
-    )
+    attention = attention or attention_lib.xla_attention
+    constrain = constrain or _identity
+    model = text2im.Text2Im(config, attention, constrain, remat, remat_text)
 
     def init(key: array_types.PRNGKey) -> array_types.Params:
         tokens = jnp.zeros((1, config.text_context), jnp.int32)
@@ -123,16 +119,8 @@ def make_denoiser(
         dropout_keys: array_types.PRNGKeys | None = None,
     ) -> Float[jax.Array, "b h w 6"]:
         conditions = text2im.PictureConditions(low_res, inpaint_image, inpaint_mask)
-        return _apply(
-            model,
-            params,
-            x_t,
-            timesteps,
-            text,
-            conditions,
-            dropout_keys,
-            method="denoise",
-        )
+        inputs = (x_t, timesteps, text, conditions, dropout_keys)
+        return _apply(model, params, *inputs, method="denoise")
 
     return DenoiserFns(jax.jit(init), encode_text, text_keys_values, denoise)
 

@@ -275,6 +275,8 @@ def _block_e(pool: Pool) -> Branches:
     )
 
 
+# The network and the conversion of its weights use these tables. Names are those of the
+# published PyTorch file.
 STEM: tuple[Step, ...] = (
     Conv("Conv2d_1a_3x3", 32, (3, 3), stride=2, padded=False),
     Conv("Conv2d_2a_3x3", 32, (3, 3), padded=False),

@@ -208,7 +208,7 @@ class NoisedClip(nn.Module):
     remat: str  # policy of the image tower's layers
     remat_text: str  # of the text tower's
 
-    def setup(self):
+    def setup(self) -> None:
         self.image = ImageTower(self.config, self.constrain, self.remat)
         self.text = TextTower(self.config, self.constrain, self.remat_text)
         self.logit_scale = self.param(

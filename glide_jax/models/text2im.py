@@ -64,7 +64,7 @@ class Text2Im(nn.Module):
     remat: tuple[str, ...]
     remat_text: str
 
-    def setup(self):
+    def setup(self) -> None:
         dtype = jnp.dtype(self.config.compute_dtype)
         self.text = text_encoder.TextEncoder(
             self.config, self.constrain, self.remat_text, dtype

@@ -90,7 +90,7 @@ class Block(nn.Module):
     constrain: text_encoder.ConstrainFn
     dtype: Any
 
-    def setup(self):
+    def setup(self) -> None:
         spec = self.spec
         self.res = self._res_block(spec.resample, self.dropout_index)
         if spec.attention:
@@ -157,7 +157,7 @@ class UNet(nn.Module):
     remat: tuple[str, ...]
     dtype: Any
 
-    def setup(self):
+    def setup(self) -> None:
         width = self.config.num_channels
         # The embedding is per image, not per pixel, so full precision is cheap.
         highest = jax.lax.Precision.HIGHEST
@@ -242,7 +242,9 @@ class UNet(nn.Module):
     ) -> jax.Array:
         """Runs a level's ascending half, rematerialised whole under `full`."""
 
-        def ascend(unet: UNet, h: jax.Array, entering: list[tuple[Any, ...]]):
+        def ascend(
+            unet: UNet, h: jax.Array, entering: list[tuple[Any, ...]]
+        ) -> jax.Array:
             for index, (skip, conditions) in zip(level, entering, strict=True):
                 h = unet._run(index, h, skip, conditions)
             return h

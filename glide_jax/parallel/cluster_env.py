@@ -4,8 +4,8 @@ The first row that is set applies; without any, a process trains alone.
 
 | set by | variables | coordinator (process 0) |
 |---|---|---|
-| us, launch/local.sh | GLIDE_JAX_NUM_PROCESSES, GLIDE_JAX_PROCESS_ID | GLIDE_JAX_COORDINATOR=host:port |
-| a person on a TPU VM | GLIDE_JAX_COORDINATOR=auto | JAX asks the cloud, for the rest too |
+| the user, launch/local.sh | GLIDE_JAX_NUM_PROCESSES, GLIDE_JAX_PROCESS_ID | GLIDE_JAX_COORDINATOR=host:port |
+| the user on a TPU VM | GLIDE_JAX_COORDINATOR=auto | JAX detects all values from the cloud |
 | srun | SLURM_STEP_NUM_TASKS above 1, SLURM_PROCID | GLIDE_JAX_COORDINATOR, else the first of SLURM_STEP_NODELIST |
 | Cloud TPU on GKE | several TPU_WORKER_HOSTNAMES, or MEGASCALE_NUM_SLICES above 1; TPU_WORKER_ID, MEGASCALE_SLICE_ID | the first worker, or MEGASCALE_COORDINATOR_ADDRESS |
 | JobSet, as xpk writes it for GPUs | NNODES above 1, NODE_RANK | JAX_COORDINATOR_ADDRESS and JAX_COORDINATOR_PORT |

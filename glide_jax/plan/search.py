@@ -69,7 +69,7 @@ class Option:
 def rank(given: problem.Problem, *, mfu: float = cost.DEFAULT_MFU) -> list[Option]:
     """Returns the SHOWN best options, best first."""
     state = memory.measure_state(given.state)
-    options = [_weigh(changed, state, mfu) for changed in _choices(given)]
+    options = [_evaluate(changed, state, mfu) for changed in _choices(given)]
     best = sorted(options, key=_order)
     return best[:SHOWN]
 
@@ -132,7 +132,7 @@ def _remats(config: Config) -> Iterator[tuple[str, ...]]:
             yield (strong,) * fine + (weak,) * (levels - fine)
 
 
-def _weigh(given: problem.Problem, state: memory.StateBytes, mfu: float) -> Option:
+def _evaluate(given: problem.Problem, state: memory.StateBytes, mfu: float) -> Option:
     config, where = given.config, given.topology
     device = memory.estimate(config, state, given.batch, given.examples)
     rows = traffic.collectives(config, given.state.params, given.spans)

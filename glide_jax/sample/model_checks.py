@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from glide_jax.config import defaults
 from glide_jax.errors import UserError
+from glide_jax.models import build
 from glide_jax.sample import restore
 
 
@@ -13,7 +13,7 @@ def check_models(
     clip: restore.SampleModel | None,
 ) -> None:
     """Raises UserError, naming bundle, value and rule, where models do not fit."""
-    if upsampler is not None and not getattr(upsampler.config.model, "low_res_px", 0):
+    if upsampler is not None and role(upsampler) != "upsampler":
         raise UserError(
             f"{upsampler.folder} is not an upsampler (model.low_res_px=0); give "
             "the bundle of an upsample256 run"
@@ -26,7 +26,7 @@ def check_models(
             )
         return
     size = base.config.model
-    if not isinstance(size, defaults.Text2ImConfig) or size.low_res_px:
+    if role(base) != "base":
         raise UserError(
             f"{base.folder} is not a base model; give an upsampler as --upsampler "
             "and a noised CLIP as --clip"
@@ -50,7 +50,7 @@ def check_models(
 
 def _check_clip(base: restore.SampleModel, clip: restore.SampleModel) -> None:
     size = clip.config.model
-    if not isinstance(size, defaults.NoisedClipConfig):
+    if role(clip) != "noised_clip":
         raise UserError(
             f"{clip.folder} is not a noised CLIP (model.family={size.family}); give "
             "the bundle of a noised_clip run"
@@ -65,3 +65,8 @@ def _check_clip(base: restore.SampleModel, clip: restore.SampleModel) -> None:
             f"{clip.folder} was trained under {clip.config.diffusion}, {base.folder} "
             f"under {base.config.diffusion}; a CLIP guides only the noise it has seen"
         )
+
+
+def role(model: restore.SampleModel) -> str:
+    """Returns "base", "upsampler" or "noised_clip"."""
+    return build.role_of(model.config.model)

@@ -168,7 +168,7 @@ def jobset_manifest(job: Job, options: JobsetOptions) -> str:
             "RUNS": str(len(job.ids)),
             "PARALLEL": str(min(job.parallel, len(job.ids))),
             "RESTARTS": str(job.restarts),
-            "AGAIN": ",".join(map(str, again)),
+            "RETRYABLE": ",".join(map(str, again)),
             "IMAGE": image,
             # Kubernetes would read $( as a variable, but not $$( .
             "SCRIPT": json.dumps(script.replace("$(", "$$(")),

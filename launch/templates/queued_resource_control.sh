@@ -1,7 +1,7 @@
 set -euo pipefail
 state="$(gcloud compute tpus queued-resources list @WHERE@ \
   --filter="name~/@NAME@\$" --format="value(state.state)")"
-# Calls host_runs.sh on all hosts of all slices; gcloud's own words are left out.
+# Calls host_runs.sh on all hosts of all slices; gcloud's own output is discarded.
 on_all_hosts() {
   local node
   for node in $(gcloud compute tpus tpu-vm list @WHERE@ \
@@ -17,14 +17,14 @@ show_run() {
   [ "$state" != ACTIVE ] || on_all_hosts status
 }
 stop_run() {
-  local told=""
-  [ "$state" != ACTIVE ] || told="$(on_all_hosts stop)"
-  if [ -n "$told" ]; then
-    echo "$told"
-    echo "The first host gives the slices back when the run has ended."
+  local stopped=""
+  [ "$state" != ACTIVE ] || stopped="$(on_all_hosts stop)"
+  if [ -n "$stopped" ]; then
+    echo "$stopped"
+    echo "The first host releases the slices when the run has exited."
   else
     gcloud compute tpus queued-resources delete @NAME@ @WHERE@ --force --quiet
-    echo "No run was on the slices; they are given back."
+    echo "No run was on the slices; they are released."
   fi
 }
 @DO@

@@ -4,6 +4,6 @@ cd @ROOT@
 code="$(mktemp -d)"
 trap 'rm -r "$code"' EXIT
 code_files@EXTRA@ | tar -c --null -T - | tar -x -C "$code"
-# In its place SkyPilot would heed .gitignore, and leave out files that git tracks.
+# Without .skyignore SkyPilot applies .gitignore, and omits files that git tracks.
 touch "$code/.skyignore"
 sky jobs launch --yes --detach-run --name=@NAME@ --workdir="$code" "$task"

@@ -10,10 +10,10 @@ command="$(cat <<'RUN'
 @COMMAND@
 RUN
 )"
-# A host takes the loss of its terminal (-tt) as the signal to save itself and end.
+# The loss of its terminal (-tt) makes a process save a checkpoint and exit.
 jobs=()
 stop() {
-  STOP_AGAIN=yes
+  STOP_REQUESTED=yes
   [ ${#jobs[@]} -eq 0 ] || kill "${jobs[@]}" 2>/dev/null
 }
 trap stop INT TERM
@@ -32,7 +32,7 @@ on_all_hosts() {
       GLIDE_JAX_COORDINATOR=@COORDINATOR@ GLIDE_JAX_NUM_PROCESSES=${#hosts[@]} \
       GLIDE_JAX_PROCESS_ID=$index GLIDE_JAX_HOSTS=@NAMES@ $command" </dev/null &
     jobs+=($!)
-    [ -z "${STOP_AGAIN:-}" ] || stop # it came before there was a job to tell
+    [ -z "${STOP_REQUESTED:-}" ] || stop # the signal came before the job existed
   done
   for index in "${!hosts[@]}"; do
     while kill -0 "${jobs[$index]}" 2>/dev/null; do wait "${jobs[$index]}"; done
@@ -43,8 +43,8 @@ on_all_hosts() {
   done
   jobs=()
   if ssh -n "${hosts[0]}" "cd $folder && launch/host_runs.sh is_stopped @NAME@"; then
-    STOP_AGAIN=yes
+    STOP_REQUESTED=yes
   fi
   return "$(final_code "$worst" "$codes")"
 }
-run_again @RESTARTS@ on_all_hosts
+run_with_restarts @RESTARTS@ on_all_hosts

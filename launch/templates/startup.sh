@@ -7,10 +7,10 @@ metadata() {
     "http://metadata.google.internal/computeMetadata/v1/instance/$1"
 }
 
-# What an earlier boot may have left.
+# The mark of an earlier boot is removed.
 mark="@MARKS@/$(hostname)"
 gcloud storage rm "$mark" 2>/dev/null
-# auto: the hosts find each other by the slices' metadata.
+# auto: JAX detects the hosts from the slices' metadata.
 export GLIDE_JAX_COORDINATOR=auto
 code=@FAILED@
 fetched="$(mktemp)"
@@ -19,13 +19,13 @@ if { mkdir -p /opt/@NAME@ && cd /opt/@NAME@ && gcloud storage cat @CODE@ | tar -
   code=$?
 fi
 if [ "$code" -eq @FAILED@ ]; then
-  # The mark holds what went wrong before there was a log in the workdir.
+  # The mark has the errors from before the log in the workdir existed.
   { echo "$(date -u +%FT%TZ) $(hostname) could not be prepared" && cat "$fetched"; } |
     gcloud storage cp - "$mark"
 fi
 
-# It has ended for good; host 0 of slice 0 gives the slices back, but for a host that could
-# not be prepared, which those who started it may want to look at.
+# The run has finished. Host 0 of slice 0 releases the slices, unless a host could not be
+# prepared and the slices are kept for inspection.
 slice="$(metadata attributes/tpu-env | sed -n "s/^MEGASCALE_SLICE_ID: *'\(.*\)'/\1/p")"
 if [ "$(metadata attributes/agent-worker-number)" = 0 ] && [ "${slice:-0}" = 0 ]; then
   if [ @KEEP@ = yes ] && [ -n "$(gcloud storage ls "@MARKS@/" 2>/dev/null)" ]; then

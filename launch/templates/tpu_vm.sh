@@ -15,7 +15,7 @@ run="$(cat <<'RUN'
 @COMMAND@
 RUN
 )"
-# auto: the hosts find each other by the slice's metadata.
+# auto: JAX detects the hosts from the slice's metadata.
 on_all_hosts "cd ~/@NAME@ && export GLIDE_JAX_COORDINATOR=auto && nohup setsid $run >/tmp/@NAME@.log 2>&1 </dev/null &"
-echo "Started on every host; logs are in @LOGS@, what comes before them in /tmp/@NAME@.log."
-echo "To see or stop it: launch/tpu_vm.sh status|stop --name=@NAME@ --slice=@SLICE@ @WHERE@"
+echo "Started on every host; logs are in @LOGS@, errors before these exist in /tmp/@NAME@.log."
+echo "To show or stop it: launch/tpu_vm.sh status|stop --name=@NAME@ --slice=@SLICE@ @WHERE@"

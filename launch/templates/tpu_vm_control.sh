@@ -1,5 +1,5 @@
 set -euo pipefail
-# gcloud's own words are left out.
+# gcloud's own output is discarded.
 gcloud compute tpus tpu-vm ssh @SLICE@ @WHERE@ --worker=all \
   --command="[ ! -d ~/@NAME@ ] || { cd ~/@NAME@ && launch/host_runs.sh @ACTION@ @NAME@; }" |
   sed -n '/^@NAME@ on /p'

@@ -1,4 +1,4 @@
-"""The row of a sampling benchmark: what it says follows from what it measured."""
+"""The row of the sampling benchmark."""
 
 from __future__ import annotations
 
@@ -87,7 +87,7 @@ def test_utilisation_is_formula_over_time_over_peak(whole):
     )
 
 
-def test_the_formula_and_xla_count_alike(whole):
+def test_the_formula_agrees_with_xlas_count(whole):
     for entry in whole["stages"].values():
         # XLA leaves out the padding of convolutions, a fifth at 8 px, and counts norms
         # and activations, much at 16 channels.
@@ -96,7 +96,7 @@ def test_the_formula_and_xla_count_alike(whole):
         )
 
 
-def test_a_few_passes_foretell_a_picture():
+def test_a_few_passes_predict_the_time_of_an_image():
     row = sampling.benchmark(
         BASE, None, sampling.Settings(guidance_mode="none", passes=2)
     )
@@ -127,8 +127,6 @@ HALF = dataclasses.replace(
         (BASE, None, 2000, "2000"),
     ],
 )
-def test_models_that_draw_no_pictures_together_are_refused(
-    base, upsampler, passes, named
-):
+def test_models_that_form_no_cascade_are_errors(base, upsampler, passes, named):
     with pytest.raises(errors.UserError, match=named):
         sampling.check(base, upsampler, sampling.Settings(passes=passes))

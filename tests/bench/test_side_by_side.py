@@ -1,4 +1,4 @@
-"""The driver of the comparison: turns are taken, and ratios are ours over theirs."""
+"""The driver of the comparison with the reference implementation."""
 
 from __future__ import annotations
 

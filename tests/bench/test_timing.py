@@ -1,4 +1,4 @@
-"""Times of a program, and what is said of them."""
+"""Times of a program and their statistics."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ def test_a_spread_is_the_median_with_both_ends():
     assert spread.per(2).to_json() == {"median": 1.25, "min": 0.5, "max": 4.5}
 
 
-def test_figures_keep_four_digits():
+def test_values_are_rounded_to_four_digits():
     assert timing.rounded(0.00123456) == 0.001235
     assert timing.rounded(123456.0) == 123500.0
 

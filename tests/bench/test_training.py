@@ -1,4 +1,4 @@
-"""The row of a training benchmark: what it says follows from what it measured."""
+"""The row of the training benchmark."""
 
 from __future__ import annotations
 
@@ -105,7 +105,7 @@ def test_the_batch_is_what_the_step_takes(model):
     assert jax.tree.map(np.shape, state) == jax.tree.map(np.shape, parts.state)
 
 
-def test_a_batch_or_mesh_that_does_not_fit_the_devices_is_refused():
+def test_a_batch_or_mesh_that_does_not_fit_is_an_error():
     for changes, named in (({"mesh.fsdp": 3}, "mesh.fsdp=3"), ({"mesh.data": 2}, "2")):
         with pytest.raises(errors.UserError, match=named):
             training.check(resolve.override(CONFIG, changes))

@@ -1,4 +1,4 @@
-"""Weights that a model can be timed with."""
+"""Random weights of benchmarks."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from glide_jax.models import build
 CONFIG = presets.base("tiny")
 
 
-def test_every_weight_is_there_and_almost_none_is_zero():
+def test_all_weights_exist_and_almost_none_is_zero():
     params = weights.random_params(CONFIG)
     assert jax.tree.map(np.shape, params) == jax.tree.map(
         np.shape, build.abstract_params(CONFIG)

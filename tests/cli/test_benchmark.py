@@ -1,4 +1,4 @@
-"""`glide benchmark`: one row out, one line on a mistake."""
+"""`glide benchmark`: one row, and errors in one line."""
 
 from __future__ import annotations
 
@@ -60,10 +60,10 @@ def test_a_row_of_training_has_the_batch_that_was_asked_for(capsys, monkeypatch)
         (["sample", TINY, "--guidance_mode=clip"], "guidance_mode"),
         (["sample", TINY, "--respacing=many"], "many"),
         (["sample", TINY, "--compute_dtype=int8"], "int8"),
-        (["sample", TINY, UPSAMPLER], "draws 16 px"),
+        (["sample", TINY, UPSAMPLER], "image_px=16"),
         (["sample", TINY, "--output=absent/rows.jsonl"], "absent/rows.jsonl"),
         (["train"], "--config is missing"),
-        (["train", TINY, "--repeats=9"], "at least 10"),
+        (["train", TINY, "--repeats=9"], "use 10 or more"),
         (["train", TINY, "--passes=2"], "passes"),
         (["train", TINY, "--guidance_mode=cfg"], "guidance_mode"),
         (["train", TINY, "--respacing=2"], "respacing"),
@@ -73,11 +73,11 @@ def test_a_row_of_training_has_the_batch_that_was_asked_for(capsys, monkeypatch)
         (["train", TINY, "--output=absent/rows.jsonl"], "absent/rows.jsonl"),
     ],
 )
-def test_a_mistake_is_named_in_one_line(refused, flags, named):
+def test_a_user_error_is_one_line(refused, flags, named):
     assert named in refused("benchmark", *flags)
 
 
-def test_the_help_and_the_clock_agree_on_the_least_number_of_runs():
+def test_the_minimum_of_repeats_is_the_same_in_help_and_code():
     from glide_jax.bench import timing, training
 
     assert benchmark_sample.MIN_REPEATS == timing.MIN_REPEATS

@@ -1,4 +1,4 @@
-"""The completion scripts, run by the shells that they are for."""
+"""The completion scripts, run in bash and zsh."""
 
 from __future__ import annotations
 
@@ -86,7 +86,7 @@ def test_bash_offers_every_verb(complete, tmp_path):
     assert complete(tmp_path, "glide", "") == firsts | {"help"}
 
 
-def test_bash_takes_the_script_for_glide(scripts):
+def test_bash_registers_the_script_for_glide(scripts):
     code = 'source "$1"; complete -p glide'
     told = subprocess.check_output(["bash", "-c", code, "bash", scripts("bash")])
     assert told == b"complete -F _glide glide\n"

@@ -1,4 +1,4 @@
-"""`glide convert`: a model keeps its pictures through the released layout."""
+"""`glide convert`: a converted model draws the same images."""
 
 from __future__ import annotations
 
@@ -69,7 +69,7 @@ FROM, TO = ["convert", "--from=openai"], ["convert", "--to=openai"]
         ([*TO, "--input=absent", "--output=page/a.safetensors"], "page cannot be"),
     ],
 )
-def test_a_mistake_is_named_and_leaves_nothing(refused, tmp_path, argv, named):
+def test_a_user_error_is_one_line_and_leaves_no_files(refused, tmp_path, argv, named):
     tensors = {"weight": np.zeros(1, np.float32)}
     safetensors.numpy.save_file(tensors, tmp_path / "small.safetensors")
     (tmp_path / "small.bin").touch()
@@ -101,7 +101,7 @@ def test_a_pt_file_that_would_run_code_leaves_nothing(refused, tmp_path):
     assert [path.name for path in tmp_path.iterdir()] == ["base.pt"]
 
 
-def test_a_folder_with_a_bundle_is_not_written_over(refused, workdir, tmp_path):
+def test_a_folder_with_a_bundle_is_not_overwritten(refused, workdir, tmp_path):
     safetensors.numpy.save_file({}, tmp_path / "a.safetensors")
     ask = f"--input={tmp_path / 'a.safetensors'}", f"--output={workdir / 'bundle'}"
     assert "holds a bundle; give a new folder" in refused(*FROM, "--kind=base", *ask)

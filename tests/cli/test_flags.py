@@ -1,4 +1,4 @@
-"""`glide flags` prints what a shell can take over."""
+"""`glide flags` prints exports for a shell."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""`glide plan`: a page or one JSON object out, one line on a mistake."""
+"""`glide plan`: a text page or one JSON object, and errors in one line."""
 
 from __future__ import annotations
 
@@ -90,7 +90,7 @@ def test_a_search_without_a_compiler_ranks_by_formula_and_says_so(capsys):
     assert "75% of 80 GB" in page
 
 
-def test_a_search_plans_with_what_it_found(capsys):
+def test_a_search_plans_with_its_best_option(capsys):
     report = planned(capsys, f"{BASE}:released", "--chips=h100:8", "--search")
     best = report["ranking"][0]
     assert report["run"]["remat"] == best["remat"]
@@ -98,7 +98,7 @@ def test_a_search_plans_with_what_it_found(capsys):
     assert report["bytes_per_device"]["total"] == best["bytes_per_device"]
 
 
-def test_what_does_not_fit_comes_with_advice(capsys):
+def test_a_run_that_does_not_fit_has_advice(capsys):
     report = planned(capsys, f"{BASE}:released", "--topology=v5e:4x4")
     assert not report["fits"]
     assert "--config.train.remat" in report["advice"]
@@ -139,7 +139,7 @@ def test_what_does_not_fit_comes_with_advice(capsys):
         ([f"{BASE}:paper", WHERE, "--config.optim.learning_rate=-1"], "learning_rate"),
     ],
 )
-def test_a_mistake_is_named_in_one_line(refused, flags, named):
+def test_a_user_error_is_one_line(refused, flags, named):
     assert named in refused("plan", *flags)
 
 

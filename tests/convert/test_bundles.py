@@ -1,4 +1,4 @@
-"""Released files become bundles and bundles become such files, or nothing happens."""
+"""Conversion of released files to bundles and back."""
 
 import dataclasses
 import json
@@ -64,9 +64,7 @@ def files(folder):
 
 @pytest.mark.parametrize("kind", ["base", "upsample-inpaint"])
 @pytest.mark.parametrize("dtype", plain.DTYPES)
-def test_a_unet_goes_into_a_bundle_and_out_again_bit_for_bit(
-    convert, tmp_path, kind, dtype
-):
+def test_a_unet_round_trip_is_exact(convert, tmp_path, kind, dtype):
     tensors = make_tensors(kind, dtype)
     # What numpy's comparison does not tell apart.
     next(iter(tensors.values())).flat[:2] = [np.nan, -0.0]
@@ -80,7 +78,7 @@ def test_a_unet_goes_into_a_bundle_and_out_again_bit_for_bit(
     plain.assert_same(tensor_files.read(output), tensors)
 
 
-def test_half_precision_is_computed_with_as_float32(convert, tmp_path):
+def test_half_precision_weights_compute_in_float32(convert, tmp_path):
     tensors = make_tensors("base", np.float16)
     convert("base", tensors, tmp_path / "bundle")
     model = restore.load_bundle(tmp_path / "bundle")
@@ -90,7 +88,7 @@ def test_half_precision_is_computed_with_as_float32(convert, tmp_path):
     assert model.tokenizer.encode("a small red circle")
 
 
-def test_the_card_tells_what_was_converted(convert, tmp_path):
+def test_the_card_describes_the_conversion(convert, tmp_path):
     convert("base", make_tensors("base"), tmp_path / "bundle")
     card = (tmp_path / "bundle" / "README.md").read_text()
     assert "source_base.safetensors, sha256 " in card
@@ -121,7 +119,7 @@ def test_two_files_make_one_noised_clip_in_any_order(convert, tmp_path, first):
         plain.assert_same(tensor_files.read(output), tensors[kind])
 
 
-def test_the_other_half_survives_a_file_that_does_not_fit(convert, tmp_path):
+def test_a_wrong_file_does_not_remove_the_other_half(convert, tmp_path):
     folder = tmp_path / "clip"
     folder.mkdir()
     convert("clip-image", make_tensors("clip-image"), folder)
@@ -137,7 +135,7 @@ def test_the_other_half_survives_a_file_that_does_not_fit(convert, tmp_path):
     assert convert("clip-text", make_tensors("clip-text"), folder)
 
 
-def test_a_folder_that_is_taken_is_left_as_it_is(convert, tmp_path):
+def test_a_folder_that_is_not_empty_is_not_changed(convert, tmp_path):
     convert("base", make_tensors("base"), tmp_path / "bundle")
     (tmp_path / "photos").mkdir()
     (tmp_path / "photos" / "a.png").touch()
@@ -158,7 +156,7 @@ def test_wrong_tensors_leave_no_folder(convert, tmp_path):
 
 
 @pytest.mark.parametrize("place", ["file", "file/bundle"])
-def test_a_place_that_cannot_be_written_is_one_line(convert, tmp_path, place):
+def test_a_path_that_cannot_be_written_is_an_error(convert, tmp_path, place):
     (tmp_path / "file").write_text("mine")
     for kind in ("base", "clip-text"):
         with pytest.raises(UserError, match="cannot be written") as caught:
@@ -167,7 +165,7 @@ def test_a_place_that_cannot_be_written_is_one_line(convert, tmp_path, place):
     assert (tmp_path / "file").read_text() == "mine"
 
 
-def test_an_output_file_that_exists_is_left_as_it_is(convert, tmp_path):
+def test_an_existing_output_file_is_not_changed(convert, tmp_path):
     convert("base", make_tensors("base"), tmp_path / "bundle")
     output = tmp_path / "out.safetensors"
     output.write_text("mine")
@@ -176,7 +174,7 @@ def test_an_output_file_that_exists_is_left_as_it_is(convert, tmp_path):
     assert output.read_text() == "mine"
 
 
-def test_a_kind_that_is_not_the_bundles_is_refused(convert, tmp_path):
+def test_a_kind_of_another_model_is_an_error(convert, tmp_path):
     convert("base", make_tensors("base"), tmp_path / "bundle")
     output = tmp_path / "out.safetensors"
     with pytest.raises(UserError, match="'upsample' does not fit"):
@@ -188,7 +186,7 @@ def test_a_kind_that_is_not_the_bundles_is_refused(convert, tmp_path):
     assert not output.exists()
 
 
-def test_a_logit_scale_that_the_files_cannot_hold_is_told(convert, tmp_path, caplog):
+def test_a_logit_scale_that_is_not_written_is_logged(convert, tmp_path, caplog):
     for kind in ("clip-image", "clip-text"):
         convert(kind, make_tensors(kind), tmp_path / "clip")
     output = tmp_path / "out.safetensors"

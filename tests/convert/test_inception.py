@@ -1,4 +1,4 @@
-"""The Inception's published file: only that one, and all of it."""
+"""Conversion of Inception's published file."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from glide_jax.models import inception as network
 from tests.models import golden_inception as golden
 
 
-def test_every_tensor_is_accounted_for_and_the_trees_shapes_are_the_networks():
+def test_converted_parameters_have_the_networks_shapes():
     tensors = golden.state_dict()
     # 94 convolutions with a batch norm of 4 tensors each, and the classifier.
     assert len(tensors) == 94 * 5 + 2
@@ -21,7 +21,7 @@ def test_every_tensor_is_accounted_for_and_the_trees_shapes_are_the_networks():
     assert _shapes(golden.params()) == _shapes(network.abstract_params())
 
 
-def test_a_folded_batch_norm_does_what_the_norm_did():
+def test_a_folded_batch_norm_equals_the_norm():
     tensors = golden.state_dict()
     params = golden.params()["Mixed_7c"]["branch_pool"]
     x = np.random.default_rng(0).standard_normal(2048)
@@ -42,7 +42,7 @@ def test_a_folded_batch_norm_does_what_the_norm_did():
     np.testing.assert_allclose(ours, expected, atol=1e-5)  # kernels are float32
 
 
-def test_counters_of_training_steps_may_be_there_and_nothing_else():
+def test_counters_are_ignored_and_other_tensors_are_errors():
     tensors = golden.state_dict()
     counter = {"Mixed_5b.branch1x1.bn.num_batches_tracked": np.int64(3)}
     inception.from_torch(tensors | counter)
@@ -58,7 +58,7 @@ def test_counters_of_training_steps_may_be_there_and_nothing_else():
             inception.from_torch(wrong)
 
 
-def test_another_file_is_refused_in_one_line_before_it_is_opened(tmp_path):
+def test_another_file_is_an_error_before_it_is_opened(tmp_path):
     text = tmp_path / inception.PUBLISHED
     text.write_text("not weights")
     cases = {

@@ -18,7 +18,7 @@ EXPERIMENTS = {
 
 
 @pytest.mark.parametrize("kind", names.KINDS)
-def test_a_released_model_is_that_of_its_experiment(kind):
+def test_a_released_model_equals_its_experiment(kind):
     golden = test_golden_configs.GOLDEN / f"{EXPERIMENTS[kind]}_released.json"
     experiment = resolve.from_json(golden.read_text())
     config = released.make_config(kind)
@@ -37,7 +37,7 @@ def test_a_released_model_is_that_of_its_experiment(kind):
         ("upsample-inpaint", ("ddpm", "fast27", 3.0, 0.997, "gpt2")),
     ],
 )
-def test_a_released_model_is_drawn_as_published(kind, settings):
+def test_released_sampling_settings_are_the_published_ones(kind, settings):
     config = released.make_config(kind)
     sample = config.sample
     assert settings == (
@@ -54,6 +54,6 @@ def test_both_halves_of_the_clip_have_the_same_settings():
     assert released.make_config("clip-text").data.tokenizer == "clip"
 
 
-def test_another_kind_is_refused_with_those_there_are():
+def test_an_unknown_kind_is_an_error_that_lists_the_kinds():
     with pytest.raises(UserError, match=r"'decoder' is not one of base, base-inpaint"):
         released.make_config("decoder")

@@ -1,4 +1,4 @@
-"""Options of the released code for a model, and what is said of the rest."""
+"""Options of the released code, and properties that they cannot store."""
 
 from __future__ import annotations
 
@@ -124,7 +124,7 @@ def write_bundle(folder, model, changes=None):
     return folder / "b"
 
 
-def test_options_lie_beside_the_weights_and_the_rest_is_said(tmp_path):
+def test_options_are_written_next_to_the_weights(tmp_path):
     folder = write_bundle(
         tmp_path, small_runs.TEXT2IM, {"sample.respacing": "lambda20"}
     )
@@ -142,7 +142,7 @@ def test_options_lie_beside_the_weights_and_the_rest_is_said(tmp_path):
 
 
 @pytest.mark.parametrize("groups", [1, 8, 16])
-def test_a_model_of_other_norm_groups_is_refused(tmp_path, groups):
+def test_a_model_of_other_norm_groups_is_an_error(tmp_path, groups):
     model = dataclasses.replace(small_runs.TEXT2IM, norm_groups=groups)
     folder = write_bundle(tmp_path, model)
     with pytest.raises(UserError, match=f"norm_groups={groups}") as caught:
@@ -151,7 +151,7 @@ def test_a_model_of_other_norm_groups_is_refused(tmp_path, groups):
     assert not list(tmp_path.glob("a.*"))
 
 
-def test_of_a_clip_that_is_not_the_released_one_the_settings_are_named():
+def test_settings_that_differ_from_the_released_clip_are_listed():
     theirs = released.make_config("clip-text")
     assert released.left_out(theirs, "clip") == []
     ours = dataclasses.replace(theirs, model=small_runs.CLIP)

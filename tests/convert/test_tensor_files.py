@@ -1,4 +1,4 @@
-"""Files of tensors come back bit for bit, or say in one line why not."""
+"""Files of tensors: exact round trips and errors."""
 
 import struct
 import sys
@@ -33,13 +33,13 @@ def assert_same(actual, expected):
 
 
 @pytest.mark.parametrize("dtype", DTYPES)
-def test_safetensors_come_back_bit_for_bit(tmp_path, dtype):
+def test_safetensors_round_trip_is_exact(tmp_path, dtype):
     tensor_files.write(tmp_path / "a.safetensors", make_tensors(dtype))
     assert_same(tensor_files.read(tmp_path / "a.safetensors"), make_tensors(dtype))
     assert [path.name for path in tmp_path.iterdir()] == ["a.safetensors"]
 
 
-def test_a_written_file_has_the_rights_of_any_other(tmp_path):
+def test_a_written_file_has_default_permissions(tmp_path):
     tensor_files.write(tmp_path / "a.safetensors", make_tensors(np.float32))
     (tmp_path / "other").touch()
     modes = {path.stat().st_mode for path in tmp_path.iterdir()}
@@ -62,7 +62,7 @@ def header(text):
     ],
     ids=["empty", "page", "bytes", "list", "cut", "8_bit_floats"],
 )
-def test_what_is_no_safetensors_file_is_one_line(tmp_path, content):
+def test_an_invalid_safetensors_file_is_an_error(tmp_path, content):
     path = tmp_path / "a.safetensors"
     path.write_bytes(content)
     with pytest.raises(UserError) as caught:
@@ -71,7 +71,7 @@ def test_what_is_no_safetensors_file_is_one_line(tmp_path, content):
     assert str(path) in str(caught.value)
 
 
-def test_a_cut_file_is_one_line(tmp_path):
+def test_a_truncated_file_is_an_error(tmp_path):
     whole = safetensors.numpy.save({"a": np.zeros(100, np.float32)})
     path = tmp_path / "a.safetensors"
     for length in (1, 8, 20, len(whole) - 1):
@@ -88,7 +88,7 @@ def test_a_cut_file_is_one_line(tmp_path):
         ("weights.bin", r"neither \.safetensors nor \.pt"),
     ],
 )
-def test_a_path_that_is_no_file_of_tensors_is_named(tmp_path, name, named):
+def test_a_path_that_is_not_a_file_of_tensors_is_an_error(tmp_path, name, named):
     (tmp_path / "folder.safetensors").mkdir()
     (tmp_path / "weights.bin").touch()
     with pytest.raises(UserError, match=named):
@@ -110,7 +110,7 @@ def test_without_pytorch_a_pt_file_names_the_extra(tmp_path, monkeypatch):
     assert [path.name for path in tmp_path.iterdir()] == ["a.pt"]
 
 
-def test_a_place_that_cannot_be_written_is_one_line(tmp_path):
+def test_a_path_that_cannot_be_written_is_an_error(tmp_path):
     (tmp_path / "file").touch()
     with pytest.raises(UserError, match="cannot be written") as caught:
         tensor_files.write(tmp_path / "file" / "a.safetensors", {})

@@ -1,4 +1,4 @@
-"""PyTorch's own files, where PyTorch is installed: read as data, never run."""
+"""PyTorch files, if PyTorch is installed; they cannot run code."""
 
 import collections
 import contextlib
@@ -33,7 +33,7 @@ class Attack:
 
 
 @pytest.mark.parametrize("dtype", plain.DTYPES)
-def test_tensors_come_back_bit_for_bit(tmp_path, dtype):
+def test_pytorch_round_trip_is_exact(tmp_path, dtype):
     tensor_files.write(tmp_path / "a.pt", plain.make_tensors(dtype))
     plain.assert_same(tensor_files.read(tmp_path / "a.pt"), plain.make_tensors(dtype))
     assert [path.name for path in tmp_path.iterdir()] == ["a.pt"]
@@ -58,7 +58,7 @@ def test_a_state_dict_that_pytorch_wrote_is_read(tmp_path, dtype, is_zip):
 
 
 @pytest.mark.parametrize("is_zip", [True, False], ids=["zip", "legacy"])
-def test_a_file_that_would_run_code_is_refused_before_it_does(tmp_path, is_zip):
+def test_a_file_that_would_run_code_is_an_error(tmp_path, is_zip):
     path, made = tmp_path / "a.pt", tmp_path / "made"
     content = {"weight": torch.zeros(2), "more": Attack(made)}
     torch.save(content, path, _use_new_zipfile_serialization=is_zip)
@@ -69,7 +69,7 @@ def test_a_file_that_would_run_code_is_refused_before_it_does(tmp_path, is_zip):
     assert made.exists()
 
 
-def test_a_cut_file_is_one_line(tmp_path):
+def test_a_truncated_file_is_an_error(tmp_path):
     path = tmp_path / "a.pt"
     for is_zip in (True, False):
         content = {"weight": torch.zeros(1000)}
@@ -80,7 +80,7 @@ def test_a_cut_file_is_one_line(tmp_path):
             refused(path)
 
 
-def test_altered_and_arbitrary_bytes_are_one_line_or_tensors(tmp_path):
+def test_modified_files_are_errors_or_tensors(tmp_path):
     path = tmp_path / "a.pt"
     rng = np.random.default_rng(0)
     for is_zip in (True, False):
@@ -114,6 +114,6 @@ def test_altered_and_arbitrary_bytes_are_one_line_or_tensors(tmp_path):
     ],
     ids=["list", "tensor", "nested", "numbered", "sparse", "8_bit"],
 )
-def test_what_is_no_plain_dict_of_tensors_is_named(tmp_path, content, named):
+def test_content_other_than_a_dict_of_tensors_is_an_error(tmp_path, content, named):
     torch.save(content, tmp_path / "a.pt")
     assert named in refused(tmp_path / "a.pt")

@@ -30,7 +30,7 @@ RELEASED = {
 
 
 @pytest.mark.parametrize("kind", names.KINDS)
-def test_a_state_dict_survives_the_round_trip_bit_for_bit(kind):
+def test_state_dict_round_trip_is_exact(kind):
     tensors = golden_models.state_dict(kind)
     config = golden_models.CONFIGS[kind]
     back = torch_glide.to_torch(kind, config, golden_models.params(kind))
@@ -85,7 +85,7 @@ def test_a_long_list_of_wrong_tensors_shows_three_and_the_count():
     assert message.count(", ") == 2
 
 
-def test_a_name_with_line_ends_stays_in_its_line():
+def test_a_name_with_line_ends_is_quoted():
     tensors = {"a\nb": np.zeros(1, np.float32)}
     with pytest.raises(UserError, match=r"1 unknown: 'a\\nb'"):
         torch_glide.from_torch("base", golden_models.BASE, tensors)
@@ -115,14 +115,14 @@ def test_parameters_that_are_not_the_models_are_named():
         ("base", golden_models.CLIP),
     ],
 )
-def test_a_kind_that_does_not_fit_the_model_is_refused(kind, config):
+def test_a_kind_that_does_not_fit_the_model_is_an_error(kind, config):
     with pytest.raises(UserError, match="kind"):
         torch_glide.from_torch(kind, config, {})
 
 
 @pytest.mark.parametrize("kind", ["upsample-inpaint", "clip-image", "clip-text"])
 @pytest.mark.parametrize("dtype", [np.float16, ml_dtypes.bfloat16])
-def test_half_precision_survives_the_round_trip_bit_for_bit(kind, dtype):
+def test_half_precision_round_trip_is_exact(kind, dtype):
     config = golden_models.CONFIGS[kind]
     tensors = {k: v.astype(dtype) for k, v in golden_models.state_dict(kind).items()}
     params = torch_glide.from_torch(kind, config, tensors)
@@ -136,7 +136,7 @@ def test_half_precision_survives_the_round_trip_bit_for_bit(kind, dtype):
         )
 
 
-def test_tensors_of_several_types_keep_each_its_own():
+def test_tensors_keep_their_dtypes():
     tensors = golden_models.state_dict("clip-text")
     tensors["blocks.input.w_voc"] = tensors["blocks.input.w_voc"].astype(np.float16)
     params = torch_glide.from_torch("clip-text", golden_models.CLIP, tensors)
@@ -144,7 +144,7 @@ def test_tensors_of_several_types_keep_each_its_own():
     assert params["positional_embedding"].dtype == np.float32
 
 
-def test_types_that_cannot_be_kept_are_named():
+def test_unsupported_dtypes_are_named():
     tensors = golden_models.state_dict("clip-text")
     tensors["blocks.input.w_pos"] = tensors["blocks.input.w_pos"].astype(np.int64)
     # Layers lie in one array: this one's type would change.
@@ -166,7 +166,7 @@ PAPER = {
 
 
 @pytest.mark.parametrize("kind", PAPER)
-def test_a_tree_of_the_papers_size_takes_the_released_names(kind):
+def test_a_tree_of_the_papers_size_has_the_released_names(kind):
     config, num_layers, num_parameters = PAPER[kind]
     params = build.abstract_params(config)
     if kind.startswith("clip-"):

@@ -1,4 +1,4 @@
-"""Runs the scripts under launch/, with made-up programs of clouds on the path."""
+"""Runs the scripts of launch/, with stand-ins of the clouds' programs on the path."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Launchers check the settings on this machine before anything is queued."""
+"""Launchers check the settings on this machine before submission."""
 
 from __future__ import annotations
 
@@ -53,7 +53,7 @@ def asked(tmp_path):
         ("ssh", (), 2 * 8, None),
     ],
 )
-def test_the_check_is_of_as_many_devices_as_the_run_gets(
+def test_settings_are_checked_for_the_runs_number_of_devices(
     asked, engine, flags, devices, slices
 ):
     arguments = asked(engine, *flags)
@@ -107,9 +107,7 @@ def test_the_launchers_and_plans_know_the_same_slices(chip):
         ("ssh", "--config.train.num_steps=many", "num_steps"),
     ],
 )
-def test_a_mistake_in_the_settings_is_told_before_anything_is_queued(
-    engine, flag, named, tmp_path
-):
+def test_invalid_settings_are_errors_before_submission(engine, flag, named, tmp_path):
     for program in ("sbatch", "gcloud", "kubectl", "ssh", "rsync"):
         launchers.write_program(tmp_path, program, f'touch "{tmp_path}/called"')
     result = launchers.run(
@@ -124,7 +122,7 @@ def test_a_mistake_in_the_settings_is_told_before_anything_is_queued(
     assert not (tmp_path / "called").exists()
 
 
-def test_without_an_environment_one_line_says_that_nothing_was_checked(tmp_path):
+def test_without_an_environment_the_check_is_skipped_with_a_warning(tmp_path):
     environment = {"VIRTUAL_ENV": str(tmp_path)}
     command = (*COMMANDS["gke"], "--config.optim.learning_rte=1", "--dry_run")
     result = launchers.run(command, environment=environment)
@@ -133,7 +131,7 @@ def test_without_an_environment_one_line_says_that_nothing_was_checked(tmp_path)
     assert "gke.sh: the settings are not checked" in line
     assert "make_environment" in line
     # The line can be followed: what it names is there.
-    remedy = line.partition("to check them: ")[2]
+    remedy = line.partition("to create it: ")[2]
     assert shlex.split(remedy)[-1] == '. launch/environment.sh && make_environment ""'
     silent = launchers.run((*command, "--nocheck"), environment=environment)
     assert (silent.returncode, silent.stderr) == (0, "")
@@ -178,9 +176,7 @@ def test_tasks_without_gpus_share_the_cores_of_the_default_partition(tmp_path):
 
 
 @pytest.mark.parametrize("script", ["exit 1", "true", 'echo "cpu* 8 (null)"'])
-def test_cores_that_sinfo_does_not_name_are_left_to_the_cluster_with_a_line(
-    tmp_path, script
-):
+def test_without_sinfo_the_cluster_chooses_the_cores(tmp_path, script):
     launchers.write_program(tmp_path, "sinfo", script)
     command = ("slurm.sh", *launchers.RUN, "--gpus=8", "--chip=h100", "--nocheck")
     result = launchers.run((*command, "--dry_run"), programs=tmp_path)

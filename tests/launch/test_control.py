@@ -52,7 +52,7 @@ def control(
 
 
 @ENGINES
-def test_a_run_is_shown_without_the_words_around_it(engine, tmp_path):
+def test_status_shows_the_run_only(engine, tmp_path):
     script = f"cat <<'END'\n{SHOWN[engine]}\nEND"
     result, _ = control(engine, "status", tmp_path, script)
     assert (result.returncode, result.stderr) == (0, "")
@@ -63,7 +63,7 @@ def test_a_run_is_shown_without_the_words_around_it(engine, tmp_path):
 
 @ENGINES
 @pytest.mark.parametrize("action", ["status", "stop"])
-def test_a_run_that_is_not_there_is_told_in_one_line(engine, action, tmp_path):
+def test_a_missing_run_is_reported_in_one_line(engine, action, tmp_path):
     script = f"cat <<'END'\n{ABSENT[engine]}\nEND" if ABSENT[engine] else ""
     result, calls = control(engine, action, tmp_path, script)
     assert (result.returncode, result.stdout) == (1, "")
@@ -73,7 +73,7 @@ def test_a_run_that_is_not_there_is_told_in_one_line(engine, action, tmp_path):
 
 
 @ENGINES
-def test_a_run_is_stopped_after_it_was_found(engine, tmp_path):
+def test_stop_stops_an_existing_run(engine, tmp_path):
     script = f"cat <<'END'\n{SHOWN[engine]}\nEND"
     result, calls = control(engine, "stop", tmp_path, script)
     assert result.returncode == 0, result.stderr
@@ -81,7 +81,7 @@ def test_a_run_is_stopped_after_it_was_found(engine, tmp_path):
 
 
 @ENGINES
-def test_a_program_that_fails_is_not_taken_for_an_absent_run(engine, tmp_path):
+def test_a_failing_program_is_an_error(engine, tmp_path):
     result, calls = control(engine, "stop", tmp_path, "echo no login >&2; exit 1")
     assert (result.returncode, result.stdout) == (2, "")
     assert result.stderr.splitlines()[0] == "no login"
@@ -97,16 +97,14 @@ case "$*" in
   *" ssh "*) echo "SSH: connecting"; {told} ;;
 esac
 """
-TOLD = 'echo "base64 on w-0, process 0: saves itself and ends"'
+TOLD = 'echo "base64 on w-0, process 0: saves a checkpoint and exits"'
 
 
 @pytest.mark.parametrize(
     ("state", "told", "deletes"),
     [("ACTIVE", TOLD, False), ("ACTIVE", ":", True), ("WAITING", ":", True)],
 )
-def test_slices_are_given_back_at_once_where_nothing_has_to_be_saved(
-    state, told, deletes, tmp_path
-):
+def test_slices_without_a_run_are_released_at_once(state, told, deletes, tmp_path):
     script = QUEUE.format(state=state, told=told, code=0)
     result, calls = control("queued_resource", "stop", tmp_path, script)
     assert result.returncode == 0, result.stderr
@@ -115,14 +113,14 @@ def test_slices_are_given_back_at_once_where_nothing_has_to_be_saved(
     assert len(stops) == (2 if state == "ACTIVE" else 0), "on both slices"
 
 
-def test_slices_are_kept_where_a_host_cannot_be_asked(tmp_path):
+def test_slices_are_kept_if_a_host_cannot_be_reached(tmp_path):
     script = QUEUE.format(state="ACTIVE", told=":", code=255)
     result, calls = control("queued_resource", "stop", tmp_path, script)
     assert result.returncode == 2
     assert not any("delete" in call for call in calls)
 
 
-def test_a_resource_that_is_gone_has_no_run(tmp_path):
+def test_a_deleted_resource_has_no_run(tmp_path):
     script = QUEUE.format(state="", told=":", code=0)
     result, _ = control("queued_resource", "status", tmp_path, script)
     assert (result.returncode, result.stdout) == (1, "")

@@ -1,4 +1,4 @@
-"""launch/curves.sh: what it starts, in which order, and what it refuses."""
+"""launch/curves.sh: its commands, their order, and errors."""
 
 from __future__ import annotations
 
@@ -55,7 +55,7 @@ def where(tmp_path):
     return f"--root={tmp_path / 'curves'}", f"--models={tmp_path / 'models'}"
 
 
-def test_it_looks_at_real_pictures_sweeps_reports_and_draws(start, where, tmp_path):
+def test_it_makes_a_reference_sweeps_reports_and_plots(start, where, tmp_path):
     code, commands, _ = start(*where)
     assert code == 0
     reference, sweep, report, draw = commands
@@ -77,7 +77,7 @@ def test_a_second_start_keeps_the_reference(start, where):
     assert [command[0] for command in commands] == ["sweep", "sweep", "evaluate"]
 
 
-def test_its_flags_make_nine_runs_that_glide_evaluate_takes(
+def test_its_flags_make_nine_runs_of_glide_evaluate(
     start, where, tmp_path, monkeypatch, capsys
 ):
     _, (_, sweep, *_), _ = start(*where, "--", "--num_images=64")
@@ -94,14 +94,14 @@ def test_its_flags_make_nine_runs_that_glide_evaluate_takes(
 
 
 @pytest.mark.parametrize(
-    ("flags", "told"),
+    ("flags", "message"),
     [
-        (("--models=absent",), "--models=absent has no base_cfg; train them by"),
-        (("--scale=3",), "--scale=3 is not known; see --help"),
+        (("--models=absent",), "--models=absent has no base_cfg"),
+        (("--scale=3",), "--scale=3 is not a flag; see --help"),
     ],
 )
-def test_a_mistake_is_told_in_one_line_and_nothing_is_started(start, flags, told):
+def test_a_user_error_is_one_line_and_starts_nothing(start, flags, message):
     code, commands, error = start(*flags)
     assert (code, commands) == (2, [])
     (line,) = error.splitlines()
-    assert told in line
+    assert message in line

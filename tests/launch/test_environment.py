@@ -1,4 +1,4 @@
-"""launch/environment.sh: which Python a machine without a supported one gets."""
+"""launch/environment.sh on machines without a supported Python."""
 
 from __future__ import annotations
 
@@ -57,7 +57,7 @@ PIP = "python -m ensurepip"
 VENV = "uv venv --quiet --no-project --python 3.12 .venv"
 
 
-def test_a_machine_with_python_3_10_alone_gets_a_newer_one_from_uv(machine, tmp_path):
+def test_uv_installs_a_supported_python(machine, tmp_path):
     installs = f'echo "old $*" >>calls; mkdir -p "$7/bin"; cp {tmp_path}/uv "$7/bin/uv"'
     launchers.write_program(tmp_path, "uv", UV)
     (machine / "cp").symlink_to(shutil.which("cp"))
@@ -72,7 +72,7 @@ def test_a_machine_with_python_3_10_alone_gets_a_newer_one_from_uv(machine, tmp_
     assert not list(tmp_path.glob("tmp.*")), "uv itself is not kept"
 
 
-def test_uv_that_is_there_is_used(machine, tmp_path):
+def test_an_installed_uv_is_used(machine, tmp_path):
     launchers.write_program(machine, "uv", UV)
     assert make(tmp_path, machine).returncode == 0
     assert calls(tmp_path) == [VENV, PIP, INSTALL]
@@ -90,13 +90,15 @@ def test_uv_that_is_there_is_used(machine, tmp_path):
         {"uv": "mkdir .venv; echo 'no network' >&2; exit 2"},
     ],
 )
-def test_without_any_way_to_a_python_the_remedy_is_told(machine, tmp_path, programs):
+def test_without_a_python_the_remedy_is_reported(machine, tmp_path, programs):
     for name, script in programs.items():
         launchers.write_program(machine, name, script)
     result = make(tmp_path, machine)
     assert result.returncode == 2
     last = result.stderr.splitlines()[-1]
-    assert last.startswith("No Python 3.11 or 3.12 here, and uv could not install one;")
+    assert last.startswith(
+        "Python 3.11 or 3.12 is not installed, and uv could not install it;"
+    )
     assert "PYTHON=/path/to/python3.12" in last
     assert not (tmp_path / ".venv").exists(), "half of one is not kept"
 

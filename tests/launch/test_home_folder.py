@@ -1,4 +1,4 @@
-"""`~` in a launcher's paths: this machine's home folder, or refused in one line."""
+"""`~` in a launcher's paths: this machine's home folder, or an error."""
 
 from __future__ import annotations
 
@@ -27,11 +27,11 @@ def test_slurm_nodes_have_the_paths_of_this_machine(tmp_path):
 
 
 @pytest.mark.parametrize("name", [n for n in launchers.COMMANDS if n != "slurm"])
-def test_hosts_with_home_folders_of_their_own_refuse_it(tmp_path, name):
+def test_hosts_with_different_home_folders_reject_it(tmp_path, name):
     result = run(tmp_path, name, "--workdir=~/runs/base")
     assert result.returncode == 2
     (line,) = result.stderr.splitlines()
-    assert "--workdir=~/runs/base: the hosts have home folders" in line
+    assert "--workdir=~/runs/base: " in line
 
 
 @pytest.mark.parametrize(
@@ -42,7 +42,7 @@ def test_hosts_with_home_folders_of_their_own_refuse_it(tmp_path, name):
         ("ssh", "--folder=~/glide_jax"),
     ],
 )
-def test_what_cannot_be_expanded_is_refused(tmp_path, name, flag):
+def test_other_uses_of_the_tilde_are_errors(tmp_path, name, flag):
     result = run(tmp_path, name, flag)
     assert result.returncode == 2
     (line,) = result.stderr.splitlines()
@@ -65,7 +65,7 @@ def test_a_configuration_of_the_project_is_found_by_its_name(tmp_path, name):
     assert "--config=experiments/configs/base64.py:paper" in result.stdout
 
 
-def test_hosts_with_tpus_are_not_asked_for_gpus(tmp_path):
+def test_hosts_with_tpus_need_no_gpus(tmp_path):
     command = [flag for flag in launchers.COMMANDS["ssh"] if "--gpus=" not in flag]
     command = [re.sub("--chip=.*", "--chip=v5p", flag) for flag in command]
     result = launchers.run((*command, "--dry_run"))

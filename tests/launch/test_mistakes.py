@@ -1,4 +1,4 @@
-"""A launcher tells every mistake in one line, with exit code 2, and submits nothing."""
+"""User errors of a launcher: one line, exit code 2, no submission."""
 
 from __future__ import annotations
 
@@ -41,15 +41,18 @@ def refused(*command: str) -> str:
         ((launchers.CONFIG, "--name=a b"), "--name=a b is not a valid name; use up to"),
     ],
 )
-def test_what_every_engine_asks(script, flags, named):
+def test_common_flags_are_checked(script, flags, named):
     assert named in refused(script, *flags)
 
 
 @pytest.mark.parametrize(
     ("command", "named"),
     [
-        (("gke.sh", launchers.CONFIG, "--name=Base_64"), "up to 40 small letters"),
-        (("gke.sh", launchers.CONFIG, f"--name={'a' * 41}"), "up to 40 small letters"),
+        (("gke.sh", launchers.CONFIG, "--name=Base_64"), "up to 40 lowercase letters"),
+        (
+            ("gke.sh", launchers.CONFIG, f"--name={'a' * 41}"),
+            "up to 40 lowercase letters",
+        ),
         ((*SLURM, "--nodes=0"), "--nodes=0 is not a whole number of 1 or more"),
         ((*SLURM, "--gpus=eight"), "--gpus=eight is not a whole number"),
         ((*SLURM, "--restarts=-1"), "--restarts=-1 is not a whole number of 0 or more"),
@@ -57,16 +60,25 @@ def test_what_every_engine_asks(script, flags, named):
         ((*SLURM, "--workdir=s3://bucket"), "is not a folder of a bucket"),
         ((*GKE, "--tpu=v5p-9999"), "no slice of v5p has 4999 chips"),
         ((*GKE, "--tpu=v2-8", "--slices=1"), "GKE has no v2; use launch/tpu_vm.sh"),
-        ((*QUEUED, "--tpu=v3-32"), "--slices=2: Cloud TPU joins slices from v4 on"),
+        (
+            (*QUEUED, "--tpu=v3-32"),
+            "--slices=2: Cloud TPU connects slices of v4 and later",
+        ),
         ((*GKE, "--tpu=h100"), "--tpu=h100 is not a TPU slice"),
-        ((*GKE, "--tpu=v5e:3x3"), "no slice of v5e is 3x3; there are 1x1 2x2 2x4 4x4"),
+        (
+            (*GKE, "--tpu=v5e:3x3"),
+            "no slice of v5e has the shape 3x3; use one of 1x1 2x2 2x4 4x4",
+        ),
         ((*GKE, "--tpu=v5p:0x4x4"), "--tpu=v5p:0x4x4 is not a TPU slice"),
-        ((*GKE, "--tpu=v5p:4x8"), "no slice of v5p is 4x8; there are 2x2x1 2x2x2"),
+        (
+            (*GKE, "--tpu=v5p:4x8"),
+            "no slice of v5p has the shape 4x8; use one of 2x2x1",
+        ),
         ((*GKE, "--capacity=cheap"), "--capacity=cheap is not one of spot, reserved"),
-        ((*GKE, "--workdir=runs/x"), "name a path from the root that all hosts share"),
+        ((*GKE, "--workdir=runs/x"), "use an absolute path that all hosts share"),
         ((*GKE, "--workdir=s3://b/x"), "--workdir=s3://b/x cannot be used here"),
         (("gke.sh", *RUN, "--tpu=v5p-8"), "--image is missing, e.g."),
-        ((*QUEUED, "--workdir=/nfs/x"), "cannot be used here; name gs://BUCKET/PATH"),
+        ((*QUEUED, "--workdir=/nfs/x"), "cannot be used here; use gs://BUCKET/PATH"),
         (
             (*QUEUED, "--tpu=v5p:4x4x16"),
             "v5p-512 the shape 4x8x8; use --tpu=v5p-512 for that",
@@ -84,9 +96,9 @@ def test_what_every_engine_asks(script, flags, named):
         ((*SSH, "--chip=a100"), "--chip=a100 is not known; use one of cpu v2"),
         ((*SLURM, "--chip=h1000"), "--chip=h1000 is not known"),
         ((*SLURM, "--cpus=0"), "--cpus=0 is not a whole number of 1"),
-        ((*SLURM, "--cpus=12", "--gpus=8"), "give a multiple of 8"),
-        ((*SLURM, "--cpus_per_task=12"), "the flag is --cpus now, the cores of a node"),
-        ((*SLURM, "--mem=64"), "give a number with a unit, such as 64G"),
+        ((*SLURM, "--cpus=12", "--gpus=8"), "use a multiple of 8"),
+        ((*SLURM, "--cpus_per_task=12"), "the flag is --cpus, the cores of a node"),
+        ((*SLURM, "--mem=64"), "use a number with a unit, such as 64G"),
         ((*SLURM, "--mem=64GB"), "--mem=64GB is not an amount of memory"),
         ((*SLURM, "--nocheck=yes"), "--nocheck=yes is not a flag"),
         ((*QUEUED, "--on_failure=ask"), "--on_failure=ask is not one of keep, delete"),
@@ -98,7 +110,7 @@ def test_what_every_engine_asks(script, flags, named):
         ),
         (
             (*launchers.COMMANDS["skypilot"], "--accelerators=H100:none"),
-            "does not say how many GPUs a node has",
+            "is not KIND or KIND:NUMBER",
         ),
         (
             (*SLURM, "--workdir=runs/$(id)"),
@@ -108,7 +120,7 @@ def test_what_every_engine_asks(script, flags, named):
         ((*SSH, "--workdir=runs/x"), "--workdir=runs/x cannot be used here"),
     ],
 )
-def test_what_an_engine_cannot_do_is_named_with_the_remedy(command, named):
+def test_flags_of_an_engine_are_checked(command, named):
     assert named in refused(*command)
 
 
@@ -129,12 +141,12 @@ def test_what_an_engine_cannot_do_is_named_with_the_remedy(command, named):
         ),
     ],
 )
-def test_what_stop_asks(engine, flags, named):
+def test_flags_of_stop_are_checked(engine, flags, named):
     assert named in refused(launchers.CONTROLS[engine][0], "stop", *flags)
 
 
 @pytest.mark.parametrize("flag", ["--name=other", "--config.train.num_steps=9"])
-def test_a_flag_that_is_given_twice_is_refused(flag):
+def test_a_flag_that_is_given_twice_is_an_error(flag):
     command = [launchers.LAUNCH / "slurm.sh", *RUN, flag, flag, "--dry_run"]
     result = subprocess.run(command, capture_output=True, text=True)
     assert (result.returncode, result.stdout) == (2, "")
@@ -142,9 +154,7 @@ def test_a_flag_that_is_given_twice_is_refused(flag):
 
 
 @pytest.mark.parametrize("engine", launchers.COMMANDS)
-def test_a_program_that_is_missing_is_asked_for_only_when_it_is_needed(
-    engine, tmp_path
-):
+def test_a_missing_program_is_an_error_except_in_a_dry_run(engine, tmp_path):
     """The machine of this test has bash and the basic tools, and nothing else."""
     needed = ["bash", "env", "basename", "dirname", "cat", "sed", "paste", "rm"]
     for name in needed:
@@ -161,7 +171,7 @@ def test_a_program_that_is_missing_is_asked_for_only_when_it_is_needed(
     }.get(command[0], "gcloud")
     assert result.returncode == 2
     (line,) = result.stderr.splitlines()
-    assert f"{program} is not on this machine" in line
+    assert f"{program} is not installed" in line
     assert "--dry_run" in line
 
 

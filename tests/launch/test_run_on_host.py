@@ -1,4 +1,4 @@
-"""What runs on every host: flags, log, signals, exit codes, restarts.
+"""launch/run_on_host.sh: flags, log, signals, exit codes, restarts.
 
 `glide` is a stand-in here: a Python of a made-up environment that does what the test
 says. Slurm's test runs the whole of it.
@@ -21,7 +21,7 @@ from tests.launch import launchers
 HOST = socket.gethostname()
 
 
-def heed_signals() -> None:
+def handle_signals() -> None:
     """What these tests are started by, such as nohup, may have had some ignored."""
     for number in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP):
         signal.signal(number, signal.SIG_DFL)
@@ -59,7 +59,7 @@ def host(tmp_path):
             stderr=subprocess.PIPE,
             text=True,
             start_new_session=True,
-            preexec_fn=heed_signals,
+            preexec_fn=handle_signals,
         )
         started.append(process)
         return process
@@ -90,7 +90,7 @@ def test_the_exit_code_is_that_of_the_run(host, tmp_path, code):
     assert left.read_text() == f"{code}\n"
 
 
-def test_arguments_reach_the_run_as_they_were_given(host, tmp_path):
+def test_arguments_are_passed_unchanged(host, tmp_path):
     script = f'printf "%s\\n" "$@" >"{tmp_path}/arguments"'
     assert host(script).wait(timeout=30) == 0
     assert (tmp_path / "arguments").read_text().splitlines() == [
@@ -99,7 +99,7 @@ def test_arguments_reach_the_run_as_they_were_given(host, tmp_path):
     ]
 
 
-def test_the_log_of_a_host_is_kept_beside_what_is_shown(host, tmp_path):
+def test_the_output_of_a_host_is_logged(host, tmp_path):
     process = host('echo "$XLA_FLAGS"; echo wrong >&2; exit 2')
     shown, _ = process.communicate(timeout=30)
     log = (tmp_path / "run" / "logs" / f"{HOST}.log").read_text()
@@ -108,7 +108,7 @@ def test_the_log_of_a_host_is_kept_beside_what_is_shown(host, tmp_path):
     assert log.splitlines()[-1].endswith("exit code 2")
 
 
-def test_processes_of_one_host_have_a_log_each(host, tmp_path):
+def test_each_process_of_a_host_has_a_log(host, tmp_path):
     assert host("exit 0", SLURM_PROCID="3").wait(timeout=30) == 0
     assert (tmp_path / "run" / "logs" / f"{HOST}.3.log").exists()
 
@@ -123,7 +123,7 @@ def test_processes_of_one_host_have_a_log_each(host, tmp_path):
         ([1], 5, 1, 1),  # an error of ours is no reason to try again
     ],
 )
-def test_a_run_is_started_again_on_the_codes_that_mean_again(
+def test_a_run_is_restarted_after_retryable_codes(
     host, tmp_path, codes, restarts, last, calls
 ):
     (tmp_path / "codes").write_text("\n".join(map(str, codes)) + "\n")
@@ -136,21 +136,22 @@ def test_a_run_is_started_again_on_the_codes_that_mean_again(
 
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
-def test_a_signal_between_two_starts_is_the_end(host, tmp_path, number):
+def test_a_signal_between_two_starts_ends_the_run(host, tmp_path, number):
     process = host("exit 42", GLIDE_JAX_RESTART_PAUSE_SECS="60")
     for line in process.stdout:
-        if "starting again" in line:
+        if "restarting" in line:
             break
     process.send_signal(number)
     assert process.wait(timeout=30) == 42
     assert len((tmp_path / "calls").read_text().splitlines()) == 1
 
 
-def test_a_signal_before_the_first_start_is_the_end(tmp_path):
+def test_a_signal_before_the_first_start_ends_the_run(tmp_path):
     """As of ssh.sh, while it copies the code."""
     script = (
-        f". {launchers.LAUNCH}/restart.sh; trap 'STOP_AGAIN=yes' TERM; kill -TERM $$; "
-        f"run_again 3 touch {tmp_path}/started"
+        f". {launchers.LAUNCH}/restart.sh; trap 'STOP_REQUESTED=yes' TERM; "
+        "kill -TERM $$; "
+        f"run_with_restarts 3 touch {tmp_path}/started"
     )
     assert subprocess.run(["bash", "-c", script], check=False).returncode == 143
     assert not (tmp_path / "started").exists()
@@ -163,7 +164,7 @@ SAVES_ITSELF = (
 
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT, signal.SIGHUP])
-def test_a_signal_lets_the_run_save_itself_and_is_the_end(host, tmp_path, number):
+def test_a_signal_makes_the_run_save_and_exit(host, tmp_path, number):
     process = host(SAVES_ITSELF.format(folder=tmp_path), "--restarts=5")
     wait_for(tmp_path / "ready")
     process.send_signal(number)
@@ -175,7 +176,7 @@ def test_a_signal_lets_the_run_save_itself_and_is_the_end(host, tmp_path, number
     assert "saved" in (tmp_path / "run" / "logs" / f"{HOST}.log").read_text()
 
 
-def test_a_signal_to_all_processes_leaves_the_last_words_in_the_log(host, tmp_path):
+def test_the_log_is_complete_after_a_signal_to_all_processes(host, tmp_path):
     """As Slurm and a closed terminal send it."""
     process = host(SAVES_ITSELF.format(folder=tmp_path))
     wait_for(tmp_path / "ready")
@@ -184,7 +185,7 @@ def test_a_signal_to_all_processes_leaves_the_last_words_in_the_log(host, tmp_pa
     assert "saved" in (tmp_path / "run" / "logs" / f"{HOST}.log").read_text()
 
 
-def test_setup_runs_first_and_its_failure_is_the_end(host, tmp_path):
+def test_setup_runs_first_and_its_failure_ends_the_run(host, tmp_path):
     process = host("exit 0", f"--setup=touch {tmp_path}/mounted && false")
     assert process.wait(timeout=30) == 5
     assert (tmp_path / "mounted").exists()
@@ -213,7 +214,7 @@ def test_each_step_of_the_preparation_is_in_the_workdirs_log(host, tmp_path):
         (["--workdir=/dev/null/run"], {}, "--workdir=/dev/null/run failed"),
     ],
 )
-def test_a_host_that_cannot_be_prepared_says_at_which_step_and_keeps_the_log(
+def test_a_failed_preparation_reports_the_step_and_keeps_the_log(
     host, tmp_path, flags, environment, step
 ):
     process = host("exit 0", f"--codes={tmp_path}", *flags, **environment)
@@ -231,7 +232,7 @@ def test_a_host_that_cannot_be_prepared_says_at_which_step_and_keeps_the_log(
     ("scheme", "program", "verb"),
     [("gs", "gcloud", "storage cp"), ("s3", "aws", "s3 cp")],
 )
-def test_the_log_of_a_host_that_cannot_mount_its_bucket_goes_there_all_the_same(
+def test_the_log_is_uploaded_if_the_bucket_cannot_be_mounted(
     host, tmp_path, scheme, program, verb
 ):
     programs = tmp_path / "programs"
@@ -250,7 +251,7 @@ def test_the_log_of_a_host_that_cannot_mount_its_bucket_goes_there_all_the_same(
     copied = (tmp_path / "copies").read_text()
     assert copied.startswith(f"{verb} ")
     assert copied.rstrip().endswith(there)
-    assert "is not on" in (tmp_path / "copied").read_text()
+    assert "is not installed on" in (tmp_path / "copied").read_text()
 
 
 @pytest.mark.parametrize(("scheme", "program"), [("gs", "gcsfuse"), ("s3", "s3fs")])
@@ -274,7 +275,7 @@ def test_a_bucket_is_mounted_once_and_written_as_a_folder(
     assert (folder / "runs" / "a" / "logs" / f"{HOST}.log").exists()
 
 
-def test_a_bucket_without_its_file_system_is_told_with_the_remedy(host, tmp_path):
+def test_a_missing_file_system_of_a_bucket_is_an_error(host, tmp_path):
     programs = tmp_path / "programs"
     basics = "bash basename cat date dirname flock hostname id mkdir mktemp tail wc"
     for name in basics.split():
@@ -289,7 +290,7 @@ def test_a_bucket_without_its_file_system_is_told_with_the_remedy(host, tmp_path
     )
     assert process.wait(timeout=30) == 5
     message = process.stderr.read()
-    assert f"gcsfuse is not on {HOST}; install it in --setup" in message
+    assert f"gcsfuse is not installed on {HOST}; install it in --setup" in message
 
 
 def host_runs(tmp_path, action: str, name: str) -> subprocess.CompletedProcess:
@@ -302,7 +303,7 @@ def host_runs(tmp_path, action: str, name: str) -> subprocess.CompletedProcess:
     )
 
 
-def test_a_run_is_found_by_its_name_and_stopped_for_good(host, tmp_path):
+def test_a_run_is_found_by_name_and_stopped(host, tmp_path):
     there = tmp_path / "there"
     script = (
         f"trap 'kill $!; exit 42' TERM; echo step 7; touch {there}; sleep 60 & wait"
@@ -311,12 +312,14 @@ def test_a_run_is_found_by_its_name_and_stopped_for_good(host, tmp_path):
     wait_for(there)
     shown = host_runs(tmp_path, "status", "base64").stdout
     assert f"base64 on {HOST}, process 0: pid {process.pid}, " in shown
-    assert shown.endswith("which ends with: step 7\n")
+    assert shown.endswith("last line: step 7\n")
     assert host_runs(tmp_path, "is_stopped", "base64").returncode == 1
     for other in ("base6", "base", "base64.0"):
         assert host_runs(tmp_path, "stop", other).stdout == ""
     stopped = host_runs(tmp_path, "stop", "base64")
-    assert stopped.stdout == f"base64 on {HOST}, process 0: saves itself and ends\n"
+    assert (
+        stopped.stdout == f"base64 on {HOST}, process 0: saves a checkpoint and exits\n"
+    )
     assert process.wait(timeout=30) == 42, "and is not started again"
     assert host_runs(tmp_path, "status", "base64").stdout == ""
     assert host_runs(tmp_path, "is_stopped", "base64").returncode == 0
@@ -324,7 +327,7 @@ def test_a_run_is_found_by_its_name_and_stopped_for_good(host, tmp_path):
     assert host_runs(tmp_path, "is_stopped", "base64").returncode == 1
 
 
-def test_another_program_with_the_number_of_a_run_is_left_alone(tmp_path):
+def test_another_program_with_the_same_process_id_is_not_stopped(tmp_path):
     with subprocess.Popen(["sleep", "60"]) as other:
         folder = tmp_path / f"glide_jax.{os.getuid()}" / "runs" / "base64"
         folder.mkdir(parents=True)

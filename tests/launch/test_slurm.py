@@ -1,4 +1,4 @@
-"""launch/slurm.sh on a real Slurm: submitted, requeued twice, finished; or stopped."""
+"""launch/slurm.sh on a real Slurm: submission, requeues, completion, stop."""
 
 from __future__ import annotations
 
@@ -123,9 +123,7 @@ def saved_steps(workdir) -> list[int]:
     return sorted(int(path.name) for path in (workdir / "checkpoints").iterdir())
 
 
-def test_a_run_that_is_requeued_and_preempted_goes_on_to_its_end(
-    cluster, experiment, tmp_path
-):
+def test_a_run_finishes_after_requeue_and_preemption(cluster, experiment, tmp_path):
     workdir = tmp_path / "run"
     number = submit(cluster, experiment, workdir)
     # One process a node of two cores, which a site's default would give one.
@@ -163,7 +161,7 @@ def test_a_run_that_is_requeued_and_preempted_goes_on_to_its_end(
     assert len(list((workdir / "logs").glob("*.1.log"))) == 1, "a log for each process"
 
 
-def test_a_mistake_is_the_end_of_a_job(cluster, experiment, tmp_path):
+def test_a_user_error_ends_the_job(cluster, experiment, tmp_path):
     workdir = tmp_path / "run"
     # Nobody sees on this machine that the data are missing on the nodes.
     source = "--config.data.sources=('folder:/absent',)"
@@ -178,9 +176,7 @@ def test_a_mistake_is_the_end_of_a_job(cluster, experiment, tmp_path):
     assert "/absent" in logs(workdir)
 
 
-def test_a_run_that_is_stopped_saves_itself_and_is_not_requeued(
-    cluster, experiment, tmp_path
-):
+def test_a_stopped_run_saves_and_is_not_requeued(cluster, experiment, tmp_path):
     workdir = tmp_path / "run"
     number = submit(cluster, experiment, workdir, "--mem=1G", "--cpus=2")
     job = cluster.job(number)
@@ -191,7 +187,7 @@ def test_a_run_that_is_stopped_saves_itself_and_is_not_requeued(
     assert shown.stdout.startswith(f"job {number}: RUNNING for ")
     stopped = control(cluster, "stop")
     assert stopped.returncode == 0, stopped.stderr
-    assert f"job {number} saves itself and ends" in stopped.stdout
+    assert f"job {number} saves a checkpoint and exits" in stopped.stdout
     job = wait_for_state(cluster, number, "FAILED", "PENDING", timeout_secs=90)
     assert (job["JobState"], job["ExitCode"]) == ("FAILED", "42:0")
     assert job["Restarts"] == "0"
@@ -205,7 +201,7 @@ def test_a_run_that_is_stopped_saves_itself_and_is_not_requeued(
         assert line.startswith("slurm.sh: there is no run small of yours in the queue")
 
 
-def test_a_job_that_waits_is_cancelled_by_stop(cluster, experiment, tmp_path):
+def test_stop_cancels_a_pending_job(cluster, experiment, tmp_path):
     cluster.environment["SBATCH_BEGIN"] = "now+1hour"
     try:
         number = submit(cluster, experiment, tmp_path / "run")
@@ -244,7 +240,7 @@ def start_sleeping(cluster, folder, *flags) -> str:
     return number
 
 
-def test_a_job_that_is_cancelled_does_not_requeue_itself(cluster, tmp_path):
+def test_a_cancelled_job_does_not_requeue_itself(cluster, tmp_path):
     number = start_sleeping(cluster, tmp_path)
     cluster.run("scancel", number)
 
@@ -274,7 +270,7 @@ def test_all_tasks_of_a_sweep_are_stopped(cluster, tmp_path):
     assert all("exit code 143; restarts before: 0" in log for log in logs)
 
 
-def test_a_task_that_requeues_itself_leaves_the_others_alone(cluster, tmp_path):
+def test_a_requeued_task_does_not_affect_the_others(cluster, tmp_path):
     number = start_sleeping(cluster, tmp_path, "--array=0-1%2")
     both = ["squeue", "--noheader", "--states=RUNNING", "--format=%i"]
     slurm_cluster.wait_until(
@@ -291,7 +287,7 @@ def test_a_task_that_requeues_itself_leaves_the_others_alone(cluster, tmp_path):
     assert control(cluster, "stop", "signals").returncode == 0
 
 
-def test_a_mistake_in_the_settings_is_told_before_a_job_is_queued(
+def test_invalid_settings_are_errors_before_a_job_is_queued(
     cluster, experiment, tmp_path
 ):
     flag = "--config.train.num_steps=many"

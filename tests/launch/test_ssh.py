@@ -1,4 +1,4 @@
-"""launch/ssh.sh over a real ssh server: two hosts, which are this machine twice."""
+"""launch/ssh.sh over a real ssh server, with this machine as both hosts."""
 
 from __future__ import annotations
 
@@ -121,9 +121,7 @@ def control(programs, tmp_path, action):
     return launchers.run(command, programs=programs)
 
 
-def test_a_run_is_shown_and_stopped_by_its_name_and_its_launcher_ends(
-    programs, command, tmp_path
-):
+def test_a_run_is_shown_and_stopped_by_name(programs, command, tmp_path):
     nothing = control(programs, tmp_path, "status")
     assert (nothing.returncode, nothing.stdout) == (1, "")
     assert nothing.stderr == "ssh.sh: there is no run small on first, second\n"
@@ -144,7 +142,7 @@ def test_a_run_is_shown_and_stopped_by_its_name_and_its_launcher_ends(
             assert stopped.returncode == 0, stopped.stderr
             assert launcher.wait(timeout=200) == 42
         assert newest_step(tmp_path) < STEPS
-        assert "starting again" not in (tmp_path / "shown").read_text()
+        assert "restarting (" not in (tmp_path / "shown").read_text()
         steps = {int(p.name) for p in (tmp_path / "run" / "checkpoints").iterdir()}
         assert max(steps) >= newest_step(tmp_path)
     assert control(programs, tmp_path, "stop").returncode == 1
@@ -153,7 +151,7 @@ def test_a_run_is_shown_and_stopped_by_its_name_and_its_launcher_ends(
     assert not {".git", ".venv", "runs"} & copied
 
 
-def test_hosts_that_cannot_be_reached_are_told(programs, tmp_path):
+def test_unreachable_hosts_are_reported(programs, tmp_path):
     launchers.write_program(programs, "ssh", "exit 255")
     result = control(programs, tmp_path, "status")
     assert result.returncode == 2
@@ -161,9 +159,7 @@ def test_hosts_that_cannot_be_reached_are_told(programs, tmp_path):
     assert "status: ssh failed with code 1" in result.stderr.splitlines()[-1]
 
 
-def test_a_run_that_is_interrupted_saves_itself_and_goes_on_later(
-    programs, command, tmp_path
-):
+def test_an_interrupted_run_saves_and_resumes(programs, command, tmp_path):
     environment = {**os.environ, "PATH": f"{programs}:{os.environ['PATH']}"}
     logs = tmp_path / "run" / "logs"
     with (tmp_path / "shown").open("w") as shown:

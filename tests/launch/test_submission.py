@@ -1,4 +1,4 @@
-"""A launcher hands over exactly what its dry run shows.
+"""A launcher runs exactly what its dry run shows.
 
 The programs of the clouds are stand-ins that write down what they are given: there is
 no cloud here. Slurm and ssh run for real in test_slurm.py and test_ssh.py.
@@ -52,7 +52,7 @@ def shown(command: tuple[str, ...]) -> list[str]:
         ("gke_nfs", "kubectl", "apply -f -"),
     ],
 )
-def test_a_rendered_file_goes_to_the_standard_input(
+def test_a_rendered_file_is_passed_on_standard_input(
     engine, program, arguments, programs, tmp_path
 ):
     command = launchers.COMMANDS[engine]
@@ -68,7 +68,7 @@ def test_slurm_has_a_folder_for_its_log_before_the_job_starts(programs, tmp_path
     assert (tmp_path / "run" / "logs").is_dir()
 
 
-def test_skypilot_is_given_the_file_that_is_shown(programs, tmp_path):
+def test_skypilot_gets_the_file_of_the_dry_run(programs, tmp_path):
     launchers.write_program(
         programs,
         "sky",
@@ -86,9 +86,7 @@ def test_skypilot_is_given_the_file_that_is_shown(programs, tmp_path):
     assert not {".git", ".venv", "runs"} & set(copied)
 
 
-def test_xpk_is_given_the_command_in_one_piece_and_a_copy_of_the_checkout(
-    programs, tmp_path
-):
+def test_xpk_gets_the_command_and_a_copy_of_the_checkout(programs, tmp_path):
     launchers.write_program(
         programs,
         "xpk",
@@ -154,9 +152,7 @@ def verbs(calls: list[str]) -> list[str]:
     return [line.removeprefix("gcloud ").split("resources ")[-1][:6] for line in calls]
 
 
-def test_slices_are_asked_for_once_and_watched_until_they_are_given_back(
-    programs, tmp_path
-):
+def test_slices_are_requested_once_and_monitored(programs, tmp_path):
     result, calls = watch(programs, tmp_path, ["", "WAITING", "ACTIVE", "ACTIVE"])
     assert result.returncode == 0
     upload, create = calls
@@ -173,14 +169,14 @@ def test_slices_are_asked_for_once_and_watched_until_they_are_given_back(
     )
 
 
-def test_slices_that_are_taken_away_are_asked_for_again(programs, tmp_path):
+def test_lost_slices_are_requested_again(programs, tmp_path):
     states = ["ACTIVE", "SUSPENDED", "ACTIVE", "FAILED", "ACTIVE"]
     result, calls = watch(programs, tmp_path, states)
     assert result.returncode == 0
     assert verbs(calls) == ["delete", "create", "delete", "create"]
 
 
-def test_slices_are_not_asked_for_more_often_than_restarts_allows(programs, tmp_path):
+def test_restarts_limits_the_requests(programs, tmp_path):
     states = ["ACTIVE", "SUSPENDED", "SUSPENDED", "ACTIVE"]
     result, calls = watch(programs, tmp_path, states, "--restarts=1")
     assert result.returncode == 1
@@ -190,9 +186,7 @@ def test_slices_are_not_asked_for_more_often_than_restarts_allows(programs, tmp_
 FAILED = "gs://my-bucket/runs/base64/launch/base64.failed/w-3"
 
 
-def test_slices_with_a_host_that_cannot_be_prepared_are_kept_and_told_of(
-    programs, tmp_path
-):
+def test_slices_are_kept_if_a_host_cannot_be_prepared(programs, tmp_path):
     (tmp_path / "calls.failed").write_text(FAILED + "\n")
     result, calls = watch(programs, tmp_path, ["ACTIVE", "ACTIVE"])
     assert result.returncode == 5
@@ -203,9 +197,7 @@ def test_slices_with_a_host_that_cannot_be_prepared_are_kept_and_told_of(
     assert "queued-resources delete base64 --zone=us-east5-a --force" in line
 
 
-def test_slices_are_given_back_after_a_failure_where_that_is_asked_for(
-    programs, tmp_path
-):
+def test_on_failure_delete_releases_the_slices(programs, tmp_path):
     (tmp_path / "calls.failed").write_text(FAILED + "\n")
     states = ["ACTIVE", "ACTIVE"]
     result, _ = watch(programs, tmp_path, states, "--on_failure=delete")
@@ -235,7 +227,7 @@ esac
         (None, (), False),  # the code has not come
     ],
 )
-def test_the_first_host_gives_the_slices_back_unless_one_could_not_be_prepared(
+def test_the_first_host_releases_the_slices_unless_preparation_failed(
     programs, tmp_path, code, flags, deletes
 ):
     command = (*launchers.COMMANDS["queued_resource"], *flags, "--dry_run", "--nocheck")

@@ -1,4 +1,4 @@
-"""What each launcher would run, held against drift.
+"""Dry runs of the launchers compared with stored transcripts.
 
 After a change that is meant, `python -m tests.launch.test_transcripts` writes the
 transcripts anew; the difference belongs into the same commit.
@@ -76,7 +76,7 @@ def test_bash_reads_every_file_of_launch(path):
 
 
 @pytest.mark.slow
-def test_shellcheck_has_nothing_against_the_launchers():
+def test_shellcheck_accepts_the_launchers():
     if shutil.which("shellcheck") is None:
         pytest.skip("shellcheck is not installed; ./launch/test.sh --all does")
     own = [path for path in SCRIPTS if path.parent == launchers.LAUNCH]
@@ -85,8 +85,10 @@ def test_shellcheck_has_nothing_against_the_launchers():
     assert result.returncode == 0, result.stdout
 
 
-def test_the_exit_codes_that_restart_are_exactly_those_that_mean_again():
-    script = ". launch/restart.sh; for c in {0..255}; do is_again $c && echo $c; done"
+def test_shell_and_python_agree_on_retryable_codes():
+    script = (
+        ". launch/restart.sh; for c in {0..255}; do is_retryable $c && echo $c; done"
+    )
     result = subprocess.run(
         ["bash", "-c", script], cwd=launchers.ROOT, capture_output=True, text=True
     )
@@ -129,14 +131,14 @@ def test_a_jobset_has_a_pod_for_every_host_of_every_slice():
     assert f"--workdir={mount}/runs/base64" in command
 
 
-def test_settings_reach_a_pod_as_they_were_given():
+def test_settings_are_passed_to_a_pod_unchanged():
     job = yaml_of("gke_nfs")["spec"]["replicatedJobs"][0]["template"]["spec"]
     command = job["template"]["spec"]["containers"][0]["command"]
     assert command[-1] == "--config.data.sources=('folder:photos',)"
     assert "volumes" not in job["template"]["spec"]
 
 
-def test_skypilot_recovers_on_the_one_code_that_its_script_ends_with():
+def test_skypilot_recovers_on_the_code_of_its_script():
     task = yaml_of("skypilot")
     recovery = task["resources"]["job_recovery"]
     assert recovery["recover_on_exit_codes"] == [42]
@@ -163,7 +165,7 @@ def test_skypilot_recovers_on_the_one_code_that_its_script_ends_with():
         ("tpu7x:4x4x4", "4x4x4", 16, "tpu7x"),
     ],
 )
-def test_a_slice_is_understood_by_either_name(tpu, shape, hosts, label):
+def test_a_slice_can_be_given_by_either_name(tpu, shape, hosts, label):
     command = (*launchers.COMMANDS["gke_nfs"], f"--tpu={tpu}")
     text = launchers.dry_run(command)
     assert f"gke-tpu-topology: {shape}\n" in text

@@ -1,4 +1,4 @@
-"""The golden Inception: weights and pictures by rule, answers by other programs.
+"""Golden Inception: generated weights and images, and the outputs of other programs.
 
 tests/golden/inception.npz holds what two PyTorch programs made of the pictures with the
 weights given here: pytorch-fid's network ("pytorch_fid/...") and that of

@@ -1,4 +1,4 @@
-"""The golden models: tiny sizes, weights by a rule of their names, stored answers."""
+"""Golden models: tiny sizes, weights generated from their names, stored outputs."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Every attention program answers as the plain one does, where it is chosen."""
+"""Attention programs equal XLA's, and are chosen by platform and shape."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ def choose(platform, queries, keys, *, channels=64, dtype=jnp.bfloat16):
     )
 
 
-def test_one_head_after_another_is_plain_attention():
+def test_per_head_attention_equals_xla_attention():
     heads = make_heads(256, 384, heads=3)
     expected = attention.xla_attention(*heads)
     actual = jax.jit(attention_kernels.per_head_attention)(*heads)
@@ -48,7 +48,7 @@ def test_one_head_after_another_is_plain_attention():
         ),
     ],
 )
-def test_gradients_are_those_of_plain_attention(attend, queries, keys):
+def test_gradients_equal_those_of_xla_attention(attend, queries, keys):
     heads = make_heads(queries, keys)
 
     def gradients(attend):
@@ -77,7 +77,7 @@ def test_half_precision_stays_half_and_large_logits_do_not_overflow():
 
 # Blocks of 256 and 384: of several sizes, and of more than one.
 @pytest.mark.parametrize(("queries", "keys"), [(256, 384), (512, 640)])
-def test_splash_attention_is_plain_attention(queries, keys):
+def test_splash_attention_equals_xla_attention(queries, keys):
     heads = make_heads(queries, keys)
     expected = attention.xla_attention(*heads)
     actual = attention_kernels.splash_attention(*heads, interpret=True)
@@ -85,7 +85,7 @@ def test_splash_attention_is_plain_attention(queries, keys):
 
 
 @pytest.mark.parametrize("px", [16, 32, 64])
-def test_splash_attention_lowers_for_a_tpu_at_every_size_it_is_chosen_for(px):
+def test_splash_attention_lowers_for_tpus_at_every_chosen_size(px):
     queries, keys = px**2, px**2 + 128
     attend = choose("tpu", queries, keys)
     assert attend is attention_kernels.splash_attention
@@ -110,7 +110,7 @@ def test_splash_attention_lowers_for_a_tpu_at_every_size_it_is_chosen_for(px):
         ("rocm", 1024, 1152, {}),
     ],
 )
-def test_what_no_kernel_takes_is_left_to_xla(platform, queries, keys, settings):
+def test_unsupported_shapes_use_xla(platform, queries, keys, settings):
     chosen = choose(platform, queries, keys, **settings)
     assert chosen is attention.xla_attention
 
@@ -122,7 +122,7 @@ def test_each_platform_has_its_own_kernel():
     assert choose("tpu", 1024, 1152) is attention_kernels.splash_attention
 
 
-def test_a_program_traced_here_uses_the_kernel_of_this_platform():
+def test_attend_uses_the_kernel_of_the_platform():
     heads = make_heads(256, 384)
     chosen = attention_kernels.choose_attention(
         jax.default_backend(), heads[0].shape, heads[1].shape, heads[0].dtype
@@ -132,7 +132,7 @@ def test_a_program_traced_here_uses_the_kernel_of_this_platform():
     assert traced != str(jax.make_jaxpr(attention.xla_attention)(*heads))
 
 
-def test_the_unet_answers_as_the_released_one_by_the_attention_of_sampling():
+def test_the_unet_with_the_platforms_attention_equals_the_released_one():
     # Its 16 and 32 px levels have 256 and 1024 queries: one head after another.
     kind, config = "upsample", golden_models.CONFIGS["upsample"]
     fns = build.make_denoiser(config, attention=attention_kernels.attend)
@@ -152,7 +152,7 @@ def test_the_unet_answers_as_the_released_one_by_the_attention_of_sampling():
 @pytest.mark.gpu
 @pytest.mark.parametrize("queries", [64, 256, 1024])
 @pytest.mark.parametrize("dtype", [jnp.float16, jnp.bfloat16])
-def test_cudnn_attention_is_plain_attention(queries, dtype):
+def test_cudnn_attention_equals_xla_attention(queries, dtype):
     if jax.default_backend() != "gpu":
         pytest.skip("no GPU here")
     heads = make_heads(queries, queries + 128, heads=6, dtype=dtype)

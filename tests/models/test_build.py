@@ -1,4 +1,4 @@
-"""Sizes of every model, and laws of the noised CLIP's record of functions."""
+"""Sizes of every model, and properties of the noised CLIP's functions."""
 
 import dataclasses
 
@@ -42,7 +42,7 @@ def test_all_parameters_are_float32():
         assert {leaf.dtype for leaf in leaves} == {np.dtype(np.float32)}
 
 
-def test_the_logit_scale_starts_at_clips_and_stops_at_100():
+def test_the_logit_scale_starts_at_clips_value_and_is_at_most_100():
     fns = build.make_clip(golden_models.CLIP)
     params = fns.init(jax.random.key(0))
     assert float(fns.logit_scale(params)) == pytest.approx(1 / 0.07, rel=1e-5)
@@ -50,7 +50,7 @@ def test_the_logit_scale_starts_at_clips_and_stops_at_100():
     assert float(fns.logit_scale(grown)) == 100.0
 
 
-def test_tokens_after_the_captions_end_do_not_change_its_features():
+def test_padding_tokens_do_not_change_caption_features():
     fns = build.make_clip(golden_models.CLIP)
     encode = jax.jit(fns.encode_text)
     tokens = np.arange(24, dtype=np.int32).reshape(2, 12)
@@ -61,7 +61,7 @@ def test_tokens_after_the_captions_end_do_not_change_its_features():
     np.testing.assert_array_equal(before, after)
 
 
-def test_a_caption_without_tokens_is_read_at_its_first_position():
+def test_an_empty_caption_uses_its_first_position():
     fns = build.make_clip(golden_models.CLIP)
     encode = jax.jit(fns.encode_text)
     tokens = np.zeros((1, 12), np.int32)
@@ -71,7 +71,7 @@ def test_a_caption_without_tokens_is_read_at_its_first_position():
     np.testing.assert_array_equal(empty, one)
 
 
-def test_half_precision_clip_answers_in_float32():
+def test_half_precision_clip_returns_float32():
     config = dataclasses.replace(golden_models.CLIP, compute_dtype="bfloat16")
     params, x_t = golden_models.clip_params(), golden_models.inputs("x16")
     timesteps = golden_models.inputs("timesteps", np.int32)

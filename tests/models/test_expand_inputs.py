@@ -1,4 +1,4 @@
-"""Growing the inpainting channels."""
+"""Extension of models by the inpainting channels."""
 
 import dataclasses
 
@@ -13,7 +13,7 @@ from tests.models import golden_models
 
 
 @pytest.mark.parametrize("kind", ["base", "upsample"])
-def test_a_grown_model_answers_as_before_for_any_image_and_mask(kind):
+def test_an_extended_model_computes_the_same_for_any_image_and_mask(kind):
     config, wider = (golden_models.CONFIGS[name] for name in (kind, f"{kind}-inpaint"))
     params = golden_models.params(kind)
     grown, paths = expand_inputs.extend(params, config, wider)
@@ -31,7 +31,7 @@ def test_a_grown_model_answers_as_before_for_any_image_and_mask(kind):
 
 
 @pytest.mark.parametrize("make", [presets.base, presets.upsampler])
-def test_a_grown_stem_of_the_released_size_answers_as_before(make):
+def test_an_extended_stem_of_released_size_computes_the_same(make):
     config, wider = make("released"), make("released", inpaint=True)
     rng = np.random.default_rng(0)
     # All but the stem is passed on untouched, so it needs no values.
@@ -61,7 +61,7 @@ def test_a_grown_stem_of_the_released_size_answers_as_before(make):
         np.testing.assert_allclose(actual, expected, rtol=0, atol=1e-5)
 
 
-def test_a_grown_tree_is_the_wider_models_tree():
+def test_extended_params_have_the_shapes_of_the_wider_model():
     config = golden_models.CONFIGS["upsample"]
     wider = golden_models.CONFIGS["upsample-inpaint"]
     grown, _ = expand_inputs.extend(golden_models.params("upsample"), config, wider)
@@ -69,7 +69,7 @@ def test_a_grown_tree_is_the_wider_models_tree():
     assert jax.tree.map(np.shape, grown) == jax.tree.map(np.shape, expected)
 
 
-def test_growing_between_equal_models_changes_nothing():
+def test_extending_between_equal_models_changes_nothing():
     params = golden_models.params("base")
     other = dataclasses.replace(golden_models.BASE, dropout_prob=0.1)
     grown, paths = expand_inputs.extend(params, golden_models.BASE, other)
@@ -77,13 +77,13 @@ def test_growing_between_equal_models_changes_nothing():
     assert paths == []
 
 
-def test_models_that_differ_otherwise_are_refused_naming_the_fields():
+def test_other_differences_are_errors_that_name_the_fields():
     wider = dataclasses.replace(golden_models.BASE, inpaint=True, text_layers=3)
     with pytest.raises(UserError, match="text_layers 2 -> 3"):
         expand_inputs.extend(golden_models.params("base"), golden_models.BASE, wider)
 
 
-def test_an_inpainting_model_does_not_shrink():
+def test_removing_inpaint_is_an_error():
     wider = golden_models.CONFIGS["base-inpaint"]
     with pytest.raises(UserError, match="inpaint=True"):
         expand_inputs.extend(

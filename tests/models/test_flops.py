@@ -17,13 +17,13 @@ from glide_jax.models import build
         (presets.upsampler("released"), 1281.1),
     ],
 )
-def test_a_forward_pass_takes_what_the_released_code_takes(config, gigaflops):
+def test_flops_of_a_forward_pass_equal_the_released_codes(config, gigaflops):
     total = sum(build.forward_flops(config).values())
     # The reference figures are rounded to a tenth.
     assert total / 1e9 == pytest.approx(gigaflops, rel=1e-3)
 
 
-def test_the_released_clip_takes_what_its_release_takes():
+def test_flops_of_the_released_clip():
     parts = build.forward_flops(presets.noised_clip("released"))
     # The release pads 257 image positions to 288 and 77 text positions to 96 inside
     # attention, which is 1% of its work: 46.7 and 6.0.
@@ -31,7 +31,7 @@ def test_the_released_clip_takes_what_its_release_takes():
     assert parts["text"] / 1e9 == pytest.approx(6.0, rel=0.02)
 
 
-def test_the_unets_share_is_independent_of_the_captions_encoder():
+def test_the_unets_flops_do_not_depend_on_the_text_encoder():
     config = presets.base("released")
     deeper = dataclasses.replace(config, text_layers=24)
     first, second = build.forward_flops(config), build.forward_flops(deeper)

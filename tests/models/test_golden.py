@@ -18,7 +18,7 @@ UNETS = ("base", "base-inpaint", "upsample", "upsample-inpaint")
 
 
 @pytest.mark.parametrize("kind", UNETS)
-def test_the_unet_answers_as_the_released_one(kind):
+def test_the_unet_equals_the_released_one(kind):
     encode, denoise = golden_models.denoiser(kind)
     params = golden_models.params(kind)
     text = encode(params, *golden_models.caption())
@@ -34,7 +34,7 @@ def test_the_unet_answers_as_the_released_one(kind):
     assert golden_models.error(out, expected) < TOLERANCE
 
 
-def test_the_text_transformer_answers_as_the_released_one():
+def test_the_text_transformer_equals_the_released_one():
     fns = build.make_denoiser(golden_models.BASE)
     encode = jax.jit(fns.encode_text)
     features = encode(golden_models.params("base"), *golden_models.caption())
@@ -51,7 +51,7 @@ def test_timestep_embedding_is_cos_then_sin():
     assert golden_models.error(embedded, expected) < TOLERANCE
 
 
-def test_the_noised_clip_answers_as_the_released_one():
+def test_the_noised_clip_equals_the_released_one():
     fns = build.make_clip(golden_models.CLIP)
     params, stored = golden_models.clip_params(), golden_models.arrays()
     tokens = stored["clip/tokens"].astype(np.int32)
@@ -64,7 +64,7 @@ def test_the_noised_clip_answers_as_the_released_one():
     assert golden_models.error(image, stored["clip/image_features"]) < TOLERANCE
 
 
-def test_the_guidance_gradient_is_the_released_one():
+def test_the_guidance_gradient_equals_the_released_one():
     fns = build.make_clip(golden_models.CLIP)
     params, stored = golden_models.clip_params(), golden_models.arrays()
     text_features = stored["clip/text_features"]

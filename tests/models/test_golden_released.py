@@ -1,4 +1,4 @@
-"""The four released U-Nets and the released CLIP at full size: a pass of each."""
+"""Forward passes of the four released U-Nets and the released CLIP at full size."""
 
 import dataclasses
 import functools
@@ -71,7 +71,7 @@ def _pictures(config):
 # The first axis changes slowest, so that each kind's weights are drawn once.
 @pytest.mark.parametrize("dtype", TOLERANCE)
 @pytest.mark.parametrize("kind", UNETS)
-def test_a_released_unet_answers_as_its_release(kind, dtype):
+def test_a_full_size_unet_equals_the_released_one(kind, dtype):
     config = dataclasses.replace(UNETS[kind], compute_dtype=dtype)
     params, stored = _params(kind), _stored()
     fns = build.make_denoiser(config)
@@ -93,7 +93,7 @@ def _relative_error(actual, expected):
 
 
 @pytest.mark.parametrize("dtype", TOLERANCE)
-def test_the_released_clip_answers_as_its_release(dtype):
+def test_the_full_size_clip_equals_the_released_one(dtype):
     config = dataclasses.replace(CLIP, compute_dtype=dtype)
     stored, fns, tolerance = _stored(), build.make_clip(config), TOLERANCE[dtype]
     params = {

@@ -62,7 +62,7 @@ def test_gradients_are_the_released_ones(torch_gradient):
         assert golden_models.error(actual, stored[name]) < TOLERANCE, name
 
 
-def test_every_gradient_is_as_long_as_the_released_one(torch_gradient):
+def test_every_gradient_norm_equals_the_released_one(torch_gradient):
     norms = golden_models.keys()["train_grad_norms"]
     # Below 1e-6 they are zero but for rounding: biases in front of a norm.
     checked = {name: norm for name, norm in norms.items() if norm > 1e-6}

@@ -1,4 +1,4 @@
-"""Whole sampling runs through our own networks against the released code's.
+"""Sampling trajectories compared with the released code's.
 
 Tolerances are the golden files': 1e-2 where timestep 999 amplifies a rounding error by
 2e4 and guidance amplifies it further; the reference itself moves as much when its
@@ -75,7 +75,7 @@ def _guided(kind, scale):
         ("ddim_eta0.7", functools.partial(samplers.ddim_step, eta=0.7)),
     ],
 )
-def test_an_unguided_run_ends_where_the_released_one_does(run, step):
+def test_an_unguided_trajectory_equals_the_released_one(run, step):
     noise, x_start_noise = _stored(run, "noise"), _stored(run, "x_T")
     denoise = _conditional("base")
     samples = _walk(run, SQUAREDCOS("8"), denoise, step, x_start_noise, noise)
@@ -83,7 +83,7 @@ def test_an_unguided_run_ends_where_the_released_one_does(run, step):
 
 
 @pytest.mark.parametrize("run", ["cfg3_ddpm", "cfg3_ddim", "inpaint_cfg5_ddpm"])
-def test_a_guided_run_ends_where_the_released_one_does(run):
+def test_a_guided_trajectory_equals_the_released_one(run):
     step = samplers.ddim_step if run.endswith("ddim") else samplers.ddpm_step
     denoise = _guided("base", 3.0)
     if run.startswith("inpaint"):
@@ -100,7 +100,7 @@ def test_a_guided_run_ends_where_the_released_one_does(run):
 
 
 @pytest.mark.parametrize("run", ["clip3_ddpm", "clip3_ddim"])
-def test_a_clip_guided_run_ends_where_the_released_one_does(run):
+def test_a_clip_guided_trajectory_equals_the_released_one(run):
     plain = samplers.ddim_step if run.endswith("ddim") else samplers.ddpm_step
     tables, gradient_fn = SQUAREDCOS("8"), _clip_gradient()
 
@@ -131,7 +131,7 @@ def _clip_gradient():
     return gradient
 
 
-def test_the_upsampler_run_ends_where_the_released_one_does():
+def test_the_upsampler_trajectory_equals_the_released_one():
     run = "upsample_fast27_ddim"
     encode, denoise = golden_models.denoiser("upsample")
     params = golden_models.params("upsample")
@@ -152,7 +152,7 @@ def test_the_upsampler_run_ends_where_the_released_one_does():
     assert golden_models.error(kept, _stored(run, "samples")) < 1e-2
 
 
-def test_the_reversed_run_climbs_as_the_released_one():
+def test_the_reverse_trajectory_equals_the_released_one():
     run, tables, denoise = "ddim_reverse", SQUAREDCOS("8"), _conditional("base")
     x_t, samples = _stored(run, "x_start"), []
     for index in range(7):

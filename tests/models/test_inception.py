@@ -1,4 +1,4 @@
-"""FID's Inception: equal to PyTorch's, and to itself whatever lies beside a picture."""
+"""FID's Inception compared with PyTorch's."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ def seen():
 
 
 @pytest.mark.parametrize("case", range(len(CASES)), ids=map(str, CASES))
-def test_features_are_those_of_pytorch(seen, case):
+def test_features_equal_pytorchs(seen, case):
     for ours, theirs in zip(seen, golden.answers(*CASES[case]), strict=True):
         assert np.ptp(theirs) > 2, "the comparison must not be one of small numbers"
         # Asked for is 1e-4; 5e-6 was seen. Numbers are of the order of 1.
@@ -44,7 +44,7 @@ def test_a_picture_of_the_networks_own_size_is_not_resized():
         np.testing.assert_allclose(ours, expected, atol=1e-6)  # rounding of float32
 
 
-def test_resizing_between_corners_takes_positions_from_the_top_left():
+def test_tf1_resizing_aligns_pixel_corners():
     # Of 2 rows, row i of 299 lies at 2 i / 299; past the last row it stays.
     pixels = np.zeros((1, 2, 2, 3), np.uint8)
     pixels[:, 1] = 128

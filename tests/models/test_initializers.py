@@ -1,4 +1,4 @@
-"""What parameters start as."""
+"""Initial values of parameters."""
 
 import functools
 
@@ -17,7 +17,7 @@ def _params(seed):
     return jax.tree.map(np.asarray, fns.init(jax.random.key(seed)))
 
 
-def test_convolutions_and_their_biases_start_as_in_pytorch():
+def test_convolutions_and_biases_are_initialized_as_in_pytorch():
     conv = _params(0)["unet"]["outputs_0"]["res"]["conv_in"]
     bound = (9 * 128) ** -0.5
     # 73728 uniform draws: their deviation is within a percent of bound / sqrt(3).
@@ -26,7 +26,7 @@ def test_convolutions_and_their_biases_start_as_in_pytorch():
     assert 0.5 * bound < np.abs(conv["bias"]).max() <= bound
 
 
-def test_every_residual_branch_of_the_unet_starts_closed():
+def test_every_residual_branch_of_the_unet_is_initially_zero():
     unet = _params(0)["unet"]
     for name, block in unet.items():
         if name.startswith(("inputs_", "middle", "outputs_")):
@@ -36,7 +36,7 @@ def test_every_residual_branch_of_the_unet_starts_closed():
     assert not unet["conv_out"]["kernel"].any()
 
 
-def test_stacked_layers_start_different_from_each_other():
+def test_stacked_layers_are_initialized_differently():
     kernel = _params(0)["text"]["layers"]["attn_qkv"]["kernel"]
     assert kernel.shape == (2, 64, 192)
     # N(0, (0.25 / 8)^2) over 24576 draws.
@@ -51,7 +51,7 @@ def test_no_two_random_parameters_are_the_same():
     assert len(set(starts)) == len(starts)
 
 
-def test_the_key_alone_decides_the_parameters():
+def test_equal_keys_give_equal_parameters():
     fns = build.make_denoiser(golden_models.BASE)
     again = fns.init(jax.random.key(0))
     jax.tree.map(np.testing.assert_array_equal, _params(0), again)
@@ -59,7 +59,7 @@ def test_the_key_alone_decides_the_parameters():
     assert not np.array_equal(*kernels)
 
 
-def test_a_large_parameter_is_drawn_as_a_small_one(monkeypatch):
+def test_large_parameters_have_the_distribution_of_small_ones(monkeypatch):
     described = {
         "normal": initializers.Distribution("normal", 2.0)(None, (64, 64)),
         "uniform": initializers.Distribution("uniform", 3.0)(None, (64, 64)),
@@ -73,7 +73,7 @@ def test_a_large_parameter_is_drawn_as_a_small_one(monkeypatch):
     np.testing.assert_array_equal(alone["constant"], 4.0)
 
 
-def test_clip_starts_with_the_releases_deviations():
+def test_clip_has_the_released_initial_deviations():
     config = presets.noised_clip("tiny")
     params = build.make_clip(config).init(jax.random.key(0))
     image = jax.tree.map(np.std, params["image"])

@@ -1,4 +1,4 @@
-"""Laws of single layers."""
+"""Properties of single layers."""
 
 import jax
 import jax.numpy as jnp
@@ -40,7 +40,7 @@ def test_group_norm_follows_its_definition_far_from_zero(channels):
 
 
 @pytest.mark.parametrize("norm", [layers.GroupNorm(32), layers.LayerNorm()])
-def test_norms_answer_in_float32_whatever_they_are_given(norm):
+def test_norms_return_float32_for_any_dtype(norm):
     x = jnp.ones((2, 4, 4, 32), jnp.bfloat16)
     assert _apply_norm(norm, x).dtype == jnp.float32
 
@@ -52,7 +52,7 @@ def test_layer_norm_has_zero_mean_and_unit_variance():
     np.testing.assert_allclose(np.var(out, axis=-1), 1, atol=1e-5)
 
 
-def test_downsample_undoes_upsample():
+def test_downsample_inverts_upsample():
     x = _normal(2, 4, 4, 3)
     np.testing.assert_array_equal(layers.downsample(layers.upsample(x)), x)
 
@@ -83,7 +83,7 @@ def test_masked_keys_do_not_affect_the_result():
 
 
 @pytest.mark.parametrize("shape", [(2, 4, 4, 32), (1, 2, 8, 16), (3, 8, 8, 4)])
-def test_the_unfolded_convolution_is_the_plain_one(shape):
+def test_the_unfolded_convolution_equals_xlas(shape):
     x, kernel = _normal(*shape), _normal(3, 3, shape[-1], 5, seed=1)
     expected = jax.lax.conv_general_dilated(
         x, kernel, (1, 1), "SAME", dimension_numbers=("NHWC", "HWIO", "NHWC")
@@ -94,7 +94,7 @@ def test_the_unfolded_convolution_is_the_plain_one(shape):
 
 
 @pytest.mark.parametrize(("channels", "unfolded"), [(32, True), (31, False)])
-def test_a_cpu_unfolds_pictures_of_fewer_pixels_than_channels(channels, unfolded):
+def test_cpus_unfold_images_of_fewer_pixels_than_channels(channels, unfolded):
     x, kernel = _normal(2, 4, 4, channels), _normal(3, 3, channels, 8)
     program = str(jax.make_jaxpr(layers.conv3x3)(x, kernel))
     assert ("conv_general_dilated" not in program) == unfolded

@@ -1,4 +1,4 @@
-"""Recomputing changes what is kept, never what comes out."""
+"""Rematerialisation changes memory, not results."""
 
 from __future__ import annotations
 
@@ -55,7 +55,7 @@ def kept_bytes(loss, params):
     return sum(leaf.size * leaf.dtype.itemsize for leaf in jax.tree.leaves(back))
 
 
-def test_the_settings_name_the_policies_there_are():
+def test_the_settings_accept_exactly_the_policies():
     assert defaults.REMAT_POLICIES == remat.POLICIES
     assert defaults.TrainConfig().remat[0] in remat.POLICIES
 
@@ -87,7 +87,7 @@ def test_every_policy_has_the_gradient_of_none(policies):
         assert golden_models.error(ours, theirs) < ROUNDING
 
 
-def test_each_policy_keeps_less_than_the_one_before_it():
+def test_each_policy_stores_less_than_the_previous_one():
     params = params_of(MODEL)
     kept = [
         kept_bytes(denoising_loss((policy,), "none"), params)
@@ -97,7 +97,7 @@ def test_each_policy_keeps_less_than_the_one_before_it():
     assert len(set(kept)) == len(kept)
 
 
-def test_a_level_may_have_a_policy_of_its_own():
+def test_levels_may_have_different_policies():
     params = params_of(MODEL)
     kept = {
         policies: kept_bytes(denoising_loss(policies, "none"), params)
@@ -107,7 +107,7 @@ def test_a_level_may_have_a_policy_of_its_own():
     assert kept["blocks",] < finest < coarsest < kept["none",]
 
 
-def test_the_text_transformer_has_a_policy_of_its_own():
+def test_the_text_transformer_has_a_separate_policy():
     params = params_of(MODEL)
     plain = kept_bytes(denoising_loss(("none",), "none"), params)
     assert kept_bytes(denoising_loss(("none",), "blocks"), params) < plain

@@ -1,4 +1,4 @@
-"""Laws of the text-conditional U-Net and its record of functions."""
+"""Properties of the text-to-image model and its functions."""
 
 import dataclasses
 import functools
@@ -67,7 +67,7 @@ def _run(config, *, fns=None, **options):
     return np.asarray(denoise(_params(config), *_inputs(), text, **options))
 
 
-def test_a_model_at_initialisation_answers_zero():
+def test_an_initial_model_returns_zero():
     encode, denoise = _fns(SMALL)
     params = build.make_denoiser(SMALL).init(jax.random.key(0))
     text = encode(params, *golden_models.caption())
@@ -77,7 +77,7 @@ def test_a_model_at_initialisation_answers_zero():
 
 
 @pytest.mark.parametrize("dtype", ["bfloat16", "float16"])
-def test_half_precision_answers_in_float32_near_float32(dtype):
+def test_half_precision_returns_float32_close_to_float32(dtype):
     half = dataclasses.replace(SMALL, compute_dtype=dtype)
     fns = build.make_denoiser(half)
     out, expected = _run(SMALL, fns=(fns.encode, jax.jit(fns.denoise))), _run(SMALL)
@@ -86,12 +86,12 @@ def test_half_precision_answers_in_float32_near_float32(dtype):
     assert np.abs(out - expected).mean() < 0.02 * np.abs(expected).mean()
 
 
-def test_conditions_left_out_are_zeros():
+def test_missing_conditions_are_zeros():
     zeros = {name: np.zeros_like(value) for name, value in _known().items()}
     np.testing.assert_array_equal(_run(INPAINT), _run(INPAINT, **zeros))
 
 
-def test_pixels_that_the_mask_hides_are_not_seen():
+def test_unknown_pixels_do_not_change_the_result():
     known = _known()
     assert 0 < known["inpaint_mask"].mean() < 1
     hidden = known["inpaint_image"] + 5 * (1 - known["inpaint_mask"])
@@ -100,7 +100,7 @@ def test_pixels_that_the_mask_hides_are_not_seen():
     assert np.abs(out - _run(INPAINT)).max() > 0.01
 
 
-def test_tokens_under_a_false_mask_are_not_read():
+def test_masked_tokens_do_not_change_the_result():
     encode, _ = _fns(SMALL)
     tokens, text_mask = golden_models.caption()
     assert not text_mask.all()
@@ -139,7 +139,7 @@ def test_without_keys_or_without_probability_nothing_is_dropped():
     assert golden_models.error(_run(SMALL, dropout_keys=KEYS), expected) < ROUNDING
 
 
-def test_every_attention_block_uses_the_attention_it_was_given():
+def test_every_attention_block_uses_the_given_attention():
     calls = []
 
     def counting(queries, keys, values):
@@ -154,7 +154,7 @@ def test_every_attention_block_uses_the_attention_it_was_given():
     assert calls == [12] * sum(spec.attention for spec in blocks)
 
 
-def test_the_constrain_hook_sees_every_block_with_the_batch_first():
+def test_the_constrain_hook_is_called_with_the_batch_axis_first():
     seen = []
 
     def constrain(x):
@@ -178,14 +178,14 @@ def test_the_constrain_hook_sees_every_block_with_the_batch_first():
         (golden_models.UPSAMPLE, {}, "image_px=32"),
     ],
 )
-def test_inputs_that_the_model_does_not_take_are_refused(config, given, message):
+def test_unsupported_conditions_are_errors(config, given, message):
     text = build.TextConditioning(np.zeros((2, 128), np.float32), ())
     denoise = build.make_denoiser(config).denoise
     with pytest.raises(UserError, match=message):
         denoise({}, *_inputs(), text, **given)
 
 
-def test_low_res_of_another_side_is_refused():
+def test_low_res_of_another_size_is_an_error():
     x_t = golden_models.inputs("x32")
     text = build.TextConditioning(np.zeros((2, 128), np.float32), ())
     denoise = build.make_denoiser(golden_models.UPSAMPLE).denoise
@@ -194,7 +194,7 @@ def test_low_res_of_another_side_is_refused():
         denoise({}, x_t, timesteps, text, low_res=x_t)
 
 
-def test_captions_of_another_length_are_refused():
+def test_captions_of_another_length_are_errors():
     tokens = np.zeros((1, 7), np.int32)
     with pytest.raises(UserError, match="text_context=12"):
         build.make_denoiser(SMALL).encode_text({}, tokens, tokens > 0)

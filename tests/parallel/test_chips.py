@@ -1,4 +1,4 @@
-"""A device is known by the name that it gives itself."""
+"""Chips are found by their device kind."""
 
 from __future__ import annotations
 
@@ -21,11 +21,11 @@ from glide_jax.parallel import chips
         ("NVIDIA H200", "h200"),
     ],
 )
-def test_a_chip_is_found_by_its_device_kind(device_kind, name):
+def test_find_returns_the_chip_of_a_device_kind(device_kind, name):
     assert chips.find(device_kind) is chips.CHIPS[name]
 
 
-def test_no_device_kind_names_two_chips():
+def test_device_kinds_are_unique():
     kinds = list(
         itertools.chain.from_iterable(c.device_kinds for c in chips.CHIPS.values())
     )

@@ -1,4 +1,4 @@
-"""Who trains together is read from the environment, by one table."""
+"""The cluster of a run is read from the environment."""
 
 from __future__ import annotations
 
@@ -50,7 +50,7 @@ JOBSET = {
         {**JOBSET, "NNODES": "1"},
     ],
 )
-def test_a_process_with_no_others_trains_alone(environment):
+def test_without_settings_there_is_no_cluster(environment):
     assert cluster_env.find(environment) is None
 
 
@@ -73,13 +73,13 @@ def test_a_process_with_no_others_trains_alone(environment):
         (JOBSET, Cluster("run-slice-0-0.run:6002", 2, 0)),
     ],
 )
-def test_the_first_row_that_is_set_decides(environment, expected):
+def test_the_first_row_that_is_set_applies(environment, expected):
     assert cluster_env.find(environment) == expected
     timeout = {"GLIDE_JAX_START_TIMEOUT_SECS": "7"}
     assert cluster_env.find(environment | timeout) == expected._replace(timeout_secs=7)
 
 
-def test_a_process_has_all_devices_of_its_node_or_shares_them_out():
+def test_a_process_has_all_devices_of_its_node_or_one():
     assert cluster_env.find(SLURM).local_devices is None
     third = {**GPUS, "SLURM_PROCID": "6", "SLURM_LOCALID": "2"}
     assert cluster_env.find(third).local_devices == (2,)
@@ -92,7 +92,7 @@ def test_a_process_has_all_devices_of_its_node_or_shares_them_out():
     assert cluster_env.find(shared).local_devices == (2,)
 
 
-def test_processes_go_by_the_names_of_their_hosts():
+def test_process_names_contain_hosts():
     assert cluster_env.find(SLURM).name(1) == "process 1 (gpu10)"
     assert cluster_env.find(OURS).name(1) == "process 1"
 
@@ -111,7 +111,7 @@ def test_processes_go_by_the_names_of_their_hosts():
         ),
     ],
 )
-def test_a_half_set_environment_is_refused_in_one_line(environment, message):
+def test_an_incomplete_environment_is_an_error(environment, message):
     with pytest.raises(UserError, match=message) as error:
         cluster_env.find(environment)
     assert "\n" not in str(error.value)
@@ -143,7 +143,7 @@ def test_letters_may_follow_the_last_bracket():
 
 
 @pytest.mark.parametrize("nodes", [nodes for nodes in NODE_LISTS if nodes])
-def test_scontrol_expands_it_to_the_same(nodes, tmp_path):
+def test_expansion_equals_scontrols(nodes, tmp_path):
     if shutil.which("scontrol") is None:
         pytest.skip("scontrol of Slurm is not installed")
     conf = tmp_path / "slurm.conf"
@@ -159,14 +159,14 @@ def test_scontrol_expands_it_to_the_same(nodes, tmp_path):
 
 
 @pytest.mark.parametrize("nodes", ["a[1-2", "a1-2]", "a[2-1]", "a[x]", "a[]", "a[[1]]"])
-def test_a_list_that_is_none_of_slurm_is_one_line_with_a_way_out(nodes):
+def test_an_invalid_node_list_is_an_error(nodes):
     environment = {**SLURM, "SLURM_STEP_NODELIST": nodes}
     with pytest.raises(UserError, match="GLIDE_JAX_COORDINATOR") as error:
         cluster_env.find(environment)
     assert "\n" not in str(error.value)
 
 
-def test_the_first_node_of_a_list_with_two_numbers_is_where_processes_meet():
+def test_the_first_node_is_the_coordinator():
     nodes = {"SLURM_STEP_NODELIST": "rack[0-1]n[00-01]", "SLURM_STEP_NUM_TASKS": "4"}
     found = cluster_env.find({**SLURM, **nodes})
     assert found.coordinator == "rack0n00:61441"

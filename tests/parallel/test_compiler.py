@@ -65,7 +65,7 @@ def test_every_chip_has_its_sets_and_every_set_a_chip():
 
 @pytest.mark.parametrize("chip", compiler.CHIPS)
 @pytest.mark.parametrize("slices", [1, 2])
-def test_a_chip_is_given_each_flag_once(chip, slices):
+def test_each_flag_occurs_once(chip, slices):
     for variable, flags in compiler.flags_for(chip, slices).items():
         names = [flag.split("=")[0] for flag in flags.split()]
         assert len(names) == len(set(names))
@@ -80,7 +80,7 @@ def test_several_slices_add_the_flags_of_the_network_between_them():
     assert compiler.flags_for("tpu7x", 1) == {}
 
 
-def test_unknown_chips_and_no_slices_are_refused():
+def test_unknown_chips_and_no_slices_are_errors():
     with pytest.raises(UserError, match="--chip=v9 is not known; use one of cpu"):
         compiler.flags_for("v9")
     with pytest.raises(UserError, match="--slices=0"):
@@ -97,7 +97,7 @@ def test_xla_knows_the_flags_that_it_is_given():
     assert result.returncode == 0, result.stderr[-2000:]
 
 
-def test_a_flag_that_xla_does_not_know_would_be_told():
+def test_xla_rejects_an_unknown_flag():
     result = run_python(COMPILE_HERE, JAX_PLATFORMS="cpu", XLA_FLAGS="--xla_gpu_x=true")
     assert result.returncode != 0
     assert "xla_gpu_x" in result.stderr
@@ -155,6 +155,6 @@ def test_a_tpu_compiler_takes_the_flags_of_its_chip(chip, slices):
 
 
 @needs_libtpu
-def test_a_flag_that_a_tpu_compiler_does_not_know_would_be_told():
+def test_a_tpu_compiler_rejects_an_unknown_flag():
     result = compile_for_tpu("v5p", 1, "--xla_tpu_no_such_flag=true")
     assert result.returncode != 0 or "nknown" in result.stderr

@@ -1,4 +1,4 @@
-"""The mesh uses every device once, or says which size to change."""
+"""The mesh uses every device once; other sizes are errors."""
 
 import dataclasses
 import textwrap
@@ -28,12 +28,12 @@ def test_one_device_makes_a_mesh_of_ones_with_auto_axes():
         ({"tensor": 0}, "sizes are 1 or more"),
     ],
 )
-def test_a_mesh_that_leaves_devices_over_is_refused(sizes, message):
+def test_a_mesh_that_does_not_use_all_devices_is_an_error(sizes, message):
     with pytest.raises(UserError, match=message):
         device_mesh.make_mesh(defaults.MeshConfig(**sizes))
 
 
-def test_eight_devices_take_any_layout_and_name_the_batch_that_fits():
+def test_eight_devices_support_all_layouts():
     fake_devices.run_with_devices("""
         import jax
         from glide_jax.config import defaults
@@ -92,7 +92,7 @@ SLICES = """
 """
 
 
-def test_devices_of_two_slices_take_the_layout_that_is_planned():
+def test_devices_of_two_slices_have_the_planned_layout():
     """The devices are described by libtpu, which starts no TPU for it."""
     pytest.importorskip("libtpu")
     fake_devices.run_with_devices(
@@ -151,7 +151,7 @@ def test_without_dcn_sizes_the_data_axis_spans_the_slices():
         ({"data": 4, "data_dcn": 2}, 8, None, (8, 1, 1)),  # two hosts of GPUs
     ],
 )
-def test_planned_devices_take_the_shape_of_a_run(sizes, devices, slices, shape):
+def test_an_abstract_mesh_has_the_shape_of_a_mesh(sizes, devices, slices, shape):
     config = defaults.MeshConfig(**sizes)
     made = device_mesh.make_abstract_mesh(config, devices, slices)
     assert tuple(made.shape.values()) == shape
@@ -167,13 +167,13 @@ def test_planned_devices_take_the_shape_of_a_run(sizes, devices, slices, shape):
         ({"data": 8, "tensor_dcn": -1}, 2, "number of slices is 2"),
     ],
 )
-def test_parts_that_are_not_the_slices_are_refused(sizes, slices, named):
+def test_dcn_sizes_that_do_not_match_the_slices_are_errors(sizes, slices, named):
     with pytest.raises(UserError, match=named) as caught:
         device_mesh.make_abstract_mesh(defaults.MeshConfig(**sizes), 32, slices)
     assert "\n" not in str(caught.value)
 
 
-def test_a_batch_smaller_than_the_mesh_is_told_the_smallest_that_fits():
+def test_a_batch_smaller_than_the_mesh_is_an_error():
     made = device_mesh.make_mesh(defaults.MeshConfig())
     device_mesh.check_batch(1, made)
     with pytest.raises(UserError, match=r"=0 is not divisible .*; use 1$"):
@@ -193,7 +193,7 @@ def test_a_batch_smaller_than_the_mesh_is_told_the_smallest_that_fits():
         ((8, 1, 1), [0, 0, 1, 1, 0, 0, 1, 1], [(0, 2), (1, 2)]),
     ],
 )
-def test_processes_share_out_the_batch(monkeypatch, sizes, processes, expected):
+def test_processes_hold_slices_of_the_batch(monkeypatch, sizes, processes, expected):
     made = mesh_of(sizes, processes)
     found = []
     for process in sorted(set(processes)):
@@ -202,7 +202,7 @@ def test_processes_share_out_the_batch(monkeypatch, sizes, processes, expected):
     assert found == expected
 
 
-def test_a_tensor_axis_that_cuts_through_processes_is_refused():
+def test_a_tensor_axis_that_splits_processes_is_an_error():
     made = mesh_of((2, 1, 3), [0, 0, 1, 1, 2, 2])
     with pytest.raises(UserError, match="tensor=3 does not fit processes of 2 devices"):
         device_mesh.batch_slice(made)

@@ -1,4 +1,4 @@
-"""A digest tells any change of an array, and is the same however the array sharding."""
+"""Digests detect changes of an array and do not depend on its sharding."""
 
 from __future__ import annotations
 
@@ -40,7 +40,7 @@ def make_array(dtype: str, shape: tuple[int, ...] = (3, 5)) -> np.ndarray:
 
 @pytest.mark.parametrize("dtype", DTYPES)
 @pytest.mark.parametrize("shape", [(), (7,), (3, 5), (2, 3, 4), (0, 3)])
-def test_the_digest_is_that_of_its_equation(dtype, shape):
+def test_the_digest_follows_its_equation(dtype, shape):
     array = make_array(dtype, shape)
     assert digests.leaf_digests({"a": array}) == {"a": reference(array)}
 
@@ -62,7 +62,7 @@ def test_any_bit_of_any_element_changes_both_halves(dtype):
         assert digest[8:] != whole[8:]
 
 
-def test_elements_that_change_places_change_the_digest():
+def test_swapped_elements_change_the_digest():
     array = np.arange(30, dtype=np.float32).reshape(5, 6)
     orders = {"t": array.T.reshape(5, 6), "r": array[::-1], "c": array[:, ::-1]}
     swapped = array.copy()
@@ -123,5 +123,5 @@ for bad_positions in ([3], [6, 7], [0]):
 """
 
 
-def test_every_mesh_gives_the_same_digest_and_a_differing_copy_is_named():
+def test_digests_are_equal_on_every_mesh_and_differing_replicas_are_found():
     fake_devices.run_with_devices(ON_MESHES, devices=8)

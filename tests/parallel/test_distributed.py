@@ -1,4 +1,4 @@
-"""What processes tell each other, seen from one; tests/train runs several."""
+"""Coordination of processes, in a single process; tests/train runs several."""
 
 from __future__ import annotations
 
@@ -46,11 +46,11 @@ GLOO = (
         (ValueError("--socket=3: connection refused"), False),  # somebody else's
     ],
 )
-def test_a_lost_peer_is_told_from_other_errors(error, is_lost):
+def test_is_peer_lost_distinguishes_other_errors(error, is_lost):
     assert distributed.is_peer_lost(error) == is_lost
 
 
-def test_a_process_by_itself_waits_for_nobody(monkeypatch):
+def test_a_single_process_does_not_wait(monkeypatch):
     monkeypatch.delenv("GLIDE_JAX_NUM_PROCESSES", raising=False)
     with distributed.Together(CONFIG):
         assert not distributed.is_joined()
@@ -61,19 +61,19 @@ def test_a_process_by_itself_waits_for_nobody(monkeypatch):
         assert not distributed.stop_agreed(2, False)
 
 
-def test_processes_of_one_mind_may_start(process_0):
+def test_equal_facts_are_accepted(process_0):
     process_0(lambda facts: None)
     distributed.check_facts(CONFIG)
 
 
 @pytest.mark.parametrize("name", ["glide_jax", "jax", "jaxlib", "python"])
-def test_another_version_is_one_line_with_both(process_0, name):
+def test_a_different_version_is_an_error_with_both(process_0, name):
     process_0(lambda facts: facts[1].update({name: "0.0.0"}))
     with pytest.raises(UserError, match=rf"{name} .*process 0 \(.*\) 0\.0\.0; install"):
         distributed.check_facts(CONFIG)
 
 
-def test_other_settings_are_one_line_with_both(process_0):
+def test_different_settings_are_an_error_with_both(process_0):
     def change(facts):
         settings = json.loads(facts[2])
         settings["seed"] = 7
@@ -87,7 +87,7 @@ def test_other_settings_are_one_line_with_both(process_0):
     assert "\n" not in str(error.value)
 
 
-def test_an_edited_file_is_another_version(tmp_path):
+def test_an_edited_file_changes_the_code_digest(tmp_path):
     (tmp_path / "a").mkdir()
     file = tmp_path / "a" / "b.py"
     file.write_text("x = 1\n")

@@ -1,4 +1,4 @@
-"""Processes meet before JAX does; whoever is missing is named to all that came."""
+"""Processes connect before JAX does, and missing ones are named."""
 
 from __future__ import annotations
 
@@ -35,13 +35,13 @@ def meet(*clusters: Cluster) -> list[str]:
         return list(pool.map(run, clusters))
 
 
-def test_all_start_when_all_are_there_and_the_port_is_free_again(address):
+def test_all_processes_connect_and_the_port_is_released(address):
     clusters = [Cluster(address, 3, n, timeout_secs=20) for n in (2, 1, 0)]
     assert meet(*clusters) == [""] * 3
     assert meet(*clusters) == [""] * 3
 
 
-def test_the_missing_are_named_to_all_that_came(address):
+def test_missing_processes_are_named_in_every_error(address):
     hosts = tuple("abcd")
     clusters = [Cluster(address, 4, n, hosts, timeout_secs=1) for n in (0, 2)]
     errors = meet(*clusters)
@@ -50,23 +50,23 @@ def test_the_missing_are_named_to_all_that_came(address):
     assert "\n" not in errors[0]
 
 
-def test_of_many_missing_some_are_named_and_the_rest_counted(address):
+def test_of_many_missing_processes_some_are_named(address):
     (error,) = meet(Cluster(address, 1000, 0, timeout_secs=1))
     assert "process 20, 979 more of 1000" in error
 
 
-def test_without_process_0_the_others_name_it(address):
+def test_a_missing_process_0_is_named(address):
     (error,) = meet(Cluster(address, 2, 1, ("a", "b"), timeout_secs=1))
     assert f"process 0 (a) did not answer at {address}" in error
 
 
-def test_one_number_for_two_processes_is_errors(address):
+def test_duplicate_process_ids_are_errors(address):
     clusters = [Cluster(address, 3, n, timeout_secs=20) for n in (0, 1, 1)]
     errors = meet(*clusters)
     assert errors == ["two processes are numbered 1; number each of them once"] * 3
 
 
-def test_a_process_that_is_started_again_meanwhile_is_no_second_one(address):
+def test_a_restarted_process_is_not_a_duplicate(address):
     host, port = address.split(":")
     with concurrent.futures.ThreadPoolExecutor(2) as pool:
         first = pool.submit(meet, Cluster(address, 3, 0, timeout_secs=20))
@@ -83,20 +83,20 @@ def test_a_process_that_is_started_again_meanwhile_is_no_second_one(address):
         assert (first.result(), second.result(), errors) == ([""], [""], [""])
 
 
-def test_another_count_of_processes_is_errors(address):
+def test_different_numbers_of_processes_are_errors(address):
     errors = meet(Cluster(address, 2, 0), Cluster(address, 3, 1))
     assert errors[0] == errors[1]
     assert "process 1 counts 3 processes, process 0 counts 2" in errors[0]
 
 
-def test_a_taken_port_is_errors(address):
+def test_a_used_port_is_an_error(address):
     host, port = address.split(":")
     with socket.create_server((host, int(port))):
         (error,) = meet(Cluster(address, 2, 0, timeout_secs=1))
     assert f"cannot listen on port {port}" in error
 
 
-def test_strangers_at_the_port_are_passed_over(address, monkeypatch):
+def test_other_clients_at_the_port_are_ignored(address, monkeypatch):
     monkeypatch.setattr(rendezvous, "_LINE_SECS", 0.5)
     host, port = address.split(":")
 

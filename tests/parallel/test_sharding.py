@@ -1,4 +1,4 @@
-"""The sharding rule cuts what divides, and the mesh never changes a result."""
+"""Sharding by size, and equal results on every mesh."""
 
 import jax
 import jax.numpy as jnp
@@ -9,7 +9,7 @@ from glide_jax.parallel import device_mesh, sharding
 from tests import fake_devices
 
 
-def test_on_one_device_everything_lies_whole():
+def test_on_one_device_nothing_is_sharded():
     made = device_mesh.make_mesh(defaults.MeshConfig())
     tree = {"kernel": jax.ShapeDtypeStruct((512, 512), jnp.float32)}
     lies = sharding.shard_tree(tree, made, min_shard_mb=0)
@@ -26,7 +26,7 @@ def test_a_batch_becomes_global_arrays_with_its_values():
     np.testing.assert_array_equal(result["x"], batch["x"])
 
 
-def test_the_largest_dimension_that_divides_is_cut_over_fsdp():
+def test_fsdp_shards_the_largest_dimension_that_divides():
     fake_devices.run_with_devices("""
         import logging, sys
         logging.basicConfig(stream=sys.stdout, level=logging.INFO)
@@ -55,7 +55,7 @@ def test_the_largest_dimension_that_divides_is_cut_over_fsdp():
     """)
 
 
-def test_large_tensors_left_whole_are_logged():
+def test_large_unsharded_tensors_are_logged():
     script = """
         import logging, sys
         logging.basicConfig(stream=sys.stdout, level=logging.INFO)

@@ -41,7 +41,7 @@ def struct(*shape, dtype=jnp.float32):
     return jax.ShapeDtypeStruct(shape, dtype)
 
 
-def test_tensor_cuts_heads_and_hidden_units_and_closes_with_the_second_map():
+def test_tensor_axis_shards_heads_and_hidden_units():
     params = build.abstract_params(presets.base("released"))
     found = specs(params, mesh(tensor=2), min_shard_mb=1.0)
     layers = "text/layers"
@@ -63,13 +63,13 @@ def test_tensor_cuts_heads_and_hidden_units_and_closes_with_the_second_map():
             assert found[f"{tower}/layers/{name}/kernel"] == P(None, None, "tensor")
 
 
-def test_fsdp_takes_the_largest_dimension_that_tensor_leaves():
+def test_fsdp_shards_the_largest_remaining_dimension():
     tree = {"layers": {"mlp_in": {"kernel": struct(24, 2048, 8192)}}}
     found = specs(tree, mesh(fsdp=8, tensor=2))
     assert list(found.values()) == [P(None, "fsdp", "tensor")]
 
 
-def test_moments_and_averages_lie_as_their_parameter_and_factored_ones_by_size():
+def test_moments_are_sharded_like_their_parameter():
     kernel = struct(24, 2048, 8192)
     tree = {
         "params": {"layers": {"mlp_in": {"kernel": kernel}}},
@@ -87,7 +87,7 @@ def test_moments_and_averages_lie_as_their_parameter_and_factored_ones_by_size()
     assert found["count"] == P()
 
 
-def test_rules_of_the_run_come_first_and_are_obeyed_to_the_letter():
+def test_rules_of_the_run_take_precedence():
     tree = {"table": struct(64, 512), "other": struct(512, 64), "b": struct(8)}
     given = ["table=fsdp,-", "^other$=whole"]
     found = specs(tree, mesh(fsdp=8), given, min_shard_mb=0.0)

@@ -1,4 +1,4 @@
-"""Runs to plan: a small one, and the paper's as the experiment files have them."""
+"""Runs to plan: a small one, and the paper's from the experiment files."""
 
 from __future__ import annotations
 

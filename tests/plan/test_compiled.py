@@ -1,4 +1,4 @@
-"""The compiler's word: read when it refuses, and matched by the formula."""
+"""Compilation for TPUs: error messages, and agreement with the formula."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ GIB = 2**30
         ),
     ],
 )
-def test_an_out_of_memory_message_gives_its_two_sizes(message, needed, available):
+def test_an_out_of_memory_message_has_two_sizes(message, needed, available):
     found = compiled.read_out_of_memory(message)
     assert found == (int(needed * GIB), int(available * GIB))
 
@@ -76,7 +76,7 @@ print(json.dumps(report.make_plan(config, where, compiles=True)))
     ),
     reason="libtpu is not installed: pip install -e .[tpu]",
 )
-def test_the_formulas_bytes_are_near_the_compilers():
+def test_the_formula_is_within_15_percent_of_the_compiler():
     printed = fake_devices.run_with_devices(COMPILE, devices=1, timeout_secs=1800)
     report = json.loads(printed.splitlines()[-1])
     assert report["compiler"]["fits"]

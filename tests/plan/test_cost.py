@@ -1,4 +1,4 @@
-"""Operations, seconds, days and prices by their formula."""
+"""Operations, time and price by formula."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ def paper() -> defaults.Config:
     return defaults.Config(model=presets.base("paper"), train=train)
 
 
-def test_the_base_models_phase_costs_what_its_formula_says():
+def test_the_cost_of_the_base_phase_follows_the_formula():
     found = cost.estimate(paper(), WHERE, network_seconds={}, mfu=0.5, price=2.0)
     per_step = 3 * 2048 * 1858.2e9
     seconds = per_step / (128 * 459e12 * 0.5)
@@ -58,7 +58,7 @@ def test_twice_the_chips_take_half_the_time_and_as_many_chip_hours():
         (presets.upsampler("paper"), {"respacing": "fast27"}, 0.0, 135.9),
     ],
 )
-def test_a_picture_takes_its_caption_once_and_a_pass_or_two_a_step(
+def test_sampling_encodes_captions_once_and_runs_the_unet_each_step(
     model, section, drop, tflop
 ):
     config = defaults.Config(
@@ -75,6 +75,6 @@ def test_a_picture_takes_its_caption_once_and_a_pass_or_two_a_step(
     assert found.price == pytest.approx(2 * found.chip_hours)
 
 
-def test_a_clip_draws_nothing():
+def test_sampling_with_a_clip_has_no_cost():
     config = defaults.Config(model=defaults.NoisedClipConfig())
     assert cost.estimate_drawing(config, WHERE, 8) is None

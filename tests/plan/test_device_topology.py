@@ -1,4 +1,4 @@
-"""Names of machines: what exists, how large it is, how far its networks reach."""
+"""Topologies: parsing, sizes, and extents of the networks."""
 
 from __future__ import annotations
 
@@ -43,13 +43,13 @@ def test_a_slice_is_as_large_as_its_shape_says(
     assert where.name == name.lower()
 
 
-def test_slices_multiply_chips_but_not_what_the_fast_network_joins():
+def test_slices_multiply_chips_but_not_the_fast_domain():
     where = device_topology.parse("v6e:4x4", None, 3)
     assert where.num_chips == 48
     assert where.fast_domain == 16
 
 
-def test_gpus_stand_in_machines_of_eight():
+def test_gpus_are_in_machines_of_eight():
     where = device_topology.parse(None, "h100:64", None)
     assert (where.num_chips, where.num_hosts, where.fast_domain) == (64, 8, 8)
     assert device_topology.parse(None, "h200:4", None).num_hosts == 1
@@ -82,13 +82,13 @@ def test_slices_of_whole_cubes_exist(name):
         (None, "h100:16", 2, "--slices=2"),
     ],
 )
-def test_what_does_not_exist_is_refused_with_what_does(tpus, gpus, slices, named):
+def test_unknown_chips_are_errors_that_list_known_ones(tpus, gpus, slices, named):
     with pytest.raises(UserError, match=named.replace("(", r"\(")) as caught:
         device_topology.parse(tpus, gpus, slices)
     assert "\n" not in str(caught.value)
 
 
-def test_an_axis_of_tpus_reaches_as_far_as_its_dcn_size_says():
+def test_spans_of_tpus_follow_the_dcn_sizes():
     two = device_topology.parse("v5p:4x4x8", None, 2)
     config = defaults.MeshConfig(fsdp=8, data_dcn=2)
     reach = device_topology.spans(config, mesh(32, 8), two)
@@ -121,7 +121,7 @@ def test_plans_flags_and_launchers_know_the_same_chips():
     assert tuple(line.split()) == compiler.CHIPS
 
 
-def test_every_machine_has_sane_figures():
+def test_every_machine_has_plausible_figures():
     for machine in machines.MACHINES.values():
         # Of every generation the network inside is faster than the one outside, and
         # a device has at least the 8 GB of a core of v2.
@@ -131,7 +131,7 @@ def test_every_machine_has_sane_figures():
         assert machine.is_tpu == (machine.name in machines.TPUS)
 
 
-def test_the_environment_for_libtpu_keeps_what_the_user_set():
+def test_the_environment_for_libtpu_keeps_user_settings():
     environment = {"TPU_LOG_DIR": "/somewhere"}
     device_topology.prepare_environment(environment)
     assert environment["TPU_LOG_DIR"] == "/somewhere"

@@ -1,4 +1,4 @@
-"""Bytes of a device: the state exactly, the rest by laws that its formula must keep."""
+"""Memory of a device: the exact state, and properties of the formula."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ def paper(model=PAPER):
     return problem.make_problem(config, device_topology.parse("v5p:4x4x4", None, None))
 
 
-def test_the_state_of_a_device_is_its_parts_of_all_tensors():
+def test_the_state_of_a_device_is_the_sum_of_its_shards():
     given = plans.small()  # fsdp 4, every tensor that divides is cut
     params = sum(
         4 * math.prod(leaf.shape) // (4 if "fsdp" in leaf.sharding.spec else 1)
@@ -55,7 +55,7 @@ def test_a_checkpoint_holds_all_of_the_state():
     assert state.total == 4 * sum(sizes)
 
 
-def test_what_the_host_holds_leaves_the_device():
+def test_state_in_host_memory_is_not_on_the_device():
     here = plans.small()
     there = plans.small(optim={"moments_on_host": True}, ema={"on_host": True})
     kept, moved = estimate(here), estimate(there)
@@ -88,7 +88,7 @@ def test_a_stronger_policy_keeps_less(model):
     assert len(set(kept)) == len(kept)
 
 
-def test_policies_by_level_lie_between_those_of_all_levels():
+def test_policies_by_level_are_between_those_of_all_levels():
     given = paper()
 
     def kept(*remat):
@@ -100,7 +100,7 @@ def test_policies_by_level_lie_between_those_of_all_levels():
     assert mixed < kept("none", "none", "blocks", "blocks")
 
 
-def test_offloaded_inputs_are_the_hosts():
+def test_offloaded_inputs_are_in_host_memory():
     given = paper()
 
     def host(policy):
@@ -124,14 +124,14 @@ def test_activations_grow_with_the_examples_of_a_microbatch():
     assert estimate(parts).activations == estimate(whole).activations / 4
 
 
-def test_a_step_needs_its_parts_but_never_all_at_once():
+def test_the_peak_of_a_step_is_below_the_sum_of_its_parts():
     for policy in ("none", "blocks"):
         found = estimate(paper().with_train(remat=(policy,)))
         together = found.grads + found.activations + found.work
         assert max(found.grads, found.activations) <= found.step < together
 
 
-def test_summing_microbatches_holds_all_gradients_from_the_start():
+def test_microbatches_hold_all_gradients_from_the_start():
     once, twice = (
         estimate(paper().with_train(microbatches=n, remat=("none",))) for n in (1, 2)
     )
@@ -150,7 +150,7 @@ def test_summing_microbatches_holds_all_gradients_from_the_start():
         ("noised_clip64", None, 34.56),
     ],
 )
-def test_the_formula_lies_within_15_percent_of_the_tpus_compiler(name, remat, gib):
+def test_the_formula_is_within_15_percent_of_the_tpu_compiler(name, remat, gib):
     """Of libtpu 0.0.51 on v5p:4x4x8; see experiments/results/plan."""
     path = test_golden_configs.ROOT / "experiments" / "configs" / f"{name}.py"
     config = test_golden_configs.load(path, "paper")

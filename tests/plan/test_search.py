@@ -1,4 +1,4 @@
-"""The search by formula: what fits comes first, the fastest of it before the others."""
+"""The search ranks options that fit first, the fastest of them before others."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ def crowded():
     return plans.released(presets.base("released"), "v5e:4x4", global_batch_size=1024)
 
 
-def test_the_first_option_fits_and_none_that_fits_is_faster(crowded):
+def test_the_first_option_is_the_fastest_that_fits(crowded):
     options = search.rank(crowded)
     fitting = [option.seconds for option in options if option.fits]
     assert options[0].fits
@@ -35,7 +35,7 @@ def test_an_options_bytes_are_those_of_its_settings(crowded):
     assert again.total == best.bytes_per_device
 
 
-def test_where_all_fits_nothing_is_computed_again():
+def test_without_memory_pressure_nothing_is_recomputed():
     roomy = plans.released(presets.base("released"), "v5p:4x4x4", global_batch_size=64)
     best = search.rank(roomy)[0]
     assert (best.remat, best.remat_text, best.microbatches) == (("none",), "none", 1)

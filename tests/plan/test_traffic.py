@@ -1,4 +1,4 @@
-"""Collectives of a step, by hand."""
+"""Collectives of a step compared with hand calculations."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ def counts(given) -> tuple[int, int]:
     return cut, whole
 
 
-def test_one_device_talks_to_nobody():
+def test_one_device_has_no_collectives():
     given = plans.small("v5e:1x1", mesh={"fsdp": 1})
     assert by_name(given) == {}
 
