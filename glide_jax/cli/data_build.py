@@ -64,5 +64,6 @@ def run(values: flags.FlagValues, arguments: list[str]) -> int:
                 on_progress=on_progress,
             )
     spec = f"tfds:{place}?split={values.split}"
-    print(f"records are in {place}; use them with --config.data.sources={spec}")
+    setting = "sources" if values.split == "train" else "validation_sources"
+    print(f"records are in {place}; use them with '--config.data.{setting}={spec}'")
     return 0

@@ -74,6 +74,6 @@ def run(values: flags.FlagValues, arguments: list[str]) -> int:
         f" {extractor.name} similarity {first['nearest'][0]['similarity']:.4f}\n"
         f"{wording.counted(len(samples), 'sample')} and"
         f" {wording.counted(found.searched, 'training picture')}"
-        f" ({found.left_out} unreadable); look at {folder / 'neighbours.png'}"
+        f" ({found.left_out} left out); look at {folder / 'neighbours.png'}"
     )
     return 0

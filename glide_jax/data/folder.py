@@ -183,7 +183,12 @@ class Folder:
         # A file name need not be Unicode.
         key = os.fsencode(record.picture).decode(errors="replace")
         picture = self._root / record.picture
-        texts = self._captions(record, picture, key)
+        try:
+            texts = self._captions(record, picture, key)
+        except schema.BadRecordError:
+            if self._captions_required:
+                raise
+            texts = ("",)
         image = retrying_reads.read_whole(
             picture, retrying_reads.MAX_IMAGE_BYTES, "huge image", key
         )
