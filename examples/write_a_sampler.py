@@ -1,17 +1,16 @@
-"""Writes a sampler of one's own and compares it with DDIM.
+"""Writes a sampler outside of the package and compares it with DDIM.
 
     python examples/write_a_sampler.py --base=runs/quickstart/bundles/base_cfg \
         --prompt="a large red circle on a black background"
 
-The sampler is Heun's method (EDM, arXiv 2206.00364, algorithm 1) for the probability
-flow equation. With sigma = sqrt((1 - A) / A) and y = x_t / sqrt(A) its slope is the
-noise estimate,
+The step is DDIM's (arXiv 2010.02502, eq. 12 and 16),
 
-    dy / dsigma = eps(x_t, t),
+    x_{t-1} = sqrt(A_{t-1}) x_start + sqrt(1 - A_{t-1} - s^2) eps + s noise,
+    s = eta sqrt((1 - A_{t-1}) / (1 - A_t)) sqrt(1 - A_t / A_{t-1}),
 
-so a step is a step of DDIM that is corrected by the slope at its end. It calls the
-network twice a step. CONTRIBUTING.md describes how a rule becomes a choice of
-`--sampler`.
+with an eta that depends on the timestep: 1 in the noisy part of the chain, where fresh
+noise corrects earlier errors, and 0 after it, where noise would cost detail.
+CONTRIBUTING.md describes how a rule becomes a choice of `--sampler`.
 """
 
 from __future__ import annotations
@@ -29,10 +28,13 @@ from glide_jax.diffusion import guidance, process, respacing, samplers
 from glide_jax.sample import batches, image_io, restore
 
 
-def heun_loop(
+def sample(
     denoise: samplers.Denoise,
     tables: process.DiffusionTables,
     x_init: array_types.Image,
+    keys: array_types.PRNGKeys,
+    *,
+    first_deterministic: int = 500,
 ) -> jax.Array:
     """Returns pictures (b, h, w, c) in [-1, 1] from noise of the same shape.
 
@@ -40,30 +42,26 @@ def heun_loop(
       denoise: (x_t, timesteps of the training chain) -> model_output.
       tables: the respaced chain.
       x_init: noise at the last index of `tables`.
+      keys: one key per picture.
+      first_deterministic: steps from timesteps up to this one add no noise.
     """
-
-    def estimate(x_t, t):
-        output = denoise(x_t, tables.timesteps[t])
-        return guidance.estimate(tables, output, x_t, t, None, True, None)
-
-    def sigma(t):
-        return process.gather(tables.sqrt_recipm1_alphas_cumprod, t)
-
-    def scale(t):
-        return process.gather(tables.sqrt_alphas_cumprod, t)
 
     def step(walked, x_t):
         t = jnp.full(x_t.shape[:1], tables.num_timesteps - 1 - walked, jnp.int32)
-        _, eps = estimate(x_t, t)
-        y = x_t / scale(t)
-        y_next = y + (sigma(t - 1) - sigma(t)) * eps
-        _, eps_next = estimate(y_next * scale(t - 1), t - 1)
-        y_next = y + (sigma(t - 1) - sigma(t)) * (eps + eps_next) / 2
-        return y_next * scale(t - 1)
+        timesteps = tables.timesteps[t]
+        # The estimates of the clean picture and of the noise, which explain x_t.
+        x_start, eps = guidance.estimate(
+            tables, denoise(x_t, timesteps), x_t, t, None, True, None
+        )
+        cumprod = process.gather(tables.alphas_cumprod, t)
+        prev = process.gather(tables.alphas_cumprod_prev, t)
+        eta = (timesteps > first_deterministic)[:, None, None, None]
+        sigma = eta * jnp.sqrt((1 - prev) / (1 - cumprod) * (1 - cumprod / prev))
+        direction = jnp.sqrt(jnp.maximum(1 - prev - sigma**2, 0))
+        noise = samplers.step_noise(keys, t, x_t.shape[1:])
+        return jnp.sqrt(prev) * x_start + direction * eps + sigma * noise
 
-    x_0 = jax.lax.fori_loop(0, tables.num_timesteps - 1, step, x_init)
-    # The last step lands on the estimate of the clean picture.
-    return estimate(x_0, jnp.zeros(x_0.shape[:1], jnp.int32))[0]
+    return jax.lax.fori_loop(0, tables.num_timesteps, step, x_init)
 
 
 def make_denoise(
@@ -87,7 +85,7 @@ def main() -> None:
     parser.add_argument("--base", required=True)
     parser.add_argument("--prompt", required=True)
     parser.add_argument("--num_images", type=int, default=4)
-    parser.add_argument("--num_steps", type=int, default=10)
+    parser.add_argument("--num_steps", type=int, default=20)
     parser.add_argument("--output", type=pathlib.Path, default="out/samplers.png")
     options = parser.parse_args()
 
@@ -99,25 +97,19 @@ def main() -> None:
     )
     x_init = samplers.initial_noise(keys, (side, side, 3))
 
-    def chain(num_steps):
-        return respacing.respaced_tables(
-            diffusion.schedule, diffusion.num_timesteps, f"lambda{num_steps}"
-        )
-
-    # As many calls of the network: Heun's last step is one call.
-    ddim_tables = chain(2 * options.num_steps - 1)
+    tables = respacing.respaced_tables(
+        diffusion.schedule, diffusion.num_timesteps, f"lambda{options.num_steps}"
+    )
     rows = {
-        "ddim": samplers.sample_loop(
-            denoise, ddim_tables, x_init, keys, rule="ddim", eta=0.0
-        ),
-        "heun": heun_loop(denoise, chain(options.num_steps), x_init),
+        "ddim": samplers.sample_loop(denoise, tables, x_init, keys, rule="ddim"),
+        "own": sample(denoise, tables, x_init, keys),
     }
     pixels = [
         np.concatenate(list(image_io.to_pixels(row)), axis=1) for row in rows.values()
     ]
     options.output.parent.mkdir(parents=True, exist_ok=True)
     Image.fromarray(np.concatenate(pixels)).save(options.output)
-    difference = jnp.mean(jnp.abs(rows["ddim"] - rows["heun"]))
+    difference = jnp.mean(jnp.abs(rows["ddim"] - rows["own"]))
     print(f"{options.output}: rows {', '.join(rows)}; mean difference {difference:.4f}")
 
 

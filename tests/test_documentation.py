@@ -304,7 +304,8 @@ def drawn(world) -> pathlib.Path:
     assert main.run(["evaluate", "pairs", *words, f"--output={world}/out/study"]) == 0
     sheet = next((world / "out" / "study" / "rater").glob("*.csv"))
     first, *rows = sheet.read_text().splitlines()
-    answered = [row + "left" if row.endswith(",") else row for row in rows]
+    # Each side wins once, as ratings need.
+    answered = [row + ("left", "right")[i % 2] for i, row in enumerate(rows)]
     (world / "answers.csv").write_text("\n".join([first, *answered]))
     words = [
         *("evaluate", "reference", "--source=shapes:quickstart", "--px=16"),

@@ -85,7 +85,7 @@ def test_a_sampler_of_ones_own_draws(world, tmp_path):  # noqa: F811
         *("--prompt=a red circle", "--num_images=2", "--num_steps=3"),
     )
     text = run(tmp_path, "write_a_sampler.py", *words)
-    assert "rows ddim, heun" in text
+    assert "rows ddim, own" in text
     with Image.open(tmp_path / "out" / "samplers.png") as grid:
         assert grid.size == (32, 32)
 
