@@ -83,8 +83,8 @@ def read(
     unanswered = 0
     seen: dict[str, set[str]] = {"models": set(), "questions": set()}
     for path in paths:
-        found = _plain(path) if key is None else _unblinded(path, key)
-        for where, vote in found:
+        votes = _plain(path) if key is None else _unblinded(path, key)
+        for where, vote in votes:
             if vote is None:
                 unanswered += 1
                 continue
@@ -181,11 +181,11 @@ def _rows(path: str, columns: Sequence[str]) -> Iterator[Row]:
 
 def _separator(path: str, file: TextIO) -> tuple[str, int]:
     """Returns the separator and the number of lines above the header."""
-    found, above = csv_files.find_separator(file, _MAX_LINE)
-    if found != ",":
-        name = {";": "semicolons", "\t": "tabs"}[found]
+    separator, above = csv_files.find_separator(file, _MAX_LINE)
+    if separator != ",":
+        name = {";": "semicolons", "\t": "tabs"}[separator]
         logging.info("--votes=%s: columns are separated by %s", path, name)
-    return found, above
+    return separator, above
 
 
 def _lines(file: TextIO, path: str) -> Iterator[str]:
