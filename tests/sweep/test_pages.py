@@ -1,4 +1,4 @@
-"""The tables that the project shows are what its committed rows say."""
+"""The tables in pages equal those of the committed rows."""
 
 from __future__ import annotations
 

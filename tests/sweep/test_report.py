@@ -1,4 +1,4 @@
-"""Rows, tables and plots say what the runs' results say."""
+"""Rows, tables and plots of finished runs."""
 
 from __future__ import annotations
 
