@@ -5,7 +5,7 @@
 
 Rows are written by `glide sweep --root=DIR --report
 --rows=experiments/results/sweeps/NAME.jsonl`; a page says which table it shows, and
-where, as glide_jax/sweep/readme_tables.py describes. --check changes nothing and ends
+where, as glide_jax/sweep/report.py describes. --check changes nothing and ends
 with 1 where a page is out of date.
 """
 
@@ -14,7 +14,7 @@ from __future__ import annotations
 import argparse
 import pathlib
 
-from glide_jax.sweep import readme_tables
+from glide_jax.sweep import report
 
 PAGES = (pathlib.Path("docs/sweeps.md"), pathlib.Path("experiments/README.md"))
 ROWS = pathlib.Path("experiments/results/sweeps")
@@ -27,7 +27,7 @@ def run() -> None:
     check = parser.parse_args().check
     for path in filter(pathlib.Path.is_file, PAGES):
         page = path.read_text()
-        made = readme_tables.fill(page, ROWS)
+        made = report.fill_tables(page, ROWS)
         if made != page and check:
             raise SystemExit(f"{path} is out of date; run {__file__} without --check")
         if made != page:

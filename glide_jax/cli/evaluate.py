@@ -39,17 +39,23 @@ import logging
 import pathlib
 import shlex
 from collections.abc import Iterator, Mapping
+from typing import TYPE_CHECKING
 
 from absl import flags
 
 from glide_jax.cli import (
     define,
-    evaluate_inputs,
     output_folders,
     sampling,
     stopping,
 )
 from glide_jax.errors import UserError
+
+if TYPE_CHECKING:
+    from glide_jax.eval import picture_sets, runner
+    from glide_jax.sample.cascade import Glide
+
+NUM_IMAGES = 1000  # drawn by default
 
 
 def define_flags(values: flags.FlagValues) -> None:
@@ -65,7 +71,7 @@ def define_flags(values: flags.FlagValues) -> None:
     meaning = "instead: a UTF-8 file with one caption on a line, used in turn; with "
     meaning += "--images: one for each picture, in the order of the pictures"
     add.path("prompt_file", meaning)
-    meaning = f"pictures to draw; {evaluate_inputs.NUM_IMAGES} by default; with "
+    meaning = f"pictures to draw; {NUM_IMAGES} by default; with "
     meaning += "--images=SOURCE: records to read, all by default"
     add.whole("num_images", meaning, least=2)
     meaning = "pictures drawn for each result, of which the CLIP keeps the best"
@@ -120,16 +126,14 @@ def run(values: flags.FlagValues, arguments: list[str]) -> int:
         output_folders.made_folder(sampling.output_of(values)) as output,
         output_folders.alone(output),
     ):
-        models = (
-            sampling.load_models(values) if evaluate_inputs.is_drawing(values) else None
-        )
+        models = sampling.load_models(values) if _is_drawing(values) else None
         mesh = runner.make_mesh(values.fsdp)
         results, settings = metrics.Results({}, []), {}
-        pictures = evaluate_inputs.open_pictures(values, models)
+        pictures = _open_pictures(values, models)
         if pictures is not None:
             results, settings = runner.evaluate_pictures(
                 pictures,
-                evaluate_inputs.request(values),
+                _request(values),
                 output,
                 mesh=mesh,
                 on_batch=lambda count: poll(),
@@ -205,9 +209,7 @@ def _check_flags(values: flags.FlagValues, arguments: list[str]) -> None:
         )
     if values.images and values.base and not values.loss_source:
         raise UserError("--images are drawn already; leave out --base")
-    if values.base and not (
-        evaluate_inputs.is_drawing(values) or values.images or values.loss_source
-    ):
+    if values.base and not (_is_drawing(values) or values.images or values.loss_source):
         raise UserError(
             "--base has nothing to draw; give --captions_of=SOURCE, "
             "--prompt_file=FILE, or --loss_source for losses alone"
@@ -217,3 +219,52 @@ def _check_flags(values: flags.FlagValues, arguments: list[str]) -> None:
             "--base is missing; give e.g. --base=runs/base/bundle, or existing "
             "pictures by --images"
         )
+
+
+def _is_drawing(values: flags.FlagValues) -> bool:
+    """Returns whether pictures are drawn, rather than read."""
+    has_captions = bool(values.captions_of or values.prompt_file)
+    return bool(values.base and has_captions and not values.images)
+
+
+def _open_pictures(
+    values: flags.FlagValues, models: Glide | None
+) -> picture_sets.PictureSet | None:
+    """Returns the pictures of --images or those to draw; None without either."""
+    from glide_jax.eval import picture_sets
+
+    prompts = None
+    if values.prompt_file:
+        prompts = sampling.read_lines(values.prompt_file)
+    if values.images:
+        return picture_sets.open_saved(
+            values.images, prompts, px=values.px, most=values.num_images
+        )
+    count = values.num_images or NUM_IMAGES
+    if values.captions_of:
+        prompts = picture_sets.captions_of(values.captions_of, count)
+    elif prompts is None:
+        return None
+    assert models is not None
+    prompts = [prompts[i % len(prompts)] for i in range(count)]
+    bundles = {
+        name: bundle["digest"][:12]
+        for name, bundle in sampling.name_bundles(models).items()
+    }
+    return picture_sets.Drawn(models, prompts, sampling.read_options(values), bundles)
+
+
+def _request(values: flags.FlagValues) -> runner.Request:
+    """Returns how the pictures are evaluated."""
+    from glide_jax.eval import runner
+
+    features = values.features or ""
+    return runner.Request(
+        features=features,
+        clip=runner.clip_bundle(features, values.judge or "", values.clip or ""),
+        reference=values.reference or "",
+        names=values.metrics,
+        pr_distances=values.pr_distances,
+        batch_size=values.batch_size,
+        save_images=values.save_images,
+    )

@@ -1,16 +1,15 @@
-"""Elo ratings of models from votes on their pictures.
+"""Computes Elo ratings of models from votes on their pictures.
 
     glide evaluate elo --votes=votes.csv --output=out/elo
     glide evaluate elo --votes=anna.csv --votes=ben.csv --key=out/study/key.json
 
-A file of votes is CSV in UTF-8, or tables with semicolons or tabs as spreadsheets write
-them, with the columns a, b (the two models), winner (one of them, or tie) and question
-(e.g. photorealism). With --key it is a sheet or an
-answers.csv of `glide evaluate pairs`. Each question is rated by itself, by maximum
-likelihood as in the paper (appendix A.1), ties half a win to each, with 95% bootstrap
-intervals.
+A file of votes is CSV in UTF-8, or a table with semicolons or tabs as spreadsheets
+write it, with the columns a, b (the two models), winner (one of them, or tie) and
+question (e.g. photorealism). With --key it is a sheet or an answers.csv of
+`glide evaluate pairs`. Each question is rated by itself, by maximum likelihood as in
+the paper (appendix A.1), a tie being half a win for each, with 95% bootstrap intervals.
 
---output gets elo.json, elo.md and elo.png.
+--output receives elo.json, elo.md and elo.png.
 """
 
 from __future__ import annotations
@@ -33,20 +32,20 @@ if TYPE_CHECKING:
 
 
 def define_flags(values: flags.FlagValues) -> None:
-    """Votes, key, models, and how the intervals are made."""
+    """Defines flags for votes, key, models and intervals."""
     add = define.Define(values)
     add.paths("votes", "file of votes, e.g. votes.csv; one --votes for each rater")
     add.path("key", "key.json of `glide evaluate pairs`, for its blinded answers")
     flags.DEFINE_list(
         "models",
         None,
-        "the models there are, with commas between them; any other name in the votes "
-        "is refused",
+        "names of the models, separated by commas; other names in the votes are "
+        "refused",
         flag_values=values,
     )
     add.path("output", "folder for elo.json, elo.md and elo.png; empty: only print")
     add.whole("resamples", "bootstrap resamples", 1000, least=100)
-    add.whole("seed", "of the resamples", 0, least=0)
+    add.whole("seed", "seed of the resamples", 0, least=0)
 
 
 def run(values: flags.FlagValues, arguments: list[str]) -> int:
@@ -54,7 +53,7 @@ def run(values: flags.FlagValues, arguments: list[str]) -> int:
     from glide_jax.study import elo, elo_report, pairs, votes
 
     if arguments:
-        raise UserError(f"{arguments[0]!r} is no flag; votes are --votes=FILE")
+        raise UserError(f"{arguments[0]!r} is not a flag; give votes as --votes=FILE")
     if not values.votes:
         raise UserError("--votes is missing, e.g. --votes=votes.csv")
     key = pairs.read_key(values.key) if values.key else None
@@ -91,9 +90,9 @@ def _print_counts(tallies: Mapping[str, elo.Tally], unanswered: int) -> None:
         for question, tally in tallies.items()
     )
     rows = wording.counted(unanswered, "row")
-    blank = f"; {rows} without an answer left out" if unanswered else ""
+    blank = f"; {rows} without an answer ignored" if unanswered else ""
     print(f"{len(models)} models; {on_questions}{blank}")
-    print("only differences mean anything; the mean is 0, brackets are 95% intervals")
+    print("only differences have a meaning; the mean is 0, brackets are 95% intervals")
 
 
 def _write(
@@ -123,13 +122,13 @@ def _write(
         elo_report.draw(estimates, str(folder / "elo.png"), command)
     except OSError as error:
         raise UserError(
-            f"cannot write {error.filename or folder} ({error.strerror}); make room,"
-            " or name another folder"
+            f"cannot write {error.filename or folder} ({error.strerror}); free some"
+            " space, or name another folder"
         ) from error
 
 
 def _command(values: flags.FlagValues) -> str:
-    """What repeats this, without flags that were left alone."""
+    """Returns the command that repeats this, without flags at their defaults."""
     words = [f"--votes={path}" for path in values.votes]
     words += [f"--key={values.key}"] if values.key else []
     for name in ("models", "resamples", "seed"):

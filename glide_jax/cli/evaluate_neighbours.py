@@ -1,13 +1,13 @@
-"""The training pictures nearest to samples: did the model copy what it was trained on?
+"""Finds the training pictures nearest to samples, to detect copies.
 
     glide evaluate neighbours --samples=out/corgi --clip=runs/clip/bundle \\
         --source="webdataset:DIR/{00000..00099}.tar" --output=out/neighbours
 
-Looks once through the whole source, a batch at a time, and keeps for each sample the
-nearest pictures by the features of a noised CLIP at its least noise. neighbours.png
-shows the samples with the nearest neighbours of all, neighbours.json lists every one.
-How near is near is for eyes to tell: samples of training captions are nearer than
-others without being copies.
+Reads the whole source once, in batches, and keeps for each sample the nearest pictures
+by the features of a noised CLIP at its least noise. neighbours.png shows the samples
+with the nearest neighbours, neighbours.json lists all. Whether a neighbour is a copy
+needs human judgement: samples of training captions are nearer than others without being
+copies.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from glide_jax.runtime import wording
 
 
 def define_flags(values: flags.FlagValues) -> None:
-    """Samples, training pictures, the CLIP and where the answer goes."""
+    """Defines flags for samples, training pictures, the CLIP and the output."""
     add = define.Define(values)
     add.path("samples", "folder of `glide sample`, e.g. out/corgi")
     add.text("source", "the training pictures, as in data.sources; its train split")
@@ -30,9 +30,11 @@ def define_flags(values: flags.FlagValues) -> None:
 
 
 def run(values: flags.FlagValues, arguments: list[str]) -> int:
-    """Searches the source and writes what is nearest."""
+    """Searches the source and writes the nearest pictures."""
     if arguments:
-        raise UserError(f"{arguments[0]!r} is no flag; samples are --samples=DIR")
+        raise UserError(
+            f"{arguments[0]!r} is not a flag; give samples as --samples=DIR"
+        )
     for name, example in (
         ("samples", "out/corgi"),
         ("source", "folder:photos"),
@@ -52,20 +54,20 @@ def run(values: flags.FlagValues, arguments: list[str]) -> int:
         if isinstance(source, schema.Drawable):
             source = source.at_px(extractor.px)
         total = len(samples) + len(source)
-        with sampling.progress_bar(total, "pictures looked at") as progress:
-            found = neighbours.search(
+        with sampling.progress_bar(total, "pictures read") as progress:
+            result = neighbours.search(
                 extractor, samples, source, count=values.count, on_progress=progress
             )
-        sheet = neighbours.draw(extractor, found, samples, source)
+        sheet = neighbours.draw(extractor, result, samples, source)
         image_io.write_png(folder / "neighbours.png", sheet)
         record = {
             "schema": neighbours.SCHEMA,
             "verb": "evaluate neighbours",
             "extractor": {"name": extractor.name, "digest": extractor.digest},
             "source": values.source,
-            "searched": found.searched,
-            "left_out": found.left_out,
-            "samples": neighbours.as_json(found, samples),
+            "searched": result.searched,
+            "left_out": result.left_out,
+            "samples": neighbours.as_json(result, samples),
         }
         image_io.write_sidecar(folder / "neighbours.json", record)
     first = record["samples"][0]
@@ -73,7 +75,7 @@ def run(values: flags.FlagValues, arguments: list[str]) -> int:
         f"nearest pair: {first['file']} and {first['nearest'][0]['record']},"
         f" {extractor.name} similarity {first['nearest'][0]['similarity']:.4f}\n"
         f"{wording.counted(len(samples), 'sample')} and"
-        f" {wording.counted(found.searched, 'training picture')}"
-        f" ({found.left_out} left out); look at {folder / 'neighbours.png'}"
+        f" {wording.counted(result.searched, 'training picture')}"
+        f" ({result.left_out} left out); see {folder / 'neighbours.png'}"
     )
     return 0

@@ -1,12 +1,12 @@
-"""Blinded pairs of pictures for people to choose between, and a page to do it on.
+"""Makes blinded pairs of pictures, and a page on which people choose between them.
 
     glide evaluate pairs --samples=out/cfg --samples=out/clip --output=out/study
     glide evaluate pairs --samples=out/a --samples=out/b --samples=out/c \\
         --num_pairs=1000 --seed=1 --output=out/study
 
-Each --samples is a folder of `glide sample`, all of the same prompts. Raters get the
-folder rater/ alone: vote.html, which needs no network, or sheet.csv and the pictures.
-key.json stays here: with it `glide evaluate elo` reads what they send back.
+Each --samples is a folder of `glide sample`, all of the same prompts. Raters receive
+only the folder rater/: vote.html, which needs no network, or sheet.csv and the
+pictures. key.json is not for raters: with it `glide evaluate elo` reads their answers.
 """
 
 from __future__ import annotations
@@ -21,25 +21,27 @@ from glide_jax.runtime import wording
 
 
 def define_flags(values: flags.FlagValues) -> None:
-    """Folders of samples, how many pairs, and where they go."""
+    """Defines flags for the folders of samples, the pairs and the output."""
     add = define.Define(values)
     add.paths("samples", "folder of `glide sample`, e.g. out/cfg; one for each model")
     add.whole(
         "num_pairs",
-        "pairs to show, spread evenly over the models (the paper: 1000); empty: all",
+        "pairs, spread evenly over the models (the paper: 1000); all by default",
         least=1,
     )
-    add.whole("seed", "of order and sides", 0, least=0)
+    add.whole("seed", "seed of order and sides", 0, least=0)
     add.path("output", "folder of the study, e.g. out/study")
 
 
 def run(values: flags.FlagValues, arguments: list[str]) -> int:
-    """Draws the pairs and writes the study."""
+    """Plans the pairs and writes the study."""
     from glide_jax.eval import picture_folder
     from glide_jax.study import pairs
 
     if arguments:
-        raise UserError(f"{arguments[0]!r} is no flag; folders are --samples=DIR")
+        raise UserError(
+            f"{arguments[0]!r} is not a flag; give folders as --samples=DIR"
+        )
     given = values.samples or []
     if len(given) < 2:
         raise UserError(

@@ -1,4 +1,4 @@
-"""The real pictures that samples are compared with, looked at once and for all.
+"""Extracts features of the real pictures that samples are compared with.
 
     glide evaluate reference --source="webdataset:coco/val2014-*.tar" --px=256 \\
         --features=inception_tf1:inception.pt --output=coco256.npz
@@ -6,16 +6,16 @@
         --features=clip:runs/clip/bundle --output=ref.npz
 
 The paper's protocol: every record of the validation split, in order, centre-cropped,
-never mirrored. A caption is not needed. --source may also be a folder of pictures, read
+never mirrored. Captions are not needed. --source may also be a folder of pictures, read
 as folder:DIR, a folder of glide sample, or a .npz file with pictures (arr_0) of --px.
 
 The file has the layout of OpenAI's evaluator: with --keep_images the pictures (arr_0),
 and statistics of their features. These are mu, sigma, mu_s and sigma_s for
 inception_tf1, whose features are the evaluator's, and e.g. noised_clip_mu for others.
-Beside them are the features of every picture (pool), which KID, precision and recall
-compare, and a record of what the file was made of.
+It also has the features of every picture (pool), for KID, precision and recall, and a
+record of its own settings.
 
-A signal ends it with exit code 42; the same command goes on from there.
+A signal ends the command with exit code 42; the same command continues from there.
 """
 
 from __future__ import annotations
@@ -30,48 +30,50 @@ from glide_jax.runtime import wording
 
 
 def define_flags(values: flags.FlagValues) -> None:
-    """What to read, how to look at it and where to write."""
+    """Defines flags for the pictures, the extractor and the output."""
     add = define.Define(values)
-    meaning = "folder, .npz file or data source, of which the validation split"
+    meaning = "folder, .npz file or data source, whose validation split is read"
     add.path_or_source("source", meaning)
-    add.whole("px", "side of the pictures that are to be compared with it", least=8)
+    add.whole("px", "side of the pictures that are compared with it", least=8)
     add.kind_and_path("features", "inception_tf1:FILE, inception:FILE or clip:BUNDLE")
     add.path("output", "file to write, e.g. ref.npz")
-    add.whole("max_images", "take no more than the first so many; all", least=2)
-    add.switch("keep_images", "keep the pictures too, for other evaluators", False)
-    add.whole("batch_size", "pictures at once; changes no figure", 64, least=1)
+    add.whole("max_images", "pictures to read at most; all by default", least=2)
+    add.switch("keep_images", "store the pictures, too, for other evaluators", False)
+    add.whole("batch_size", "pictures at once; changes no metric", 64, least=1)
 
 
 def run(values: flags.FlagValues, arguments: list[str]) -> int:
-    """Builds the one file."""
+    """Writes the file."""
     from glide_jax.eval import extractors, reference_files, runner
     from glide_jax.runtime import progress
 
     if arguments:
-        raise UserError(f"{arguments[0]!r} is no flag; the source is --source")
+        raise UserError(f"{arguments[0]!r} is not a flag; give the source as --source")
     for name in ("source", "px", "features", "output"):
         if not values[name].value:
             raise UserError(f"--{name} is missing; see glide evaluate reference --help")
     path = pathlib.Path(values.output)
     if path.suffix != ".npz":
-        raise UserError(f"--output={path} is to end in .npz, e.g. ref.npz")
+        raise UserError(
+            f"--output={path} does not end in .npz; give e.g. --output=ref.npz"
+        )
     with (
         stopping.on_signal(stopping.ALL_KEPT) as poll,
         output_folders.made_folder(str(path.parent)),
         output_folders.alone(path),
     ):
-        shown = reference_files.open_pictures(
+        pictures = reference_files.open_pictures(
             values.source, values.px, values.max_images
         )
         extractor = extractors.load(values.features, mesh=runner.make_mesh())
-        with progress.ProgressBar(shown.count, "pictures looked at") as bar:
+        with progress.ProgressBar(pictures.count, "pictures read") as bar:
 
             def on_batch(count: int) -> None:
                 bar.update(count)
                 poll()
 
             record = reference_files.build(
-                shown,
+                pictures,
                 extractor,
                 path,
                 keep_images=values.keep_images,

@@ -63,13 +63,13 @@ def squared_distances(u: distances.Rows, v: distances.OtherRows) -> np.ndarray:
 def _rounded_distances(u: np.ndarray, v: np.ndarray, dtype: type) -> np.ndarray:
     u, v = u.astype(dtype), v.astype(dtype)
     v_lengths, v_wide = _squared_lengths(v), v.astype(np.float32)
-    found = np.empty((len(u), len(v)), dtype)
+    block = np.empty((len(u), len(v)), dtype)
     for start in range(0, len(u), _TILE):
         rows = u[start : start + _TILE]
         products = (rows.astype(np.float32) @ v_wide.T).astype(dtype)
         squared = _squared_lengths(rows)[:, None] - dtype(2) * products + v_lengths
-        found[start : start + _TILE] = np.maximum(squared, dtype(0))
-    return found
+        block[start : start + _TILE] = np.maximum(squared, dtype(0))
+    return block
 
 
 def _squared_lengths(rows: np.ndarray) -> np.ndarray:

@@ -161,10 +161,10 @@ def _directions(
 
 
 def as_json(
-    found: Search, samples: Sequence[picture_folder.Sample]
+    result: Search, samples: Sequence[picture_folder.Sample]
 ) -> list[dict[str, Any]]:
     """Returns each sample with its nearest records, the nearest pair first."""
-    near = found.nearest
+    near = result.nearest
     return [
         {
             "file": samples[row].file.name,
@@ -175,7 +175,7 @@ def as_json(
                     "index": int(near.indices[row, rank]),
                     "similarity": round(float(near.similarity[row, rank]), 6),
                 }
-                for rank in range(min(near.indices.shape[1], found.searched))
+                for rank in range(min(near.indices.shape[1], result.searched))
             ],
         }
         for row in _order(near)
@@ -189,14 +189,14 @@ def _order(near: Nearest) -> np.ndarray:
 
 def draw(
     extractor: extractors.Extractor,
-    found: Search,
+    result: Search,
     samples: Sequence[picture_folder.Sample],
     source: schema.Source,
 ) -> np.ndarray:
     """Returns the contact sheet, uint8 (H, W, 3), with the nearest samples in rows."""
-    near = found.nearest
+    near = result.nearest
     shown = _order(near)[:MAX_ROWS]
-    count = min(near.indices.shape[1], found.searched)
+    count = min(near.indices.shape[1], result.searched)
     rows, notes = [], []
     for row in shown:
         numbers = near.indices[row, :count]
@@ -215,7 +215,7 @@ def draw(
     )
     return contact_sheet.draw_contact_sheet(
         "Samples and the training pictures nearest to them",
-        f"{wording.counted(found.searched, 'training picture')} searched"
-        + (f", {found.left_out} left out as unreadable." if found.left_out else "."),
+        f"{wording.counted(result.searched, 'training picture')} searched"
+        + (f", {result.left_out} left out as unreadable." if result.left_out else "."),
         [section],
     )

@@ -1,1 +1,1 @@
-"""Human preference: blinded pairs, votes, the page to vote on, Elo ratings."""
+"""Human preference: blinded pairs, votes, the voting page, and Elo ratings."""

@@ -1,17 +1,17 @@
 """Elo ratings of models from human choices between their pictures.
 
-With A_ij the wins of model i over model j, a tie half a win to each, the ratings sigma
-are those of greatest likelihood [GLIDE, appendix A.1]:
+With A_ij the wins of model i over model j, where a tie is half a win for each, the
+ratings sigma maximise the likelihood [GLIDE, appendix A.1]:
 
     minimise  -sum_ij A_ij log p_ij,                                          (1)
     p_ij = 1 / (1 + 10^((sigma_j - sigma_i) / 400))
 
 The paper prints the exponent with the opposite sign, which would reward losing. With
 theta = sigma ln(10) / 400 this is the model of Bradley and Terry, p_ij = expit(theta_i
-- theta_j), whose likelihood is concave. Only differences of ratings mean anything: here
-their mean is 0 (in the paper they start at 0, and the sums of its tables are not 0).
+- theta_j), whose likelihood is concave. Only differences of ratings have a meaning;
+here their mean is 0 (in the paper they start at 0, and the sums of its tables are not).
 
-A finite maximum exists if and only if no part of the models won every comparison with
+A finite maximum exists if and only if no subset of the models won every comparison with
 the rest, and none was never compared with it [Ford 1957].
 """
 
@@ -45,7 +45,7 @@ class Tally:
     """The votes on one question, counted.
 
     Attributes:
-      models: names, n of them.
+      models: Names, n of them.
       counts: int (n, n, 3); for i < j how often i won against j, j against i, and how
         often neither did (`OUTCOMES`); zero elsewhere.
     """
@@ -55,25 +55,25 @@ class Tally:
 
     @property
     def votes(self) -> int:
-        """How many votes."""
+        """The number of votes."""
         return int(self.counts.sum())
 
     @property
     def ties(self) -> int:
-        """How many of them chose neither."""
+        """The number of ties."""
         return int(self.counts[..., 2].sum())
 
 
 @dataclasses.dataclass(frozen=True)
 class Estimate:
-    """Ratings with their bootstrap intervals (`LEVEL`); infinite ends: too few votes.
+    """Ratings with bootstrap intervals (`LEVEL`); an end is infinite for too few votes.
 
     Attributes:
-      tally: what they were estimated from.
+      tally: The votes.
       ratings: (n,) Elo points of mean 0.
       interval: (2, n) lower and upper ends.
       difference_interval: (2, n, n) the same of ratings[i] - ratings[j].
-      unbounded: how many resamples had no finite maximum.
+      unbounded: The number of resamples without a finite maximum.
     """
 
     tally: Tally
@@ -84,25 +84,25 @@ class Estimate:
 
 
 def wins_of(counts: Int[np.ndarray, "*resamples n n 3"]) -> Wins:
-    """A of eq. 1: wins of i over j, a tie half a win to each."""
+    """Returns A of eq. 1: wins of i over j, a tie being half a win for each."""
     first = counts[..., 0] + counts[..., 2] / 2
     second = counts[..., 1] + counts[..., 2] / 2
     return first + np.swapaxes(second, -1, -2)
 
 
 def win_rates(ratings: Ratings) -> Wins:
-    """p of eq. 1: the chance that the model of a row beats that of a column."""
+    """Returns p of eq. 1: the chance that the model of a row beats that of a column."""
     return special.expit((ratings[..., :, None] - ratings[..., None, :]) / POINTS)
 
 
 def fit(wins: Wins) -> Ratings:
-    """The ratings of eq. 1, of mean 0, for one or for several matrices of wins.
+    """Returns the ratings of eq. 1, of mean 0, for one or several matrices of wins.
 
     Newton's method with a step shortened to log(1 + r) / r of its length, r its largest
     difference between two models: the objective then falls in every step, from any
     start [Bach 2010, Self-concordant analysis for logistic regression, lemma 1].
 
-    The caller sees to it that a finite maximum exists (`has_maximum`).
+    The caller ensures that a finite maximum exists (`has_maximum`).
     """
     played = wins + np.swapaxes(wins, -1, -2)
     models = wins.shape[-1]
@@ -126,23 +126,22 @@ def fit(wins: Wins) -> Ratings:
 def has_maximum(
     wins: Float[np.ndarray, "resamples n n"],
 ) -> PerResample:
-    """Where eq. 1 has a finite maximum: every model leads to every other by wins."""
+    """Returns where eq. 1 has a finite maximum: wins connect all models both ways."""
     reach = (wins > 0) | np.eye(wins.shape[-1], dtype=bool)
     for _ in range(max(1, (wins.shape[-1] - 1).bit_length())):
         reach = reach.astype(np.float32) @ reach.astype(np.float32) > 0
-    return reach.all((-1, -2))
+    return np.asarray(reach.all((-1, -2)))
 
 
 def check(tally: Tally, question: str) -> None:
-    """Raises UserError unless eq. 1 has a finite maximum, naming what prevents it."""
+    """Raises UserError unless eq. 1 has a finite maximum, stating what prevents it."""
     wins, names = wins_of(tally.counts), tally.models
     groups, label = csgraph.connected_components(wins > 0, directed=False)
     if groups > 1:
-        told = "; ".join(_listed(names, label == group) for group in range(groups))
+        listed = "; ".join(_listed(names, label == group) for group in range(groups))
         raise UserError(
-            f"question {question!r}: no vote joins these groups of models: {told};"
-            " ratings compare only what votes connect: collect votes between them, or"
-            " evaluate each group by itself"
+            f"question {question!r}: no vote compares these groups of models: {listed};"
+            " collect votes between them, or evaluate each group by itself"
         )
     groups, label = csgraph.connected_components(wins > 0, connection="strong")
     for group in range(groups if groups > 1 else 0):
@@ -151,8 +150,8 @@ def check(tally: Tally, question: str) -> None:
             raise UserError(
                 f"question {question!r}: {_listed(names, inside)} won every vote"
                 f" against {_listed(names, ~inside)}, so the likelihood has no finite"
-                " maximum; collect more votes, until one is lost or a tie, or leave"
-                " out the models that never win or never lose"
+                " maximum; collect more votes, or leave out the models that never win"
+                " or never lose"
             )
 
 
@@ -163,14 +162,20 @@ def _listed(names: Sequence[str], chosen: np.ndarray) -> str:
 def estimate(
     tally: Tally, question: str, *, resamples: int = 1000, seed: int = 0
 ) -> Estimate:
-    """Ratings and intervals of one question.
+    """Returns ratings and intervals of one question.
 
-    The bootstrap draws as many votes as there are, with replacement, votes taken as
-    independent; intervals are percentiles. A resample without a finite maximum counts
-    as beyond both ends, so intervals are never too narrow for it.
+    The bootstrap draws as many votes as there are, with replacement; votes count as
+    independent, and intervals are percentiles. A resample without a finite maximum
+    counts as beyond both ends, so it never makes an interval too narrow.
+
+    Args:
+      tally: The votes on the question.
+      question: Name of the question, for errors.
+      resamples: Number of bootstrap resamples.
+      seed: Seed of the resamples.
 
     Raises:
-      UserError: the votes have no finite maximum; see `check`.
+      UserError: The votes have no finite maximum; see `check`.
     """
     check(tally, question)
     rng = np.random.default_rng(seed)
@@ -194,10 +199,10 @@ def estimate(
 def _interval(
     values: Float[np.ndarray, "finite ..."], unbounded: int
 ) -> Float[np.ndarray, "2 ..."]:
-    """Percentile interval of values and of `unbounded` ones beyond either end."""
+    """Returns the percentile interval of values and `unbounded` infinite ones."""
     beyond = np.full((unbounded, *values.shape[1:]), np.inf)
     tail = (1 - LEVEL) / 2
-    # No interpolation: between a number and infinity there is none.
+    # Without interpolation, which is undefined between a number and infinity.
     low = np.quantile(np.concatenate([values, -beyond]), tail, 0, method="lower")
     high = np.quantile(np.concatenate([values, beyond]), 1 - tail, 0, method="higher")
     return np.stack([low, high])

@@ -1,4 +1,4 @@
-"""Ratings as a table, as JSON and as a picture with error bars."""
+"""Reports ratings as a table, as JSON and as a picture with error bars."""
 
 from __future__ import annotations
 
@@ -16,9 +16,9 @@ _PANEL_INCHES, _ROW_INCHES = 4.2, 0.42
 
 
 def table(estimates: Mapping[str, elo.Estimate]) -> list[list[str]]:
-    """Header and a row for each model, best of the first question first.
+    """Returns a header and a row for each model, best of the first question first.
 
-    A cell is "82.7 [60.1, 104.2]", or "" where a question has no votes on the model.
+    A cell is "82.7 [60.1, 104.2]", or "" if a question has no votes on the model.
     """
     rows = [["model", *estimates]]
     for model in _order(estimates):
@@ -27,19 +27,19 @@ def table(estimates: Mapping[str, elo.Estimate]) -> list[list[str]]:
 
 
 def _order(estimates: Mapping[str, elo.Estimate]) -> list[str]:
-    """All models by their ratings, those of the first question that has them."""
+    """Returns all models by their ratings in the first question that has them."""
     rated: dict[str, tuple[int, float]] = {}
-    for number, found in enumerate(estimates.values()):
-        for name, rating in zip(found.tally.models, found.ratings, strict=True):
+    for number, estimate in enumerate(estimates.values()):
+        for name, rating in zip(estimate.tally.models, estimate.ratings, strict=True):
             rated.setdefault(name, (number, -rating))
     return sorted(rated, key=rated.__getitem__)
 
 
-def _cell(found: elo.Estimate, model: str) -> str:
-    if model not in found.tally.models:
+def _cell(estimate: elo.Estimate, model: str) -> str:
+    if model not in estimate.tally.models:
         return ""
-    i = found.tally.models.index(model)
-    rated = _rated(found.ratings[i], found.interval[:, i])
+    i = estimate.tally.models.index(model)
+    rated = _rated(estimate.ratings[i], estimate.interval[:, i])
     return f"{rated['elo']:.1f} [{_end(rated['low'])}, {_end(rated['high'])}]"
 
 
@@ -48,13 +48,13 @@ def _end(value: float | None) -> str:
 
 
 def markdown(estimates: Mapping[str, elo.Estimate], command: str) -> str:
-    """The ratings and, for each two models, difference and implied win rate."""
+    """Returns the ratings, and difference and implied win rate of every two models."""
     lines = ["# Elo ratings", "", f"`{command}`", "", *_grid(table(estimates)), ""]
     lines += [
-        f"Brackets: {elo.LEVEL:.0%} bootstrap intervals. Only differences mean"
-        " anything; the mean is 0.",
+        f"Brackets: {elo.LEVEL:.0%} bootstrap intervals. Only differences have a"
+        " meaning; the mean is 0.",
     ]
-    for question, found in estimates.items():
+    for question, estimate in estimates.items():
         rows = [["model", "against", "Elo", "implied wins", "won", "lost", "tie"]]
         rows += [
             [
@@ -64,30 +64,30 @@ def markdown(estimates: Mapping[str, elo.Estimate], command: str) -> str:
                 f"{entry['win_rate']:.1%}",
                 *(str(entry[word]) for word in ("wins", "losses", "ties")),
             ]
-            for entry in _differences(found)
+            for entry in _differences(estimate)
         ]
         lines += [
             "",
-            f"## {question}: {wording.counted(found.tally.votes, 'vote')}",
+            f"## {question}: {wording.counted(estimate.tally.votes, 'vote')}",
             "",
             *_grid(rows),
         ]
-        if found.unbounded:
-            lines += ["", unbounded(found)]
+        if estimate.unbounded:
+            lines += ["", unbounded(estimate)]
     return "\n".join(lines) + "\n"
 
 
-def unbounded(found: elo.Estimate) -> str:
-    """What is to be said when resamples had no finite maximum."""
+def unbounded(estimate: elo.Estimate) -> str:
+    """Returns a remark about resamples without a finite maximum."""
     return (
-        f"{found.unbounded} resamples had no finite maximum (a model won or lost"
-        " everything in them); more votes make the interval firm."
+        f"{estimate.unbounded} resamples had no finite maximum (a model won or lost"
+        " everything in them); collect more votes for a finite interval."
     )
 
 
 def _grid(rows: list[list[str]]) -> list[str]:
-    """A markdown table."""
-    # A bar would end the cell.
+    """Returns the lines of a markdown table."""
+    # An unescaped bar ends a cell.
     lines = [
         "| " + " | ".join(c.replace("|", "\\|") for c in row) + " |" for row in rows
     ]
@@ -95,22 +95,22 @@ def _grid(rows: list[list[str]]) -> list[str]:
 
 
 def as_json(estimates: Mapping[str, elo.Estimate]) -> dict[str, Any]:
-    """By question: votes, ties, ratings with intervals, and every two models compared.
+    """Returns votes, ties, ratings and differences of each question.
 
-    An end of an interval is null where too few votes leave it open.
+    An end of an interval is null if too few votes leave it open.
     """
     return {
         question: {
-            "votes": found.tally.votes,
-            "ties": found.tally.ties,
-            "unbounded_resamples": found.unbounded,
+            "votes": estimate.tally.votes,
+            "ties": estimate.tally.ties,
+            "unbounded_resamples": estimate.unbounded,
             "elo": {
-                model: _rated(found.ratings[i], found.interval[:, i])
-                for i, model in enumerate(found.tally.models)
+                model: _rated(estimate.ratings[i], estimate.interval[:, i])
+                for i, model in enumerate(estimate.tally.models)
             },
-            "differences": _differences(found),
+            "differences": _differences(estimate),
         }
-        for question, found in estimates.items()
+        for question, estimate in estimates.items()
     }
 
 
@@ -119,23 +119,23 @@ def _rated(rating: float, interval: np.ndarray) -> dict[str, float | None]:
     return {"elo": float(rating), "low": low, "high": high}
 
 
-def _differences(found: elo.Estimate) -> list[dict[str, Any]]:
-    """Every two models, the better one first."""
-    rates = elo.win_rates(found.ratings)
-    best = np.argsort(-found.ratings, kind="stable")
+def _differences(estimate: elo.Estimate) -> list[dict[str, Any]]:
+    """Returns every two models, the better one first."""
+    rates = elo.win_rates(estimate.ratings)
+    best = np.argsort(-estimate.ratings, kind="stable")
     entries = []
     for place, i in enumerate(best):
         for j in best[place + 1 :]:
             first, second = (i, j) if i < j else (j, i)
-            won = found.tally.counts[first, second]
+            won = estimate.tally.counts[first, second]
             wins, losses = won[:2] if i < j else won[1::-1]
             entries.append(
                 {
-                    "a": found.tally.models[i],
-                    "b": found.tally.models[j],
+                    "a": estimate.tally.models[i],
+                    "b": estimate.tally.models[j],
                     **_rated(
-                        found.ratings[i] - found.ratings[j],
-                        found.difference_interval[:, i, j],
+                        float(estimate.ratings[i] - estimate.ratings[j]),
+                        estimate.difference_interval[:, i, j],
                     ),
                     "win_rate": float(rates[i, j]),
                     "wins": int(wins),
@@ -147,7 +147,7 @@ def _differences(found: elo.Estimate) -> list[dict[str, Any]]:
 
 
 def draw(estimates: Mapping[str, elo.Estimate], path: str, command: str) -> None:
-    """A PNG: a panel for each question, models from best to worst, with intervals."""
+    """Draws a PNG: a panel for each question, models from best to worst."""
     from matplotlib import figure
 
     models = _order(estimates)
@@ -165,18 +165,18 @@ def draw(estimates: Mapping[str, elo.Estimate], path: str, command: str) -> None
 
 
 def _draw_panel(
-    panel: Any, question: str, found: elo.Estimate, models: list[str]
+    panel: Any, question: str, estimate: elo.Estimate, models: list[str]
 ) -> None:
-    rows = [models.index(name) for name in found.tally.models]
-    low, high = found.interval
-    # An open end reaches as far as the panel does.
-    ends = np.concatenate([found.ratings, low, high])
+    rows = [models.index(name) for name in estimate.tally.models]
+    low, high = estimate.interval
+    # An open end extends to the edge of the panel.
+    ends = np.concatenate([estimate.ratings, low, high])
     ends = ends[np.isfinite(ends)]
     room = 0.08 * max(float(np.ptp(ends)), 10.0)
     left, right = ends.min() - room, ends.max() + room
     panel.hlines(rows, np.maximum(low, left), np.minimum(high, right), "0.55", lw=3)
-    panel.plot(found.ratings, rows, "o", color="#3b3bd0", ms=8)
-    for rating, row in zip(found.ratings, rows, strict=True):
+    panel.plot(estimate.ratings, rows, "o", color="#3b3bd0", ms=8)
+    for rating, row in zip(estimate.ratings, rows, strict=True):
         panel.annotate(
             f"{rating:.0f}",
             (rating, row),
@@ -188,7 +188,7 @@ def _draw_panel(
     panel.set_xlim(left, right)
     panel.set_ylim(-0.7, len(models) - 0.3)
     panel.set_title(
-        f"{question} ({wording.counted(found.tally.votes, 'vote')})", fontsize=10
+        f"{question} ({wording.counted(estimate.tally.votes, 'vote')})", fontsize=10
     )
     panel.set_xlabel(f"Elo, mean 0; {elo.LEVEL:.0%} intervals", fontsize=9)
     panel.grid(axis="x", color="0.9")

@@ -2,13 +2,13 @@
 
 A study is a folder:
 
-    rater/vote.html   a page that shows the pairs and keeps the answers
+    rater/vote.html   a page that shows the pairs and stores the answers
     rater/sheet.csv   the same as a table, to be filled in by hand
     rater/pairs/      p0001_left.png, p0001_right.png, ...
-    key.json          what is what; not for raters, and therefore not in rater/
+    key.json          the models of all pairs; not for raters, so not in rater/
 
-Pictures are written anew, so neither their names nor what else was in their files
-tells a rater where they come from. Order and sides are drawn from the seed.
+Pictures are encoded again, so neither their names nor metadata reveal their models.
+Order and sides are drawn from the seed.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ import itertools
 import json
 import pathlib
 import tempfile
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -31,8 +31,8 @@ from glide_jax.sample import image_io
 from glide_jax.study import vote_page
 
 SCHEMA = 1
-# As GLIDE asks [appendix A.1]: each by itself, with a way out. The caption is shown
-# only where it matters, so that the choice of the other question is free of it.
+# As in GLIDE [appendix A.1]: each question by itself, with "neither" as an answer. The
+# caption is shown only with the question that concerns it.
 QUESTIONS = {
     "photorealism": vote_page.Question(
         "Which picture is more photorealistic?", shows_prompt=False
@@ -43,12 +43,12 @@ QUESTIONS = {
 }
 SIDES = ("left", "right")
 NEITHER = "neither"
-TIE = "tie"  # what a vote of neither is called in a plain file of votes
+TIE = "tie"  # the winner in a plain file of votes where neither was chosen
 SHEET_COLUMNS = ("study", "pair", "prompt", "question", "answer")
 
 
 class ShownPicture(NamedTuple):
-    """One picture of a pair: whose it is, and its file."""
+    """One picture of a pair: its model and its file."""
 
     model: str
     file: pathlib.Path
@@ -63,7 +63,13 @@ class Pair(NamedTuple):
 
 
 class Study(NamedTuple):
-    """The pairs by name, e.g. "p0001", and for each question the order to show them."""
+    """A study.
+
+    Attributes:
+      name: Identifies the study.
+      pairs: The pairs by name, e.g. "p0001".
+      orders: For each question the names of the pairs, in the order of display.
+    """
 
     name: str
     pairs: dict[str, Pair]
@@ -71,24 +77,30 @@ class Study(NamedTuple):
 
 
 def plan(
-    folders: dict[str, Sequence[picture_folder.Sample]],
+    folders: Mapping[str, Sequence[picture_folder.Sample]],
     *,
     num_pairs: int | None = None,
     seed: int = 0,
 ) -> Study:
-    """Which pictures are shown together, in which order and on which sides.
+    """Plans which pictures are shown together, in which order and on which sides.
 
-    Each picture of a prompt meets the same-numbered picture of that prompt in every
-    other folder. Of them all, `num_pairs` are drawn, as many of each two models as of
-    any other two, but for one.
+    Each picture of a prompt is paired with the picture of the same number of that
+    prompt in every other folder. `num_pairs` of these are drawn, spread evenly over the
+    pairs of models.
+
+    Args:
+      folders: The samples of each model, by the model's name.
+      num_pairs: Number of pairs; None: all.
+      seed: Seed of order and sides.
 
     Raises:
-      UserError: folders without the same prompts; fewer pairs than asked for; a model
-        with the name of no winner.
+      UserError: The folders have different prompts or fewer pairs than requested, or a
+        model is named "tie".
     """
     if TIE in folders:
         raise UserError(
-            f"a folder of samples is named {TIE!r}, as votes name no winner; rename it"
+            f"a folder of samples is named {TIE!r}, which votes use for no winner; "
+            "rename it"
         )
     pictures = {name: _by_prompt(samples) for name, samples in folders.items()}
     _check_prompts(pictures)
@@ -96,20 +108,20 @@ def plan(
     slots = sorted(next(iter(pictures.values())))
     matches = list(itertools.combinations(pictures, 2))
     shuffled = [[slots[i] for i in rng.permutation(len(slots))] for _ in matches]
-    # Every match once, then every match again: what is cut off is cut off evenly.
-    meetings = [
+    # Every match once, then every match again, so that a prefix is spread evenly.
+    candidates = [
         (match, slot)
         for round_ in zip(*shuffled, strict=True)
         for match, slot in zip(matches, round_, strict=True)
     ]
-    count = len(meetings) if num_pairs is None else num_pairs
-    if count > len(meetings):
+    count = len(candidates) if num_pairs is None else num_pairs
+    if count > len(candidates):
         raise UserError(
-            f"--num_pairs={count}, but these folders make"
-            f" {wording.counted(len(meetings), 'pair')}; ask"
-            " for fewer, or draw more samples"
+            f"--num_pairs={count}, but these folders have"
+            f" {wording.counted(len(candidates), 'pair')}; give a smaller number, or"
+            " draw more samples"
         )
-    chosen = [meetings[i] for i in rng.permutation(count)]
+    chosen = [candidates[i] for i in rng.permutation(count)]
     digits = max(4, len(str(count)))
     pairs = {}
     for number, ((first, second), slot) in enumerate(chosen, start=1):
@@ -125,7 +137,7 @@ def plan(
 def _by_prompt(
     samples: Sequence[picture_folder.Sample],
 ) -> dict[tuple[str, int], pathlib.Path]:
-    """File by (prompt, how many pictures of that prompt stood before it)."""
+    """Returns files by prompt and by the number of the picture for that prompt."""
     found: dict[tuple[str, int], pathlib.Path] = {}
     numbers: dict[str, int] = {}
     for sample in samples:
@@ -150,11 +162,11 @@ def _check_prompts(pictures: dict[str, dict[tuple[str, int], pathlib.Path]]) -> 
 
 
 def _study_name(pairs: dict[str, Pair]) -> str:
-    """Names the study, so that answers are never read with another study's key."""
+    """Returns a digest of the pairs, so that answers need the key of their study."""
     digest = hashlib.sha256()
     for pair in pairs.values():
         digest.update(repr((pair.prompt, *pair.left, *pair.right)).encode())
-    # A letter first: a spreadsheet takes digits and an e for a number.
+    # A letter first, since a spreadsheet reads digits and an e as a number.
     return f"s{digest.hexdigest()[:12]}"
 
 
@@ -164,20 +176,21 @@ def write(
     record: dict[str, Any],
     on_progress: Callable[[], None] = lambda: None,
 ) -> None:
-    """Writes a study, whole or not at all. `on_progress` comes before each pair.
+    """Writes a study, whole or not at all.
 
     Args:
-      folder: there already.
-      study: what to show.
-      record: what else the key is to tell, as JSON values.
+      folder: An existing folder.
+      study: The study.
+      record: Further JSON values for the key.
+      on_progress: Called before each pair.
 
     Raises:
-      UserError: the folder holds a study already; a picture cannot be read.
+      UserError: The folder holds a study already, or a picture cannot be read.
     """
     if (folder / "key.json").exists() or (folder / "rater").exists():
         raise UserError(
-            f"{folder} holds a study already, and answers to it would be worth nothing"
-            " without its key.json; name another folder"
+            f"{folder} holds a study already, whose answers need its key.json; name"
+            " another folder"
         )
     try:
         with tempfile.TemporaryDirectory(prefix=".study.", dir=folder) as scratch:
@@ -187,13 +200,13 @@ def write(
             text = json.dumps(_key(study, record), indent=2, ensure_ascii=False)
             key = pathlib.Path(scratch, "key.json")
             key.write_text(text + "\n", encoding="utf-8")
-            # The renames need no disk space.
+            # Renaming needs no space on the disk.
             files.rename(rater, folder / "rater")
             files.rename(key, folder / "key.json")
     except OSError as error:
         raise UserError(
-            f"cannot write {error.filename or folder} ({error.strerror}); make room, or"
-            " name another folder"
+            f"cannot write {error.filename or folder} ({error.strerror}); free some"
+            " space, or name another folder"
         ) from error
 
 
@@ -209,7 +222,7 @@ def _write_pictures(
 
 
 def _write_forms(folder: pathlib.Path, study: Study) -> None:
-    """The sheet and the page: question after question, in the order drawn for each."""
+    """Writes the sheet and the page, question by question, each in its order."""
     rows = [
         {"pair": name, "prompt": study.pairs[name].prompt, "question": question}
         for question, order in study.orders.items()
@@ -222,7 +235,7 @@ def _write_forms(folder: pathlib.Path, study: Study) -> None:
 
 def _write_sheet(path: pathlib.Path, study: str, rows: list[dict[str, str]]) -> None:
     with path.open("w", encoding="utf-8", newline="") as file:
-        writer = csv.DictWriter(file, SHEET_COLUMNS, restval="")
+        writer: csv.DictWriter[str] = csv.DictWriter(file, SHEET_COLUMNS, restval="")
         writer.writeheader()
         writer.writerows({"study": study, **row} for row in rows)
 
@@ -242,10 +255,10 @@ def _key(study: Study, record: dict[str, Any]) -> dict[str, Any]:
 
 
 def read_key(path: str) -> dict[str, Any]:
-    """A key.json: {"study": name, "pairs": {name: {"left": {"model": ...}, ...}}}.
+    """Reads a key.json: {"study": name, "pairs": {name: {"left": {"model": ...}}}}.
 
     Raises:
-      UserError: it cannot be read, or is no key.
+      UserError: The file cannot be read, or is not a key.
     """
     remedy = "give the key.json that `glide evaluate pairs` wrote"
     try:
@@ -260,7 +273,7 @@ def read_key(path: str) -> dict[str, Any]:
         raise UserError(f"--key={path} is not a key of blinded pairs; {remedy}")
     if key.get("schema") != SCHEMA:
         raise UserError(
-            f"--key={path} is of schema {key.get('schema')!r} and this version reads"
+            f"--key={path} has schema {key.get('schema')!r}, and this version reads"
             f" {SCHEMA}; evaluate it with the version that wrote it"
         )
     try:

@@ -1,7 +1,7 @@
-"""The page on which a rater chooses between pictures: one HTML file, no network.
+"""Renders the page on which a rater chooses between pictures: one file, no network.
 
-It lies beside the folder pairs/. The keys 1, 2 and 3 answer, Backspace goes back.
-Answers are kept in the browser (localStorage, by study) and leave it as answers.csv,
+It is stored beside the folder pairs/. The keys 1, 2 and 3 answer, Backspace goes back.
+Answers are stored in the browser (localStorage, by study) and saved as answers.csv,
 which has the columns of sheet.csv.
 """
 
@@ -14,7 +14,7 @@ from typing import NamedTuple
 
 
 class Question(NamedTuple):
-    """What is asked, and whether the prompt is shown with it."""
+    """A question, and whether the prompt is shown with it."""
 
     text: str
     shows_prompt: bool
@@ -23,13 +23,13 @@ class Question(NamedTuple):
 def render(
     study: str, questions: Mapping[str, Question], rows: Sequence[Mapping[str, str]]
 ) -> str:
-    """The page for these rows (pair, prompt, question), shown in their order."""
+    """Returns the page for these rows (pair, prompt, question), in their order."""
     data = {
         "study": study,
         "questions": {name: question._asdict() for name, question in questions.items()},
         "rows": list(rows),
     }
-    # Inside a script element only "<" could end it or open a comment.
+    # In a script element only "<" can end it or open a comment.
     text = json.dumps(data).replace("<", "\\u003c")
     return (
         _PAGE.replace("{STYLE}", _STYLE)

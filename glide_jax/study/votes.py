@@ -1,4 +1,4 @@
-"""Reads votes: plain ones, or blinded answers with the key that tells what was shown.
+"""Reads votes: plain ones, or blinded answers with the key of their study.
 
 A file of votes is a table with a header, as CSV in UTF-8 or as a spreadsheet writes it:
 fields separated by commas, semicolons, or tabs, a byte order mark, UTF-16. Its columns
@@ -6,11 +6,11 @@ are
 
     a, b         the two models
     winner       one of them, or "tie"
-    question     what was asked, e.g. photorealism
+    question     the question, e.g. photorealism
 
 An answered sheet or export of `glide evaluate pairs` has study, pair, question and
-answer (left, right or neither; empty where none was given) in their place. Other
-columns are left alone. Files are counted line by line and never held in memory.
+answer (left, right or neither; empty without an answer) instead. Other columns are
+ignored. Files are counted line by line and never held in memory.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ from glide_jax.study import elo, pairs
 
 COLUMNS = ("a", "b", "winner", "question")
 ANSWER_COLUMNS = ("study", "pair", "question", "answer")
-# More names than this are no models but, say, prompts in the wrong column.
+# More names indicate another column, e.g. of prompts.
 MAX_MODELS = 100
 MAX_QUESTIONS = 20
 _MAX_LINE = 1 << 16  # characters; a row of votes has a few dozen
@@ -47,14 +47,14 @@ class Vote(NamedTuple):
 
 
 class Row(NamedTuple):
-    """A row of a file, and what a message calls it."""
+    """A row of a file, and its position for messages."""
 
     where: str
     fields: dict[str, str]
 
 
 class Votes(NamedTuple):
-    """All votes, counted by question, and how many rows held no answer."""
+    """All votes, counted by question, and the number of rows without an answer."""
 
     tallies: dict[str, elo.Tally]
     unanswered: int
@@ -66,24 +66,25 @@ def read(
     """Counts the votes of some files.
 
     Args:
-      paths: one file, or one of each rater.
-      models: the names that exist; empty: whatever the files name.
-      key: of `pairs.read_key` when the files are blinded answers.
+      paths: One file, or one of each rater.
+      models: The known names; empty: any name is accepted.
+      key: The key from `pairs.read_key` if the files are blinded answers.
 
     Raises:
-      UserError: a file or a row that cannot be used, by its line; no vote at all.
+      UserError: A file or a row is invalid; the message states its line. There is no
+        vote.
     """
     if len({pathlib.Path(path).resolve() for path in paths}) < len(paths):
         raise UserError(
-            "a file of --votes is given twice, and its votes would count twice;"
-            " give each once"
+            "a file of --votes is given twice, so its votes would count twice;"
+            " give each file once"
         )
     counts: collections.Counter[Vote] = collections.Counter()
     unanswered = 0
     seen: dict[str, set[str]] = {"models": set(), "questions": set()}
     for path in paths:
-        found = _plain(path) if key is None else _unblinded(path, key)
-        for where, vote in found:
+        votes = _plain(path) if key is None else _unblinded(path, key)
+        for where, vote in votes:
             if vote is None:
                 unanswered += 1
                 continue
@@ -101,7 +102,8 @@ def read(
 
 def _plain(path: str) -> Iterator[tuple[str, Vote]]:
     for where, fields in _rows(path, COLUMNS):
-        yield where, Vote(*(fields[column] for column in COLUMNS))
+        a, b, winner, question = (fields[column] for column in COLUMNS)
+        yield where, Vote(a, b, winner, question)
 
 
 def _unblinded(path: str, key: dict[str, Any]) -> Iterator[tuple[str, Vote | None]]:
@@ -115,30 +117,33 @@ def _unblinded(path: str, key: dict[str, Any]) -> Iterator[tuple[str, Vote | Non
             )
         if pair not in key["pairs"]:
             raise UserError(
-                f"{where}: the key has no pair {pair!r}; keep the pairs as they were"
-                " in sheet.csv"
+                f"{where}: the key has no pair {pair!r}; keep the pairs of sheet.csv"
+                " unchanged"
             )
         if not answer:
             yield where, None
             continue
         if (pair, question) in answered:
             raise UserError(
-                f"{where}: pair {pair} is answered again for {question!r} (first in"
-                f" {answered[pair, question]}); keep one, and one file a rater"
+                f"{where}: pair {pair} has a second answer for {question!r} (first in"
+                f" {answered[pair, question]}); keep one, and one file for each rater"
             )
         answered[pair, question] = where
         shown = {side: key["pairs"][pair][side]["model"] for side in pairs.SIDES}
         if answer not in (*shown, pairs.NEITHER, pairs.TIE):
             raise UserError(f"{where}: answer {answer!r} is not left, right or neither")
-        yield where, Vote(*shown.values(), shown.get(answer, pairs.TIE), question)
+        left, right = shown.values()
+        yield where, Vote(left, right, shown.get(answer, pairs.TIE), question)
 
 
 def _rows(path: str, columns: Sequence[str]) -> Iterator[Row]:
-    """The rows of a file, their fields without spaces at the ends.
+    """Yields the rows of a file, with fields stripped of spaces.
 
     Raises:
-      UserError: it cannot be read, is not UTF-8 or CSV, or lacks a column or field.
+      UserError: The file cannot be read, is not UTF-8 or CSV, or lacks a column or a
+        field.
     """
+    above, reader = 0, None
     try:
         with open(path, encoding=csv_files.encoding(path), newline="") as file:
             delimiter, above = _separator(path, file)
@@ -151,8 +156,8 @@ def _rows(path: str, columns: Sequence[str]) -> Iterator[Row]:
                 where = f"{path} line {above + reader.line_num}"
                 if any("\n" in (row[name] or "") for name in columns):
                     raise UserError(
-                        f"{where}: a quote that is opened before it joins lines; close"
-                        " it, or take it out"
+                        f"{where}: an open quote before it joins lines; close it, or"
+                        " remove it"
                     )
                 fields = {name: (row[name] or "").strip() for name in columns}
                 empty = [n for n, v in fields.items() if not v and n != "answer"]
@@ -169,26 +174,26 @@ def _rows(path: str, columns: Sequence[str]) -> Iterator[Row]:
         ) from error
     except csv.Error as error:
         raise UserError(
-            f"{path} line {above + reader.line_num}: not CSV ({error}); save it as CSV"
-            " UTF-8"
+            f"{path} line {above + (reader.line_num if reader else 1)}: not CSV"
+            f" ({error}); save it as CSV UTF-8"
         ) from error
 
 
 def _separator(path: str, file: TextIO) -> tuple[str, int]:
-    """As `csv_files.find_separator`; one that is not a comma is logged."""
-    found, above = csv_files.find_separator(file, _MAX_LINE)
-    if found != ",":
-        name = {";": "semicolons", "\t": "tabs"}[found]
+    """Returns the separator and the number of lines above the header."""
+    separator, above = csv_files.find_separator(file, _MAX_LINE)
+    if separator != ",":
+        name = {";": "semicolons", "\t": "tabs"}[separator]
         logging.info("--votes=%s: columns are separated by %s", path, name)
-    return found, above
+    return separator, above
 
 
 def _lines(file: TextIO, path: str) -> Iterator[str]:
-    """The lines, none of them so long that it could fill the memory."""
+    """Yields the lines, and refuses one that is too long for a table."""
     while line := file.readline(_MAX_LINE):
         if len(line) == _MAX_LINE:
             raise UserError(
-                f"{path} has a line of {_MAX_LINE} characters or more, so it is no"
+                f"{path} has a line of {_MAX_LINE} characters or more, so it is not a"
                 " table of votes; give a CSV file"
             )
         yield line
@@ -241,13 +246,12 @@ def _check_names(where: str, vote: Vote, seen: dict[str, set[str]]) -> None:
     for kind, most in (("models", MAX_MODELS), ("questions", MAX_QUESTIONS)):
         if len(seen[kind]) > most:
             raise UserError(
-                f"{where}: that makes more than {most} {kind}; are the columns"
-                " mixed up?"
+                f"{where}: there are more than {most} {kind}; check the columns"
             )
 
 
 def _tallied(counts: collections.Counter[Vote]) -> dict[str, elo.Tally]:
-    """The counts of each question, the paper's first; models in alphabetical order."""
+    """Returns the counts by question, the paper's first; models are sorted by name."""
     tallies = {}
     asked = {vote.question for vote in counts}
     known = [question for question in pairs.QUESTIONS if question in asked]

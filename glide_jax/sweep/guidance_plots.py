@@ -1,4 +1,4 @@
-"""Draws the three plots of GLIDE's figure 6 side by side, the commands below them."""
+"""Draws the three plots of GLIDE's figure 6 side by side, with the commands below."""
 
 from __future__ import annotations
 
@@ -15,12 +15,13 @@ from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 
 from glide_jax.errors import UserError
+from glide_jax.eval import metrics
 from glide_jax.sweep import guidance_curves, result, run_list
 
-# Keys of curves.NAMES: (horizontal, vertical).
+# Keys of guidance_curves.QUANTITIES: (horizontal, vertical).
 PLOTS = (("recall", "precision"), ("fid", "inception_score"), ("fid", "clip_score"))
 TITLES = ("Precision and recall", "Inception Score and FID", "CLIP score and FID")
-BETTER = {"fid": "lower is better"}
+
 LINES = {
     guidance_curves.CFG: ("tab:blue", "o", "classifier-free guidance"),
     guidance_curves.CLIP: ("tab:orange", "s", "CLIP guidance"),
@@ -30,7 +31,7 @@ _ABOVE_PT, _PLOT_PT = 62, 222  # legend and titles; the plots
 TEXT_PT, COMMAND_PT = 13, 10
 _WRAP = 138  # letters of a line of the caption
 _DOT_PT = 9.0  # side of a point
-# Where a scale may stand from its point, in points; the first that is free.
+# Offsets of a scale's text from its point, in typographic points, best first.
 _PLACES = [
     (right * far * 1.3, up * far)
     for far in (13.0, 20.0)
@@ -105,9 +106,9 @@ def draw(curves: guidance_curves.Curves, path: pathlib.Path, plot_command: str) 
     make(curves, plot_command).savefig(path)
 
 
-def make(shown: guidance_curves.Curves, drawn_by: str) -> Figure:
-    """The picture, as high as its caption asks for."""
-    caption = _caption(shown, drawn_by)
+def make(curves: guidance_curves.Curves, plot_command: str) -> Figure:
+    """Returns the figure, as high as its caption needs."""
+    caption = _caption(curves, plot_command)
     below = (caption.count("\n") + 1) * COMMAND_PT * 1.3 + 56  # with the axes' labels
     height = _ABOVE_PT + _PLOT_PT + below
     figure = Figure(figsize=(WIDTH_INCHES, height / 72), dpi=DOTS_PER_INCH)
@@ -117,7 +118,7 @@ def make(shown: guidance_curves.Curves, drawn_by: str) -> Figure:
     )
     every = figure.subplots(1, len(PLOTS))
     for axes, title, (x, y) in zip(every, TITLES, PLOTS, strict=True):
-        _plot(axes, shown, x, y)
+        _plot(axes, curves, x, y)
         axes.set_title(title, fontsize=TEXT_PT)
     handles, names = every[0].get_legend_handles_labels()
     figure.legend(
@@ -128,14 +129,14 @@ def make(shown: guidance_curves.Curves, drawn_by: str) -> Figure:
     return figure
 
 
-def _plot(axes: Axes, shown: guidance_curves.Curves, x: str, y: str) -> None:
+def _plot(axes: Axes, curves: guidance_curves.Curves, x: str, y: str) -> None:
     def place(point: guidance_curves.Point) -> tuple[float, float]:
-        return point.metrics[shown.names[x]], point.metrics[shown.names[y]]
+        return point.metrics[curves.names[x]], point.metrics[curves.names[y]]
 
-    start = [p for p in shown.points if p.mode == guidance_curves.UNGUIDED]
+    start = [p for p in curves.points if p.mode == guidance_curves.UNGUIDED]
     texts, drawn = [], []
     for mode, (color, marker, name) in LINES.items():
-        own = [p for p in shown.points if p.mode == mode]
+        own = [p for p in curves.points if p.mode == mode]
         if not own:
             continue
         line = list(map(place, [*start, *own]))
@@ -151,8 +152,9 @@ def _plot(axes: Axes, shown: guidance_curves.Curves, x: str, y: str) -> None:
         at = place(start[0])
         axes.plot(*at, "D", color="black", label="unguided", zorder=4)
     for kind, set_label in ((x, axes.set_xlabel), (y, axes.set_ylabel)):
-        better = f" ({BETTER[kind]})" if kind in BETTER else ""
-        set_label(f"{shown.names[kind]}{better}", fontsize=TEXT_PT - 1)
+        is_lower = metrics.better(curves.names[kind]) == metrics.LOWER
+        better = " (lower is better)" if is_lower else ""
+        set_label(f"{curves.names[kind]}{better}", fontsize=TEXT_PT - 1)
     axes.margins(0.12)
     axes.grid(alpha=0.3)
     axes.tick_params(labelsize=TEXT_PT - 2)
@@ -160,10 +162,10 @@ def _plot(axes: Axes, shown: guidance_curves.Curves, x: str, y: str) -> None:
 
 
 def _write(axes: Axes, texts: list[tuple[Any, str, str]], lines: list[Any]) -> None:
-    """Each text near its point: of the places there the one that hides least."""
+    """Places each text near its point, where it hides least."""
     canvas = cast(FigureCanvasAgg, axes.figure.canvas)
     renderer = canvas.get_renderer()
-    axes.autoscale_view()  # else only at the end, and places would be of other axes
+    axes.autoscale_view()  # before positions are computed, rather than at the end
     shown = [axes.transData.transform(line) for line in lines]
     dots = [_box(at, _DOT_PT) for line in shown for at in line]
     taken: list[transforms.Bbox] = []
@@ -188,12 +190,12 @@ def _write(axes: Axes, texts: list[tuple[Any, str, str]], lines: list[Any]) -> N
             return hidden + 0.5 * sum(_crosses(line, box) for line in shown)
 
         written.set_position(min(_PLACES, key=cost))
-        # Padded: 3 beside 2 would be read as 32.
+        # Padded, so that adjacent numbers do not read as one.
         taken.append(written.get_window_extent(renderer).padded(_DOT_PT))
 
 
 def _box(at: np.ndarray, points: float) -> transforms.Bbox:
-    """A square around a place of the picture."""
+    """Returns a square around a position, in pixels."""
     half = points * DOTS_PER_INCH / 72 / 2
     return transforms.Bbox([at - half, at + half])
 
@@ -207,9 +209,9 @@ def _is_inside(box: transforms.Bbox, axes: Axes) -> bool:
     return np.array_equal(outer.extents, axes.bbox.extents)
 
 
-def _caption(shown: guidance_curves.Curves, drawn_by: str) -> str:
-    told = [f"Each point: {shown.command}, and its guidance", f"Drawn by: {drawn_by}"]
+def _caption(curves: guidance_curves.Curves, command: str) -> str:
+    lines = [f"Each point: {curves.command}, and its guidance", f"Drawn by: {command}"]
     return "\n".join(
         textwrap.fill(line, _WRAP, subsequent_indent="  ", break_on_hyphens=False)
-        for line in told
+        for line in lines
     )

@@ -1,10 +1,11 @@
-"""Writes the report of a sweep: results.csv, results.md, and plots."""
+"""Writes the report of a sweep, and tables of its rows in other pages."""
 
 from __future__ import annotations
 
 import csv
 import io
 import pathlib
+import re
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -13,6 +14,10 @@ from glide_jax.sweep import plots, result, run_list, summary
 from glide_jax.sweep.state import RunRecord
 
 Row = Mapping[str, Any]
+TABLE_END = "<!-- end of sweep -->"
+_TABLE = re.compile(
+    rf"<!-- sweep (?P<name>[\w-]+): (?P<metrics>[^\n]+?) -->\n.*?{TABLE_END}", re.DOTALL
+)
 
 BOLD_RULE = (
     "Bold: the best mean, where every other one is farther away than the spread over"
@@ -103,6 +108,35 @@ def make_page(plan: run_list.Plan, root: pathlib.Path, rows: Sequence[Row]) -> s
         page += "".join(f"- {run.label}: {_state(rec)}\n" for run, rec in unfinished)
     command = result.command(rows[0]["verb"], rows[0]["flags"])
     return f"{page}\nThe first row's command:\n\n```\n{command}\n```\n"
+
+
+def fill_tables(page: str, folder: pathlib.Path) -> str:
+    """Returns the page with every marked table updated from FOLDER/NAME.jsonl.
+
+    Two comments enclose a table; the first states the sweep and the metrics:
+
+        <!-- sweep lr_batch: validation/loss, loss -->
+        | ... made from experiments/results/sweeps/lr_batch.jsonl ... |
+        <!-- end of sweep -->
+
+    Raises:
+      UserError: The rows are missing, of another schema, or lack a metric.
+    """
+
+    def make(match: re.Match) -> str:
+        path = folder / f"{match['name']}.jsonl"
+        rows = result.read_rows(path)
+        names = [name.strip() for name in match["metrics"].split(",")]
+        for name in names:
+            if name not in metric_names(rows):
+                raise UserError(
+                    f"{path} has no metric {name!r}; use some of "
+                    f"{', '.join(metric_names(rows))}"
+                )
+        first = match[0].partition("\n")[0]
+        return f"{first}\n{to_markdown(rows, names)}\n{TABLE_END}"
+
+    return _TABLE.sub(make, page)
 
 
 def swept_keys(rows: Sequence[Row]) -> list[str]:

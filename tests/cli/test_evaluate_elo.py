@@ -134,7 +134,7 @@ def test_a_sheet_filled_in_by_hand_is_rated_with_the_key(tmp_path, capsys):
         writer.writerows(rows)
     flags = [f"--votes={filled}", f"--key={study / 'key.json'}", "--models=dim,lit"]
     assert main.run(["evaluate", "elo", *flags, f"--output={tmp_path / 'out'}"]) == 0
-    assert "1 row without an answer left out" in capsys.readouterr().out
+    assert "1 row without an answer ignored" in capsys.readouterr().out
     found = json.loads((tmp_path / "out" / "elo.json").read_text())["questions"]
     for question in pairs.QUESTIONS:
         (entry,) = found[question]["differences"]
@@ -165,7 +165,7 @@ def test_a_signal_ends_the_writing_of_pairs_with_nothing_left(
     ("argv", "named"),
     [
         (["elo"], "--votes is missing"),
-        (["elo", "votes.csv"], "'votes.csv' is no flag"),
+        (["elo", "votes.csv"], "'votes.csv' is not a flag"),
         (["elo", "--votes=absent.csv"], "absent.csv cannot be read"),
         (["elo", "--votes=v.csv", "--key=absent.json"], "absent.json cannot be read"),
         (["elo", "--votes=v.csv", "--resamples=10"], "resamples"),
@@ -174,7 +174,7 @@ def test_a_signal_ends_the_writing_of_pairs_with_nothing_left(
         (["pairs", "--samples=a", "--samples=b"], "--output is missing"),
         (["pairs", "--samples=a", "--samples=b", "--output=o"], "--samples=a: its"),
         (["pairs", "--samples=a", "--samples=a", "--output=o"], "twice"),
-        (["neighbours", "out"], "'out' is no flag"),
+        (["neighbours", "out"], "'out' is not a flag"),
     ],
 )
 def test_a_mistake_on_the_command_line_is_named(refused, argv, named):

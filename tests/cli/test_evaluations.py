@@ -140,7 +140,7 @@ def test_a_reference_that_does_not_fit_is_refused_at_the_start(config, tmp_path)
         lambda: train(other, tmp_path / "run"),
         lambda: dry_run.check(other, tmp_path / "dry"),
     ):
-        with pytest.raises(errors.UserError, match="of 16 px pictures and these are 8"):
+        with pytest.raises(errors.UserError, match="of pictures of 16 px, not 8 px"):
             start()
     assert not (tmp_path / "dry").exists()
 

@@ -1,4 +1,4 @@
-"""An extractor whose features can be told by eye: means of a picture's quarters."""
+"""An extractor with simple features: the means of a picture's quarters."""
 
 from __future__ import annotations
 

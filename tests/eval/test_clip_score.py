@@ -1,4 +1,4 @@
-"""How well pictures fit their captions, by a noised CLIP."""
+"""Scores of pictures and captions by a noised CLIP."""
 
 from __future__ import annotations
 

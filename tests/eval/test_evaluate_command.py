@@ -273,7 +273,7 @@ def test_a_reference_cut_off_goes_on_and_flags_are_asked_for(
     assert main.run(["evaluate", "reference", *flags[1:]]) == 2
     assert "--source is missing" in capsys.readouterr().err
     assert main.run(["evaluate", "reference", *flags[:-1], "--output=ref"]) == 2
-    assert "to end in .npz" in capsys.readouterr().err
+    assert "does not end in .npz" in capsys.readouterr().err
 
 
 def test_a_second_program_in_the_same_output_is_refused_and_harms_nothing(

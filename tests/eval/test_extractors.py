@@ -1,4 +1,4 @@
-"""Features of pictures: what they depend on, and what they must not depend on."""
+"""Features depend on the picture and the weights, not on the batch."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What was seen so far, and goes on after a cut."""
+"""The cache of features, and its use after an interruption."""
 
 from __future__ import annotations
 

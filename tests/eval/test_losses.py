@@ -1,4 +1,4 @@
-"""What a denoiser pays, by quarter of the noise."""
+"""Losses of a denoiser by quarter of the noise."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""From pictures to figures: by name, and whatever the way there."""
+"""Metrics of pictures: names, needs, and independence of the batch size."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The nearest training pictures are found, however the set is cut into batches."""
+"""The search for the nearest training pictures does not depend on batches."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Arrays in .npz files, some rows at a time."""
+"""Arrays in .npz files, read and written by rows."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""A folder of pictures to judge: its order, and the line about what is not used."""
+"""A folder of pictures: its order, and the log line about skipped files."""
 
 from __future__ import annotations
 

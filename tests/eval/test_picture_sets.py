@@ -1,4 +1,4 @@
-"""The pictures that are judged: by index, a few at a time, with their captions."""
+"""Sets of pictures: by index, in batches, with their captions."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Reference batches: ours, and those of OpenAI's evaluator."""
+"""Reference batches of this package and of OpenAI's evaluator."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The checker reads real pictures right, and wrong captions wrong."""
+"""The checker accepts real pictures, and refuses wrong captions."""
 
 from __future__ import annotations
 

@@ -156,7 +156,7 @@ def test_resamples_without_a_maximum_leave_the_interval_open_and_are_counted():
 
 def test_groups_that_no_vote_joins_are_named():
     votes = tally({(0, 1): (5, 5, 0), (2, 3): (4, 4, 0)})
-    with pytest.raises(errors.UserError, match=r"no vote joins .*: a, b; c, d;"):
+    with pytest.raises(errors.UserError, match=r"no vote compares .*: a, b; c, d;"):
         elo.estimate(votes, "photorealism")
 
 

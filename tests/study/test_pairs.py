@@ -104,7 +104,7 @@ def test_folders_of_other_prompts_are_refused_with_the_first_that_differs(other,
 
 
 def test_more_pairs_than_there_are_and_a_model_called_tie_are_refused():
-    with pytest.raises(errors.UserError, match=r"num_pairs=7, but these .* make 6"):
+    with pytest.raises(errors.UserError, match=r"num_pairs=7, but these .* have 6"):
         make_study(num_pairs=7)
     with pytest.raises(errors.UserError, match="rename it"):
         make_study(models=["a", "tie"])
@@ -205,7 +205,7 @@ def test_a_study_cut_off_leaves_nothing_and_can_be_written_again(folders, tmp_pa
     [
         ("", "not JSON"),
         ("[]", "not a key"),
-        ('{"pairs": {}}', "schema None and this version reads 1"),
+        ('{"pairs": {}}', "schema None, and this version reads 1"),
         ('{"schema": 1, "study": "s", "pairs": {"p": {"left": {}}}}', "both models"),
     ],
 )

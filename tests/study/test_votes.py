@@ -134,7 +134,7 @@ def test_a_row_that_cannot_be_used_is_named_by_its_line(read, row, told):
         ),
         (("s1", "p0009", "caption", "left"), "no pair 'p0009'"),
         (("s1", "p0001", "caption", "1"), "'1' is not left, right or neither"),
-        (("s1", "p0002", "caption", "left"), "answered again .*line 2"),
+        (("s1", "p0002", "caption", "left"), "second answer .*line 2"),
     ],
 )
 def test_an_answer_that_cannot_be_used_is_named_by_its_line(read, row, told):
@@ -154,7 +154,7 @@ def test_an_answer_that_cannot_be_used_is_named_by_its_line(read, row, told):
         (b"\xff\xfea\x00,\x00b\x00", "has no column winner, question"),
         (b"\xff\xfea\x00,\x00b\x00x", "is not UTF-8"),
         (b'a,b,winner,question\nx,"y' + b",x,q\n" * 50000, "not CSV"),
-        (b'a,b,winner,question\nx,y,y,"q\nx,y,x,q"\n', "a quote that is opened"),
+        (b'a,b,winner,question\nx,y,y,"q\nx,y,x,q"\n', "an open quote before"),
         (b"a,b,winner,question\n" + b"x" * 70000, "line of 65536 characters"),
     ],
 )

@@ -1,4 +1,4 @@
-"""Overrides are put together as their names say."""
+"""Combinations of overrides."""
 
 from __future__ import annotations
 

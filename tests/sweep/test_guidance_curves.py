@@ -1,4 +1,4 @@
-"""Points of figure 6 from rows, what is refused, and what is drawn of them."""
+"""Points of figure 6 from rows, their errors, and the plots."""
 
 from __future__ import annotations
 

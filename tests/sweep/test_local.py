@@ -1,4 +1,4 @@
-"""The runner of one machine keeps so many runs going, and ends as they end."""
+"""The local runner keeps a number of runs going, and returns their exit code."""
 
 from __future__ import annotations
 

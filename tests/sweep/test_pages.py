@@ -1,10 +1,10 @@
-"""The tables that the project shows are what its committed rows say."""
+"""The tables in pages equal those of the committed rows."""
 
 from __future__ import annotations
 
 import pytest
 
-from glide_jax.sweep import readme_tables, result
+from glide_jax.sweep import report, result
 from tests import fake_devices
 
 ROWS = fake_devices.ROOT / "experiments" / "results" / "sweeps"
@@ -15,7 +15,7 @@ PAGES = ("docs/sweeps.md", "experiments/README.md")
 def test_no_table_is_out_of_date(page):
     path = fake_devices.ROOT / page
     text = path.read_text() if path.is_file() else ""
-    assert readme_tables.fill(text, ROWS) == text, (
+    assert report.fill_tables(text, ROWS) == text, (
         "run experiments/figures/sweep_tables.py"
     )
 

@@ -1,4 +1,4 @@
-"""Every sweep file of the project can be started as it stands."""
+"""Every sweep file of the project can be started unchanged."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Rows, tables and plots say what the runs' results say."""
+"""Rows, tables and plots of finished runs."""
 
 from __future__ import annotations
 
@@ -13,7 +13,6 @@ from PIL import Image
 from glide_jax.errors import UserError
 from glide_jax.sweep import (
     plots,
-    readme_tables,
     report,
     result,
     run_list,
@@ -329,26 +328,26 @@ def test_a_table_in_a_page_is_made_from_the_rows_and_an_old_one_is_noticed(
 ):
     rows = result.make_rows(sweep, root)
     result.write_rows(tmp_path / "small.jsonl", rows)
-    page = f"above\n<!-- sweep small: fid -->\nold\n{readme_tables.END}\nbelow\n"
-    made = readme_tables.fill(page, tmp_path)
+    page = f"above\n<!-- sweep small: fid -->\nold\n{report.TABLE_END}\nbelow\n"
+    made = report.fill_tables(page, tmp_path)
     assert made != page
     assert made.startswith("above\n<!-- sweep small: fid -->\n| scale | mode | runs |")
-    assert made.endswith(f"| 20 | clip | 1 | 30 |\n{readme_tables.END}\nbelow\n")
-    assert readme_tables.fill(made, tmp_path) == made
+    assert made.endswith(f"| 20 | clip | 1 | 30 |\n{report.TABLE_END}\nbelow\n")
+    assert report.fill_tables(made, tmp_path) == made
     rows[0]["metrics"]["fid"] = 7.0
     result.write_rows(tmp_path / "small.jsonl", rows)
-    assert readme_tables.fill(made, tmp_path) != made
+    assert report.fill_tables(made, tmp_path) != made
 
 
 def test_a_table_of_rows_or_metrics_that_are_not_there_is_refused(
     sweep, root, tmp_path
 ):
-    page = f"<!-- sweep small: kid -->\n{readme_tables.END}"
+    page = f"<!-- sweep small: kid -->\n{report.TABLE_END}"
     with pytest.raises(UserError, match=r"there is no file .*small\.jsonl; write it"):
-        readme_tables.fill(page, tmp_path)
+        report.fill_tables(page, tmp_path)
     result.write_rows(tmp_path / "small.jsonl", result.make_rows(sweep, root))
     with pytest.raises(UserError, match="has no metric 'kid'; use some of fid"):
-        readme_tables.fill(page, tmp_path)
+        report.fill_tables(page, tmp_path)
 
 
 def test_the_status_shows_every_run_with_its_state(sweep, root):

@@ -1,4 +1,4 @@
-"""A plan names its runs by what they start with, and keeps to its folder."""
+"""Plans of sweeps: ids, command lines, and plan.json."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""One run comes to its end whatever happens on the way, and is never run twice."""
+"""A run is finished despite interruptions, and never run twice at once."""
 
 from __future__ import annotations
 

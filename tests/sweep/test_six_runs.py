@@ -1,4 +1,4 @@
-"""Six training runs, all of it killed in the middle of one, and started again."""
+"""A sweep of six training runs, killed in the middle and started again."""
 
 from __future__ import annotations
 

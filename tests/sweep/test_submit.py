@@ -1,7 +1,7 @@
-"""What clusters are told of a sweep, held against drift.
+"""Submissions of a sweep to clusters, compared with golden transcripts.
 
-After a change that is meant, `python -m tests.sweep.test_submit` writes the transcripts
-anew; the difference belongs into the same commit.
+After an intended change, `python -m tests.sweep.test_submit` writes the transcripts
+again; commit the difference together with the change.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ import pytest
 from glide_jax.cli import main
 from glide_jax.errors import UserError
 from glide_jax.runtime import lifecycle
-from glide_jax.sweep import submit
+from glide_jax.sweep import runners, submit
 from tests import fake_devices
 
 GOLDEN = fake_devices.ROOT / "tests" / "golden" / "sweep"
@@ -100,6 +100,16 @@ def test_the_array_has_a_task_for_each_run_and_bash_reads_the_script():
     assert "#SBATCH --array=0-5%4" in script
     assert len(re.search(r"runs=\((.*)\)", script)[1].split()) == 6
     assert not re.search("@[A-Z]+@", script)
+
+
+def test_every_option_is_a_flag_with_the_runners_that_read_it(capsys):
+    assert main.run(["sweep", "--help"]) == 0
+    text = " ".join(capsys.readouterr().out.split())
+    for runner in runners.RUNNERS.values():
+        assert runner.meaning in text
+    for name, (field, readers) in runners.options().items():
+        assert f"--{name}" in text or f"--[no]{name}" in text
+        assert f"{', '.join(readers)}: {field.metadata['meaning'][:20]}" in text
 
 
 def test_memory_without_a_unit_is_refused():

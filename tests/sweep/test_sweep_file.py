@@ -1,4 +1,4 @@
-"""A sweep file is refused in one line that names it, the rule and the remedy."""
+"""Errors of sweep files are one line with the file, the rule and the remedy."""
 
 from __future__ import annotations
 
