@@ -8,7 +8,7 @@ import shutil
 from collections.abc import Mapping
 from typing import Any
 
-from glide_jax.config.defaults import Config
+from glide_jax.config.defaults import Config, Text2ImConfig
 from glide_jax.data import bad_records, picture_cache, pipeline, schema, sources
 from glide_jax.runtime import paths, wording
 from glide_jax.text import tokenizers
@@ -33,14 +33,15 @@ def open_sources(config: Config) -> tuple[schema.Source, schema.Source | None]:
 
 def data_settings(config: Config) -> dict[str, Any]:
     """The arguments of `pipeline.fixed_batch` that the configuration determines."""
-    is_text2im = config.model.family == "text2im"
+    model = config.model
+    is_text2im = isinstance(model, Text2ImConfig)
     return {
-        "image_px": config.model.image_px,
-        "text_context": config.model.text_context,
-        "low_res_px": config.model.low_res_px if is_text2im else 0,
+        "image_px": model.image_px,
+        "text_context": model.text_context,
+        "low_res_px": model.low_res_px if is_text2im else 0,
         "low_res_corruption": config.data.low_res_corruption,
         "low_res_corruption_strength": config.data.low_res_corruption_strength,
-        "inpaint": config.model.inpaint if is_text2im else False,
+        "inpaint": is_text2im and model.inpaint,
     }
 
 
@@ -87,6 +88,17 @@ def make_batches(
     start_step: int,
     faults_before: Mapping[str, Any],
 ) -> pipeline.Batches:
+    """The batches of a run after `start_step`, for this process.
+
+    Args:
+      config: configuration of the run.
+      workdir: folder of the run, in which unusable records are logged.
+      source: the training data.
+      tokenizer: the run's.
+      part: (i, n): this process reads the i-th of n slices of rows.
+      start_step: batches consumed before.
+      faults_before: counts of unusable records until then; see `run_log.total`.
+    """
     size = config.train.global_batch_size
     log = run_log.log_path(workdir)
     return pipeline.make_batches(

@@ -7,7 +7,7 @@ steps, devices and timestep quartiles are exact.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any, NamedTuple
 
 import jax
@@ -15,19 +15,19 @@ import jax.numpy as jnp
 import optax
 
 from glide_jax import array_types
-from glide_jax.config.defaults import Config, NoisedClipConfig
+from glide_jax.config.defaults import Config, NoisedClipConfig, Text2ImConfig
 from glide_jax.diffusion import losses, process, schedules, timestep_sampling
 from glide_jax.models import build
 
-Batch = dict[str, array_types.Array]
+Batch = Mapping[str, array_types.Array]
 Metrics = dict[str, tuple[jax.Array, jax.Array]]
 
 
 class Aux(NamedTuple):
     """Auxiliary outputs of a loss: draws and per-example losses, (B,)."""
 
-    t: jax.Array
-    losses: jax.Array
+    t: array_types.Array
+    losses: array_types.Array
     metrics: Metrics
 
 
@@ -62,16 +62,22 @@ def make_objective(
     evenly spaced over the rows, so that validation losses are comparable. `constrain`
     and `attention` are those of `build.make_denoiser`.
     """
-    if isinstance(config.model, NoisedClipConfig):
-        return _make_contrastive(config, is_training, constrain)
-    return _make_denoising(config, pad_id, is_training, constrain, attention)
+    model = config.model
+    if isinstance(model, NoisedClipConfig):
+        return _make_contrastive(config, model, is_training, constrain)
+    return _make_denoising(config, model, pad_id, is_training, constrain, attention)
 
 
 def _make_denoising(
-    config: Config, pad_id: int, is_training: bool, constrain: Any, attention: Any
+    config: Config,
+    model: Text2ImConfig,
+    pad_id: int,
+    is_training: bool,
+    constrain: Any,
+    attention: Any,
 ) -> Objective:
     fns = build.make_denoiser(
-        config.model,
+        model,
         constrain=constrain,
         attention=attention,
         remat=config.train.remat,
@@ -99,10 +105,10 @@ def _make_denoising(
             features.pooled, fns.text_keys_values(params, features)
         )
         conditions = {"low_res": batch.get("low_res")}
-        if config.model.inpaint:
+        if model.inpaint:
             conditions["inpaint_image"] = x_start
             conditions["inpaint_mask"] = batch["inpaint_mask"]
-        has_dropout = is_training and config.model.dropout_prob > 0
+        has_dropout = is_training and model.dropout_prob > 0
         model_output = fns.denoise(
             params,
             x_t,
@@ -131,9 +137,11 @@ def _make_denoising(
     return Objective(fns.init, loss, lambda params: params)
 
 
-def _make_contrastive(config: Config, is_training: bool, constrain: Any) -> Objective:
+def _make_contrastive(
+    config: Config, model: NoisedClipConfig, is_training: bool, constrain: Any
+) -> Objective:
     fns = build.make_clip(
-        config.model,
+        model,
         constrain=constrain,
         remat=config.train.remat[0],
         remat_text=config.train.remat_text,
