@@ -48,12 +48,12 @@ class PeriodicEval:
         self,
         run: setup.TrainingRun,
         writer: metric_writers.MetricsWriter,
-        window: run_log.MetricAccumulator,
+        accumulator: run_log.MetricAccumulator,
         make_grid_hook: MakeGridHook | None,
         is_stopping: Callable[[], bool],
         make_evaluation_hook: MakeEvaluationHook | None = None,
     ) -> None:
-        self._run, self._writer, self._window = run, writer, window
+        self._run, self._writer, self._accumulator = run, writer, accumulator
         self._draw = make_grid_hook(run) if make_grid_hook else None
         self._compute = make_evaluation_hook(run) if make_evaluation_hook else None
         self._is_stopping = is_stopping
@@ -86,7 +86,7 @@ class PeriodicEval:
         }
         for name in names:
             if not self.are_cut_off:
-                with self._window.pause("evaluation"):
+                with self._accumulator.pause("evaluation"):
                     self.are_cut_off = not makers[name](state, step)
 
     def _due(self, step: int) -> list[str]:
