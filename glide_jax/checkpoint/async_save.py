@@ -37,7 +37,7 @@ class AsyncSave:
     def __init__(
         self,
         directory: pathlib.Path,
-        talk: kv_exchange.KvExchange,
+        channel: kv_exchange.KvExchange,
         step: int,
         *,
         meta: Mapping[str, Any],
@@ -50,14 +50,14 @@ class AsyncSave:
         self.step = step
         self._directory = directory
         self._folder = folders.unfinished(directory, step)
-        self._peers = talk
+        self._channel = channel
         self._meta, self._metrics = dict(meta), dict(metrics)
         self._policy, self._bad_from, self._damaged = policy, bad_from, damaged
         self._check_writer = check_writer
 
     def start(self, state: Mapping[str, Any]) -> str:
         """Copies the items to the host and starts to write them."""
-        reason = self._by_first(lambda: self._make_folders(state))
+        reason = self._on_first(lambda: self._make_folders(state))
         if reason:
             return self._fail(reason)
         self._shapes = jax.tree.map(
@@ -76,16 +76,16 @@ class AsyncSave:
         with item_files.WriteAttempt() as attempt:
             if self._items is not None:
                 self._items.wait()
-        reason = self._peers.agree(self._attempt.reason or attempt.reason)
-        reason = reason or self._by_first(self._merge)
+        reason = self._channel.agree(self._attempt.reason or attempt.reason)
+        reason = reason or self._on_first(self._merge)
         files: dict[str, Any] = {}
         if not reason:
             reason, files = self._hash()
-        reason = reason or self._by_first(lambda: self._commit(files))
+        reason = reason or self._on_first(lambda: self._commit(files))
         if reason:
             return self._fail(reason)
-        kept = self._by_first(self._delete_unwanted)
-        if kept and self._peers.index == 0:
+        kept = self._on_first(self._delete_unwanted)
+        if kept and self._channel.index == 0:
             logger.warning("%s: a step cannot be deleted (%s)", self._directory, kept)
         return ""
 
@@ -95,6 +95,7 @@ class AsyncSave:
             (folder / name).mkdir()
 
     def _merge(self) -> None:
+        assert self._items is not None  # else `start` failed
         self._items.merge()
         text = json.dumps(self._meta, indent=1, sort_keys=True) + "\n"
         (self._folder / verification.META).write_text(text)
@@ -105,17 +106,17 @@ class AsyncSave:
         Process 0 lists the files: other processes of a shared disk may see them later.
         """
         names: list[str] = []
-        reason = self._by_first(lambda: names.extend(manifest.list_files(self._folder)))
-        names = json.loads(self._peers.exchange(json.dumps(names))[0])
+        reason = self._on_first(lambda: names.extend(manifest.list_files(self._folder)))
+        names = json.loads(self._channel.exchange(json.dumps(names))[0])
         found: dict[str, Any] = {}
         with item_files.WriteAttempt() as attempt:
-            share = names[self._peers.index :: self._peers.count]
+            share = names[self._channel.index :: self._channel.count]
             found = manifest.hash_files(self._folder, share)
-        words = self._peers.exchange(json.dumps(found))
+        words = self._channel.exchange(json.dumps(found))
         files = {
             name: facts for word in words for name, facts in json.loads(word).items()
         }
-        reason = reason or self._peers.agree(attempt.reason)
+        reason = reason or self._channel.agree(attempt.reason)
         if not reason and files.keys() != set(names):
             reason = "the processes have not read all of its files"
         return reason, files
@@ -142,25 +143,25 @@ class AsyncSave:
         if self._policy is not None:
             folders.delete_unwanted(self._directory, self._policy, self._bad_from)
 
-    def _by_first(self, action: Callable[[], None]) -> str:
+    def _on_first(self, action: Callable[[], None]) -> str:
         """Runs `action` on process 0; all return its reason for failing, or ""."""
         with item_files.WriteAttempt() as attempt:
-            if self._peers.index == 0:
+            if self._channel.index == 0:
                 action()
-        return self._peers.agree(attempt.reason)
+        return self._channel.agree(attempt.reason)
 
     def _fail(self, reason: str) -> str:
         """Removes the unfinished folder; logs and returns the failure as one line."""
         where = f"checkpoint step {self.step} in {self._directory} was not written"
         failure = (
-            f"{where} ({reason}); the steps before it are as they were; make room or "
-            "mend the folder's permissions"
+            f"{where} ({reason}); earlier steps are unchanged; free disk space or "
+            "correct the folder's permissions"
         )
         with item_files.WriteAttempt() as attempt:
             self._check_writer()
         if attempt.error:
             failure = f"{where}: {attempt.error}"
-        if self._peers.index == 0:
+        if self._channel.index == 0:
             # Another run that owns the folder may be writing to this name.
             if not attempt.error:
                 shutil.rmtree(self._folder, ignore_errors=True)

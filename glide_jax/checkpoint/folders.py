@@ -49,8 +49,8 @@ def check_reachable(directory: pathlib.Path) -> None:
     for path in (directory, *steps):
         if os.path.lexists(path) and not path.is_dir():
             raise NoCheckpointError(
-                f"{path} is no folder but a file, or a link to what is not there; "
-                "mount its disk, or put it back, or start anew with another --workdir"
+                f"{path} is a file or a broken link, and must be a folder; mount its "
+                "disk, restore it, or start with another --workdir"
             )
 
 
@@ -110,7 +110,7 @@ def delete_after(directory: pathlib.Path, step: int) -> None:
 def delete_unwanted(
     directory: pathlib.Path, policy: CheckpointConfig, bad_from: int | None = None
 ) -> None:
-    """Removes steps that the policy does not keep; see `retention.to_delete`."""
+    """Removes steps that the policy does not keep; see `to_delete`."""
     for step in to_delete(_records(directory), policy, bad_from):
         delete(directory, step)
 
@@ -184,9 +184,9 @@ def _every_hours(records: Sequence[Record], hours: float) -> set[int]:
 
 def _best(records: Sequence[Record], count: int, metric: str) -> set[int]:
     """Those with the lowest metric; the older of equals. None without the metric."""
-    judged = [
+    measured = [
         (record.metrics[metric], record.step)
         for record in records
         if math.isfinite(record.metrics.get(metric, math.nan))
     ]
-    return {step for _, step in sorted(judged)[:count]}
+    return {step for _, step in sorted(measured)[:count]}

@@ -21,6 +21,7 @@ from glide_jax.checkpoint import manifest
 
 # The file in which Orbax records the handler of each item of a step.
 ORBAX_METADATA = "_CHECKPOINT_METADATA"
+_SILENT_HOOK = "silence_abandoned_futures"
 
 
 class WriteAttempt:
@@ -174,7 +175,7 @@ def _silence_abandoned_futures() -> None:
     closes the event loop in which the others would have finished.
     """
     previous = sys.unraisablehook
-    if getattr(previous, "is_silent", False):
+    if getattr(previous, "__name__", "") == _SILENT_HOOK:
         return
 
     def hook(unraisable: Any) -> None:
@@ -185,5 +186,5 @@ def _silence_abandoned_futures() -> None:
         if not (is_read or is_late):
             previous(unraisable)
 
-    hook.is_silent = True
+    hook.__name__ = _SILENT_HOOK
     sys.unraisablehook = hook

@@ -100,7 +100,7 @@ def read(folder: pathlib.Path) -> Manifest:
     try:
         return _parse(found)
     except (ValueError, LookupError, TypeError, AttributeError, RecursionError):
-        raise DamagedError([f"{NAME} is not what was written"]) from None
+        raise DamagedError([f"{NAME} is damaged"]) from None
 
 
 def _parse(found: bytes) -> Manifest:
@@ -119,7 +119,7 @@ def _parse(found: bytes) -> Manifest:
         raise DamagedError([f"{NAME} has format {written_as}, this reads {FORMAT}"])
     manifest = Manifest(**content)
     if to_bytes(manifest) != found:
-        raise ValueError("written in another way")
+        raise ValueError("not in canonical form")
     _check_types(manifest)
     return manifest
 

@@ -16,6 +16,7 @@ from collections.abc import Callable, Mapping
 from typing import Any
 
 import jax
+import jax.numpy as jnp
 
 from glide_jax.checkpoint import (
     async_save,
@@ -49,8 +50,8 @@ class CheckpointStore:
     ) -> None:
         self.directory = pathlib.Path(directory).absolute()
         self._policy, self._check_writer = policy, check_writer
-        self._prover = verification.Verifier(self.directory)
-        self._talk = kv_exchange.KvExchange(f"writes of {self.directory.name}")
+        self._verifier = verification.Verifier(self.directory)
+        self._channel = kv_exchange.KvExchange(f"writes of {self.directory.name}")
         self._thread: concurrent.futures.ThreadPoolExecutor | None = None
         self._writing: (
             tuple[async_save.AsyncSave, concurrent.futures.Future[str]] | None
@@ -58,9 +59,9 @@ class CheckpointStore:
         self._writing = None
         self._failure = ""  # of the newest write
         self.failures_in_a_row = 0
-        self._untold = ""  # not yet returned by `poll`
+        self._unreported = ""  # not yet returned by `poll`
         self._stored: set[int] = set()  # written or restored here
-        self._damaged: set[int] = set()  # passed over here
+        self._damaged: set[int] = set()  # skipped here
 
     def __enter__(self) -> CheckpointStore:
         return self
@@ -98,7 +99,7 @@ class CheckpointStore:
         _check_items(items)
         write = async_save.AsyncSave(
             self.directory,
-            self._talk,
+            self._channel,
             step,
             meta=meta,
             metrics={name: float(value) for name, value in (metrics or {}).items()},
@@ -107,7 +108,7 @@ class CheckpointStore:
             bad_from=bad_from,
             damaged=frozenset(self._damaged),
         )
-        self._prover.forget([step])
+        self._verifier.forget([step])
         failure = write.start(items)
         if failure:
             self._conclude(step, failure)
@@ -124,7 +125,7 @@ class CheckpointStore:
 
         A failure is only logged: without the metrics the policy may delete the step.
         """
-        if not metrics or self._talk.index != 0:
+        if not metrics or self._channel.index != 0:
             return
         folder = self.directory / str(step)
         try:
@@ -143,8 +144,8 @@ class CheckpointStore:
         """A failure not yet returned, as one line; "" if none. Never blocks."""
         if self._writing is not None and self._writing[1].done():
             self.settle()
-        untold, self._untold = self._untold, ""
-        return untold
+        unreported, self._unreported = self._unreported, ""
+        return unreported
 
     def settle(self) -> None:
         """Waits until nothing is being written, whether it succeeded or failed."""
@@ -184,7 +185,7 @@ class CheckpointStore:
           NoCheckpointError: the folder is unreachable and may contain states.
         """
         folders.check_reachable(self.directory)
-        return not self._prover.list_steps()
+        return not self._verifier.list_steps()
 
     def newest(self) -> tuple[int, dict[str, Any]] | None:
         """Step and metadata of the newest state whose files are all valid, or None.
@@ -193,11 +194,11 @@ class CheckpointStore:
           NoCheckpointError: states exist, but none is valid.
         """
 
-        def prove(step: int) -> tuple[int, dict[str, Any]]:
-            self._prover.prove(step, None)
+        def verify(step: int) -> tuple[int, dict[str, Any]]:
+            self._verifier.verify(step, None)
             return step, self._read_meta(step)
 
-        return self._walk_back(prove)
+        return self._walk_back(verify)
 
     def restore_newest(
         self, abstract_items: Mapping[str, Any]
@@ -213,7 +214,7 @@ class CheckpointStore:
           UserError: a tree that differs from what is stored.
         """
         restored = self._walk_back(
-            lambda step: self._prover.restore(step, abstract_items)
+            lambda step: self._verifier.restore(step, abstract_items)
         )
         if restored is not None:
             self._stored.add(restored.step)
@@ -225,45 +226,45 @@ class CheckpointStore:
         Raises:
           UserError: no such step or item, a damaged file, or a tree that differs.
         """
-        self._check_is_there(step)
+        self._check_is_stored(step)
         try:
-            return self._prover.restore(step, abstract_items).items
+            return self._verifier.restore(step, abstract_items).items
         except manifest.DamagedError as error:
-            raise self._refusal(step, error) from error
+            raise self._damaged_error(step, error) from error
 
     def discard_after(self, step: int) -> None:
         """Deletes later steps, for a run that permanently rewinds to `step`."""
         self._check_writer()
         self.settle()
-        if self._talk.index == 0:
+        if self._channel.index == 0:
             folders.delete_after(self.directory, step)
-        self._talk.exchange("")
+        self._channel.exchange("")
         later = [stored for stored in self._stored if stored > step]
         self._stored.difference_update(later)
-        self._prover.forget(later)
+        self._verifier.forget(later)
 
     def _walk_back(self, read: Callable[[int], Any]) -> Any:
         """Returns `read(step)` for the newest step that it can read."""
-        passed_over = []
-        for step in reversed(self._prover.list_steps()):
+        damaged = []
+        for step in reversed(self._verifier.list_steps()):
             try:
                 return read(step)
             except manifest.DamagedError as error:
-                passed_over.append(step)
+                damaged.append(step)
                 self._damaged.add(step)
-                if self._talk.index == 0:
+                if self._channel.index == 0:
                     logger.warning(
-                        "checkpoint step %d in %s is passed over: %s",
+                        "checkpoint step %d in %s is skipped: %s",
                         step,
                         self.directory,
                         error,
                     )
-        if passed_over:
-            listed = ", ".join(map(str, passed_over))
+        if damaged:
+            listed = ", ".join(map(str, damaged))
             raise NoCheckpointError(
-                f"{self.directory} has checkpoints, and none of them is good (tried "
-                f"{listed}): `glide verify` lists the damage; put one back, or start "
-                "anew with another --workdir"
+                f"{self.directory} has checkpoints, but none is valid (tried "
+                f"{listed}); restore one (`glide verify` lists the damage), or start "
+                "with another --workdir"
             )
         return None
 
@@ -272,24 +273,24 @@ class CheckpointStore:
 
     def _conclude(self, step: int, failure: str) -> None:
         self._failure = failure
-        self._untold = failure or self._untold
+        self._unreported = failure or self._unreported
         self.failures_in_a_row = self.failures_in_a_row + 1 if failure else 0
         if not failure:
             self._stored.add(step)
             self._damaged.clear()
 
-    def _check_is_there(self, step: int) -> None:
-        stored = self._prover.list_steps()
+    def _check_is_stored(self, step: int) -> None:
+        stored = self._verifier.list_steps()
         if step not in stored:
             listed = ", ".join(map(str, stored)) or "none"
             raise UserError(
                 f"no checkpoint of step {step} in {self.directory}; stored: {listed}"
             )
 
-    def _refusal(self, step: int, error: manifest.DamagedError) -> UserError:
+    def _damaged_error(self, step: int, error: manifest.DamagedError) -> UserError:
         return UserError(
-            f"checkpoint step {step} in {self.directory} cannot be read, it is damaged "
-            f"({error}); name another step, or put its files back"
+            f"checkpoint step {step} in {self.directory} is damaged ({error}); name "
+            "another step, or restore its files"
         )
 
 
@@ -298,7 +299,7 @@ def _check_items(items: Mapping[str, Any]) -> None:
         if name in items:
             raise ValueError(f"an item may not be named {name}")
     for path, leaf in item_files.leaves_by_path(dict(items)).items():
-        if jax.dtypes.issubdtype(leaf.dtype, jax.dtypes.prng_key):
+        if jnp.issubdtype(leaf.dtype, jax.dtypes.prng_key):
             # Keys are functions of (seed, step): a stored one would be redundant,
             # and its layout depends on the PRNG implementation.
             raise TypeError(f"{path} is a PRNG key: not stored")

@@ -34,20 +34,20 @@ class Verifier:
 
     def __init__(self, directory: pathlib.Path) -> None:
         self._directory = directory
-        self._peers = kv_exchange.KvExchange(f"proof of {directory.name}")
-        self._proven: dict[int, set[str]] = {}
+        self._channel = kv_exchange.KvExchange(f"verification of {directory.name}")
+        self._verified: dict[int, set[str]] = {}
 
     def list_steps(self) -> list[int]:
         """Steps that have a folder, as the first process sees them, oldest first."""
         seen = json.dumps(folders.list_steps(self._directory))
-        return json.loads(self._peers.exchange(seen)[0])
+        return json.loads(self._channel.exchange(seen)[0])
 
     def forget(self, steps: Iterable[int]) -> None:
         """Discards the results for steps that are rewritten or deleted."""
         for step in steps:
-            self._proven.pop(step, None)
+            self._verified.pop(step, None)
 
-    def prove(self, step: int, names: Iterable[str] | None) -> manifest.Manifest:
+    def verify(self, step: int, names: Iterable[str] | None) -> manifest.Manifest:
         """Verifies the files of a step and returns its manifest.
 
         Args:
@@ -68,21 +68,22 @@ class Verifier:
         if found is not None and not damages:
             damages = self._damages(folder, step, _files_of(found, names))
         self._refuse(damages)
-        self._proven.setdefault(step, set()).update(_files_of(found, names))
+        assert found is not None  # else there is damage
+        self._verified.setdefault(step, set()).update(_files_of(found, names))
         return found
 
     def _damages(
         self, folder: pathlib.Path, step: int, files: Mapping[str, Any]
     ) -> dict[str, str]:
         """Damage by file, in this process's share of the files."""
-        unknown = sorted(files.keys() - self._proven.get(step, set()))
-        share = unknown[self._peers.index :: self._peers.count]
+        unknown = sorted(files.keys() - self._verified.get(step, set()))
+        share = unknown[self._channel.index :: self._channel.count]
         return manifest.find_damages(folder, {name: files[name] for name in share})
 
     def _refuse(self, damages: Mapping[str, str]) -> None:
         """Raises DamagedError if any process found damage."""
         everyones: dict[str, str] = {}
-        for word in self._peers.exchange(json.dumps(damages)):
+        for word in self._channel.exchange(json.dumps(damages)):
             everyones |= json.loads(word)
         if everyones:
             raise manifest.DamagedError(
@@ -96,7 +97,7 @@ class Verifier:
           DamagedError: on every process.
           UserError: a tree that differs from what is stored.
         """
-        found = self.prove(step, abstract_items)
+        found = self.verify(step, abstract_items)
         folder = self._directory / str(step)
         paths = {
             name: _stored_paths(found, folder, name, tree)
@@ -217,7 +218,7 @@ def _check_digests(found: manifest.Manifest, restored: Mapping[str, Any]) -> Non
         if str(leaf.dtype) == found.leaves[path]["dtype"]
     }
     wrong = [
-        f"{path} was read as other numbers than were saved"
+        f"{path} differs from the array that was saved"
         for path, digest in digests.leaf_digests(same).items()
         if digest != found.leaves[path]["digest"]
     ]

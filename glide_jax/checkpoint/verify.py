@@ -73,7 +73,7 @@ def _check_checkpoint(folder: pathlib.Path) -> Report:
 
 def _check_workdir(folder: pathlib.Path) -> Report:
     found, _, read = _check_listed(folder)
-    # An interrupted start may have left drafts; the next start rewrites them.
+    # An interrupted start may have left drafts, which the next start rewrites.
     damaged = {name: why for name, why in found.items() if not _is_draft(folder, name)}
     surplus, good, bad = [], [], []
     checkpoints = folder / "checkpoints"
@@ -128,7 +128,7 @@ def _check_bundle(folder: pathlib.Path) -> Report:
     except FileNotFoundError:
         return Report(folder, "bundle", {bundle.MARK: "is missing"})
     except (ValueError, KeyError, TypeError, AttributeError):
-        return Report(folder, "bundle", {bundle.MARK: "is not what was written"})
+        return Report(folder, "bundle", {bundle.MARK: "is damaged"})
     damaged = manifest.find_damages(
         folder, {name: {"sha256": digest} for name, digest in files.items()}
     )

@@ -1,4 +1,4 @@
-"""Flags of a verb by their kind, a line each."""
+"""Defines the flags of a verb, one line per flag."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ class _KindAndPath(_Path):
     def parse(self, argument: str) -> str:
         found = _KIND.match(argument)
         if not found or found.end() == len(argument):
-            return argument  # `eval.features` names the kinds that there are
+            return argument  # `eval.extractors` names the kinds in its error
         return found.group() + super().parse(argument[found.end() :])
 
 
@@ -58,21 +58,23 @@ def takes_path(flag: flags.Flag) -> bool:
 class Define:
     """Defines flags in one set of values; without a default a flag is None."""
 
-    def __init__(self, values: flags.FlagValues):
-        self._values = {"flag_values": values}
+    def __init__(self, values: flags.FlagValues) -> None:
+        self._values = values
 
     def text(self, name: str, meaning: str, default: str | None = None) -> None:
-        """A text."""
-        flags.DEFINE_string(name, default, meaning, **self._values)
+        """A string."""
+        flags.DEFINE_string(name, default, meaning, flag_values=self._values)
 
     def path(self, name: str, meaning: str, default: str | None = None) -> None:
         """A file or a folder of this machine; `~` is expanded and a URL is refused."""
         self._parsed(_Path(name), name, meaning, default)
 
     def paths(self, name: str, meaning: str) -> None:
-        """A path that may be given again."""
+        """A path; the flag may be repeated."""
         serializer = flags.ArgumentSerializer()
-        flags.DEFINE_multi(_Path(name), serializer, name, None, meaning, **self._values)
+        flags.DEFINE_multi(
+            _Path(name), serializer, name, None, meaning, flag_values=self._values
+        )
 
     def path_or_source(self, name: str, meaning: str) -> None:
         """A path, or a data source such as folder:DIR."""
@@ -83,16 +85,16 @@ class Define:
         self._parsed(_KindAndPath(name), name, meaning)
 
     def texts(self, name: str, meaning: str) -> None:
-        """A text that may be given again."""
-        flags.DEFINE_multi_string(name, None, meaning, **self._values)
+        """A string; the flag may be repeated."""
+        flags.DEFINE_multi_string(name, None, meaning, flag_values=self._values)
 
     def number(self, name: str, meaning: str, default: float | None = None) -> None:
         """A number."""
-        flags.DEFINE_float(name, default, meaning, **self._values)
+        flags.DEFINE_float(name, default, meaning, flag_values=self._values)
 
     def numbers(self, name: str, meaning: str) -> None:
-        """Several, with commas between them; see `sampling.read_numbers`."""
-        flags.DEFINE_list(name, None, meaning, **self._values)
+        """A list with commas; see `sampling.read_numbers`."""
+        flags.DEFINE_list(name, None, meaning, flag_values=self._values)
 
     def whole(
         self,
@@ -101,23 +103,29 @@ class Define:
         default: int | None = None,
         least: int | None = None,
     ) -> None:
-        """A whole number, refused below `least`."""
-        flags.DEFINE_integer(name, default, meaning, lower_bound=least, **self._values)
+        """An integer of at least `least`."""
+        flags.DEFINE_integer(
+            name, default, meaning, lower_bound=least, flag_values=self._values
+        )
 
     def choice(
         self, name: str, names: list[str], meaning: str, default: str | None = None
     ) -> None:
         """One of a few names."""
-        flags.DEFINE_enum(name, default, names, meaning, **self._values)
+        flags.DEFINE_enum(name, default, names, meaning, flag_values=self._values)
 
     def switch(self, name: str, meaning: str, default: bool | None = None) -> None:
         """--name or --noname."""
-        flags.DEFINE_bool(name, default, meaning, **self._values)
+        flags.DEFINE_bool(name, default, meaning, flag_values=self._values)
 
     def renamed(self, name: str, new: str) -> None:
-        """The old name of a flag, which is refused with the new one."""
+        """The old name of a flag, refused with an error that names the new one."""
         flags.DEFINE(
-            _Renamed(name, new), name, None, f"now called --{new}", **self._values
+            _Renamed(name, new),
+            name,
+            None,
+            f"now called --{new}",
+            flag_values=self._values,
         )
 
     def _parsed(
@@ -125,4 +133,6 @@ class Define:
     ) -> None:
         # Without a serializer, a flag cannot be written back as --name=value.
         text = flags.ArgumentSerializer()
-        flags.DEFINE(parser, name, default, meaning, serializer=text, **self._values)
+        flags.DEFINE(
+            parser, name, default, meaning, serializer=text, flag_values=self._values
+        )

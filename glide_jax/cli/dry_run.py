@@ -1,4 +1,4 @@
-"""What a training command would do: settings, parameters, bytes, shardings, data."""
+"""The dry run of training: prints settings, parameters, bytes, shardings and data."""
 
 from __future__ import annotations
 
@@ -26,17 +26,17 @@ def check(
     *,
     allow_change: Collection[str] = (),
 ) -> setup.CheckedRun:
-    """Makes all checks of a start on this machine; nothing is written or downloaded.
+    """Runs all checks of a start on this machine; nothing is written or downloaded.
 
     Raises:
-      NoCheckpointError: of --workdir, see `setup.check`.
-      UserError: what would refuse the run at its start.
+      NoCheckpointError: see `setup.check`.
+      UserError: a start would be refused.
     """
     checked = setup.check(
         config, workdir, allow_change=allow_change, may_download=False
     )
     if config.evaluate.every_steps:
-        evaluations.read_inputs(config, checked.placed.mesh)
+        evaluations.read_inputs(config, checked.mesh)
     return checked
 
 
@@ -47,22 +47,22 @@ def check_elsewhere(
     *,
     allow_change: Collection[str] = (),
 ) -> abstract_state.Placed:
-    """Makes the checks that a start on other devices makes of its settings alone.
+    """Checks the settings of a run for devices that need not exist here.
 
     Args:
-      config: of the run.
-      devices: how many there are, in all slices.
-      slices: of TPUs; None: the devices are not TPUs.
+      config: configuration of the run.
+      devices: number of devices, in all slices.
+      slices: number of TPU slices; None: the devices are not TPUs.
       allow_change: settings that may differ from the workdir's.
 
     Raises:
-      UserError: what would refuse the run at its start.
+      UserError: a start would be refused.
     """
     validate.validate(config)
     mesh = device_mesh.make_abstract_mesh(config.mesh, devices, slices)
     placed = setup.check_placed(config, mesh, allow_change)
     logging.info(
-        "settings checked for %d devices; not looked at here: data, tokenizer files, "
+        "settings checked for %d devices; not checked: data, tokenizer files, "
         "train.init_from, --workdir, inputs of evaluations, Weights & Biases",
         devices,
     )
@@ -70,18 +70,18 @@ def check_elsewhere(
 
 
 def read_data(config: Config, checked: setup.CheckedRun, most: int) -> Iterator[str]:
-    """The lines of `glide data check` on the run's sources.
+    """Yields the lines of `glide data check` for the run's sources.
 
     Args:
-      config: of the run.
-      checked: what `check` returned.
-      most: records that are read of each source; 0: no source is read.
+      config: configuration of the run.
+      checked: the result of `check`.
+      most: maximum number of records read of each source; 0: no source is read.
 
     Raises:
       UserError: the training data has more bad records than data.max_bad_frac allows.
     """
     if most == 0:
-        yield "records: none were read, because of --check_records=0"
+        yield "records: not read (--check_records=0)"
         return
     found = _survey(config, checked, checked.source, most)
     yield from _survey_lines(config, checked.source, found)
@@ -103,7 +103,7 @@ def _survey(
             source,
             indices,
             px=config.model.image_px,
-            tokenizer=checked.begin.tokenizer,
+            tokenizer=checked.start.tokenizer,
             context=config.model.text_context,
             num_threads=data_check.num_threads(),
             on_progress=bar.update,
@@ -124,7 +124,7 @@ def _survey_lines(
     if left_out:
         yield (
             f"  {left_out:,} of {wording.counted(len(source), 'record')} were not "
-            "read: they are drawn, or beyond --check_records"
+            "read: they are synthetic, or beyond --check_records"
         )
 
 
@@ -138,7 +138,7 @@ def report(config: Config, placed: abstract_state.Placed) -> str:
             f"mesh: {dict(mesh.shape)}",
             f"parameters: {build.parameter_count(state.params):,}",
             *(f"  {part:<24} {count:>14,}" for part, count in parts.items()),
-            "state a device:",
+            "state per device:",
             *_state_lines(state, where),
             "shardings:",
             *_sharding_lines(state.params, where.params),
@@ -149,7 +149,7 @@ def report(config: Config, placed: abstract_state.Placed) -> str:
 def _state_lines(
     state: train_state.TrainState, where: train_state.TrainState
 ) -> list[str]:
-    """Bytes of each part of the state that one device holds, or its host for it."""
+    """Bytes of each part of the state on one device, or on its host."""
     lines, total = [], 0
     for name in ("params", "opt_state", "ema_params"):
         leaves = jax.tree.leaves(getattr(state, name))
@@ -160,9 +160,9 @@ def _state_lines(
         )
         is_on_host = any(place.memory_kind == sharding.HOST for place in places)
         total += 0 if is_on_host else size
-        note = " (in the host's memory)" if is_on_host else ""
+        note = " (in host memory)" if is_on_host else ""
         lines.append(f"  {name:<24} {size / 2**20:>14,.1f} MiB{note}")
-    return [*lines, f"  {'together':<24} {total / 2**20:>14,.1f} MiB"]
+    return [*lines, f"  {'total':<24} {total / 2**20:>14,.1f} MiB"]
 
 
 def _sharding_lines(params: array_types.Params, where: array_types.Params) -> list[str]:

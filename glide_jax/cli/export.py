@@ -1,15 +1,15 @@
-"""Turn a trained workdir into a bundle: what `glide sample` reads.
+"""Export a trained workdir as a bundle, which `glide sample` reads.
 
     glide export runs/base --output=runs/base/bundle
     glide export runs/base --output=out/base --ema=0.999 --dtype=float32 --step=20000
     glide export runs/base --program --sampler=ddim --respacing=50
     glide export runs/base --program --guidance_mode=cfg+clip --clip=runs/clip/bundle
 
-With --program, the bundle's folder "program" holds the whole sampler, for others to run
+With --program, the bundle's folder "program" contains the complete sampler, which runs
 without this package: python BUNDLE/program/run.py
 
-A SIGTERM or Ctrl-C ends it with exit code 42 and an older bundle as it was; the same
-command starts over.
+SIGTERM or Ctrl-C ends the export with exit code 42 and leaves an older bundle
+unchanged; the same command starts again.
 """
 
 from __future__ import annotations
@@ -26,19 +26,21 @@ PROGRAM_FLAGS = ("clip", "guidance_mode", "sampler", "respacing", "prompt")
 
 
 def define_flags(values: flags.FlagValues) -> None:
-    """--output, --ema, --step, --dtype, --program and what is fixed in the program."""
+    """--output, --ema, --step, --dtype, --program and the settings of the program."""
     add = define.Define(values)
-    add.path("output", "the bundle's folder; WORKDIR/bundle")
-    add.text("ema", "which average, e.g. 0.999; the first one")
-    add.whole("step", "of the checkpoint; the newest that is good", least=0)
-    add.choice("dtype", ["bfloat16", "float32"], "of the stored weights", "bfloat16")
+    add.path("output", "folder of the bundle; default: WORKDIR/bundle")
+    add.text("ema", "decay of the average, e.g. 0.999; default: the first one")
+    add.whole("step", "step of the checkpoint; default: the newest", least=0)
+    dtypes = ["bfloat16", "float32"]
+    add.choice("dtype", dtypes, "dtype of the stored weights", "bfloat16")
     meaning = "also write the sampler as a serialized program for cpu, cuda and tpu"
     add.switch("program", meaning, False)
     add.path("clip", "bundle of the noised CLIP, for --guidance_mode=clip or cfg+clip")
     modes = ["none", "cfg", "clip", "cfg+clip"]
-    add.choice("guidance_mode", modes, "of the program; cfg for a base model")
-    add.text("sampler", "of the program, e.g. ddim; the run's")
-    add.text("respacing", "timesteps of the program, e.g. 50; the run's")
+    meaning = "guidance of the program; default: cfg for a base model, else none"
+    add.choice("guidance_mode", modes, meaning)
+    add.text("sampler", "sampler of the program, e.g. ddim; default: the run's")
+    add.text("respacing", "timesteps of the program, e.g. 50; default: the run's")
     add.text("prompt", "caption of the program's example")
 
 
@@ -48,11 +50,12 @@ def run(values: flags.FlagValues, arguments: list[str]) -> int:
 
     if len(arguments) != 1:
         raise UserError(
-            f"{len(arguments)} workdirs given; name one, e.g. glide export runs/base"
+            f"{len(arguments)} workdirs are given; give one, e.g. "
+            "`glide export runs/base`"
         )
     workdir = paths.local_path(arguments[0], "workdir")
     if (workdir / "bundle.json").is_file():
-        raise UserError(f"{workdir} is a bundle already; name a workdir of glide train")
+        raise UserError(f"{workdir} is a bundle; give a workdir of glide train")
     output = pathlib.Path(values.output) if values.output else workdir / "bundle"
 
     with stopping.on_signal() as poll:
@@ -65,7 +68,7 @@ def run(values: flags.FlagValues, arguments: list[str]) -> int:
             more_files=_program_files(values, workdir),
             on_progress=poll,
         )
-    print(f"step {step} of {workdir} is exported to {output}")
+    print(f"exported step {step} of {workdir} to {output}")
     return 0
 
 
@@ -75,7 +78,7 @@ def _program_files(values: flags.FlagValues, workdir: pathlib.Path) -> dict[str,
     if not values.program:
         if given:
             name = next(iter(given))
-            raise UserError(f"--{name} is for --program; give both or neither")
+            raise UserError(f"--{name} needs --program; give both or neither")
         return {}
     from glide_jax.sample import program, restore
     from glide_jax.train import run_folder

@@ -1,23 +1,23 @@
-"""`glide VERB [FLAGS]`: imports only the chosen verb and ends with its exit code.
+"""`glide VERB [FLAGS]`: imports only the chosen verb and exits with its code.
 
-A verb of two words, as `evaluate elo`, lives in cli/evaluate_elo.py.
+A verb of two words, such as `evaluate elo`, is the module cli/evaluate_elo.py.
 
-Exit codes, which launchers act on: the same command is to be run again after 42 and
-everything from 128 up, and after nothing else.
+Exit codes for launchers, which run the same command again after 42 and after all codes
+from 128 up, and after no other:
 
-      0  done
-      1  something unforeseen, with a traceback: a bug, or a machine that fails
-      2  a mistake of the user's: one line on stderr
-      3  there are checkpoints, and none of them is good
-      4  numbers went wrong beyond what the run may mend
-     42  stopped by SIGTERM or Ctrl-C, and everything is saved: all that was trained,
-         the batches of pictures that were drawn, or nothing where nothing was begun
-    130  interrupted by Ctrl-C at once: by a second one, or where a verb has nothing to
-         save; training goes on from the last checkpoint, as after these:
+      0  success
+      1  an unexpected error, with a traceback: a bug, or a failing machine
+      2  a user error: one line on stderr
+      3  checkpoints exist, but none is valid
+      4  training diverged and could not recover
+     42  stopped by SIGTERM or Ctrl-C with everything saved: the training state, the
+         batches of samples that were drawn, or nothing if there was nothing to save
+    130  interrupted by Ctrl-C without a clean shutdown: by a second one, or in a verb
+         that has nothing to save; training resumes from the last checkpoint, as after:
     134  another process of the run is gone
-    135  no step in too long a time (train.stall_secs)
-    141  nobody reads stdout any more, as in `glide plan ... | head`
-    143  SIGTERM came before it was heeded, or saving took too long (train.grace_secs)
+    135  no step within train.stall_secs
+    141  the reader of stdout is gone, as in `glide plan ... | head`
+    143  SIGTERM before the handler was installed, or saving exceeded train.grace_secs
 """
 
 from __future__ import annotations
@@ -83,11 +83,11 @@ VERB_GROUPS = {
 }
 VERBS = {name: text for group in VERB_GROUPS.values() for name, text in group.items()}
 
-# As the shell reports a program that SIGPIPE ends, e.g. `git log | head`.
+# The code that a shell reports for a program ended by SIGPIPE, as in `git log | head`.
 READER_GONE = 128 + signal.SIGPIPE
 
-# What takes seconds to import, and from its first one on ends in good order.
-HEEDS_CTRL_C = ("train",)
+# Verbs that handle Ctrl-C from the start: their imports take seconds.
+HANDLES_CTRL_C = ("train",)
 
 
 def main(argv: list[str] | None = None) -> None:
@@ -100,6 +100,7 @@ def main(argv: list[str] | None = None) -> None:
         if not _is_reader_gone():
             raise  # another pipe or a socket
         # Python flushes stdout once more when it ends.
+        assert sys.stdout is not None
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         code = READER_GONE
     sys.exit(code)
@@ -143,15 +144,15 @@ def run(argv: list[str]) -> int:
         format="%(message)s",
         stream=sys.stderr,
     )
-    # Orbax and absl tell of every file they touch.
+    # Orbax and absl log every file that they read or write.
     for noisy in ("absl", "orbax", "jax", "etils", "tensorstore", "matplotlib"):
         logging.getLogger(noisy).setLevel(logging.ERROR)
-    # And of a write that fails, each a page long; checkpoint/ tells it in one line.
+    # They log a page for a failed write; checkpoint/ logs one line.
     logging.getLogger("absl").setLevel(logging.CRITICAL)
     try:
         with contextlib.ExitStack() as stack:
-            if verb in HEEDS_CTRL_C:
-                stack.enter_context(lifecycle.StopRequest(heeded=(signal.SIGINT,)))
+            if verb in HANDLES_CTRL_C:
+                stack.enter_context(lifecycle.StopRequest(signals=(signal.SIGINT,)))
             return _run_verb(verb, rest)
     except UserError as error:
         print(f"glide {verb}: {error}", file=sys.stderr)
@@ -165,7 +166,7 @@ def run(argv: list[str]) -> int:
 
 
 def _refuse_verb(verb: str, rest: list[str]) -> int:
-    """Says which verbs there are, or shows those that begin with this word."""
+    """Prints the known verbs, or the help of those that begin with this word."""
     parts = [name.partition(" ")[2] for name in VERBS if name.startswith(f"{verb} ")]
     if parts and rest in (["--help"], ["-h"]):
         print(_usage(f"{verb} "))
@@ -206,10 +207,10 @@ def module_of(verb: str) -> types.ModuleType:
 def parse(values: flags.FlagValues, argv: list[str]) -> list[str]:
     """Positional arguments; every flag mistake becomes one UserError."""
     before, argv = sys.argv, config_flag.quote_sources(argv)
-    # Where ml_collections looks for --config.KEY=VALUE, however we were called.
+    # ml_collections reads --config.KEY=VALUE from sys.argv.
     sys.argv = argv
     try:
-        refuse(values, argv)
+        refuse_repeats(values, argv)
         return values(argv)[1:]
     except (flags.Error, AttributeError, KeyError, TypeError, ValueError) as error:
         cause = error.__context__
@@ -231,7 +232,7 @@ def parse(values: flags.FlagValues, argv: list[str]) -> list[str]:
 def _one_line(error: Exception) -> str:
     """The message of a library as one line."""
     text = str(error.args[0] if error.args else error)
-    # str() of a KeyError is the repr of its message, and so may be what came of it.
+    # str() of a KeyError is the repr of its message, which may be a repr itself.
     while text[:1] in ("'", '"') and text[:1] == text[-1:]:
         try:
             text = str(ast.literal_eval(text))
@@ -241,11 +242,11 @@ def _one_line(error: Exception) -> str:
 
 
 def _flag_help(values: flags.FlagValues) -> str:
-    """Name, meaning and default of every flag that the verb has."""
+    """Name, meaning and default of every flag of the verb."""
     lines = ["flags:"]
     for name in sorted(values):
         flag = values[name]
-        # --config.KEY=VALUE becomes a flag of its own; --config tells of them all.
+        # --config.KEY=VALUE becomes a flag of its own; --config documents them all.
         if "." in name or name != flag.name:
             continue
         short = f", -{flag.short_name}" if flag.short_name else ""
@@ -261,7 +262,7 @@ def _flag_help(values: flags.FlagValues) -> str:
 
 
 def _usage(start: str = "") -> str:
-    """The verbs that start so, by group, each with its meaning."""
+    """The verbs that start with `start`, by group, each with its meaning."""
     lines = []
     for group, verbs in VERB_GROUPS.items():
         shown = {verb: verbs[verb] for verb in verbs if verb.startswith(start)}
@@ -274,17 +275,17 @@ def _usage(start: str = "") -> str:
     )
 
 
-def refuse(values: flags.FlagValues, argv: list[str]) -> None:
-    """Looks for flags and settings that occur twice in a command line.
+def refuse_repeats(values: flags.FlagValues, argv: list[str]) -> None:
+    """Refuses flags and settings that are given twice: absl would use the last value.
 
-    Flags that are defined as repeatable, such as --prompt, are left out.
+    Flags that are defined as repeatable, such as --prompt, are allowed.
 
     Args:
-      values: the defined flags; nothing is parsed yet.
-      argv: the name of the program, and the words after it.
+      values: the defined flags, before parsing.
+      argv: the name of the program and its arguments.
 
     Raises:
-      UserError: a flag or a setting is given twice; the line has both values.
+      UserError: a flag or a setting is given twice; the message has both values.
     """
     seen: dict[str, str] = {}
     for name, value in _read(values, argv):
@@ -313,8 +314,8 @@ def _read(values: flags.FlagValues, argv: list[str]) -> Iterator[tuple[str, str]
             continue  # absl names it
         flag = values[section]
         if not equals:
-            # Settings are no flags yet: a switch among them is taken for one with a
-            # value where another word follows.
+            # Settings are not flags yet: a boolean one is read as having a value if
+            # another word follows.
             value = "True" if flag.boolean and not dot else next(words, "True")
         if dot:
             yield name, value

@@ -1,4 +1,4 @@
-"""Makes the folder that a command writes to, before the work begins."""
+"""Creates and locks the folder that a command writes to, before its work begins."""
 
 from __future__ import annotations
 
@@ -13,17 +13,17 @@ from glide_jax.runtime import locks
 
 @contextlib.contextmanager
 def made_folder(path: str) -> Iterator[pathlib.Path]:
-    """The folder of --output, found writable; one that stays empty is taken away again.
+    """Yields the folder of --output, created if missing; removed if it stays empty.
 
     Raises:
-      UserError: It cannot be made or written.
+      UserError: the folder cannot be created or written.
     """
     folder = pathlib.Path(path)
     missing = [place for place in (folder, *folder.parents) if not place.exists()]
     try:
         try:
             folder.mkdir(parents=True, exist_ok=True)
-            # Rights alone do not tell: a disk may be read-only, a folder the kernel's.
+            # Permissions are not enough: the disk may be read-only.
             with tempfile.TemporaryFile(dir=folder):
                 pass
         except OSError as error:
@@ -33,7 +33,7 @@ def made_folder(path: str) -> Iterator[pathlib.Path]:
             ) from error
         yield folder
     finally:
-        # Deepest first; a folder with something in it stays, and so do all above it.
+        # Deepest first; a folder that is not empty stays, with its parents.
         with contextlib.suppress(OSError):
             for place in missing:
                 place.rmdir()
@@ -41,10 +41,10 @@ def made_folder(path: str) -> Iterator[pathlib.Path]:
 
 @contextlib.contextmanager
 def alone(target: pathlib.Path) -> Iterator[None]:
-    """While it lasts, no other program writes to this folder or file.
+    """Locks a folder or file against other programs during the block.
 
     Raises:
-      UserError: One does.
+      UserError: another program writes to it.
     """
     is_folder = target.is_dir()
     lock = target / ".lock" if is_folder else target.with_name(f".{target.name}.lock")

@@ -1,4 +1,4 @@
-"""Ends work when a signal comes: exit code 42, to be run again."""
+"""Ends work on a signal with exit code 42, for the same command to be run again."""
 
 from __future__ import annotations
 
@@ -10,16 +10,17 @@ from glide_jax.runtime import lifecycle
 Poll = Callable[[], None]
 
 
-NOTHING_KEPT = "nothing written; the same command starts over"
-ALL_KEPT = "what is done kept; the same command goes on from there"
+NOTHING_KEPT = "nothing written; the same command starts again"
+ALL_KEPT = "completed work kept; the same command resumes"
 
 
 @contextlib.contextmanager
 def on_signal(kept: str | Callable[[], str] = NOTHING_KEPT) -> Iterator[Poll]:
-    """A function to be called often in the `with` block: it raises to end the work.
+    """Yields a function to call often; after a signal it raises StoppedError.
 
-    The work may leave nothing behind that looks whole, unless `kept` tells what a
-    second start goes on from; a function is called at the end.
+    Args:
+      kept: what is kept and how the same command continues, for the message. A function
+        is called at the end. By default the work must leave nothing behind.
     """
     with lifecycle.StopRequest() as stop:
 
@@ -27,7 +28,7 @@ def on_signal(kept: str | Callable[[], str] = NOTHING_KEPT) -> Iterator[Poll]:
             if stop.requested:
                 left = kept if isinstance(kept, str) else kept()
                 raise lifecycle.StoppedError(
-                    f"stopped by {stop.signal.name} with {left}"
+                    f"stopped by {stop.signal_name} with {left}"
                 )
 
         yield poll

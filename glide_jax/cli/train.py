@@ -1,19 +1,20 @@
-"""Train one phase. Started again with the same --workdir it goes on where it was.
+"""Train one phase. Started again with the same --workdir, the run resumes.
 
     glide train --config=experiments/configs/base64.py:tiny --workdir=runs/base
     glide train --config=experiments/configs/base64_cfg.py:tiny --workdir=runs/cfg \\
         --config.train.init_from=runs/base --config.optim.learning_rate=3e-4
 
-`glide help settings` lists what --config.section.key=value can set.
+`glide help settings` lists the settings that --config.section.key=value can change.
 
-A fresh start first reads up to 256 records, for at most five seconds, and ends where
+A fresh start first reads up to 256 records, for at most five seconds, and is refused if
 data.max_bad_frac would end the run; --dry_run reads up to --check_records. Several
-sources are written as --config.data.sources=folder:a,folder:b: a comma ends a source
-only where the kind of another one follows.
+sources are separated by commas, as in --config.data.sources=folder:a,folder:b: a comma
+separates sources only if the kind of another one follows.
 
-Started on every host of a cluster it trains as one run: under srun and on Cloud TPUs by
-itself, elsewhere by GLIDE_JAX_COORDINATOR=host:port, GLIDE_JAX_NUM_PROCESSES and
-GLIDE_JAX_PROCESS_ID. launch/local.sh starts several processes on one machine.
+The command is started on every host of a cluster and trains one run. Under srun and on
+Cloud TPUs the processes find each other; elsewhere set
+GLIDE_JAX_COORDINATOR=host:port, GLIDE_JAX_NUM_PROCESSES and GLIDE_JAX_PROCESS_ID.
+launch/local.sh starts several processes on one machine.
 """
 
 from __future__ import annotations
@@ -35,29 +36,29 @@ if TYPE_CHECKING:
 
 
 def define_flags(values: flags.FlagValues) -> None:
-    """--config (a file, with :size after it), --workdir, and how to run it."""
+    """Defines --config (a file, followed by :size), --workdir and how to run it."""
     config_flag.define(values)
     define.Define(values).path("workdir", "folder of this run, e.g. runs/base")
     flags.DEFINE_list(
         "allow_change",
         [],
-        "settings that may differ from those that the folder's run was made with, e.g. "
+        "settings that may differ from those of the workdir's run, e.g. "
         "model.compute_dtype,data.sources",
         flag_values=values,
     )
     flags.DEFINE_bool(
         "dry_run",
         False,
-        "check all that a start checks (with --workdir also that the run there goes "
-        "on), print the settings, parameters by part and shardings, read the data as "
+        "run all checks of a start (with --workdir also that its run can resume), "
+        "print the settings, parameters by part and shardings, read the data like "
         "`glide data check`, and end; nothing is written or downloaded",
         flag_values=values,
     )
     flags.DEFINE_integer(
         "check_records",
         10_000,
-        "with --dry_run: records that are read of the training and of the validation "
-        "data, spread over them; all of smaller data; 0: none",
+        "with --dry_run: number of records to read of the training and of the "
+        "validation data, spread over them; 0: none",
         lower_bound=0,
         flag_values=values,
     )
@@ -65,49 +66,50 @@ def define_flags(values: flags.FlagValues) -> None:
         "devices",
         None,
         "with --dry_run: check settings, mesh and batch for this many devices of "
-        "another machine; its data, files and --workdir are not looked for here",
+        "another machine; data, files and --workdir are not read",
         lower_bound=1,
         flag_values=values,
     )
     flags.DEFINE_integer(
         "slices",
         None,
-        "with --devices: how many slices of TPUs the devices are in; left out where "
-        "they are not TPUs",
+        "with --devices: number of TPU slices; leave it out for other devices",
         lower_bound=1,
         flag_values=values,
     )
     flags.DEFINE_string(
         "profile_steps",
         None,
-        "steps to trace for TensorBoard's profiler into WORKDIR/profile, e.g. 100:105 "
-        "for 100 to 104",
+        "steps to trace for TensorBoard's profiler to WORKDIR/profile; 100:105 traces "
+        "100 to 104",
         flag_values=values,
     )
 
 
 def run(values: flags.FlagValues, arguments: list[str]) -> int:
-    """Trains, and draws grids of the first average as it goes."""
+    """Trains; grids and evaluations sample the first average of the parameters."""
     from glide_jax.hooks import evaluations, sample_grids
     from glide_jax.parallel import distributed
     from glide_jax.train import loop, profiling, run_folder
 
     if arguments:
-        raise UserError(f"{arguments[0]!r} is no flag; settings are --config.a.b=value")
+        raise UserError(
+            f"{arguments[0]!r} is not a flag; write settings as --config.a.b=value"
+        )
     config = config_flag.read(values, example="experiments/configs/base64.py:tiny")
     profile_steps = profiling.read_steps(values.profile_steps)
     stop = lifecycle.current()
     if stop is not None:
         stop.check()
     if values.dry_run:
-        # Keeps nothing, so that Ctrl-C may end it at once.
+        # It keeps nothing, so Ctrl-C may end it at once.
         signal.signal(signal.SIGINT, signal.default_int_handler)
         _dry_run(config, values)
         return 0
     if values.devices is not None or values.slices is not None:
         raise UserError(
-            "--devices and --slices check a start elsewhere; add --dry_run, or leave "
-            "them out"
+            "--devices and --slices check a start on other devices; add --dry_run, or "
+            "leave them out"
         )
     if not values.workdir:
         raise UserError("--workdir is missing, e.g. --workdir=runs/base")
@@ -125,7 +127,7 @@ def run(values: flags.FlagValues, arguments: list[str]) -> int:
 
 
 def _dry_run(config: defaults.Config, values: flags.FlagValues) -> None:
-    """Makes the checks of --dry_run, on this machine or for --devices, and prints."""
+    """Runs the checks of --dry_run, on this machine or for --devices; prints them."""
     from glide_jax.cli import dry_run
 
     allowed = values.allow_change
@@ -136,7 +138,7 @@ def _dry_run(config: defaults.Config, values: flags.FlagValues) -> None:
         print(dry_run.report(config, placed))
         return
     if values.slices is not None:
-        raise UserError("--slices says where the devices are; add --devices=N")
+        raise UserError("--slices needs the number of devices; add --devices=N")
     workdir = pathlib.Path(values.workdir) if values.workdir else None
     checked = dry_run.check(config, workdir, allow_change=allowed)
     print(dry_run.report(config, checked.placed), flush=True)
@@ -145,7 +147,7 @@ def _dry_run(config: defaults.Config, values: flags.FlagValues) -> None:
 
 
 def _quiet_others(process_id: int) -> None:
-    """Of many processes the first tells how it goes, the others what is wrong."""
+    """Logs progress on the first process only; the others log warnings, numbered."""
     if process_id > 0:
         root = logging.getLogger()
         if "GLIDE_JAX_LOG" not in os.environ:

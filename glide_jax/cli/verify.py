@@ -1,11 +1,11 @@
-"""Check a workdir, one checkpoint or a bundle: every file, by its SHA-256.
+"""Check every file of a workdir, one checkpoint or a bundle by its SHA-256.
 
     glide verify runs/base
     glide verify runs/base/checkpoints/1000
     glide verify runs/base runs/base/bundle --json
 
-No device is needed. Ends with 0 if all is good, and with 3 if anything is damaged: a
-line for each such file, and which checkpoints are good.
+No device is needed. The exit code is 0 without damage, and 3 if anything is damaged;
+each damaged file is printed on a line, followed by the valid checkpoints.
 """
 
 from __future__ import annotations
@@ -30,11 +30,11 @@ def define_flags(values: flags.FlagValues) -> None:
 
 
 def run(values: flags.FlagValues, arguments: list[str]) -> int:
-    """Checks the folders given, one after the other."""
+    """Checks the given folders in order."""
     from glide_jax.checkpoint import verify
 
     if not arguments:
-        raise UserError("no folder given; name workdirs or bundles, e.g. runs/base")
+        raise UserError("no folder is given; give workdirs or bundles, e.g. runs/base")
     is_damaged = False
     for argument in arguments:
         report = verify.check(paths.local_path(argument, "folder"))
@@ -51,18 +51,14 @@ def _as_json(report: verify.Report) -> str:
 
 def _lines(report: verify.Report) -> list[str]:
     lines = [f"{report.folder / name}: {why}" for name, why in report.damaged.items()]
-    lines += [
-        f"{report.folder / name}: surplus, not read by anything"
-        for name in report.surplus
-    ]
+    lines += [f"{report.folder / name}: surplus, not used" for name in report.surplus]
     found = f"{len(report.damaged)} damaged" if report.damaged else "no damage"
     if report.kind == "workdir":
         good, bad = (
             ", ".join(map(str, steps)) or "none"
             for steps in (report.good_steps, report.bad_steps)
         )
-        found += f"; good checkpoints: {good}" + (
-            f"; damaged ones: {bad}" if report.bad_steps else ""
-        )
+        found += f"; valid checkpoints: {good}"
+        found += f"; damaged ones: {bad}" if report.bad_steps else ""
     size = report.hashed_bytes / 2**20
     return [*lines, f"{report.folder}: {report.kind}, {size:.1f} MiB read, {found}"]

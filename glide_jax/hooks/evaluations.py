@@ -1,8 +1,8 @@
-"""Evaluations during training: the other place where train/ and sample/ meet.
+"""Evaluations during training: metrics of samples from the averaged parameters.
 
-What was seen of a step's pictures lies in WORKDIR/evaluations/STEP.parts until the
-figures are written, so that an evaluation that is cut off goes on where it was: the
-step's averaged parameters are the same to the bit when the run goes on.
+The features of a step's samples are kept in WORKDIR/evaluations/STEP.parts until the
+metrics are written. An evaluation that is interrupted therefore resumes where it
+stopped: a resumed run has the same averaged parameters, bit for bit.
 """
 
 from __future__ import annotations
@@ -33,28 +33,28 @@ from glide_jax.hooks import sample_grids
 from glide_jax.parallel import device_mesh, distributed
 from glide_jax.train import batches, periodic_eval, setup
 
-# Of processes that write neither rows nor pictures.
+# The result on processes that write neither rows nor images.
 _NOTHING: periodic_eval.Evaluated = ({}, np.zeros((1, 1, 3), np.uint8), lambda: None)
 
 
 def make(run: setup.TrainingRun) -> periodic_eval.EvaluationHook | None:
-    """A function from averaged parameters to figures; None where none are asked for.
+    """The evaluation hook of a run; None if evaluate.every_steps is 0.
 
     Raises:
-      UserError: Features or a reference that cannot be read, or do not belong
-          together or to the model's pictures; a batch that the mesh does not divide.
+      UserError: features or a reference that cannot be read, or that do not fit each
+        other or the model's image size; a batch that the mesh does not divide.
     """
     return _Evaluation(run) if run.config.evaluate.every_steps else None
 
 
 class Inputs(NamedTuple):
-    """What evaluations read beside the data.
+    """Inputs of evaluations other than the data.
 
     Attributes:
-      extractor: of evaluate.features, on this process's default device: the pictures
-        are there already.
-      reference: of evaluate.reference.
-      names: of the figures that can be computed.
+      extractor: the network of evaluate.features, on this process's default device,
+        which holds the samples.
+      reference: the statistics of evaluate.reference.
+      names: names of the metrics that can be computed.
     """
 
     extractor: extractors.Extractor
@@ -63,7 +63,7 @@ class Inputs(NamedTuple):
 
 
 def read_inputs(config: Config, mesh: Mesh) -> Inputs:
-    """The inputs of the evaluations of a run; a start and a dry run read them.
+    """Reads the inputs of a run's evaluations, also for a dry run.
 
     Raises:
       UserError: see `make`.
@@ -85,17 +85,19 @@ def read_inputs(config: Config, mesh: Mesh) -> Inputs:
 
 
 class _Evaluation:
-    """Draws held-out captions batch after batch; process 0 looks at the pictures."""
+    """Samples held-out captions in batches; process 0 extracts their features."""
 
     def __init__(self, run: setup.TrainingRun):
         self._run, self._settings = run, run.config.evaluate
         inputs = read_inputs(run.config, run.mesh)
         self._extractor, self._reference, self._names = inputs
-        self._source = batches.open_sources(run.config)[1]
+        source = batches.open_sources(run.config)[1]
+        assert source is not None  # `validate` requires data.validation_sources
+        self._source = source
         self._draw = sample_grids.make_draw(
             run, self._settings.guidance_scale, run.mesh
         )
-        self._calls = itertools.count()  # a run that goes back evaluates a step anew
+        self._calls = itertools.count()  # a rollback evaluates a step again
 
     def __call__(
         self, params: array_types.Params, step: int, is_stopping: Callable[[], bool]
@@ -112,7 +114,7 @@ class _Evaluation:
         return _NOTHING if kept is None else self._conclude(kept)
 
     def _open_parts(self, step: int) -> tuple[feature_cache.FeatureCache | None, int]:
-        """What process 0 has kept, None in the others; all begin where it ended."""
+        """Opens the feature cache on process 0; all processes get its next index."""
         kept = None
         if jax.process_index() == 0:
             settings = {
@@ -121,15 +123,19 @@ class _Evaluation:
             }
             folder = self._run.workdir / "evaluations" / f"{step:08d}.parts"
             kept = feature_cache.FeatureCache(folder, settings)
+        next_index = 0 if kept is None else kept.next_index
         first = distributed.from_first(
-            f"evaluation/{next(self._calls)}", lambda: str(kept.next_index).encode()
+            f"evaluation/{next(self._calls)}", lambda: str(next_index).encode()
         )
         return kept, int(first)
 
     def _next_batch(
         self, params: array_types.Params, first: int
     ) -> picture_sets.PictureBatch:
-        """Pictures from `first` on; the last batch is drawn whole, for one program."""
+        """Returns samples from index `first` on.
+
+        The last batch is sampled whole, so that one program serves all.
+        """
         config, size = self._run.config, self._settings.batch_size
         stop = min(first + size, self._settings.num_images)
         batch = pipeline.fixed_batch(

@@ -1,4 +1,4 @@
-"""Sample grids during training: the one place where train/ and sample/ meet."""
+"""Sample grids during training."""
 
 from __future__ import annotations
 
@@ -6,10 +6,12 @@ import functools
 from collections.abc import Callable
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 from jax.sharding import Mesh
 
 from glide_jax import array_types
+from glide_jax.config.defaults import Text2ImConfig
 from glide_jax.data import schema
 from glide_jax.eval import contact_sheet
 from glide_jax.models import build
@@ -20,16 +22,15 @@ from glide_jax.text import tokenizers
 from glide_jax.train import periodic_eval, setup
 
 GRID_SEED = 0
-HOLE_LEVEL = 160  # grey of the pixels that an inpainting model has to fill
+HOLE_LEVEL = 160  # grey level of the pixels that an inpainting model fills
 
 
 def make(run: setup.TrainingRun) -> periodic_eval.GridHook | None:
-    """A function from averaged parameters to a grid of held-out captions.
+    """The grid hook of a run; None for a noised CLIP or without validation data.
 
-    Upper row: the real pictures. Lower row: what the model makes of their captions,
-    which stand below. Between them what else the model is given: an upsampler's
-    low_res, an inpainting model's known part. None where there is nothing to draw: a
-    noised CLIP, or no validation data.
+    The upper row shows held-out images, the lower row samples of their captions, which
+    are printed below. Rows between them show further inputs of the model: an
+    upsampler's low_res, an inpainting model's known part.
     """
     if run.grid is None or run.config.model.family != "text2im":
         return None
@@ -64,35 +65,35 @@ Draw = Callable[[array_types.Params, schema.Batch, np.ndarray], np.ndarray]
 def make_draw(
     run: setup.TrainingRun, guidance_scale: float, mesh: Mesh | None = None
 ) -> Draw:
-    """What the model makes of the captions, low_res and known parts of a batch.
+    """Samples the model for the captions, low_res and known parts of a batch.
 
-    All processes call it alike, with the whole batch, and each has the pictures.
-    Batches are spread over `mesh`, if there is one, which has to divide them.
+    All processes must call it with the whole batch, and each gets all samples. Batches
+    are sharded over `mesh`, if given, which must divide them.
     """
-    config = run.config
+    config, model = run.config, run.config.model
+    assert isinstance(model, Text2ImConfig)  # a noised CLIP does not sample
     # Guidance needs a model that has seen the empty caption.
-    is_guided = not config.model.low_res_px and config.train.caption_drop_prob > 0
+    is_guided = not model.low_res_px and config.train.caption_drop_prob > 0
     program = stage.make_program(
         config,
-        build.make_denoiser(config.model),
+        build.make_denoiser(model),
         stage.StageSettings(
             guidance_mode="cfg" if is_guided else "none",
             sampler=config.sample.sampler,
             respacing=config.sample.respacing,
-            inpaint_mode="pinned" if config.model.inpaint else None,
+            inpaint_mode="pinned" if model.inpaint else None,
             match_low_res=config.sample.match_low_res,
         ),
     )
 
-    # Parameters lie over the devices of all processes, so all of them draw, and each
-    # has the picture.
+    # Parameters are sharded over all processes, so all of them sample.
     @functools.partial(jax.jit, out_shardings=sharding.replicated(run.mesh))
     def draw(params, inputs):
         inputs = inputs if mesh is None else batches.spread(inputs, mesh)
         return program(params, None, inputs)
 
     empty = stage_inputs.Caption(
-        *tokenizers.empty_batch(run.tokenizer, 1, config.model.text_context)
+        *map(jnp.asarray, tokenizers.empty_batch(run.tokenizer, 1, model.text_context))
     )
 
     def draw_batch(params, batch, indices):
@@ -108,7 +109,7 @@ def make_draw(
             eta=config.sample.eta,
             noise_temperature=config.sample.noise_temperature,
             low_res=batch.get("low_res"),
-            inpaint_image=batch["image"] if config.model.inpaint else None,
+            inpaint_image=batch["image"] if model.inpaint else None,
             inpaint_mask=batch.get("inpaint_mask"),
         )
         drawn = draw(params, stage_inputs.with_array_scalars(inputs))

@@ -1,1 +1,1 @@
-"""Paths, lines of text, and the order of names."""
+"""Files, locks, signals, progress, metrics and random streams of a running program."""

@@ -89,7 +89,7 @@ def _parse(text: bytes) -> Holder:
     """Parses a record; `read` catches the errors of a damaged one."""
     holder = Holder(**json.loads(text))
     for field in dataclasses.fields(Holder):
-        kind = {"int": int, "str": str, "bool": bool}[field.type]
+        kind = {"int": int, "str": str, "bool": bool}[str(field.type)]
         if not isinstance(getattr(holder, field.name), kind):
             raise TypeError(field.name)
     if not 0 < holder.pid < 1 << 31:

@@ -1,4 +1,4 @@
-"""Are the fields of a JSON object what they should be? Anybody may edit such a file."""
+"""Checks the fields of JSON objects in files that people may edit."""
 
 from __future__ import annotations
 
@@ -7,21 +7,21 @@ from typing import Any
 
 
 def check(value: Any, kinds: Mapping[str, tuple[type, ...]]) -> dict[str, Any]:
-    """The object, if it has all these fields, each of one of its kinds.
+    """Returns the object if it has all required fields with the right types.
 
     Args:
-      value: of any JSON type.
-      kinds: what is asked, by the field's name. Others may be there too.
+      value: any JSON value.
+      kinds: the allowed types of each required field. Other fields are allowed.
 
     Raises:
-      TypeError: names the first that is not so.
+      TypeError: a field is missing or has another type; the message names it.
     """
     if not isinstance(value, dict):
-        raise TypeError(f"{value!r:.60} is no object")
+        raise TypeError(f"{value!r:.60} is not an object")
     for name, kind in kinds.items():
         if name not in value:
             raise TypeError(f"no {name!r}")
-        # To Python true is an int; to the files that we write it is none.
+        # In Python True is an int; in these files it is not a number.
         if isinstance(value[name], bool) or not isinstance(value[name], kind):
             names = " or ".join(one.__name__ for one in kind)
             raise TypeError(f"{name!r} is {value[name]!r:.60}, not {names}")

@@ -8,6 +8,7 @@ import signal
 import time
 from collections.abc import Sequence
 from types import FrameType, TracebackType
+from typing import Any
 
 POLL_SECS = 0.1
 
@@ -57,17 +58,22 @@ class StopRequest:
         self,
         *,
         is_shared: bool = False,
-        heeded: Sequence[signal.Signals] = (signal.SIGTERM, signal.SIGINT),
+        signals: Sequence[signal.Signals] = (signal.SIGTERM, signal.SIGINT),
     ) -> None:
         self._is_shared = is_shared
-        self._heeded = (signal.SIGINT,) if is_shared else heeded
+        self._signals = (signal.SIGINT,) if is_shared else signals
         self.signal: signal.Signals | None = None
-        self._previous: dict[signal.Signals, object] = {}
+        self._previous: dict[signal.Signals, Any] = {}
 
     @property
     def requested(self) -> bool:
         """True once a signal has been received."""
         return self.signal is not None
+
+    @property
+    def signal_name(self) -> str:
+        """The received signal, such as "SIGTERM"; "" if none."""
+        return "" if self.signal is None else self.signal.name
 
     def check(self) -> None:
         """Raises StoppedError if a stop is requested before there is a state to save.
@@ -76,7 +82,7 @@ class StopRequest:
         """
         if self.requested and not self._is_shared:
             raise StoppedError(
-                f"stopped by {self.signal.name} before the first step, with nothing to "
+                f"stopped by {self.signal_name} before the first step, with nothing to "
                 "save; the same command starts again"
             )
 
@@ -89,9 +95,9 @@ class StopRequest:
 
     def __enter__(self) -> StopRequest:
         outer = current()
-        for number in self._heeded:
+        for number in self._signals:
             self._previous[number] = signal.signal(number, self._handle)
-        if outer is not None and outer.requested:
+        if outer is not None and outer.signal is not None:
             self._note(outer.signal)
         return self
 

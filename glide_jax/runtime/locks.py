@@ -139,12 +139,12 @@ class FolderLock(contextlib.AbstractContextManager):
             self._renew()
         if self._lost_to:
             raise UserError(
-                f"{self._name} was taken over by {self._lost_to}, while this process "
-                "gave no sign of life; it ends and writes nothing more"
+                f"{self._name} was taken over by {self._lost_to} while this process "
+                "sent no heartbeat; this process ends and writes nothing more"
             )
 
     def _take(self) -> None:
-        begin, is_told = time.monotonic(), False
+        begin, is_logged = time.monotonic(), False
         while (held := self._attempt_again()) is not None:
             limit = self._wait_secs
             if not held.is_here():  # it may be gone, and its record not stale yet
@@ -154,12 +154,12 @@ class FolderLock(contextlib.AbstractContextManager):
                     f"{self._name} is being written by {held}, which did not end "
                     f"within {limit:g} s; end it, or name another folder"
                 )
-            if not is_told:
+            if not is_logged:
                 _log.warning(
-                    "%s is being written by %s; waiting up to %g s for its end",
+                    "%s is being written by %s; waiting up to %g s for it to end",
                     *(self._name, held, limit),
                 )
-                is_told = True
+                is_logged = True
             self._check_stop()
             time.sleep(_POLL_SECS)
 
@@ -258,23 +258,25 @@ class FolderLock(contextlib.AbstractContextManager):
 
     def _renew(self) -> None:
         """Updates the heartbeat, if this process still has the lock."""
+        own = self._own
+        assert own is not None  # the lock is acquired
         try:
             holder = holders.read(self._record)
             if holder is None:  # somebody removed it, and did not take the lock
-                _create(self._record, self._own)
+                _create(self._record, own)
             elif holder is holders.UNKNOWN:  # somebody or a full disk damaged it
-                self._record.write_text(self._own.to_json())
-            elif holder != self._own:
+                self._record.write_text(own.to_json())
+            elif holder != own:
                 self._lost_to = str(holder)
                 return
             try:
                 os.utime(self._record)
             except OSError:  # some object stores set no times
-                self._record.write_text(self._own.to_json())
+                self._record.write_text(own.to_json())
             self._renewed = _now()
         except OSError as error:
             # The disk is unavailable or full: other hosts may take the lock over.
-            _log.debug("%s gives no sign of life: %s", self._name, error)
+            _log.debug("the heartbeat of %s failed: %s", self._name, error)
 
     def _release(self) -> None:
         """Removes the files of the lock, so that the folder is free."""

@@ -33,11 +33,12 @@ from glide_jax.config.defaults import Config
 from glide_jax.errors import UserError
 from glide_jax.runtime import files
 
+_messages: Any = event_pb2  # its classes are created at import
 # The pause before TensorBoard's files are tried again after a failed write.
 BOARD_PAUSE_SECS = 60
 # Waits between attempts to write a row, long enough for a disk to be remounted.
 WAITS_SECS = (0.1, 0.5, 2.0, 5.0)
-# Where Weights & Biases looks for a key, or for settings that make one needless.
+# Where Weights & Biases reads a key, or settings that make a key unnecessary.
 _WANDB_VARIABLES = (
     "WANDB_API_KEY",
     "WANDB_IDENTITY_TOKEN_FILE",
@@ -131,8 +132,8 @@ class MetricsWriter:
                 return
             except OSError as error:
                 self.failure = (
-                    f"{path} cannot be written ({error.strerror}); make room or mend "
-                    "its disk, and the same command goes on"
+                    f"{path} cannot be written ({error.strerror}); free disk space or "
+                    "repair the disk, and the same command resumes the run"
                 )
         self.unwritten.append((path.name, stored))
 
@@ -154,22 +155,18 @@ class MetricsWriter:
         rows = [row for row in read_metrics(self._path) if row["step"] == step]
         return {name: value for row in rows for name, value in row.items()}
 
-    def truncate_after(
-        self, step: float | int, passed_over: Collection[int] = ()
-    ) -> None:
+    def truncate_after(self, step: float | int, skipped: Collection[int] = ()) -> None:
         """Removes rows of later steps: the run continues from a state of `step`.
 
         Records of skipped updates that will not be retried are kept.
         """
         if not self._enabled:
             return
-        for path, kept in ((self._path, ()), (self._skipped_path, passed_over)):
+        for path, kept in ((self._path, ()), (self._skipped_path, skipped)):
             if path.exists():
                 rows, lost = _read(path)
                 if lost:
-                    logging.warning(
-                        "%s: lines that cannot be read are dropped: %d", path, lost
-                    )
+                    logging.warning("%s: %d unreadable lines are removed", path, lost)
                 lines = [
                     json.dumps(row) + "\n"
                     for row in rows
@@ -206,13 +203,12 @@ class _Board:
             return
         try:
             for one in summaries:
-                event = event_pb2.Event(wall_time=time.time(), step=step, summary=one)
+                event = _messages.Event(wall_time=time.time(), step=step, summary=one)
                 self._opened().write_event(event)
             self._opened().flush()
         except OSError as error:
             logging.warning(
-                "%s cannot be written (%s): TensorBoard lacks what comes in the next "
-                "%d seconds",
+                "%s cannot be written (%s): TensorBoard will lack the next %d seconds",
                 self._folder,
                 error.strerror,
                 BOARD_PAUSE_SECS,
@@ -236,8 +232,8 @@ class _Board:
             self._folder.mkdir(exist_ok=True)
             self._file = event_file_writer.EventsWriter(str(self._folder / "events"))
             if self._forgotten_from is not None:
-                start = event_pb2.SessionLog(status=event_pb2.SessionLog.START)
-                event = event_pb2.Event(step=self._forgotten_from, session_log=start)
+                start = _messages.SessionLog(status=_messages.SessionLog.START)
+                event = _messages.Event(step=self._forgotten_from, session_log=start)
                 self._file.write_event(event)
         return self._file
 
@@ -257,12 +253,12 @@ def check_wandb(project: str, *, writes: bool = True) -> None:
         )
     is_offline = os.environ.get("WANDB_MODE", "online") not in ("online", "shared")
     named = any(name in os.environ for name in _WANDB_VARIABLES)
-    files = (os.environ.get("NETRC"), *_WANDB_FILES)
-    stored = any(pathlib.Path(path).expanduser().exists() for path in files if path)
+    settings = (os.environ.get("NETRC"), *_WANDB_FILES)
+    stored = any(pathlib.Path(path).expanduser().exists() for path in settings if path)
     if writes and not (is_offline or named or stored):
         raise UserError(
-            f"log.wandb_project={project!r}: there is no key of Weights & Biases here; "
-            "`wandb login` first, or set WANDB_API_KEY or WANDB_MODE=offline"
+            f"log.wandb_project={project!r} needs a key of Weights & Biases; run "
+            "`wandb login`, or set WANDB_API_KEY or WANDB_MODE=offline"
         )
 
 
@@ -286,7 +282,7 @@ class _WandbRun:
         except wandb.Error as error:
             raise UserError(
                 f"log.wandb_project={config.log.wandb_project!r}: "
-                f"{str(error).splitlines()[0]}; `wandb login` first, or set "
+                f"{str(error).splitlines()[0]}; run `wandb login`, or set "
                 "WANDB_MODE=offline"
             ) from error
         # W&B's own step cannot decrease, but that of a resumed run does.

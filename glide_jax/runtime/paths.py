@@ -1,4 +1,9 @@
-"""Turns a path that a user gives into a path on this machine."""
+"""Paths that a user gives, and the project's own files.
+
+A checkout has the configurations, sweeps and templates in experiments/ and launch/
+beside the package. A wheel carries copies of the same folders in `glide_jax/_project`
+(see setup.py).
+"""
 
 from __future__ import annotations
 
@@ -88,12 +93,12 @@ def locate(given: str, folder: str, flag: str) -> str:
         choices += [root() / folder / name for name in (given, f"{given}.py")]
     for path in choices:
         if path.is_file():
-            _say(f"{flag}={given}" if flag else given, str(path))
+            _log_path(f"{flag}={given}" if flag else given, str(path))
             return str(path)
     return given
 
 
 @functools.cache
-def _say(given: str, path: str) -> None:
+def _log_path(given: str, path: str) -> None:
     """Logs, once per process, which file is read."""
     _log.info("%s is %s", given, path)

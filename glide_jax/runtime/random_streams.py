@@ -100,7 +100,7 @@ def keys_of(
         return jax.random.fold_in(jax.random.fold_in(root, index), stage)
 
     stages = jnp.broadcast_to(jnp.uint32(stage), indices.shape)
-    return jax.vmap(fold)(seeds, indices, stages)
+    return jax.vmap(fold)(jnp.asarray(seeds), jnp.asarray(indices), stages)
 
 
 def fold_each(keys: array_types.PRNGKeys, number: int) -> array_types.PRNGKeys:

@@ -1,8 +1,8 @@
-"""Folders for work that counts when it is whole, removed whatever ends the work.
+"""Scratch folders, which are removed when their block ends.
 
-A process that is killed cannot remove its own. So it holds a lock in it while it is
-alive, which ends with the process; whoever works under the same name next removes those
-that nobody holds.
+A killed process cannot remove its own. It therefore holds a file lock in the folder,
+which ends with the process; the next scratch folder of the same name removes those that
+are not locked.
 """
 
 from __future__ import annotations
@@ -22,9 +22,9 @@ _LOCK = ".lock"
 
 @contextlib.contextmanager
 def made(directory: pathlib.Path, name: str) -> Iterator[pathlib.Path]:
-    """A new folder `.NAME.*` in `directory`, gone after the `with` block.
+    """Yields a new folder `.NAME.*` in `directory`, removed after the `with` block.
 
-    Those of that name that killed processes have left are removed first.
+    Folders of the same name that killed processes left are removed first.
     """
     for left in directory.glob(f".{name}.*"):
         _remove_unless_held(left)
@@ -32,10 +32,10 @@ def made(directory: pathlib.Path, name: str) -> Iterator[pathlib.Path]:
     unlocked = draft / f"{_LOCK}.tmp"
     try:
         with unlocked.open("wb") as file:
-            # A disk without locks lets nobody else take it either.
+            # On a disk without locks no other process can lock it either.
             with contextlib.suppress(OSError):
                 locks.try_lock(file)
-            # Others see it from here on, when it is held.
+            # Other processes see the file only when it is locked.
             unlocked.rename(draft / _LOCK)
             yield draft
     finally:
@@ -43,9 +43,9 @@ def made(directory: pathlib.Path, name: str) -> Iterator[pathlib.Path]:
 
 
 def _remove_unless_held(draft: pathlib.Path) -> None:
-    # Not there: another process is about to hold it. No lock to be had: one does, or
-    # nobody can tell.
+    # Without the file, a process is about to lock it. If locking fails, a process holds
+    # the lock or the disk has no locks.
     with contextlib.suppress(OSError), (draft / _LOCK).open("r+b") as file:
         if locks.try_lock(file):
-            _log.warning("removing %s, which a killed process has left", draft)
+            _log.warning("removing %s, left by a killed process", draft)
             shutil.rmtree(draft)

@@ -1,4 +1,4 @@
-"""Writes a number with its noun."""
+"""Text helpers: a number with its noun, lines of a text, natural order of names."""
 
 from __future__ import annotations
 

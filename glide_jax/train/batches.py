@@ -9,7 +9,7 @@ import shutil
 from collections.abc import Mapping
 from typing import Any
 
-from glide_jax.config.defaults import Config
+from glide_jax.config.defaults import Config, Text2ImConfig
 from glide_jax.data import bad_records, picture_cache, pipeline, schema, sources
 from glide_jax.runtime import paths, wording
 from glide_jax.text import tokenizers
@@ -34,15 +34,16 @@ def open_sources(config: Config) -> tuple[schema.Source, schema.Source | None]:
 
 def row_settings(config: Config) -> pipeline.RowSettings:
     """The rows of fixed batches: without flips and without the picture cache."""
-    is_text2im = config.model.family == "text2im"
+    model = config.model
+    is_text2im = isinstance(model, Text2ImConfig)
     return pipeline.RowSettings(
-        image_px=config.model.image_px,
-        text_context=config.model.text_context,
+        image_px=model.image_px,
+        text_context=model.text_context,
         seed=config.seed,
-        low_res_px=config.model.low_res_px if is_text2im else 0,
+        low_res_px=model.low_res_px if is_text2im else 0,
         low_res_corruption=config.data.low_res_corruption,
         low_res_corruption_strength=config.data.low_res_corruption_strength,
-        inpaint=config.model.inpaint if is_text2im else False,
+        inpaint=is_text2im and model.inpaint,
     )
 
 
@@ -89,6 +90,17 @@ def make_batches(
     start_step: int,
     faults_before: Mapping[str, Any],
 ) -> pipeline.Batches:
+    """The batches of a run after `start_step`, for this process.
+
+    Args:
+      config: configuration of the run.
+      workdir: folder of the run, in which unusable records are logged.
+      source: the training data.
+      tokenizer: the run's.
+      part: (i, n): this process reads the i-th of n slices of rows.
+      start_step: batches consumed before.
+      faults_before: counts of unusable records until then; see `run_log.total`.
+    """
     size = config.train.global_batch_size
     settings = pipeline.BatchSettings(
         dataclasses.replace(

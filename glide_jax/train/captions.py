@@ -1,4 +1,4 @@
-"""The tokenizer of a run: its choice, and whether model and captions fit it."""
+"""The tokenizer of a run: its choice, and checks of the model and captions."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ def stored_tokenizer(
     if tokenizer.digest() != meta["tokenizer_digest"]:
         raise UserError(
             f"{workdir / 'tokenizer'} is not the tokenizer that the checkpoints were "
-            "trained with; put that one back, or use a new --workdir"
+            "trained with; restore that one, or use a new --workdir"
         )
     return tokenizer
 
@@ -52,7 +52,7 @@ def check_name(config: Config) -> None:
     kind, _, pieces = config.data.tokenizer.partition(":")
     if kind == "sentencepiece" and not pieces.isdecimal():
         raise UserError(
-            f"data.tokenizer={config.data.tokenizer!r} names no number of pieces; "
+            f"data.tokenizer={config.data.tokenizer!r} has no number of pieces; write "
             "e.g. sentencepiece:2048"
         )
     spec = config.data.tokenizer or DEFAULT_TOKENIZER
@@ -78,7 +78,7 @@ def find_tokenizer(
     kind, _, pieces = spec.partition(":")
     if origin is not None:
         is_own = kind == "sentencepiece" or (
-            spec and not _is_that_of(origin, spec, may_download)
+            spec and not _is_tokenizer_of(origin, spec, may_download)
         )
         if is_own:
             raise UserError(
@@ -89,13 +89,13 @@ def find_tokenizer(
     if kind != "sentencepiece":
         if not spec:
             logging.info(
-                "data.tokenizer is empty: the default is used, %s", DEFAULT_TOKENIZER
+                "data.tokenizer is empty; using the default, %s", DEFAULT_TOKENIZER
             )
         spec = spec or DEFAULT_TOKENIZER
         if not may_download and not tokenizers.is_cached(spec):
             logging.warning(
-                "data.tokenizer=%s is not in the cache, and a start downloads it: the "
-                "lengths of captions are not checked",
+                "data.tokenizer=%s is not in the cache and will be downloaded at the "
+                "start; the lengths of captions are not checked",
                 spec,
             )
             return None
@@ -110,7 +110,7 @@ def find_tokenizer(
     )
 
 
-def _is_that_of(origin: init_from.Origin, spec: str, may_download: bool) -> bool:
+def _is_tokenizer_of(origin: init_from.Origin, spec: str, may_download: bool) -> bool:
     """Whether `spec` is the origin's tokenizer; compares kinds if it is not cached."""
     if not may_download and not tokenizers.is_cached(spec):
         return origin.tokenizer.kind == spec
@@ -129,9 +129,9 @@ def _check_size(config: Config, size: int) -> None:
             "the tokenizer" if is_named else f"{DEFAULT_TOKENIZER} (the default)"
         )
         raise UserError(
-            f"{tokenizer} has {size} pieces, "
-            f"model.vocab_size={config.model.vocab_size} has rows for fewer; "
-            "raise model.vocab_size or name a smaller data.tokenizer"
+            f"{tokenizer} has {size} pieces, more than "
+            f"model.vocab_size={config.model.vocab_size}; raise model.vocab_size or "
+            "name a smaller data.tokenizer"
         )
 
 
@@ -145,8 +145,8 @@ def warn_of_cut_captions(
     share = text_mask.all(axis=1).mean()
     if share:
         logging.warning(
-            "%.0f%% of captions have more than model.text_context=%d tokens and lose "
-            "their end; raise it, or train a tokenizer with more pieces",
+            "%.0f%% of captions have more than model.text_context=%d tokens and are "
+            "truncated; raise it, or train a tokenizer with more pieces",
             100 * share,
             context,
         )

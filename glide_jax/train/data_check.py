@@ -48,7 +48,7 @@ def check_start(
     """
     total = len(source)
     if total == 0:
-        raise UserError(f"{source!r} holds no records; check its path")
+        raise UserError(f"{source!r} has no records; check its path")
     px = config.model.image_px
     indices = spread(config, source, MOST_RECORDS if is_thorough else FEW_RECORDS)
     found = survey.survey(
@@ -68,8 +68,10 @@ def check_start(
         refuse_too_bad(config, source, found)
         _log_summary(config, source, found)
     if bad:
-        told = "%r: %d of the first %d records cannot be used, e.g. %s: %s"
-        logging.warning(told, source, bad, read, found.bad[0].key, found.bad[0].reason)
+        logging.warning(
+            "%r: %d of the first %d records cannot be used, e.g. %s: %s",
+            *(source, bad, read, found.bad[0].key, found.bad[0].reason),
+        )
 
 
 def _log_summary(config: Config, source: schema.Source, found: survey.Survey) -> None:

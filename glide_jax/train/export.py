@@ -225,7 +225,7 @@ def _model_rows(
         "captions": f"{model.text_context} tokens of {tokenizer}",
         "noise": f"{config.diffusion.schedule}, {config.diffusion.num_timesteps} steps",
     }
-    if role(config).endswith("upsampler"):
+    if isinstance(model, defaults.Text2ImConfig) and model.low_res_px:
         rows["enlarges"] = f"{model.low_res_px} px pictures"
     return rows
 

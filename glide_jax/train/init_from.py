@@ -8,7 +8,7 @@ from typing import NamedTuple
 from glide_jax import array_types
 from glide_jax.checkpoint import bundle, store
 from glide_jax.config import resolve
-from glide_jax.config.defaults import Config
+from glide_jax.config.defaults import Config, Text2ImConfig
 from glide_jax.errors import UserError
 from glide_jax.models import build, expand_inputs
 from glide_jax.runtime import paths
@@ -82,27 +82,33 @@ def load_average(
 def adapt(origin: Origin, config: Config) -> tuple[array_types.Params, list[str]]:
     """The origin's parameters in the shapes of `config`, and names of extended ones."""
     check_fits(origin.config, config)
-    if origin.config.model == config.model or config.model.family == "noised_clip":
-        return origin.params, []
-    return expand_inputs.extend(origin.params, origin.config.model, config.model)
+    before, after = origin.config.model, config.model
+    if (
+        before != after
+        and isinstance(before, Text2ImConfig)
+        and isinstance(after, Text2ImConfig)
+    ):
+        return expand_inputs.extend(origin.params, before, after)
+    return origin.params, []
 
 
 def check_fits(origin: Config, config: Config) -> None:
     """Raises UserError unless a phase of `config` can start from one of `origin`."""
     if origin.model.family != config.model.family:
         raise UserError(
-            f"train.init_from holds a {origin.model.family} model, this phase "
-            f"trains a {config.model.family} model; start from one of the same family"
+            f"train.init_from has a {origin.model.family} model, and this phase trains "
+            f"a {config.model.family} model; start from one of the same family"
         )
     differences = resolve.differences(origin, config)
     changed = [line for line in differences if line.startswith("diffusion.")]
     if changed:
         raise UserError(
-            f"train.init_from was trained on another noise: {'; '.join(changed)}; "
-            "set the diffusion section as there"
+            f"train.init_from was trained with other noise: {'; '.join(changed)}; "
+            "use its diffusion settings"
         )
-    if config.model.family == "text2im":
-        expand_inputs.check(origin.model, config.model)
+    before, after = origin.model, config.model
+    if isinstance(before, Text2ImConfig) and isinstance(after, Text2ImConfig):
+        expand_inputs.check(before, after)
         return
     changed = [
         line
@@ -111,6 +117,6 @@ def check_fits(origin: Config, config: Config) -> None:
     ]
     if changed:
         raise UserError(
-            f"train.init_from holds another model: {'; '.join(changed)}; "
-            "start from one of the same sizes"
+            f"train.init_from has another model: {'; '.join(changed)}; start from one "
+            "of the same sizes"
         )

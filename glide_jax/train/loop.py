@@ -78,19 +78,12 @@ def train(
             contextlib.closing(run.checkpoints),
             contextlib.closing(writer),
         ):
-            accumulator, skipped = recovery.resume_metrics(run, writer, timer, step)
+            metrics, skipped = recovery.resume_metrics(run, writer, timer, step)
             is_stopping = recovery.make_is_stopping(stop, watchdog)
             evals = periodic_eval.PeriodicEval(
-                run,
-                writer,
-                accumulator,
-                make_grid_hook,
-                is_stopping,
-                make_evaluation_hook,
+                run, writer, metrics, make_grid_hook, is_stopping, make_evaluation_hook
             )
-            loop = Loop(
-                run, writer, accumulator, evals, profiler, bar, stop, is_stopping
-            )
+            loop = Loop(run, writer, metrics, evals, profiler, bar, stop, is_stopping)
             return loop.run_from(state, step, skipped)
 
 

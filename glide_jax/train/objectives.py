@@ -7,7 +7,7 @@ steps, devices and timestep quartiles are exact.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any, NamedTuple
 
 import jax
@@ -15,19 +15,19 @@ import jax.numpy as jnp
 import optax
 
 from glide_jax import array_types
-from glide_jax.config.defaults import Config
+from glide_jax.config.defaults import Config, NoisedClipConfig, Text2ImConfig
 from glide_jax.diffusion import losses, process, schedules, timestep_sampling
 from glide_jax.models import build
 
-Batch = dict[str, array_types.Array]
+Batch = Mapping[str, array_types.Array]
 Metrics = dict[str, tuple[jax.Array, jax.Array]]
 
 
 class Aux(NamedTuple):
     """Auxiliary outputs of a loss: draws and per-example losses, (B,)."""
 
-    t: jax.Array
-    losses: jax.Array
+    t: array_types.Array
+    losses: array_types.Array
     metrics: Metrics
 
 
@@ -78,8 +78,10 @@ class _Context(NamedTuple):
 
 def _make_denoising(context: _Context) -> Objective:
     config, pad_id, is_training, constrain, attention = context
+    model = config.model
+    assert isinstance(model, Text2ImConfig)
     fns = build.make_denoiser(
-        config.model,
+        model,
         constrain=constrain,
         attention=attention,
         remat=config.train.remat,
@@ -107,10 +109,10 @@ def _make_denoising(context: _Context) -> Objective:
             features.pooled, fns.text_keys_values(params, features)
         )
         conditions = {"low_res": batch.get("low_res")}
-        if config.model.inpaint:
+        if model.inpaint:
             conditions["inpaint_image"] = x_start
             conditions["inpaint_mask"] = batch["inpaint_mask"]
-        has_dropout = is_training and config.model.dropout_prob > 0
+        has_dropout = is_training and model.dropout_prob > 0
         model_output = fns.denoise(
             params,
             x_t,
@@ -141,8 +143,10 @@ def _make_denoising(context: _Context) -> Objective:
 
 def _make_contrastive(context: _Context) -> Objective:
     config, _, is_training, constrain, _ = context
+    model = config.model
+    assert isinstance(model, NoisedClipConfig)
     fns = build.make_clip(
-        config.model,
+        model,
         constrain=constrain,
         remat=config.train.remat[0],
         remat_text=config.train.remat_text,

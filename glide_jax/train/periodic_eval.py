@@ -48,21 +48,21 @@ class PeriodicEval:
         self,
         run: setup.TrainingRun,
         writer: metric_writers.MetricsWriter,
-        window: run_log.MetricAccumulator,
+        accumulator: run_log.MetricAccumulator,
         make_grid_hook: MakeGridHook | None,
         is_stopping: Callable[[], bool],
         make_evaluation_hook: MakeEvaluationHook | None = None,
     ) -> None:
-        self._run, self._writer, self._window = run, writer, window
+        self._run, self._writer, self._accumulator = run, writer, accumulator
         self._draw = make_grid_hook(run) if make_grid_hook else None
-        self._evaluate = make_evaluation_hook(run) if make_evaluation_hook else None
+        self._compute = make_evaluation_hook(run) if make_evaluation_hook else None
         self._is_stopping = is_stopping
         self.are_cut_off = False
 
     def missing(self, step: int) -> list[str]:
         """Outputs of a step that its rows and images lack; called once."""
 
-        def look() -> bytes:
+        def find() -> bytes:
             found = self._writer.names(step)
             has = {
                 "validation": any(name.startswith("validation/") for name in found),
@@ -71,7 +71,7 @@ class PeriodicEval:
             }
             return json.dumps([n for n in self._due(step) if not has[n]]).encode()
 
-        return json.loads(distributed.from_first("looks", look))
+        return json.loads(distributed.from_first("missing evaluations", find))
 
     def make_due(self, state: train_state.TrainState, step: int) -> None:
         """Produces the outputs that are due after a step."""
@@ -82,11 +82,11 @@ class PeriodicEval:
         makers = {
             "validation": self._validate,
             "grid": self._draw_grid,
-            "evaluation": self._judge,
+            "evaluation": self._evaluate,
         }
         for name in names:
             if not self.are_cut_off:
-                with self._window.pause("evaluation"):
+                with self._accumulator.pause("evaluation"):
                     self.are_cut_off = not makers[name](state, step)
 
     def _due(self, step: int) -> list[str]:
@@ -98,7 +98,7 @@ class PeriodicEval:
         if self._draw and step and (is_last or is_due(step, log.grid_every_steps)):
             due.append("grid")
         every = self._run.config.evaluate.every_steps
-        if self._evaluate and step and (is_last or is_due(step, every)):
+        if self._compute and step and (is_last or is_due(step, every)):
             due.append("evaluation")
         return due
 
@@ -126,26 +126,28 @@ class PeriodicEval:
         """Samples the fixed-seed grid of the first average, on all processes."""
         if self._is_stopping():
             return False
+        assert self._draw is not None  # see `_due`
         picture = self._draw(first_average(self._run, state))
-        self._keep_picture("grid", "grids", step, picture)
+        self._save_picture("grid", "grids", step, picture)
         return True
 
-    def _judge(self, state: train_state.TrainState, step: int) -> bool:
+    def _evaluate(self, state: train_state.TrainState, step: int) -> bool:
         """Evaluates samples of the first average; logs metrics and some images."""
         params = first_average(self._run, state)
-        found = self._evaluate(params, step, self._is_stopping)
+        assert self._compute is not None  # see `_due`
+        found = self._compute(params, step, self._is_stopping)
         if found is None:
             return False
-        figures, picture, discard = found
+        metrics, picture, discard = found
         # The row is written last: if it exists, so does the image.
-        self._keep_picture("evaluation", "evaluations", step, picture)
-        row = {f"evaluation/{name}": value for name, value in figures.items()}
+        self._save_picture("evaluation", "evaluations", step, picture)
+        row = {f"evaluation/{name}": value for name, value in metrics.items()}
         self._writer.scalars(step, row)
         logging.info(_line(step, "evaluation", row))
         discard()
         return True
 
-    def _keep_picture(
+    def _save_picture(
         self, name: str, folder: str, step: int, picture: np.ndarray
     ) -> None:
         if jax.process_index() == 0:

@@ -23,8 +23,8 @@ def read_steps(text: str | None) -> range:
     first, _, end = text.partition(":")
     if not (first.isdecimal() and end.isdecimal() and 0 < int(first) < int(end)):
         raise UserError(
-            f"--profile_steps={text} names no steps; give the first, from 1, and the "
-            "one after the last, e.g. 100:105"
+            f"--profile_steps={text} is not a range of steps; give the first, from 1, "
+            "and the one after the last, e.g. 100:105"
         )
     return range(int(first), int(end))
 
@@ -55,7 +55,7 @@ class Profiler(contextlib.AbstractContextManager):
         if self._is_tracing:
             self._switch()
         elif self._steps and not self._has_traced:
-            logging.warning("--profile_steps: none of %s was made", self._named())
+            logging.warning("--profile_steps: the run made none of %s", self._named())
 
     def _switch(self) -> None:
         self._is_tracing = not self._is_tracing
@@ -64,7 +64,7 @@ class Profiler(contextlib.AbstractContextManager):
             jax.profiler.start_trace(self._folder)
         else:
             jax.profiler.stop_trace()
-            logging.info("%s are traced in %s", self._named(), self._folder)
+            logging.info("%s were traced to %s", self._named(), self._folder)
 
     def _named(self) -> str:
         return f"steps {self._steps.start} to {self._steps.stop - 1}"

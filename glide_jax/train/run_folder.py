@@ -39,7 +39,7 @@ MAX_FAILED_WRITES = 3
 SEEN_WITHIN_SECS = 60
 # Errors of the operating system when a file cannot grow.
 NO_ROOM = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
-SHARED_REMEDY = "--workdir has to be the same folder, on a disk that all hosts share"
+SHARED_REMEDY = "--workdir must be one folder on a disk that all hosts share"
 
 
 def checkpoints(workdir: pathlib.Path) -> pathlib.Path:
@@ -56,8 +56,8 @@ def needs_room(workdir: pathlib.Path) -> Iterator[None]:
         if error.errno not in NO_ROOM:
             raise
         raise UserError(
-            f"--workdir={workdir} cannot be written ({error.strerror}); make room, and "
-            "the same command goes on from the newest checkpoint"
+            f"--workdir={workdir} cannot be written ({error.strerror}); free disk "
+            "space, and the same command resumes from the newest checkpoint"
         ) from error
 
 
@@ -141,17 +141,17 @@ def prepare(workdir: pathlib.Path, *, flag: str = "--workdir") -> None:
         return mark.encode()
 
     mark = distributed.from_first("workdir", write).decode()
-    if not _comes_to_hold(probe, mark):
+    if not _wait_for_text(probe, mark):
         raise UserError(
-            f"{flag}={workdir} is another folder on {socket.gethostname()} than to "
-            f"process 0; {SHARED_REMEDY}"
+            f"{flag}={workdir} is a different folder on {socket.gethostname()} than on "
+            f"the host of process 0; {SHARED_REMEDY}"
         )
     distributed.wait_for_all("workdir seen")
     if jax.process_index() == 0:
         probe.unlink()
 
 
-def _comes_to_hold(path: pathlib.Path, text: str) -> bool:
+def _wait_for_text(path: pathlib.Path, text: str) -> bool:
     """Whether the file contains the text within the delay of a shared disk."""
     deadline = time.monotonic() + SEEN_WITHIN_SECS
     while not path.is_file() or path.read_text() != text:
@@ -174,9 +174,8 @@ def check_begins(workdir: pathlib.Path, config: Config) -> None:
     failed = MAX_FAILED_WRITES if checkpoints(workdir).exists() else 0
     if made > (failed + 1) * stored.checkpoint.every_steps:
         raise NoCheckpointError(
-            f"{path} tells of step {made}, and {checkpoints(workdir)} holds no "
-            "checkpoint: mount its disk, or put them back, or start anew with another "
-            "--workdir"
+            f"{path} has rows up to step {made}, but {checkpoints(workdir)} has no "
+            "checkpoint; mount its disk, restore them, or start with another --workdir"
         )
 
 
@@ -266,13 +265,13 @@ def load_config(workdir: pathlib.Path) -> Config:
     path = workdir / "config.json"
     if not path.is_file():
         raise UserError(
-            f"{workdir} has no config.json, so it is no workdir of `glide train`; "
+            f"{workdir} has no config.json, so it is not a workdir of `glide train`; "
             "name the folder that was given as --workdir"
         )
     try:
         return resolve.from_json(path.read_text())
     except UnicodeDecodeError as error:
-        raise UserError(f"{path} is not UTF-8 ({error}); put it back") from error
+        raise UserError(f"{path} is not UTF-8 ({error}); restore it") from error
     except UserError as error:
         raise UserError(f"{path}: {error}") from error
 

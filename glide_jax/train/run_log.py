@@ -1,4 +1,4 @@
-"""Accumulates metrics and times of the steps since the last log row."""
+"""A log row: means of metrics, times of the steps, speed, memory, bad records."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ import resource
 import sys
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from typing import Any
+from typing import Any, Literal, get_args
 
 import jax
 import numpy as np
@@ -67,12 +67,12 @@ class MetricAccumulator:
         self._drain()
         return {name: pair.tolist() for name, pair in self._sums.items()}
 
-    def part(self, name: str) -> contextlib.AbstractContextManager[None]:
+    def part(self, name: PartName) -> contextlib.AbstractContextManager[None]:
         """Measures the `with` block as this part of the step's time."""
         return self._clock.measure(name)
 
     @contextlib.contextmanager
-    def pause(self, name: str) -> Iterator[None]:
+    def pause(self, name: PartName) -> Iterator[None]:
         """Measures the `with` block as a pause, after the devices finish the step."""
         self._drain()
         with self.part(name):
@@ -135,13 +135,19 @@ class MetricAccumulator:
 
 # Waiting for the next batch; dispatching a step to the devices; waiting for its result;
 # pauses of the training; and, once per process, compiling the step.
-STEP_PARTS = ("input_wait", "dispatch", "device")
-PAUSES = ("checkpoint", "evaluation")
-PARTS = (*STEP_PARTS, *PAUSES, "compile")
+PartName = Literal[
+    "input_wait", "dispatch", "device", "checkpoint", "evaluation", "compile"
+]
+PARTS: tuple[PartName, ...] = get_args(PartName)
+PAUSES: tuple[PartName, ...] = ("checkpoint", "evaluation")
 
 
 class StepTimer:
-    """A stopwatch with named parts, which must not be nested."""
+    """Measures where the time of a run is spent, by named parts.
+
+    Parts must not be nested. The parts of a lap add up to its duration: unmeasured time
+    is "other".
+    """
 
     def __init__(self, now: Callable[[], float] = time.monotonic) -> None:
         self._now = now
@@ -150,11 +156,11 @@ class StepTimer:
 
     def _begin_lap(self) -> None:
         self._lap_start = self._now()
-        self._parts = dict.fromkeys(PARTS, 0.0)
+        self._parts: dict[str, float] = dict.fromkeys(PARTS, 0.0)
 
     @contextlib.contextmanager
-    def measure(self, part: str) -> Iterator[None]:
-        """Adds the duration of the `with` block to one of PARTS."""
+    def measure(self, part: PartName) -> Iterator[None]:
+        """Adds the duration of the `with` block to a part."""
         start = self._now()
         try:
             yield
@@ -169,7 +175,7 @@ class StepTimer:
         return parts
 
     def elapsed(self) -> float:
-        """Seconds since the clock was created."""
+        """Seconds since the timer was created."""
         return self._now() - self._start
 
 
@@ -196,14 +202,27 @@ def rates(
     """Images/s, TFLOP/s and, if the peak is known, the MFU, per chip."""
     images = images_per_second / num_chips
     tflops = train_flops(model) * images / 1e12
-    found = {"images_per_second_per_chip": images, "tflops_per_second_per_chip": tflops}
     chip = chips.find(jax.devices()[0].device_kind)
-    return found | ({"mfu": tflops / chip.bf16_tflops} if chip else {})
+    mfu = {"mfu": tflops / chip.bf16_tflops} if chip else {}
+    return {
+        "images_per_second_per_chip": images,
+        "tflops_per_second_per_chip": tflops,
+        **mfu,
+    }
 
 
 @dataclasses.dataclass(frozen=True)
 class Throughput:
-    """Converts laps of the clock to the `speed/...` and `memory/...` of a row.
+    """Converts laps of the timer to the `speed/...` and `memory/...` of a row.
+
+    Model FLOPs utilisation, as reported in papers (PaLM, arXiv 2204.02311, appendix B):
+
+        MFU = 3 * forward FLOPs of an image * images/s / (chips * peak FLOP/s of a chip)
+
+    The backward pass costs two forward passes; recomputation by rematerialisation is
+    not counted. Peaks are those of parallel/chips.py: a device that is not listed
+    there, such as a CPU, has TFLOP/s but no MFU. Rates exclude pauses for checkpoints
+    and evaluation and the compilation of the step, which are reported separately.
 
     Attributes:
       config: configuration of the run.
@@ -220,7 +239,7 @@ class Throughput:
 
         Args:
           step: counted over all starts.
-          lap: seconds by part, from `Clock.lap`.
+          lap: seconds by part, from `StepTimer.lap`.
           steps: number of steps; at least one.
           elapsed: seconds since this process started.
         """
@@ -230,18 +249,19 @@ class Throughput:
         whole = sum(parts.values())
         training = whole - sum(parts[name] for name in PAUSES)
         batch, devices = self.config.train.global_batch_size, jax.device_count()
-        found = {"step_seconds": whole, "training_seconds": training}
-        found |= {f"{name}_seconds": seconds for name, seconds in parts.items()}
-        if lap["compile"]:
-            found["compile_seconds"] = lap["compile"]
-        found |= {"images_per_second": batch / training}
-        found |= rates(self.config.model, batch / training, count_chips())
-        found |= host_skew(parts)
-        found |= {
+        compile_seconds = lap["compile"]
+        speeds = {
+            "step_seconds": whole,
+            "training_seconds": training,
+            **{f"{name}_seconds": seconds for name, seconds in parts.items()},
+            **({"compile_seconds": compile_seconds} if compile_seconds else {}),
+            "images_per_second": batch / training,
+            **rates(self.config.model, batch / training, count_chips()),
+            **host_skew(parts),
             "examples_seen": step * batch,
             "device_hours": self.device_hours + elapsed * devices / 3600,
         }
-        return {f"speed/{name}": value for name, value in found.items()} | memory()
+        return {f"speed/{name}": value for name, value in speeds.items()} | memory()
 
 
 def host_skew(parts: Mapping[str, float]) -> dict[str, float | int]:
@@ -271,13 +291,10 @@ def memory() -> dict[str, int]:
 
     A platform without memory statistics (the CPU) has no value for the device.
     """
-    peaks = [
-        (device.memory_stats() or {}).get("peak_bytes_in_use")
-        for device in jax.local_devices()
-    ]
-    told = [peak for peak in peaks if peak is not None]
-    found = {"memory/device_peak_bytes": max(told)} if told else {}
-    return found | {"memory/host_peak_bytes": host_peak_bytes()}
+    stats = [device.memory_stats() or {} for device in jax.local_devices()]
+    peaks = [one["peak_bytes_in_use"] for one in stats if "peak_bytes_in_use" in one]
+    device = {"memory/device_peak_bytes": max(peaks)} if peaks else {}
+    return device | {"memory/host_peak_bytes": host_peak_bytes()}
 
 
 def input_warning(config: Config, row: Mapping[str, float | int]) -> str:
@@ -313,7 +330,7 @@ def line(step: int, row: Mapping[str, float | int]) -> str:
     ]
     if "speed/mfu" in row:
         parts.append(f"MFU {100 * row['speed/mfu']:.1f}%")
-    # Batches that are passed over have no loss.
+    # Skipped batches have no loss.
     loss = f"loss {row.get('loss', math.nan):.4g}"
     # The vb term dominates the loss of a batch that draws the noisiest timestep.
     if "mse" in row:
@@ -348,11 +365,11 @@ def total(faults: bad_records.FaultCounter, part: tuple[int, int]) -> dict[str, 
     # Padded to a power of two, since each shape is compiled once.
     padded = np.zeros((1 << (most - 1).bit_length(), 2), np.int64)
     padded[: len(rows)] = rows
-    found = [
+    all_rows = [
         each[:count]
         for each, count in zip(_gather(padded), facts[:, 2].tolist(), strict=True)
     ]
-    return bad_records.from_rows(seen, np.concatenate(found))
+    return bad_records.from_rows(seen, np.concatenate(all_rows))
 
 
 def _gather(mine: np.ndarray) -> np.ndarray:

@@ -1,7 +1,7 @@
-"""Everything a run needs before its first step, in the order of its creation.
+"""Prepares a run for its first step: checks, state, compiled steps, data.
 
-Shapes come first, then shardings, then arrays: no parameter to be sharded over many
-devices is ever whole on one.
+Shapes come first, then shardings, then arrays, so that a parameter that is sharded over
+many devices is never whole on one.
 """
 
 from __future__ import annotations
@@ -10,7 +10,6 @@ import dataclasses
 import functools
 import json
 import logging
-import operator
 import pathlib
 from collections.abc import Callable, Collection, Mapping
 from typing import Any
@@ -101,10 +100,11 @@ class TrainingRun:
 class CheckedRun:
     """The results of the checks of a start; parts as in `TrainingRun`."""
 
+    mesh: Mesh
     placed: abstract_state.Placed
     source: schema.Source
     held_out: schema.Source | None
-    begin: start_lib.RunStart
+    start: start_lib.RunStart
     part: tuple[int, int]
     validation: list[schema.Batch]
 
@@ -139,21 +139,26 @@ def prepare(
     # The first write, so that a refused start leaves no trace.
     run_folder.prepare(workdir)
     check_stop()
-    placed, begin = checked.placed, checked.begin
-    mesh, tokenizer = placed.mesh, begin.tokenizer
-    shardings = placed.where
+    start, shardings = checked.start, checked.placed.where
+    mesh, tokenizer, checkpoints = checked.mesh, start.tokenizer, start.checkpoints
+    # A start in a workdir has both.
+    assert tokenizer is not None
+    assert checkpoints is not None
     objective = abstract_state.make_objective(config, mesh, tokenizer.pad_id)
-    logging.info("parameters: %s", f"{build.parameter_count(placed.state.params):,}")
+    params = checked.placed.state.params
+    logging.info("parameters: %s", f"{build.parameter_count(params):,}")
     restore = functools.partial(
-        _restore, begin.checkpoints, abstract_state.with_places(placed.state, shardings)
+        _restore,
+        checkpoints,
+        abstract_state.with_places(checked.placed.state, shardings),
     )
-    if begin.is_fresh:
-        state = _first_state(config, objective, shardings, begin.start)
-        past = {}
+    if start.is_fresh:
+        state = _first_state(config, objective, shardings, start.initial)
+        past: Mapping[str, Any] = {}
     else:
         state, past = restore()
     check_stop()
-    if begin.is_fresh:
+    if start.is_fresh:
         # Never rewritten: an interruption would lose the tokenizer of the checkpoints.
         run_folder.save_tokenizer(workdir, tokenizer)
     run_folder.save_config(workdir, config)
@@ -164,7 +169,7 @@ def prepare(
         mesh=mesh,
         tokenizer=tokenizer,
         num_records=len(checked.source),
-        checkpoints=begin.checkpoints,
+        checkpoints=checkpoints,
         check_writer=check_writer,
         train_step=train_step,
         eval_step=eval_step,
@@ -214,7 +219,8 @@ def check(
       UserError: settings, data or a folder that the user must correct.
     """
     validate.validate(config)
-    placed = check_placed(config, device_mesh.make_mesh(config.mesh), allow_change)
+    mesh = device_mesh.make_mesh(config.mesh)
+    placed = check_placed(config, mesh, allow_change)
     metric_writers.check_wandb(
         config.log.wandb_project, writes=jax.process_index() == 0
     )
@@ -227,7 +233,7 @@ def check(
         is_thorough=_is_fresh(workdir) and distributed.process_id() == 0,
         check_stop=check_stop,
     )
-    begin = start_lib.check(
+    start = start_lib.check(
         config,
         workdir,
         source,
@@ -236,15 +242,15 @@ def check(
         may_download=may_download,
     )
     check_stop()
-    part = device_mesh.batch_slice(placed.mesh)
-    tokenizer = begin.tokenizer or captions.NoTokens()
-    if begin.tokenizer is not None:
-        captions.check_vocabulary(config, begin.tokenizer)
-        captions.warn_of_cut_captions(config, source, begin.tokenizer)
+    part = device_mesh.batch_slice(mesh)
+    tokenizer = start.tokenizer or captions.NoTokens()
+    if start.tokenizer is not None:
+        captions.check_vocabulary(config, start.tokenizer)
+        captions.warn_of_cut_captions(config, source, start.tokenizer)
     check_stop()
     validation = batches.validation_batches(config, held_out, tokenizer, part)
     check_stop()
-    return CheckedRun(placed, source, held_out, begin, part, validation)
+    return CheckedRun(mesh, placed, source, held_out, start, part, validation)
 
 
 def _is_fresh(workdir: pathlib.Path | None) -> bool:
@@ -273,8 +279,8 @@ def _log_short_warmup(config: Config) -> None:
     steps = optimizer.warmup_steps(config.optim, config.train.num_steps)
     if steps != config.optim.warmup_steps:
         logging.info(
-            "the warm-up has %d steps in place of optim.warmup_steps=%d, because "
-            "train.num_steps=%d leaves no step to decay in",
+            "the warm-up has %d steps instead of optim.warmup_steps=%d, because "
+            "train.num_steps=%d leaves no steps to decay the learning rate",
             steps,
             config.optim.warmup_steps,
             config.train.num_steps,
@@ -285,6 +291,7 @@ def _restore(
     checkpoints: store.CheckpointStore, targets: train_state.TrainState
 ) -> tuple[train_state.TrainState, Mapping[str, Any]]:
     newest = checkpoints.restore_newest(train_state.to_items(targets))
+    assert newest is not None  # `start.check` found a checkpoint
     logging.info("resumed at step %d", newest.step)
     return train_state.from_items(newest.items), newest.meta
 
@@ -314,29 +321,31 @@ def _first_state(
     config: Config,
     objective: objectives.Objective,
     shardings: train_state.TrainState,
-    start: tuple[array_types.Params, list[str]] | None,
+    initial: tuple[array_types.Params, list[str]] | None,
 ) -> train_state.TrainState:
-    """The state of `start` (and the names of extended parameters), or a fresh one."""
+    """The state before the first step.
+
+    `initial` holds the parameters to start from and the names of extended ones; without
+    it the parameters are initialised.
+    """
     optim = optimizer.make_optimizer(config.optim)
-    if start is None:
+    if initial is None:
         key = random_streams.stream_key(config.seed, "init")
         return jax.jit(
             lambda key: train_state.make_state(config, objective.init(key), optim),
             out_shardings=shardings,
         )(key)
-    params, grown = start
-    for name in grown:
-        logging.info("grown: %s", name)
+    params, extended = initial
+    for name in extended:
+        logging.info("extended: %s", name)
     begin = jax.jit(
         lambda params: train_state.make_state(config, params, optim),
         out_shardings=shardings,
     )
-    # (Putting the whole on a mesh of several processes compares all of it first.)
-    params = jax.tree.map(
-        lambda leaf, where: jax.make_array_from_callback(
-            leaf.shape, where, functools.partial(operator.getitem, np.asarray(leaf))
-        ),
-        params,
-        shardings.params,
-    )
-    return begin(params)
+
+    # device_put onto a mesh of several processes would compare the whole array first.
+    def put(leaf: np.ndarray, where: jax.sharding.Sharding) -> jax.Array:
+        return jax.make_array_from_callback(leaf.shape, where, lambda i: leaf[i])
+
+    params = jax.tree.map(np.asarray, params)
+    return begin(jax.tree.map(put, params, shardings.params))

@@ -26,13 +26,13 @@ class RunStart:
       checkpoints: the workdir's; None if no workdir is given.
       is_fresh: whether there is no checkpoint to resume from.
       tokenizer: the run's; None if the start must download it.
-      start: result of `init_from.adapt`, for a fresh run with an origin.
+      initial: result of `init_from.adapt`, for a fresh run with an origin.
     """
 
     checkpoints: store.CheckpointStore | None
     is_fresh: bool
     tokenizer: tokenizers.Tokenizer | None
-    start: tuple[array_types.Params, list[str]] | None
+    initial: tuple[array_types.Params, list[str]] | None
 
 
 def check(
@@ -64,27 +64,28 @@ def check(
     checkpoints = None
     if workdir is not None:
         checkpoints = _open_checkpoints(config, workdir, check_writer)
-    if checkpoints is not None and not checkpoints.is_empty():
-        tokenizer = _continued(config, workdir, source, checkpoints, allow_change)
-        return RunStart(checkpoints, False, tokenizer, None)
-    if workdir is not None:
+        if not checkpoints.is_empty():
+            tokenizer = _check_resumed(
+                config, workdir, source, checkpoints, allow_change
+            )
+            return RunStart(checkpoints, False, tokenizer, None)
         run_folder.check_begins(workdir, config)
         run_folder.check_writable(workdir)
     origin = _load_origin(config)
-    start = None
+    initial = None
     if origin:
-        start = init_from.adapt(origin, config)
-        logging.info("started from %s at step %d", config.train.init_from, origin.step)
+        initial = init_from.adapt(origin, config)
+        logging.info("starting from %s at step %d", config.train.init_from, origin.step)
     tokenizer = captions.find_tokenizer(
         config, source, origin, may_download=may_download
     )
-    return RunStart(checkpoints, True, tokenizer, start)
+    return RunStart(checkpoints, True, tokenizer, initial)
 
 
 def _open_checkpoints(
     config: Config, workdir: pathlib.Path, check_writer: Callable[[], None]
 ) -> store.CheckpointStore:
-    """The workdir's checkpoints; all processes must see the same ones."""
+    """Opens the workdir's checkpoints; all processes must see the same ones."""
     checkpoints = store.CheckpointStore(
         run_folder.checkpoints(workdir), config.checkpoint, check_writer
     )
@@ -96,18 +97,20 @@ def _open_checkpoints(
     return checkpoints
 
 
-def _continued(
+def _check_resumed(
     config: Config,
     workdir: pathlib.Path,
     source: schema.Source,
     checkpoints: store.CheckpointStore,
     allow_change: Collection[str],
 ) -> tokenizers.Tokenizer:
-    """The tokenizer of an existing run that these settings and data continue.
+    """Checks that settings and data continue the workdir's run; returns its tokenizer.
 
     The run's origin is no longer needed, and may have been deleted.
     """
-    _, meta = checkpoints.newest()
+    newest = checkpoints.newest()
+    assert newest is not None, "the caller checks that there is a checkpoint"
+    _, meta = newest
     run_folder.check_continues(workdir, config, allow_change, meta)
     run_folder.check_writable(workdir)
     tokenizer = captions.stored_tokenizer(workdir, meta)
@@ -118,7 +121,7 @@ def _continued(
 def _load_origin(config: Config) -> init_from.Origin | None:
     if not config.train.init_from:
         logging.info(
-            "starts from random weights (--config.train.init_from=PATH starts from a "
+            "starting from random weights (--config.train.init_from=PATH starts from a "
             "workdir or a bundle)"
         )
         return None
@@ -140,13 +143,14 @@ def _check_records(
     # Checkpoints of the first order do not record it.
     if has_files and meta.get("data_order", 1) != sources.ORDER_VERSION:
         raise UserError(
-            "the checkpoint was made when records were read in another order (of names "
-            "as text, not in natural order), so the run would see other batches; go on "
-            "with --allow_change=data.sources, or start anew with another --workdir"
+            "the checkpoint was made with another order of records (by names as text, "
+            "not in natural order), so the run would see other batches; resume with "
+            "--allow_change=data.sources, or start with another --workdir"
         )
     before = meta["records"]
     if len(source) != before:
         raise UserError(
-            f"{source!r} holds {len(source)} records, {before} when the checkpoint was "
-            "made; put them back, or take another order by --allow_change=data.sources"
+            f"{source!r} has {len(source)} records, and had {before} when the "
+            "checkpoint was made; restore them, or accept another order with "
+            "--allow_change=data.sources"
         )

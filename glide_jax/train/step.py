@@ -78,7 +78,7 @@ def make_train_step(
         directions, opt_state = optim.update(grads, state.opt_state, state.params)
         params = jax.tree.map(lambda p, d: p - rate * d, state.params, directions)
         params = objective.constrain_params(params)
-        averages = train_state.update(
+        averages = train_state.update_averages(
             config.ema, state.ema_params, params, state.updates
         )
         # Selected leaf by leaf, so that no copy of the whole state is needed.
@@ -98,7 +98,7 @@ def make_train_step(
             params=params,
             ema_params=averages,
             opt_state=opt_state,
-            resampler=_seen(config, state.resampler, aux, is_good),
+            resampler=_update_resampler(config, state.resampler, aux, is_good),
         )
         metrics = aux.metrics | {
             name: (jnp.asarray(value, jnp.float32), jnp.float32(1))
@@ -129,14 +129,14 @@ def _extra_metrics(
     is_spike: jax.Array,
 ) -> dict[str, jax.Array]:
     """Metrics of optional features: skipping spikes, scaling a float16 loss."""
-    found = {}
+    metrics = {}
     if config.train.skip_loss_above:
-        found["loss_spikes"] = is_spike
+        metrics["loss_spikes"] = is_spike
     if config.model.compute_dtype == "float16":
         at_floor = state.log2_loss_scale <= config.train.min_log2_loss_scale
-        found["log2_loss_scale"] = new_state.log2_loss_scale
-        found["overflows_at_floor"] = at_floor & ~is_finite
-    return found
+        metrics["log2_loss_scale"] = new_state.log2_loss_scale
+        metrics["overflows_at_floor"] = at_floor & ~is_finite
+    return metrics
 
 
 def _is_spike(config: Config, state: TrainState, loss: jax.Array) -> jax.Array:
@@ -164,7 +164,7 @@ def _next_loss_scale(
     return jnp.maximum(moved, config.train.min_log2_loss_scale)
 
 
-def _seen(
+def _update_resampler(
     config: Config, resampler: Any, aux: objectives.Aux, is_good: jax.Array
 ) -> Any:
     """The resampler's history with this step's losses, if it has one."""
@@ -203,8 +203,11 @@ def jit_skip_batch(state_shardings: TrainState) -> Callable[[TrainState], TrainS
     """state -> the state after a batch that was consumed without an update."""
 
     def skip_batch(state):
-        no_more = jnp.zeros_like(state.skipped_in_a_row)
-        return dataclasses.replace(state, step=state.step + 1, skipped_in_a_row=no_more)
+        return dataclasses.replace(
+            state,
+            step=state.step + 1,
+            skipped_in_a_row=jnp.zeros_like(state.skipped_in_a_row),
+        )
 
     return jax.jit(
         skip_batch,

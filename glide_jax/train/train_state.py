@@ -41,11 +41,11 @@ class TrainState:
       resampler: loss-second-moment history, or {} if timesteps need none.
     """
 
-    step: array_types.Array | Any
-    updates: array_types.Array | Any
-    log2_loss_scale: array_types.Array | Any
-    skipped_in_a_row: array_types.Array | Any
-    loss_average: array_types.Array | Any
+    step: jax.Array | Any  # Any: shapes, shardings
+    updates: jax.Array | Any
+    log2_loss_scale: jax.Array | Any
+    skipped_in_a_row: jax.Array | Any
+    loss_average: jax.Array | Any
     params: array_types.Params
     ema_params: dict[str, array_types.Params]
     opt_state: Any
@@ -109,20 +109,29 @@ Count = Int[array_types.Array, ""] | int
 
 
 def decay_at(decay: float, updates: Count, *, warmup: bool) -> jax.Array:
-    """The decay of update number `updates` (from 0)."""
+    """The decay d_k of update number k = `updates`, from 0; see `update_averages`."""
     if not warmup:
         return jnp.float32(decay)
     k = jnp.asarray(updates, jnp.float32)
     return jnp.minimum(jnp.float32(decay), (1 + k) / (10 + k))
 
 
-def update(
+def update_averages(
     config: EmaConfig,
     ema_params: dict[str, array_types.Params],
     params: array_types.Params,
     updates: Count,
 ) -> dict[str, array_types.Params]:
-    """All averages after one more update of the parameters."""
+    """Exponential moving averages of the parameters, one for each of ema.decays.
+
+    ema_k = d_k ema_{k-1} + (1 - d_k) params_k, without bias correction (the averages
+    start as the parameters). With warm-up d_k = min(decay, (1 + k) / (10 + k)), k
+    counted from 0: otherwise the initial values dominate a 0.9999 average for the first
+    10,000 steps.
+
+    With ema.every_steps = n the averages are updated every n-th step only, with
+    d_k ** n: the same horizon for 1/n of the memory traffic.
+    """
 
     def average_all():
         return {

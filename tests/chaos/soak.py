@@ -82,7 +82,7 @@ class Soak:
             is_early = ending.endswith("in a start")
             is_up = not is_early and run.wait_for_rows(self._rng.randint(1, 3))
             if is_up and self._is_unseen:
-                self._check(run, run.count(" is passed over: "), "saw no damage")
+                self._check(run, run.count(" is skipped: "), "saw no damage")
                 self._is_unseen = False
             if is_up and ridden_out:
                 self.tally[ridden_out][self._do.ridden_out[ridden_out](run)] += 1
@@ -114,7 +114,7 @@ class Soak:
         num_steps = self._newest() + LAST_STEPS
         with self._started(f"--config.train.num_steps={num_steps}") as run:
             self._check(run, self._wait(run) == 0, "did not end well")
-            is_seen = not self._is_unseen or run.count(" is passed over: ")
+            is_seen = not self._is_unseen or run.count(" is skipped: ")
             self._check(run, is_seen, "saw no damage")
         return num_steps
 

@@ -230,7 +230,7 @@ def test_a_step_without_its_manifest_is_none_but_not_a_fresh_start_either(tmp_pa
     reader = store.CheckpointStore(tmp_path)
     assert not reader.is_empty()
     assert reader.steps() == []
-    with pytest.raises(errors.NoCheckpointError, match="none of them is good"):
+    with pytest.raises(errors.NoCheckpointError, match="none is valid"):
         reader.restore_newest(abstract(make_items()))
     with pytest.raises(errors.NoCheckpointError):
         reader.newest()
@@ -248,7 +248,7 @@ def test_the_newest_good_state_is_restored_and_the_others_are_named(
     assert restored.meta == {"step": 20, "digest": "ab"}
     assert_trees_equal(restored.items, make_items(20))
     line = caplog.messages[-1]
-    assert line.startswith(f"checkpoint step 30 in {copy} is passed over: ")
+    assert line.startswith(f"checkpoint step 30 in {copy} is skipped: ")
     assert "opt_state/manifest.ocdbt is missing; params/_METADATA has 2 bytes" in line
     # What is wrong with one item is nothing to those who want another.
     (copy / "20" / "params" / "_METADATA").write_text("{}")
@@ -266,7 +266,7 @@ def test_numbers_that_are_not_those_saved_are_refused_though_every_file_is_right
     leaves["params/conv/kernel"] = {**leaf, "digest": "0" * 16}
     manifest.write(copy / "30", dataclasses.replace(found, leaves=leaves))
     reader = store.CheckpointStore(copy)
-    with pytest.raises(UserError, match="params/conv/kernel was read as other numbers"):
+    with pytest.raises(UserError, match="params/conv/kernel"):
         reader.restore(30, abstract(make_items()))
     assert reader.restore_newest(abstract(make_items())).step == 20
 

@@ -61,7 +61,7 @@ def test_a_stopped_build_leaves_nothing_and_starts_over(
     calls = signal_at(3, folder.Folder, "__getitem__", number)
     assert main.run(command) == 42
     assert len(calls) == 4  # the record under way, and no more
-    assert "the same command starts over" in capsys.readouterr().err
+    assert "the same command starts again" in capsys.readouterr().err
     assert not output.exists()
     assert main.run(command) == 0
     assert [path.name for path in output.iterdir()] == ["drawn"]

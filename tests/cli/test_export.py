@@ -218,8 +218,8 @@ def test_cards_of_other_roles_tell_their_own_command(clip_bundle):
 @pytest.mark.parametrize(
     ("flags", "named"),
     [
-        (["--respacing=5"], "--respacing is for --program"),
-        (["--clip=b", "--noprogram"], "--clip is for --program"),
+        (["--respacing=5"], "--respacing needs --program"),
+        (["--clip=b", "--noprogram"], "--clip needs --program"),
         (["--program", "--respacing=0"], "respacing='0'"),
         (["--program", "--guidance_mode=clip"], "needs a noised CLIP"),
         (["--program", "--guidance_mode=clip", "--clip=absent"], "absent is not a"),

@@ -28,7 +28,7 @@ def values_of(verb) -> main.flags.FlagValues:
 )
 def test_a_flag_that_is_given_twice_is_named_with_both_values(words, told):
     with pytest.raises(UserError, match=told):
-        main.refuse(values_of(sample), ["glide", *words])
+        main.refuse_repeats(values_of(sample), ["glide", *words])
 
 
 @pytest.mark.parametrize(
@@ -42,7 +42,7 @@ def test_a_flag_that_is_given_twice_is_named_with_both_values(words, told):
 )
 def test_so_is_a_setting(words, told):
     with pytest.raises(UserError, match=told):
-        main.refuse(values_of(train), ["glide", *words])
+        main.refuse_repeats(values_of(train), ["glide", *words])
 
 
 @pytest.mark.parametrize(
@@ -55,7 +55,7 @@ def test_so_is_a_setting(words, told):
     ],
 )
 def test_flags_that_may_be_repeated_and_other_words_are_let_through(words):
-    main.refuse(values_of(sample), ["glide", *words])
+    main.refuse_repeats(values_of(sample), ["glide", *words])
 
 
 def test_the_command_ends_with_one_line(refused):

@@ -29,8 +29,8 @@ def test_a_dry_run_counts_parameters_and_allocates_and_writes_nothing(tmp_path, 
     assert '"seed": 5' in text
     assert "unet/stem/kernel" in text
     # Parameters, two moments and one average of four bytes each.
-    together = f"{(4 * 4 * 385_030_726 + 4) / 2**20:,.1f} MiB"  # and Adam's counter
-    assert text.index("together") < text.index(together) < text.index("shardings:")
+    total = f"{(4 * 4 * 385_030_726 + 4) / 2**20:,.1f} MiB"  # and Adam's counter
+    assert text.index("total") < text.index(total) < text.index("shardings:")
     assert not (tmp_path / "run").exists()
     # A few scalars such as a key may be left; the model would be 1.5 GB.
     assert sum(array.nbytes for array in jax.live_arrays()) < before + 10_000
@@ -48,7 +48,7 @@ def test_a_dry_run_plans_for_more_devices_than_there_are(capsys):
 def test_a_dry_run_of_what_could_start_here_passes(experiment, workdir, capsys):
     flags = [f"--config={experiment}", f"--config.train.init_from={workdir}"]
     assert main.run(["train", *flags, "--dry_run"]) == 0
-    assert "state a device" in capsys.readouterr().out
+    assert "state per device" in capsys.readouterr().out
 
 
 @pytest.mark.parametrize(

@@ -38,7 +38,7 @@ def test_a_run_as_it_was_written_is_all_good(run, capsys):
     (step,) = folders.list_steps(run / "checkpoints")
     assert len(lines) == 2
     assert lines[0].startswith(f"{run}: workdir, ")
-    assert lines[0].endswith(f"MiB read, no damage; good checkpoints: {step}")
+    assert lines[0].endswith(f"MiB read, no damage; valid checkpoints: {step}")
     assert lines[1].startswith(f"{run / 'bundle'}: bundle, ")
 
 
@@ -73,7 +73,7 @@ def test_a_damaged_checkpoint_is_told_from_the_good_ones(run, capsys):
     shutil.rmtree(older)
     code, lines = verify(capsys, run)
     assert code == 0
-    assert lines[0] == f"{run}/checkpoints/9.unfinished: surplus, not read by anything"
+    assert lines[0] == f"{run}/checkpoints/9.unfinished: surplus, not used"
 
 
 def test_one_checkpoint_is_checked_by_itself(run, capsys):
@@ -103,7 +103,7 @@ def test_a_checkpoint_that_a_run_deletes_meanwhile_is_not_damaged(
     monkeypatch.setattr(manifest, "find_damages", delete_first)
     code, lines = verify(capsys, run)
     assert code == 0
-    assert lines[-1].endswith("no damage; good checkpoints: none")
+    assert lines[-1].endswith("no damage; valid checkpoints: none")
 
 
 def test_a_bundle_whose_list_is_cut_or_gone_is_damaged(run, capsys):
@@ -111,7 +111,7 @@ def test_a_bundle_whose_list_is_cut_or_gone_is_damaged(run, capsys):
     mark.write_bytes(mark.read_bytes()[:-10])
     code, lines = verify(capsys, run / "bundle")
     assert code == 3
-    assert lines[0] == f"{mark}: is not what was written"
+    assert lines[0] == f"{mark}: is damaged"
     mark.unlink()
     code, lines = verify(capsys, run / "bundle")
     assert code == 3
@@ -120,7 +120,7 @@ def test_a_bundle_whose_list_is_cut_or_gone_is_damaged(run, capsys):
 
 @pytest.mark.parametrize("argv", [[], ["absent"], ["."]])
 def test_what_is_neither_is_a_mistake(refused, argv):
-    named = "no folder given" if not argv else "neither a workdir"
+    named = "give workdirs or bundles" if not argv else "neither a workdir"
     assert named in refused("verify", *argv)
 
 

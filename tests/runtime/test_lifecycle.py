@@ -87,7 +87,7 @@ def test_an_error_ends_with_the_code_of_its_kind(error, code):
 
 
 def test_a_request_within_another_begins_with_what_that_one_was_told():
-    with lifecycle.StopRequest(heeded=(signal.SIGINT,)) as outer:
+    with lifecycle.StopRequest(signals=(signal.SIGINT,)) as outer:
         assert lifecycle.current() is outer
         send(signal.SIGINT)
         with lifecycle.StopRequest() as inner:
@@ -103,7 +103,7 @@ def test_of_several_processes_none_leaves_alone_and_all_hear_of_it():
     seen = []
     before = signal.signal(signal.SIGTERM, lambda number, frame: seen.append(number))
     try:
-        with lifecycle.StopRequest(heeded=(signal.SIGINT,)):
+        with lifecycle.StopRequest(signals=(signal.SIGINT,)):
             send(signal.SIGINT)
             with lifecycle.StopRequest(is_shared=True) as stop:
                 stop.check()

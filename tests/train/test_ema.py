@@ -32,7 +32,9 @@ def test_every_horizon_follows_the_formula(warmup):
     averages = {"0.5": {"w": jnp.zeros(3)}, "0.25": {"w": jnp.zeros(3)}}
     expected = {"0.5": np.zeros(3), "0.25": np.zeros(3)}
     for k, value in enumerate(values):
-        averages = train_state.update(config, averages, {"w": value}, jnp.int32(k))
+        averages = train_state.update_averages(
+            config, averages, {"w": value}, jnp.int32(k)
+        )
         for decay in config.decays:
             d = min(decay, (1 + k) / (10 + k)) if warmup else decay
             name = str(decay)
@@ -48,7 +50,7 @@ def test_every_third_update_averages_with_the_horizon_of_three():
     averages = {"0.9": {"w": jnp.zeros(3)}}
     expected = np.zeros(3)
     for k, value in enumerate(values):
-        averages = train_state.update(
+        averages = train_state.update_averages(
             config, averages, {"w": jnp.asarray(value)}, jnp.int32(k)
         )
         if k in (2, 5):

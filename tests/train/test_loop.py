@@ -37,7 +37,7 @@ def test_captions_longer_than_the_context_are_told_of(make_config, tmp_path, cap
         make_config(changes={"model.text_context": context}) for context in (6, 60)
     )
     setup.prepare(long, tmp_path / "long")
-    assert "lose their end" not in caplog.text
+    assert "are truncated" not in caplog.text
     setup.prepare(short, tmp_path / "short")
     assert "100% of captions have more than model.text_context=6 tokens" in caplog.text
 
@@ -298,7 +298,7 @@ def test_what_is_told_of_a_step_lasts_as_long_as_the_step(
 
     monkeypatch.setattr(os, "fsync", note)
     loop.train(make_config(CLIP), tmp_path)
-    manifests = [i for i, path in enumerate(synced) if "4.unfinished/man" in path]
+    manifests = [i for i, path in enumerate(synced) if "4.unfinished/.manifest" in path]
     assert str(tmp_path / "metrics.jsonl") in synced[: manifests[0]]
 
 
@@ -347,7 +347,7 @@ def test_a_signal_while_data_do_not_come_saves_what_is_done(
 HUNG = """
 import os, pathlib, signal, sys, time
 from glide_jax.data import pipeline
-from glide_jax.train import loop, waiting
+from glide_jax.train import loop, recovery
 from tests.train import small_runs
 
 def hang(maker, size, rows, step):
@@ -364,7 +364,7 @@ def stop(batches, timeout_secs):
 tokenizer, workdir = map(pathlib.Path, sys.argv[1:])
 make_batch, pipeline._BatchMaker.step_batch = pipeline._BatchMaker.step_batch, hang
 is_ready, pipeline.Batches.is_ready = pipeline.Batches.is_ready, stop
-waiting.LEAVE_SECS = 1.0
+recovery.LEAVE_SECS = 1.0
 sys.exit(loop.train(small_runs.make_config(tokenizer, small_runs.CLIP), workdir))
 """
 
@@ -381,7 +381,7 @@ def test_a_read_that_never_returns_does_not_keep_what_was_told_to_end(
         check=False,
     )
     assert done.returncode == lifecycle.ExitCode.PREEMPTED, done.stderr
-    assert "the data that were waited for never came" in done.stderr
+    assert "read of the training data is blocked" in done.stderr
     with store.CheckpointStore(tmp_path / "checkpoints") as stored:
         assert stored.steps() == [1]
 
@@ -399,7 +399,7 @@ def test_data_of_another_size_or_order_are_refused_unless_allowed(
     assert loop.train(make_config(CLIP, changes), workdir) == lifecycle.ExitCode.OK
     (pictures / "5.png").unlink()
     longer = make_config(CLIP, changes | {"train.num_steps": 2})
-    with pytest.raises(UserError, match="holds 5 records, 6 when the checkpoint was"):
+    with pytest.raises(UserError, match="5 records"):
         loop.train(longer, workdir)
     allowed = ["data.sources"]
     assert loop.train(longer, workdir, allow_change=allowed) == lifecycle.ExitCode.OK
@@ -475,7 +475,7 @@ def test_a_run_that_goes_back_too_often_has_diverged(make_config, tmp_path):
     assert "optim.learning_rate lower than 1e+30" in line
     first, last = map(int, re.search(r"steps (\d+) to (\d+)", line).groups())
     assert last == first + 4
-    # Five steps passed over, twice, before these.
+    # Five steps were skipped twice before these.
     skipped_batches = last_skipped(tmp_path)
     assert skipped_batches.rewinds == 2
     assert skipped_batches.steps == set(range(first - 10, first))
@@ -609,7 +609,7 @@ def test_the_parts_of_a_step_add_up_to_it(make_config, tmp_path):
     for row in (first, second, fourth):
         parts = [
             row[f"speed/{name}_seconds"]
-            for name in (*run_log.STEP_PARTS, *run_log.PAUSES, "other")
+            for name in (*set(run_log.PARTS) - {"compile"}, "other")
         ]
         assert min(parts) >= 0
         assert sum(parts) == pytest.approx(row["speed/step_seconds"])
@@ -638,7 +638,7 @@ def test_steps_are_traced_when_asked_for(make_config, tmp_path, caplog):
     with caplog.at_level("INFO"):
         loop.train(make_config(CLIP), tmp_path, profile_steps=range(2, 4))
     assert list((tmp_path / "profile").rglob("*.xplane.pb"))
-    assert f"steps 2 to 3 are traced in {tmp_path / 'profile'}" in caplog.messages
+    assert f"steps 2 to 3 were traced to {tmp_path / 'profile'}" in caplog.messages
 
 
 def test_weights_and_biases_is_refused_at_once_where_it_is_not_installed(

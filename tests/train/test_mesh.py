@@ -122,19 +122,23 @@ def test_data_parallel_is_what_pmap_did():
         """
         import jax, jax.numpy as jnp, numpy as np
         jax.config.update("jax_disable_most_optimizations", True)
-        from glide_jax.train import abstract, optimizer, randomness
+        from glide_jax.runtime import random_streams
+        from glide_jax.train import abstract_state, optimizer
         from tests.train import mesh_runs
 
         config = mesh_runs.make_config("base")
         expected = mesh_runs.run(config, mesh_runs.make_mesh(8, 1, 1), steps=3)
-        objective = abstract.make_objective(config, mesh_runs.make_mesh(1, 1, 1), 0)
+        mesh = mesh_runs.make_mesh(1, 1, 1)
+        objective = abstract_state.make_objective(config, mesh, 0)
         optim = optimizer.make_optimizer(config.optim)
-        described = abstract.abstract_state(config, objective)
+        described = abstract_state.abstract_state(config, objective)
         params = mesh_runs.make_params(described.params)
 
         def step(params, opt_state, batch, k):
             def keys_of(stream):
-                return randomness.example_keys(0, stream, k, batch["example_index"])
+                return random_streams.example_keys(
+                    0, stream, k, batch["example_index"]
+                )
 
             loss = lambda params: objective.loss(params, batch, keys_of, {})[0]
             value, grads = jax.value_and_grad(loss)(params)

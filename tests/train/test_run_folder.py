@@ -153,7 +153,7 @@ def test_trying_a_folder_leaves_no_trace(tmp_path):
 
 
 def test_a_folder_of_something_else_is_no_workdir(tmp_path):
-    with pytest.raises(UserError, match="no workdir"):
+    with pytest.raises(UserError, match="not a workdir"):
         run_folder.load_config(tmp_path)
 
 
@@ -174,13 +174,13 @@ def test_a_folder_that_process_0_does_not_see_is_refused(tmp_path, monkeypatch):
     monkeypatch.setattr(
         run_folder.distributed, "from_first", lambda name, make: b"written elsewhere"
     )
-    with pytest.raises(UserError, match=r"another folder on .* disk that all hosts"):
+    with pytest.raises(UserError, match=r"--workdir=.* all hosts"):
         run_folder.prepare(tmp_path)
 
 
 def test_a_disk_without_room_is_told_in_one_line(tmp_path):
     with (
-        pytest.raises(UserError, match=r"No space left on device\); make room") as told,
+        pytest.raises(UserError, match=r"No space left on device\)") as told,
         run_folder.needs_room(tmp_path),
     ):
         raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
@@ -238,7 +238,7 @@ def test_a_run_whose_checkpoints_cannot_be_seen_does_not_start_over(
     run_folder.save_config(workdir, config)
     rows = "".join(f'{{"step": {step}}}\n' for step in range(1, 6))
     (workdir / "metrics.jsonl").write_text(rows)
-    with pytest.raises(NoCheckpointError, match="put") as error:
+    with pytest.raises(NoCheckpointError, match="--workdir") as error:
         loop.train(config, workdir)
     assert "\n" not in str(error.value)
     assert (workdir / "metrics.jsonl").read_text() == rows
@@ -253,7 +253,7 @@ def test_a_run_that_was_killed_before_its_first_checkpoint_begins_again(
     run_folder.check_begins(tmp_path, config)
     with (tmp_path / "metrics.jsonl").open("a") as file:
         file.write('{"step": 3}\n')
-    with pytest.raises(NoCheckpointError, match="tells of step 3"):
+    with pytest.raises(NoCheckpointError, match="step 3"):
         run_folder.check_begins(tmp_path, config)
     # Its first saves have failed, and left the folder that they made.
     (tmp_path / "checkpoints").mkdir()

@@ -1,0 +1,7 @@
+"""The small runs of the training tests."""
+
+from tests.train.conftest import (  # noqa: F401
+    make_config,
+    quick_compilation,
+    tokenizer_folder,
+)
