@@ -167,7 +167,7 @@ class CsvTable:
 
     def _complete_report(self) -> None:
         for reason, lines in self._skipped.items():
-            self.report.passed_over[reason] = len(lines)
+            self.report.skipped[reason] = len(lines)
             listed = ", ".join(map(str, lines[:LISTED]))
             more = ", ..." if len(lines) > LISTED else ""
             self.report.notes.append(f"{reason}: line {listed}{more}")
