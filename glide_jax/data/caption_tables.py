@@ -1,6 +1,6 @@
 """Reads tables of captions: metadata.jsonl, metadata.csv, and Parquet files.
 
-Each row names a picture and holds its caption, or a list of captions. Several rows of
+Each row contains a picture and its caption, or a list of captions. Several rows of
 one picture are several captions.
 """
 
@@ -54,8 +54,8 @@ def read(
     Args:
       path: a file for which `is_table` holds.
       id_column: names the picture, e.g. "file_name".
-      caption_column: holds the caption; "": the first of `caption_text.DEFAULT_COLUMNS`
-        that the table has.
+      caption_column: the column of captions; "": the first of
+        `caption_text.DEFAULT_COLUMNS` that the table has.
       skipped: counts the unused table, or its unused rows, by reason.
 
     Raises:

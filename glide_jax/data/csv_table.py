@@ -1,4 +1,4 @@
-"""Reads a CSV file whose rows name pictures and their captions.
+"""Reads a CSV file with a picture and a caption in each row.
 
 Paths of pictures are relative to the file. Several rows of one picture are several
 captions of one record, as in the tables of a folder.

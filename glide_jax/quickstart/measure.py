@@ -116,13 +116,13 @@ class Measurements:
         count = self._counts.of(INPAINTED)
         models = self._cascade("base_inpaint", upsampler="upsampler_inpaint")
         px = self._model("upsampler_inpaint").config.model.image_px
-        originals, asked = inpainting_requests(count, px)
+        originals, requested = inpainting_requests(count, px)
         mask = hole_mask(px)
         with progress.ProgressBar(count * models.num_stages, "inpainting") as bar:
             result = models.inpaint(
                 originals,
                 np.stack([mask] * count),
-                _captions(asked),
+                _captions(requested),
                 guidance_scale=GUIDANCE_SCALE,
                 batch_size=16,
                 progress=bar.update,
@@ -130,7 +130,7 @@ class Measurements:
         error = np.abs(result.images.astype(int) - originals.astype(int))
         right = [
             shapes_checker.read_scene(image)[:2] == (scene.colour, scene.shape)
-            for image, scene in zip(result.images, asked, strict=True)
+            for image, scene in zip(result.images, requested, strict=True)
         ]
         found = {
             "filled_as_asked": float(np.mean(right)),
@@ -177,12 +177,12 @@ def inpainting_requests(
     scenes = [
         dataclasses.replace(world.spec(i), size="small") for i in range(2 * count)
     ]
-    originals, asked = scenes[:count], scenes[count:]
-    asked = [
+    originals, requested = scenes[:count], scenes[count:]
+    requested = [
         dataclasses.replace(new, background=old.background)
-        for old, new in zip(originals, asked, strict=True)
+        for old, new in zip(originals, requested, strict=True)
     ]
-    return np.stack([shapes_world.render(s, px) for s in originals]), asked
+    return np.stack([shapes_world.render(s, px) for s in originals]), requested
 
 
 def _captions(scenes: list[shapes_world.ShapeScene]) -> list[str]:

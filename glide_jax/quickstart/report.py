@@ -126,10 +126,10 @@ def _inpaintings(
     mask = measure.hole_mask(large.shape[1])[..., None]
     # Gray marks the unknown pixels.
     holes = pictures["originals"] * mask + 160 * (1 - mask)
-    _, asked = measure.inpainting_requests(len(large), large.shape[1])
+    _, requested = measure.inpainting_requests(len(large), large.shape[1])
     rows = [
         (
-            shapes_world.caption(asked[i]),
+            shapes_world.caption(requested[i]),
             [pictures["originals"][i], holes[i].astype(np.uint8), small[i], large[i]],
         )
         for i in range(min(INPAINT_ROWS, len(large)))

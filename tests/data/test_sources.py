@@ -359,7 +359,7 @@ def test_a_tfds_spec_that_does_not_fit_is_a_user_error(tmp_path):
         (f"{place}?picture=jpg", "train", "only image, caption, split"),
         (f"{place}", "test", "splits: train"),
         (f"{tmp_path}/empty", "train", "contains 0 data sets"),
-        ("no_such_data_set", "train", "no known data set"),
+        ("no_such_data_set", "train", "a known data set"),
     ):
         with pytest.raises(errors.UserError, match=word):
             sources.open_source(f"tfds:{spec}", split=split)

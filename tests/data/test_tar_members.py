@@ -230,7 +230,7 @@ def test_places_are_expanded_in_natural_order(tmp_path):
     with pytest.raises(errors.UserError, match=r"matches no file at .*/c-1"):
         expand("{a,c}-1.tar")
     (tmp_path / "empty").mkdir()
-    with pytest.raises(errors.UserError, match="holds no tar"):
+    with pytest.raises(errors.UserError, match="contains no tar"):
         expand("empty")
     (tmp_path / "{a}.tar").symlink_to(tmp_path / "a-1.tar")
     assert expand("{a}.tar") == ["{a}"]

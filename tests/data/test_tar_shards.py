@@ -255,9 +255,7 @@ def test_a_file_that_is_no_tar_is_a_user_error(tmp_path):
 
 def test_a_tar_without_pictures_is_a_user_error(tmp_path, write_tar):
     write_tar(tmp_path / "a.tar", {"README": b"hello"})
-    with pytest.raises(
-        errors.UserError, match=r"0 pictures .* unknown suffix \(1\)"
-    ):
+    with pytest.raises(errors.UserError, match=r"0 pictures .* unknown suffix \(1\)"):
         sources.open_source(f"webdataset:{tmp_path}/a.tar")
 
 
