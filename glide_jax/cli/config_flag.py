@@ -1,4 +1,4 @@
-"""The flag that names a configuration: PATH, PATH:SIZE, or NAME:SIZE."""
+"""Defines the flag of a configuration: PATH, PATH:SIZE, or NAME:SIZE."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 _SOURCES = re.compile(r"(--?\w+\.data\.(?:validation_)?sources)(?:=(.*))?", re.DOTALL)
 # --config.SECTION.KEY, with or without its value.
 _SETTING = re.compile(r"--?\w+\.([\w.]+)")
-# What a mistake in a configuration's file raises.
+# Exceptions of a mistake in an experiment file.
 _MISTAKES = (
     ArithmeticError,
     AttributeError,
@@ -34,7 +34,7 @@ _MISTAKES = (
 
 
 class _LocalFile(flags.ArgumentParser):
-    """Finds the file of PATH, PATH:SIZE or NAME:SIZE before it is read."""
+    """Resolves PATH, PATH:SIZE or NAME:SIZE to a file, and reads it."""
 
     def __init__(self, name: str, reader: flags.ArgumentParser):
         self._name, self._reader = f"--{name}", reader
@@ -44,7 +44,7 @@ class _LocalFile(flags.ArgumentParser):
         place = paths.locate(place, paths.CONFIGS, self._name)
         if not os.path.isfile(place):
             raise UserError(
-                f"{self._name}={argument} names no file; name one such as "
+                f"{self._name}={argument} is not a file; use e.g. "
                 "experiments/configs/base64.py:tiny"
             )
         try:
@@ -53,23 +53,23 @@ class _LocalFile(flags.ArgumentParser):
             raise UserError(_describe_error(error, place)) from error
         if found is None or isinstance(found, bool | int | float | str | list | tuple):
             raise UserError(
-                f"{self._name}={argument}: get_config returned {found!r}; it has to "
-                "return a ConfigDict, as experiments/configs/base64.py does"
+                f"{self._name}={argument}: get_config returned {found!r}; return a "
+                "ConfigDict, as experiments/configs/base64.py does"
             )
         return found
 
 
 def _describe_error(error: Exception, place: str) -> str:
-    """The mistake in a configuration's file: file, line, what is wrong."""
-    # ml_collections raises ValueError and TypeError again, with a page of traceback.
+    """Formats the error of an experiment file: file, line, exception."""
+    # ml_collections wraps ValueError and TypeError with a long traceback.
     while isinstance(error.__context__, _MISTAKES):
         error = error.__context__
     if isinstance(error, UserError):
         return str(error)
     if isinstance(error, AttributeError) and error.name == "get_config":
         return (
-            f"{place} has no function get_config(size); write one, as "
-            "experiments/configs/base64.py does"
+            f"{place} has no function get_config(size); add one, as in "
+            "experiments/configs/base64.py"
         )
     lines = [
         frame.lineno
@@ -84,14 +84,14 @@ def _describe_error(error: Exception, place: str) -> str:
 
 
 def define(values: flags.FlagValues, name: str = "config") -> None:
-    """Adds --config, or one of another name, and its --config.section.key=value."""
+    """Defines --config, or `name`, and the overrides --config.SECTION.KEY=VALUE."""
     from ml_collections import config_flags
 
     config_flags.DEFINE_config_file(
         name,
-        help_string="file with get_config(size), as PATH or PATH:SIZE, or one of the "
-        "project's by its name, e.g. base64:tiny; "
-        f"single settings follow as --{name}.section.key=value",
+        help_string="experiment file with get_config(size), as PATH or PATH:SIZE, or a "
+        "name in experiments/configs, e.g. base64:tiny; "
+        f"override settings by --{name}.SECTION.KEY=VALUE",
         lock_config=True,
         flag_values=values,
     )
@@ -99,12 +99,12 @@ def define(values: flags.FlagValues, name: str = "config") -> None:
 
 
 def quote_sources(words: Sequence[str]) -> list[str]:
-    """The command line with plain lists of data sources as Python tuples.
+    """Converts plain lists of data sources on a command line to Python tuples.
 
-    ml_collections reads tuples as Python. "folder:a,folder:b" becomes "('folder:a',
-    'folder:b')": a comma ends a source only where the kind of another source follows,
-    so that paths and braces such as {a,b} may hold commas. An empty value becomes "()".
-    A value that is Python already stays as it is.
+    ml_collections parses tuples as Python. "folder:a,folder:b" becomes "('folder:a',
+    'folder:b')". A comma separates sources only if a kind of source follows, so paths
+    and braces such as {a,b} may contain commas. An empty value becomes "()". A Python
+    tuple is unchanged.
     """
     quoted, is_value = [], False
     for word in words:
@@ -120,10 +120,10 @@ def quote_sources(words: Sequence[str]) -> list[str]:
 
 
 def describe_unknown(message: str, argv: Sequence[str]) -> str:
-    """Which setting of a command line does not exist, and the nearest that does.
+    """Describes the unknown setting of a command line, with the nearest known one.
 
     Args:
-      message: of ml_collections, which begins with the part of the name that is wrong.
+      message: the error of ml_collections, which starts with the wrong part of a name.
       argv: the command line.
     """
     from glide_jax.config import reference
@@ -135,7 +135,7 @@ def describe_unknown(message: str, argv: Sequence[str]) -> str:
         return message
     nearest = reference.nearest(unknown[0])
     meant = f"; did you mean {nearest}?" if nearest else ""
-    return f"there is no setting {unknown[0]}{meant}"
+    return f"{unknown[0]} is not a setting{meant}"
 
 
 def _as_tuple(value: str) -> str:
@@ -151,17 +151,17 @@ def _as_tuple(value: str) -> str:
 
 
 def is_one(flag: flags.Flag) -> bool:
-    """Whether `define` made the flag."""
+    """Whether `define` defined the flag."""
     return isinstance(flag.parser, _LocalFile)
 
 
 def read(
     values: flags.FlagValues, name: str = "config", *, example: str
 ) -> defaults.Config:
-    """The settings that it names; `example` is a file such as may be named.
+    """Returns the settings of the flag; messages show the file `example`.
 
     Raises:
-      UserError: it was not given, or names no file.
+      UserError: the flag is missing, or the file is invalid.
     """
     from glide_jax.config import resolve
 
@@ -170,7 +170,7 @@ def read(
         raise UserError(f"--{name} is missing, e.g. --{name}={example}")
     try:
         found.lock()
-    except OSError as error:  # ml_collections raises what the file did at its first use
+    except OSError as error:  # ml_collections defers errors of the file
         raise UserError(
             f"--{name}: the file failed ({error.__cause__}); correct it"
         ) from error

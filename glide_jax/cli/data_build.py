@@ -5,12 +5,12 @@
         --split=validation
     glide data build --source=folder:photos --name=small --output=records --px=128
 
-With --px each picture is stored with a short side of that many pixels, as JPEG of
-quality 95. A smaller picture keeps its size. Training reads the copy faster: large
-photos take longer to decode than a step takes.
+With --px a larger picture is stored with a short side of that many pixels, as JPEG of
+quality 95. Smaller pictures keep their size. Copies are faster to decode than large
+photos.
 
-A SIGTERM or Ctrl-C ends it with exit code 42. The data set appears under its name when
-it is whole. The same command starts over, and removes what a killed one has left.
+SIGTERM or Ctrl-C stops it with exit code 42. The data set appears under its name when
+it is complete. The same command starts over, and removes the files of a killed one.
 """
 
 from __future__ import annotations
@@ -21,21 +21,23 @@ from glide_jax.cli import data_flags, define, output_folders, sampling, stopping
 
 
 def define_flags(values: flags.FlagValues) -> None:
-    """What to read, where to write, and the size of the copies."""
+    """Defines the source, the output and the size of the copies."""
     add = define.Define(values)
     data_flags.define_source(add)
-    add.path("output", "folder to write to")
+    add.path("output", "output folder")
     add.text("name", "name of the data set", "captioned_images")
     add.text(
         "split",
-        "split that is read, if the source has splits, and written; a further split is "
-        "added to the data set of the same --output and --name",
+        "split that is read, if the source has splits, and written; it is added to an "
+        "existing data set of the same --output and --name",
         "train",
     )
     add.whole(
-        "px", "short side of the stored pictures; as they are if left out", least=8
+        "px", "largest short side of the stored pictures; default: no limit", least=8
     )
-    add.number("max_bad_frac", "share of bad records that is left out", 0.01)
+    add.number(
+        "max_bad_frac", "share of bad records above which the command fails", 0.01
+    )
 
 
 def run(values: flags.FlagValues, arguments: list[str]) -> int:
@@ -65,5 +67,5 @@ def run(values: flags.FlagValues, arguments: list[str]) -> int:
             )
     spec = f"tfds:{place}?split={values.split}"
     setting = "sources" if values.split == "train" else "validation_sources"
-    print(f"records are in {place}; use them with '--config.data.{setting}={spec}'")
+    print(f"records: {place}; use them with '--config.data.{setting}={spec}'")
     return 0

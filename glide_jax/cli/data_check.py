@@ -1,11 +1,11 @@
-"""Read every record of a source once, and report what cannot be used.
+"""Read every record of a source once, and report bad records.
 
     glide data check folder:photos
     glide data check folder:photos --px=64 --tokenizer=runs/base/tokenizer --context=32
 
-It decodes every picture and reads every caption. It lists each record that cannot be
-used with its reason, then the sizes of the pictures, the lengths of the captions, and
-duplicates. The exit code is 2 where training would stop at data.max_bad_frac.
+It decodes every picture and reads every caption. It lists each bad record with its
+reason, then the sizes of the pictures, the lengths of the captions, and duplicates. The
+exit code is 2 if training would stop at data.max_bad_frac.
 """
 
 from __future__ import annotations
@@ -19,16 +19,16 @@ from glide_jax.errors import UserError
 
 
 def define_flags(values: flags.FlagValues) -> None:
-    """What to read, and what to compare it with."""
+    """Defines the split, the sizes and the tokenizer of the check."""
     add = define.Define(values)
     add.text("split", "split that is read, if the source has splits", "train")
-    add.whole("px", "side that pictures are read at; smaller ones are counted", least=1)
+    add.whole("px", "training size, pixels; smaller pictures are counted", least=1)
     add.path(
-        "tokenizer", "folder of a tokenizer, or gpt2 or clip: counts tokens of captions"
+        "tokenizer", "folder of a tokenizer, gpt2 or clip: counts tokens of captions"
     )
     add.whole("context", "tokens of a caption that a model reads", 128, least=1)
-    add.whole("num_threads", "threads that decode; all cores if left out", least=1)
-    add.number("max_bad_frac", "share of bad records that training allows", 0.01)
+    add.whole("num_threads", "decoding threads; by default one per core", least=1)
+    add.number("max_bad_frac", "share of bad records above which training stops", 0.01)
 
 
 def run(values: flags.FlagValues, arguments: list[str]) -> int:
@@ -38,7 +38,7 @@ def run(values: flags.FlagValues, arguments: list[str]) -> int:
 
     if len(arguments) != 1:
         raise UserError(
-            f"{len(arguments)} sources given; name one, e.g. glide data check "
+            f"{len(arguments)} sources given; give one, e.g. glide data check "
             "folder:photos"
         )
     source = data_flags.open_source(arguments[0], values.split)

@@ -1,9 +1,9 @@
-"""Draw a captioned set of emoji as webdataset tars.
+"""Build a captioned set of emoji as webdataset tars.
 
     glide data emoji --output=runs/emoji
 
-It reads Debian's fonts-noto-color-emoji and unicode-data packages. A SIGTERM or Ctrl-C
-ends it with exit code 42, and the same command starts over.
+It reads Debian's fonts-noto-color-emoji and unicode-data packages. SIGTERM or Ctrl-C
+stops it with exit code 42, and the same command starts over.
 """
 
 from __future__ import annotations
@@ -14,12 +14,12 @@ from glide_jax.cli import data_flags, define, output_folders, stopping
 
 
 def define_flags(values: flags.FlagValues) -> None:
-    """Where to write."""
-    define.Define(values).path("output", "folder to write to")
+    """Defines --output."""
+    define.Define(values).path("output", "output folder")
 
 
 def run(values: flags.FlagValues, arguments: list[str]) -> int:
-    """Draws the set."""
+    """Builds the set."""
     data_flags.check_arguments(values, arguments)
     from glide_jax.data import emoji
     from glide_jax.runtime import progress

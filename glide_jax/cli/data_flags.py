@@ -1,4 +1,4 @@
-"""Flags that the verbs of `glide data` share."""
+"""Defines the flags that the commands of `glide data` share."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ def define_source(add: define.Define) -> None:
 
 
 def check_arguments(values: flags.FlagValues, arguments: list[str]) -> None:
-    """Raises UserError for words that are no flags, and without --output."""
+    """Raises UserError for arguments, and without --output."""
     if arguments:
         raise UserError(f"{arguments[0]!r} is not a flag; flags are --name=value")
     if not values.output:
@@ -38,10 +38,10 @@ def check_arguments(values: flags.FlagValues, arguments: list[str]) -> None:
 
 
 def open_source(spec: str | None, split: str = "train") -> schema.Source:
-    """The source that --source names.
+    """Opens the source of --source.
 
     Raises:
-      UserError: it is missing, or cannot be opened.
+      UserError: the flag is missing, or the source cannot be opened.
     """
     from glide_jax.data import sources
 

@@ -3,7 +3,7 @@
     glide data tokenizer --source="webdataset:runs/emoji/*-train-*.tar" \\
         --vocab_size=2048 --output=runs/emoji/tokenizer
 
-A SIGTERM or Ctrl-C ends it with exit code 42, and the same command starts over.
+SIGTERM or Ctrl-C stops it with exit code 42, and the same command starts over.
 """
 
 from __future__ import annotations
@@ -16,12 +16,12 @@ from glide_jax.runtime import wording
 
 
 def define_flags(values: flags.FlagValues) -> None:
-    """What to read, where to write, and how many pieces."""
+    """Defines the source, the output and the number of pieces."""
     add = define.Define(values)
     data_flags.define_source(add)
-    add.path("output", "folder to write to")
-    add.whole("vocab_size", "pieces of the tokenizer", 2048, least=300)
-    add.whole("max_captions", "captions that it is trained on", 200_000, least=1)
+    add.path("output", "output folder")
+    add.whole("vocab_size", "largest number of pieces", 2048, least=300)
+    add.whole("max_captions", "largest number of training captions", 200_000, least=1)
 
 
 def run(values: flags.FlagValues, arguments: list[str]) -> int:
@@ -43,7 +43,7 @@ def run(values: flags.FlagValues, arguments: list[str]) -> int:
         captions = sources.sample_captions(
             source, values.max_captions, on_progress=poll
         )
-        # Seconds, during which SentencePiece lets no signal through.
+        # SentencePiece blocks signals for some seconds.
         model = sentencepiece_tokenizer.train_sentencepiece(captions, values.vocab_size)
         poll()
         tokenizer = sentencepiece_tokenizer.SentencePieceTokenizer(model)

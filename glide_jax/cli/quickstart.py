@@ -1,11 +1,11 @@
-"""The whole of GLIDE at toy size: train six phases, sample, measure, draw.
+"""Train all six phases of GLIDE at toy size, sample, and score the samples.
 
     glide quickstart --output=runs/quickstart
     glide quickstart --output=runs/smoke --scale=0.01
 
-Ends with samples.png and report.json in the output folder, and prints the figures and
-a command that draws with the trained models. Started again, it skips what is done and
-resumes what was cut off.
+It writes samples.png and report.json to the output folder, and prints the results and a
+command that samples with the trained models. The same command skips finished tasks and
+resumes an interrupted one.
 """
 
 from __future__ import annotations
@@ -23,11 +23,11 @@ from glide_jax.runtime import paths
 def define_flags(values: flags.FlagValues) -> None:
     """--output, --scale."""
     add = define.Define(values)
-    add.path("output", "folder of everything made", "runs/quickstart")
+    add.path("output", "output folder", "runs/quickstart")
     flags.DEFINE_float(
         "scale",
         1.0,
-        "share of the training steps and of the measured pictures, e.g. 0.01 to try",
+        "share of the training steps and of the scored pictures, e.g. 0.01 for a test",
         lower_bound=0.0,
         upper_bound=10.0,
         flag_values=values,
@@ -35,14 +35,14 @@ def define_flags(values: flags.FlagValues) -> None:
 
 
 def run(values: flags.FlagValues, arguments: list[str]) -> int:
-    """Does what is left to do, and writes the report and the sheet."""
+    """Runs the remaining tasks, and writes the report and the contact sheet."""
     from glide_jax.quickstart import ledger, measure, phases, report
     from glide_jax.runtime import lifecycle
     from glide_jax.train import run_folder
 
     if arguments:
-        raise UserError(f"{arguments[0]!r} is no flag; see glide quickstart --help")
-    # absl lets nan pass its bounds.
+        raise UserError(f"{arguments[0]!r} is not a flag; see glide quickstart --help")
+    # NaN passes the bounds of absl.
     if not math.isfinite(values.scale):
         raise UserError(f"--scale={values.scale} is not finite; e.g. --scale=0.01")
     root = paths.local_path(values.output, "--output")
@@ -59,10 +59,10 @@ def run(values: flags.FlagValues, arguments: list[str]) -> int:
     print(report.as_text(report.write(root, done, measurements)))
     bundles = root / "bundles"
     print(f"\npictures: {root / 'samples.png'}")
-    print(f"figures:  {root / 'report.json'}")
+    print(f"results:  {root / 'report.json'}")
     print(f"bundles:  {bundles}")
     command = ["glide", "sample", f"--base={bundles / 'base_cfg'}"]
     command += [f"--upsampler={bundles / 'upsampler'}", f"--output={root / 'out'}"]
     command += ["--prompt=a large red triangle on a white background"]
-    print(f"now try:  {shlex.join(command)}")
+    print(f"next:     {shlex.join(command)}")
     return lifecycle.ExitCode.OK

@@ -1,12 +1,12 @@
-"""Every setting of a run: name, default, meaning and values.
+"""Print every setting of a run: name, default, meaning and values.
 
     glide settings
     glide settings train
     glide settings data.sources
     glide settings --markdown
 
-The configurations change some of these defaults; a dry run of `glide train` prints the
-values of a run.
+Experiment files change some of these defaults; `glide train --config=... --dry_run`
+prints the values of a run.
 """
 
 from __future__ import annotations
@@ -18,8 +18,8 @@ from glide_jax.errors import UserError
 
 
 def define_flags(values: flags.FlagValues) -> None:
-    """--markdown."""
-    meaning = "print the page docs/settings.md"
+    """Defines --markdown."""
+    meaning = "print docs/settings.md"
     define.Define(values).switch("markdown", meaning, default=False)
 
 
@@ -29,7 +29,7 @@ def run(values: flags.FlagValues, arguments: list[str]) -> int:
 
     if len(arguments) > 1:
         raise UserError(
-            f"{len(arguments)} names given; give one or none, e.g. glide settings train"
+            f"{len(arguments)} names given; give at most one, e.g. glide settings train"
         )
     found = reference.sections(*arguments)
     show = reference.to_markdown if values.markdown else reference.to_text

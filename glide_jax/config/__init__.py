@@ -1,1 +1,1 @@
-"""What a run is: every setting once, checked together, as frozen dataclasses."""
+"""The settings of a run: declaration, validation, conversion and reference."""

@@ -1,8 +1,7 @@
-"""How settings travel: dataclasses, a locked ConfigDict for flags, JSON for files.
+"""Converts settings between dataclasses, ConfigDicts for flags, and JSON for files.
 
-The dataclasses of `defaults` are the only schema. A ConfigDict exists between an
-experiment file and the command line's overrides; past that door every reader holds
-a frozen `Config`.
+The dataclasses of `defaults` are the only schema. Experiment files return a ConfigDict,
+which the command line overrides; everything else uses a frozen `Config`.
 """
 
 from __future__ import annotations
@@ -30,7 +29,7 @@ _TYPE_NAMES = {
 
 
 def to_config_dict(config: defaults.Config) -> ml_collections.ConfigDict:
-    """The settings as nested, locked ConfigDicts; tuples stay tuples."""
+    """Returns the settings as a nested, locked ConfigDict with tuples."""
     config_dict = ml_collections.ConfigDict(
         dataclasses.asdict(config), convert_dict=True
     )
@@ -38,44 +37,44 @@ def to_config_dict(config: defaults.Config) -> ml_collections.ConfigDict:
 
 
 def from_config_dict(config_dict: ml_collections.ConfigDict) -> defaults.Config:
-    """The frozen settings of a ConfigDict; keys left out take their defaults.
+    """Returns the settings of a ConfigDict; missing keys take their defaults.
 
     Raises:
-      UserError: a key that no section has, or a value of the wrong type.
+      UserError: an unknown key, or a value of the wrong type.
     """
     return _from_nested(config_dict.to_dict())
 
 
 def to_json(config: defaults.Config) -> str:
-    """Indented JSON, the same text for the same settings."""
+    """Returns indented JSON, the same for equal settings."""
     return json.dumps(dataclasses.asdict(config), indent=2, allow_nan=False) + "\n"
 
 
 def from_json(text: str) -> defaults.Config:
-    """The settings that `to_json` wrote; keys left out take their defaults.
+    """Parses the result of `to_json`; missing keys take their defaults.
 
     Raises:
-      UserError: not JSON, a key that no section has, or a value of the wrong type.
+      UserError: not JSON, an unknown key, or a value of the wrong type.
     """
     try:
         nested = json.loads(text)
     except json.JSONDecodeError as error:
         raise UserError(
-            f"the configuration is not JSON ({error}); write it with glide train"
+            f"the configuration is not JSON ({error}); use a file of glide train"
         ) from error
     if not isinstance(nested, dict):
         raise UserError(
-            f"the configuration is a JSON {type(nested).__name__}; it has to be an "
-            "object with sections such as model and train"
+            f"the configuration is a JSON {type(nested).__name__}; use an object with "
+            "sections such as model and train"
         )
     return _from_nested(nested)
 
 
 def override(config: defaults.Config, changes: Mapping[str, Any]) -> defaults.Config:
-    """The settings with dotted paths replaced, e.g. {"optim.learning_rate": 1e-3}.
+    """Returns the settings with changes by path, e.g. {"optim.learning_rate": 1e-3}.
 
     Raises:
-      UserError: a path that does not exist, or a value of the wrong type.
+      UserError: an unknown path, or a value of the wrong type.
     """
     nested = dataclasses.asdict(config)
     for path, value in changes.items():
@@ -92,7 +91,7 @@ def override(config: defaults.Config, changes: Mapping[str, Any]) -> defaults.Co
 
 
 def differences(a: defaults.Config, b: defaults.Config) -> list[str]:
-    """One line for each setting that differs: "model.num_channels: 32 -> 64"."""
+    """Returns a line for each difference, e.g. "model.num_channels: 32 -> 64"."""
     before, after = _flatten(dataclasses.asdict(a)), _flatten(dataclasses.asdict(b))
     return [
         f"{path}: {before.get(path, ABSENT)} -> {after.get(path, ABSENT)}"
@@ -102,7 +101,7 @@ def differences(a: defaults.Config, b: defaults.Config) -> list[str]:
 
 
 def check_key(config: defaults.Config, path: str) -> None:
-    """Raises UserError unless `path` names a setting or a section of the settings."""
+    """Raises UserError unless `path` is that of a setting or a section."""
     known: set[str] = set()
     for leaf in _flatten(dataclasses.asdict(config)):
         parts = leaf.split(".")
@@ -178,7 +177,7 @@ def _refuse_key(name: str, known: typing.Iterable[str], path: str) -> typing.NoR
 
 
 def _coerce(value: Any, type_: Any, path: str) -> Any:
-    """`value` as `type_`: whole numbers become floats, lists become tuples."""
+    """Converts `value` to `type_`: int to float, list to tuple."""
     if typing.get_origin(type_) is tuple:
         if not isinstance(value, tuple | list):
             _refuse_type(value, "a tuple", path)
@@ -186,7 +185,7 @@ def _coerce(value: Any, type_: Any, path: str) -> Any:
         return tuple(
             _coerce(item, item_type, f"{path}[{i}]") for i, item in enumerate(value)
         )
-    # bool is an int to Python, but never to a reader of a configuration.
+    # bool is a subclass of int, but not a number in a configuration.
     is_number = isinstance(value, int | float) and not isinstance(value, bool)
     if type_ is float and is_number:
         if not math.isfinite(value):
@@ -200,6 +199,6 @@ def _coerce(value: Any, type_: Any, path: str) -> Any:
 def _refuse_type(value: Any, wanted: str, path: str) -> typing.NoReturn:
     default = _flatten(dataclasses.asdict(defaults.Config())).get(path)
     raise UserError(
-        f"{path}={value!r} is a {type(value).__name__}; it has to be {wanted}"
+        f"{path}={value!r} is a {type(value).__name__}; use {wanted}"
         + (f" such as {default!r}" if default not in (None, "") else "")
     )

@@ -1,4 +1,4 @@
-"""Counts records that cannot be used, and stops the run when they are too many."""
+"""Counts bad records, and stops the run if there are too many of them."""
 
 from __future__ import annotations
 
@@ -17,14 +17,14 @@ from glide_jax.errors import UserError
 from glide_jax.runtime import files
 
 _log = logging.getLogger(__name__)
-# The share is taken of at least so many records, so that one bad record among the first
-# ten is not taken for a tenth of the data.
+# Least number of records that the share refers to: one bad record among the first ten
+# does not mean a tenth of the data.
 MIN_SEEN = 1000
 NAMED = 5
-# Bad records that are remembered from one pass over the source to the next. Only a
-# source of ten million records has more that do not stop the run by default.
+# Largest number of bad records that are stored to recognise repeated draws. By default,
+# only a source of ten million records can have more without stopping the run.
 MAX_REMEMBERED = 100_000
-# No log of bad records grows beyond this.
+# Largest size of a log of bad records.
 MAX_LOG_BYTES = 10 << 20
 SEEN, RECORDS = "seen", "records"
 # Every kind of BadRecordError that sources and transforms raise.
@@ -49,17 +49,17 @@ KINDS = (
 
 
 class Bad(NamedTuple):
-    """A bad record at one position of the stream; light, unlike an exception."""
+    """A bad record at one position of the stream."""
 
     kind: str
     key: str
     reason: str
     position: int
-    record: int  # its index in the source, which tells it from all others
+    record: int  # its index in the source, which identifies it
 
 
 def bad_at(position: int, record: int, error: schema.BadRecordError) -> Bad:
-    """The error of a record, and where in the stream it was drawn."""
+    """Returns the error of record `record`, drawn at `position` of the stream."""
     return Bad(error.kind, error.key, error.reason, position, record)
 
 
@@ -67,23 +67,21 @@ def _warn(bad: Bad) -> None:
     _log.warning("replaced: %s: %s", bad.key, bad.reason)
 
 
-def log_left_out(bad: Bad) -> None:
-    """Says that a record was left out and not replaced."""
-    _log.warning("left out: %s: %s", bad.key, bad.reason)
+def log_skipped(bad: Bad) -> None:
+    """Logs a record that is skipped and not replaced."""
+    _log.warning("skipped: %s: %s", bad.key, bad.reason)
 
 
 class FaultCounter:
-    """Counts the bad records of a source, each once, against the share allowed.
+    """Counts the bad records of a source, each once, against the allowed share.
 
-    The share is one of the records: drawing a bad record again changes nothing. It is
-    taken of the records drawn so far, of at least `min_seen` of them, or of the whole
-    source where that is smaller; and is rounded up, so that one bad record does not
-    stop a source of any size unless the share is 0.
+    With n = min(num_records, max(seen, min_seen)), ceil(max_bad_frac * n) distinct bad
+    records are allowed. The share is rounded up, so that one bad record stops a source
+    only if the share is 0.
 
-    Fed with the records of one batch after the other, it counts the same for a run
-    that is resumed (given `start`, what `state` said then) as for one that never
-    stopped. `on_bad` (a line in the log by default) is called once with each bad
-    record, and once more by the counter of a resumed run.
+    The counts of a resumed run (`start` is the value of `state` at that time) equal
+    those of an uninterrupted run. `on_bad` (by default it logs) is called once with
+    each bad record, and once more by the counter of a resumed run.
 
     Attributes:
       seen: draws so far, good and bad.
@@ -100,59 +98,57 @@ class FaultCounter:
     ) -> None:
         start = start or {}
         self.seen = start.get(SEEN, 0)
-        # Checkpoints of an older version count draws, which say nothing about records.
         self._kinds = _kind_of_each(start.get(RECORDS, {}))
         self._max_bad_frac, self._num_records = max_bad_frac, num_records
         self._min_seen = min_seen
         self._on_bad = on_bad or _warn
-        self._names: list[str] = []  # of the first, for a message
-        self._told: set[int] = set()  # by this counter
+        self._names: list[str] = []  # keys of the first bad records, for the error
+        self._reported: set[int] = set()  # by this counter
 
     def state(self) -> dict[str, Any]:
-        """What a resumed run is to be given: {"seen": draws, "records": by kind}.
+        """Returns the state that a resumed run starts from.
 
-        "records" has the sorted indices of the bad records of each kind.
+        {"seen": draws, "records": {kind: sorted indices of its bad records}}.
         """
         return to_state(self.seen, self._kinds)
 
     def by_kind(self) -> dict[str, int]:
-        """Bad records so far, by kind, the most frequent first."""
+        """Returns the number of bad records so far by kind, the most frequent first."""
         return dict(collections.Counter(self._kinds.values()).most_common())
 
     def count(self, good: int, bad: Iterable[Bad]) -> None:
-        """Adds some records that were usable, and those that were not.
+        """Adds a number of good draws, and the bad ones.
 
         Raises:
-          UserError: bad records now exceed the allowed share. Then the counts are those
-            of before: no step is made with these records, and a run that goes on with
-            more allowed meets them again.
+          UserError: bad records exceed the allowed share. The counts are unchanged, as
+            a run that resumes with a larger share draws these records again.
         """
         bad = list(bad)
         seen = self.seen + good + len(bad)
-        # What is not remembered is new as long as the source is drawn a first time.
+        # During the first pass over the source every bad record is a new one.
         is_full = len(self._kinds) >= MAX_REMEMBERED and seen > self._num_records
         new: dict[int, str] = {}
         for one in bad:
             if is_full:
                 continue
-            # By what this process has drawn, not by what all have counted: its log is
-            # the same whether or not the run was resumed.
-            if one.record not in self._told:
-                self._told.add(one.record)
-                self._tell(one)
+            # The draws of this process alone decide what it logs, so that a resumed
+            # run logs the same.
+            if one.record not in self._reported:
+                self._reported.add(one.record)
+                self._report(one)
             if one.record not in self._kinds:
                 new[one.record] = one.kind
         most = min(self._num_records, max(seen, self._min_seen))
-        # Less than a rounding error above a whole number is that number.
+        # Tolerates the rounding error of a product that is a whole number.
         allowed = math.ceil(self._max_bad_frac * most - 1e-9)
-        # A resumed run begins with the records of all processes, more than one process
-        # had counted: what was accepted is not judged again.
+        # A resumed run starts with the bad records of all processes, which may exceed
+        # the share of one; only new ones are checked.
         if new and len(self._kinds) + len(new) > allowed:
             raise UserError(self._too_many(new, min(seen, self._num_records)))
         self.seen = seen
         self._kinds |= new
 
-    def _tell(self, bad: Bad) -> None:
+    def _report(self, bad: Bad) -> None:
         self._on_bad(bad)
         if len(self._names) < NAMED:
             self._names.append(bad.key)
@@ -160,7 +156,7 @@ class FaultCounter:
     def _too_many(self, new: Mapping[int, str], seen: int) -> str:
         counts = collections.Counter([*self._kinds.values(), *new.values()])
         kinds = ", ".join(f"{n} {kind}" for kind, n in counts.most_common())
-        first = ", ".join(self._names) or "named when they were drawn first"
+        first = ", ".join(self._names) or "listed in the log"
         return (
             f"{counts.total()} of {seen} records cannot be used ({kinds}; first: "
             f"{first}), more than "
@@ -174,7 +170,7 @@ def _kind_of_each(records: Mapping[str, Iterable[int]]) -> dict[int, str]:
 
 
 def to_state(seen: int, kinds: Mapping[int, str]) -> dict[str, Any]:
-    """A counter's state from its draws and the kind of each bad record."""
+    """Returns a counter's state from its draws and the kind of each bad record."""
     records: dict[str, list[int]] = {}
     for index, kind in sorted(kinds.items()):
         records.setdefault(kind, []).append(index)
@@ -182,7 +178,7 @@ def to_state(seen: int, kinds: Mapping[int, str]) -> dict[str, Any]:
 
 
 def metrics(state: Mapping[str, Any]) -> dict[str, int]:
-    """A counter's state as data/bad and data/bad/KIND_OF_FAULT, in records."""
+    """Returns the metrics data/bad and data/bad/KIND, in records, of a state."""
     kinds = {
         f"data/bad/{kind.replace(' ', '_')}": len(indices)
         for kind, indices in sorted(state[RECORDS].items())
@@ -191,7 +187,7 @@ def metrics(state: Mapping[str, Any]) -> dict[str, int]:
 
 
 def to_rows(state: Mapping[str, Any]) -> np.ndarray:
-    """The bad records of a counter's state: (index, number of its kind), int64."""
+    """Returns the bad records of a state as (index, index in KINDS), int64 (N, 2)."""
     rows = [
         (index, KINDS.index(kind))
         for kind, indices in state[RECORDS].items()
@@ -201,7 +197,10 @@ def to_rows(state: Mapping[str, Any]) -> np.ndarray:
 
 
 def from_rows(seen: int, rows: np.ndarray) -> dict[str, Any]:
-    """The state of some draws and rows of `to_rows`, the first of each record."""
+    """Returns the state of `seen` draws and the rows of `to_rows`.
+
+    The first row of a record counts.
+    """
     kinds: dict[int, str] = {}
     for index, kind in rows.tolist():
         kinds.setdefault(index, KINDS[kind])
@@ -209,23 +208,23 @@ def from_rows(seen: int, rows: np.ndarray) -> dict[str, Any]:
 
 
 class RecordLog:
-    """Names bad records in a file, one JSON object a line with the fields of `Bad`.
+    """Writes bad records to a file, one JSON object with the fields of `Bad` per line.
 
-    A run resumed at `position` forgets the lines from there on, which it will meet
-    again, and does not repeat the others. The file stops at MAX_LOG_BYTES.
+    A run resumed at `position` drops the lines from there on, since it draws those
+    records again, and does not repeat the others. The file has at most MAX_LOG_BYTES.
     """
 
     def __init__(self, path: pathlib.Path, position: int = 0) -> None:
         self._path = path
         lines = _kept_lines(path, position)
-        self._told = {json.loads(line)["record"] for line in lines}
+        self._reported = {json.loads(line)["record"] for line in lines}
         self._bytes = sum(map(len, lines))
         if path.exists():
             files.write_bytes(path, b"".join(lines))
 
     def __call__(self, bad: Bad) -> None:
-        """Adds a line, here and in the log."""
-        if bad.record in self._told:
+        """Adds a line to the file and to the log."""
+        if bad.record in self._reported:
             return
         _warn(bad)
         line = json.dumps(bad._asdict()).encode() + b"\n"
@@ -236,14 +235,14 @@ class RecordLog:
 
 
 def _kept_lines(path: pathlib.Path, position: int) -> list[bytes]:
-    """Whole lines of earlier positions; a killed process may have left half of one."""
+    """Returns the complete lines of earlier positions."""
     if not path.exists():
         return []
     kept = []
     for line in path.read_bytes().splitlines(keepends=True):
         try:
-            told = Bad(**json.loads(line))
-            if told.position < position and line.endswith(b"\n"):
+            bad = Bad(**json.loads(line))
+            if bad.position < position and line.endswith(b"\n"):
                 kept.append(line)
         except (ValueError, LookupError, TypeError):
             continue

@@ -1,7 +1,7 @@
-"""Writes any source as a tensorflow_datasets data set in ArrayRecord files.
+"""Writes a source as a tensorflow_datasets data set in ArrayRecord files.
 
-Worth it for sets that are read many times from a network disk: one open file per
-shard, and records found by position without an index of our own.
+Useful for sets that are read many times from a network disk: a shard is one file, and
+records are read by position without a separate index.
 """
 
 from __future__ import annotations
@@ -25,33 +25,32 @@ _INFO = "dataset_info.json"
 
 
 def _encoded(example: schema.Example, px: int | None) -> bytes:
-    """The picture's file as it is, its shrunk copy as JPEG, or drawn pixels as PNG.
+    """Returns the picture's file, its shrunk copy as JPEG, or raw pixels as PNG.
 
     Raises:
-      BadRecordError: the picture cannot be decoded; so none is stored that training
-        would have to replace.
+      BadRecordError: the picture cannot be decoded.
     """
     stream = io.BytesIO()
     image = transforms.decode(example)
     if px is not None and min(image.size) > px:
         shrunk = transforms.shrink(image, px)
-        # No chroma subsampling: a model reads the copy pixel by pixel.
+        # No chroma subsampling, since training uses the copy at its own size.
         shrunk.save(stream, format="JPEG", quality=95, subsampling=0)
         return stream.getvalue()
     if isinstance(example.image, bytes):
         return example.image
-    # tfds encodes arrays through TensorFlow; bytes it stores untouched.
+    # tfds needs TensorFlow to encode arrays; it stores bytes as they are.
     Image.fromarray(example.image).save(stream, format="PNG")
     return stream.getvalue()
 
 
 class CaptionedImages(tfds.core.GeneratorBasedBuilder, skip_registration=True):
-    """Pictures with captions, from one source, as one split."""
+    """One split with the captioned pictures of one source."""
 
     VERSION = tfds.core.Version("1.0.0")
-    # Nothing is downloaded, so tfds need not look for checksums beside this module;
-    # its search imports importlib_resources, which it does not declare.
-    code_path = None
+    # Disables the search for download checksums, which imports importlib_resources, an
+    # undeclared dependency of tfds.
+    code_path = None  # pyright: ignore[reportAssignmentType]
 
     def __init__(
         self,
@@ -62,10 +61,10 @@ class CaptionedImages(tfds.core.GeneratorBasedBuilder, skip_registration=True):
         faults: bad_records.FaultCounter,
         px: int | None,
         on_progress: Callable[[], None],
-        **kwargs: object,
+        **kwargs: Any,
     ) -> None:
-        # tfds would name the data set after the class.
-        self.name = name
+        # tfds names a data set after its class, by a class property.
+        self.name = name  # pyright: ignore[reportAttributeAccessIssue]
         self._split = split
         self._source = source
         self._faults = faults
@@ -117,8 +116,8 @@ class CaptionedImages(tfds.core.GeneratorBasedBuilder, skip_registration=True):
                 f"{n} {kind}" for kind, n in self._faults.by_kind().items()
             )
             raise UserError(
-                f"{self._source!r} has no usable record ({kinds}); each needs a picture"
-                " and its caption"
+                f"{self._source!r} has no usable record ({kinds}); each record needs a"
+                " picture and a caption"
             )
 
 
@@ -132,24 +131,23 @@ def build_array_records(
     max_bad_frac: float = 0.01,
     on_progress: Callable[[], None] = lambda: None,
 ) -> pathlib.Path:
-    """Writes the source under directory/name and returns the version's folder.
+    """Writes a source to directory/name and returns the folder of the version.
 
-    Read it back with the source "tfds:FOLDER" or "tfds:FOLDER?split=SPLIT". Nothing is
-    left under that name by work that failed; what a killed process has left beside it
-    is removed by the next that writes under that name.
+    The source "tfds:FOLDER?split=SPLIT" reads it. The data set appears under its name
+    when it is complete; the next call for that name removes the files of a killed one.
 
     Args:
-      source: the records; those without a caption or image are left out and counted.
-      directory: made if it does not exist.
+      source: the records; bad ones are skipped and counted.
+      directory: created if missing.
       name: lower-case letters, digits and underscores, starting with a letter.
-      split: spelt like a name; added to the data set, if that was written by us and
-        lacks it.
-      px: stores pictures whose short side is longer with a short side of px.
-      max_bad_frac: left-out records beyond this share stop the work.
-      on_progress: called with every record; what it raises ends the work.
+      split: like `name`; added to an existing data set that this function wrote and
+        that lacks it.
+      px: largest short side of the stored pictures, pixels; None: no limit.
+      max_bad_frac: share of bad records that raises UserError.
+      on_progress: called before every record; may raise to stop.
 
     Raises:
-      UserError: a name or split that is taken or cannot be one; too many bad records.
+      UserError: the name or the split is invalid or exists; too many bad records.
     """
     _check_word("data set name", name)
     _check_word("split", split)
@@ -164,13 +162,13 @@ def build_array_records(
             source=source,
             px=px,
             faults=bad_records.FaultCounter(
-                max_bad_frac, len(source), bad_records.log_left_out
+                max_bad_frac, len(source), bad_records.log_skipped
             ),
             on_progress=on_progress,
             data_dir=str(draft),
             file_format=_RECORDS,
         )
-        # tfds would tell of the draft, and of progress in its own way.
+        # tfds prints the scratch folder and its own progress bar.
         tfds.disable_progress_bar()
         with contextlib.redirect_stdout(io.StringIO()):
             builder.download_and_prepare()
@@ -183,21 +181,23 @@ def build_array_records(
 
 
 def _check_word(what: str, word: str) -> None:
-    # tfds takes "all" for every split at once.
+    # tfds reserves "all" for all splits at once.
     if not (word.isidentifier() and word.islower() and word.isascii()) or word == "all":
         raise UserError(
-            f"{what} {word!r} is not lower-case letters, digits and underscores"
-            " starting with a letter; choose such a name"
+            f"{what} {word!r} is not allowed; use lower-case letters, digits and"
+            " underscores, starting with a letter"
         )
 
 
 def _read_info(place: pathlib.Path) -> dict[str, Any]:
-    """What tfds keeps about a data set: its splits, among others."""
+    """Reads dataset_info.json, which lists the splits."""
     return json.loads((place / _INFO).read_text(encoding="utf-8"))
 
 
 def _check_lacks(place: pathlib.Path, split: str) -> None:
-    """Raises UserError unless `place` holds a data set of ours without this split."""
+    """Raises UserError unless `place` is a data set of `build_array_records`
+    without this split.
+    """
     try:
         info = _read_info(place)
         is_ours = info["moduleName"] == CaptionedImages.__module__
@@ -212,7 +212,7 @@ def _check_lacks(place: pathlib.Path, split: str) -> None:
 
 
 def _add_split(built: pathlib.Path, place: pathlib.Path) -> None:
-    """Moves the one split of `built` into the data set at `place`."""
+    """Moves the split of `built` to the data set at `place`."""
     for path in built.glob(f"*.{_RECORDS}*"):
         files.rename(path, place / path.name)
     info = _read_info(place)

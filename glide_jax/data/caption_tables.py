@@ -1,6 +1,6 @@
 """Reads tables of captions: metadata.jsonl, metadata.csv, and Parquet files.
 
-Each row names a picture and holds its caption, or a list of captions. Several rows of
+Each row contains a picture and its caption, or a list of captions. Several rows of
 one picture are several captions.
 """
 
@@ -17,16 +17,16 @@ from glide_jax.errors import UserError
 from glide_jax.runtime import csv_files
 
 _NAMES = ("metadata.jsonl", "metadata.csv")
-# Columns that a reason names of a table that is not used.
+# Columns of an unused table that a message lists.
 NAMED = 8
-# Why a table is not used; `read` gives its own reasons, with the columns that it finds.
-NOT_ASKED = "table beside the caption files that were asked for"
+# The reason for skipping a table; `read` adds reasons that list the columns.
+NOT_SELECTED = "table beside the selected caption files"
 Row = tuple[object, object]
 Table = dict[str, tuple[str, ...]]
 
 
 def is_table(name: str) -> bool:
-    """Whether a file of this name may be a table of captions."""
+    """Whether a file name is that of a table of captions."""
     base = name.rpartition("/")[2].lower()
     return base in _NAMES or base.endswith(".parquet")
 
@@ -35,7 +35,7 @@ class _NoColumnsError(Exception):
     """The table lacks the column of names or that of captions.
 
     Attributes:
-      columns: that it has.
+      columns: the columns of the table.
     """
 
     def __init__(self, columns: Iterable[str]) -> None:
@@ -47,34 +47,34 @@ def read(
     path: pathlib.Path,
     id_column: str,
     caption_column: str = "",
-    passed_over: collections.Counter[str] | None = None,
+    skipped: collections.Counter[str] | None = None,
 ) -> Table | None:
-    """The captions by the value of `id_column`; None if a column is not in the table.
+    """Reads the captions by the value of `id_column`; None if a column is missing.
 
     Args:
       path: a file for which `is_table` holds.
       id_column: names the picture, e.g. "file_name".
-      caption_column: holds the caption; "": the first of `caption_text.DEFAULT_COLUMNS`
-        that the table has.
-      passed_over: counts the table, or its rows, that are not used, by the reason.
+      caption_column: the column of captions; "": the first of
+        `caption_text.DEFAULT_COLUMNS` that the table has.
+      skipped: counts the unused table, or its unused rows, by reason.
 
     Raises:
-      UserError: the file cannot be read, or is not a table of its kind.
+      UserError: the file cannot be read, or is not a table of its format.
     """
     columns = (caption_column,) if caption_column else caption_text.DEFAULT_COLUMNS
     readers = {".jsonl": _jsonl_rows, ".csv": _csv_rows, ".parquet": _parquet_rows}
     read_rows = readers[path.suffix.lower()]
     table: Table = {}
-    passed_over = collections.Counter() if passed_over is None else passed_over
+    skipped = collections.Counter() if skipped is None else skipped
     try:
         for name, value in read_rows(path, id_column, columns):
             if not isinstance(name, str):
-                passed_over[_nameless(id_column, name)] += 1
+                skipped[_nameless(id_column, name)] += 1
                 continue
             texts = filter(None, caption_text.from_value(value))
             table[name] = (*table.get(name, ()), *texts)
     except _NoColumnsError as error:
-        passed_over[_unused(id_column, columns, error.columns)] += 1
+        skipped[_unused(id_column, columns, error.columns)] += 1
         return None
     except (OSError, ValueError, csv.Error, RecursionError) as fault:
         # UnicodeDecodeError and pyarrow's ArrowInvalid are ValueErrors.
@@ -96,7 +96,7 @@ def _unused(id_column: str, columns: tuple[str, ...], found: list[str]) -> str:
 def _nameless(id_column: str, value: object) -> str:
     if value is None:
         return f"table row without {id_column}"
-    return f"table row whose {id_column} is no text but of type {type(value).__name__}"
+    return f"table row whose {id_column} has type {type(value).__name__}, not text"
 
 
 def _jsonl_rows(
@@ -137,7 +137,7 @@ def _csv_rows(
 def _parquet_rows(
     path: pathlib.Path, id_column: str, columns: tuple[str, ...]
 ) -> Iterator[Row]:
-    # Only users of Parquet pay for the import.
+    # Imported on use, since the import is slow.
     import pyarrow.parquet
 
     with pyarrow.parquet.ParquetFile(path) as file:
@@ -146,7 +146,7 @@ def _parquet_rows(
         if id_column not in names or column is None:
             raise _NoColumnsError(names)
         wanted = [id_column, column]
-        # Two columns do not keep a pool of threads busy.
+        # A pool of threads does not pay for two columns.
         for batch in file.iter_batches(columns=wanted, use_threads=False):
             held = batch.to_pydict()
             yield from zip(held[id_column], held[column], strict=True)

@@ -1,4 +1,4 @@
-"""Turns what a record holds as its caption into text that every tokenizer takes."""
+"""Extracts captions from records, checks them, and draws one of several."""
 
 from __future__ import annotations
 
@@ -11,12 +11,12 @@ import numpy as np
 from glide_jax.data import retrying_reads, schema
 from glide_jax.runtime import random_streams, wording
 
-# Column and key names that hold the caption if none is given, in this order.
+# Default names of the column or key with the caption, in this order.
 DEFAULT_COLUMNS = ("caption", "text")
 
 
 def from_text(content: bytes, key: str) -> str:
-    """The text of a caption file, without the mark that Windows begins files with.
+    """Decodes a caption file, with or without a byte order mark.
 
     Raises:
       BadRecordError: not UTF-8.
@@ -30,13 +30,13 @@ def from_text(content: bytes, key: str) -> str:
 def from_json(
     content: bytes, key: str, name: str = "", *, required: bool = True
 ) -> tuple[str, ...]:
-    """The captions under one key of a JSON object: a string or a list of strings.
+    """Returns the captions under a key of a JSON object, a string or a list of them.
 
     Args:
       content: the file.
       key: of the record.
       name: the key in the object; "": "caption".
-      required: False: ("",) where there is no caption.
+      required: False: returns ("",) if there is no caption.
 
     Raises:
       BadRecordError: not JSON, or without a caption, and `required`.
@@ -44,7 +44,7 @@ def from_json(
     try:
         found = from_value(json.loads(content)[name or DEFAULT_COLUMNS[0]])
     except (ValueError, LookupError, TypeError, RecursionError):
-        # A few thousand brackets are enough for RecursionError.
+        # Deeply nested brackets raise RecursionError.
         found = ()
     if not found and not required:
         return ("",)
@@ -54,7 +54,7 @@ def from_json(
 
 
 def from_value(value: object) -> tuple[str, ...]:
-    """The captions in a JSON value or a table cell; () if it holds none."""
+    """Returns the captions in a JSON value or a table cell; () if there are none."""
     if isinstance(value, str):
         return (value.strip(),)
     if isinstance(value, list | tuple | np.ndarray):
@@ -66,31 +66,31 @@ def from_value(value: object) -> tuple[str, ...]:
 def make_example(
     image: bytes | np.ndarray, texts: Iterable[str], key: str, policy: str
 ) -> schema.Example:
-    """The example of a picture and its captions.
+    """Returns the example of a picture and its captions.
 
     Args:
       image: as in `schema.Example`.
       texts: the captions of the record, at least one.
       key: names the record.
-      policy: one of `source_options.POLICIES`, under which each line of a text is a
-        caption; "": the first text as a whole.
+      policy: one of `source_options.POLICIES`, which treat each line of a text as a
+        caption; "": the whole first text.
     """
-    texts = tuple(texts)
+    texts = list(texts)
     if not policy:
         return schema.Example(image, texts[0], key)
     lines = (line.strip() for text in texts for line in wording.split_lines(text))
-    each = tuple(filter(None, lines)) or ("",)
+    each = list(filter(None, lines)) or [""]
     if policy == "join":
         return schema.Example(image, " ".join(each), key)
-    choices = each if policy == "random" and len(each) > 1 else ()
+    choices = tuple(each) if policy == "random" and len(each) > 1 else ()
     return schema.Example(image, each[0], key, choices)
 
 
 def draw(example: schema.Example, seed: int, position: int) -> schema.Example:
-    """The example with one caption, drawn from its choices if it has any.
+    """Returns the example with one caption, drawn from its choices if it has any.
 
-    The draw is a function of (seed, position), so a resumed run repeats it. The next
-    epoch has other positions, and draws again.
+    The draw is a function of (seed, position), so a resumed run repeats it, and each
+    epoch draws again.
     """
     if not example.choices:
         return example
@@ -100,7 +100,7 @@ def draw(example: schema.Example, seed: int, position: int) -> schema.Example:
 
 
 def check(caption: str, key: str) -> None:
-    """Passes what a tokenizer takes.
+    """Checks that tokenizers accept a caption.
 
     Raises:
       BadRecordError: empty, longer than `retrying_reads.MAX_CAPTION_BYTES`, or not

@@ -7,6 +7,7 @@ import functools
 import io
 import logging
 import threading
+from typing import Any
 
 import numpy as np
 from PIL import Image, ImageCms
@@ -14,29 +15,28 @@ from PIL import Image, ImageCms
 from glide_jax.data import picture_metadata
 
 _log = logging.getLogger(__name__)
-# Profiles whose colours differ from sRGB by no more than this many of 255 levels are
-# other writings of sRGB: rounding of their curves. Pixels then stay as they are.
+# Profiles that differ from sRGB by at most this many of 255 levels are treated as sRGB:
+# they are variants with rounded curves, and pixels stay unchanged.
 SAME_LEVELS = 2
-# What a profile may describe, by its four letters, and the mode of such pixels.
+# Colour spaces of usable profiles, and the mode of their pixels.
 _MODES = {"RGB": "RGB", "GRAY": "L", "CMYK": "CMYK"}
 _counts: collections.Counter[str] = collections.Counter()
 _lock = threading.Lock()
 
 
 class _UnusableProfileError(Exception):
-    """The profile is broken, or describes pixels of another kind."""
+    """The profile is damaged, or for pixels of another mode."""
 
 
 def to_srgb(image: Image.Image, profile: bytes | None, key: str) -> Image.Image:
-    """The picture as sRGB, mode "RGB".
+    """Converts a picture to sRGB, mode "RGB".
 
-    Pixels without a profile are taken for sRGB. So are those with one that cannot be
-    used, and CMYK without one is taken for inks that absorb all of their colour; both
-    are guesses, counted and logged.
+    Pixels without a profile are assumed to be sRGB. Pixels with an unusable profile are
+    assumed to be sRGB, and CMYK without one to be ideal inks; both are logged.
 
     Args:
       image: mode "L", "RGB", or "CMYK".
-      profile: the ICC profile; None: there is none.
+      profile: the ICC profile; None: the picture has none.
       key: names the picture in the log.
     """
     if profile is None and image.mode != "CMYK":
@@ -52,24 +52,25 @@ def to_srgb(image: Image.Image, profile: bytes | None, key: str) -> Image.Image:
     except _UnusableProfileError as fault:
         _note(str(fault), key)
         return image.convert("RGB")
-    # Gray pixels with a profile of RGB are RGB with three equal values.
+    # Gray pixels with an RGB profile are RGB pixels with three equal values.
     image = image.convert(mode)
     return image.convert("RGB") if transform is None else _apply(transform, image)
 
 
 def _apply(transform: ImageCms.ImageCmsTransform, image: Image.Image) -> Image.Image:
     converted = ImageCms.applyTransform(image, transform)
-    # It is about to be wrong, were it applied again.
+    assert converted is not None  # None only if it converts in place
+    # The profile no longer applies to the converted pixels.
     converted.info.pop("icc_profile", None)
     return converted
 
 
 @functools.lru_cache(maxsize=32)
 def _transform(profile: bytes) -> tuple[str, ImageCms.ImageCmsTransform | None]:
-    """Mode of the profile's pixels, and what turns them into sRGB; None: nothing.
+    """Returns the mode of the profile's pixels and the transform to sRGB, if any.
 
     Raises:
-      _UnusableProfileError: see there.
+      _UnusableProfileError: the profile cannot be used.
     """
     if not profile:
         raise _UnusableProfileError("the colour profile cannot be unpacked")
@@ -77,12 +78,13 @@ def _transform(profile: bytes) -> tuple[str, ImageCms.ImageCmsTransform | None]:
         raise _UnusableProfileError("the colour profile is too large")
     try:
         source = ImageCms.ImageCmsProfile(io.BytesIO(profile))
-        space = source.profile.xcolor_space.strip()
+        core_profile: Any = source.profile  # its stub is wrong
+        space = core_profile.xcolor_space.strip()
         if space not in _MODES:
             raise _UnusableProfileError(f"a colour profile of {space}")
         mode = _MODES[space]
-        # The profile's own tables where it has some, as for printers; between two
-        # sets of primaries there is but one way.
+        # The intent selects the tables of printer profiles; for profiles of primaries
+        # it has no effect.
         transform = ImageCms.buildTransform(
             source,
             ImageCms.createProfile("sRGB"),
@@ -91,7 +93,9 @@ def _transform(profile: bytes) -> tuple[str, ImageCms.ImageCmsTransform | None]:
             ImageCms.Intent.PERCEPTUAL,
         )
     except (ImageCms.PyCMSError, OSError) as fault:
-        raise _UnusableProfileError(f"the colour profile is broken: {fault}") from fault
+        raise _UnusableProfileError(
+            f"the colour profile is damaged: {fault}"
+        ) from fault
     return mode, None if _is_srgb(transform, mode) else transform
 
 
@@ -116,7 +120,7 @@ def _note(reason: str, key: str) -> None:
         count = _counts[reason]
     if count == 10 ** (len(str(count)) - 1):
         _log.warning(
-            "%s: %s; its colours are taken for sRGB (%d such pictures so far)",
+            "%s: %s; its colours are treated as sRGB (%d such pictures so far)",
             key,
             reason,
             count,

@@ -1,4 +1,4 @@
-"""Reads a CSV file whose rows name pictures and their captions.
+"""Reads a CSV file with a picture and a caption in each row.
 
 Paths of pictures are relative to the file. Several rows of one picture are several
 captions of one record, as in the tables of a folder.
@@ -167,7 +167,7 @@ class CsvTable:
 
     def _complete_report(self) -> None:
         for reason, lines in self._skipped.items():
-            self.report.passed_over[reason] = len(lines)
+            self.report.skipped[reason] = len(lines)
             listed = ", ".join(map(str, lines[:LISTED]))
             more = ", ..." if len(lines) > LISTED else ""
             self.report.notes.append(f"{reason}: line {listed}{more}")

@@ -1,9 +1,10 @@
-"""A small real image-text set: Debian's emoji font drawn under its Unicode names.
+"""Builds a small real image-text set from Debian's emoji font and Unicode's names.
 
-Two Debian packages hold all of it: fonts-noto-color-emoji (pictures, SIL OFL 1.1) and
-unicode-data (names). With unicode-data 15 that is 3,655 pictures of 128 x 128 pixels,
-captioned "man farmer: medium skin tone", "flag: Italy" and so on, as webdataset tars
-in img2dataset's layout. The same package versions give the same bytes.
+The sources are two Debian packages: fonts-noto-color-emoji (pictures, SIL OFL 1.1) and
+unicode-data (names). With unicode-data 15 the set has 3,655 pictures of 128 x 128
+pixels with captions such as "man farmer: medium skin tone" and "flag: Italy", as
+webdataset tars in img2dataset's layout. The bytes are a function of the package
+versions.
 """
 
 from __future__ import annotations
@@ -25,10 +26,10 @@ from glide_jax.runtime import files
 FONT_PATH = pathlib.Path("/usr/share/fonts/truetype/noto/NotoColorEmoji.ttf")
 NAMES_PATH = pathlib.Path("/usr/share/unicode/emoji/emoji-test.txt")
 SIZE_PX = 128
-# One name in so many goes to validation: its words are seen, their combination not.
+# One of this many names is for validation; training contains most of its words.
 VAL_EVERY = 20
 JPEG_QUALITY = 93
-# The font holds bitmaps of one size only, 136 x 128 pixels, at this nominal size.
+# The font contains bitmaps of one size, 136 x 128 pixels, at this nominal size.
 _STRIKE = 109
 _STRIKE_PX = (136, 128)
 
@@ -44,16 +45,16 @@ class Emoji:
 
     @property
     def split(self) -> str:
-        """ "train" or "val", by the name alone, so that it outlives new versions."""
+        """ "train" or "val", a function of the name, so that it is stable."""
         digest = int(hashlib.sha1(self.name.encode()).hexdigest(), 16)
         return "val" if digest % VAL_EVERY == 0 else "train"
 
 
 def read_names(path: pathlib.Path = NAMES_PATH) -> list[Emoji]:
-    """The fully qualified emoji of Unicode's emoji-test.txt, in its order.
+    """Reads the fully qualified emoji of Unicode's emoji-test.txt, in its order.
 
     Raises:
-      UserError: the file is missing or holds none.
+      UserError: the file is missing or contains none.
     """
     _check_file(path, "unicode-data")
     group = subgroup = ""
@@ -71,21 +72,21 @@ def read_names(path: pathlib.Path = NAMES_PATH) -> list[Emoji]:
             emojis.append(Emoji(points, name, group, subgroup))
     if not emojis:
         raise UserError(
-            f"{path} lists no fully-qualified emoji; reinstall Debian's unicode-data"
+            f"{path} contains no fully-qualified emoji; reinstall Debian's unicode-data"
         )
     return emojis
 
 
 def load_font(path: pathlib.Path = FONT_PATH) -> ImageFont.FreeTypeFont:
-    """Debian's colour emoji font.
+    """Loads Debian's colour emoji font.
 
     Raises:
-      UserError: it is missing, has no bitmaps, or Pillow cannot join sequences.
+      UserError: it is missing, has no bitmaps, or Pillow cannot shape sequences.
     """
     _check_file(path, "fonts-noto-color-emoji")
     if not (features.check("raqm") and features.check("fribidi")):
         raise UserError(
-            "this Pillow cannot join emoji sequences (no raqm or fribidi); install"
+            "this Pillow cannot shape emoji sequences (no raqm or fribidi); install"
             " Pillow's wheel and Debian's libfribidi0"
         )
     try:
@@ -100,13 +101,13 @@ def load_font(path: pathlib.Path = FONT_PATH) -> ImageFont.FreeTypeFont:
 def _check_file(path: pathlib.Path, package: str) -> None:
     if not path.is_file():
         raise UserError(
-            f"{path} does not exist; it comes with the Debian package {package}:"
+            f"{path} does not exist; install the Debian package {package}:"
             " apt-get install fonts-noto-color-emoji unicode-data"
         )
 
 
 def draw(emoji: Emoji, font: ImageFont.FreeTypeFont) -> Image.Image:
-    """The emoji on white, RGB (SIZE_PX, SIZE_PX), its proportions kept."""
+    """Draws an emoji on white, RGB (SIZE_PX, SIZE_PX), with its aspect ratio."""
     width, height = _STRIKE_PX
     canvas = Image.new("RGB", (width, width), "white")
     text = "".join(map(chr, emoji.codepoints))
@@ -118,9 +119,9 @@ def draw(emoji: Emoji, font: ImageFont.FreeTypeFont) -> Image.Image:
 def _members(
     key: str, emoji: Emoji, font: ImageFont.FreeTypeFont
 ) -> Iterator[tuple[str, bytes]]:
-    """File names and contents of one record."""
+    """Yields names and contents of the files of one record."""
     stream = io.BytesIO()
-    # Flat colours and thin lines: full colour resolution, or they bleed.
+    # No chroma subsampling, because of flat colours and thin lines.
     draw(emoji, font).save(stream, "JPEG", quality=JPEG_QUALITY, subsampling=0)
     record = {
         "key": key,
@@ -146,11 +147,10 @@ def build_emoji(
     """Writes the set as two tars and returns their paths by split.
 
     Args:
-      output_dir: made if it does not exist; receives emoji128-train-00000.tar and
+      output_dir: created if missing; receives emoji128-train-00000.tar and
         emoji128-val-00000.tar.
-      font_path, names_path: where Debian's packages put them.
-      on_progress: called with (done, total) after each emoji; what it raises ends the
-        work.
+      font_path, names_path: the files of the Debian packages.
+      on_progress: called with (done, total) after each emoji; may raise to stop.
 
     Returns:
       {"train": path, "val": path}.
@@ -175,19 +175,19 @@ def build_emoji(
 
 
 def _write_tars(
-    places: dict[str, pathlib.Path],
+    drafts: dict[str, pathlib.Path],
     emojis: list[Emoji],
     font: ImageFont.FreeTypeFont,
     on_progress: Callable[[int, int], None] | None,
 ) -> None:
     with (
-        tarfile.open(places["train"], "w") as train,
-        tarfile.open(places["val"], "w") as val,
+        tarfile.open(drafts["train"], "w") as train,
+        tarfile.open(drafts["val"], "w") as val,
     ):
         tars = {"train": train, "val": val}
         for number, emoji in enumerate(emojis):
             for name, content in _members(f"{number:09d}", emoji, font):
-                # A bare TarInfo has no owner and no time: equal input, equal bytes.
+                # TarInfo has no owner and no time by default.
                 info = tarfile.TarInfo(name)
                 info.size = len(content)
                 tars[emoji.split].addfile(info, io.BytesIO(content))

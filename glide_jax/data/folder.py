@@ -1,7 +1,7 @@
-"""A folder of pictures, each with its caption in a file beside it or in a table.
+"""Reads a folder of pictures with captions in files beside them or in tables.
 
-A caption file (KEY.txt) counts first, then a table (metadata.jsonl, metadata.csv, or a
-Parquet file, whose "file_name" is relative to the table), then KEY.json.
+A caption file (KEY.txt) precedes a table (metadata.jsonl, metadata.csv, or a Parquet
+file, with "file_name" relative to the table), and a table precedes KEY.json.
 """
 
 from __future__ import annotations
@@ -31,11 +31,11 @@ LONE_ROW = "table row without its picture"
 
 
 class OnlyTarsError(UserError):
-    """The folder has tars and no pictures."""
+    """The folder contains tars and no pictures."""
 
 
 class _Record(NamedTuple):
-    """A picture and the file or the texts of its caption; names are below the root."""
+    """A picture and the file or the texts of its caption, relative to the root."""
 
     picture: str
     caption_file: str | None
@@ -47,7 +47,7 @@ class Folder:
 
     Attributes:
       tables: the tables of captions that are used.
-      report: what is used and what is passed over.
+      report: the records and files that are used and skipped.
     """
 
     def __init__(
@@ -57,15 +57,15 @@ class Folder:
         options: source_options.Options | None = None,
         captions_required: bool = True,
     ) -> None:
-        """Lists the folder; see `record_members` for what is one record.
+        """Lists the folder; `record_members` defines its records.
 
         Args:
           directory: the folder, without options.
           options: which files of a sample are used; None: the defaults.
-          captions_required: False: a picture without a caption is a record as well.
+          captions_required: False: pictures without a caption are records as well.
 
         Raises:
-          UserError: it is not a folder, or no record can be used.
+          UserError: it is not a folder, or has no usable record.
         """
         self._root = paths.local_path(directory, "folder")
         if not self._root.is_dir():
@@ -78,8 +78,8 @@ class Folder:
             )
         self._options = options or source_options.Options()
         self._captions_required = captions_required
-        names, passed_over = picture_listing.list_names(self._root)
-        self.report = source_report.SourceReport(passed_over=passed_over)
+        names, skipped = picture_listing.list_names(self._root)
+        self.report = source_report.SourceReport(skipped=skipped)
         self.tables: list[pathlib.Path] = []
         held = self._read_tables(filter(caption_tables.is_table, names))
         assembled = record_members.assemble(
@@ -88,13 +88,13 @@ class Folder:
             str(self._root),
             held,
         )
-        passed_over.update(assembled.passed_over)
+        skipped.update(assembled.skipped)
         self.report.note_dotted(assembled.dotted)
-        records = [_captioned(record, held) for record in assembled.records]
+        records = [_with_caption(record, held) for record in assembled.records]
         self._count_rows(records, held)
         if captions_required:
             without = [r for r in records if not (r.caption_file or r.texts)]
-            passed_over[record_members.NO_CAPTION] += len(without)
+            skipped[record_members.NO_CAPTION] += len(without)
             if without:
                 first = without[0].picture
                 self.report.notes.append(f"without a caption, e.g. {first!r}")
@@ -106,15 +106,15 @@ class Folder:
         self.report.used = source_report.used(len(records), captions_required)
 
     def _read_tables(self, names) -> caption_tables.Table:
-        """The captions in all tables, by the picture's path below the root."""
+        """Reads the captions of all tables, by the path of the picture."""
         held: caption_tables.Table = {}
         if self._options.text:
-            self.report.passed_over[caption_tables.NOT_ASKED] += sum(1 for _ in names)
+            self.report.skipped[caption_tables.NOT_SELECTED] += sum(1 for _ in names)
             return held
         for name in sorted(names, key=wording.natural_key):
             path = self._root / name
             rows = caption_tables.read(
-                path, "file_name", self._options.column, self.report.passed_over
+                path, "file_name", self._options.column, self.report.skipped
             )
             if rows is None:
                 continue
@@ -135,8 +135,8 @@ class Folder:
             return
         named = [record for record in records if record.picture in held]
         has_file = sum(1 for r in named if held[r.picture] and not r.texts)
-        self.report.passed_over[UNUSED_ROW] += has_file
-        self.report.passed_over[LONE_ROW] += len(held) - len(named)
+        self.report.skipped[UNUSED_ROW] += has_file
+        self.report.skipped[LONE_ROW] += len(held) - len(named)
         pictures = {record.picture for record in named}
         lone = next((name for name in held if name not in pictures), None)
         if lone is not None:
@@ -144,29 +144,28 @@ class Folder:
             self.report.notes.append(f"{LONE_ROW}, e.g. {lone!r}{rule}")
 
     def _refuse(self, names: list[str]) -> None:
-        """Raises UserError, for no record is in the files of these names."""
+        """Raises UserError for a folder without a usable record."""
         pictures = sorted(filter(picture_listing.is_picture, names))
         if not pictures and any(map(tar_paths.is_tar, names)):
-            raise OnlyTarsError(f"{self!r} holds tars; use webdataset:{self._root}")
+            raise OnlyTarsError(f"{self!r} contains tars; use webdataset:{self._root}")
         described = self.report.describe()
         details = f" ({described})" if described else ""
         if not pictures:
             raise UserError(
-                f"{self!r} holds no picture{details}; put some there, each NAME.jpg"
+                f"{self!r} contains no picture{details}; add pictures, each NAME.jpg"
                 " with its caption in NAME.txt"
             )
         found = wording.counted(len(pictures), "picture")
         if self._options != source_options.Options():
             raise UserError(
                 f"{self!r} has {found}, and none with a caption by the options after"
-                f" the ?{details}; leave an option out, or name another extension or"
-                " column"
+                f" the ?{details}; omit an option, or use another extension or column"
             )
         first = pathlib.PurePosixPath(pictures[0])
         raise UserError(
-            f"{self!r} has {found} and no captions{details}; put the"
-            f" caption of {first.name} in {first.with_suffix('.txt').name} beside it,"
-            " and so on, or all captions in metadata.jsonl, a row each, such as"
+            f"{self!r} has {found} and no captions{details}; write the"
+            f" caption of {first.name} to {first.with_suffix('.txt').name} beside it,"
+            " and so on, or all captions to metadata.jsonl, a row each, e.g."
             f" {json.dumps({'file_name': str(first), 'text': 'a caption'})}"
         )
 
@@ -180,7 +179,7 @@ class Folder:
         if not 0 <= index < len(self):
             raise IndexError(f"record {index} of {self!r}")
         record = self._records[index]
-        # A file name need not be Unicode.
+        # A file name may not be valid Unicode.
         key = os.fsencode(record.picture).decode(errors="replace")
         picture = self._root / record.picture
         try:
@@ -224,8 +223,8 @@ class Folder:
         return [*self.tables, *(self._root / name for name in used)]
 
 
-def _captioned(record: record_members.Record, held: caption_tables.Table) -> _Record:
-    """A caption file before a table before a JSON file."""
+def _with_caption(record: record_members.Record, held: caption_tables.Table) -> _Record:
+    """Selects the caption: caption file, else table, else JSON file."""
     texts = () if record.text else held.get(record.picture, ())
     return _Record(
         record.picture, record.text or (None if texts else record.json), texts

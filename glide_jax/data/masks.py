@@ -1,8 +1,8 @@
-"""Random regions to erase when training for inpainting.
+"""Draws the random regions that are erased when a model is trained for inpainting.
 
-GLIDE says only "random regions". This is a mixture of the kinds its users draw:
-rectangles and brush strokes (Palette's choice), borders and halves (outpainting), and
-now and then the whole picture, so that the network still learns to draw from nothing.
+GLIDE states only "random regions". This is a mixture of rectangles and brush strokes
+(as in Palette), borders and halves (outpainting), and, rarely, the whole picture, so
+that the model keeps its ability to sample without known pixels.
 """
 
 from __future__ import annotations
@@ -13,12 +13,12 @@ import numpy as np
 from jaxtyping import Float
 from PIL import Image, ImageDraw
 
-# Shares of the kinds, in the order of _KINDS below (ours: the paper gives none).
+# Probabilities of _KINDS, in their order (ours; the paper states none).
 KIND_PROBS = (0.4, 0.35, 0.2, 0.05)
 
 
 def _boxes(rng: np.random.Generator, height: int, width: int) -> np.ndarray:
-    """One to four unknown rectangles, each a tenth to six tenths of the side."""
+    """Returns one to four unknown rectangles, sides 0.1 to 0.6 of the picture's."""
     known = np.ones((height, width), np.float32)
     for _ in range(rng.integers(1, 5)):
         shares = rng.uniform(0.1, 0.6, 2)
@@ -30,7 +30,7 @@ def _boxes(rng: np.random.Generator, height: int, width: int) -> np.ndarray:
 
 
 def _strokes(rng: np.random.Generator, height: int, width: int) -> np.ndarray:
-    """One to four unknown brush strokes of several bends, with round ends."""
+    """Returns one to four unknown brush strokes with several bends and round ends."""
     canvas = Image.new("L", (width, height), 255)
     brush = ImageDraw.Draw(canvas)
     side = min(height, width)
@@ -50,7 +50,7 @@ def _strokes(rng: np.random.Generator, height: int, width: int) -> np.ndarray:
 
 
 def _borders(rng: np.random.Generator, height: int, width: int) -> np.ndarray:
-    """One side unknown up to three quarters in, or a frame around a known middle."""
+    """Returns one unknown side (0.25 to 0.75), or a frame around a known centre."""
     known = np.ones((height, width), np.float32)
     if rng.random() < 0.5:
         share = rng.uniform(0.25, 0.75)
@@ -65,7 +65,7 @@ def _borders(rng: np.random.Generator, height: int, width: int) -> np.ndarray:
 
 
 def _everything(rng: np.random.Generator, height: int, width: int) -> np.ndarray:
-    """Nothing known."""
+    """Returns a mask without known pixels."""
     del rng
     return np.zeros((height, width), np.float32)
 
@@ -81,6 +81,6 @@ _KINDS: tuple[Callable[[np.random.Generator, int, int], np.ndarray], ...] = (
 def random_mask(
     rng: np.random.Generator, height: int, width: int
 ) -> Float[np.ndarray, "h w 1"]:
-    """An `inpaint_mask`: float32 (height, width, 1), 1 = known, 0 = to fill."""
+    """Draws an `inpaint_mask`: float32 (height, width, 1), 1 = known, 0 = to fill."""
     kind = int(rng.choice(len(_KINDS), p=KIND_PROBS))
     return _KINDS[kind](rng, height, width)[..., None]

@@ -1,4 +1,4 @@
-"""Several sources in fixed shares, as one source whose order needs no state."""
+"""Mixes several sources in fixed shares, as a function of (seed, position)."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from glide_jax.data import schema
 from glide_jax.errors import UserError
 from glide_jax.runtime import random_streams
 
-# The shares are exact in every block of this many positions, to 1/BLOCK.
+# Positions of a block; shares are exact in every block, to 1/BLOCK.
 BLOCK = 1000
 
 
@@ -20,7 +20,7 @@ BLOCK = 1000
 def _block_layout(
     counts: tuple[int, ...], seed: int, block: int
 ) -> tuple[np.ndarray, np.ndarray]:
-    """Part of each slot of a block, and how often that part stood before in it."""
+    """Returns the part of each slot of a block, and its earlier occurrences there."""
     slots = np.repeat(np.arange(len(counts)), counts)
     random_streams.generator(seed, random_streams.MIXTURE, block).shuffle(slots)
     ranks = np.empty(BLOCK, np.int64)
@@ -30,7 +30,7 @@ def _block_layout(
 
 
 class Mixture:
-    """The parts one behind another; `part_at` gives the weighted stream.
+    """The concatenation of sources; `part_at` is the weighted stream.
 
     Attributes:
       parts: the sources.
@@ -62,11 +62,11 @@ class Mixture:
         return f"Mixture({', '.join(f'{w:g} x {p!r}' for p, w in pairs)})"
 
     def part_of(self, index: int) -> int:
-        """The part that holds a record."""
+        """Returns the part with a record."""
         return bisect.bisect_right(self.starts, index) - 1
 
     def at_px(self, px: int) -> Mixture:
-        """The same mixture, its drawn parts drawn at (px, px)."""
+        """Returns the same mixture with its `Drawable` parts at (px, px)."""
         parts = tuple(
             part.at_px(px) if isinstance(part, schema.Drawable) else part
             for part in self.parts
@@ -74,7 +74,7 @@ class Mixture:
         return Mixture(parts, self.weights)
 
     def part_at(self, seed: int, position: int) -> tuple[int, int]:
-        """The part at `position` of the stream, and how often it stood before it."""
+        """Returns the part at a position of the stream, and its earlier occurrences."""
         block, slot = divmod(position, BLOCK)
         slots, ranks = _block_layout(self._counts, seed, block)
         part = int(slots[slot])
@@ -82,10 +82,10 @@ class Mixture:
 
 
 def _block_counts(weights: tuple[float, ...]) -> tuple[int, ...]:
-    """Whole numbers in the ratio of the weights that sum to BLOCK, none of them 0."""
+    """Returns positive integers in the ratio of the weights that sum to BLOCK."""
     exact = np.array(weights, np.float64) / sum(weights) * BLOCK
     counts = np.maximum(np.floor(exact).astype(int), 1)
-    # Largest remainders first; too many ones are taken back from the largest.
+    # Largest remainders first; a surplus from the minimum of 1 reduces the largest.
     for part in np.argsort(counts - exact, kind="stable")[
         : max(0, BLOCK - sum(counts))
     ]:
@@ -97,14 +97,14 @@ def _block_counts(weights: tuple[float, ...]) -> tuple[int, ...]:
 def _check(parts: tuple[schema.Source, ...], weights: tuple[float, ...]) -> None:
     if not parts or len(parts) != len(weights):
         raise UserError(
-            f"data.sources names {len(parts)} sources and data.weights"
-            f" {len(weights)} numbers; give one weight to each of one or more sources"
+            f"data.sources has {len(parts)} sources and data.weights {len(weights)}"
+            " numbers; give one weight for each of one or more sources"
         )
     if not all(np.isfinite(weight) and weight > 0 for weight in weights):
         raise UserError(
-            f"data.weights={weights} must be positive; leave out a source of weight 0"
+            f"data.weights={weights} are not all positive; omit a source of weight 0"
         )
     if sum(weights) > BLOCK * min(weights):
         raise UserError(
-            f"data.weights={weights} has a share below 1/{BLOCK}; leave that source out"
+            f"data.weights={weights} contains a share below 1/{BLOCK}; omit that source"
         )

@@ -1,8 +1,8 @@
-"""Which record stands at which position of the endless training stream.
+"""Maps positions of the infinite training stream to records.
 
-Position p = step * global_batch_size + row. The answer depends on (seed, p) and the
-source alone, so nothing but the step needs storing, and any number of processes that
-share out the positions sees the same stream.
+Position p = step * global_batch_size + row. The record is a function of (seed, p) and
+the source, so a checkpoint stores only the step, and the stream does not depend on the
+number of processes.
 """
 
 from __future__ import annotations
@@ -18,16 +18,16 @@ from glide_jax.runtime import random_streams
 
 @functools.lru_cache(maxsize=256)
 def _epoch_seed(seed: int, part: int, epoch: int) -> int:
-    """32 bits for the permutation of one epoch of one part of a mixture."""
+    """Returns 32 bits that seed the permutation of one epoch of a mixture's part."""
     entropy = np.random.SeedSequence((seed, random_streams.ORDER, part, epoch))
     return int(entropy.generate_state(1)[0])
 
 
 def permuted(seed: int, part: int, count: int, length: int) -> int:
-    """Record of the `count`-th draw from a source of `length`: an epoch permutation.
+    """Returns the record of the `count`-th draw from a source of `length` records.
 
-    Every epoch of `length` draws visits each record once. The permutation is computed
-    (a keyed Feistel network), not stored, so a billion records cost no memory.
+    Every epoch of `length` draws visits each record once. A keyed Feistel network
+    computes the permutation, which needs no memory.
     """
     epoch, index = divmod(count, length)
     return experimental.index_shuffle(
@@ -36,7 +36,7 @@ def permuted(seed: int, part: int, count: int, length: int) -> int:
 
 
 def record_at(source: schema.Source, seed: int, position: int) -> int:
-    """Index of the record at `position` of the stream."""
+    """Returns the index of the record at a position of the stream."""
     if not isinstance(source, mixture.Mixture):
         return permuted(seed, 0, position, len(source))
     part, count = source.part_at(seed, position)
@@ -46,6 +46,6 @@ def record_at(source: schema.Source, seed: int, position: int) -> int:
 def replacement_at(
     source: schema.Source, seed: int, position: int, attempt: int
 ) -> int:
-    """Index of the record drawn when the one at `position` cannot be used."""
+    """Returns the index of the record that replaces a bad one at `position`."""
     rng = random_streams.generator(seed, random_streams.REPLACEMENT, position, attempt)
     return int(rng.integers(len(source)))

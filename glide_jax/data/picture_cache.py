@@ -1,9 +1,9 @@
-"""Keeps pictures at the size of training on disk, so that each is decoded once.
+"""Caches decoded pictures at the training size on a local disk.
 
-A picture is found by the SHA-256 of its file's bytes, so that one that has changed is
-decoded again, and sources, runs and processes share what they have in common. The
-pixels are those that decoding would give, bit for bit. Files appear whole, under their
-final name, and carry a checksum: any number of processes may read and write at once.
+The key is the SHA-256 of the picture's file, so a changed file is decoded again, and
+sources, runs and processes share a cache. Cached pixels equal decoded ones bit for bit.
+Files are written atomically with a checksum, so any number of processes may read and
+write at once.
 """
 
 from __future__ import annotations
@@ -23,25 +23,22 @@ from PIL import features
 from glide_jax.runtime import files
 
 _log = logging.getLogger(__name__)
-# To be raised with each change of how a file becomes the pixels of a size.
+# Increased with each change of decoding or resizing.
 VERSION = 1
 _CHECKSUM_BYTES = 16
 _SUFFIX = ".rgb"
 
 
 class PictureCache:
-    """Pictures of one size in a folder, which the first write makes.
+    """Pictures of one size in a folder, which the first write creates.
 
-    A folder that cannot be written, as on a full disk, costs one line in the log;
-    pictures that are not in it are decoded each time from then on.
+    If the folder cannot be written, e.g. on a full disk, one warning is logged, and
+    pictures that it lacks are decoded each time.
     """
 
     def __init__(self, directory: pathlib.Path, px: int) -> None:
-        """Args:
-        directory: of pictures of all sizes; local to the machine.
-        px: the side of the pictures.
-        """
-        # Another release of a decoder may give other pixels.
+        """Creates a cache of pictures (px, px, 3) in `directory`, for all sizes."""
+        # Pixels may differ between releases of a decoder.
         decoders = (f"{name}{features.version(name)}" for name in ("jpg", "webp"))
         made_by = f"pillow{PIL.__version__}-{'-'.join(decoders)}"
         self.folder = directory / f"{px}px-{VERSION}-{made_by.replace(os.sep, '_')}"
@@ -52,11 +49,11 @@ class PictureCache:
     def load(
         self, content: bytes, make: Callable[[], UInt8[np.ndarray, "h w 3"]]
     ) -> UInt8[np.ndarray, "h w 3"]:
-        """The pixels (px, px, 3) of a file: from the cache, or made and kept there.
+        """Returns the pixels (px, px, 3) of a file, from the cache if it has them.
 
         Args:
           content: the bytes of the picture's file.
-          make: decodes them; what it raises is raised, and nothing is kept.
+          make: decodes them; its errors are raised, and nothing is stored.
         """
         name = hashlib.sha256(content).hexdigest()
         path = self.folder / name[:2] / f"{name[2:]}{_SUFFIX}"
@@ -73,7 +70,7 @@ class PictureCache:
         except OSError:
             return None
         pixels, checksum = stored[:-_CHECKSUM_BYTES], stored[-_CHECKSUM_BYTES:]
-        # A machine that lost power may have kept the name of a file and not its end.
+        # A file may be truncated after a power failure.
         if len(pixels) != 3 * self._px**2 or _checksum(pixels) != checksum:
             return None
         return np.frombuffer(pixels, np.uint8).reshape(self._px, self._px, 3)
@@ -89,15 +86,15 @@ class PictureCache:
                 is_first, self._is_writing = self._is_writing, False
             if is_first:
                 _log.warning(
-                    "data.cache_dir=%s cannot be written (%s): pictures that are not "
-                    "in it are decoded each time from here on",
+                    "data.cache_dir=%s cannot be written (%s): pictures that it lacks "
+                    "are decoded each time",
                     self.folder.parent,
                     fault.strerror,
                 )
 
 
 def bytes_of(num_records: int, px: int) -> int:
-    """The bytes of the files of so many pictures, of which a disk may take more."""
+    """Returns the total size, bytes, of the files of `num_records` pictures."""
     return num_records * (3 * px**2 + _CHECKSUM_BYTES)
 
 

@@ -1,7 +1,4 @@
-"""Reads picture files: which formats, how large, upright, as 8-bit sRGB.
-
-Training, sampling, masks, and evaluation all read pictures here.
-"""
+"""Decodes picture files to upright 8-bit sRGB, for all parts of the package."""
 
 from __future__ import annotations
 
@@ -12,6 +9,7 @@ import struct
 import warnings
 import zlib
 from collections.abc import Iterator
+from typing import Any
 
 import numpy as np
 from PIL import Image, UnidentifiedImageError
@@ -20,8 +18,8 @@ from glide_jax.data import colour_profiles, picture_metadata, retrying_reads, sc
 from glide_jax.errors import UserError
 from glide_jax.runtime import paths
 
-# The formats that Pillow may try. It knows forty more, and hands some of them to other
-# programs (EPS to Ghostscript). PPM covers PBM, PGM and PNM.
+# The formats that Pillow may try. It supports forty more, some by other programs, as
+# EPS by Ghostscript. PPM includes PBM, PGM and PNM.
 FORMATS = ("JPEG", "PNG", "WEBP", "GIF", "BMP", "PPM")
 # The suffixes of these formats, compared in lower case.
 SUFFIXES = frozenset(
@@ -31,19 +29,19 @@ SUFFIXES = frozenset(
         *(".ppm", ".pgm", ".pbm", ".pnm"),
     }
 )
-# 8192 x 8192: a camera's 61 megapixels pass; 270 MB decoded.
+# 8192 x 8192 pixels, 270 MB decoded; more than a camera's 61 megapixels.
 MAX_PIXELS = 1 << 26
-# Beyond this the middle square shows next to nothing of the picture, and a line of one
-# pixel enlarged to the target size would take more memory than any photograph.
+# Beyond this ratio the central square shows little of the picture, and enlarging the
+# short side to the target size may take too much memory.
 MAX_ASPECT = 32
-# A progressive JPEG has about ten. libjpeg goes over all pixels in each, and a file of
-# nothing but empty scans keeps it busy for hours (its own tools stop at 500).
+# A progressive JPEG has about ten scans. libjpeg processes all pixels in each: a file
+# of empty scans takes hours (its own tools stop at 500).
 MAX_SCANS = 100
-# Pillow reads some PPM files in a loop of Python, a microsecond for each value: 4096 x
-# 4096 take 16 s. It searches the whole text again after each comment.
+# Pillow reads some PPM files in a Python loop, a microsecond per value: 16 s for 4096 x
+# 4096. It searches the whole text again after each comment.
 _MAX_SLOW_PIXELS = 1 << 24
 _MAX_COMMENTS = 100
-# What Pillow raises on damaged or hostile files, across its formats.
+# Exceptions of Pillow for damaged or malicious files.
 BROKEN = (
     OSError,
     SyntaxError,
@@ -71,21 +69,20 @@ _UPRIGHT = {
 
 
 def decode(content: bytes, key: str) -> Image.Image:
-    """The picture in a file's bytes as upright 8-bit sRGB, mode "RGB" or "RGBA".
+    """Decodes a file to upright 8-bit sRGB, mode "RGB", or "RGBA" with transparency.
 
-    Of an animation it is the first frame. The mode is "RGBA" if the file has
-    transparency; see `on_white`.
+    An animation gives its first frame.
 
     Raises:
-      BadRecordError: the bytes are not a whole picture of one of FORMATS ("broken
-        image"), or one that is too large to decode ("decompression bomb") or too
-        narrow to crop ("narrow image").
+      BadRecordError: the file is not a complete picture of one of FORMATS ("broken
+        image"), is too large to decode ("decompression bomb") or too narrow to crop
+        ("narrow image").
     """
     return as_srgb(load(content, key), key)
 
 
 def load(content: bytes, key: str) -> Image.Image:
-    """The picture in a file's bytes, upright, in the mode in which it is stored.
+    """Decodes a file to an upright picture in its stored mode.
 
     Raises:
       BadRecordError: as `decode`.
@@ -102,7 +99,7 @@ def load(content: bytes, key: str) -> Image.Image:
         image.load()
         image.info.update(metadata)
         _scale_transparency(content, image)
-        # Only EXIF says how a picture is turned, as in browsers.
+        # Only EXIF determines the orientation, as in browsers.
         image.info.pop("xmp", None)
         return _turn_upright(image)
     except schema.BadRecordError:
@@ -110,21 +107,19 @@ def load(content: bytes, key: str) -> Image.Image:
     except _BOMB as fault:
         raise schema.BadRecordError("decompression bomb", key) from fault
     except UnidentifiedImageError as fault:
-        detail = f"no {', '.join(FORMATS[:-1])} or {FORMATS[-1]} file"
+        detail = f"not a {', '.join(FORMATS[:-1])} or {FORMATS[-1]} file"
         raise schema.BadRecordError("broken image", key, detail) from fault
     except BROKEN as fault:
         raise schema.BadRecordError("broken image", key, _detail(fault)) from fault
 
 
 def as_srgb(image: Image.Image, key: str) -> Image.Image:
-    """What `load` gives as 8-bit sRGB, mode "RGB" or "RGBA".
+    """Converts the result of `load` to 8-bit sRGB, mode "RGB" or "RGBA".
 
-    A colour profile in `image.info` is applied, and 16-bit levels lose their lower
-    byte.
+    Applies a colour profile in `image.info`, and drops the lower byte of 16-bit levels.
 
     Raises:
-      BadRecordError: Pillow cannot convert it ("broken image"), e.g. for a palette that
-        is too short.
+      BadRecordError: Pillow cannot convert it ("broken image"), e.g. a short palette.
     """
     try:
         return _as_srgb(image, key)
@@ -135,7 +130,7 @@ def as_srgb(image: Image.Image, key: str) -> Image.Image:
 def _as_srgb(image: Image.Image, key: str) -> Image.Image:
     alpha, profile = None, None
     if "icc_profile" in image.info:
-        # An empty profile is one that could not be read.
+        # An empty profile marks a damaged one.
         profile = image.info["icc_profile"] or b""
     image = _eight_bit(image)
     is_gray = image.mode in ("1", "L", "LA", "La")
@@ -154,7 +149,7 @@ def _as_srgb(image: Image.Image, key: str) -> Image.Image:
 
 
 def on_white(image: Image.Image) -> Image.Image:
-    """An "RGB" or "RGBA" picture on a white ground, mode "RGB"."""
+    """Composites an "RGB" or "RGBA" picture on white; mode "RGB"."""
     if image.mode == "RGB":
         return image
     white = Image.new("RGBA", image.size, "white")
@@ -162,25 +157,25 @@ def on_white(image: Image.Image) -> Image.Image:
 
 
 def read(path: str | os.PathLike[str], name: str = "") -> Image.Image:
-    """A file that a flag names, as upright 8-bit sRGB on a white ground, mode "RGB".
+    """Reads the file of a flag as upright 8-bit sRGB on white, mode "RGB".
 
     Raises:
       UserError: as `load_file`.
     """
     image, label = load_file(path, name), _label(path, name)
-    with in_words_of_flags(label):
+    with bad_record_as_user_error(label):
         return on_white(as_srgb(image, label))
 
 
 def load_file(path: str | os.PathLike[str], name: str = "") -> Image.Image:
-    """A file that a flag names, upright, in the mode in which it is stored.
+    """Reads the file of a flag as an upright picture in its stored mode.
 
     Args:
       path: the file; `~` is expanded.
-      name: of the flag, e.g. "--image"; "" for a file that no flag names by itself.
+      name: the flag for messages, e.g. "--image"; "" without one.
 
     Raises:
-      UserError: there is no such file, or it holds no picture that `decode` takes.
+      UserError: the file is missing, or `decode` cannot read it.
     """
     label = _label(path, name)
     try:
@@ -190,8 +185,8 @@ def load_file(path: str | os.PathLike[str], name: str = "") -> Image.Image:
         try:
             if stamp.size > retrying_reads.MAX_IMAGE_BYTES:
                 raise UserError(
-                    f"{label} has {stamp.size} bytes, and pictures of up to"
-                    f" {retrying_reads.MAX_IMAGE_BYTES} are read; save it smaller"
+                    f"{label} has {stamp.size} bytes, more than"
+                    f" {retrying_reads.MAX_IMAGE_BYTES}; save a smaller file"
                 )
             content = retrying_reads.read_at(descriptor, 0, stamp.size)
         finally:
@@ -200,15 +195,15 @@ def load_file(path: str | os.PathLike[str], name: str = "") -> Image.Image:
         raise UserError(
             f"{label} cannot be read ({error.strerror}); give an existing picture file"
         ) from error
-    with in_words_of_flags(label), warnings.catch_warnings():
-        # Pillow's, of sizes that are refused here and of damaged EXIF.
+    with bad_record_as_user_error(label), warnings.catch_warnings():
+        # Pillow warns of sizes, which are checked here, and of damaged EXIF.
         warnings.simplefilter("ignore")
         return load(content, label)
 
 
 @contextlib.contextmanager
-def in_words_of_flags(label: str) -> Iterator[None]:
-    """Turns BadRecordError, which speaks of data sets, into UserError.
+def bad_record_as_user_error(label: str) -> Iterator[None]:
+    """Converts a BadRecordError of the block to a UserError about a flag.
 
     Args:
       label: the flag and its file, e.g. "--image=photo.png".
@@ -222,21 +217,21 @@ def in_words_of_flags(label: str) -> Iterator[None]:
 
 
 def from_pillow(image: Image.Image, name: str) -> Image.Image:
-    """A picture that a caller opened, as `read` gives that of a file.
+    """Converts a Pillow picture to upright 8-bit sRGB on white, as `read` does a file.
 
     Raises:
-      UserError: its file is damaged, or its pixels are of another kind. 32-bit levels
-        (mode "I") are taken only from a file, where they stand for 16 bits.
+      UserError: its file is damaged, or its mode has no known range. Mode "I" is
+        accepted only from a file, where its levels have 16 bits.
     """
     if image.mode == "F" or (image.mode == "I" and image.format is None):
         raise UserError(
-            f"{name}: a picture has mode {image.mode!r}, whose range is unknown; give"
+            f"{name}: a picture has mode {image.mode!r}, with an unknown range; use"
             " mode 'L' (0 to 255) or 'I;16' (0 to 65535)"
         )
     try:
         image.load()
         image = image.copy()
-        # As `load` does: only EXIF says how a picture is turned.
+        # As in `load`, only EXIF determines the orientation.
         image.info.pop("xmp", None)
         return on_white(_as_srgb(_turn_upright(image), name))
     except (*BROKEN, *_BOMB) as fault:
@@ -250,30 +245,34 @@ def _label(path: str | os.PathLike[str], name: str) -> str:
 
 
 def _detail(fault: BaseException) -> str:
-    """One line; what Pillow raises is named only where it says nothing."""
+    """Formats an exception in one line, by its type if it has no message."""
     text = (str(fault).splitlines() or [type(fault).__name__])[0]
     return f"the file is damaged: {text}"
 
 
 def _webp_size(content: bytes) -> tuple[int, int]:
-    """Width and height of a WebP; (1, 1) for another format.
+    """Returns width and height of a WebP file; (1, 1) for another format.
 
-    Pillow reserves the canvas before it tells the size. Layout: RFC 9649.
+    Pillow allocates the canvas before it exposes the size. Layout: RFC 9649.
     """
     if content[:4] != b"RIFF" or content[8:12] != b"WEBP":
         return 1, 1
     kind, body = content[12:16], content[20:30].ljust(10, b"\0")
     if kind == b"VP8X":
         width, height = body[4:7], body[7:10]
-        return tuple(int.from_bytes(s, "little") + 1 for s in (width, height))
+        return (
+            int.from_bytes(width, "little") + 1,
+            int.from_bytes(height, "little") + 1,
+        )
     if kind == b"VP8L":
         bits = int.from_bytes(body[1:5], "little")
         return (bits & 0x3FFF) + 1, (bits >> 14 & 0x3FFF) + 1
-    return tuple(v & 0x3FFF for v in struct.unpack("<HH", body[6:10]))
+    width, height = struct.unpack("<HH", body[6:10])
+    return width & 0x3FFF, height & 0x3FFF
 
 
 def _check_size(width: int, height: int, key: str) -> None:
-    """Raises BadRecordError for sizes that would cost too much, before decoding."""
+    """Raises BadRecordError for sizes that are too expensive to decode."""
     size = f"{width} x {height} pixels"
     if min(width, height) < 1:
         raise schema.BadRecordError("broken image", key, size)
@@ -285,9 +284,9 @@ def _check_size(width: int, height: int, key: str) -> None:
 
 
 def _check_jpeg_scans(content: bytes, key: str) -> None:
-    """Raises BadRecordError for a JPEG that asks to be decoded hundreds of times over.
+    """Raises BadRecordError for a JPEG with too many scans.
 
-    The mark of a scan cannot stand in coded data, only in a thumbnail or the like.
+    The marker of a scan cannot occur in coded data, only in e.g. a thumbnail.
     """
     if content[:2] == b"\xff\xd8":
         scans = content.count(b"\xff\xda")
@@ -296,14 +295,15 @@ def _check_jpeg_scans(content: bytes, key: str) -> None:
 
 
 def _check_ppm(content: bytes, image: Image.Image, key: str) -> None:
-    """Raises BadRecordError for a PPM that Pillow would read for minutes."""
-    if image.format != "PPM" or not image.tile[0][0].startswith("ppm"):
+    """Raises BadRecordError for a PPM that Pillow reads too slowly."""
+    tiles: Any = getattr(image, "tile", None)  # of ImageFile, which has no stub for it
+    if image.format != "PPM" or not tiles[0][0].startswith("ppm"):
         return
     width, height = image.size
     if width * height > _MAX_SLOW_PIXELS:
         detail = f"{width} x {height} pixels as text, or of an uncommon depth"
         raise schema.BadRecordError("decompression bomb", key, detail)
-    if image.tile[0][0] == "ppm_plain":
+    if tiles[0][0] == "ppm_plain":
         comments = content.count(b"#")
         if comments > _MAX_COMMENTS:
             detail = f"{comments} comments"
@@ -311,21 +311,21 @@ def _check_ppm(content: bytes, image: Image.Image, key: str) -> None:
 
 
 def _turn_upright(image: Image.Image) -> Image.Image:
-    """The picture as its camera was held; one with damaged EXIF as it is stored."""
+    """Applies the EXIF orientation; ignores damaged EXIF."""
     try:
         orientation = image.getexif().get(_ORIENTATION)
-        turn = _UPRIGHT.get(orientation)
+        turn = _UPRIGHT.get(orientation or 1)
     except BROKEN:
         turn = None
     return image if turn is None else image.transpose(turn)
 
 
 def _scale_transparency(content: bytes, image: Image.Image) -> None:
-    """Brings the transparent colour of a PNG to the scale of the pixels.
+    """Scales the transparent colour of a PNG to 8 bits, like its pixels.
 
-    Pillow leaves it at the bit depth of the file, and makes pixels of fewer than 8 bits
-    and colours of 16 bits into 8 bits. Layout: PNG specification, sections 11.2.2 and
-    11.3.2.1.
+    Pillow keeps it at the bit depth of the file, and converts pixels of fewer than 8
+    bits and colours of 16 bits to 8 bits. Layout: PNG specification, sections 11.2.2
+    and 11.3.2.1.
     """
     clear = image.info.get("transparency")
     if image.format != "PNG" or clear is None:
@@ -338,11 +338,11 @@ def _scale_transparency(content: bytes, image: Image.Image) -> None:
 
 
 def _eight_bit(image: Image.Image) -> Image.Image:
-    """The picture with 8-bit levels; gray ones may become "LA"."""
+    """Converts a picture to 8-bit levels; gray ones may become "LA"."""
     if not image.mode.startswith("I"):
         return image
-    # Pillow would clip 16-bit gray at 255. It reads 16-bit colours by their upper
-    # byte; so does this, and gray stays the same in a file of either kind.
+    # Pillow would clip 16-bit gray at 255. It reads the upper byte of 16-bit colours,
+    # and this does the same for gray.
     levels = np.clip(np.asarray(image, np.int64), 0, 65535)
     gray = Image.fromarray((levels >> 8).astype(np.uint8))
     clear = image.info.get("transparency")

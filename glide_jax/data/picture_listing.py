@@ -1,9 +1,8 @@
-"""Lists the files of a folder of pictures, and counts what it passes over by reason.
+"""Lists the files of a folder of pictures, and counts skipped entries by reason.
 
-Symbolic links are followed. Each real folder is listed once, so links that form a loop
-end, and a folder that is reachable directly is listed under its own name. Hidden files,
-AppleDouble files (`._*`) and `__MACOSX` folders are never listed: macOS and archivers
-write them beside the files of the user.
+Symbolic links are followed. Each real folder is listed once, under its own name if it
+is inside the root, so loops of links end. Hidden files, AppleDouble files (`._*`) and
+`__MACOSX` folders, which macOS and archivers create, are skipped.
 """
 
 from __future__ import annotations
@@ -35,28 +34,26 @@ class Listing(NamedTuple):
       pictures: paths of files with a suffix of `picture_files.SUFFIXES` in any case, in
         natural order of their path below the folder.
       others: all other files, in the same order.
-      passed_over: the number of entries that are in neither list, by reason. A hidden
+      skipped: the number of entries that are in neither list, by reason. A hidden
         folder counts once.
     """
 
     pictures: list[pathlib.Path]
     others: list[pathlib.Path]
-    passed_over: dict[str, int]
+    skipped: dict[str, int]
 
 
 def list_files(root: pathlib.Path) -> Listing:
-    """The files under `root` at any depth; see `Listing` and the module's docstring.
-
-    No file is opened, and only links and folders are asked for their status.
+    """Lists the files under `root` at any depth, without opening any.
 
     Raises:
       UserError: `root` is not a folder, or cannot be read.
     """
-    names, passed_over = list_names(root)
+    names, skipped = list_names(root)
     names.sort(key=wording.natural_key)
     pictures = [root / name for name in names if is_picture(name)]
     others = [root / name for name in names if not is_picture(name)]
-    return Listing(pictures, others, dict(passed_over))
+    return Listing(pictures, others, dict(skipped))
 
 
 def is_picture(name: str) -> bool:
@@ -65,20 +62,20 @@ def is_picture(name: str) -> bool:
 
 
 def reason_to_skip(name: str) -> str | None:
-    """Why a file or folder of this name (no path) is never listed; None: it is."""
+    """Returns the reason to skip a file or folder of this base name, or None."""
     if name.startswith("._") or name == "__MACOSX":
         return APPLE_DOUBLE
     return HIDDEN if name.startswith(".") and name not in (".", "..") else None
 
 
-def describe(passed_over: Mapping[str, int]) -> str:
-    """E.g. "passed over: broken link (1), unknown suffix (3)"; "" if all is 0."""
-    reasons = [f"{reason} ({n})" for reason, n in sorted(passed_over.items()) if n]
-    return f"passed over: {', '.join(reasons)}" if reasons else ""
+def describe(skipped: Mapping[str, int]) -> str:
+    """Formats e.g. "skipped: broken link (1), unknown suffix (3)"; "" if all are 0."""
+    reasons = [f"{reason} ({n})" for reason, n in sorted(skipped.items()) if n]
+    return f"skipped: {', '.join(reasons)}" if reasons else ""
 
 
 def list_names(root: pathlib.Path) -> tuple[list[str], collections.Counter[str]]:
-    """Paths relative to `root`, with "/", in no order; and `Listing.passed_over`.
+    """Lists the paths relative to `root`, with "/", unordered, and the skipped entries.
 
     Raises:
       UserError: `root` is not a folder, or cannot be read.
@@ -87,25 +84,25 @@ def list_names(root: pathlib.Path) -> tuple[list[str], collections.Counter[str]]
     try:
         walk.enter("")
         while walk.folders or walk.links:
-            # Links come last, so that a folder keeps its own name.
+            # Links are entered last, so that a folder is listed under its own name.
             prefix = walk.folders.pop() if walk.folders else walk.links.pop()
             try:
                 walk.enter(prefix)
             except PermissionError:
-                walk.passed_over[_UNREADABLE] += 1
+                walk.skipped[_UNREADABLE] += 1
             if not walk.folders:
                 walk.links.sort(key=wording.natural_key, reverse=True)
     except OSError as fault:
-        # A disk that fails for a moment must not make the folder smaller.
+        # A temporary error of the disk must not make the folder smaller.
         raise UserError(
             f"{root} cannot be listed ({fault.filename}: {fault.strerror}); give a"
             " folder of pictures"
         ) from fault
-    return walk.names, walk.passed_over
+    return walk.names, walk.skipped
 
 
 class _Walk:
-    """The state of one walk: what is listed, and which folders are still to enter."""
+    """The state of one walk: the listed names, and the folders that remain."""
 
     def __init__(self, root: pathlib.Path) -> None:
         self._root = os.fspath(root)
@@ -113,15 +110,15 @@ class _Walk:
         self.names: list[str] = []
         self.folders: list[str] = []
         self.links: list[str] = []
-        self.passed_over: collections.Counter[str] = collections.Counter()
+        self.skipped: collections.Counter[str] = collections.Counter()
 
     def enter(self, prefix: str) -> None:
-        """Lists one folder, given as "" or "a/b/"; its folders are entered later."""
+        """Lists one folder, "" or "a/b/", and collects its folders."""
         path = os.path.join(self._root, prefix)
         status = os.stat(path)
         identity = (status.st_dev, status.st_ino)
         if identity in self._seen:
-            self.passed_over[_LISTED_ALREADY] += 1
+            self.skipped[_LISTED_ALREADY] += 1
             return
         with os.scandir(path) as entries:
             self._seen.add(identity)
@@ -131,7 +128,7 @@ class _Walk:
     def _add(self, entry: os.DirEntry[str], prefix: str) -> None:
         reason = reason_to_skip(entry.name)
         if reason is not None:
-            self.passed_over[reason] += 1
+            self.skipped[reason] += 1
             return
         try:
             if entry.is_file():
@@ -141,9 +138,9 @@ class _Walk:
                 to_enter.append(f"{prefix}{entry.name}/")
             else:
                 is_link = entry.is_symlink()
-                self.passed_over[_BROKEN_LINK if is_link else _NOT_REGULAR] += 1
+                self.skipped[_BROKEN_LINK if is_link else _NOT_REGULAR] += 1
         except OSError as fault:
-            # A link to itself, or into a folder that may not be entered.
+            # A link to itself, or into a folder without permission.
             if fault.errno not in (errno.ELOOP, errno.EACCES):
                 raise
-            self.passed_over[_BROKEN_LINK] += 1
+            self.skipped[_BROKEN_LINK] += 1

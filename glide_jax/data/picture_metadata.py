@@ -1,6 +1,6 @@
-"""Takes metadata out of picture files, so that only the pixels decide what is read.
+"""Removes metadata from picture files, so that damaged metadata cannot cost a picture.
 
-Pillow refuses a PNG whose texts or colour profile are large, and a JPEG with one
+Pillow rejects a PNG with large texts or a large colour profile, and a JPEG with a
 segment that it does not understand, although libpng and libjpeg read their pixels.
 """
 
@@ -9,15 +9,15 @@ from __future__ import annotations
 import zlib
 from typing import Any
 
-# The largest profiles of printing presses have 3 MB.
+# The largest profiles, those of printing presses, have 3 MB.
 MAX_PROFILE_BYTES = 4 << 20
 _MAX_EXIF_BYTES = 1 << 20
 _PNG = b"\x89PNG\r\n\x1a\n"
-# ImageMagick keeps the EXIF of a JPEG here, in hexadecimal.
+# ImageMagick stores the EXIF of a JPEG in this text, in hexadecimal.
 _RAW_EXIF = b"Raw profile type exif\0"
 _TRANSPARENCY, _END = b"tRNS", b"IEND"
-# The start of what is kept of a JPEG segment, and the least size at which Pillow reads
-# it. Pixels depend on the first and the last of them: they say how colours are coded.
+# Prefixes of the JPEG segments that are kept, by marker, and the least size at which
+# Pillow reads them. JFIF and Adobe define the colour coding of the pixels.
 _JPEG_KEPT = {
     0xE0: (b"JFIF\0", 14),
     0xE1: (b"Exif\0\0", 14),
@@ -28,16 +28,16 @@ _COMMENT = 0xFE
 
 
 def split(content: bytes) -> tuple[bytes, dict[str, Any]]:
-    """The file without its metadata, and the metadata that its pixels need.
+    """Splits a file into one without metadata, and the metadata that decoding needs.
 
-    The second has the names of Pillow's `Image.info`: "exif" and "icc_profile" of a
-    PNG. In other formats these stay in the file. A profile that cannot be unpacked is
-    b"". A file that is no PNG or JPEG, or whose structure is broken, passes unchanged
-    from there on; the decoder will say what is wrong with it.
+    The metadata has the keys of Pillow's `Image.info`: "exif" and "icc_profile" of a
+    PNG; other formats keep them in the file. A damaged profile is b"". A file that is
+    not PNG or JPEG is unchanged, as is the rest of a file after damage, which the
+    decoder reports.
 
     Raises:
-      SyntaxError: the checksum of a chunk of pixels is wrong. (Pillow does not check
-        it.)
+      SyntaxError: the checksum of a pixel chunk of a PNG is wrong; Pillow does not
+        check it.
     """
     if content.startswith(_PNG):
         return _split_png(content)
@@ -47,15 +47,16 @@ def split(content: bytes) -> tuple[bytes, dict[str, Any]]:
 
 
 def _split_png(content: bytes) -> tuple[bytes, dict[str, Any]]:
-    view, kept, found = memoryview(content), [content[:8]], {}
+    view, found = memoryview(content), {}
+    kept: list[bytes | memoryview] = [content[:8]]
     at = len(_PNG)
     while at + 8 <= len(content):
         end = at + 12 + int.from_bytes(view[at : at + 4], "big")
         kind = bytes(view[at + 4 : at + 8])
         if end > len(content):
             break
-        # An upper-case first letter marks the chunks that pixels are made of. Those of
-        # an animation are not among them: what remains is its first frame.
+        # An upper-case first letter marks critical chunks. Those of an animation are
+        # ancillary, so its first frame remains.
         if kind[:1].isupper() or kind == _TRANSPARENCY:
             _check_sum(view[at + 4 : end], kind)
             kept.append(view[at:end])
@@ -64,7 +65,7 @@ def _split_png(content: bytes) -> tuple[bytes, dict[str, Any]]:
         at = end
         if kind == _END:
             break
-    # Nothing, or a chunk that is cut off.
+    # Nothing, or a truncated chunk.
     kept.append(view[at:])
     return b"".join(kept), found
 
@@ -77,7 +78,7 @@ def _check_sum(chunk: memoryview, kind: bytes) -> None:
 
 def _read_ancillary(kind: bytes, data: bytes, found: dict[str, Any]) -> None:
     if kind == b"iCCP":
-        # A name, a zero byte, the method of compression (always 0).
+        # Layout: name, zero byte, compression method (always 0), data.
         packed = data.partition(b"\0")[2][1:]
         found["icc_profile"] = _inflated(packed, MAX_PROFILE_BYTES)
     elif kind == b"eXIf":
@@ -90,7 +91,7 @@ def _read_ancillary(kind: bytes, data: bytes, found: dict[str, Any]) -> None:
 
 
 def _inflated(packed: bytes, limit: int) -> bytes:
-    """The unpacked data; b"" if it is damaged, cut off, or above the limit."""
+    """Decompresses data; b"" if it is damaged, truncated, or above the limit."""
     stream = zlib.decompressobj()
     try:
         data = stream.decompress(packed, limit)
@@ -100,7 +101,7 @@ def _inflated(packed: bytes, limit: int) -> bytes:
 
 
 def _from_hexadecimal(text: bytes) -> bytes:
-    """The profile in ImageMagick's text: a line end, a name, a length, digits."""
+    """Decodes ImageMagick's text: line end, name, length, hexadecimal digits."""
     digits = b"".join(text.split(b"\n")[3:])
     try:
         return bytes.fromhex(digits.decode("ascii"))
@@ -109,11 +110,12 @@ def _from_hexadecimal(text: bytes) -> bytes:
 
 
 def _split_jpeg(content: bytes) -> bytes:
-    view, kept, at = memoryview(content), [content[:2]], 2
+    view, at = memoryview(content), 2
+    kept: list[bytes | memoryview] = [content[:2]]
     while at + 4 <= len(content) and content[at] == 0xFF:
         marker = content[at + 1]
         if not (0xC0 <= marker <= _COMMENT) or 0xD0 <= marker <= 0xDA:
-            # Compressed pixels begin, or the file is not as it should be.
+            # The compressed pixels start here, or the file is damaged.
             break
         end = at + 2 + int.from_bytes(view[at + 2 : at + 4], "big")
         if not _is_metadata(marker, bytes(view[at + 4 : min(end, at + 24)])):
@@ -123,7 +125,7 @@ def _split_jpeg(content: bytes) -> bytes:
 
 
 def _is_metadata(marker: int, start: bytes) -> bool:
-    """Whether a segment that starts so can be left out."""
+    """Whether a segment with this marker and start is metadata."""
     if not (0xE0 <= marker <= 0xEF or marker == _COMMENT):
         return False
     prefix, least = _JPEG_KEPT.get(marker, (b"", 0))

@@ -204,7 +204,7 @@ class _BatchMaker:
             list(texts), self.settings.text_context
         )
         batch = {name: np.stack([row[name] for row in rows]) for name in rows[0]}
-        batch["tokens"], batch["text_mask"] = tokens, text_mask
+        batch["tokens"], batch["text_mask"] = np.asarray(tokens), np.asarray(text_mask)
         # 2^31 is passed after 1M steps of 2048; only nearby indices have to differ.
         batch["example_index"] = (np.asarray(positions, np.int64) % (1 << 31)).astype(
             np.int32

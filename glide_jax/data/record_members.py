@@ -1,17 +1,17 @@
-"""Groups the files of a folder or tar into records: a picture and its caption file.
+"""Groups the files of a folder or tar to records of a picture and its caption file.
 
 Names follow webdataset's rule: the key is the folder and the base name up to its first
 dot, and the extension is the rest, in any case. `a.jpg`, `a.seg.png` and `a.txt` are
 one sample, and its picture is `a.jpg`: an extension without a dot ranks first.
 
-Names such as photo.000001.jpg have a dot in the stem, which is the name up to the last
-dot. Such a stem is a key by itself
+Names such as photo.000001.jpg have a dot in the stem, the name up to the last dot. Such
+a stem is a key by itself
 
 - if no file of the first-dot key has an extension without a dot, or
 - if it has a picture and a caption or JSON file of its own, or
-- if a table names its picture.
+- if a table contains its picture.
 
-Options that name an extension with a dot (`image=seg.png`) turn this exception off.
+An option with an extension that contains a dot (`image=seg.png`) disables this.
 """
 
 from __future__ import annotations
@@ -39,13 +39,13 @@ OTHER_JSON = "JSON file whose extension is longer than json"
 
 
 class Record(NamedTuple):
-    """The files of one record by name; a record may have no caption.
+    """The files of one record by name; the caption may be missing.
 
     Attributes:
       key: the stem of the names.
       picture: the picture file.
-      text: the caption file, if there is one.
-      json: the JSON file, if there is one.
+      text: the caption file, or None.
+      json: the JSON file, or None.
     """
 
     key: str
@@ -55,21 +55,21 @@ class Record(NamedTuple):
 
 
 class Assembled(NamedTuple):
-    """Records in no order, and the number of files that are in none, by reason.
+    """Unordered records, and the number of unused files by reason.
 
     Attributes:
-      records: those with and without caption.
-      passed_over: see the constants of this module and of `picture_listing`.
+      records: records with and without a caption.
+      skipped: counts by the reasons of this module and of `picture_listing`.
       dotted: the number of records whose stem has a dot.
     """
 
     records: list[Record]
-    passed_over: collections.Counter[str]
+    skipped: collections.Counter[str]
     dotted: int
 
 
 def kind_of(name: str) -> str | None:
-    """IMAGE, TEXT or JSON by the suffix of a name in any case; None: another file."""
+    """Returns IMAGE, TEXT or JSON by the suffix of a name in any case, else None."""
     _, dot, suffix = name.rpartition(".")
     return _KINDS.get(dot + suffix.lower())
 
@@ -80,13 +80,13 @@ def assemble(
     where: str,
     in_tables: Collection[str] = (),
 ) -> Assembled:
-    """The records that files of these names form.
+    """Groups files by their names.
 
     Args:
       names: distinct paths with "/".
-      options: which picture and which caption file of a sample is read.
+      options: the picture and the caption file of a sample that are read.
       where: the folder or tar, for errors.
-      in_tables: names of pictures whose captions stand in tables.
+      in_tables: names of pictures with captions in tables.
 
     Raises:
       UserError: a sample has two pictures or two caption files of equal rank.
@@ -95,10 +95,10 @@ def assemble(
     found = Assembled([], collections.Counter(), 0)
     for name in names:
         if kind_of(name) is None:
-            found.passed_over[picture_listing.UNKNOWN_SUFFIX] += 1
+            found.skipped[picture_listing.UNKNOWN_SUFFIX] += 1
         else:
             folder, slash, base = name.rpartition("/")
-            # macOS decomposes accents in names, and other systems do not.
+            # macOS decomposes accents in names; other systems do not.
             stem = unicodedata.normalize("NFC", base.partition(".")[0])
             key = f"{folder}{slash}{stem}"
             groups.setdefault(key, []).append(name)
@@ -117,7 +117,7 @@ def _stems(
     options: source_options.Options,
     in_tables: Collection[str],
 ) -> Iterator[tuple[str, list[str]]]:
-    """The keys of a first-dot group and their files; see the module's docstring."""
+    """Yields the keys of a first-dot group and their files, see the module."""
     stems: dict[str, list[str]] = {}
     for name in members:
         stem = unicodedata.normalize("NFC", name.rpartition(".")[0])
@@ -130,14 +130,14 @@ def _stems(
         return
     rest = []
     for stem, own in stems.items():
-        if stem != group and _stands_alone(own, in_tables):
+        if stem != group and _is_own_key(own, in_tables):
             yield stem, own
         else:
             rest += own
     yield group, rest
 
 
-def _stands_alone(own: list[str], in_tables: Collection[str]) -> bool:
+def _is_own_key(own: list[str], in_tables: Collection[str]) -> bool:
     kinds = {kind_of(name) for name in own}
     has_caption = TEXT in kinds or JSON in kinds
     return (IMAGE in kinds and has_caption) or any(name in in_tables for name in own)
@@ -155,7 +155,7 @@ class _Sample:
     def best(
         self, kind: str, extension: str, rank: Callable[[str], tuple]
     ) -> list[str]:
-        """Names of a kind and the best rank, or of the extension that is asked for."""
+        """Returns the names of a kind with the best rank, or with `extension`."""
         names = self.by_kind[kind]
         if extension:
             return [name for name in names if self.extension(name) == extension]
@@ -166,7 +166,7 @@ class _Sample:
         return [name for name in names if ranks[name] == best]
 
     def one(self, names: list[str], what: str, option: str) -> str | None:
-        """The only name; None without any.
+        """Returns the only name, or None if there is none.
 
         Raises:
           UserError: there are several.
@@ -205,15 +205,15 @@ def _add_records(
     options: source_options.Options,
     in_tables: Collection[str],
 ) -> None:
-    """Adds the records of one key, and counts its files that are in none."""
+    """Adds the records of one key, and counts its unused files."""
     pictures, texts, jsons = (sample.by_kind[kind] for kind in (IMAGE, TEXT, JSON))
     chosen = sample.best(IMAGE, options.image, _picture_rank)
     if not chosen:
         other = f"picture with another extension than {options.image}"
-        found.passed_over[other] += len(pictures)
+        found.skipped[other] += len(pictures)
         if not pictures:
-            found.passed_over[LONE_CAPTION] += len(texts)
-            found.passed_over[LONE_JSON] += len(jsons)
+            found.skipped[LONE_CAPTION] += len(texts)
+            found.skipped[LONE_JSON] += len(jsons)
         return
     text = json = None
     if not options.column:
@@ -222,13 +222,13 @@ def _add_records(
     if text is None and not options.text:
         json = sample.one(sample.best(JSON, "json", _picture_rank), "JSON files", "")
     if text is None and any(name in in_tables for name in chosen):
-        # The table names each picture; a JSON file cannot say which one it is of.
+        # The table identifies each picture; the JSON file is ambiguous.
         json = None if len(chosen) > 1 else json
     elif text is not None or json is not None:
         sample.one(chosen, "pictures", "image")
     found.records.extend(Record(sample.key, name, text, json) for name in chosen)
     if not options.image:
-        found.passed_over[FURTHER_PICTURE] += len(pictures) - len(chosen)
+        found.skipped[FURTHER_PICTURE] += len(pictures) - len(chosen)
     if text is not None and not options.text:
-        found.passed_over[FURTHER_CAPTION] += len(texts) - 1
-    found.passed_over[OTHER_JSON] += sum(map(sample.has_dotted_extension, jsons))
+        found.skipped[FURTHER_CAPTION] += len(texts) - 1
+    found.skipped[OTHER_JSON] += sum(map(sample.has_dotted_extension, jsons))

@@ -1,12 +1,11 @@
-"""Bytes of files that may vanish, change or fail in the middle of a long run.
+"""Reads files that may vanish, change or fail during a long run.
 
-What the disk does is no property of a record, so a read that fails is tried again for a
-few seconds. After that its record is bad like any other: replaced, counted and named.
-No other file is waited for during the next minute: a disk that lost one may have lost
-them all, and a run that waits for each in turn would stand still.
+A failed read is retried for a few seconds. After that its record counts as bad: it is
+replaced, counted and logged. For the next minute no other file is retried, since a disk
+that lost one file may have lost all, and retrying each would stall the run.
 
-The stream then is that of the data as they now lie, not of (seed, step) alone: a run
-that is resumed with the file mended will not repeat those rows, and the log says so.
+A replacement depends on the state of the disk, not on (seed, step) alone: a run that is
+resumed with the file repaired does not repeat those rows. The log states this.
 """
 
 from __future__ import annotations
@@ -25,67 +24,66 @@ from typing import NamedTuple
 from glide_jax.data import schema
 
 _log = logging.getLogger(__name__)
-# Rides out a remount or a file that is moved and put back: 7.6 s in all (ours).
+# Delays before retries; 7.6 s in all cover a remount or a moved file (ours).
 WAITS_SECS = (0.1, 0.5, 2.0, 5.0)
-# After a wait in vain, all files are read at once or not at all for so long (ours).
-REST_SECS = 60.0
-# Limits on what is read into memory at once. No photograph of the web is larger: 64 MiB
-# is four times what a full camera JPEG takes. A caption of 64 KiB is a small book; the
-# model sees some 128 tokens of it.
+# Seconds without retries after a file that stayed unreadable (ours).
+PAUSE_SECS = 60.0
+# Limits on what is read into memory at once. 64 MiB is four times the size of the
+# largest JPEG of a camera. Models read about 128 tokens of a caption of 64 KiB.
 MAX_IMAGE_BYTES = 64 << 20
 MAX_CAPTION_BYTES = 64 << 10
-# img2dataset writes EXIF and the like beside the caption.
+# img2dataset stores EXIF and other metadata beside the caption.
 MAX_JSON_BYTES = 1 << 20
 
 _GONE = (errno.ENOENT, errno.ENOTDIR, errno.ESTALE)
 
 
 class Stamp(NamedTuple):
-    """Tells one content of a file from another."""
+    """Identifies a version of a file."""
 
     size: int
     mtime_ns: int
 
 
 class _ChangedError(OSError):
-    """The file is not the one that was indexed."""
+    """The file differs from the indexed one."""
 
 
-class Patience:
-    """Which files the threads of this process still wait for.
+class RetryPolicy:
+    """The retry policy that the threads of this process share.
 
     Attributes:
-      given_up: files that could not be read; they are not waited for again.
+      given_up: unreadable files, which are not retried again.
     """
 
     def __init__(self) -> None:
         self.given_up: set[pathlib.Path] = set()
-        self._rests_until = -math.inf
+        self._paused_until = -math.inf
         self._lock = threading.Lock()
 
     def waits(self, path: pathlib.Path) -> tuple[float, ...]:
-        """Seconds to wait before each other try to read a file."""
-        is_resting = time.monotonic() < self._rests_until
-        return () if is_resting or path in self.given_up else WAITS_SECS
+        """Returns the seconds to wait before each retry of a file."""
+        is_paused = time.monotonic() < self._paused_until
+        return () if is_paused or path in self.given_up else WAITS_SECS
 
     def give_up(self, path: pathlib.Path, waits: tuple[float, ...]) -> bool:
-        """Notes a file that was waited for in vain; whether it was not known to be."""
+        """Records an unreadable file; returns whether it was not recorded before."""
         with self._lock:
             if waits:
-                self._rests_until = time.monotonic() + REST_SECS
+                self._paused_until = time.monotonic() + PAUSE_SECS
             is_new = path not in self.given_up
             self.given_up.add(path)
         return is_new
 
 
-_patience = Patience()
+_retries = RetryPolicy()
 
 
 def open_file(path: pathlib.Path) -> tuple[int, Stamp]:
-    """A descriptor of a regular file, the caller's to close, and its stamp.
+    """Opens a regular file; returns its descriptor, to be closed, and its stamp.
 
     Raises:
-      OSError: it cannot be opened, or is a pipe or a device, which might never end.
+      OSError: it cannot be opened, or is not a regular file.
     """
     descriptor = os.open(path, os.O_RDONLY | os.O_NONBLOCK)
     try:
@@ -99,10 +97,10 @@ def open_file(path: pathlib.Path) -> tuple[int, Stamp]:
 
 
 def read_at(descriptor: int, offset: int, size: int) -> bytes:
-    """Up to `size` bytes from `offset`; fewer only where the file ends."""
+    """Reads `size` bytes from `offset`, fewer only at the end of the file."""
     parts = []
     while size > 0:
-        # Network disks give less than was asked for.
+        # Network disks may return fewer bytes than requested.
         part = os.pread(descriptor, size, offset)
         if not part:
             break
@@ -114,11 +112,11 @@ def read_at(descriptor: int, offset: int, size: int) -> bytes:
 def read_span(
     path: pathlib.Path, offset: int, size: int, stamp: Stamp, key: str
 ) -> bytes:
-    """These bytes of a file that is still the one of `stamp`.
+    """Reads `size` bytes from `offset` of the file that `stamp` identifies.
 
     Raises:
-      BadRecordError: the file is gone ("vanished shard"), is another ("changed shard")
-        or cannot be read ("unreadable shard"), and stayed so while we waited.
+      BadRecordError: after all retries the file is missing ("vanished shard"), differs
+        ("changed shard") or cannot be read ("unreadable shard").
     """
 
     def attempt() -> bytes:
@@ -135,42 +133,42 @@ def read_span(
         finally:
             os.close(descriptor)
 
-    return _persist(attempt, path, "shard", key)
+    return _retry(attempt, path, "shard", key)
 
 
 def read_whole(path: pathlib.Path, limit: int, kind: str, key: str) -> bytes:
-    """A whole file of at most `limit` bytes.
+    """Reads a whole file of at most `limit` bytes.
 
     Raises:
-      BadRecordError: larger (of this `kind`), or "vanished file" or "unreadable file".
+      BadRecordError: the file is larger (`kind`), "vanished file" or "unreadable file".
     """
 
     def attempt() -> bytes:
         return _whole(path, limit, kind, key)
 
-    return _persist(attempt, path, "file", key)
+    return _retry(attempt, path, "file", key)
 
 
 def read_caption(
     path: pathlib.Path, image: pathlib.Path, key: str, limit: int = MAX_CAPTION_BYTES
 ) -> bytes:
-    """A whole caption file of at most `limit` bytes, of the picture `image`.
+    """Reads a whole caption file of at most `limit` bytes, of the picture `image`.
 
     Raises:
-      BadRecordError: as `read_whole`; "missing caption", at once, where the picture is
-        there without it. Where both are gone the disk may be away, which is waited for.
+      BadRecordError: as `read_whole`; "missing caption", without retries, if only the
+        picture exists. If both are missing, the disk may be unavailable.
     """
 
     def attempt() -> bytes:
         try:
             return _whole(path, limit, "huge caption", key)
         except FileNotFoundError:
-            # The caption again at last: the disk may have come back in between.
+            # Checks the caption again, since the disk may have returned in between.
             if image.is_file() and not path.exists():
                 raise schema.BadRecordError("missing caption", key) from None
             raise
 
-    return _persist(attempt, path, "file", key)
+    return _retry(attempt, path, "file", key)
 
 
 def _whole(path: pathlib.Path, limit: int, kind: str, key: str) -> bytes:
@@ -184,39 +182,40 @@ def _whole(path: pathlib.Path, limit: int, kind: str, key: str) -> bytes:
 
 
 def check_unchanged(path: pathlib.Path, stamp: Stamp, key: str) -> None:
-    """Raises BadRecordError unless the file is the one of `stamp`, as `read_span`."""
+    """Raises BadRecordError unless `stamp` identifies the file, as `read_span`."""
     read_span(path, 0, 0, stamp, key)
 
 
-def _persist(
+def _retry(
     attempt: Callable[[], bytes], path: pathlib.Path, what: str, key: str
 ) -> bytes:
-    """What attempt() gives in the end; see `read_span`."""
-    waits = _patience.waits(path)
-    left = iter(waits)
+    """Returns the result of `attempt`, retried; raises as `read_span`."""
+    waits = _retries.waits(path)
+    remaining = iter(waits)
     while True:
         try:
             content = attempt()
         except OSError as fault:
             last = fault
         else:
-            _patience.given_up.discard(path)
+            _retries.given_up.discard(path)
             return content
-        wait = next(left, None)
+        wait = next(remaining, None)
         if wait is None:
             break
         time.sleep(wait)
-    if _patience.give_up(path, waits):
+    if _retries.give_up(path, waits):
         _log.error(
-            "%s cannot be read (%s): its records are replaced from here on, which a "
-            "run resumed with it in place would not repeat",
+            "%s cannot be read (%s): its records are replaced, which a run resumed "
+            "with the file restored does not repeat",
             path,
             last.strerror,
         )
-    raise schema.BadRecordError(f"{_fate(last)} {what}", key, last.strerror) from last
+    kind = f"{_fault_kind(last)} {what}"
+    raise schema.BadRecordError(kind, key, last.strerror or "") from last
 
 
-def _fate(fault: OSError) -> str:
+def _fault_kind(fault: OSError) -> str:
     if isinstance(fault, _ChangedError):
         return "changed"
     return "vanished" if fault.errno in _GONE else "unreadable"

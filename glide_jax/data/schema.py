@@ -16,10 +16,12 @@ from __future__ import annotations
 
 import dataclasses
 import pathlib
+from collections.abc import Sequence
 from typing import Protocol, runtime_checkable
 
 import numpy as np
 
+from glide_jax import array_types
 from glide_jax.errors import UserError
 
 Batch = dict[str, np.ndarray]
@@ -94,7 +96,7 @@ class Tokenizer(Protocol):
     """The method of a tokenizer that the pipeline needs."""
 
     def encode_batch(
-        self, texts: list[str], context: int
-    ) -> tuple[np.ndarray, np.ndarray]:
+        self, texts: Sequence[str], context: int
+    ) -> tuple[array_types.Tokens, array_types.TextMask]:
         """Tokens int32 (B, context) and text_mask bool (B, context)."""
         ...

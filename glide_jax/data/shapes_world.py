@@ -1,10 +1,10 @@
-"""The embedded data set: captioned shapes, drawn on the fly from (seed, index).
+"""Generates the embedded data set: captioned shapes, a function of (seed, index).
 
-Two worlds. "quickstart": one object near the middle, 8 colours x 4 shapes x 2 sizes on
-2 backgrounds, for a model that learns in minutes. "full": one or two objects in named
+Two worlds. "quickstart": one object near the centre, 8 colours x 4 shapes x 2 sizes on
+2 backgrounds, for a model that learns in minutes. "full": one or two objects at named
 places, 8 colours x 4 shapes x 2 sizes on 4 backgrounds. In both, 8 of the 32 pairs of
-colour and shape never occur in training, so that a model can be asked for what it has
-not seen: split "held_out" holds only pictures whose first object is such a pair.
+colour and shape never occur in training. The first object of each picture of the split
+"held_out" is such a pair, which measures generalisation.
 """
 
 from __future__ import annotations
@@ -12,12 +12,15 @@ from __future__ import annotations
 import dataclasses
 import itertools
 import re
+from collections.abc import Sequence
+from typing import TypeVar
 
 import numpy as np
 
 from glide_jax.data import schema
 from glide_jax.errors import UserError
 
+T = TypeVar("T")
 # RGB, at least 127 apart from each other and from every background of its world.
 COLOURS: dict[str, tuple[int, int, int]] = {
     "red": (255, 0, 0),
@@ -36,7 +39,7 @@ BACKGROUNDS: dict[str, tuple[int, int, int]] = {
     "navy": (0, 0, 96),
     "brown": (96, 48, 24),
 }
-# Each colour once and each shape twice, so that every word is seen in training.
+# Each colour once and each shape twice, so that training contains every word.
 HELD_OUT_PAIRS: tuple[tuple[str, str], ...] = (
     ("red", "triangle"),
     ("green", "circle"),
@@ -51,7 +54,7 @@ SPLITS = ("train", "held_out")
 # Diameter of the object as a fraction of the picture's side.
 QUICKSTART_SIZES = {"small": 0.5, "large": 0.8}
 FULL_SIZES = {"small": 0.22, "large": 0.42}
-# Centre (x, y) of a lone object of the full world.
+# Centre (x, y) of a single object of the full world.
 PLACES: dict[str, tuple[float, float]] = {
     "in the top left": (0.25, 0.25),
     "at the top": (0.5, 0.25),
@@ -63,7 +66,7 @@ PLACES: dict[str, tuple[float, float]] = {
     "at the bottom": (0.5, 0.75),
     "in the bottom right": (0.75, 0.75),
 }
-# Centre of the first object; the second stands opposite, mirrored in the middle.
+# Centre of the first object; the second is mirrored in the centre of the picture.
 RELATIONS: dict[str, tuple[float, float]] = {
     "above": (0.5, 0.25),
     "below": (0.5, 0.75),
@@ -74,7 +77,7 @@ RELATIONS: dict[str, tuple[float, float]] = {
 QUICKSTART_JITTER = 0.06
 FULL_JITTER = 0.03
 TWO_OBJECTS_PROB = 0.5
-# Points per pixel side at which a shape is tested, for soft edges.
+# Samples per pixel side, for soft edges.
 SUPERSAMPLE = 4
 # Arm of the cross as a fraction of its width.
 CROSS_ARM = 0.36
@@ -82,7 +85,7 @@ CROSS_ARM = 0.36
 
 @dataclasses.dataclass(frozen=True)
 class ShapeObject:
-    """One object by its three words."""
+    """One object by its words."""
 
     colour: str
     shape: str
@@ -91,12 +94,12 @@ class ShapeObject:
 
 @dataclasses.dataclass(frozen=True)
 class ShapeScene:
-    """What a picture shows; two scenes are equal when their captions are.
+    """The content of a picture; scenes are equal if their captions are.
 
     Attributes:
-      colour, shape, size, background: words of the first object and the ground.
-      place: words of `PLACES`; "" in the quickstart world and beside a second object.
-      relation, other: words of `RELATIONS` and the second object, or "" and None.
+      colour, shape, size, background: words of the first object and the background.
+      place: words of `PLACES`; "" in the quickstart world and with two objects.
+      relation, other: words of `RELATIONS` and the second object, else "" and None.
       offsets: (dx, dy) of each object, in fractions of the side; not in the caption.
     """
 
@@ -113,7 +116,7 @@ class ShapeScene:
 
 
 def caption(scene: ShapeScene) -> str:
-    """The scene in words, e.g. "a small red circle on a black background"."""
+    """Returns the caption, e.g. "a small red circle on a black background"."""
     words = f"a {scene.size} {scene.colour} {scene.shape}"
     if scene.other is not None:
         other = scene.other
@@ -137,7 +140,7 @@ _CAPTION = re.compile(
 
 
 def parse_caption(text: str) -> ShapeScene:
-    """The scene a caption describes; the inverse of `caption`.
+    """Returns the scene of a caption; the inverse of `caption`.
 
     Raises:
       UserError: the text is not a caption of this world.
@@ -145,7 +148,7 @@ def parse_caption(text: str) -> ShapeScene:
     match = _CAPTION.fullmatch(text.strip().lower())
     if match is None:
         raise UserError(
-            f"caption {text!r} is not of the shapes world; write it as"
+            f"caption {text!r} is not of the shapes world; use e.g."
             ' "a small red circle on a black background"'
         )
     size, colour, shape, place, relation, *other, background = match.groups()
@@ -156,7 +159,7 @@ def parse_caption(text: str) -> ShapeScene:
 
 
 def _is_inside(shape: str, u: np.ndarray, v: np.ndarray) -> np.ndarray:
-    """Which points lie in the shape that fills the square [-1, 1]^2; v points down."""
+    """Returns whether points are in a shape in [-1, 1]^2; v points down."""
     if shape == "circle":
         return u * u + v * v <= 1.0
     square = (np.abs(u) <= 1.0) & (np.abs(v) <= 1.0)
@@ -172,7 +175,7 @@ def _is_inside(shape: str, u: np.ndarray, v: np.ndarray) -> np.ndarray:
 def coverage(
     shape: str, centre: tuple[float, float], diameter: float, px: int
 ) -> np.ndarray:
-    """The share of each pixel that a shape covers, float32 (px, px) in [0, 1].
+    """Returns the share of each pixel that a shape covers, float32 (px, px).
 
     Args:
       shape: a word of `SHAPES`.
@@ -193,7 +196,7 @@ def coverage(
 def _placed_objects(
     scene: ShapeScene,
 ) -> list[tuple[ShapeObject, tuple[float, float], float]]:
-    """Each object with its centre and diameter, in fractions of the side."""
+    """Returns each object with its centre and diameter, in fractions of the side."""
     first = ShapeObject(scene.colour, scene.shape, scene.size)
     if scene.other is not None:
         x, y = RELATIONS[scene.relation]
@@ -209,7 +212,7 @@ def _placed_objects(
 
 
 def render(scene: ShapeScene, px: int) -> np.ndarray:
-    """The scene as uint8 pixels (px, px, 3), with soft edges."""
+    """Renders a scene as uint8 pixels (px, px, 3), with soft edges."""
     ground = np.array(BACKGROUNDS[scene.background], np.float32)
     picture = np.broadcast_to(ground, (px, px, 3))
     for thing, centre, diameter in _placed_objects(scene):
@@ -234,19 +237,19 @@ _ALL_PAIRS = tuple(itertools.product(COLOURS, SHAPES))
 _TRAIN_PAIRS = tuple(pair for pair in _ALL_PAIRS if pair not in HELD_OUT_PAIRS)
 
 
-def _pick(rng: np.random.Generator, options: tuple) -> object:
+def _pick(rng: np.random.Generator, options: Sequence[T]) -> T:
     return options[int(rng.integers(len(options)))]
 
 
 @dataclasses.dataclass(frozen=True)
 class ShapesWorld:
-    """A source of drawn pictures; record `index` is a function of (seed, index).
+    """A source of generated pictures; a record is a function of (seed, index).
 
     Attributes:
       variant: "quickstart" or "full".
       split: "train" or "held_out".
-      seed: changes every record.
-      size_px: side of the pictures.
+      seed: seed of all records.
+      size_px: side of the pictures, pixels.
       length: number of records.
     """
 
@@ -268,11 +271,11 @@ class ShapesWorld:
         return self.length
 
     def at_px(self, px: int) -> ShapesWorld:
-        """The same records drawn (px, px)."""
+        """Returns the same records at (px, px)."""
         return dataclasses.replace(self, size_px=px)
 
     def spec(self, index: int) -> ShapeScene:
-        """What record `index` shows."""
+        """Returns the scene of a record."""
         rng = np.random.default_rng((self.seed, SPLITS.index(self.split), index))
         is_train = self.split == "train"
         colour, shape = _pick(rng, _TRAIN_PAIRS if is_train else HELD_OUT_PAIRS)
@@ -287,7 +290,9 @@ class ShapesWorld:
             else:
                 place = _pick(rng, tuple(PLACES))
         jitter = QUICKSTART_JITTER if self.variant == "quickstart" else FULL_JITTER
-        offsets = tuple(map(tuple, rng.uniform(-jitter, jitter, (2, 2)).tolist()))
+        offsets = tuple(
+            (x, y) for x, y in rng.uniform(-jitter, jitter, (2, 2)).tolist()
+        )
         return ShapeScene(
             colour, shape, size, background, place, relation, other, offsets
         )

@@ -1,8 +1,7 @@
-"""Options after the place of a data source, e.g. "folder:DIR?image=png&captions=join".
+"""Parses the options of a data source, e.g. "folder:DIR?image=png&captions=join".
 
-What follows a "?" is read as options only if it consists of known names with values, up
-to the end of the spec. Any other "?" belongs to the path, where globs use it for one
-character.
+The text after a "?" is parsed as options only if it consists of known names with
+values. Any other "?" belongs to the path, where globs use it for one character.
 """
 
 from __future__ import annotations
@@ -16,9 +15,9 @@ from glide_jax.data import picture_files
 from glide_jax.errors import UserError
 
 NAMES = ("image", "caption", "captions")
-# Suffixes of caption files. Of several beside one picture, the first here is read.
+# Suffixes of caption files, in order of precedence.
 TEXT_SUFFIXES = (".txt", ".caption", ".cap")
-# How several captions of one picture are used.
+# Policies for several captions of one picture.
 POLICIES = ("first", "random", "join")
 _SETTING = f"(?:{'|'.join(NAMES)})=[^&?]*"
 _OPTIONS = re.compile(rf"\?({_SETTING}(?:&{_SETTING})*)$")
@@ -26,16 +25,16 @@ _OPTIONS = re.compile(rf"\?({_SETTING}(?:&{_SETTING})*)$")
 
 @dataclasses.dataclass(frozen=True)
 class Options:
-    """Which files of a sample are read, and how several captions are used.
+    """The files of a sample that are read, and the policy for several captions.
 
     Attributes:
       image: the extension of the picture, after the key and its dot, lower-case, e.g.
         "jpg" or "seg.png"; "": the only picture of the best rank.
       text: the extension of the caption file, e.g. "txt"; "": the best rank.
-      column: the JSON key or the table column that holds the caption, in place of a
-        caption file; "": a caption file first, and of the others the default names.
-      captions: one of POLICIES; "": a caption file is one caption as a whole, and of a
-        list the first caption is used.
+      column: the JSON key or the table column with the caption, instead of a caption
+        file; "": a caption file first, else the default names.
+      captions: one of POLICIES; "": a whole caption file is one caption, and the first
+        caption of a list is used.
     """
 
     image: str = ""
@@ -45,7 +44,7 @@ class Options:
 
 
 def split_options(where: str) -> tuple[str, Options]:
-    """The place without its options, and the options.
+    """Splits a place into the place without its options, and the options.
 
     `caption=` selects a caption file if it ends in txt, cap, or .caption, and a key or
     column otherwise.
@@ -59,22 +58,22 @@ def split_options(where: str) -> tuple[str, Options]:
     given = parse_query(match[1], NAMES, where)
     caption = given.get("caption", "")
     extension = caption.lower().removeprefix(".")
-    # The plain word is the usual name of a column; ".caption" is the extension.
+    # "caption" is the usual name of a column; ".caption" is the extension.
     is_text = caption != "caption" and _suffix(extension) in TEXT_SUFFIXES
     return where[: match.start()], Options(
         image=_image_extension(given["image"], where) if "image" in given else "",
         text=extension if is_text else "",
-        # The extension of JSON files stands for their default key.
+        # "json" selects the default key of JSON files.
         column="" if is_text else "caption" if extension == "json" else caption,
         captions=check_policy(given.get("captions", ""), where),
     )
 
 
 def parse_query(query: str, names: Collection[str], where: str) -> dict[str, str]:
-    """The settings of "a=1&b=2"; a plus is a plus, not a space.
+    """Parses "a=1&b=2"; "+" is not a space.
 
     Raises:
-      UserError: a name that is not in `names`, that is set twice, or without a value.
+      UserError: a name is unknown, is set twice, or has no value.
     """
     query = query.replace("+", "%2B")
     pairs = urllib.parse.parse_qsl(query, keep_blank_values=True)
@@ -82,20 +81,20 @@ def parse_query(query: str, names: Collection[str], where: str) -> dict[str, str
     for name, value in pairs:
         if name not in names:
             raise UserError(
-                f"data source {where} sets {name}; only {', '.join(names)} can be set"
+                f"data source {where} sets {name}; use only {', '.join(names)}"
             )
         if not value:
-            raise UserError(f"data source {where} sets {name} to nothing; give a value")
+            raise UserError(f"data source {where} sets an empty {name}; give a value")
     if len(given) < len(pairs):
         raise UserError(f"data source {where} sets an option twice; set it once")
     return given
 
 
 def check_policy(policy: str, where: str) -> str:
-    """The policy for several captions.
+    """Checks and returns the policy for several captions; "" is allowed.
 
     Raises:
-      UserError: not one of POLICIES, nor empty.
+      UserError: the policy is not one of POLICIES.
     """
     if policy and policy not in POLICIES:
         raise UserError(
@@ -106,7 +105,7 @@ def check_policy(policy: str, where: str) -> str:
 
 
 def _suffix(extension: str) -> str:
-    """ ".png" of "seg.png"."""
+    """Returns the suffix of an extension, e.g. ".png" of "seg.png"."""
     return f".{extension.rpartition('.')[2]}"
 
 
@@ -115,7 +114,7 @@ def _image_extension(given: str, where: str) -> str:
     if _suffix(extension) not in picture_files.SUFFIXES:
         known = ", ".join(sorted(picture_files.SUFFIXES))
         raise UserError(
-            f"data source {where} sets image={given}, which is not the extension of a"
-            f" picture; end it in one of {known}"
+            f"data source {where} sets image={given}, not an extension of pictures;"
+            f" use one that ends in {known}"
         )
     return extension

@@ -1,4 +1,4 @@
-"""Describes what a source uses and what it passes over, in one line."""
+"""Describes the used and the skipped records of a source in one line."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from glide_jax.runtime import wording
 
 
 def used(count: int, has_captions: bool) -> str:
-    """E.g. "92 pictures with captions"."""
+    """Formats e.g. "92 pictures with captions"."""
     pictures = wording.counted(count, "picture")
     if not has_captions:
         return pictures
@@ -19,27 +19,27 @@ def used(count: int, has_captions: bool) -> str:
 
 @dataclasses.dataclass
 class SourceReport:
-    """What was found when a source was opened.
+    """The result of opening a source.
 
     Attributes:
       used: the number of records, with their kind, e.g. "92 pictures with captions".
-      passed_over: the number of files or records that are not used, by reason.
-      notes: how ambiguous input was read.
+      skipped: the number of unused files or records, by reason.
+      notes: the interpretation of ambiguous input.
     """
 
     used: str = ""
-    passed_over: collections.Counter[str] = dataclasses.field(
+    skipped: collections.Counter[str] = dataclasses.field(
         default_factory=collections.Counter
     )
     notes: list[str] = dataclasses.field(default_factory=list)
 
     def describe(self) -> str:
-        """E.g. "92 pictures with captions; passed over: broken link (1)"."""
-        passed_over = picture_listing.describe(self.passed_over)
-        return "; ".join(filter(None, (self.used, *self.notes, passed_over)))
+        """Formats e.g. "92 pictures with captions; skipped: broken link (1)"."""
+        skipped = picture_listing.describe(self.skipped)
+        return "; ".join(filter(None, (self.used, *self.notes, skipped)))
 
     def note_dotted(self, count: int) -> None:
-        """Notes records whose key has a dot, unlike webdataset's."""
+        """Notes the records with a dot in the key, unlike webdataset's."""
         if count:
             keys = wording.counted(count, "key")
             self.notes.append(f"{keys} up to the last dot of the name")

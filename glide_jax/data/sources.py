@@ -197,7 +197,7 @@ def open_mixture(
     """
     parts = tuple(open_source(spec, split=split) for spec in specs)
     mixed = mixture.Mixture(parts, weights)
-    return mixed if len(parts) > 1 else parts[0]
+    return mixed if len(specs) > 1 else parts[0]
 
 
 def sample_captions(

@@ -1,4 +1,4 @@
-"""Reads records of a source once each, and reports what they hold."""
+"""Reads each record of a source once, and reports statistics and bad records."""
 
 from __future__ import annotations
 
@@ -13,16 +13,16 @@ import numpy as np
 from glide_jax.data import bad_records, caption_text, schema, transforms
 from glide_jax.runtime import wording
 
-# Captions are counted up to here.
+# Longest caption whose tokens are counted.
 MAX_TOKENS = 4096
-# Records in flight for each thread: decoding takes much longer than handing over.
+# Pending records per thread.
 _AHEAD = 4
-# Duplicates that `describe` names; all are counted.
+# Number of duplicates that `describe` lists.
 NAMED = 5
 
 
 class Spread(NamedTuple):
-    """The smallest, the median, and the largest of some whole numbers."""
+    """Minimum, median and maximum."""
 
     least: int
     median: float
@@ -30,18 +30,18 @@ class Spread(NamedTuple):
 
 
 class Survey(NamedTuple):
-    """What the records that were read hold.
+    """Statistics of records.
 
     Attributes:
-      records: how many were read.
-      bad: those that cannot be used, in their order.
-      short_sides: of the usable pictures, in pixels; None without one.
-      caption_chars: lengths of the captions in characters, every choice of a record.
-      caption_tokens: lengths in tokens, with the end token; None without a tokenizer.
-      num_cut: captions longer than the context.
-      num_enlarged: pictures whose short side is below the size asked for.
+      records: number of records.
+      bad: the bad records, in order.
+      short_sides: short sides of the usable pictures, pixels; None if there are none.
+      caption_chars: lengths of all captions, characters.
+      caption_tokens: lengths in tokens with the end token; None without tokenizer.
+      num_cut: number of captions longer than the context.
+      num_enlarged: number of pictures with a short side below px.
       duplicates: (key, key of the first record with the same picture and caption).
-      same_pictures: records with the picture of an earlier one and another caption.
+      same_pictures: number of records with an earlier picture and another caption.
     """
 
     records: int
@@ -77,13 +77,13 @@ def survey(
 
     Args:
       source: the records.
-      indices: those that are read, in this order; None: all.
-      px: the side that pictures are read at; smaller ones are counted.
-      tokenizer: counts the tokens of the captions.
-      context: tokens that a model reads of a caption.
-      num_threads: that decode.
-      on_bad: called with each record that cannot be used.
-      on_progress: called after each record; what it raises ends the work.
+      indices: the records that are read, in order; None: all.
+      px: training size of the pictures, pixels; smaller ones are counted.
+      tokenizer: counts the tokens of the captions; None: they are not counted.
+      context: tokens of a caption that a model reads.
+      num_threads: number of decoding threads.
+      on_bad: called with each bad record.
+      on_progress: called after each record; may raise to stop.
     """
     sides, chars, tokens, bad, duplicates = [], [], [], [], []
     by_picture: dict[bytes, tuple[str, tuple[str, ...]]] = {}
@@ -125,14 +125,14 @@ def survey(
 
 
 def describe(found: Survey, *, px: int, context: int) -> list[str]:
-    """A line for each figure, without the bad records; `px` 0: no size is asked for."""
+    """Formats one line per statistic, without the bad records; px 0: no size."""
     usable = found.records - len(found.bad)
     lines = [f"{usable:,} of {wording.counted(found.records, 'record')} can be used"]
     if found.short_sides:
         lines.append(f"short side of the pictures: {_shown(found.short_sides)} px")
     if px:
         small = wording.counted(found.num_enlarged, "picture")
-        lines.append(f"{small} below {px} px, which training enlarges")
+        lines.append(f"{small} below {px} px, enlarged by training")
     if found.caption_chars:
         lines.append(f"captions: {_shown(found.caption_chars)} characters")
     if found.caption_tokens:
@@ -156,7 +156,7 @@ def _shown(spread: Spread) -> str:
 def _read_all(
     source: schema.Source, indices: Iterable[int], num_threads: int
 ) -> Iterator[_Read | bad_records.Bad]:
-    """The records in their order, read by several threads."""
+    """Yields the records in order, read by several threads."""
     with futures.ThreadPoolExecutor(num_threads) as pool:
         pending: list[futures.Future] = []
         for index in indices:

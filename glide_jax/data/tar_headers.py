@@ -1,11 +1,11 @@
-"""Finds the members of a tar by its headers alone, and reads on behind damage.
+"""Finds the members of a tar by its headers, and continues after damage.
 
-Blocks of 512 bytes: a header, the member's content padded to whole blocks, and so on to
-two blocks of zeros (POSIX.1-2001 pax, section "ustar Interchange Format"; GNU's long
-names and base-256 numbers). Python's tarfile takes a damaged header for the end of the
-archive, which loses the rest in silence, and holds whatever an extended header claims
-to be long. Here every step goes forward, nothing beyond LONG_NAME_BYTES is held, and
-after damage the walk goes on at the next block that is a header.
+A tar consists of blocks of 512 bytes: headers, each followed by its content padded to
+whole blocks, and two blocks of zeros at the end (POSIX.1-2001 pax, section "ustar
+Interchange Format"; GNU's long names and base-256 numbers). Python's tarfile treats a
+damaged header as the end of the archive, and allocates any size that an extended header
+claims. Here the offset always increases, at most LONG_NAME_BYTES are read at once, and
+after damage the walk continues at the next header.
 """
 
 from __future__ import annotations
@@ -16,20 +16,20 @@ from typing import NamedTuple
 from glide_jax.data import retrying_reads
 
 BLOCK = 512
-# A pax header of img2dataset's tars has some hundred bytes.
+# The pax headers of img2dataset have a few hundred bytes.
 LONG_NAME_BYTES = 64 << 10
-# Read at once in the search for the next header.
+# Bytes read at once in the search for the next header.
 _SEARCH_BYTES = 1 << 20
 _REGULAR, _LONG_NAME, _PAX = b"\x0007", b"L", b"x"
-# Stand before a member as well, and say nothing that is needed here.
-_PASSED_OVER = b"gKV"
-# Types whose content is nothing but a place in the archive: links, devices, folders.
+# Types of other headers that precede a member.
+_IGNORED = b"gKV"
+# Types without content: links, devices, folders.
 _EMPTY = b"123456"
 _LINKS = b"12"
 
 
 class Member(NamedTuple):
-    """A file in the archive; its content may run past the end of a tar that was cut."""
+    """A file in the archive; its content may exceed the end of a truncated tar."""
 
     name: str
     offset: int
@@ -37,31 +37,31 @@ class Member(NamedTuple):
 
 
 class Damage(NamedTuple):
-    """A place where a header should stand and does not; what it named is lost.
+    """An offset without the expected header; its member is lost.
 
-    At the very end of the file only the two blocks of zeros are missing.
+    At the end of the file, only the two blocks of zeros are missing.
     """
 
     offset: int
 
 
 class Link(NamedTuple):
-    """A hard or symbolic link in the archive; it has no content of its own."""
+    """A hard or symbolic link in the archive; it has no content."""
 
     name: str
 
 
 class Joined(NamedTuple):
-    """An end mark with another archive behind it, which is read on: `cat a.tar b.tar`.
+    """An end mark followed by another archive, as in the result of `cat a.tar b.tar`.
 
-    `tar --ignore-zeros` reads such files alike.
+    Members after it are read, as by `tar --ignore-zeros`.
     """
 
     offset: int
 
 
 class Trailer(NamedTuple):
-    """Data behind the end mark that is not an archive; it is not read."""
+    """Data after the end mark that is not an archive; it is not read."""
 
     offset: int
 
@@ -75,11 +75,11 @@ class _Header(NamedTuple):
 def walk(
     descriptor: int, end: int
 ) -> Iterator[Member | Link | Damage | Joined | Trailer]:
-    """What a tar of `end` bytes holds, in order of offset."""
+    """Yields the contents of a tar of `end` bytes in order of offset."""
     offset, name, size = 0, None, None
     while offset < end:
         block = retrying_reads.read_at(descriptor, offset, BLOCK)
-        # One block of zeros alone is damage, two are the end.
+        # One block of zeros is damage, two are the end mark.
         if not any(block) and not any(
             retrying_reads.read_at(descriptor, offset + BLOCK, BLOCK)
         ):
@@ -106,7 +106,7 @@ def walk(
             else:
                 name = name if found[0] is None else found[0]
                 size = size if found[1] is None else found[1]
-        elif header.kind not in _PASSED_OVER:
+        elif header.kind not in _IGNORED:
             length = header.size if size is None else size
             found_name = header.name if name is None else name
             if header.kind in _REGULAR:
@@ -121,32 +121,32 @@ def walk(
 
 
 def _parse(block: bytes) -> _Header | None:
-    """The header in a block; None if it is none."""
+    """Parses the header in a block; None if it is not a header."""
     if len(block) < BLOCK:
         return None
     stated, size = _number(block[148:156]), _number(block[124:136])
     if stated is None or size is None:
         return None
-    # The checksum's own field counts as spaces.
+    # The checksum field counts as spaces.
     summed = block[:148] + b" " * 8 + block[156:]
-    # Old tars summed signed bytes.
+    # Old implementations sum signed bytes.
     if stated != sum(summed) and stated != sum(memoryview(summed).cast("b")):
         return None
     name = _text(block[:100])
-    # GNU's own format keeps times where POSIX keeps the folder.
+    # GNU's format stores times in the field of the folder.
     if block[257:263] == b"ustar\0" and block[345]:
         name = f"{_text(block[345:500])}/{name}"
     return _Header(block[156:157], name, size)
 
 
 def _number(field: bytes) -> int | None:
-    """Octal digits, or GNU's base 256; None for neither and for negative numbers."""
+    """Parses octal digits or GNU's base 256; None if invalid or negative."""
     if field[0] == 0x80:
         return int.from_bytes(field[1:], "big")
     digits = field.split(b"\0")[0].strip()
     if not digits:
         return 0
-    # int() would also take signs, underscores and 0o.
+    # int() also accepts signs, underscores and 0o.
     return int(digits, 8) if all(48 <= digit < 56 for digit in digits) else None
 
 
@@ -157,20 +157,20 @@ def _text(field: bytes) -> str:
 def _read_extended(
     descriptor: int, header: _Header, content: int
 ) -> tuple[str | None, int | None]:
-    """Name and size that a long-name or pax header sets for the next member.
+    """Reads name and size of the next member from a long-name or pax header.
 
     Raises:
-      ValueError: it is damaged, or too long to be true.
+      ValueError: the header is damaged or too long.
     """
     if header.size > LONG_NAME_BYTES:
         raise ValueError("too long")
-    held = retrying_reads.read_at(descriptor, content, header.size)
-    if len(held) < header.size:
+    data = retrying_reads.read_at(descriptor, content, header.size)
+    if len(data) < header.size:
         raise ValueError("cut")
     if header.kind == _LONG_NAME:
-        return _text(held), None
+        return _text(data), None
     name = size = None
-    for key, value in _pax_records(held):
+    for key, value in _pax_records(data):
         if key == b"path":
             name = value.decode(errors="replace")
         elif key == b"size":
@@ -180,40 +180,40 @@ def _read_extended(
     return name, size
 
 
-def _pax_records(held: bytes) -> Iterator[tuple[bytes, bytes]]:
-    """Key and value of each "LENGTH KEY=VALUE\\n"; the length is of all of it."""
-    while held:
-        digits = held.partition(b" ")[0]
+def _pax_records(data: bytes) -> Iterator[tuple[bytes, bytes]]:
+    """Yields key and value of each "LENGTH KEY=VALUE\\n"; LENGTH is of the record."""
+    while data:
+        digits = data.partition(b" ")[0]
         length = int(digits) if digits.isdigit() and len(digits) < 6 else 0
-        record = held[len(digits) + 1 : length]
+        record = data[len(digits) + 1 : length]
         if not record.endswith(b"\n"):
             raise ValueError("no record")
         key, _, value = record[:-1].partition(b"=")
         yield key, value
-        held = held[length:]
+        data = data[length:]
 
 
 def _skip_zeros(descriptor: int, offset: int, end: int) -> int:
-    """Offset of the next block from `offset` on that is not all zeros, or `end`."""
+    """Returns the offset of the next block that is not all zeros, or `end`."""
     while offset < end:
-        held = retrying_reads.read_at(
+        data = retrying_reads.read_at(
             descriptor, offset, min(_SEARCH_BYTES, end - offset)
         )
-        if not held:
+        if not data:
             return end
-        zeros = len(held) - len(held.lstrip(b"\0"))
-        if zeros < len(held):
+        zeros = len(data) - len(data.lstrip(b"\0"))
+        if zeros < len(data):
             return offset + zeros // BLOCK * BLOCK
-        offset += len(held)
+        offset += len(data)
     return end
 
 
 def _next_header(descriptor: int, offset: int, end: int) -> int:
-    """Offset of the next block that is a header; past `end` if there is none."""
+    """Returns the offset of the next header; beyond `end` if there is none."""
     while offset < end:
         blocks = retrying_reads.read_at(descriptor, offset, _SEARCH_BYTES)
         for at in range(0, len(blocks) - BLOCK + 1, BLOCK):
-            # The mark first: a checksum of each block would take hours on a big tar.
+            # Tests the magic first, since checksums of all blocks would take hours.
             is_marked = blocks[at + 257 : at + 262] == b"ustar"
             if is_marked and _parse(blocks[at : at + BLOCK]):
                 return offset + at

@@ -1,7 +1,7 @@
-"""Indexes the records of a tar by its headers, and keeps the index in the user's cache.
+"""Indexes the records of a tar by its headers, and caches the index.
 
-Payloads are never read. The cached index belongs to the tar's path, size, and time of
-change, and to the options that select the files of a sample.
+Contents are not read. The key of a cached index is the path, the size and the
+modification time of the tar, and the options that select the files of a sample.
 """
 
 from __future__ import annotations
@@ -30,35 +30,35 @@ from glide_jax.runtime import files
 _log = logging.getLogger(__name__)
 FIELDS = ("image", "text", "json")
 _COLUMNS = tuple(f"{field}_{what}" for field in FIELDS for what in ("at", "size"))
-# Part of the cache's file name: raise it when the index's meaning changes.
+# Part of the cache key; increased when the format of the index changes.
 _INDEX_VERSION = 3
-# A million pictures, each with its caption and JSON. A header takes 0.3 KB of memory.
+# A million pictures with caption and JSON; a member takes 0.3 KB of memory.
 MAX_MEMBERS = 3_000_000
 MAX_KEY_BYTES = 256
-# Past the end of any file.
+# A size beyond the end of any file.
 BEYOND = 1 << 62
 LINK = "link in a tar"
 REPLACED = "member replaced by a later one of the same name"
 NO_END_MARK = "end mark that is missing"
-TRAILER = "data behind the end mark that is not a tar"
+TRAILER = "data after the end mark that is not a tar"
 
 
 class Index(NamedTuple):
     """The records of one tar.
 
     Attributes:
-      table: one row a record, in the order of the pictures in the tar: its key, and
-        offset and size of each of FIELDS, or -1. Each damaged place is a row as well.
-        The size of its picture and of one that was cut is BEYOND: a bad record.
-      passed_over: the number of members that are in no row, by reason.
-      joined: members behind an end mark, which are read.
-      dotted: records whose key ends at the last dot.
-      without_text: records without a caption file.
-      without_caption: records without a caption file and without JSON.
+      table: one row per record, in the order of the pictures in the tar: key, and
+        offset and size of each of FIELDS, or -1. Each damaged offset is a row as well.
+        Damaged and truncated pictures have the size BEYOND, which is a bad record.
+      skipped: the number of unused members by reason.
+      joined: the number of members after an end mark.
+      dotted: the number of records with a key up to the last dot.
+      without_text: the number of records without a caption file.
+      without_caption: the number of records without a caption file and JSON.
     """
 
     table: np.ndarray
-    passed_over: dict[str, int]
+    skipped: dict[str, int]
     joined: int
     dotted: int
     without_text: int
@@ -68,7 +68,7 @@ class Index(NamedTuple):
 def load(
     path: pathlib.Path, cache_dir: pathlib.Path, options: source_options.Options
 ) -> tuple[Index, retrying_reads.Stamp]:
-    """The index of one tar, from the cache if its stamp still agrees, and that stamp.
+    """Returns the index of a tar, from the cache if its stamp agrees, and the stamp.
 
     Raises:
       UserError: the file is not a tar, cannot be read, or has a sample with two
@@ -82,7 +82,7 @@ def load(
             os.close(descriptor)
     except OSError as fault:
         raise UserError(
-            f"{path} cannot be read ({fault.strerror}); repair it, or leave it out of"
+            f"{path} cannot be read ({fault.strerror}); repair it, or omit it from"
             " data.sources"
         ) from fault
 
@@ -94,7 +94,7 @@ def _find(
     descriptor: int,
     stamp: retrying_reads.Stamp,
 ) -> Index:
-    # A column is read from the JSON file, whichever it is.
+    # The index does not depend on the name of a column.
     chosen = (options.image, options.text, bool(options.column))
     known = (*sorted(picture_files.SUFFIXES), *source_options.TEXT_SUFFIXES)
     identity = (str(path.resolve()), *stamp, _INDEX_VERSION, *chosen, *known)
@@ -109,15 +109,15 @@ def _find(
         # Several processes may index the same shard.
         with files.scratch(place, is_shared=True) as draft, draft.open("wb") as file:
             np.save(file, index.table, allow_pickle=False)
-            # Behind the array, which numpy reads by its size.
+            # After the array; numpy ignores what follows it.
             file.write(json.dumps(index[1:]).encode())
     except OSError as fault:
-        _log.warning("index of %s is not kept: %s", path, fault)
+        _log.warning("index of %s cannot be cached: %s", path, fault)
     return index
 
 
 def _read_cached(place: pathlib.Path) -> Index | None:
-    """A cached index, memory-mapped; None without a usable one."""
+    """Reads a cached index, memory-mapped; None if there is no valid one."""
     try:
         table = np.load(place, mmap_mode="r", allow_pickle=False)
         if table.dtype.names != ("key", *_COLUMNS):
@@ -130,7 +130,7 @@ def _read_cached(place: pathlib.Path) -> Index | None:
 
 
 class _Walk:
-    """One reading of a tar's headers."""
+    """The state of one walk over the headers of a tar."""
 
     def __init__(
         self, path: pathlib.Path, size: int, options: source_options.Options
@@ -138,7 +138,7 @@ class _Walk:
         self._path, self._size, self._options = path, size, options
         self._places: dict[str, tuple[int, int]] = {}
         self._damage: list[int] = []
-        self._passed_over: collections.Counter[str] = collections.Counter()
+        self._skipped: collections.Counter[str] = collections.Counter()
         self._joined = 0
 
     def read(self, descriptor: int) -> Index:
@@ -149,20 +149,20 @@ class _Walk:
             elif isinstance(found, tar_headers.Joined):
                 is_joined = True
             elif isinstance(found, tar_headers.Trailer):
-                self._passed_over[TRAILER] += 1
+                self._skipped[TRAILER] += 1
             else:
                 self._joined += is_joined
                 self._add(found)
         assembled = record_members.assemble(
             self._places, self._options, str(self._path)
         )
-        self._passed_over.update(assembled.passed_over)
+        self._skipped.update(assembled.skipped)
         table = self._table(assembled.records)
         is_whole = table["image_size"] < BEYOND
         has_text, has_json = table["text_at"] >= 0, table["json_at"] >= 0
         return Index(
             table,
-            dict(self._passed_over),
+            dict(self._skipped),
             self._joined,
             assembled.dotted,
             int((is_whole & ~has_text).sum()),
@@ -173,32 +173,32 @@ class _Walk:
         name = found.name.removeprefix("./")
         reasons = filter(None, map(picture_listing.reason_to_skip, name.split("/")))
         if isinstance(found, tar_headers.Link):
-            reason = next(reasons, LINK)
-        else:
-            reason = next(reasons, None)
-            if reason is None and record_members.kind_of(name) is None:
-                reason = picture_listing.UNKNOWN_SUFFIX
-        if reason is not None:
-            self._passed_over[reason] += 1
+            self._skipped[next(reasons, LINK)] += 1
             return
-        self._passed_over[REPLACED] += name in self._places
-        # A header may claim more than 64 bits hold.
+        reason = next(reasons, None)
+        if reason is None and record_members.kind_of(name) is None:
+            reason = picture_listing.UNKNOWN_SUFFIX
+        if reason is not None:
+            self._skipped[reason] += 1
+            return
+        self._skipped[REPLACED] += name in self._places
+        # A header may claim a size beyond 64 bits.
         self._places[name] = (found.offset, min(found.size, BEYOND))
         if len(self._places) > MAX_MEMBERS:
             raise UserError(
-                f"{self._path} holds more than {MAX_MEMBERS:,} files of records; pack"
-                " it as several"
+                f"{self._path} contains more than {MAX_MEMBERS:,} files of records;"
+                " split it into several tars"
             )
 
     def _note_damage(self, offset: int) -> None:
         if offset == 0:
             raise UserError(
-                f"{self._path} is not an uncompressed tar file; fetch or pack it again,"
-                " or leave it out of data.sources"
+                f"{self._path} is not an uncompressed tar file; download or pack it"
+                " again, or omit it from data.sources"
             )
         if offset == self._size:
-            _log.warning("%s has no end mark; it may have been cut", self._path)
-            self._passed_over[NO_END_MARK] += 1
+            _log.warning("%s has no end mark; it may be truncated", self._path)
+            self._skipped[NO_END_MARK] += 1
             return
         _log.warning("%s is damaged at byte %d", self._path, offset)
         self._damage.append(offset)
@@ -206,7 +206,7 @@ class _Walk:
     def _table(self, records: list[record_members.Record]) -> np.ndarray:
         keys = [record.key for record in records]
         keys += [f"(damage at byte {offset})" for offset in self._damage]
-        # A name may have 64 KiB, and one width holds for all.
+        # All keys of the table take the width of the longest.
         encoded = [key.encode(errors="replace")[:MAX_KEY_BYTES] for key in keys]
         width = max(map(len, encoded), default=1)
         columns = [(name, np.int64) for name in _COLUMNS]
@@ -220,6 +220,6 @@ class _Walk:
             table[f"{field}_size"][: len(records)] = sizes
         table["image_at"][len(records) :] = self._damage
         table["image_size"][len(records) :] = BEYOND
-        is_cut = table["image_at"] + table["image_size"] > self._size
-        table["image_size"][is_cut] = BEYOND
+        is_truncated = table["image_at"] + table["image_size"] > self._size
+        table["image_size"][is_truncated] = BEYOND
         return table[np.argsort(table["image_at"], kind="stable")]

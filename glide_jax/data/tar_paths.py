@@ -1,4 +1,4 @@
-"""Finds the tars that the place of a webdataset source names."""
+"""Expands the place of a webdataset source to its tars."""
 
 from __future__ import annotations
 
@@ -18,45 +18,45 @@ SAME_TAR = "tar that is listed already"
 
 
 def expand(where: str) -> tuple[list[pathlib.Path], collections.Counter[str]]:
-    """The tars that comma-separated parts name, in natural order, and what is not one.
+    """Returns the tars of comma-separated parts, in natural order, and skipped files.
 
-    A part is a path, a glob, or a folder, whose tars at any depth are taken. It may
-    hold ranges {000..012} and alternatives {a,b}. If all of `where` is the name of a
-    folder, its commas, braces and brackets have no other meaning.
+    A part is a path, a glob, or a folder with tars at any depth. It may contain ranges
+    {000..012} and alternatives {a,b}. If `where` as a whole is a folder, its commas,
+    braces and brackets have no special meaning.
 
     Raises:
-      UserError: a part, or one of its expansions, names no file.
+      UserError: a part, or one of its expansions, matches no file.
     """
     found: dict[str, None] = {}
-    passed_over: collections.Counter[str] = collections.Counter()
+    skipped: collections.Counter[str] = collections.Counter()
     for one in _parts(where):
         path = paths.local_path(one, "webdataset")
         if path.is_dir():
-            names = _in_folder(path, passed_over)
+            names = _in_folder(path, skipped)
             if not names:
                 raise UserError(
-                    f"webdataset:{where}: the folder {one} holds no tar; use"
-                    f" folder:{one} for pictures, or name the tars by a glob"
+                    f"webdataset:{where}: the folder {one} contains no tar; use"
+                    f" folder:{one} for pictures, or a glob of tars"
                 )
         else:
             names = glob.glob(str(path), recursive=True)
         if not names:
             raise UserError(
-                f"webdataset:{where} names no file at {one}; give existing tar files,"
+                f"webdataset:{where} matches no file at {one}; give existing tar files,"
                 " globs, ranges such as {000..012}, or a folder of tars (options are"
                 " ?image=, ?caption=, and ?captions=)"
             )
         found.update(dict.fromkeys(names))
     if not found:
-        raise UserError("webdataset: names no file; write webdataset:FOLDER/*.tar")
+        raise UserError("webdataset: has no place; use e.g. webdataset:FOLDER/*.tar")
     names = sorted(found, key=wording.natural_key)
     if "**" in where:
-        names = _without_links_to_same(names, passed_over)
-    return [pathlib.Path(name) for name in names], passed_over
+        names = _without_links_to_same(names, skipped)
+    return [pathlib.Path(name) for name in names], skipped
 
 
 def _parts(where: str) -> list[str]:
-    """The globs and folders that a place consists of."""
+    """Splits a place into globs and folders."""
     whole = where.strip()
     if whole and paths.local_path(whole, "webdataset").is_dir():
         return [whole]
@@ -64,13 +64,11 @@ def _parts(where: str) -> list[str]:
     return [one for part in parts for one in _expand_braces(part)]
 
 
-def _in_folder(
-    folder: pathlib.Path, passed_over: collections.Counter[str]
-) -> list[str]:
-    names, skipped = picture_listing.list_names(folder)
+def _in_folder(folder: pathlib.Path, skipped: collections.Counter[str]) -> list[str]:
+    names, others = picture_listing.list_names(folder)
     tars = [name for name in names if is_tar(name)]
-    skipped[NOT_A_TAR] = len(names) - len(tars)
-    passed_over.update(skipped)
+    others[NOT_A_TAR] = len(names) - len(tars)
+    skipped.update(others)
     return [os.path.join(folder, name) for name in tars]
 
 
@@ -80,21 +78,18 @@ def is_tar(name: str) -> bool:
 
 
 def _without_links_to_same(
-    names: list[str], passed_over: collections.Counter[str]
+    names: list[str], skipped: collections.Counter[str]
 ) -> list[str]:
-    """Each file once: `**` follows links, also those that form a loop."""
+    """Removes repeated files: `**` follows links, even loops of them."""
     by_file: dict[str, str] = {}
     for name in names:
         by_file.setdefault(os.path.realpath(name), name)
-    passed_over[SAME_TAR] += len(names) - len(by_file)
+    skipped[SAME_TAR] += len(names) - len(by_file)
     return list(by_file.values())
 
 
 def _expand_braces(pattern: str) -> list[str]:
-    """All readings of the ranges {000..012} and alternatives {a,b}, also nested ones.
-
-    Other braces stay as they are.
-    """
+    """Expands ranges {000..012} and alternatives {a,b}, also nested; keeps others."""
     start = pattern.find("{")
     while start >= 0:
         end = _closing_brace(pattern, start)
@@ -108,7 +103,7 @@ def _expand_braces(pattern: str) -> list[str]:
 
 
 def _options_of(content: str) -> list[str]:
-    """What a pair of braces stands for; [] for braces without a meaning."""
+    """Expands the content of a pair of braces; [] if they have no meaning."""
     if match := _RANGE.fullmatch(content):
         first, last = match.groups()
         step = 1 if int(first) <= int(last) else -1
@@ -121,7 +116,7 @@ def _options_of(content: str) -> list[str]:
 
 
 def _closing_brace(pattern: str, start: int) -> int:
-    """Where the brace that opens at `start` closes; -1 if it does not."""
+    """Returns the index of the brace that closes the one at `start`, or -1."""
     depth = 0
     for place in range(start, len(pattern)):
         depth += {"{": 1, "}": -1}.get(pattern[place], 0)
@@ -131,7 +126,7 @@ def _closing_brace(pattern: str, start: int) -> int:
 
 
 def _split_outside_braces(text: str) -> list[str]:
-    """The parts between commas that stand in no braces."""
+    """Splits at the commas outside braces."""
     parts, depth = [""], 0
     for letter in text:
         depth += {"{": 1, "}": -1}.get(letter, 0)

@@ -1,7 +1,7 @@
-"""Data sets of tensorflow_datasets in ArrayRecord files, read without TensorFlow.
+"""Reads data sets of tensorflow_datasets in ArrayRecord files, without TensorFlow.
 
-ArrayRecord's chunks carry hashes, so a damaged one is found; a file that was cut loses
-the index at its end, and with it all of its records.
+Hashes of ArrayRecord's chunks detect damage. A truncated file loses the index at its
+end, and so all of its records.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ from glide_jax.runtime import paths
 _FORMAT = "array_record"
 _FEATURES = "features.json"
 _AS_STORED = tfds.decode.SkipDecoding()
-# What tfds, ArrayRecord and protobuf raise on damaged records.
+# Exceptions of tfds, ArrayRecord and protobuf for damaged records.
 _BROKEN = (
     OSError,
     RuntimeError,
@@ -37,13 +37,13 @@ _BROKEN = (
 
 
 def _open_builder(name: str) -> tfds.core.DatasetBuilder:
-    """The builder in a folder, else the named one of the user's data folder."""
+    """Returns the builder of a folder, else of a name in the user's data folder."""
     folder = paths.local_path(name, "source tfds")
     if folder.is_dir():
         versions = sorted(folder.glob("**/dataset_info.json"))
         if len(versions) != 1:
             raise UserError(
-                f"tfds:{name} holds {len(versions)} data sets (files named"
+                f"tfds:{name} contains {len(versions)} data sets (files named"
                 " dataset_info.json); give the folder of one version of one data set"
             )
         _check_executes_nothing(versions[0].parent / _FEATURES)
@@ -51,16 +51,16 @@ def _open_builder(name: str) -> tfds.core.DatasetBuilder:
             return tfds.builder_from_directory(versions[0].parent)
         except _BROKEN as fault:
             raise UserError(
-                f"{versions[0].parent} does not describe a data set"
+                f"{versions[0].parent} is not a valid data set"
                 f" ({_first_line(fault)}); copy it again"
             ) from fault
     try:
         return tfds.builder(name)
     except (tfds.core.DatasetNotFoundError, ValueError) as fault:
         raise UserError(
-            f"tfds:{name} is no folder and no known data set ({_first_line(fault)});"
-            " give the folder that holds dataset_info.json, or prepare the data set"
-            " first"
+            f"tfds:{name} is neither a folder nor a known data set"
+            f" ({_first_line(fault)}); give the folder with dataset_info.json, or"
+            " prepare the data set first"
         ) from fault
 
 
@@ -69,7 +69,7 @@ def _first_line(fault: Exception) -> str:
 
 
 def _check_executes_nothing(path: pathlib.Path) -> None:
-    """Raises UserError if reading the data set would import modules that it names."""
+    """Raises UserError if opening the data set would import modules of its own."""
     try:
         described = json.loads(path.read_bytes())
     except (OSError, ValueError, RecursionError) as fault:
@@ -79,13 +79,13 @@ def _check_executes_nothing(path: pathlib.Path) -> None:
     for name in _class_names(described):
         if not str(name).startswith("tensorflow_datasets.core.features."):
             raise UserError(
-                f"{path} names the class {name!r}, for which its module would be run;"
-                " only features of tensorflow_datasets itself are read"
+                f"{path} names the class {name!r}, which would run code of its module;"
+                " use only features of tensorflow_datasets"
             )
 
 
 def _class_names(described: Any) -> Iterator[Any]:
-    """Every pythonClassName in a features.json; tfds imports the modules of these."""
+    """Yields each pythonClassName in a features.json; tfds imports their modules."""
     left = [described]
     while left:
         node = left.pop()
@@ -101,13 +101,13 @@ class TfdsRecords:
     """A source over one split of a prepared data set.
 
     Args:
-      name: a folder holding dataset_info.json, or a name tfds knows.
+      name: a folder with dataset_info.json, or a name that tfds knows.
       split: e.g. "train", "train[:1%]".
-      image: the feature that holds the picture; read as the encoded file.
-      caption: the feature that holds the text or a list of texts; one within another
-        is named with a slash, e.g. "captions/text".
-      captions: how several captions are used, see `captions.make_example`.
-      captions_required: False: without this feature every caption is "".
+      image: the feature with the picture, read as the encoded file.
+      caption: the feature with a text or a list of texts; a slash separates nested
+        features, e.g. "captions/text".
+      captions: the policy for several captions, see `caption_text.make_example`.
+      captions_required: False: without the feature every caption is "".
     """
 
     def __init__(
@@ -127,22 +127,23 @@ class TfdsRecords:
         builder = _open_builder(name)
         self._check_features(builder)
         try:
-            self._records = builder.as_data_source(
-                split=split,
-                decoders=_decoders(builder.info.features),
+            self._records: Any = builder.as_data_source(
+                split=split,  # pyright: ignore[reportCallIssue] (decorated method)
+                decoders=_decoders(_features(builder)),
                 file_format=_FORMAT,
             )
         except (ValueError, KeyError, NotImplementedError, OSError) as fault:
             splits = ", ".join(builder.info.splits) or "none, not prepared"
             raise UserError(
-                f"tfds:{name} cannot be read at split {split!r} (splits: {splits};"
-                f" file format: {builder.info.file_format}); choose a split, or prepare"
-                " it with file_format='array_record'"
+                f"tfds:{name} has no readable split {split!r} (splits: {splits};"
+                f" file format: {builder.info.file_format}); use another split, or"
+                " prepare it with file_format='array_record'"
             ) from fault
         self._shards = _Shards(builder, split)
 
     def _check_features(self, builder: tfds.core.DatasetBuilder) -> None:
-        features = set(builder.info.features)
+        known = _features(builder)
+        features = set(known)
         # "captions/text" is a feature within a feature.
         top = self._caption.partition("/")[0]
         self._has_captions = top in features or self._captions_required
@@ -150,7 +151,7 @@ class TfdsRecords:
         if missing:
             raise UserError(
                 f"tfds:{self._name} has no feature {' or '.join(sorted(missing))}, only"
-                f" {', '.join(builder.info.features)}; name the right ones as"
+                f" {', '.join(known)}; select features as"
                 f" tfds:{self._name}?image=FEATURE&caption=FEATURE"
             )
 
@@ -167,7 +168,8 @@ class TfdsRecords:
         self._shards.check_unchanged(index, key)
         try:
             record = self._records[index]
-            image, text = record[self._image], record if self._has_captions else ""
+            image = record[self._image]
+            text: Any = record if self._has_captions else ""
             for name in self._caption.split("/") if self._has_captions else ():
                 text = text[name]
             if not isinstance(image, bytes):
@@ -185,8 +187,14 @@ class TfdsRecords:
         return caption_text.make_example(image, texts, key, self._policy)
 
 
+def _features(builder: tfds.core.DatasetBuilder) -> tfds.features.FeaturesDict:
+    features = builder.info.features
+    assert isinstance(features, tfds.features.FeaturesDict)
+    return features
+
+
 def _decoders(features: tfds.features.FeaturesDict) -> dict[str, Any]:
-    """Decoders that keep all as stored: the picture stays a file.
+    """Returns decoders that skip decoding, so that a picture remains a file.
 
     tensorflow_datasets cannot skip the decoding of a sequence.
     """
@@ -198,10 +206,10 @@ def _decoders(features: tfds.features.FeaturesDict) -> dict[str, Any]:
 
 
 def _each_text(value: Any) -> Iterator[bytes | str]:
-    """The texts of a feature: one, or a list or an array of any depth.
+    """Yields the texts of a feature: a text, or a nested list or array of texts.
 
     Raises:
-      TypeError: it holds something else.
+      TypeError: the feature contains something else.
     """
     if isinstance(value, bytes | str):
         yield value
@@ -213,7 +221,7 @@ def _each_text(value: Any) -> Iterator[bytes | str]:
 
 
 class _Shards:
-    """The files of a split, as they were when it was opened."""
+    """The files of a split with their stamps at the time of opening."""
 
     def __init__(self, builder: tfds.core.DatasetBuilder, split: str) -> None:
         parts = builder.info.splits[split].file_instructions
@@ -232,6 +240,6 @@ class _Shards:
             self._stamps.append(stamp)
 
     def check_unchanged(self, index: int, key: str) -> None:
-        """Raises BadRecordError if the file of the record is gone or another."""
+        """Raises BadRecordError if the file of the record is missing or changed."""
         shard = bisect.bisect_right(self._ends, index)
         retrying_reads.check_unchanged(self._paths[shard], self._stamps[shard], key)

@@ -1,4 +1,4 @@
-"""From an encoded picture to the float32 arrays the networks are trained on."""
+"""Converts pictures to the float32 arrays that models are trained on."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from glide_jax.errors import UserError
 
 
 def decode(example: schema.Example) -> Image.Image:
-    """The example's picture as upright 8-bit sRGB on a white ground.
+    """Decodes the example's picture to upright 8-bit sRGB on white.
 
     Raises:
       BadRecordError: see `picture_files.decode`.
@@ -23,7 +23,7 @@ def decode(example: schema.Example) -> Image.Image:
 
 
 def shrink(image: Image.Image, px: int) -> Image.Image:
-    """The whole picture with a short side of px, by the rule of `centre_crop`."""
+    """Resizes the whole picture to a short side of px, as `centre_crop` does."""
     while min(image.size) >= 2 * px:
         width, height = image.size
         image = image.resize((width // 2, height // 2), Image.Resampling.BOX)
@@ -33,11 +33,11 @@ def shrink(image: Image.Image, px: int) -> Image.Image:
 
 
 def centre_crop(image: Image.Image, px: int) -> UInt8[np.ndarray, "h w 3"]:
-    """The central square at (px, px) by guided-diffusion's rule.
+    """Returns the central square (px, px, 3), uint8, as guided-diffusion crops it.
 
-    Halves by box means while the short side is at least twice the target, then resizes
-    it to the target by bicubic, then crops the middle. A picture of the target size
-    passes through unchanged.
+    Halves the picture by box means while the short side is at least 2 px, resizes the
+    short side to px by bicubic interpolation, and crops the centre. A picture of the
+    target size is unchanged.
     """
     image = shrink(image, px)
     width, height = image.size
@@ -48,12 +48,12 @@ def centre_crop(image: Image.Image, px: int) -> UInt8[np.ndarray, "h w 3"]:
 def load_image(
     example: schema.Example, px: int, cache: picture_cache.PictureCache | None = None
 ) -> Float[np.ndarray, "h w 3"]:
-    """The example's picture as float32 (px, px, 3) in [-1, 1].
+    """Loads the example's picture as float32 (px, px, 3) in [-1, 1].
 
     Args:
-      example: with its picture as a file, or as pixels.
-      px: the side.
-      cache: of this size; keeps what is made of files.
+      example: contains an encoded file or pixels.
+      px: the side, pixels.
+      cache: of this size, for encoded files; None: no cache.
 
     Raises:
       BadRecordError: see `decode`.
@@ -73,7 +73,7 @@ def load_image(
 def area_downsample(
     images: Float[np.ndarray, "*batch h w c"], px: int
 ) -> Float[np.ndarray, "*batch p p c"]:
-    """The images at (px, px) by the mean of each block of pixels.
+    """Downsamples images to (px, px) by the mean of each block of pixels.
 
     Raises:
       UserError: the side is not a multiple of px.
@@ -89,14 +89,14 @@ def area_downsample(
 
 
 def _blur(image: np.ndarray, sigma: float) -> np.ndarray:
-    """Gaussian blur by a kernel of three pixels, edges mirrored."""
+    """Blurs by a Gaussian kernel of three pixels with mirrored edges."""
     side = float(np.exp(-0.5 / sigma**2))
     weights = np.array([side, 1.0, side], np.float32) / np.float32(1.0 + 2.0 * side)
     for axis in (0, 1):
         pad = [(1, 1) if a == axis else (0, 0) for a in range(3)]
         mirrored = np.moveaxis(np.pad(image, pad, mode="reflect"), axis, 0)
         taps = (mirrored[i : len(mirrored) - 2 + i] * weights[i] for i in range(3))
-        image = np.moveaxis(sum(taps), 0, axis)
+        image = np.moveaxis(np.asarray(sum(taps)), 0, axis)
     return np.ascontiguousarray(image)
 
 
@@ -106,14 +106,14 @@ def corrupt_low_res(
     strength: float,
     rng: np.random.Generator | None = None,
 ) -> Float[np.ndarray, "h w c"]:
-    """The upsampler's condition made a little worse, float32 in [-1, 1].
+    """Corrupts the upsampler's condition, float32 in [-1, 1].
 
     Args:
       low_res: a clean picture in [-1, 1].
       kind: "none"; "blur", three pixels wide (unCLIP's augmentation); "noise",
         Gaussian; "quantise", to 8 bits as the sampler does (half to even).
       strength: blur's sigma in low_res pixels, or noise's std in [-1, 1] units.
-      rng: needed by "noise" only.
+      rng: required by "noise" only.
 
     Raises:
       UserError: the kind is unknown, or the strength is not positive.
@@ -122,6 +122,7 @@ def corrupt_low_res(
     if kind == "blur":
         return _blur(low_res, strength)
     if kind == "noise":
+        assert rng is not None
         noise = rng.standard_normal(low_res.shape, np.float32)
         return np.clip(low_res + np.float32(strength) * noise, -1.0, 1.0)
     if kind == "quantise":
@@ -130,7 +131,7 @@ def corrupt_low_res(
 
 
 def check_corruption(kind: str, strength: float) -> None:
-    """Raises UserError unless the kind is known and its strength makes sense."""
+    """Raises UserError unless the kind is known and its strength is valid."""
     if kind not in defaults.CORRUPTIONS:
         raise UserError(
             f"data.low_res_corruption={kind!r} is unknown;"
@@ -138,6 +139,6 @@ def check_corruption(kind: str, strength: float) -> None:
         )
     if kind in ("blur", "noise") and not strength > 0:
         raise UserError(
-            f"data.low_res_corruption_strength={strength} must be positive for"
-            f" {kind}; set data.low_res_corruption=none to switch it off"
+            f"data.low_res_corruption_strength={strength} is not positive, as {kind}"
+            " requires; use more than 0, or data.low_res_corruption=none"
         )

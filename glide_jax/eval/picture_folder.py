@@ -43,7 +43,7 @@ def list_pictures(folder: pathlib.Path, name: str) -> Listed:
     if (folder / output_folder.RECORD).is_file():
         return _listed_by_record(folder, name)
     listing = picture_listing.list_files(folder)
-    skipped = collections.Counter(listing.passed_over)
+    skipped = collections.Counter(listing.skipped)
     skipped[picture_listing.UNKNOWN_SUFFIX] += len(listing.others)
     if not listing.pictures:
         suffixes = ", ".join(sorted(picture_files.SUFFIXES))
@@ -107,7 +107,7 @@ def check_files(folder: pathlib.Path, record: dict[str, Any], name: str) -> None
     unique = set(listed)
     known: dict[str, str] = dict.fromkeys(output_folder.SHEETS, _SHEET)
     known |= {e["base_file"]: _SMALL for e in entries if "base_file" in e}
-    skipped = collections.Counter(listing.passed_over)
+    skipped = collections.Counter(listing.skipped)
     for path in listing.pictures:
         file = path.relative_to(folder).as_posix()
         if file not in unique:

@@ -1,1 +1,1 @@
-"""The whole system at toy size: six phases, four ways to guide, two to inpaint."""
+"""Trains, samples and evaluates the whole system at toy size."""

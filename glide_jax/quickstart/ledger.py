@@ -1,4 +1,4 @@
-"""What the quickstart has done so far: finished tasks, their results, their time."""
+"""Stores the finished tasks of the quickstart with their results and times."""
 
 from __future__ import annotations
 
@@ -14,37 +14,41 @@ from glide_jax.runtime import files
 
 
 class Ledger:
-    """A JSON file of tasks; a task that has a result is not done again."""
+    """A JSON file of tasks; a task with a result is not repeated."""
 
     def __init__(self, path: pathlib.Path):
         self._path = path
         self._tasks: dict[str, dict[str, Any]] = _read(path) if path.exists() else {}
 
     def is_done(self, task: str) -> bool:
-        """Whether the task has its result."""
+        """Whether a task has a result."""
         return "result" in self._tasks.get(task, {})
 
     def result(self, task: str) -> Any:
-        """The result of a finished task."""
+        """Returns the result of a finished task."""
         return self._tasks[task]["result"]
 
     def finish(self, task: str, result: Any) -> None:
-        """Keeps the task's result (JSON values)."""
+        """Stores the result of a task (JSON values)."""
         self._tasks.setdefault(task, {"seconds": 0.0})["result"] = result
         self._write()
 
     def keep_setting(self, name: str, value: float) -> None:
-        """Keeps a setting of the first start; UserError where a later one differs."""
+        """Stores a setting of the first start.
+
+        Raises:
+          UserError: a later start has another value.
+        """
         if self.is_done(name) and self.result(name) != value:
             raise UserError(
-                f"{self._path.parent} was begun with --{name}={self.result(name):g}, "
-                f"not {value:g}; use that, or another --output"
+                f"--{name}={value:g} differs from {self.result(name):g}, with which "
+                f"{self._path.parent} was started; use that, or another --output"
             )
         self.finish(name, value)
 
     @contextlib.contextmanager
     def timed(self, task: str) -> Iterator[None]:
-        """Adds the time spent inside to the task's, also when it is cut off."""
+        """Adds the time of the block to the task's, also if the block raises."""
         start = time.monotonic()
         try:
             yield
@@ -54,7 +58,7 @@ class Ledger:
             self._write()
 
     def seconds(self, task: str | None = None) -> float:
-        """Time spent on one task, or on all, over every start."""
+        """Returns the seconds of one task, or of all, over all starts."""
         if task is not None:
             return self._tasks[task]["seconds"]
         return sum(entry["seconds"] for entry in self._tasks.values())
@@ -68,12 +72,12 @@ def _read(path: pathlib.Path) -> dict[str, dict[str, Any]]:
         tasks = json.loads(path.read_bytes())
     except ValueError as error:
         raise UserError(
-            f"{path} is not JSON ({error}); remove it to start the quickstart anew"
+            f"{path} is not JSON ({error}); remove it to restart the quickstart"
         ) from error
     if not isinstance(tasks, dict) or not all(
         isinstance(entry, dict) and "seconds" in entry for entry in tasks.values()
     ):
         raise UserError(
-            f"{path} is no list of tasks; remove it to start the quickstart anew"
+            f"{path} is not a list of tasks; remove it to restart the quickstart"
         )
     return tasks

@@ -1,4 +1,4 @@
-"""Asks the trained models for what they have never seen, and checks what they draw."""
+"""Samples from the trained models with held-out captions, and scores the samples."""
 
 from __future__ import annotations
 
@@ -18,12 +18,12 @@ from glide_jax.runtime import progress
 from glide_jax.sample import cascade, restore
 
 MODES = {"unguided": "none", "cfg": "cfg", "clip": "clip", "cfg+clip": "cfg+clip"}
-# A clip mode differentiates the CLIP at every step, so it is asked for less.
+# CLIP guidance differentiates the CLIP at every step, so its modes use fewer.
 CAPTIONS = {"unguided": 256, "cfg": 256, "clip": 64, "cfg+clip": 64}
 UPSAMPLED = 64
 INPAINTED = 64
-# The hole covers the small object and its jitter; the ground around stays known. It
-# is 46 of 64 pixels, so that its edge lies inside pixels of the base model.
+# The hole covers the small object and its jitter, and the background around is known.
+# Its side is 46 of 64 pixels, so its edge is inside pixels of the base model.
 HOLE_FRACTION = 46 / 64
 GUIDANCE_SCALE = 3.0
 BATCH_SIZE = 64
@@ -31,31 +31,31 @@ BATCH_SIZE = 64
 
 @dataclasses.dataclass(frozen=True)
 class Counts:
-    """How many pictures each measurement takes; a share of the full numbers."""
+    """The number of pictures of each measurement, a share of the full numbers."""
 
     share: float = 1.0
 
     def of(self, full: int) -> int:
-        """At least two of `full`."""
+        """Returns the share of `full`, at least two."""
         return max(2, round(full * self.share))
 
 
 def held_out(count: int, px: int) -> tuple[np.ndarray, list[shapes_world.ShapeScene]]:
-    """Real pictures (N, px, px, 3) of colour-shape pairs never trained on."""
+    """Returns real pictures (N, px, px, 3) of held-out colour-shape pairs."""
     world = shapes_world.ShapesWorld("quickstart", "held_out", seed=3, size_px=px)
     scenes = [world.spec(i) for i in range(count)]
     return np.stack([shapes_world.render(scene, px) for scene in scenes]), scenes
 
 
 class Measurements:
-    """Each method does one task of the ledger and leaves its pictures as a .npz."""
+    """Runs the tasks of the ledger; each stores its pictures in a .npz file."""
 
     def __init__(self, root: pathlib.Path, ledger: Ledger, counts: Counts):
         self._root, self._ledger, self._counts = root, ledger, counts
         self._models: dict[str, restore.SampleModel] = {}
 
     def run(self) -> None:
-        """Everything report.json tells, skipping what is done."""
+        """Runs all tasks of report.json that are not finished."""
         tasks = {
             "checker_on_real": self._check_real,
             **{name: functools.partial(self._sample, name) for name in MODES},
@@ -63,12 +63,12 @@ class Measurements:
             "inpaint": self._inpaint,
         }
         left = [name for name in tasks if not self._ledger.is_done(name)]
-        logging.info("drawing and measuring%s", "" if left else ": done before")
+        logging.info("sampling and scoring%s", "" if left else ": already done")
         for name in left:
             self._do(name, tasks[name])
 
     def pictures(self, task: str) -> dict[str, np.ndarray]:
-        """What a task drew."""
+        """Reads the pictures of a task."""
         with np.load(self._root / "pictures" / f"{task}.npz") as file:
             return dict(file)
 
@@ -115,14 +115,14 @@ class Measurements:
     def _inpaint(self) -> tuple[Any, dict]:
         count = self._counts.of(INPAINTED)
         models = self._cascade("base_inpaint", upsampler="upsampler_inpaint")
-        px = models.upsampler.config.model.image_px
-        originals, asked = inpainting_requests(count, px)
+        px = self._model("upsampler_inpaint").config.model.image_px
+        originals, requested = inpainting_requests(count, px)
         mask = hole_mask(px)
         with progress.ProgressBar(count * models.num_stages, "inpainting") as bar:
             result = models.inpaint(
                 originals,
                 np.stack([mask] * count),
-                _captions(asked),
+                _captions(requested),
                 guidance_scale=GUIDANCE_SCALE,
                 batch_size=16,
                 progress=bar.update,
@@ -130,7 +130,7 @@ class Measurements:
         error = np.abs(result.images.astype(int) - originals.astype(int))
         right = [
             shapes_checker.read_scene(image)[:2] == (scene.colour, scene.shape)
-            for image, scene in zip(result.images, asked, strict=True)
+            for image, scene in zip(result.images, requested, strict=True)
         ]
         found = {
             "filled_as_asked": float(np.mean(right)),
@@ -162,7 +162,7 @@ class Measurements:
 
 
 def hole_mask(px: int) -> np.ndarray:
-    """(px, px) float32, 0 in the middle where the object stands, 1 around it."""
+    """Returns a mask (px, px), float32: 0 in the centre, over the object, else 1."""
     mask = np.ones((px, px), np.float32)
     edge = round(px * (1 - HOLE_FRACTION) / 2)
     mask[edge : px - edge, edge : px - edge] = 0
@@ -172,17 +172,17 @@ def hole_mask(px: int) -> np.ndarray:
 def inpainting_requests(
     count: int, px: int
 ) -> tuple[np.ndarray, list[shapes_world.ShapeScene]]:
-    """Pictures of small objects, and the other small object each is to show instead."""
+    """Returns pictures of small objects, and the scenes that replace the objects."""
     world = shapes_world.ShapesWorld("quickstart", "held_out", seed=2, size_px=px)
     scenes = [
         dataclasses.replace(world.spec(i), size="small") for i in range(2 * count)
     ]
-    originals, asked = scenes[:count], scenes[count:]
-    asked = [
+    originals, requested = scenes[:count], scenes[count:]
+    requested = [
         dataclasses.replace(new, background=old.background)
-        for old, new in zip(originals, asked, strict=True)
+        for old, new in zip(originals, requested, strict=True)
     ]
-    return np.stack([shapes_world.render(s, px) for s in originals]), asked
+    return np.stack([shapes_world.render(s, px) for s in originals]), requested
 
 
 def _captions(scenes: list[shapes_world.ShapeScene]) -> list[str]:

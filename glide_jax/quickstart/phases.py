@@ -1,4 +1,4 @@
-"""Trains the six phases of GLIDE, each exactly as `glide train` would."""
+"""Trains the six phases of GLIDE, each as `glide train` does."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from glide_jax.train import export, loop
 
 @dataclasses.dataclass(frozen=True)
 class Phase:
-    """One training run: what it is, its experiment file, the phase it starts from."""
+    """One training run: its experiment file, and the phase that initialises it."""
 
     name: str
     title: str
@@ -40,7 +40,7 @@ PHASES = (
 
 
 def load_config(phase: Phase, root: pathlib.Path, scale: float) -> Config:
-    """The phase's configuration, its steps scaled, for a run under `root`."""
+    """Returns the configuration of a phase under `root`, with scaled steps."""
     config = resolve.from_config_dict(_experiment(phase.config).get_config("tiny"))
     steps = max(1, round(config.train.num_steps * scale))
     changes: dict[str, object] = {
@@ -55,10 +55,10 @@ def load_config(phase: Phase, root: pathlib.Path, scale: float) -> Config:
 def run_phase(
     phase: Phase, root: pathlib.Path, ledger: Ledger, *, scale: float
 ) -> lifecycle.ExitCode:
-    """Trains and exports one phase unless that is done; resumes one cut off."""
+    """Trains and exports a phase, or resumes it; skips a finished one."""
     heading = f"[{PHASES.index(phase) + 1}/{len(PHASES)}] {phase.title}"
     if ledger.is_done(phase.name):
-        logging.info("%s: done before", heading)
+        logging.info("%s: already done", heading)
         return lifecycle.ExitCode.OK
     config = load_config(phase, root, scale)
     logging.info("%s, %s", heading, wording.counted(config.train.num_steps, "step"))
@@ -86,9 +86,11 @@ def _losses(workdir: pathlib.Path) -> dict[str, float | int]:
 
 
 def _experiment(name: str):
-    """The module experiments/configs/NAME.py of the project."""
+    """Imports experiments/configs/NAME.py of the project."""
     path = paths.root() / paths.CONFIGS / f"{name}.py"
     spec = importlib.util.spec_from_file_location(name, path)
+    assert spec is not None
+    assert spec.loader is not None
     module = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(module)
     return module

@@ -1,4 +1,4 @@
-"""report.json and samples.png, from what the ledger holds and the tasks drew."""
+"""Writes report.json and samples.png from the ledger and the pictures."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ INPAINT_ROWS = 4
 
 
 def make_report(ledger: Ledger) -> dict[str, Any]:
-    """The measured figures; seconds count every start, compilation included."""
+    """Returns the results; seconds include all starts and compilation."""
     return {
         "wall_seconds": round(ledger.seconds(), 1),
         "phases": {
@@ -37,7 +37,7 @@ def make_report(ledger: Ledger) -> dict[str, Any]:
 
 
 def as_text(report: dict[str, Any]) -> str:
-    """Tables of the phases and of the share of pictures that show what was asked."""
+    """Formats tables of the phases and of the shares of correct pictures."""
     lines = [f"{'phase':<20}{'steps':>7}{'seconds':>9}{'first loss':>12}{'last':>9}"]
     for name, found in report["phases"].items():
         lines.append(
@@ -45,7 +45,7 @@ def as_text(report: dict[str, Any]) -> str:
             f"{found['loss_first']:>12.4f}{found['loss_last']:>9.4f}"
         )
     lines.append(
-        f"{report['wall_seconds']:.1f} seconds in all, with drawing and measuring"
+        f"{report['wall_seconds']:.1f} seconds in all, with sampling and scoring"
     )
     lines += [
         "",
@@ -63,8 +63,8 @@ def as_text(report: dict[str, Any]) -> str:
         )
     inpaint = report["inpaint"]
     lines.append(
-        f"inpainting: {inpaint['filled_as_asked']:.0%} filled with the colour and shape"
-        f" asked for; known pixels differ by at most"
+        f"inpainting: {inpaint['filled_as_asked']:.0%} filled with the requested colour"
+        f" and shape; known pixels differ by at most"
         f" {inpaint['known_pixel_max_error']:.0%} of the range"
     )
     return "\n".join(lines)
@@ -73,7 +73,7 @@ def as_text(report: dict[str, Any]) -> str:
 def write(
     root: pathlib.Path, ledger: Ledger, done: measure.Measurements
 ) -> dict[str, Any]:
-    """Writes both files under `root`; what report.json holds."""
+    """Writes both files under `root`; returns the content of report.json."""
     report = make_report(ledger)
     (root / "report.json").write_text(json.dumps(report, indent=2) + "\n")
     Image.fromarray(draw(report, done)).save(root / "samples.png")
@@ -81,12 +81,12 @@ def write(
 
 
 def draw(report: dict[str, Any], done: measure.Measurements) -> np.ndarray:
-    """The contact sheet as pixels."""
+    """Draws the contact sheet, uint8 (H, W, 3)."""
     return contact_sheet.draw_contact_sheet(
         "GLIDE, trained on this machine",
-        "Every picture was drawn from its caption by models trained minutes ago. No "
-        "caption's pair of colour and shape was ever seen in training. Under each "
-        "column: how often a checker read the colour, shape and ground asked for.",
+        "Every picture is sampled from its caption. Training contains no picture with "
+        "the caption's pair of colour and shape. Below each title: the share of "
+        "pictures in which a checker reads the caption's colour, shape and background.",
         [_samples(report, done), _inpaintings(report, done)],
     )
 
@@ -106,8 +106,8 @@ def _samples(
     small, large = columns[0].shape[1], columns[-1].shape[1]
     return contact_sheet.Section(
         "From caption to picture",
-        f"{small} px pictures from the base model, guided four ways; at the right the "
-        f"classifier-free one enlarged to {large} px by the upsampler.",
+        f"{small} px pictures of the base model with four kinds of guidance; at the "
+        f"right the classifier-free one, enlarged to {large} px by the upsampler.",
         [
             "\n".join(
                 [title, *(f"{share[word]:.0%} {word}" for word in share if word != "n")]
@@ -124,24 +124,24 @@ def _inpaintings(
     pictures = done.pictures("inpaint")
     large, small = pictures["large"], pictures["small"]
     mask = measure.hole_mask(large.shape[1])[..., None]
-    # Grey stands for what the model may not see and has to fill.
+    # Gray marks the unknown pixels.
     holes = pictures["originals"] * mask + 160 * (1 - mask)
-    _, asked = measure.inpainting_requests(len(large), large.shape[1])
+    _, requested = measure.inpainting_requests(len(large), large.shape[1])
     rows = [
         (
-            shapes_world.caption(asked[i]),
+            shapes_world.caption(requested[i]),
             [pictures["originals"][i], holes[i].astype(np.uint8), small[i], large[i]],
         )
         for i in range(min(INPAINT_ROWS, len(large)))
     ]
     share = report["inpaint"]["filled_as_asked"]
     return contact_sheet.Section(
-        "Repainting a part",
-        "The grey square is erased and filled to fit the caption; the rest stays as "
-        f"it is. {share:.0%} were filled with the colour and shape asked for.",
+        "Inpainting",
+        "The gray square is erased and filled according to the caption; the rest is "
+        f"unchanged. {share:.0%} are filled with the requested colour and shape.",
         [
             "original",
-            "with its hole",
+            "with the hole",
             f"filled, {small.shape[1]} px",
             f"filled, {large.shape[1]} px",
         ],
@@ -150,7 +150,7 @@ def _inpaintings(
 
 
 def _varied(scenes: list[shapes_world.ShapeScene], count: int) -> list[int]:
-    """The first few of the `count` first scenes, each of another colour and shape."""
+    """Returns indices of the first scenes with distinct colours and shapes."""
     chosen: dict[tuple[str, str], int] = {}
     for i in range(count):
         chosen.setdefault((scenes[i].colour, scenes[i].shape), i)

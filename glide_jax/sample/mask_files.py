@@ -80,7 +80,7 @@ def read(
             f"a mask is not read by {reading!r}; use one of {', '.join(READINGS)}"
         )
     stored = picture_files.load_file(path, name)
-    with picture_files.in_words_of_flags(label):
+    with picture_files.bad_record_as_user_error(label):
         rgba = np.asarray(picture_files.as_srgb(stored, label).convert("RGBA"))
     notes = []
     if reading is None:

@@ -37,7 +37,7 @@ class SentencePieceTokenizer:
         try:
             self._processor = sentencepiece.SentencePieceProcessor(model_proto=model)
         except (RuntimeError, UnicodeDecodeError) as error:
-            # Its messages quote the file, maybe not UTF-8.
+            # Its messages quote the file, which may not be UTF-8.
             raise UserError(
                 f"the file is not a SentencePiece model ({error}); give a .model file "
                 "of SentencePiece's trainer"

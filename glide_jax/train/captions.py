@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 import pathlib
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -40,7 +40,7 @@ class NoTokens:
     """Replaces a tokenizer that is not available: only images are read."""
 
     def encode_batch(
-        self, texts: list[str], context: int
+        self, texts: Sequence[str], context: int
     ) -> tuple[np.ndarray, np.ndarray]:
         """Empty captions: tokens int32 (B, context), text_mask bool (B, context)."""
         shape = (len(texts), context)

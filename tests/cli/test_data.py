@@ -123,7 +123,7 @@ def test_a_build_leaves_out_pictures_that_cannot_be_decoded(tmp_path, pictures, 
     command = ["data", "build", f"--source=folder:{pictures}", "--name=kept"]
     command += [f"--output={tmp_path / 'out'}", "--max_bad_frac=0.2"]
     assert main.run(command) == 0
-    assert "left out: 7.png: broken image" in caplog.text
+    assert "skipped: 7.png: broken image" in caplog.text
     assert len(sources.open_source(f"tfds:{tmp_path / 'out' / 'kept'}")) == 6
 
 
@@ -143,7 +143,7 @@ def test_a_check_lists_what_cannot_be_used_and_what_comes_twice(pictures, capsys
     assert lines[2:] == [
         "7 of 9 records can be used",
         "short side of the pictures: 8 to 8, median 8 px",
-        "7 pictures below 16 px, which training enlarges",
+        "7 pictures below 16 px, enlarged by training",
         "captions: 7 to 15, median 7 characters",
         "8.png: the same picture and caption as 1.png",
         "1 duplicate; 1 picture again with another caption",

@@ -16,7 +16,7 @@ from tests.train import small_runs
 BASE64 = fake_devices.ROOT / "experiments" / "configs" / "base64.py"
 
 
-NEAREST = "there is no setting optim.learning_rte; did you mean optim.learning_rate?"
+NEAREST = "optim.learning_rte is not a setting; did you mean optim.learning_rate?"
 
 
 @pytest.mark.parametrize(
@@ -30,9 +30,9 @@ NEAREST = "there is no setting optim.learning_rte; did you mean optim.learning_r
         (["train", "runs/base"], "'runs/base'"),
         (["train", "--config=absent.py:tiny"], "absent.py"),
         (["train", "--config=absent.py:tiny", "--config.seed=1"], "absent.py"),
-        (["train", f"--config={BASE64}:tiny", "--config.sd=1"], "no setting sd"),
+        (["train", f"--config={BASE64}:tiny", "--config.sd=1"], "sd is not a setting"),
         (["train", f"--config={BASE64}:huge"], "'huge' is not one of tiny"),
-        (["quickstart", "now"], "'now' is no flag"),
+        (["quickstart", "now"], "'now' is not a flag"),
         (["quickstart", "--scale=much"], "scale"),
         (["quickstart", "--scale=-1"], "scale"),
         (["quickstart", "--scale=nan"], "--scale=nan is not finite"),
@@ -190,7 +190,7 @@ def test_a_mistaken_key_is_told_without_escapes(refused, experiment):
 def test_a_quickstart_of_another_scale_is_refused(refused, tmp_path):
     (tmp_path / "ledger.json").write_text('{"scale": {"seconds": 0.0, "result": 0.1}}')
     line = refused("quickstart", "--output=.", "--scale=0.2")
-    assert "begun with --scale=0.1, not 0.2" in line
+    assert "--scale=0.2 differs from 0.1" in line
 
 
 def test_a_bundle_that_cannot_be_written_is_named(refused, workdir, tmp_path):

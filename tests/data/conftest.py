@@ -30,9 +30,9 @@ def own_cache(tmp_path, monkeypatch):
 
 
 @pytest.fixture(autouse=True)
-def own_patience(monkeypatch):
+def own_retry_policy(monkeypatch):
     """No test waits less for its files because another one waited in vain."""
-    monkeypatch.setattr(retrying_reads, "_patience", retrying_reads.Patience())
+    monkeypatch.setattr(retrying_reads, "_retries", retrying_reads.RetryPolicy())
 
 
 def encoded_picture(shade: int, format_: str = "PNG") -> bytes:

@@ -211,7 +211,7 @@ def test_one_broken_picture_of_sixty_does_not_end_a_long_run(
     batches = streams.make_batches(
         tar_shards.TarShards(str(tmp_path / "a.tar")), tokenizer, **SIZES
     )
-    collections.deque(itertools.islice(batches, 60), maxlen=0)  # ten passes over it
+    collections.deque(itertools.islice(batches, 60), maxlen=0)  # ten skips it
     assert batches.faults.seen > 600
     assert batches.faults.by_kind() == {"broken image": 1}
 

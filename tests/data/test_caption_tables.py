@@ -59,7 +59,7 @@ def test_a_broken_table_is_refused_by_name(tmp_path, name, content):
 def test_tables_of_every_kind_give_the_same(tmp_path, name, content):
     counts = collections.Counter()
     path = write(tmp_path / name, content)
-    table = caption_tables.read(path, "file_name", passed_over=counts)
+    table = caption_tables.read(path, "file_name", skipped=counts)
     assert counts.total() == (1 if name == "metadata.jsonl" else 0)
     assert {k: v for k, v in table.items() if v} == {
         "a": ("A",),
@@ -79,7 +79,7 @@ def test_tables_of_every_kind_give_the_same(tmp_path, name, content):
 def test_a_table_without_the_columns_is_counted(tmp_path, name, content, found):
     counts = collections.Counter()
     path = write(tmp_path / name, content)
-    assert caption_tables.read(path, "file_name", passed_over=counts) is None
+    assert caption_tables.read(path, "file_name", skipped=counts) is None
     wanted = "table without the columns file_name and caption or text, only"
     assert counts == {f"{wanted} {found}": 1}
 
@@ -96,7 +96,7 @@ def test_a_table_without_the_columns_is_counted(tmp_path, name, content, found):
 def test_rows_without_a_name_are_counted(tmp_path, name, content, nameless):
     counts = collections.Counter()
     path = write(tmp_path / name, content)
-    assert caption_tables.read(path, "file_name", passed_over=counts) is not None
+    assert caption_tables.read(path, "file_name", skipped=counts) is not None
     assert counts.total() == nameless
 
 

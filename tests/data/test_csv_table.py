@@ -85,7 +85,7 @@ def test_bad_rows_are_counted_with_their_lines(folder):
     source = sources.open_source(spec)
     assert isinstance(source, csv_table.CsvTable)
     assert captions(source) == ["two\nlines"]
-    assert source.report.passed_over == {
+    assert source.report.skipped == {
         csv_table.MISSING_PICTURE: 2,
         csv_table.NO_PICTURE: 1,
         csv_table.NO_CAPTION: 1,

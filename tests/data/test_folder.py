@@ -1,4 +1,4 @@
-"""A folder of pictures is read as people have it, and says what it passes over."""
+"""A folder of pictures is read as people have it, and says what it skips."""
 
 from __future__ import annotations
 
@@ -70,7 +70,7 @@ def lines(caplog):
     return take
 
 
-def test_opening_says_once_what_is_used_and_what_is_passed_over(tmp_path, lines):
+def test_opening_says_once_what_is_used_and_what_is_skipped(tmp_path, lines):
     write(tmp_path, "a.jpg b.jpg", "a.txt b.txt")
     sources.open_source(f"folder:{tmp_path}")
     assert lines() == [f"folder:{tmp_path}: 2 pictures with captions"]
@@ -83,7 +83,7 @@ def test_opening_says_once_what_is_used_and_what_is_passed_over(tmp_path, lines)
     sources.open_source(f"folder:{tmp_path}")
     assert lines() == [
         f"folder:{tmp_path}: 2 pictures with captions; without a caption, e.g."
-        " 'c.jpg'; passed over: AppleDouble file (3), broken link (1), caption file"
+        " 'c.jpg'; skipped: AppleDouble file (3), broken link (1), caption file"
         " without a picture (1), hidden file (1), link to a folder that is listed"
         " already (1), picture without a caption (1), unknown suffix (1)"
     ]
@@ -132,9 +132,9 @@ def test_tables_of_imagefolder_are_read(tmp_path, kind):
     want["train/x/3.png"] = "three"
     assert read(f"folder:{tmp_path}") == want
     source = folder.Folder(str(tmp_path))
-    assert source.report.passed_over["table row without its picture"] == 1
-    assert source.report.passed_over["picture without a caption"] == 1
-    assert source.report.passed_over["table row whose picture has a caption file"] == 1
+    assert source.report.skipped["table row without its picture"] == 1
+    assert source.report.skipped["picture without a caption"] == 1
+    assert source.report.skipped["table row whose picture has a caption file"] == 1
     assert f"captions from train/metadata.{kind}" in source.report.describe()
     assert place in sources.list_files(f"folder:{tmp_path}")
 
@@ -241,7 +241,7 @@ def test_a_resumed_stream_draws_the_same_captions(tmp_path, tokenizer):
         (
             "metadata.jsonl",
             '{"file_name": 1, "text": "A"}\n',
-            "no text but of type int",
+            "has type int, not text",
         ),
     ],
 )

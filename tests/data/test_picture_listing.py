@@ -1,4 +1,4 @@
-"""Every file of a folder is listed once or counted as passed over."""
+"""Every file of a folder is listed once or counted as skipped."""
 
 from __future__ import annotations
 
@@ -30,8 +30,8 @@ def test_pictures_have_any_suffix_in_any_case_and_are_in_natural_order(tmp_path)
     assert listed(tmp_path)[:2] == ["2.png", "10.JPG"]
     assert listed(tmp_path).index("a/9.Webp") < listed(tmp_path).index("a/10.bmp")
     assert [path.name for path in found.others] == ["film.mp4", "none", "notes.txt"]
-    assert found.passed_over == {}
-    assert picture_listing.describe(found.passed_over) == ""
+    assert found.skipped == {}
+    assert picture_listing.describe(found.skipped) == ""
 
 
 def test_hidden_and_apple_double_files_are_counted_and_not_listed(tmp_path):
@@ -39,9 +39,9 @@ def test_hidden_and_apple_double_files_are_counted_and_not_listed(tmp_path):
     make(tmp_path, "sub/._d.jpg")
     found = picture_listing.list_files(tmp_path)
     assert listed(tmp_path) == ["a.png"]
-    assert found.passed_over == {"hidden file": 2, "AppleDouble file": 3}
-    told = picture_listing.describe(found.passed_over)
-    assert told == "passed over: AppleDouble file (3), hidden file (2)"
+    assert found.skipped == {"hidden file": 2, "AppleDouble file": 3}
+    told = picture_listing.describe(found.skipped)
+    assert told == "skipped: AppleDouble file (3), hidden file (2)"
 
 
 def test_a_folder_below_a_hidden_folder_is_listed(tmp_path):
@@ -67,8 +67,8 @@ def test_each_real_folder_is_listed_once_through_links(tmp_path):
         "real/a.png",
     ]
     found = picture_listing.list_files(root)
-    assert sum(found.passed_over.values()) == 4
-    assert set(found.passed_over) == {"link to a folder that is listed already"}
+    assert sum(found.skipped.values()) == 4
+    assert set(found.skipped) == {"link to a folder that is listed already"}
 
 
 def test_broken_links_and_pipes_are_counted(tmp_path):
@@ -78,7 +78,7 @@ def test_broken_links_and_pipes_are_counted(tmp_path):
     os.mkfifo(tmp_path / "d.png")
     found = picture_listing.list_files(tmp_path)
     assert listed(tmp_path) == ["a.png"]
-    assert found.passed_over == {"broken link": 2, "not a regular file": 1}
+    assert found.skipped == {"broken link": 2, "not a regular file": 1}
 
 
 @pytest.mark.parametrize("name", ["nothing", "file.png", "link"])

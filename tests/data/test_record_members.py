@@ -105,7 +105,7 @@ def test_every_file_is_used_or_counted():
         "a.jpg a.seg.png a.txt a.cap a.npy b.txt c.json d.x.json d.jpg README e.mp4"
     )
     assert {record.picture for record in found.records} == {"a.jpg", "d.jpg"}
-    assert +found.passed_over == {
+    assert +found.skipped == {
         "further picture of a sample": 1,
         "further caption file of a sample": 1,
         "unknown suffix": 3,
@@ -114,7 +114,7 @@ def test_every_file_is_used_or_counted():
         "JSON file whose extension is longer than json": 1,
     }
     found = assemble("a.jpg a.txt b.png b.txt", "image=png")
-    assert +found.passed_over == {"picture with another extension than png": 1}
+    assert +found.skipped == {"picture with another extension than png": 1}
     assert assemble("p.1.jpg p.1.txt a.jpg").dotted == 1
 
 

@@ -84,7 +84,7 @@ def test_after_a_wait_in_vain_no_other_file_is_waited_for_for_a_while(
     assert retrying_reads.read_span(path, 0, 3, stamp, "key") == b"012"
     fail(paths[120])
     assert waited == [*retrying_reads.WAITS_SECS]
-    now[0] = retrying_reads.REST_SECS
+    now[0] = retrying_reads.PAUSE_SECS
     for gone in paths:
         fail(gone)
     assert waited == [*retrying_reads.WAITS_SECS] * 2

@@ -58,10 +58,10 @@ def test_a_folder_reads_captions_beside_its_pictures(tmp_path, pictures):
 
 
 def test_a_folder_without_captions_or_pictures_is_a_user_error(tmp_path, pictures):
-    with pytest.raises(errors.UserError, match="holds no picture"):
+    with pytest.raises(errors.UserError, match="contains no picture"):
         sources.open_source(f"folder:{tmp_path}")
     (tmp_path / "000.png").write_bytes(pictures(1)["000.png"])
-    with pytest.raises(errors.UserError, match=r"caption of 000\.png in 000\.txt"):
+    with pytest.raises(errors.UserError, match=r"caption of 000\.png to 000\.txt"):
         sources.open_source(f"folder:{tmp_path}")
 
 
@@ -358,8 +358,8 @@ def test_a_tfds_spec_that_does_not_fit_is_a_user_error(tmp_path):
         (f"{place}?image=jpg", "train", "has no feature jpg"),
         (f"{place}?picture=jpg", "train", "only image, caption, split"),
         (f"{place}", "test", "splits: train"),
-        (f"{tmp_path}/empty", "train", "holds 0 data sets"),
-        ("no_such_data_set", "train", "no known data set"),
+        (f"{tmp_path}/empty", "train", "contains 0 data sets"),
+        ("no_such_data_set", "train", "a known data set"),
     ):
         with pytest.raises(errors.UserError, match=word):
             sources.open_source(f"tfds:{spec}", split=split)

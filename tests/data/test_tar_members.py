@@ -51,8 +51,8 @@ def opened(path: pathlib.Path, query: str = "", **settings) -> tar_shards.TarSha
     return cached
 
 
-def passed_over(source: tar_shards.TarShards) -> dict[str, int]:
-    return dict(+source.report.passed_over)
+def skipped(source: tar_shards.TarShards) -> dict[str, int]:
+    return dict(+source.report.skipped)
 
 
 def test_files_of_macos_and_hidden_files_are_no_records(tmp_path):
@@ -70,7 +70,7 @@ def test_files_of_macos_and_hidden_files_are_no_records(tmp_path):
     )
     source = opened(path)
     assert records(source) == {"a": "a", "../d": "d"}
-    assert passed_over(source) == {"AppleDouble file": 3, "hidden file": 2}
+    assert skipped(source) == {"AppleDouble file": 3, "hidden file": 2}
 
 
 def test_links_unknown_files_and_incomplete_samples_are_counted(tmp_path):
@@ -87,14 +87,14 @@ def test_links_unknown_files_and_incomplete_samples_are_counted(tmp_path):
     )
     source = opened(path)
     assert records(source) == {"a": "a"}
-    assert passed_over(source) == {
+    assert skipped(source) == {
         "link in a tar": 1,
         "unknown suffix": 2,
         "caption file without a picture": 1,
         "picture without a caption": 1,
         "JSON file without a picture": 1,
     }
-    assert "1 picture with a caption in 1 tar; passed" in source.report.describe()
+    assert "1 picture with a caption in 1 tar; skipped" in source.report.describe()
     pictures = opened(path, captions_required=False)
     assert records(pictures) == {"a": "a", "c": ""}
 
@@ -110,7 +110,7 @@ def test_of_members_of_one_name_the_last_counts_and_the_others_are_counted(tmp_p
     assert records(source) == {"0": "set 100", "1": "set 100", "2": "set 100"}
     assert source[1].image == picture(101)
     replaced = "member replaced by a later one of the same name"
-    assert passed_over(source) == {replaced: 6}
+    assert skipped(source) == {replaced: 6}
 
 
 def pair(key: str, caption: str) -> list[tuple[str, bytes | str]]:
@@ -131,10 +131,8 @@ def test_joined_tars_are_read_on_behind_the_end_mark(tmp_path):
     assert len(listed.stdout.split()) == 12
     source = opened(path)
     assert records(source) == {"a": "a", "b": "b", "c": "c", "same": "c"}
-    assert "8 members behind an end mark read" in source.report.describe()
-    assert set(passed_over(source)) == {
-        "member replaced by a later one of the same name"
-    }
+    assert "8 members after an end mark read" in source.report.describe()
+    assert set(skipped(source)) == {"member replaced by a later one of the same name"}
 
 
 def test_data_behind_the_end_mark_that_is_no_tar_is_counted(tmp_path):
@@ -143,14 +141,14 @@ def test_data_behind_the_end_mark_that_is_no_tar_is_counted(tmp_path):
         file.write(b"signature" * 100)
     source = opened(path)
     assert records(source) == {"a": "a"}
-    assert passed_over(source) == {"data behind the end mark that is not a tar": 1}
+    assert skipped(source) == {"data after the end mark that is not a tar": 1}
 
 
 def test_a_tar_of_zeros_behind_its_end_mark_is_whole(tmp_path):
     path = write(tmp_path / "a.tar", *pair("a", "a"))
     with path.open("ab") as file:
         file.write(bytes(3 << 20))
-    assert passed_over(opened(path)) == {}
+    assert skipped(opened(path)) == {}
 
 
 def test_the_mask_of_a_sample_is_not_its_picture(tmp_path):
@@ -162,7 +160,7 @@ def test_the_mask_of_a_sample_is_not_its_picture(tmp_path):
     )
     source = opened(path)
     assert source[0].image == picture(2)
-    assert passed_over(source) == {"further picture of a sample": 1}
+    assert skipped(source) == {"further picture of a sample": 1}
     assert opened(path, "?image=seg.png")[0].image == picture(1)
     with pytest.raises(errors.UserError, match=r"another extension than png \(2\)"):
         opened(path, "?image=png")
@@ -229,10 +227,10 @@ def test_places_are_expanded_in_natural_order(tmp_path):
     assert expand("{b,a}-{2..1}.tar") == ["a-1", "a-2", "b-1", "b-2"]
     assert expand("a-{1,10}{,}.tar") == ["a-1", "a-10"]
     assert expand(f"a-1.tar,{tmp_path}/b-?.tar") == ["a-1", "b-1", "b-2"]
-    with pytest.raises(errors.UserError, match=r"names no file at .*/c-1"):
+    with pytest.raises(errors.UserError, match=r"matches no file at .*/c-1"):
         expand("{a,c}-1.tar")
     (tmp_path / "empty").mkdir()
-    with pytest.raises(errors.UserError, match="holds no tar"):
+    with pytest.raises(errors.UserError, match="contains no tar"):
         expand("empty")
     (tmp_path / "{a}.tar").symlink_to(tmp_path / "a-1.tar")
     assert expand("{a}.tar") == ["{a}"]
@@ -245,4 +243,4 @@ def test_a_tar_is_read_once_where_links_form_a_loop(tmp_path):
     for where in (f"{tmp_path}/**/*.tar", f"{tmp_path}"):
         source = tar_shards.TarShards(where)
         assert len(source) == 1
-        assert source.report.passed_over.total() >= 1
+        assert source.report.skipped.total() >= 1

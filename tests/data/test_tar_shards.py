@@ -93,7 +93,7 @@ def test_a_json_caption_stands_in_for_a_missing_text(tmp_path, write_tar, pictur
     assert source[0].caption == "from json"
     with pytest.raises(schema.BadRecordError, match="missing caption"):
         source[1]
-    assert source.report.passed_over["picture without a caption"] == 1
+    assert source.report.skipped["picture without a caption"] == 1
 
 
 def test_a_caption_that_is_not_utf8_is_a_bad_record(tmp_path, write_tar, pictures):
@@ -145,7 +145,7 @@ def test_records_behind_a_damaged_header_are_read(shards, caplog):
     assert "000.tar is damaged at byte 2048" in caplog.text
     # The picture's header was hit, and its text has no picture.
     assert kinds(source) == ["good", "truncated tar"] + 6 * ["good"]
-    assert source.report.passed_over["caption file without a picture"] == 1
+    assert source.report.skipped["caption file without a picture"] == 1
     assert source[2].caption == "a picture of shade 2"
     with pytest.raises(schema.BadRecordError, match=r"000\.tar:\(damage at byte 2048"):
         source[1]
@@ -198,7 +198,7 @@ def test_a_tar_longer_than_octal_digits_can_say_is_read_on(tmp_path):
     source = tar_shards.TarShards(str(tmp_path / "a.tar"))
     with pytest.raises(schema.BadRecordError, match="huge image"):
         source[0]
-    assert not source.report.passed_over.total()
+    assert not source.report.skipped.total()
 
 
 def test_a_caption_of_100_mb_is_never_read(tmp_path, write_tar, pictures):
@@ -222,7 +222,7 @@ def test_a_shard_that_vanishes_or_changes_makes_its_records_bad_until_it_is_back
     path.rename(folder / "away")
     assert kinds(source) == 4 * ["vanished shard"] + 4 * ["good"]
     assert caplog.text.count("cannot be read") == 1
-    assert "a run resumed with it in place" in caplog.text
+    assert "does not repeat" in caplog.text
     (folder / "away").rename(path)
     assert kinds(source) == 8 * ["good"]
     before = path.stat()
@@ -255,9 +255,7 @@ def test_a_file_that_is_no_tar_is_a_user_error(tmp_path):
 
 def test_a_tar_without_pictures_is_a_user_error(tmp_path, write_tar):
     write_tar(tmp_path / "a.tar", {"README": b"hello"})
-    with pytest.raises(
-        errors.UserError, match=r"holds 0 pictures .* unknown suffix \(1\)"
-    ):
+    with pytest.raises(errors.UserError, match=r"0 pictures .* unknown suffix \(1\)"):
         sources.open_source(f"webdataset:{tmp_path}/a.tar")
 
 
@@ -265,5 +263,5 @@ def test_a_tar_without_pictures_is_a_user_error(tmp_path, write_tar):
 def test_a_pattern_that_names_a_missing_file_is_a_user_error(shards, pattern):
     folder, _ = shards
     where = pattern if pattern == "," else f"{folder}/{pattern}"
-    with pytest.raises(errors.UserError, match="names no file"):
+    with pytest.raises(errors.UserError, match="webdataset:"):
         sources.open_source(f"webdataset:{where}")

@@ -61,4 +61,4 @@ def test_a_phase_that_is_done_says_so_with_its_place(tmp_path, caplog):
     done.finish(phase.name, {})
     code = phases.run_phase(phase, tmp_path, done, scale=1.0)
     assert code == lifecycle.ExitCode.OK
-    assert caplog.messages == [f"[2/{len(phases.PHASES)}] {phase.title}: done before"]
+    assert caplog.messages == [f"[2/{len(phases.PHASES)}] {phase.title}: already done"]

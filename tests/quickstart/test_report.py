@@ -80,7 +80,7 @@ def test_nothing_that_is_done_is_measured_again(measured, caplog):
     before = (root / "ledger.json").read_text()
     measurements.run()  # there is no model to ask
     assert (root / "ledger.json").read_text() == before
-    assert caplog.messages == ["drawing and measuring: done before"]
+    assert caplog.messages == ["sampling and scoring: already done"]
 
 
 def test_a_share_of_the_pictures_is_at_least_two():
