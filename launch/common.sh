@@ -68,9 +68,6 @@ read_flags() {
       if [[ "$argument" != -* ]]; then
         die "$argument is not an action or a flag; use status, stop or --FLAG=VALUE with one of --${known// / --}"
       fi
-      if [ "$key" = cpus_per_task ]; then
-        die "$argument: the flag is --cpus, the cores of a node, not of a process; use it"
-      fi
       die "$argument is not a flag${action:+ of $action}; use --FLAG=VALUE with one of --${known// / --}"
     else
       [ -n "${argument#*=}" ] || die "$argument has no value; give one, or leave it out"

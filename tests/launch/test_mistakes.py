@@ -97,7 +97,6 @@ def test_common_flags_are_checked(script, flags, named):
         ((*SLURM, "--chip=h1000"), "--chip=h1000 is not known"),
         ((*SLURM, "--cpus=0"), "--cpus=0 is not a whole number of 1"),
         ((*SLURM, "--cpus=12", "--gpus=8"), "use a multiple of 8"),
-        ((*SLURM, "--cpus_per_task=12"), "the flag is --cpus, the cores of a node"),
         ((*SLURM, "--mem=64"), "use a number with a unit, such as 64G"),
         ((*SLURM, "--mem=64GB"), "--mem=64GB is not an amount of memory"),
         ((*SLURM, "--nocheck=yes"), "--nocheck=yes is not a flag"),

@@ -16,7 +16,7 @@ def _normal(*shape, seed=0):
 def _group_norm(x, groups):
     """In float64, by the definition."""
     batch, height, width, _ = x.shape
-    grouped = x.astype(np.float64).reshape(batch, height * width, groups, -1)
+    grouped = np.asarray(x, np.float64).reshape(batch, height * width, groups, -1)
     mean = grouped.mean(axis=(1, 3), keepdims=True)
     variance = grouped.var(axis=(1, 3), keepdims=True)
     normalised = (grouped - mean) / np.sqrt(variance + 1e-5)
