@@ -16,7 +16,7 @@ import numpy as np
 from glide_jax import array_types
 from glide_jax.bench import machine, timing, weights
 from glide_jax.config import defaults
-from glide_jax.diffusion import respacing
+from glide_jax.diffusion import respacing, samplers
 from glide_jax.errors import UserError
 from glide_jax.models import attention_kernels, build, flops
 from glide_jax.sample import batches, restore, stage, stage_inputs
@@ -224,7 +224,7 @@ def _make_inputs(
 def _num_passes(config: defaults.Config, spec: str) -> int:
     diffusion = config.diffusion
     kept = respacing.kept_timesteps(diffusion.num_timesteps, spec, diffusion.schedule)
-    return len(kept)
+    return len(kept) * samplers.SAMPLERS[config.sample.sampler].calls_per_step
 
 
 def _count_by_xla(

@@ -245,7 +245,7 @@ class EvaluateConfig:
 class SampleConfig:
     """Sampling defaults that travel with the exported model."""
 
-    sampler: str = "ddpm"  # ddpm, ddim, plms or dpm_solver_pp
+    sampler: str = "ddpm"  # one of diffusion.samplers.SAMPLERS
     respacing: str = "150"  # timesteps kept (published: 150; upsampler fast27)
     eta: float = 0.0  # share of fresh noise at each step, 0 to 1; ddim only
     guidance_scale: float = 3.0  # classifier-free (published)
