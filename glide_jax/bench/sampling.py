@@ -16,7 +16,7 @@ import numpy as np
 from glide_jax import array_types
 from glide_jax.bench import machine, timing, weights
 from glide_jax.config import defaults
-from glide_jax.diffusion import respacing
+from glide_jax.diffusion import respacing, samplers
 from glide_jax.errors import UserError
 from glide_jax.models import attention_kernels, build
 from glide_jax.runtime import random_streams
@@ -232,7 +232,7 @@ def _denoiser_config(config: defaults.Config) -> defaults.Text2ImConfig:
 def _num_passes(config: defaults.Config, spec: str) -> int:
     diffusion = config.diffusion
     kept = respacing.kept_timesteps(diffusion.num_timesteps, spec, diffusion.schedule)
-    return len(kept)
+    return len(kept) * samplers.SAMPLERS[config.sample.sampler].calls_per_step
 
 
 def _count_by_xla(

@@ -67,7 +67,7 @@ def plms_step(
     clip_denoised: bool = True,
     denoised_fn: process.DenoisedFn | None = None,
 ) -> MultistepStep:
-    """Step of eq. 1; what is not said here is as in `samplers.ddpm_step`.
+    """Step of eq. 1; what is not said here is as in `single_step.ddpm_step`.
 
     Args:
       tables: chain that `t` indexes.

@@ -1,20 +1,10 @@
-"""How is x_{t-1} made from x_t, and an image from noise?
+"""The samplers and the loop that applies their steps.
 
-1. DDPM: x_{t-1} = mean + exp(log_variance / 2) noise, no noise at t = 0 (2006.11239,
-   algorithm 2)
-2. DDIM: x_{t-1} = sqrt(A_{t-1}) x_start + sqrt(1 - A_{t-1} - s^2) eps + s noise,
-   s = eta sqrt((1 - A_{t-1}) / (1 - A_t)) sqrt(1 - A_t / A_{t-1}), eps implied by the
-   clipped x_start (2010.02502, eq. 12 and 16)
-3. DDIM reversed, eta = 0: x_{t+1} = sqrt(A_{t+1}) x_start + sqrt(1 - A_{t+1}) eps
-4. PLMS and DPM-Solver++(2M): DDIM, eta = 0, bettered by the steps before (multistep.py)
-
-A rule is a pure function of the network's output, so it knows no network. A gradient
-shifts the mean in 1 and the score in 2 to 4 (see guidance.py).
+`SAMPLERS` lists every sampler. Its rules are in single_step.py and multistep.py.
 """
 
 from __future__ import annotations
 
-import functools
 from collections.abc import Callable
 from typing import NamedTuple
 
@@ -22,7 +12,7 @@ import jax
 import jax.numpy as jnp
 
 from glide_jax import array_types
-from glide_jax.diffusion import guidance, multistep, process
+from glide_jax.diffusion import multistep, process, single_step
 from glide_jax.errors import UserError
 from glide_jax.runtime import random_streams
 
@@ -30,122 +20,39 @@ from glide_jax.runtime import random_streams
 Denoise = Callable[[array_types.Image, array_types.Timesteps], process.ModelOutput]
 # (x_t, timesteps on the training chain) -> gradient, shaped as x_t
 GradientFn = Callable[[array_types.Image, array_types.Timesteps], array_types.Image]
-# (x_prev, t of the step just made) -> x_prev, e.g. to put known pixels back
+# (x_prev, t of the step just made) -> x_prev, e.g. to restore known pixels
 AfterStep = Callable[[array_types.Image, array_types.Timesteps], array_types.Image]
 
-# Rules that make an image; the reversed one makes noise.
-SAMPLERS = ("ddpm", "ddim", "plms", "dpm_solver_pp")
 
+class Sampler(NamedTuple):
+    """An entry of `SAMPLERS`.
 
-class SampleStep(NamedTuple):
-    """One step towards the image; both (b, h, w, c)."""
+    Attributes:
+      summary: one phrase for help texts and documentation.
+      step: (evaluate, tables, x_t, t, *, noise, eta, earlier, num_earlier,
+          clip_denoised, denoised_fn) -> (x_prev, earlier).
+      memory: number of earlier estimates that `step` uses.
+      calls_per_step: network evaluations of one step.
+      uses_eta: whether `eta` has an effect.
+    """
 
-    x_prev: array_types.Image
-    pred_x_start: array_types.Image
-
-
-class ReverseStep(NamedTuple):
-    """One step towards noise; both (b, h, w, c)."""
-
-    x_next: array_types.Image
-    pred_x_start: array_types.Image
+    summary: str
+    step: Callable[..., tuple[array_types.Image, multistep.Earlier]]
+    memory: int = 0
+    calls_per_step: int = 1
+    uses_eta: bool = False
 
 
 class WalkState(NamedTuple):
-    """What one step of `walk` leaves to the next.
+    """The state between two steps of `walk`.
 
     Attributes:
       x_t: (b, h, w, c).
-      earlier: what a multistep rule keeps of earlier steps, each (b, h, w, c).
+      earlier: estimates of earlier steps for a multistep rule, each (b, h, w, c).
     """
 
     x_t: array_types.Image
     earlier: tuple[array_types.Image, ...]
-
-
-def ddpm_step(
-    tables: process.DiffusionTables,
-    model_output: process.ModelOutput,
-    x_t: array_types.Image,
-    t: array_types.Timesteps,
-    noise: array_types.Image,
-    *,
-    gradient: array_types.Image | None = None,
-    clip_denoised: bool = True,
-    denoised_fn: process.DenoisedFn | None = None,
-) -> SampleStep:
-    """Ancestral step, eq. 1.
-
-    Args:
-      tables: chain that `t` indexes.
-      model_output: what the network returned at x_t, after classifier-free guidance.
-      x_t: noised images.
-      t: (b,) indices into `tables`.
-      noise: standard normal draw; plays no part where t = 0.
-      gradient: guidance gradient at x_t, or None.
-      clip_denoised: static; clip pred_x_start to [-1, 1].
-      denoised_fn: static; see process.p_mean_variance.
-    """
-    out = process.p_mean_variance(
-        tables,
-        model_output,
-        x_t,
-        t,
-        clip_denoised=clip_denoised,
-        denoised_fn=denoised_fn,
-    )
-    mean = out.mean
-    if gradient is not None:
-        mean = guidance.shift_mean(mean, out.variance, gradient)
-    spread = _unless_last(t) * jnp.exp(0.5 * out.log_variance)
-    return SampleStep(mean + spread * noise, out.pred_x_start)
-
-
-def ddim_step(
-    tables: process.DiffusionTables,
-    model_output: process.ModelOutput,
-    x_t: array_types.Image,
-    t: array_types.Timesteps,
-    noise: array_types.Image,
-    *,
-    eta: array_types.Scalar = 0.0,
-    gradient: array_types.Image | None = None,
-    clip_denoised: bool = True,
-    denoised_fn: process.DenoisedFn | None = None,
-) -> SampleStep:
-    """Implicit step, eq. 2; arguments as in `ddpm_step`.
-
-    `eta` in [0, 1] may be traced: 0 is deterministic, 1 has DDPM's variance.
-    """
-    pred_x_start, eps = guidance.estimate(
-        tables, model_output, x_t, t, gradient, clip_denoised, denoised_fn
-    )
-    cumprod = process.gather(tables.alphas_cumprod, t)
-    prev = process.gather(tables.alphas_cumprod_prev, t)
-    sigma = eta * jnp.sqrt((1 - prev) / (1 - cumprod)) * jnp.sqrt(1 - cumprod / prev)
-    # At eta = 1 rounding can carry the root's argument below 0 on the noisiest step.
-    direction = jnp.sqrt(jnp.maximum(1 - prev - sigma**2, 0))
-    x_prev = jnp.sqrt(prev) * pred_x_start + direction * eps
-    return SampleStep(x_prev + _unless_last(t) * sigma * noise, pred_x_start)
-
-
-def ddim_reverse_step(
-    tables: process.DiffusionTables,
-    model_output: process.ModelOutput,
-    x_t: array_types.Image,
-    t: array_types.Timesteps,
-    *,
-    gradient: array_types.Image | None = None,
-    clip_denoised: bool = True,
-    denoised_fn: process.DenoisedFn | None = None,
-) -> ReverseStep:
-    """Deterministic step to index t + 1, eq. 3; arguments as in `ddpm_step`."""
-    pred_x_start, eps = guidance.estimate(
-        tables, model_output, x_t, t, gradient, clip_denoised, denoised_fn
-    )
-    following = process.gather(tables.alphas_cumprod_next, t)
-    x_next = jnp.sqrt(following) * pred_x_start + jnp.sqrt(1 - following) * eps
-    return ReverseStep(x_next, pred_x_start)
 
 
 def initial_noise(
@@ -153,7 +60,7 @@ def initial_noise(
     shape: tuple[int, int, int],
     scale: array_types.Scalar = 1.0,
 ) -> array_types.Image:
-    """Starting x_t, (b, *shape): one (h, w, c) normal draw per key, times scale.
+    """Returns the starting x_t, (b, *shape): one normal draw per key, times scale.
 
     GLIDE's upsampler starts from scale 0.997.
     """
@@ -165,8 +72,77 @@ def initial_noise(
 def step_noise(
     keys: array_types.PRNGKeys, t: array_types.Timesteps, shape: tuple[int, int, int]
 ) -> array_types.Image:
-    """Noise of step t, (b, *shape): a function of each image's own key and t alone."""
+    """Returns the noise of step t, (b, *shape), a function of each key and t alone."""
     return _normal(keys, t, shape)
+
+
+def _run_ddpm(
+    evaluate, tables, x_t, t, *, noise, eta, earlier, num_earlier, **keywords
+):
+    output, gradient = evaluate(x_t, t)
+    out = single_step.ddpm_step(
+        tables, output, x_t, t, noise, gradient=gradient, **keywords
+    )
+    return out.x_prev, earlier
+
+
+def _run_ddim(
+    evaluate, tables, x_t, t, *, noise, eta, earlier, num_earlier, **keywords
+):
+    output, gradient = evaluate(x_t, t)
+    out = single_step.ddim_step(
+        tables, output, x_t, t, noise, eta=eta, gradient=gradient, **keywords
+    )
+    return out.x_prev, earlier
+
+
+def _run_multistep(step: Callable[..., multistep.MultistepStep]) -> Callable:
+    def run(evaluate, tables, x_t, t, *, noise, eta, earlier, num_earlier, **keywords):
+        output, gradient = evaluate(x_t, t)
+        out = step(
+            tables, output, x_t, t, earlier, num_earlier, gradient=gradient, **keywords
+        )
+        return out.x_prev, out.earlier
+
+    return run
+
+
+def _run_heun(
+    evaluate, tables, x_t, t, *, noise, eta, earlier, num_earlier, **keywords
+):
+    return single_step.heun_step(evaluate, tables, x_t, t, **keywords).x_prev, earlier
+
+
+# Validation, help texts, documentation and tests read the samplers from here.
+SAMPLERS: dict[str, Sampler] = {
+    "ddpm": Sampler("ancestral", _run_ddpm),
+    "ddim": Sampler("implicit, deterministic at eta=0", _run_ddim, uses_eta=True),
+    "plms": Sampler(
+        "linear multistep of order 4",
+        _run_multistep(multistep.plms_step),
+        memory=multistep.PLMS_MEMORY,
+    ),
+    "dpm_solver_pp": Sampler(
+        "DPM-Solver++(2M)",
+        _run_multistep(multistep.dpm_solver_pp_step),
+        memory=multistep.DPM_SOLVER_PP_MEMORY,
+    ),
+    "heun": Sampler(
+        "second order, two network evaluations per step", _run_heun, calls_per_step=2
+    ),
+}
+
+
+def find_sampler(name: str) -> Sampler:
+    """Returns an entry of `SAMPLERS`.
+
+    Raises:
+      UserError: unknown name.
+    """
+    if name not in SAMPLERS:
+        known = ", ".join(SAMPLERS)
+        raise UserError(f"sampler={name!r} is not a known sampler; use one of {known}")
+    return SAMPLERS[name]
 
 
 def sample_loop(
@@ -183,20 +159,19 @@ def sample_loop(
     clip_denoised: bool = True,
     after_step: AfterStep | None = None,
 ) -> array_types.Image:
-    """Images x_start, (b, h, w, c): one rule walked down to index 0.
+    """Returns images x_start, (b, h, w, c): one rule applied down to index 0.
 
     Args:
       denoise: (x_t, timesteps) -> model_output; timesteps lie on the training chain.
-      tables: the (respaced) chain to walk.
-      x_init: x_t at the first index walked: the starting noise of `initial_noise`, or
+      tables: the (respaced) chain.
+      x_init: x_t at the first index: the starting noise of `initial_noise`, or
           with num_steps an image noised (process.q_sample) or inverted (`invert`) to
           index num_steps - 1.
-      keys: one typed key per image, so its noise does not depend on its batch.
+      keys: one typed key per image; its noise does not depend on its batch.
       rule: static; one of SAMPLERS.
       eta: DDIM's share of fresh noise, in [0, 1]; may be traced. Others ignore it.
-      num_steps: walk only the indices num_steps - 1 to 0; 0 returns x_init. More than
-          the chain has, or None, is the whole chain. May be traced: one program
-          serves every number.
+      num_steps: apply only the indices num_steps - 1 to 0; 0 returns x_init. None, or
+          more than the chain has, is the whole chain. May be traced.
       gradient_fn: (x_t, timesteps) -> guidance gradient, or None.
       denoised_fn: static; see process.p_mean_variance.
       clip_denoised: static; clip every pred_x_start to [-1, 1].
@@ -224,14 +199,13 @@ def sample_loop(
 
 
 def start(x_init: array_types.Image, rule: str) -> WalkState:
-    """The state before the first step of `walk`.
+    """Returns the state before the first step of `walk`.
 
     Raises:
       UserError: unknown rule.
     """
     x_init = jnp.asarray(x_init, jnp.float32)
-    _, memory = _choose_rule(rule, 0.0)
-    return WalkState(x_init, (jnp.zeros_like(x_init),) * memory)
+    return WalkState(x_init, (jnp.zeros_like(x_init),) * find_sampler(rule).memory)
 
 
 def walk(
@@ -250,37 +224,41 @@ def walk(
     clip_denoised: bool = True,
     after_step: AfterStep | None = None,
 ) -> WalkState:
-    """Steps `first` to `stop` - 1 of the `num_steps` of `sample_loop`.
+    """Applies steps `first` to `stop` - 1 of the `num_steps` of `sample_loop`.
 
-    Parts of one walk, each from the state that the one before it left, make the same
-    images as the whole walk.
+    Consecutive parts, each started from the state of the previous one, produce the
+    same images as one call.
 
     Args:
       denoise, tables, keys, and the keywords: as in `sample_loop`, and the same in
           every part.
-      state: as from `start`, or from the part before.
-      first: the number of steps made before; may be traced, as `stop`.
-      stop: the number of steps made afterwards, at most num_steps.
+      state: from `start`, or from the previous part.
+      first: number of steps applied before; may be traced, as `stop`.
+      stop: number of steps applied afterwards, at most num_steps.
 
     Raises:
       UserError: unknown rule.
     """
-    take_step, _ = _choose_rule(rule, eta)
+    sampler = find_sampler(rule)
     num_steps = _bounded(num_steps, tables)
+
+    def evaluate(x_t, t):
+        timesteps = tables.timesteps[t]
+        gradient = None if gradient_fn is None else gradient_fn(x_t, timesteps)
+        return denoise(x_t, timesteps), gradient
 
     def body(walked: jax.Array, state: WalkState) -> WalkState:
         x_t, earlier = state
         t = jnp.full(x_t.shape[:1], num_steps - 1 - walked, jnp.int32)
-        timesteps = tables.timesteps[t]
-        x_prev, earlier = take_step(
+        x_prev, earlier = sampler.step(
+            evaluate,
             tables,
-            denoise(x_t, timesteps),
             x_t,
             t,
             noise=step_noise(keys, t, x_t.shape[1:]),
+            eta=eta,
             earlier=earlier,
             num_earlier=walked,
-            gradient=None if gradient_fn is None else gradient_fn(x_t, timesteps),
             clip_denoised=clip_denoised,
             denoised_fn=denoised_fn,
         )
@@ -300,23 +278,22 @@ def invert(
     denoised_fn: process.DenoisedFn | None = None,
     clip_denoised: bool = True,
 ) -> array_types.Image:
-    """x_t at index num_steps - 1 from which DDIM, eta = 0, makes x_start again.
+    """Returns x_t at index num_steps - 1 from which DDIM, eta = 0, restores x_start.
 
     Eq. 3 from index 0 up, where x_start itself stands for x_t (reference), so that it
     costs num_steps - 1 network calls. Arguments as in `sample_loop`; 0 and 1 steps
     return x_start.
 
-    The image comes back but for the first-order error of both walks. Clipped or not
-    here makes no difference to that; but a guided network's estimates, which leave
-    [-1, 1], would end in an x_t larger than the noise that samplers start from.
-    `sample_loop` has to clip on the way back: at the noisiest index an error of eps
-    grows by up to 2e4 on its way into an unclipped x_start.
+    The image is restored up to the first-order error of both directions, clipped or
+    not. Without clipping, the estimates of a guided network leave [-1, 1] and x_t
+    becomes larger than the starting noise of samplers. `sample_loop` must clip: at the
+    noisiest index an error of eps is amplified by up to 2e4 in an unclipped x_start.
     """
     num_steps = _bounded(num_steps, tables)
 
     def body(index: jax.Array, x_t: jax.Array) -> jax.Array:
         t = jnp.full(x_t.shape[:1], index, jnp.int32)
-        return ddim_reverse_step(
+        return single_step.ddim_reverse_step(
             tables,
             denoise(x_t, tables.timesteps[t]),
             x_t,
@@ -329,51 +306,18 @@ def invert(
     return jax.lax.fori_loop(0, num_steps - 1, body, x_start)
 
 
-def _choose_rule(
-    rule: str, eta: array_types.Scalar
-) -> tuple[Callable[..., tuple], int]:
-    """A named rule as a step to (x_prev, earlier), and how much it remembers."""
-    if rule not in SAMPLERS:
-        raise UserError(
-            f"rule={rule!r} is not a known sampler; use one of {', '.join(SAMPLERS)}"
-        )
-    if rule == "plms":
-        return _multistep(multistep.plms_step), multistep.PLMS_MEMORY
-    if rule == "dpm_solver_pp":
-        return _multistep(multistep.dpm_solver_pp_step), multistep.DPM_SOLVER_PP_MEMORY
-    one_step = ddpm_step if rule == "ddpm" else functools.partial(ddim_step, eta=eta)
-
-    def take_step(*args, earlier, num_earlier, **kwargs):
-        return one_step(*args, **kwargs).x_prev, earlier
-
-    return take_step, 0
-
-
-def _multistep(step: Callable[..., multistep.MultistepStep]) -> Callable[..., tuple]:
-    def take_step(*args, noise, **kwargs):
-        out = step(*args, **kwargs)
-        return out.x_prev, out.earlier
-
-    return take_step
-
-
 def _bounded(
     num_steps: multistep.Count | None, tables: process.DiffusionTables
 ) -> multistep.Count:
-    """At most the chain's length, which None stands for."""
+    """Returns num_steps, at most the chain's length; None is the whole chain."""
     longest = tables.num_timesteps
     return longest if num_steps is None else jnp.minimum(num_steps, longest)
-
-
-def _unless_last(t: array_types.Timesteps) -> jax.Array:
-    """0 where t is 0, the step that lands on the image, else 1; (b, 1, 1, 1)."""
-    return jnp.asarray(t != 0, jnp.float32)[:, None, None, None]
 
 
 def _normal(
     keys: array_types.PRNGKeys, numbers: jax.Array, shape: tuple[int, int, int]
 ) -> jax.Array:
-    """One float32 normal draw per key, under the key folded with its number."""
+    """Returns one float32 normal draw per key, from the key folded with its number."""
 
     def draw(key: jax.Array, number: jax.Array) -> jax.Array:
         return jax.random.normal(jax.random.fold_in(key, number), shape, jnp.float32)

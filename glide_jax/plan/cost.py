@@ -19,7 +19,7 @@ from __future__ import annotations
 import dataclasses
 
 from glide_jax.config.defaults import Config
-from glide_jax.diffusion import respacing
+from glide_jax.diffusion import respacing, samplers
 from glide_jax.models import build
 from glide_jax.plan.device_topology import Topology
 
@@ -99,7 +99,8 @@ def estimate_drawing(
     )
     is_guided = config.train.caption_drop_prob > 0
     parts = build.forward_flops(config.model)
-    passes = len(kept) * (2 if is_guided else 1)
+    calls = len(kept) * samplers.SAMPLERS[config.sample.sampler].calls_per_step
+    passes = calls * (2 if is_guided else 1)
     each = parts["text"] + parts["text_keys_values"] + passes * parts["unet"]
     peak = topology.num_chips * topology.machine.peak_flops
     hours = pictures * each / (peak * mfu) / 3600

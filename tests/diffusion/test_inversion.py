@@ -5,7 +5,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from glide_jax.diffusion import respacing, samplers
+from glide_jax.diffusion import respacing, samplers, single_step
 
 DATA = {"gaussian": ((0.2,), 0.4), "mixture": ((-0.6, 0.5), 0.15)}
 
@@ -63,7 +63,7 @@ def test_inversion_is_the_reversed_step_from_index_0_up(tables, mixture_denoiser
     for index in range(4):
         t = np.full(4, index, np.int32)
         output = denoise(x_t, tables.timesteps[t])
-        x_t = samplers.ddim_reverse_step(tables, output, x_t, t).x_next
+        x_t = single_step.ddim_reverse_step(tables, output, x_t, t).x_next
     out = samplers.invert(denoise, tables, images, num_steps=5)
     np.testing.assert_allclose(out, x_t, atol=1e-5)  # fused differently
 

@@ -6,7 +6,7 @@ import jax
 import numpy as np
 import pytest
 
-from glide_jax.diffusion import multistep, process, respacing, samplers
+from glide_jax.diffusion import multistep, process, respacing, samplers, single_step
 
 SCHEDULES = ["linear", "squaredcos_cap_v2"]
 RULES = {"plms": multistep.plms_step, "dpm_solver_pp": multistep.dpm_solver_pp_step}
@@ -78,7 +78,7 @@ def test_the_first_step_walked_is_ddims_wherever_it_is(rule, t):
     x_t, gradient, t = x_t[..., :3], gradient[..., :3], np.full(2, t, np.int32)
     garbage = (np.full_like(x_t, 1e6),) * MEMORY[rule]
     step = RULES[rule](tables, output, x_t, t, garbage, 0, gradient=gradient)
-    ddim = samplers.ddim_step(tables, output, x_t, t, x_t, gradient=gradient)
+    ddim = single_step.ddim_step(tables, output, x_t, t, x_t, gradient=gradient)
     np.testing.assert_array_equal(step.pred_x_start, ddim.pred_x_start)
     # Fused in another order; the shifted score reaches 1e4 at the noisy end.
     scale = np.abs(ddim.x_prev).max()
@@ -114,7 +114,7 @@ def test_plms_on_even_steps_is_adams_bashforth(num_earlier, weights):
     )
     mean = sum(w * e for w, e in zip(weights, eps, strict=False))
     mean = np.concatenate([mean, mean], axis=-1).astype(np.float32)
-    ddim = samplers.ddim_step(tables, mean, x_t, t, x_t, clip_denoised=False)
+    ddim = single_step.ddim_step(tables, mean, x_t, t, x_t, clip_denoised=False)
     np.testing.assert_allclose(step.x_prev, ddim.x_prev, atol=1e-5)
     for kept, expected in zip(step.earlier, eps, strict=False):
         np.testing.assert_allclose(kept, expected, atol=1e-5)
@@ -137,7 +137,7 @@ def test_plms_is_exact_where_eps_is_a_cubic_of_uneven_timesteps():
     area = cubic.integ()
     mean = (area(190 / 500) - area(100 / 500)) / (90 / 500)
     mean = np.full((1, 2, 2, 6), mean, np.float32)
-    ddim = samplers.ddim_step(tables, mean, x_t, t, x_t, clip_denoised=False)
+    ddim = single_step.ddim_step(tables, mean, x_t, t, x_t, clip_denoised=False)
     np.testing.assert_allclose(step.x_prev, ddim.x_prev, atol=1e-6)
 
 

@@ -8,20 +8,20 @@ import numpy as np
 import pytest
 
 from glide_jax import errors
-from glide_jax.diffusion import inpainting, process, respacing, samplers
+from glide_jax.diffusion import inpainting, process, respacing, samplers, single_step
 
 # Step rules in float32 (golden/README: 1e-5 of the largest value).
 STEP_TOLERANCE = 1e-5
 
 RUNS = {
-    "ddpm": samplers.ddpm_step,
-    "ddim_eta0": samplers.ddim_step,
-    "ddim_eta0.7": functools.partial(samplers.ddim_step, eta=0.7),
-    "cfg3_ddpm": samplers.ddpm_step,
-    "cfg3_ddim": samplers.ddim_step,
-    "clip3_ddpm": samplers.ddpm_step,
-    "clip3_ddim": samplers.ddim_step,
-    "inpaint_cfg5_ddpm": samplers.ddpm_step,
+    "ddpm": single_step.ddpm_step,
+    "ddim_eta0": single_step.ddim_step,
+    "ddim_eta0.7": functools.partial(single_step.ddim_step, eta=0.7),
+    "cfg3_ddpm": single_step.ddpm_step,
+    "cfg3_ddim": single_step.ddim_step,
+    "clip3_ddpm": single_step.ddpm_step,
+    "clip3_ddim": single_step.ddim_step,
+    "inpaint_cfg5_ddpm": single_step.ddpm_step,
 }
 
 
@@ -91,7 +91,7 @@ def test_every_reverse_step_equals_the_reference(tiny, tables, assert_within):
     x_t = run["x_start"]
     for i, expected in enumerate(run["samples"]):
         t = np.full(2, i, np.int32)
-        step = samplers.ddim_reverse_step(tables, run["model_output"][i], x_t, t)
+        step = single_step.ddim_reverse_step(tables, run["model_output"][i], x_t, t)
         assert_within(step.x_next, expected, STEP_TOLERANCE)
         x_t = expected
 
@@ -102,7 +102,7 @@ def test_the_upsampler_walks_fast27_and_lands_on_its_last_estimate(tiny, assert_
     np.testing.assert_array_equal(tables.timesteps[::-1], run["timesteps"])
     x_t, t = run["samples"][-2], np.zeros(2, np.int32)
     eps = process.predict_eps(tables, x_t, t, run["pred_x_start"][-1])
-    step = samplers.ddim_step(tables, np.concatenate([eps, eps], -1), x_t, t, x_t)
+    step = single_step.ddim_step(tables, np.concatenate([eps, eps], -1), x_t, t, x_t)
     assert_within(step.x_prev, run["samples"][-1], STEP_TOLERANCE)
 
 
@@ -110,8 +110,8 @@ def test_ddim_reverse_undoes_ddim(tables):
     """Up and down again under one eps: both explain x_t by the same pair."""
     x_t, t = 0.5 * _normal(0, 2, 4, 4, 3), np.full(2, 2, np.int32)
     output = _normal(1, 2, 4, 4, 6)
-    up = samplers.ddim_reverse_step(tables, output, x_t, t, clip_denoised=False)
-    down = samplers.ddim_step(
+    up = single_step.ddim_reverse_step(tables, output, x_t, t, clip_denoised=False)
+    down = single_step.ddim_step(
         tables, output, up.x_next, t + 1, x_t, clip_denoised=False
     )
     # Float32 through 1 / sqrt(A_3) of about 1.3.
@@ -122,7 +122,7 @@ def test_ddim_with_eta_0_ignores_the_noise(tables):
     x_t, output = _normal(0, 2, 4, 4, 3), _normal(1, 2, 4, 4, 6)
     t = np.array([3, 7], np.int32)
     steps = [
-        samplers.ddim_step(tables, output, x_t, t, _normal(seed, 2, 4, 4, 3)).x_prev
+        single_step.ddim_step(tables, output, x_t, t, _normal(seed, 2, 4, 4, 3)).x_prev
         for seed in (2, 3)
     ]
     np.testing.assert_array_equal(*steps)
@@ -133,7 +133,7 @@ def test_ddim_with_eta_1_is_finite_at_every_step(schedule):
     tables = respacing.respaced_tables(schedule, 1000, "")
     x_t, t = _normal(0, 1000, 1, 1, 3), np.arange(1000)
     output = _normal(1, 1000, 1, 1, 6)
-    out = jax.jit(samplers.ddim_step)(tables, output, x_t, t, x_t, eta=1.0)
+    out = jax.jit(single_step.ddim_step)(tables, output, x_t, t, x_t, eta=1.0)
     assert np.isfinite(out.x_prev).all()
 
 
@@ -141,8 +141,8 @@ def test_ddim_with_eta_1_has_the_posterior_variance(tables):
     """2010.02502, section 4.1: eta = 1 is DDPM with the smaller fixed variance."""
     x_t, output = _normal(0, 2, 4, 4, 3), _normal(1, 2, 4, 4, 6)
     t, zero = np.array([3, 6], np.int32), np.zeros_like(x_t)
-    still = samplers.ddim_step(tables, output, x_t, t, zero, eta=1.0)
-    moved = samplers.ddim_step(tables, output, x_t, t, zero + 1, eta=1.0)
+    still = single_step.ddim_step(tables, output, x_t, t, zero, eta=1.0)
+    moved = single_step.ddim_step(tables, output, x_t, t, zero + 1, eta=1.0)
     variance = process.gather(tables.posterior_variance, t)
     # The noise is the difference of two float32 images of magnitude 2.
     np.testing.assert_allclose(
@@ -158,7 +158,7 @@ def test_the_loop_is_its_step_from_the_last_index_to_0(
 ):
     keys, seen = image_keys(2), []
     x_init = samplers.initial_noise(keys, (4, 4, 3))
-    step_fn = {"ddpm": samplers.ddpm_step, "ddim": samplers.ddim_step}[rule]
+    step_fn = {"ddpm": single_step.ddpm_step, "ddim": single_step.ddim_step}[rule]
     options = {"eta": 0.5} if rule == "ddim" else {}
     x_t = x_init
     for index in range(7, -1, -1):
@@ -322,7 +322,24 @@ def test_what_happens_after_a_step_enters_the_next(tables, toy_denoise, image_ke
 
 
 def test_an_unknown_rule_names_the_known_ones(tables, toy_denoise, image_keys):
-    with pytest.raises(errors.UserError, match="ddpm, ddim, plms, dpm_solver_pp"):
+    with pytest.raises(errors.UserError, match=", ".join(samplers.SAMPLERS)):
         samplers.sample_loop(
             toy_denoise, tables, _normal(0, 1, 4, 4, 3), image_keys(1), rule="euler"
         )
+
+
+@pytest.mark.parametrize("rule", samplers.SAMPLERS)
+def test_calls_per_step_counts_the_networks_evaluations(
+    rule, tables, toy_denoise, image_keys
+):
+    calls = []
+
+    def denoise(x_t, timesteps):
+        calls.append(rule)
+        return toy_denoise(x_t, timesteps)
+
+    # The loop's body is traced once.
+    samplers.sample_loop(
+        denoise, tables, _normal(0, 1, 4, 4, 3), image_keys(1), rule=rule
+    )
+    assert len(calls) == samplers.SAMPLERS[rule].calls_per_step

@@ -12,7 +12,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from glide_jax.diffusion import guidance, inpainting, respacing, samplers
+from glide_jax.diffusion import guidance, inpainting, respacing, single_step
 from glide_jax.models import build, noised_clip
 from tests.models import golden_models
 
@@ -70,9 +70,9 @@ def _guided(kind, scale):
 @pytest.mark.parametrize(
     ("run", "step"),
     [
-        ("ddpm", samplers.ddpm_step),
-        ("ddim_eta0", samplers.ddim_step),
-        ("ddim_eta0.7", functools.partial(samplers.ddim_step, eta=0.7)),
+        ("ddpm", single_step.ddpm_step),
+        ("ddim_eta0", single_step.ddim_step),
+        ("ddim_eta0.7", functools.partial(single_step.ddim_step, eta=0.7)),
     ],
 )
 def test_an_unguided_trajectory_equals_the_released_one(run, step):
@@ -84,7 +84,7 @@ def test_an_unguided_trajectory_equals_the_released_one(run, step):
 
 @pytest.mark.parametrize("run", ["cfg3_ddpm", "cfg3_ddim", "inpaint_cfg5_ddpm"])
 def test_a_guided_trajectory_equals_the_released_one(run):
-    step = samplers.ddim_step if run.endswith("ddim") else samplers.ddpm_step
+    step = single_step.ddim_step if run.endswith("ddim") else single_step.ddpm_step
     denoise = _guided("base", 3.0)
     if run.startswith("inpaint"):
         denoise = _guided("base-inpaint", 5.0)
@@ -101,7 +101,7 @@ def test_a_guided_trajectory_equals_the_released_one(run):
 
 @pytest.mark.parametrize("run", ["clip3_ddpm", "clip3_ddim"])
 def test_a_clip_guided_trajectory_equals_the_released_one(run):
-    plain = samplers.ddim_step if run.endswith("ddim") else samplers.ddpm_step
+    plain = single_step.ddim_step if run.endswith("ddim") else single_step.ddpm_step
     tables, gradient_fn = SQUAREDCOS("8"), _clip_gradient()
 
     def step(tables, model_output, x_t, t, noise):
@@ -144,7 +144,7 @@ def test_the_upsampler_trajectory_equals_the_released_one():
         run,
         tables,
         lambda x, timesteps: denoise(params, x, timesteps, text, low_res=low_res),
-        samplers.ddim_step,
+        single_step.ddim_step,
         start,
         np.zeros((27, *start.shape), np.float32),
     )
@@ -158,6 +158,6 @@ def test_the_reverse_trajectory_equals_the_released_one():
     for index in range(7):
         t = np.full(x_t.shape[:1], index, np.int32)
         out = denoise(x_t, np.asarray(tables.timesteps)[t])
-        x_t = samplers.ddim_reverse_step(tables, out, x_t, t).x_next
+        x_t = single_step.ddim_reverse_step(tables, out, x_t, t).x_next
         samples.append(np.asarray(x_t))
     assert golden_models.error(np.stack(samples), _stored(run, "samples")) < 1e-4

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from glide_jax import errors
-from glide_jax.diffusion import guidance, respacing, samplers
+from glide_jax.diffusion import guidance, respacing, samplers, single_step
 from glide_jax.runtime import random_streams
 from glide_jax.sample import prompt_tokens, stage, stage_inputs
 
@@ -133,7 +133,7 @@ def test_the_doubled_batch_equals_two_passes_step_by_step(models, draw, rule):
         return 2.0 * jax.grad(objective)(x_t)
 
     tables = respacing.respaced_tables("squaredcos_cap_v2", 1000, "4")
-    step = {"ddpm": samplers.ddpm_step, "ddim": samplers.ddim_step}[rule]
+    step = {"ddpm": single_step.ddpm_step, "ddim": single_step.ddim_step}[rule]
     step = jax.jit(step)
     x_t = samplers.initial_noise(inputs.keys, (8, 8, 3))
     for index, timestep in ((3, 999), (2, 666), (1, 333), (0, 0)):
@@ -223,7 +223,7 @@ def test_a_weight_of_0_leaves_a_prompt_out(models, draw):
     np.testing.assert_allclose(drawn[1], draw("cfg")[1], atol=1e-4)
 
 
-@pytest.mark.parametrize("sampler", ["ddpm", "ddim", "plms", "dpm_solver_pp"])
+@pytest.mark.parametrize("sampler", samplers.SAMPLERS)
 def test_an_edit_of_strength_0_returns_the_picture(draw, sampler):
     picture = np.random.default_rng(0).uniform(-1, 1, (2, 8, 8, 3)).astype(np.float32)
     kept = draw("none", sampler, init_image=picture, strength=0.0)
