@@ -106,18 +106,15 @@ def build(
     )
     pool = cache.gaussian("pool")
     name = extractor.name
-    record = {
-        **settings,
-        "count": pool.count,
-        "unreadable": pictures.count - pool.count,
-    }
+    unreadable = pictures.count - pool.count
+    record = {**settings, "count": pool.count, "unreadable": unreadable}
     arrays: dict[str, Any] = {RECORD: np.array(json.dumps(record))}
     arrays |= {_own("mu", name): pool.mu, _own("sigma", name): pool.sigma}
     if cache.has("spatial"):
         spatial = cache.gaussian("spatial")
         arrays |= {_own("mu_s", name): spatial.mu, _own("sigma_s", name): spatial.sigma}
-    rows = (pool.count, len(pool.mu))
-    arrays["pool"] = npz_files.Streamed(rows, "float32", cache.blocks("pool"))
+    shape = (pool.count, len(pool.mu))
+    arrays["pool"] = npz_files.Streamed(shape, "float32", cache.blocks("pool"))
     if keep_images:
         arrays["arr_0"] = streamed_pixels(cache, pool.count, pictures.px)
     npz_files.write(path, arrays)
