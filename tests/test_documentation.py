@@ -355,6 +355,9 @@ def test_the_tutorial_runs_from_top_to_bottom(tmp_path, monkeypatch):
                 words = [w for w in words if "num_steps" not in w]
                 words += ["--config.train.num_steps=2", "--config.sample.respacing=3"]
                 words += ["--config.log.validation_examples=4"]
+                if "clip" not in words[1]:  # one level: most of the time is compilation
+                    words += ["--config.model.channel_mult=(1,)"]
+                    words += ["--config.model.attention_px=()"]
             words = [re.sub("^--num_images=64", "--num_images=4", w) for w in words]
             assert main.run(words) == 0, line
     assert (tmp_path / "out" / "circle" / "samples.json").exists()
