@@ -69,8 +69,8 @@ def define_flags(values: flags.FlagValues) -> None:
     """Models and how they draw, pictures, and what they are compared with."""
     add = define.Define(values)
     sampling.define_models(add)
-    sampling.define_guidance(add)
-    sampling.define_steps(add)
+    for group in ("guidance", "steps", "upsampler"):
+        sampling.define_options(add, group)
     meaning = "draw the captions of a data source's validation split, spread over it"
     add.text("captions_of", meaning)
     meaning = "instead: a UTF-8 file with a caption a line, in turn; of --images: one "

@@ -378,7 +378,7 @@ def _check_evaluate(config: defaults.Config) -> None:
 
 
 def _check_sample(sample: defaults.SampleConfig) -> None:
-    _one_of("sample.sampler", sample.sampler, samplers.SAMPLERS)
+    _one_of("sample.sampler", sample.sampler, list(samplers.SAMPLERS))
     _within("sample.eta", sample.eta, 0.0, 1.0)
     rule = f"has no effect with sample.sampler={sample.sampler!r}"
     remedy = "use 0, or sample.sampler=ddim"

@@ -19,7 +19,8 @@ from glide_jax.data import bad_records, caption_text, schema, sources, transform
 from glide_jax.errors import UserError
 from glide_jax.eval import npz_files, picture_folder
 from glide_jax.runtime import paths, wording
-from glide_jax.sample import cascade, image_io, settings
+from glide_jax.sample import cascade, image_io
+from glide_jax.sample import options as sampling_options
 
 # Records read to find a caption in place of one that cannot be used.
 _ATTEMPTS = 100
@@ -77,7 +78,7 @@ class Drawn:
         Raises:
           UserError: An option that is unknown or out of range.
         """
-        chosen = settings.make_options(options)
+        chosen = sampling_options.make_options(options)
         self._models, self.captions, self._options = models, prompts, dict(options)
         self._first = self._options.pop("first_index", 0)
         self.count, self.px = len(prompts), models.image_px
