@@ -330,7 +330,7 @@ def program_inputs(guidance_mode: str, sampler: str) -> dict[str, str]:
         known = about(name)
         acts = known.needs in guidance_mode.split("+")
         if name == "eta":
-            acts = samplers.SAMPLERS[sampler].uses_eta
+            acts = samplers.find_sampler(sampler).uses_eta
         if acts and known.setting and known.inputs:
             found[name] = known.help
     return found
