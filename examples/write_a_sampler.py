@@ -25,7 +25,8 @@ from PIL import Image
 
 from glide_jax import array_types
 from glide_jax.diffusion import guidance, process, respacing, samplers
-from glide_jax.sample import batches, image_io, restore
+from glide_jax.runtime import random_streams
+from glide_jax.sample import image_io, restore
 
 
 def sample(
@@ -92,8 +93,8 @@ def main() -> None:
     model = restore.load_bundle(options.base)
     diffusion, side = model.config.diffusion, model.config.model.image_px
     denoise = make_denoise(model, options.prompt, options.num_images)
-    keys = batches.image_keys(
-        0, np.arange(options.num_images), stream=batches.BASE_STREAM
+    keys = random_streams.image_keys(
+        0, np.arange(options.num_images), random_streams.BASE_STAGE
     )
     x_init = samplers.initial_noise(keys, (side, side, 3))
 

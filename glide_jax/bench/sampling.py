@@ -155,11 +155,8 @@ def _measure(
     draw = stage.make_stage(
         config,
         fns,
-        stage.StageSettings(
-            guidance_mode=guidance_mode,
-            sampler=config.sample.sampler,
-            respacing=spec,
-            match_low_res=config.sample.match_low_res,
+        stage.StageSettings.of(
+            dataclasses.replace(config.sample, respacing=spec), guidance_mode
         ),
     )
     arguments = (params, None, _make_inputs(config, settings.batch, is_guided))

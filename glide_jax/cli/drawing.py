@@ -20,10 +20,10 @@ from glide_jax.runtime import wording
 
 if TYPE_CHECKING:
     from glide_jax.sample.cascade import Glide
+    from glide_jax.sample.options import SamplingOptions
     from glide_jax.sample.output_folder import Start
     from glide_jax.sample.prompt_tokens import Prompt
     from glide_jax.sample.request import CascadeOutput
-    from glide_jax.sample.settings import SampleOptions
 
 # More pictures than this are not put together into grid.png.
 MAX_GRID = 100
@@ -89,11 +89,12 @@ def run(values: flags.FlagValues, work: Work) -> None:
     Raises:
       UserError: As `Glide`'s methods and `output_folder.start` do.
     """
-    from glide_jax.sample import output_folder, settings
+    from glide_jax.sample import options as sampling_options
+    from glide_jax.sample import output_folder
 
     options = sampling.read_options(values)
-    chosen = settings.make_options(options)
-    settings.check_indices(chosen, len(work.prompts))
+    chosen = sampling_options.make_options(options)
+    sampling_options.check_indices(chosen, len(work.prompts))
     with _open(values, work, chosen) as (folder, start):
         models = work.load(values)
         count, at_once = len(work.prompts), work.at_once or chosen.batch_size
@@ -227,7 +228,7 @@ class _Writer:
 
 @contextlib.contextmanager
 def _open(
-    values: flags.FlagValues, work: Work, chosen: SampleOptions
+    values: flags.FlagValues, work: Work, chosen: SamplingOptions
 ) -> Iterator[tuple[pathlib.Path, Start]]:
     """The output folder and where the run begins in it.
 

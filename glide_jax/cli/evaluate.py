@@ -64,8 +64,8 @@ def define_flags(values: flags.FlagValues) -> None:
 
     add = define.Define(values)
     sampling.define_models(add)
-    sampling.define_guidance(add)
-    sampling.define_steps(add)
+    for group in ("guidance", "steps", "upsampler"):
+        sampling.define_options(add, group)
     meaning = "draw the captions of a data source's validation split, spread over it"
     add.text("captions_of", meaning)
     meaning = "instead: a UTF-8 file with one caption on a line, used in turn; with "

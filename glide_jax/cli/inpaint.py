@@ -43,17 +43,7 @@ def define_flags(fv: flags.FlagValues) -> None:
     )
     meaning = "instead of --mask: pixels to add at the left, top, right and bottom"
     add.numbers("extend", meaning)
-    add.choice(
-        "inpaint_mode",
-        ["pinned", "masked", "implicit"],
-        "pinned: the model sees the known part (GLIDE's way); masked: it does not; "
-        "implicit: nor is it pinned, but noised anew at each step",
-        "pinned",
-    )
-    meaning = (
-        "blend known pixels so near to what is repainted, in pixels of the picture"
-    )
-    add.whole("feather_px", meaning, 0)
+    sampling.define_options(add, "inpaint")
 
 
 def run(fv: flags.FlagValues, args: list[str]) -> int:

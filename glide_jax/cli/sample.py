@@ -1,7 +1,7 @@
 """Pictures from prompts.
 
     glide sample --base=runs/cfg/bundle --upsampler=runs/up/bundle \\
-        --prompt="a small red circle on a black background" --output=out/circle
+        --prompt="a large red circle on a black background" --output=out/circle
     glide sample --base=runs/cfg/bundle --clip=runs/clip/bundle --num_images=4 \\
         --guidance_mode=cfg+clip --guidance_scale=3 --prompt_file=prompts.txt \\
         --output=out/guided

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import dataclasses
 import hashlib
 import logging
 import math
@@ -21,16 +20,14 @@ if TYPE_CHECKING:
     from glide_jax.sample.cascade import Glide
     from glide_jax.sample.prompt_tokens import Prompt
 
-SAMPLERS = ["ddpm", "ddim", "plms", "dpm_solver_pp"]
-
 
 def define_flags(values: flags.FlagValues) -> None:
     """Models, prompts, randomness, guidance, timesteps and output."""
     add = define.Define(values)
     define_models(add)
     _define_pictures(add)
-    define_guidance(add)
-    define_steps(add)
+    for group in ("guidance", "steps", "upsampler"):
+        define_options(add, group)
 
 
 def define_models(add: define.Define) -> None:
@@ -56,56 +53,36 @@ def _define_pictures(add: define.Define) -> None:
     add.path("prompt_file", "instead of --prompt: a UTF-8 file with a prompt a line")
     add.numbers("blend", "weights of all --prompt in ONE picture, e.g. 0.7,0.3")
     add.whole("num_images", "pictures of each prompt", 1)
-    add.whole("candidates", "drawn of each picture, of which the CLIP keeps one", 1)
+    define_options(add, "pictures")
     define_output(add)
 
 
 def define_output(add: define.Define) -> None:
-    """Where pictures go, and their randomness."""
+    """Defines where pictures go, and their randomness."""
     add.path("output", "folder for the pictures and samples.json, e.g. out/corgi")
     meaning = "add to the samples that --output holds: --first_index continues after "
     meaning += "their highest number, samples.json lists the pictures of all runs with "
     meaning += "their settings, and grid.png shows those of the last one"
     add.switch("append", meaning, False)
-    add.whole("seed", "another number gives other pictures", 0)
-    meaning = "index of the first picture: 17 draws picture 17 of that seed alone"
-    add.whole("first_index", meaning, 0)
-    meaning = "pictures drawn at once, then written; lower it if memory runs out"
-    add.whole("batch_size", meaning, 16)
+    define_options(add, "output")
 
 
-def define_guidance(add: define.Define) -> None:
-    """What steers the models."""
-    add.choice(
-        "guidance_mode",
-        ["none", "cfg", "clip", "cfg+clip"],
-        "what steers the base model: nothing, classifier-free, CLIP or both",
-        "cfg",
-    )
-    add.number("guidance_scale", "classifier-free, 1 is off; the bundle's if left out")
-    add.numbers("guidance_interval", "timesteps between which it acts, e.g. 200,800")
-    add.number("guidance_rescale", "share of its rescaling, 0 (off) to 1, e.g. 0.7")
-    add.text("negative_prompt", "what classifier-free guidance is to steer away from")
-    add.number("clip_guidance_scale", "CLIP, 0 is off; the bundle's if left out")
-    add.numbers("clip_guidance_interval", "timesteps between which it acts")
-    add.number("threshold_quantile", "dynamic thresholding, e.g. 0.995; left out: clip")
+def define_options(add: define.Define, group: str) -> None:
+    """Defines the flags of one group of `options.SamplingOptions`."""
+    from glide_jax.sample import options
 
-
-def define_steps(add: define.Define) -> None:
-    """Samplers and timesteps."""
-    add.choice("sampler", SAMPLERS, "of the base model; the bundle's")
-    add.text("respacing", "timesteps of the base model, e.g. 150, fast27, lambda20")
-    add.number("eta", "fresh noise in the base model's ddim steps, 0 to 1, e.g. 0.5")
-    define_upsampler_steps(add)
-
-
-def define_upsampler_steps(add: define.Define) -> None:
-    """Sampler and timesteps of the upsampler."""
-    add.choice("upsampler_sampler", SAMPLERS, "of the upsampler; the bundle's")
-    add.text("upsampler_respacing", "timesteps of the upsampler, e.g. fast27")
-    add.number("upsampler_eta", "fresh noise in the upsampler's ddim steps, 0 to 1")
-    meaning = "hold the enlarged picture to the small one's colours; the bundle's"
-    add.switch("match_low_res", meaning)
+    for name in options.names(group=group):
+        about = options.about(name)
+        default = getattr(options.SamplingOptions(), name)
+        if about.kind == "whole":
+            add.whole(name, about.help, default, least=1 if about.least == 1 else None)
+        elif about.kind == "choice":
+            add.choice(name, list(about.choices), about.help, default)
+        elif about.kind == "interval":
+            add.numbers(name, about.help)
+        else:  # what is left out takes the default of the option
+            kinds = {"number": add.number, "switch": add.switch, "text": add.text}
+            kinds[about.kind](name, about.help)
 
 
 def read_prompts(values: flags.FlagValues) -> list[Prompt]:
@@ -161,16 +138,16 @@ def output_of(values: flags.FlagValues) -> str:
 
 def read_options(values: flags.FlagValues) -> dict[str, Any]:
     """The options of `Glide` that flags of this verb set."""
-    from glide_jax.sample import settings
+    from glide_jax.sample import options
 
-    options = {}
-    for field in dataclasses.fields(settings.SampleOptions):
-        if field.name not in values or values[field.name].value is None:
+    found = {}
+    for name in options.names():
+        if name not in values or values[name].value is None:
             continue
-        options[field.name] = values[field.name].value
-        if field.name.endswith("_interval"):
-            options[field.name] = tuple(read_numbers(values, field.name))
-    return options
+        found[name] = values[name].value
+        if options.about(name).kind == "interval":
+            found[name] = tuple(read_numbers(values, name))
+    return found
 
 
 def load_models(values: flags.FlagValues) -> Glide:

@@ -32,7 +32,7 @@ def define_flags(fv: flags.FlagValues) -> None:
     add.paths("image", "picture to enlarge; may be given again")
     add.texts("prompt", "what the pictures show; given again, one for each --image")
     sampling.define_output(add)
-    sampling.define_upsampler_steps(add)
+    sampling.define_options(add, "upsampler")
 
 
 def run(fv: flags.FlagValues, args: list[str]) -> int:

@@ -1,4 +1,4 @@
-"""How is a denoising step steered towards the caption?
+"""Guidance of a denoising step towards the caption.
 
 1. Classifier-free: eps = eps_uncond + s (eps_cond - eps_uncond)     GLIDE eq. 7
    (s = 1 is off; the paper of the method, 2207.12598, writes w = s - 1).

@@ -1,4 +1,4 @@
-"""How do the known pixels of an inpainting enter a denoising step?
+"""Known pixels of an inpainting within a denoising step.
 
 1. pred_x_start <- (1 - mask) pred_x_start + mask image, before it is clipped (GLIDE's
    released samplers, in both stages).

@@ -1,4 +1,4 @@
-"""What does the network pay for its output, per example?
+"""Losses of the network's output, per example.
 
 1. mse = mean (noise - pred_eps)^2                                  DDPM eq. 14
 2. vb, in bits per dimension                                        DDPM eq. 5

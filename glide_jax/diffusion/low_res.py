@@ -1,4 +1,4 @@
-"""How does an enlarged picture stay true to the small one it was made from?
+"""Consistency of an enlarged picture with its low-resolution one.
 
 1. pred_x_start <- pred_x_start + repeat(low_res - means(pred_x_start)), where means are
    of f x f pixels and repeat writes each value f x f times: the null-space projection

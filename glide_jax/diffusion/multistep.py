@@ -1,6 +1,6 @@
-"""How do the estimates of earlier steps make the next step better?
+"""Sampling rules that extrapolate from the estimates of earlier steps.
 
-Both rules are a deterministic DDIM step (samplers.py, eq. 2, eta = 0) whose eps or
+Both rules are a deterministic DDIM step (single_step.py, eq. 2, eta = 0) whose eps or
 x_start is first extrapolated to where the step needs it:
 
 1. PLMS (PNDM, 2202.09778): the mean over [t_prev, t] of the polynomial through

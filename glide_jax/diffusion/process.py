@@ -1,4 +1,4 @@
-"""What do the forward process and its learned reverse look like at one timestep?
+"""The forward process and its learned reverse at one timestep.
 
 Symbols: b_t betas, a_t = 1 - b_t, A_t = prod_{s<=t} a_s (`alphas_cumprod`), A_{-1} = 1.
 

@@ -1,4 +1,4 @@
-"""Which timesteps does a respacing string keep, and what tables follow from them?
+"""Timesteps that a respacing string keeps, and the tables that follow from them.
 
 1. "c_1,...,c_n" cuts the chain into n equal sections, clean end first, and keeps c_i
    evenly spaced timesteps of section i (Improved DDPM, 2102.09672, section 4; sections

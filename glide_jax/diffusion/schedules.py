@@ -1,4 +1,4 @@
-"""Which betas does a named noise schedule have? In float64, on the host.
+"""Betas of the named noise schedules, in float64 on the host.
 
 1. `linear` (DDPM, 2006.11239, section 4), stretched so that any chain length ends as
    noisy: betas evenly spaced from 1000/T * 1e-4 to 1000/T * 0.02.

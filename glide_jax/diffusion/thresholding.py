@@ -1,4 +1,4 @@
-"""How is pred_x_start brought back into [-1, 1] without flattening its extremes?
+"""Dynamic thresholding of pred_x_start to [-1, 1].
 
 1. x_start <- clip(x_start / s, -1, 1),  s = max(1, the quantile of |x_start|)
 

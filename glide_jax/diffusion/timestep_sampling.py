@@ -1,4 +1,4 @@
-"""Which t does each training example get, and what weight undoes the choice?
+"""Sampling of t for training examples, and the weights that correct for it.
 
 1. Uniform: t ~ U{0..T-1}, weight 1.
 2. Loss-second-moment (Improved DDPM, 2102.09672, section 3.3):

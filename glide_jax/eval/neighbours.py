@@ -141,7 +141,7 @@ def _read(
             example = source[number]
             pixels.append(_record_pixels(example, px))
         except schema.BadRecordError as bad:
-            bad_records.log_left_out(bad_records.bad_at(number, number, bad))
+            bad_records.log_skipped(bad_records.bad_at(number, number, bad))
             continue
         indices.append(number)
         keys.append(example.key)

@@ -19,7 +19,8 @@ from glide_jax.data import bad_records, caption_text, schema, sources, transform
 from glide_jax.errors import UserError
 from glide_jax.eval import npz_files, picture_folder
 from glide_jax.runtime import paths, wording
-from glide_jax.sample import cascade, image_io, settings
+from glide_jax.sample import cascade, image_io
+from glide_jax.sample import options as sampling_options
 
 # Records read to find a caption in place of one that cannot be used.
 _ATTEMPTS = 100
@@ -79,7 +80,7 @@ class Drawn:
         Raises:
           UserError: An option is unknown or out of range.
         """
-        chosen = settings.make_options(options)
+        chosen = sampling_options.make_options(options)
         self._models, self.captions, self._options = models, prompts, dict(options)
         self._first = self._options.pop("first_index", 0)
         self.count, self.px = len(prompts), models.image_px
@@ -212,7 +213,7 @@ class Real:
         is_drawn = isinstance(source, schema.Drawable)
         self._source = source.at_px(px) if is_drawn else source
         self._faults = bad_records.FaultCounter(
-            1.0, len(source), bad_records.log_left_out
+            1.0, len(source), bad_records.log_skipped
         )
         self.count = len(source) if most is None else min(most, len(source))
         if not self.count:
@@ -331,7 +332,7 @@ def _caption_at(source: schema.Source, spec: str, start: int) -> str:
             caption_text.check(example.caption, example.key)
         except schema.BadRecordError as bad:
             last = bad
-            bad_records.log_left_out(bad_records.bad_at(start, index, bad))
+            bad_records.log_skipped(bad_records.bad_at(start, index, bad))
         else:
             return example.caption
     assert last is not None

@@ -77,12 +77,10 @@ def make_draw(
     program = stage.make_program(
         config,
         build.make_denoiser(model),
-        stage.StageSettings(
-            guidance_mode="cfg" if is_guided else "none",
-            sampler=config.sample.sampler,
-            respacing=config.sample.respacing,
+        stage.StageSettings.of(
+            config.sample,
+            "cfg" if is_guided else "none",
             inpaint_mode="pinned" if model.inpaint else None,
-            match_low_res=config.sample.match_low_res,
         ),
     )
 

@@ -1,4 +1,4 @@
-"""Any number of images through one compiled program, each with its own noise."""
+"""Runs any number of images through one compiled program, each with its own noise."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""From prompts to pictures: base model, then upsampler; filling in, editing, enlarging.
+"""The cascade: base model and upsampler for sampling, inpainting, editing, enlarging.
 
 Image i of a run draws all of its noise from fold_in(key(seed), i), so it is the same
 picture in any batch. The upsampler sees the base model's picture as 8-bit pixels.
@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Iterable, Sequence
-from typing import Any
+from typing import Any, Unpack
 
 import numpy as np
 from jax.sharding import Mesh
@@ -26,10 +26,10 @@ from glide_jax.sample import (
     request,
     rerank,
     restore,
-    settings,
     stage,
     stage_inputs,
 )
+from glide_jax.sample import options as sampling_options
 
 Prompts = prompt_tokens.Prompt | Iterable[prompt_tokens.Prompt]
 
@@ -40,7 +40,7 @@ class Glide(models.Models):
     A prompt is a text, or {text: weight, ...} for several blended in one picture.
     Pictures are PIL images or uint8 arrays, one or several; one picture serves several
     prompts, one prompt several pictures. `**options` of every method are the fields of
-    `settings.SampleOptions`.
+    `options.SamplingOptions`.
     """
 
     def __init__(
@@ -62,7 +62,7 @@ class Glide(models.Models):
         *,
         num_images: int = 1,
         progress: batches.Progress | None = None,
-        **options,
+        **options: Unpack[sampling_options.SamplingKeywords],
     ) -> request.CascadeOutput:
         """`num_images` pictures of each prompt; `progress` is a `batches.Progress`.
 
@@ -81,7 +81,7 @@ class Glide(models.Models):
         *,
         num_images: int = 1,
         progress: batches.Progress | None = None,
-        **options,
+        **options: Unpack[sampling_options.SamplingKeywords],
     ) -> request.CascadeOutput:
         """Each picture with what its mask leaves unknown drawn to fit its prompt.
 
@@ -146,7 +146,7 @@ class Glide(models.Models):
         source_prompts: Prompts | None = None,
         num_images: int = 1,
         progress: batches.Progress | None = None,
-        **options,
+        **options: Unpack[sampling_options.SamplingKeywords],
     ) -> request.CascadeOutput:
         """Each picture changed to fit its prompt, its layout kept (SDEdit, 2108.01073).
 
@@ -171,12 +171,12 @@ class Glide(models.Models):
           UserError: As in `sample`; a strength outside its range; inversion with a
               sampler other than ddim.
         """
-        settings.check_strength(strength)
+        sampling_options.check_strength(strength)
         inverts = source_prompts is not None
         if inverts:
-            options = {"sampler": "ddim", **options}
+            options.setdefault("sampler", "ddim")
             if self.upsampler is not None:
-                options = {"upsampler_sampler": "ddim", **options}
+                options.setdefault("upsampler_sampler", "ddim")
         images = image_io.as_pixels(images)
         run = self._start(prompts, num_images, options, len(images), inverts=inverts)
         inpaint_conditions.check_pictures(run.repeat(images), run.count)
@@ -211,7 +211,7 @@ class Glide(models.Models):
         prompts: Prompts,
         *,
         progress: batches.Progress | None = None,
-        **options,
+        **options: Unpack[sampling_options.SamplingKeywords],
     ) -> request.CascadeOutput:
         """Pictures enlarged by the upsampler's factor.
 
@@ -255,7 +255,7 @@ class Glide(models.Models):
         margins: Sequence[float | int],
         *,
         progress: batches.Progress | None = None,
-        **options,
+        **options: Unpack[sampling_options.SamplingKeywords],
     ) -> request.CascadeOutput:
         """Pictures continued beyond their sides, square by square, each by `inpaint`.
 

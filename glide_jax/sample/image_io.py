@@ -1,4 +1,4 @@
-"""Pictures in and out: pixels, PNG files, grids, and the record beside them."""
+"""Reads and writes pictures: pixels, PNG files, grids, and their record."""
 
 from __future__ import annotations
 

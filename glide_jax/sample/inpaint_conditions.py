@@ -1,4 +1,4 @@
-"""The known part of an inpainting: checked, cut out for the models, and pasted back."""
+"""Checks, crops and pastes back the known part of an inpainting."""
 
 from __future__ import annotations
 

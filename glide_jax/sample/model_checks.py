@@ -1,4 +1,4 @@
-"""Do the models of a cascade belong together?"""
+"""Checks that the models of a cascade fit together."""
 
 from __future__ import annotations
 

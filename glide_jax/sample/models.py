@@ -1,4 +1,4 @@
-"""The models of a cascade, found to belong together."""
+"""The models of a cascade, checked to fit together."""
 
 from __future__ import annotations
 

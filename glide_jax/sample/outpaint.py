@@ -1,4 +1,4 @@
-"""Which squares to fill, one after the other, to make a picture larger than a model.
+"""Squares that are filled in turn to extend a picture beyond the model's size.
 
 Each square is as large as the model's picture and half of it is known already, so that
 what is drawn goes on from what is there.

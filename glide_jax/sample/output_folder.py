@@ -1,4 +1,4 @@
-"""Says what samples a folder holds, and adds those of a run as they are drawn.
+"""Reads the samples of a folder, and adds those of a run as they are drawn.
 
 samples.json lists pictures that are there. The record of a run has "asked", with the
 number of pictures that its command asks for. While the list has fewer of them, the run

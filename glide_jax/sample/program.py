@@ -31,6 +31,7 @@ from glide_jax.models import build
 from glide_jax.runtime import random_streams
 from glide_jax.sample import (
     model_checks,
+    options,
     program_readme,
     restore,
     stage,
@@ -69,7 +70,7 @@ class ProgramOptions:
 def make_files(
     config: defaults.Config,
     tokenizer: tokenizers.Tokenizer,
-    options: ProgramOptions,
+    choices: ProgramOptions,
     where: pathlib.Path,
     clip: restore.SampleModel | None = None,
 ) -> dict[str, bytes]:
@@ -78,7 +79,7 @@ def make_files(
     Args:
       config: The run that trained the model.
       tokenizer: The model's.
-      options: What is fixed in the program.
+      choices: What is fixed in the program.
       where: The place the model comes from; messages name it.
       clip: The noised CLIP, for the guidance modes that use one.
 
@@ -88,23 +89,23 @@ def make_files(
           the model.
     """
     model = _abstract_model(config, tokenizer, where)
-    model, mode = _resolve(model, options, clip)
+    model, mode = _resolve(model, choices, clip)
     if clip is not None:
         model_checks.check_models(model, None, clip)
     batch = export.symbolic_shape("b")[0]
     arguments = (
-        _as_stored(model.params, options.dtype),
-        {} if clip is None else _as_stored(clip.params, options.dtype),
+        _as_stored(model.params, choices.dtype),
+        {} if clip is None else _as_stored(clip.params, choices.dtype),
         _input_shapes(model.config, mode, clip, batch),
     )
     sampler = jax.jit(_make_program(model, mode, clip))
     exported = export.export(sampler, platforms=PLATFORMS)(*arguments)
     files = program_readme.make_files(
-        exported, arguments, model, clip, mode, options.prompt
+        exported, arguments, model, clip, mode, choices.prompt
     )
     files[program_readme.PROGRAM] = bytes(exported.serialize())
     if clip is not None:
-        weights = bundle.tensor_bytes(clip.params, options.dtype)
+        weights = bundle.tensor_bytes(clip.params, choices.dtype)
         files[program_readme.CLIP_PARAMS] = weights
     return {f"{FOLDER}/{name}": content for name, content in files.items()}
 
@@ -126,13 +127,13 @@ def _abstract_model(
 
 def _resolve(
     model: restore.SampleModel,
-    options: ProgramOptions,
+    choices: ProgramOptions,
     clip: restore.SampleModel | None,
 ) -> tuple[restore.SampleModel, str]:
     """The model with its sampling defaults replaced, and the guidance mode."""
     config = model.config
     is_upsampler = bool(config.model.low_res_px)
-    mode = options.guidance_mode or ("none" if is_upsampler else "cfg")
+    mode = choices.guidance_mode or ("none" if is_upsampler else "cfg")
     if is_upsampler and mode != "none":
         raise UserError(
             f"guidance_mode={mode} is for base models and {model.folder} is an "
@@ -143,7 +144,7 @@ def _resolve(
             f"guidance_mode={mode} reads no CLIP; leave --clip out, or give "
             "guidance_mode=clip or cfg+clip"
         )
-    given = {"sampler": options.sampler, "respacing": options.respacing}
+    given = {"sampler": choices.sampler, "respacing": choices.respacing}
     chosen = {name: value for name, value in given.items() if value is not None}
     sample = dataclasses.replace(config.sample, **chosen)
     config = dataclasses.replace(config, sample=sample)
@@ -154,12 +155,10 @@ def _make_program(
     model: restore.SampleModel, guidance_mode: str, clip: restore.SampleModel | None
 ) -> Program:
     config, size = model.config, model.config.model
-    settings = stage.StageSettings(
-        guidance_mode=guidance_mode,
-        sampler=config.sample.sampler,
-        respacing=config.sample.respacing,
+    settings = stage.StageSettings.of(
+        config.sample,
+        guidance_mode,
         inpaint_mode="pinned" if size.inpaint else None,
-        match_low_res=config.sample.match_low_res,
     )
     draw = stage.make_program(
         config, model.fns, settings, None if clip is None else clip.fns
@@ -245,12 +244,10 @@ def _input_shapes(
     add("noise_temperature", jnp.float32)
     if "cfg" in mode:
         add_caption("uncond_tokens", "uncond_mask", size.text_context, 1)
-        add("guidance_scale", jnp.float32)
     if clip is not None:
         add_caption("clip_tokens", "clip_mask", clip.config.model.text_context)
-        add("clip_guidance_scale", jnp.float32)
-    if config.sample.sampler == "ddim":
-        add("eta", jnp.float32)
+    for name in options.program_inputs(mode, config.sample.sampler):
+        add(name, jnp.float32)
     if size.low_res_px:
         add("low_res", jnp.uint8, batch, size.low_res_px, size.low_res_px, 3)
     if size.inpaint:

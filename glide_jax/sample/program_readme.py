@@ -1,4 +1,4 @@
-"""What goes with a serialized sampler, so that a stranger can call it.
+"""The files beside a serialized sampler that describe how to call it.
 
 The manifest names every argument of the program with its shape, type and place, says
 how captions become token ids, and gives an example.
@@ -18,7 +18,7 @@ from jax import export
 
 import glide_jax
 from glide_jax.checkpoint import bundle
-from glide_jax.sample import program_runner, restore
+from glide_jax.sample import options, program_runner, restore
 from glide_jax.text import tokenizers
 
 FORMAT = 1
@@ -37,9 +37,6 @@ MEANINGS = {
     "uncond_mask": "the mask of uncond_tokens: all False for the empty caption",
     "clip_tokens": "the same caption in the noised CLIP's ids",
     "clip_mask": "the mask of clip_tokens",
-    "guidance_scale": "classifier-free, uncond + s (cond - uncond); 1 is off",
-    "clip_guidance_scale": "of the CLIP similarity's gradient; 0 is off",
-    "eta": "share of fresh noise in each step, 0 to 1",
     "noise_temperature": "factor on the starting noise",
     "low_res": "the small RGB picture to enlarge, 0 to 255",
     "inpaint_image": "RGB picture of which a part is known, 0 to 255",
@@ -89,7 +86,7 @@ def make_files(
         "params": {"file": f"../{bundle.PARAMS}"},
         "clip_params": None if clip is None else {"file": CLIP_PARAMS},
         "inputs": {
-            name: {**_describe(leaf), "meaning": MEANINGS[name]}
+            name: {**_describe(leaf), "meaning": meaning(name)}
             for name, leaf in arguments[2].items()
         },
         "output": {**_describe(exported.out_avals[0]), "meaning": "RGB pictures"},
@@ -107,6 +104,11 @@ def make_files(
         RUNNER: pathlib.Path(program_runner.__file__).read_bytes(),
         EXAMPLE: _npz(example),
     }
+
+
+def meaning(name: str) -> str:
+    """Returns the meaning of an input of the program."""
+    return MEANINGS.get(name) or options.about(name).help
 
 
 def _versions(exported: export.Exported) -> dict[str, Any]:

@@ -1,4 +1,4 @@
-"""Prompts as a model's tokens: one caption an image, or several blended by weight."""
+"""Prompts as tokens of a model: one caption per image, or several with weights."""
 
 from __future__ import annotations
 

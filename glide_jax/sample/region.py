@@ -1,4 +1,4 @@
-"""The square of a picture that is drawn, and how it goes back into the picture.
+"""The square of a picture that is drawn, and how it is pasted back.
 
 A model draws squares of one size. To repaint a part of a photo, a square around that
 part is drawn at the model's size and pasted back; to edit a photo, the square around

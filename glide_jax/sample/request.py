@@ -1,4 +1,4 @@
-"""One call of a cascade, checked before anything is drawn, and what comes of it."""
+"""One call of a cascade, checked before anything is drawn, and its result."""
 
 from __future__ import annotations
 
@@ -17,10 +17,10 @@ from glide_jax.sample import (
     image_io,
     prompt_tokens,
     restore,
-    settings,
     stage,
     stage_inputs,
 )
+from glide_jax.sample import options as sampling_options
 
 
 @dataclasses.dataclass(frozen=True)
@@ -55,7 +55,7 @@ class SamplingRequest:
         models: Sequence[restore.SampleModel | None],
         asked: prompt_tokens.Prompt | Iterable[prompt_tokens.Prompt],
         num_images: int,
-        options: dict[str, Any],
+        options: sampling_options.SamplingKeywords,
         *,
         num_pictures: int = 1,
         fills: bool = False,
@@ -69,7 +69,7 @@ class SamplingRequest:
               CLIP or None.
           asked: The prompts.
           num_images: Pictures of each prompt.
-          options: Fields of SampleOptions.
+          options: Fields of SamplingOptions.
           num_pictures: Given to fill or edit; one prompt serves several.
           fills: Whether known pixels are kept.
           inverts: Whether pictures are inverted.
@@ -81,8 +81,8 @@ class SamplingRequest:
             self.prompts *= num_pictures
         self.prompts = prompt_tokens.as_prompts(self.prompts, num_images)
         self._num_images, self._square = num_images, square
-        self.options = settings.make_options(options)
-        settings.check_indices(self.options, self.count)
+        self.options = sampling_options.make_options(options)
+        sampling_options.check_indices(self.options, self.count)
         if self.options.candidates > 1 and self._clip is None:
             raise UserError(
                 f"candidates={self.options.candidates} are compared by a noised CLIP "
@@ -141,23 +141,13 @@ class SamplingRequest:
             empty = prompt_tokens.encode_empty(self._base, self.options.negative_prompt)
         if "clip" in mode:
             clip_caption = prompt_tokens.encode(self._clip, asked)
-        options = self.options
         return stage_inputs.StageInputs(
             keys=self._keys(self.indices(len(rows)), random_streams.BASE_STAGE),
             caption=prompt_tokens.encode(self._base, asked),
             weights=prompt_tokens.weights(asked),
             empty=empty,
             clip_caption=clip_caption,
-            guidance_scale=self.base.guidance_scale,
-            guidance_first=options.guidance_interval[0],
-            guidance_last=options.guidance_interval[1],
-            guidance_rescale=options.guidance_rescale,
-            clip_guidance_scale=self.base.clip_guidance_scale,
-            clip_guidance_first=options.clip_guidance_interval[0],
-            clip_guidance_last=options.clip_guidance_interval[1],
-            threshold_quantile=options.threshold_quantile or 1.0,
-            eta=self.base.eta,
-            noise_temperature=self.base.noise_temperature,
+            **self.options.traced("base", self.base),
             **self._of_rows(self._base, conditions, rows),
         )
 
@@ -175,8 +165,7 @@ class SamplingRequest:
             keys=self._keys(indices[rows], random_streams.UPSAMPLER_STAGE, squares),
             caption=prompt_tokens.encode(self._upsampler, asked),
             weights=prompt_tokens.weights(asked),
-            eta=self.upsampler.eta,
-            noise_temperature=self.upsampler.noise_temperature,
+            **self.options.traced("upsampler", self.upsampler),
             # By way of 8-bit pixels: a picture read back from its PNG file is
             # enlarged to the same result.
             low_res=image_io.from_pixels(low),
@@ -195,7 +184,7 @@ class SamplingRequest:
 
     def _refuse_upsampling(self) -> None:
         """Raises UserError for an option that only an upsampler could follow."""
-        for name in (*settings.UPSAMPLER_OPTIONS, "match_low_res"):
+        for name in sampling_options.names("upsampler"):
             if getattr(self.options, name) is not None:
                 raise UserError(
                     f"{name}={getattr(self.options, name)!r} is for an upsampler and "
@@ -227,12 +216,10 @@ class SamplingRequest:
         inverts: bool,
     ) -> stage.StageSettings:
         is_base = model is self._base
-        static = stage.StageSettings(
-            guidance_mode=self.options.guidance_mode if is_base else "none",
-            sampler=config.sampler,
-            respacing=config.respacing,
+        static = stage.StageSettings.of(
+            config,
+            self.options.guidance_mode if is_base else "none",
             inpaint_mode=self.options.inpaint_mode if fills else None,
-            match_low_res=config.match_low_res,
             is_thresholded=is_base and self.options.threshold_quantile is not None,
             inverts=inverts,
         )

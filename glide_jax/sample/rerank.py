@@ -1,4 +1,4 @@
-"""Of several pictures of a prompt, the one that the CLIP finds closest to it."""
+"""Selects the picture of a prompt that the CLIP scores highest."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What a sampling bundle holds, ready to run: configuration, model, weights, tokenizer.
+"""Loads a sampling bundle: configuration, model, weights, tokenizer.
 
 Nothing here knows how a model was trained: no optimizer, data set or trainer.
 """

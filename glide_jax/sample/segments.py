@@ -1,4 +1,4 @@
-"""Runs a sampling program in segments, so that the host can tell how far it is."""
+"""Runs a sampling program in segments, so that the host can report progress."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""One sampling stage: the text is encoded once, then a loop walks over the timesteps.
+"""One sampling stage: the text is encoded once, then a loop runs over the timesteps.
 
 A stage is the base model or the upsampler. What changes the program is static and
 stands in `StageSettings`; everything that a user turns (scales, intervals, strength,
@@ -27,12 +27,9 @@ from glide_jax.diffusion import (
 from glide_jax.errors import UserError
 from glide_jax.models import build
 from glide_jax.runtime import random_streams
-from glide_jax.sample import guided_denoiser, segments
+from glide_jax.sample import guided_denoiser, options, segments
 from glide_jax.sample.segments import Stage
 from glide_jax.sample.stage_inputs import StageInputs
-
-GUIDANCE_MODES = ("none", "cfg", "clip", "cfg+clip")
-INPAINT_MODES = ("pinned", "masked", "implicit")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -60,6 +57,27 @@ class StageSettings:
     match_low_res: bool = False
     is_thresholded: bool = False
     inverts: bool = False
+
+    @classmethod
+    def of(
+        cls,
+        sample: defaults.SampleConfig,
+        guidance_mode: str,
+        *,
+        inpaint_mode: str | None = None,
+        is_thresholded: bool = False,
+        inverts: bool = False,
+    ) -> StageSettings:
+        """Returns the static part of a model's sampling settings."""
+        return cls(
+            guidance_mode=guidance_mode,
+            sampler=sample.sampler,
+            respacing=sample.respacing,
+            inpaint_mode=inpaint_mode,
+            match_low_res=sample.match_low_res,
+            is_thresholded=is_thresholded,
+            inverts=inverts,
+        )
 
 
 # (params, clip_params or None, inputs) -> x_start (B, H, W, 3) float32
@@ -314,9 +332,9 @@ def check(config: defaults.Config, settings: StageSettings, *, has_clip: bool) -
 
 def _check_names(settings: StageSettings) -> None:
     named = (
-        ("guidance_mode", settings.guidance_mode, GUIDANCE_MODES),
+        ("guidance_mode", settings.guidance_mode, options.GUIDANCE_MODES),
         ("sampler", settings.sampler, samplers.SAMPLERS),
-        ("inpaint_mode", settings.inpaint_mode, (None, *INPAINT_MODES)),
+        ("inpaint_mode", settings.inpaint_mode, (None, *options.INPAINT_MODES)),
     )
     for name, value, known in named:
         if value not in known:

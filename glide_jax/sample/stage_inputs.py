@@ -1,4 +1,4 @@
-"""What one call of a sampling stage takes beside parameters."""
+"""The arguments of a sampling stage beside its parameters."""
 
 from __future__ import annotations
 
@@ -70,18 +70,10 @@ class StageInputs(NamedTuple):
     noise_temperature: array_types.Scalar = 1.0
 
 
-SCALARS = (
-    "strength",
-    "guidance_scale",
-    "guidance_first",
-    "guidance_last",
-    "guidance_rescale",
-    "clip_guidance_scale",
-    "clip_guidance_first",
-    "clip_guidance_last",
-    "threshold_quantile",
-    "eta",
-    "noise_temperature",
+SCALARS = tuple(
+    name
+    for name, default in StageInputs._field_defaults.items()
+    if isinstance(default, float)
 )
 SHARED = ("empty", *SCALARS)
 

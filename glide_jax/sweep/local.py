@@ -55,7 +55,7 @@ def run(
     if stop.requested:
         logging.warning(
             "stopped by %s; %s not started; the same command continues",
-            *(stop.signal.name, wording.counted(len(waiting), "run")),
+            *(stop.signal_name, wording.counted(len(waiting), "run")),
         )
     return _final(codes, stop)
 

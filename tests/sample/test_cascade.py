@@ -10,7 +10,7 @@ from PIL import Image
 
 from glide_jax import errors
 from glide_jax.config import defaults
-from glide_jax.sample import cascade, image_io, request, rerank, settings
+from glide_jax.sample import cascade, image_io, options, request, rerank
 from glide_jax.text import sentencepiece_tokenizer
 
 PROMPTS = ["a big r circle", "a small g circle", "a big b circle"]
@@ -418,8 +418,8 @@ def test_enlarging_needs_an_upsampler(models):
 
 def test_an_eta_of_the_bundle_goes_with_its_sampler(models):
     default = defaults.SampleConfig(sampler="ddim", eta=0.5)
-    assert settings.SampleOptions().base(default).eta == 0.5
-    assert settings.SampleOptions(sampler="ddpm").base(default).eta == 0.0
+    assert options.SamplingOptions().base(default).eta == 0.5
+    assert options.SamplingOptions(sampler="ddpm").base(default).eta == 0.0
 
 
 def test_a_default_that_a_bundle_carries_is_used(models):

@@ -10,7 +10,7 @@ import pytest
 from glide_jax import errors
 from glide_jax.diffusion import guidance, respacing, samplers, single_step
 from glide_jax.runtime import random_streams
-from glide_jax.sample import prompt_tokens, stage, stage_inputs
+from glide_jax.sample import options, prompt_tokens, stage, stage_inputs
 
 PROMPTS = ["a big r circle", "a small g circle"]
 
@@ -322,7 +322,7 @@ def test_an_inverted_picture_is_enlarged_to_its_edited_small_one(models):
     np.testing.assert_allclose(drawn.mean(), 0.5, atol=0.1)
 
 
-@pytest.mark.parametrize("mode", stage.INPAINT_MODES)
+@pytest.mark.parametrize("mode", options.INPAINT_MODES)
 def test_every_way_of_inpainting_keeps_an_all_known_picture(models, mode):
     picture = np.random.default_rng(0).uniform(-1, 1, (2, 8, 8, 3)).astype(np.float32)
     # The other two need no model that was trained to inpaint.
