@@ -195,9 +195,7 @@ def _read_info(place: pathlib.Path) -> dict[str, Any]:
 
 
 def _check_lacks(place: pathlib.Path, split: str) -> None:
-    """Raises UserError unless `place` is a data set of `build_array_records`
-    without this split.
-    """
+    """Raises UserError unless `place` is a data set that lacks this split."""
     try:
         info = _read_info(place)
         is_ours = info["moduleName"] == CaptionedImages.__module__

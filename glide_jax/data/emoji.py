@@ -45,7 +45,7 @@ class Emoji:
 
     @property
     def split(self) -> str:
-        """ "train" or "val", a function of the name, so that it is stable."""
+        """The split, train or val: a function of the name, so that it is stable."""
         digest = int(hashlib.sha1(self.name.encode()).hexdigest(), 16)
         return "val" if digest % VAL_EVERY == 0 else "train"
 
@@ -149,7 +149,8 @@ def build_emoji(
     Args:
       output_dir: created if missing; receives emoji128-train-00000.tar and
         emoji128-val-00000.tar.
-      font_path, names_path: the files of the Debian packages.
+      font_path: the font of the Debian package.
+      names_path: the names of the Debian package.
       on_progress: called with (done, total) after each emoji; may raise to stop.
 
     Returns:

@@ -327,7 +327,8 @@ def fixed_batch(
     `example_index` and its mask are those of position i.
 
     Args:
-      source, tokenizer: as in `make_batches`.
+      source: see `make_batches`.
+      tokenizer: see `make_batches`.
       settings: the rows.
       indices: the record of each row.
       rows: the rows that are made; None: all.

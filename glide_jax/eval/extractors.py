@@ -71,7 +71,9 @@ class Extractor(Protocol):
     digest: str
     px: int
 
-    def __call__(self, pixels: image_io.PixelBatch) -> Features: ...
+    def __call__(self, pixels: image_io.PixelBatch) -> Features:
+        """Returns the features of the pictures."""
+        ...
 
 
 def load(

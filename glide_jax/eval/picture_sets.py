@@ -60,7 +60,9 @@ class PictureSet(Protocol):
     def captions(self) -> Sequence[str] | None:
         """The captions, if known before reading; None for a data source."""
 
-    def read(self, first: int, stop: int) -> PictureBatch: ...
+    def read(self, first: int, stop: int) -> PictureBatch:
+        """Returns the pictures of the indices from `first` to before `stop`."""
+        ...
 
 
 class Drawn:

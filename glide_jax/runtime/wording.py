@@ -6,7 +6,7 @@ import re
 
 
 def counted(count: int, noun: str) -> str:
-    """ "1 picture", "2,000 pictures": the noun is regular and in the singular."""
+    """Returns e.g. "1 picture" or "2,000 pictures" for a regular singular noun."""
     return f"{count:,} {noun}{'' if count == 1 else 's'}"
 
 
