@@ -139,14 +139,14 @@ def describe_unknown(message: str, argv: Sequence[str]) -> str:
 
 
 def _as_tuple(value: str) -> str:
-    from glide_jax.data import sources
+    from glide_jax.data import source_kinds
 
     value = value.strip()
     if not value:
         return "()"
-    if not sources.is_spec(value):
+    if not source_kinds.is_spec(value):
         return value
-    kinds = "|".join(sources.SOURCES)
+    kinds = "|".join(source_kinds.SOURCES)
     return repr(tuple(re.split(rf",\s*(?=(?:{kinds}):)", value)))
 
 

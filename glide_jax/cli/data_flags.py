@@ -15,10 +15,10 @@ if TYPE_CHECKING:
 
 def describe_sources() -> str:
     """The help text of a flag that takes a data source."""
-    from glide_jax.data import sources
+    from glide_jax.data import source_kinds
 
     return (
-        f"{sources.forms()}; options after a ?, e.g. "
+        f"{source_kinds.forms()}; options after a ?, e.g. "
         "folder:DIR?image=EXT&caption=EXT_OR_COLUMN&captions=random, select files and "
         "captions, see docs/inputs.md"
     )

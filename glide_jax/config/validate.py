@@ -277,8 +277,10 @@ def _check_evaluate(config: defaults.Config) -> None:
 
 
 def _check_sample(config: defaults.Config) -> None:
+    from glide_jax.diffusion import samplers
+
     sample = config.sample
-    is_used = sample.sampler == "ddim" or not sample.eta
+    is_used = samplers.SAMPLERS[sample.sampler].uses_eta or not sample.eta
     rule = f"has no effect with sample.sampler={sample.sampler!r}"
     remedy = "use 0, or sample.sampler=ddim"
     _require(is_used, "sample.eta", sample.eta, rule, remedy)

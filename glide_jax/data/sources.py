@@ -16,6 +16,7 @@ from glide_jax.data import (
     order,
     schema,
     shapes_world,
+    source_kinds,
     source_options,
     source_report,
     tar_shards,
@@ -43,21 +44,6 @@ class Place:
     where: str
     split: str
     captions_required: bool
-
-
-@dataclasses.dataclass(frozen=True)
-class SourceKind:
-    """A kind of source.
-
-    Attributes:
-      forms: the specs of this kind, as help and error messages show them.
-      open: opens a place; raises UserError if it does not contain what it should.
-      has_files: the source has `files()`, every file that its records are read from.
-    """
-
-    forms: tuple[str, ...]
-    open: Callable[[Place], schema.Source]
-    has_files: bool = False
 
 
 def _open_shapes(place: Place) -> schema.Source:
@@ -111,25 +97,13 @@ def _open_tfds(place: Place) -> schema.Source:
     return source
 
 
-# The only list of the kinds of sources: validation, help and messages read it.
-SOURCES: dict[str, SourceKind] = {
-    "shapes": SourceKind(("shapes:quickstart", "shapes:full"), _open_shapes),
-    "webdataset": SourceKind(("webdataset:GLOB_OR_DIR",), _open_tars, has_files=True),
-    "folder": SourceKind(("folder:DIR",), _open_folder, has_files=True),
-    "csv": SourceKind(("csv:FILE.csv",), _open_csv, has_files=True),
-    "tfds": SourceKind(("tfds:NAME_OR_DIR",), _open_tfds),
+OPENERS: dict[str, Callable[[Place], schema.Source]] = {
+    "shapes": _open_shapes,
+    "webdataset": _open_tars,
+    "folder": _open_folder,
+    "csv": _open_csv,
+    "tfds": _open_tfds,
 }
-
-
-def forms() -> str:
-    """The specs of all kinds, e.g. "shapes:quickstart, ..., tfds:NAME_OR_DIR"."""
-    return ", ".join(form for kind in SOURCES.values() for form in kind.forms)
-
-
-def is_spec(text: str) -> bool:
-    """Whether a text starts with a kind of source and a colon."""
-    kind, colon, _ = text.partition(":")
-    return bool(colon) and kind in SOURCES
 
 
 def open_source(
@@ -138,8 +112,8 @@ def open_source(
     """Opens the source of a spec; logs once what it uses and what it skips.
 
     Args:
-      spec: "KIND:PLACE", see `forms` and docs/inputs.md. "{split}" in it is replaced by
-        the split, e.g. "webdataset:emoji-{split}-*.tar".
+      spec: "KIND:PLACE", see `source_kinds.forms` and docs/inputs.md. "{split}" in it
+        is replaced by the split, e.g. "webdataset:emoji-{split}-*.tar".
       split: "train", "validation" or another split that the source has.
       captions_required: False: records without a caption are included, caption "".
 
@@ -147,7 +121,7 @@ def open_source(
       UserError: an unknown kind, or a place that does not contain what it should.
     """
     kind, where = _parse(spec, split)
-    return SOURCES[kind].open(Place(where, split, captions_required))
+    return OPENERS[kind](Place(where, split, captions_required))
 
 
 def list_files(spec: str, *, split: str = "train") -> list[pathlib.Path] | None:
@@ -157,9 +131,9 @@ def list_files(spec: str, *, split: str = "train") -> list[pathlib.Path] | None:
       UserError: as `open_source`.
     """
     kind, where = _parse(spec, split)
-    if not SOURCES[kind].has_files:
+    if not source_kinds.SOURCES[kind].has_files:
         return None
-    source = SOURCES[kind].open(Place(where, split, captions_required=False))
+    source = OPENERS[kind](Place(where, split, captions_required=False))
     assert isinstance(source, schema.FileSource)
     return source.files()
 
@@ -167,8 +141,10 @@ def list_files(spec: str, *, split: str = "train") -> list[pathlib.Path] | None:
 def _parse(spec: str, split: str) -> tuple[str, str]:
     """Returns kind and place of a spec."""
     kind, _, where = spec.replace("{split}", split).partition(":")
-    if not where or kind not in SOURCES:
-        raise UserError(f"data source {spec!r} is not valid; use one of {forms()}")
+    if not where or kind not in source_kinds.SOURCES:
+        raise UserError(
+            f"data source {spec!r} is not valid; use one of {source_kinds.forms()}"
+        )
     return kind, where
 
 

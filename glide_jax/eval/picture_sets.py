@@ -15,7 +15,14 @@ from typing import Any, NamedTuple, Protocol, runtime_checkable
 
 import numpy as np
 
-from glide_jax.data import bad_records, caption_text, schema, sources, transforms
+from glide_jax.data import (
+    bad_records,
+    caption_text,
+    schema,
+    source_kinds,
+    sources,
+    transforms,
+)
 from glide_jax.errors import UserError
 from glide_jax.eval import npz_files, picture_folder
 from glide_jax.runtime import paths, wording
@@ -264,7 +271,7 @@ def open_saved(
       UserError: `spec` is none of these; a source has no `px`, or has prompts; files
         have `px` or `most`.
     """
-    is_source = sources.is_spec(spec)
+    is_source = source_kinds.is_spec(spec)
     if not is_source and (px or most):
         raise UserError(
             f"--images={spec} is not a data source, which --px and --num_images need; "

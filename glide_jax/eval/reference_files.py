@@ -24,7 +24,7 @@ from typing import Any
 
 import numpy as np
 
-from glide_jax.data import sources
+from glide_jax.data import source_kinds
 from glide_jax.errors import UserError
 from glide_jax.eval import (
     extractors,
@@ -306,7 +306,7 @@ def open_pictures(
     Raises:
       UserError: `spec` is none of these, or the pictures have another side.
     """
-    if sources.is_spec(spec):
+    if source_kinds.is_spec(spec):
         return picture_sets.Real(spec, px, most, captions_required=False)
     place = paths.local_path(spec, "--source")
     if place.is_dir() and not (place / "samples.json").is_file():
@@ -314,7 +314,7 @@ def open_pictures(
     if not (place.is_dir() or place.suffix == ".npz"):
         raise UserError(
             f"--source={spec} is not a folder, a .npz file or a data source; give a "
-            f"path, or one of {sources.forms()}"
+            f"path, or one of {source_kinds.forms()}"
         )
     if place.is_dir():
         pictures = picture_sets.Folder(place, None, "--source")

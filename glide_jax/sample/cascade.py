@@ -54,6 +54,7 @@ class Glide(models.Models):
         """As `models.Models`; see `load` for models in bundles."""
         super().__init__(base, upsampler, clip, mesh=mesh)
         self._stages: dict[tuple[bool, stage.StageSettings], stage.Stage] = {}
+        self._is_warned = False  # of guidance, once for all calls
         self._scorer: rerank.Scorer | None = None
 
     def sample(
@@ -276,7 +277,7 @@ class Glide(models.Models):
         run = self._start(prompts, 1, options, len(images), fills=True)
         if run.options.feather_px:
             raise UserError(
-                f"feather_px={run.options.feather_px} means nothing where a picture is "
+                f"feather_px={run.options.feather_px} has no effect where a picture is "
                 "continued, as all of it is kept; leave it out"
             )
         canvas = outpaint.make_canvas(run.repeat(images), outpaint.as_margins(margins))
@@ -309,7 +310,7 @@ class Glide(models.Models):
     def _start(
         self, asked, num_images, options, num_pictures=1, *, enlarges=False, **kind
     ) -> request.SamplingRequest:
-        return request.SamplingRequest(
+        run = request.SamplingRequest(
             (self._base if enlarges else self.base, self.upsampler, self.clip),
             asked,
             num_images,
@@ -317,6 +318,10 @@ class Glide(models.Models):
             num_pictures=num_pictures,
             **kind,
         )
+        if not enlarges and not self._is_warned:
+            self._is_warned = True
+            run.warn_of_guidance()
+        return run
 
     def _large(self, conditions) -> dict[str, Any]:
         """Conditions of the upsampler, if there is one."""

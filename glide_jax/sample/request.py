@@ -92,7 +92,6 @@ class SamplingRequest:
         if self._base is not None:
             self.base = self.options.base(self._base.config.sample)
             self.base_static = self._static(self._base, self.base, fills, inverts)
-            self._warn_of_guidance()
         self.upsampler = self.upsampler_static = None
         if self._upsampler is None:
             self._refuse_upsampling()
@@ -102,7 +101,7 @@ class SamplingRequest:
                 self._upsampler, self.upsampler, fills, inverts
             )
 
-    def _warn_of_guidance(self) -> None:
+    def warn_of_guidance(self) -> None:
         """Logs that the base model has not learned what the empty caption means."""
         scale = self.base.guidance_scale if "cfg" in self.options.guidance_mode else 1
         if scale != 1 and not self._base.config.train.caption_drop_prob:

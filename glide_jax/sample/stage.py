@@ -357,7 +357,7 @@ def _check_models(
         )
     if settings.match_low_res and not config.model.low_res_px:
         raise UserError(
-            f"match_low_res=True means nothing to model {config.name!r}, which takes "
+            f"match_low_res=True has no effect on model {config.name!r}, which takes "
             "no small picture (model.low_res_px=0); leave it out"
         )
     if settings.inverts and settings.sampler != "ddim":

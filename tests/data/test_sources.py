@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import io
 import os
+import subprocess
+import sys
 import threading
 
 import numpy as np
@@ -16,9 +18,11 @@ from glide_jax.data import (
     retrying_reads,
     schema,
     shapes_world,
+    source_kinds,
     sources,
     tar_shards,
 )
+from tests import fake_devices
 from tests.data import conftest
 
 
@@ -363,3 +367,16 @@ def test_a_tfds_spec_that_does_not_fit_is_a_user_error(tmp_path):
     ):
         with pytest.raises(errors.UserError, match=word):
             sources.open_source(f"tfds:{spec}", split=split)
+
+
+def test_every_kind_has_an_opener():
+    assert sources.OPENERS.keys() == source_kinds.SOURCES.keys()
+
+
+def test_kinds_are_known_without_jax():
+    code = "import sys; from glide_jax.data import source_kinds; print('jax' in sys.modules)"
+    environment = {**os.environ, "PYTHONPATH": str(fake_devices.ROOT)}
+    done = subprocess.run(
+        [sys.executable, "-c", code], env=environment, capture_output=True, text=True
+    )
+    assert done.stdout.split() == ["False"], done.stderr

@@ -320,7 +320,7 @@ def test_a_soft_edge_needs_something_known_beyond_it(inpainter):
     np.testing.assert_array_equal(soft.images[:, :, 39], pictures[:, :, 39])
     with pytest.raises(errors.UserError, match=r"feather_px=20, .* give at most 19"):
         inpainter.inpaint(pictures, mask, PROMPTS[0], feather_px=20)
-    with pytest.raises(errors.UserError, match="feather_px=4 means nothing"):
+    with pytest.raises(errors.UserError, match="feather_px=4 has no effect"):
         inpainter.outpaint(pictures, PROMPTS[0], (4, 0, 0, 0), feather_px=4)
 
 
@@ -357,21 +357,21 @@ def test_models_that_do_not_fit_are_refused_by_name(models):
         ({"guidance_scale": -1.0}, "guidance_scale=-1.0"),
         ({"clip_guidance_scale": float("inf")}, "clip_guidance_scale=inf"),
         ({"eta": 1.5}, "eta=1.5"),
-        ({"eta": 0.5, "sampler": "ddpm"}, "eta=0.5 means nothing to sampler=ddpm"),
+        ({"eta": 0.5, "sampler": "ddpm"}, "eta=0.5 has no effect with sampler=ddpm"),
         ({"batch_size": 0}, "batch_size=0"),
         ({"seed": -1}, "seed=-1"),
         ({"respacing": "x"}, "respacing='x'"),
         ({"upsampler_respacing": "2000"}, "respacing='2000'"),
         ({"guidance": 3.0}, "guidance is not a sampling option"),
-        ({"guidance_interval": (500, 100)}, "no interval of timesteps"),
-        ({"clip_guidance_interval": (0, 1000)}, "no interval of timesteps"),
+        ({"guidance_interval": (500, 100)}, "is not an interval of timesteps"),
+        ({"clip_guidance_interval": (0, 1000)}, "is not an interval of timesteps"),
         ({"guidance_rescale": 2.0}, "guidance_rescale=2.0"),
         ({"threshold_quantile": 0.2}, "threshold_quantile=0.2"),
-        ({"upsampler_eta": 0.5, "upsampler_sampler": "plms"}, "means nothing"),
-        ({"negative_prompt": "x", "guidance_mode": "none"}, "means nothing to"),
+        ({"upsampler_eta": 0.5, "upsampler_sampler": "plms"}, "has no effect"),
+        ({"negative_prompt": "x", "guidance_mode": "none"}, "has no effect with"),
         ({"candidates": 0}, "candidates=0"),
         ({"first_index": 2**32 - 2}, "first_index=4294967294 leads to picture"),
-        ({"clip_guidance_scale": 2.0}, "means nothing to guidance_mode=cfg"),
+        ({"clip_guidance_scale": 2.0}, "has no effect with guidance_mode=cfg"),
         ({"guidance_scale": 1e50}, "guidance_scale=1e"),
         ({"respacing": "lambda0"}, "lambda0"),
     ],
