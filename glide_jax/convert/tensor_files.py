@@ -81,7 +81,7 @@ def write(path: pathlib.Path, tensors: Mapping[str, array_types.Array]) -> None:
     write_format = _write_torch if path.suffix in TORCH else _write_safetensors
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        with files.scratch(path) as draft:
+        with files.scratch(path, is_shared=True) as draft:
             write_format(draft, tensors)
     except (OSError, RuntimeError, safetensors.SafetensorError) as error:
         # Both libraries have their own errors for a full disk.

@@ -216,4 +216,4 @@ def _add_split(built: pathlib.Path, place: pathlib.Path) -> None:
     info = _read_info(place)
     info["splits"] += _read_info(built)["splits"]
     # From here on the new records are part of the data set.
-    files.write_text(place / _INFO, json.dumps(info, indent=2))
+    files.write_text(place / _INFO, json.dumps(info, indent=2), is_shared=True)

@@ -37,7 +37,8 @@ def scratch(
     Args:
       path: the final name, in an existing folder.
       is_shared: whether several processes or threads may write `path` at the same time.
-        Each then has a scratch file of its own; the last rename wins.
+        Each then has a scratch file of its own; the last rename wins. A process that
+        is killed leaves its file, which no later write replaces.
       is_durable: whether the content is flushed to the disk first. Otherwise a machine
         that loses power may leave the name with incomplete content.
 
@@ -51,7 +52,9 @@ def scratch(
         with draft.open("wb") as file:
             mode = os.fstat(file.fileno()).st_mode
         yield draft
-        draft.chmod(mode)
+        # Some mounts of buckets refuse chmod.
+        if draft.stat().st_mode != mode:
+            draft.chmod(mode)
         if is_durable:
             sync(draft)
         draft.replace(path)

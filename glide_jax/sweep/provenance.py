@@ -47,7 +47,7 @@ def check_bundles(record: RunRecord, named: Mapping[str, str | None]) -> None:
 def check_reference(record: RunRecord, path: str | None) -> None:
     """Raises UserError if a finished evaluation used another reference."""
     reference = result.read(record.result).get("settings", {}).get("reference")
-    used = (reference or {}).get("file_digest")
+    used = reference.get("file_digest") if isinstance(reference, dict) else None
     if not used or not path or not pathlib.Path(path).is_file():
         return
     now = npz_files.digest(path)

@@ -54,7 +54,6 @@ class MetricAccumulator:
 
     def _begin(self, sums: Mapping[str, Sequence[float]]) -> None:
         self._sums = {name: np.asarray(pair, float) for name, pair in sums.items()}
-        self._last: dict[str, float] = {}
         self._steps = 0
 
     @property
@@ -105,7 +104,7 @@ class MetricAccumulator:
             name: float(total / count)
             for name, (total, count) in self._sums.items()
             if count > 0
-        } | self._last
+        }
         lap, elapsed = self._clock.lap(), self._clock.elapsed()
         means |= self._meter.row(step, lap, self._steps, elapsed)
         self._begin({})
@@ -122,10 +121,8 @@ class MetricAccumulator:
         with self.part("device"):
             read, skipped_in_a_row = jax.device_get((metrics, skipped_in_a_row))
         for name, pair in read.items():
-            self._sums[name] = self._sums.get(name, 0.0) + np.asarray(pair, np.float64)
-        if "learning_rate" in read:
-            total, count = read["learning_rate"]
-            self._last = {"learning_rate": float(total / count)}
+            before = 0.0 if name == "learning_rate" else self._sums.get(name, 0.0)
+            self._sums[name] = before + np.asarray(pair, np.float64)
         self._steps += 1
         self.skipped = range(step + 1 - int(skipped_in_a_row), step + 1)
         if self.skipped:

@@ -374,7 +374,7 @@ def test_every_kind_has_an_opener():
 
 
 def test_kinds_are_known_without_jax():
-    code = "import sys; from glide_jax.data import source_kinds; print('jax' in sys.modules)"
+    code = "import sys, glide_jax.data.source_kinds; print('jax' in sys.modules)"
     environment = {**os.environ, "PYTHONPATH": str(fake_devices.ROOT)}
     done = subprocess.run(
         [sys.executable, "-c", code], env=environment, capture_output=True, text=True
