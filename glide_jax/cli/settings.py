@@ -5,8 +5,8 @@
     glide settings data.sources
     glide settings --markdown
 
-Experiment files change some of these defaults; `glide train --config=... --dry_run`
-prints the values of a run.
+Experiment files change some of these defaults; a dry run of `glide train` prints the
+values of a run.
 """
 
 from __future__ import annotations

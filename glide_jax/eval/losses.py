@@ -188,7 +188,7 @@ def _keys(indices: jax.Array, draw: jax.Array | int) -> array_types.PRNGKeys:
     """Returns a key for each picture and draw."""
     indices = jnp.asarray(indices)
     seeds = jnp.zeros(indices.shape, jnp.uint32)
-    return random_streams.keys_of(seeds, indices, draw)
+    return random_streams.keys_of(seeds, indices.astype(jnp.uint32), draw)
 
 
 def _noise_keys(keys: array_types.PRNGKeys) -> array_types.PRNGKeys:

@@ -54,7 +54,7 @@ def test_two_splits_are_written_to_one_data_set(tmp_path, capsys):
         flags = f"--source=folder:{folder}", f"--output={tmp_path / 'records'}"
         assert main.run(["data", "build", *flags, f"--split={split}"]) == 0
         told = capsys.readouterr().out.strip()
-        spec = told.partition("--config.data.sources=")[2]
+        spec = told.partition("sources=")[2].strip("'")
         assert sources.open_source(spec)[0].caption == f"one of {split}"
     source = sources.open_source(f"tfds:{tmp_path / 'records'}", split="validation")
     assert source[0].caption == "one of validation"

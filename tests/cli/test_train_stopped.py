@@ -67,7 +67,7 @@ def test_a_second_ctrl_c_in_a_start_does_not_wait(
 def test_a_stop_after_nothing_was_trained_does_not_tell_of_a_checkpoint(
     experiment, tmp_path, monkeypatch, caplog
 ):
-    interrupt_before(monkeypatch, loop.periodic_eval.Looks, "missing")
+    interrupt_before(monkeypatch, loop.periodic_eval.PeriodicEval, "missing")
     run = tmp_path / "run"
     code = main.run(["train", f"--config={experiment}", f"--workdir={run}"])
     assert code == lifecycle.ExitCode.PREEMPTED

@@ -104,7 +104,7 @@ def test_records_built_from_a_folder_hold_its_pictures_and_captions(
     flags = [f"--source=folder:{pictures}", "--name=shades"]
     assert main.run(["data", "build", *flags, f"--output={tmp_path / 'out'}"]) == 0
     told = capsys.readouterr().out
-    spec = told.strip().partition("--config.data.sources=")[2]
+    spec = told.strip().partition("--config.data.sources=")[2].strip("'")
     assert spec.startswith("tfds:")
     records = sources.open_source(spec)
     examples = [records[i] for i in range(len(records))]

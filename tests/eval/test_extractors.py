@@ -101,12 +101,12 @@ def test_bad_specifications_are_refused_in_one_line(bundles, tmp_path):  # noqa:
     weights = damaged / "params.safetensors"
     weights.write_bytes(weights.read_bytes()[:-1] + b"?")
     cases = {
-        "clip": "name no network",
-        "vgg:weights": "name no network",
-        "inception": "name no network",
-        f"inception:{weights}": "not the Inception's published weights",
+        "clip": "of a known kind",
+        "vgg:weights": "of a known kind",
+        "inception": "of a known kind",
+        f"inception:{weights}": "published file of Inception",
         f"inception_tf1:{tmp_path / 'absent.pth'}": "is not a file",
-        "clip:": "name no network",
+        "clip:": "of a known kind",
         f"clip:{tmp_path}": "is not a bundle",
         f"clip:{bundles['base']}": "the bundle of a noised CLIP",
         f"clip:{damaged}": "SHA-256 differs",

@@ -125,7 +125,7 @@ def test_pictures_that_could_not_be_read_are_told(tmp_path, caplog):
         on_batch=lambda count: None,
     )
     assert found.warnings[1:] == ["1 of 3 pictures could not be read and are left out"]
-    assert "left out: 1.png: broken image" in caplog.text
+    assert "skipped: 1.png: broken image" in caplog.text
     seen = extractor(DRAWN[[0, 2]])
     assert found.metrics["inception_score"] == pytest.approx(
         distances.inception_score(seen.logits), rel=1e-6

@@ -56,7 +56,7 @@ def test_a_folder_takes_every_suffix_in_any_case_and_refuses_a_broken_picture(tm
     assert found.count == len(suffixes)
     assert found.read(0, found.count).pixels.shape == (found.count, 8, 8, 3)
     (tmp_path / "png.PNG").write_bytes(b"no picture")
-    with pytest.raises(errors.UserError, match=r"png\.PNG is not a picture"):
+    with pytest.raises(errors.UserError, match=r"png\.PNG cannot be used"):
         found.read(0, found.count)
 
 

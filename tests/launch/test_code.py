@@ -166,4 +166,5 @@ def test_an_image_has_the_files_that_a_run_needs():
     tracked = {name.split("/")[0] for name in listed.stdout.split()}
     assert let_in <= tracked
     others = {name for name in tracked - let_in if not name.startswith(".")}
-    assert others == {"docs", "tests", "MANIFEST.in"}
+    pages = {"docs", "examples", "CHANGELOG.md", "CONTRIBUTING.md"}
+    assert others == {*pages, "tests", "MANIFEST.in"}

@@ -80,7 +80,7 @@ def test_weights_that_contradict_the_configuration_are_named(models, tmp_path):
     config = dataclasses.replace(base.config, model=size)
     wrong = dataclasses.replace(base, config=config)
     folder = conftest.write_bundle(tmp_path / "b", wrong)
-    with pytest.raises(errors.UserError, match=r"tensor text/.* has shape .*, its"):
+    with pytest.raises(errors.UserError, match=r"tensor text/.* has shape"):
         restore.load_bundle(folder)
 
 

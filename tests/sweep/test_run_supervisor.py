@@ -191,7 +191,7 @@ def test_a_disk_without_file_locks_is_named(run_one, monkeypatch):
     ("text", "named"),
     [
         ("{", "is not a list of attempts"),
-        ("[5]", "5 is no object"),
+        ("[5]", "5 is not an object"),
         ('[{"host": "a", "started": "now"}]', "'started' is 'now', not int or float"),
         (
             '[{"host": "a", "started": 1, "ended": 2, "code": "0"}]',

@@ -90,7 +90,7 @@ def test_no_usable_record_ends_a_start_of_any_kind(make_config):
     for is_thorough, read in ((True, 256), (False, 8)):
         with pytest.raises(UserError, match=f"none of the first {read} records"):
             check(make_config(), source, is_thorough=is_thorough)
-    with pytest.raises(UserError, match="holds no records"):
+    with pytest.raises(UserError, match="no records"):
         check(make_config(), Records(0))
 
 
