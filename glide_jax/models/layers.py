@@ -66,7 +66,7 @@ class Conv3x3(nn.Module):
 
 def conv3x3(
     x: array_types.FeatureMap,
-    kernel: Float[jax.Array, "3 3 c features"],
+    kernel: Float[array_types.Array, "3 3 c features"],
     precision: Any = None,
 ) -> Float[jax.Array, "b h w features"]:
     """Returns the 3x3 convolution, by the fastest program for platform and shape.
@@ -92,7 +92,7 @@ def conv3x3(
 
 def unfolded_conv3x3(
     x: array_types.FeatureMap,
-    kernel: Float[jax.Array, "3 3 c features"],
+    kernel: Float[array_types.Array, "3 3 c features"],
     precision: Any = None,
 ) -> Float[jax.Array, "b h w features"]:
     """Returns the 3x3 convolution as one product of unfolded 3x3 neighbourhoods."""

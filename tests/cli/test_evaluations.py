@@ -69,7 +69,7 @@ def test_an_evaluation_leaves_a_row_and_a_picture_cut_off_or_not(
     pictures = sorted(path.name for path in (straight / "evaluations").iterdir())
     assert pictures == ["00000002.png", "00000004.png"]
     with Image.open(straight / "evaluations" / pictures[1]) as picture:
-        assert picture.size == (28, 18)  # six of 8 px in rows of three
+        assert picture.size == (460, 318)  # six enlarged ones in rows of three
 
     draw, drawn = evaluations_lib._Evaluation._next_batch, []
 
