@@ -82,7 +82,7 @@ def conv3x3(
         return unfolded_conv3x3(x, kernel, precision)
     return jax.lax.conv_general_dilated(
         x,
-        kernel,
+        jnp.asarray(kernel),
         window_strides=(1, 1),
         padding="SAME",
         dimension_numbers=("NHWC", "HWIO", "NHWC"),
