@@ -11,8 +11,8 @@ The networks' seconds are a lower bound at published bandwidths. They count only
 exceed the computation, which overlaps them.
 
 Sampling an image takes one pass of the text transformer and, at each step that
-sample.respacing keeps, one pass of the U-Net (two with Heun's sampler), twice that with classifier-free
-guidance.
+sample.respacing keeps, one pass of the U-Net (two with Heun's sampler), twice that with
+classifier-free guidance.
 """
 
 from __future__ import annotations
