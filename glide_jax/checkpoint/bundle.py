@@ -160,7 +160,7 @@ def read_bundle(folder: str | pathlib.Path) -> Bundle:
         params = nest(safetensors.numpy.load_file(folder / PARAMS))
     except safetensors.SafetensorError as error:
         raise UserError(
-            f"{folder / PARAMS} is no safetensors file ({error}); export it again"
+            f"{folder / PARAMS} is not a safetensors file ({error}); export it again"
         ) from error
     return Bundle(params, (folder / CONFIG).read_text(), folder)
 

@@ -267,7 +267,7 @@ def _open(
 
 
 def _asked(values: flags.FlagValues, prompts: Sequence[Prompt]) -> dict[str, Any]:
-    """What samples.json says of the whole command, to tell it from another one."""
+    """Returns the part of samples.json that identifies the command."""
     given = {
         name: values[name].value
         for name in sorted(values)

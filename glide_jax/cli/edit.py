@@ -44,7 +44,9 @@ def run(fv: flags.FlagValues, args: list[str]) -> int:
     from glide_jax.sample import image_io, region
 
     if args:
-        raise UserError(f"{args[0]!r} is no flag; prompts are --prompt={args[0]!r}")
+        raise UserError(
+            f"{args[0]!r} is not a flag; give prompts as --prompt={args[0]!r}"
+        )
     if not fv.image:
         raise UserError("give the picture as --image=FILE")
     prompts = sampling.read_prompts(fv)

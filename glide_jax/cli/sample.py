@@ -53,7 +53,9 @@ def define_flags(fv: flags.FlagValues) -> None:
 def run(fv: flags.FlagValues, args: list[str]) -> int:
     """Draws every prompt and writes the pictures with their record."""
     if args:
-        raise UserError(f"{args[0]!r} is no flag; prompts are --prompt={args[0]!r}")
+        raise UserError(
+            f"{args[0]!r} is not a flag; give prompts as --prompt={args[0]!r}"
+        )
     real = None
     if fv.captions_of:
         prompts, real = _read_source(fv)

@@ -31,7 +31,7 @@ def define_flags(values: flags.FlagValues) -> None:
 
 
 def define_models(add: define.Define) -> None:
-    """Bundles, and how the models lie on the devices."""
+    """Defines the flags of the bundles and of the placement of models on devices."""
     add.path("base", "bundle of the base model, e.g. runs/base/bundle")
     add.path("upsampler", "bundle of the upsampler; left out: small pictures only")
     add.path("clip", "bundle of the noised CLIP, for guidance by it and --candidates")
@@ -39,7 +39,7 @@ def define_models(add: define.Define) -> None:
 
 
 def define_devices(add: define.Define) -> None:
-    """How models lie on the devices."""
+    """Defines the flags of the placement of models on devices."""
     add.choice(
         "compute_dtype",
         ["float32", "bfloat16", "float16"],
@@ -110,10 +110,10 @@ def read_prompts(values: flags.FlagValues) -> list[Prompt]:
 
 
 def read_numbers(values: flags.FlagValues, name: str) -> list[float]:
-    """The numbers of a list flag.
+    """Reads the numbers of a list flag.
 
     Raises:
-      UserError: Something in it is no number.
+      UserError: An item is not a finite number.
     """
     try:
         found = [float(part) for part in values[name].value]
@@ -121,15 +121,15 @@ def read_numbers(values: flags.FlagValues, name: str) -> list[float]:
         found = [math.nan]
     if not all(map(math.isfinite, found)):
         given = ",".join(values[name].value)
-        raise UserError(f"--{name}={given} is no list of numbers; write e.g. 0.7,0.3")
+        raise UserError(f"--{name}={given} is not a list of numbers; give e.g. 0.7,0.3")
     return found
 
 
 def output_of(values: flags.FlagValues) -> str:
-    """The folder that --output names.
+    """Returns the folder that --output names.
 
     Raises:
-      UserError: None is named.
+      UserError: The flag is missing.
     """
     if not values.output:
         raise UserError("--output is missing, e.g. --output=out/corgi")
@@ -137,7 +137,7 @@ def output_of(values: flags.FlagValues) -> str:
 
 
 def read_options(values: flags.FlagValues) -> dict[str, Any]:
-    """The options of `Glide` that flags of this verb set."""
+    """Returns the options of `Glide` that the flags of this verb set."""
     from glide_jax.sample import options
 
     found = {}
@@ -158,7 +158,7 @@ def read_options(values: flags.FlagValues) -> dict[str, Any]:
 
 
 def load_models(values: flags.FlagValues) -> Glide:
-    """The models that the flags name, found to belong together."""
+    """Loads the models that the flags name, and checks that they fit together."""
     from glide_jax.sample import cascade
 
     if not values.base:
@@ -222,7 +222,7 @@ def name_bundles(models: Glide) -> dict[str, dict[str, str]]:
 def read_lines(path: str) -> list[str]:
     """The prompts of a --prompt_file, one a line, without spaces at the ends.
 
-    Empty lines are no prompts; how many there are is logged.
+    Empty lines are skipped, and their count is logged.
 
     Raises:
       UserError: It cannot be read, or holds none.

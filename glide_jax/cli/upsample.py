@@ -40,7 +40,9 @@ def run(fv: flags.FlagValues, args: list[str]) -> int:
     from glide_jax.sample import cascade, image_io, region
 
     if args:
-        raise UserError(f"{args[0]!r} is no flag; prompts are --prompt={args[0]!r}")
+        raise UserError(
+            f"{args[0]!r} is not a flag; give prompts as --prompt={args[0]!r}"
+        )
     if not fv.upsampler or not fv.image or not fv.prompt:
         raise UserError(
             "give the model as --upsampler=BUNDLE, the picture as --image=FILE and what"

@@ -41,17 +41,17 @@ def renoise_known(
     inpaint_mask: Mask,
     noise: array_types.Image,
 ) -> array_types.Image:
-    """x_prev with its known pixels drawn anew around the image, eq. 2.
+    """Replaces the known pixels of x_prev by noised pixels of the image, eq. 2.
 
     Bind all but `x_prev` and `t` and pass the rest as the loop's `after_step`.
 
     Args:
       tables: chain that `t` indexes.
-      x_prev: what the step from index t made.
-      t: (b,) index of that step; 0 puts in the image itself.
-      inpaint_image: what is known, in [-1, 1].
+      x_prev: the result of the step from index t.
+      t: (b,) index of that step; at 0 the image itself is used.
+      inpaint_image: the known pixels, in [-1, 1].
       inpaint_mask: in [0, 1], 1 = known.
-      noise: standard normal draw of this step; plays no part where t = 0. Where the
+      noise: standard normal draw of this step, unused at t = 0. Where the
           mask is 0 or 1 it may be the step's own, which shows at other pixels.
     """
     prev = process.gather(tables.alphas_cumprod_prev, t)

@@ -107,7 +107,7 @@ def training_losses(
 def prior_bpd(
     tables: process.DiffusionTables, x_start: array_types.Image
 ) -> array_types.PerExample:
-    """What the noisiest x_t still tells of x_start, (b,), eq. 4."""
+    """Returns the KL divergence of the noisiest x_t from the prior, (b,), eq. 4."""
     t = jnp.full(x_start.shape[:1], tables.num_timesteps - 1)
     mean, _, log_variance = process.q_mean_variance(tables, x_start, t)
     return _mean_flat(_normal_kl(mean, log_variance, 0.0, 0.0)) / math.log(2)
@@ -121,7 +121,7 @@ def bits_per_dimension(
     *,
     clip_denoised: bool = True,
 ) -> dict[str, jax.Array]:
-    """The variational bound of eq. 5, term by term: a pass for every step of the chain.
+    """Returns the terms of the variational bound of eq. 5, one pass for each step.
 
     `eval/losses.py` estimates it from a few drawn timesteps of many examples.
 

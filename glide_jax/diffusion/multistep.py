@@ -75,7 +75,7 @@ def plms_step(
       x_t: noised images.
       t: (b,) indices; the step before was made from t + 1.
       earlier: eps of the steps from t + 1, t + 2 and t + 3.
-      num_earlier: how many of them there are; the others are not looked at. May be
+      num_earlier: number of valid entries; the others are ignored. May be
           traced.
       gradient: guidance gradient at x_t, or None; shifts the score.
       clip_denoised: static.

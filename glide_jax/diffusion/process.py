@@ -237,7 +237,7 @@ def p_mean_variance(
     Args:
       tables: chain that `t` indexes.
       model_output: pred_eps and var_values; var_values are not clipped.
-      x_t: noised images, where the network looked.
+      x_t: noised images, the network's input.
       t: (b,) indices into `tables`.
       clip_denoised: static; clip pred_x_start to [-1, 1].
       denoised_fn: static; applied to pred_x_start before the clip, so that pasted

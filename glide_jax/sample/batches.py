@@ -15,7 +15,7 @@ from glide_jax.sample.stage_inputs import StageInputs
 # Called with 0 when a stage begins, then with the images' worth of work that is done
 # since the last call, also a part of one: the numbers of a stage add up to its images.
 Progress = Callable[[float | int], None]
-# (inputs, what is told of shares of the work) -> x_start (B, H, W, 3)
+# (inputs, callback for shares of the work) -> x_start (B, H, W, 3)
 Draw = Callable[[StageInputs, segments.OnShare | None], jax.Array]
 
 

@@ -67,7 +67,7 @@ def read(
       reading: One of READINGS; None: "white" of an opaque black and white picture,
           "alpha" of a photo that is transparent in part. "opaque" repaints strokes on
           a transparent layer, "nonzero" what has a label other than 0.
-      picture: What is to be repainted. It tells a copy of it with a hole from paint.
+      picture: The picture to repaint; used to recognise a mask that is a copy of it.
       name: The flag that names the file, e.g. "--mask".
 
     Raises:

@@ -57,7 +57,7 @@ def _check_clip(base: restore.SampleModel, clip: restore.SampleModel) -> None:
         )
     if size.image_px != base.config.model.image_px:
         raise UserError(
-            f"{clip.folder} looks at {size.image_px} px, but {base.folder} draws "
+            f"{clip.folder} reads {size.image_px} px, but {base.folder} draws "
             f"{base.config.model.image_px} px; give a CLIP of that size"
         )
     if clip.config.diffusion != base.config.diffusion:

@@ -29,7 +29,7 @@ class Margins(NamedTuple):
 
 @dataclasses.dataclass
 class Canvas:
-    """Pictures being extended; every one alike.
+    """Pictures being extended, all by the same margins.
 
     Attributes:
       images: uint8 (N, H, W, 3); where unknown the nearest known pixel, which does

@@ -3,7 +3,7 @@
     python run.py                                    the example of example.npz
     python run.py --inputs=mine.json --output=out    inputs of your own
 
-manifest.json tells what the inputs are. A file gives them by name, as .npz or as JSON
+manifest.json describes the inputs. A file gives them by name, as .npz or as JSON
 lists. What it leaves out comes from example.npz, repeated for every picture; `index`
 then counts the pictures: 0, 1, 2, ... Pictures go to OUTPUT/000000.png, ..., and to
 OUTPUT/pixels.npy, which the next model may read as its low_res.
@@ -86,7 +86,7 @@ def complete(given: Mapping[str, Any], example: Arrays, described: dict) -> Arra
     """
     unknown = sorted(given.keys() - described.keys())
     if unknown:
-        raise ValueError(f"{unknown[0]} is no input; known: {', '.join(described)}")
+        raise ValueError(f"{unknown[0]} is not an input; known: {', '.join(described)}")
     for mask, tokens in PAIRS.items():
         if (mask in given) != (tokens in given):
             raise ValueError(f"give {tokens} and {mask} together")

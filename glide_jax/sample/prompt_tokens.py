@@ -161,6 +161,6 @@ def _check_blend(blend: Mapping[Any, Any]) -> None:
         # In float32, as the program sees it.
         if not is_number or not 1e-6 <= weight <= 1e6:
             raise UserError(
-                f"weight {weight} of {text!r} is no number from 1e-6 to 1e6; leave the "
-                "prompt out, or put it into negative_prompt"
+                f"weight {weight} of {text!r} is not a number from 1e-6 to 1e6; leave "
+                "the prompt out, or put it into negative_prompt"
             )

@@ -42,7 +42,7 @@ class CascadeOutput:
 
 
 class SamplingRequest:
-    """Prompts, options and what they come to for each model.
+    """Prompts, options and the resulting settings of each model.
 
     Attributes:
       prompts: One for each picture.

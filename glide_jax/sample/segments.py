@@ -53,7 +53,7 @@ class Parts(NamedTuple):
 class Stage:
     """The compiled sampling program of one model; compiles at its first call.
 
-    The host runs the walk in segments, so that it can tell how far it is.
+    The host runs the loop in segments, so that it can report progress.
     """
 
     def __init__(self, parts: Parts, num_segments: int):

@@ -107,7 +107,8 @@ def make_page(plan: run_list.Plan, root: pathlib.Path, rows: Sequence[Row]) -> s
         page += "\nNot finished:\n\n"
         page += "".join(f"- {run.label}: {_state(rec)}\n" for run, rec in unfinished)
     command = result.command(rows[0]["verb"], rows[0]["flags"])
-    return f"{page}\nThe first row's command:\n\n```\n{command}\n```\n"
+    title = "The first row's command (absolute paths are shortened)"
+    return f"{page}\n{title}:\n\n```\n{command}\n```\n"
 
 
 def fill_tables(page: str, folder: pathlib.Path) -> str:

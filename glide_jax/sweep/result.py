@@ -105,7 +105,7 @@ def make_rows(plan: run_list.Plan, root: pathlib.Path) -> list[dict[str, Any]]:
     The settings of an evaluation identify its weights and its reference by their
     digests. The flags of a training run state all of its settings.
     """
-    overrides = [portable(run.overrides) for run in plan.runs]
+    overrides = _portable_overrides(plan)
     keys = run_list.varied_keys(overrides)
     rows = []
     for run, own in zip(plan.runs, overrides, strict=True):
@@ -212,27 +212,45 @@ def _without_nan(value: Any) -> Any:
     return value
 
 
-def portable(value: Any) -> Any:
+def _portable_overrides(plan: run_list.Plan) -> list[dict[str, Any]]:
+    """Returns what each run overrides, with paths as short as keeps runs apart."""
+    given = [run.overrides for run in plan.runs]
+    count = _count_distinct(given)
+    depth, overrides = 1, portable(given)
+    while _count_distinct(overrides) < count:
+        depth += 1
+        overrides = portable(given, depth)
+    return overrides
+
+
+def _count_distinct(values: Sequence[Any]) -> int:
+    return len({json.dumps(value, sort_keys=True) for value in values})
+
+
+def portable(value: Any, depth: int = 1) -> Any:
     """Returns JSON values without absolute paths.
 
-    A path below the working folder becomes relative to it, another one its name:
-    clip:/home/me/runs/clip becomes clip:clip. Paths are recognised as flags and
-    settings write them: alone, as KIND:PATH, or several between commas.
+    A path below the working folder becomes relative to it. Of another path the last
+    `depth` parts stay: clip:/home/me/runs/clip becomes clip:clip. Paths are recognised
+    as flags and settings write them: alone, as KIND:PATH, or several between commas.
     """
     if isinstance(value, dict):
-        return {name: portable(item) for name, item in value.items()}
+        return {name: portable(item, depth) for name, item in value.items()}
     if isinstance(value, list | tuple):
-        return [portable(item) for item in value]
+        return [portable(item, depth) for item in value]
     if not isinstance(value, str):
         return value
     items = (item.split(":") for item in value.split(","))
-    return ",".join(":".join(map(_portable_path, item)) for item in items)
+    return ",".join(
+        ":".join(_portable_path(part, depth) for part in item) for item in items
+    )
 
 
-def _portable_path(text: str) -> str:
+def _portable_path(text: str, depth: int) -> str:
     bare = text.lstrip(" '\"([")  # the quotes and brackets of a written tuple
     if not bare.startswith("/") or bare.startswith("//"):
         return text
     path, here = pathlib.Path(bare), pathlib.Path.cwd()
-    shown = path.relative_to(here) if path.is_relative_to(here) else path.name
+    is_below = path.is_relative_to(here)
+    shown = path.relative_to(here) if is_below else "/".join(path.parts[1:][-depth:])
     return f"{text[: len(text) - len(bare)]}{shown}"

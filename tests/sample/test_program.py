@@ -202,7 +202,7 @@ def test_what_inputs_leave_out_comes_from_the_example():
 @pytest.mark.parametrize(
     ("given", "named"),
     [
-        ({"token": [[1, 2]]}, "token is no input; known: seed, index"),
+        ({"token": [[1, 2]]}, "token is not an input; known: seed, index"),
         ({"tokens": [[1, 2]]}, "give tokens and text_mask together"),
         ({"text_mask": [[True, True]]}, "give tokens and text_mask together"),
         (

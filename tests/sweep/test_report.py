@@ -106,6 +106,21 @@ def test_overrides_and_labels_of_a_row_hold_no_path_either(make_plan, root):
     assert "/home" not in json.dumps(row)
 
 
+def test_equal_names_in_different_folders_stay_apart(make_plan, root):
+    plan = make_plan("listed('base', ['/a/first/bundle', '/a/second/bundle'])")
+    run_list.keep(plan, root)
+    for run in plan.runs:
+        record = state.RunRecord(root, run.id)
+        record.folder.mkdir()
+        write_result(record, {"fid": 1.0})
+    rows = result.make_rows(plan, root)
+    assert [row["overrides"]["base"] for row in rows] == [
+        "first/bundle",
+        "second/bundle",
+    ]
+    assert len(summary.join_seeds(rows)) == 2
+
+
 def test_rows_that_were_written_are_read_back(sweep, root, tmp_path):
     path = tmp_path / "results" / "small.jsonl"
     rows = result.make_rows(sweep, root)

@@ -399,7 +399,7 @@ def test_data_of_another_size_or_order_are_refused_unless_allowed(
     assert loop.train(make_config(CLIP, changes), workdir) == lifecycle.ExitCode.OK
     (pictures / "5.png").unlink()
     longer = make_config(CLIP, changes | {"train.num_steps": 2})
-    with pytest.raises(UserError, match="5 records"):
+    with pytest.raises(UserError, match="has 5 records, and had 6"):
         loop.train(longer, workdir)
     allowed = ["data.sources"]
     assert loop.train(longer, workdir, allow_change=allowed) == lifecycle.ExitCode.OK

@@ -279,10 +279,11 @@ def test_a_start_that_is_killed_between_two_files_is_no_damage(
     begun, make_config, tmp_path, monkeypatch, cut_off
 ):
     workdir = shutil.copytree(begun, tmp_path / "run")
-    replace = os.replace
+    replace, left = os.replace, {}
 
     def killed(source, target):
         if pathlib.Path(source).name == cut_off:
+            left[pathlib.Path(source)] = pathlib.Path(source).read_bytes()
             raise KeyboardInterrupt
         replace(source, target)
 
@@ -291,6 +292,10 @@ def test_a_start_that_is_killed_between_two_files_is_no_damage(
         patched.setattr(os, "replace", killed)
         with pytest.raises(KeyboardInterrupt):
             run_folder.save_config(workdir, longer)
+    # A process that is killed removes nothing.
+    for path, content in left.items():
+        path.write_bytes(content)
+    assert len(left) == 1
     assert verify.check(workdir).damaged == {}
     run, _ = setup.prepare(make_config(CLIP), workdir)
     run.checkpoints.close()
