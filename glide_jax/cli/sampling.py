@@ -147,13 +147,6 @@ def read_options(values: flags.FlagValues) -> dict[str, Any]:
         found[name] = values[name].value
         if options.about(name).kind == "interval":
             found[name] = tuple(read_numbers(values, name))
-    scale, mode = found.get("guidance_scale"), found.get("guidance_mode", "cfg")
-    if scale is not None and "cfg" not in mode:
-        logging.warning(
-            "--guidance_scale=%g has no effect with --guidance_mode=%s; it needs cfg "
-            "or cfg+clip",
-            *(scale, mode),
-        )
     return found
 
 

@@ -92,7 +92,7 @@ class Measurements:
             drawn = models.sample(
                 _captions(scenes),
                 guidance_mode=MODES[name],
-                guidance_scale=GUIDANCE_SCALE,
+                guidance_scale=GUIDANCE_SCALE if "cfg" in MODES[name] else None,
                 batch_size=BATCH_SIZE,
                 progress=bar.update,
             ).base_images

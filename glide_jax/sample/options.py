@@ -234,8 +234,8 @@ class SamplingOptions:
             _check(field.name, getattr(self, field.name), field.default)
         for name in names():
             needs, value = about(name).needs, getattr(self, name)
-            # The scale of classifier-free guidance may stay set in sweeps of modes.
-            if name == "guidance_scale" or value in (None, ""):
+            is_off = value in (None, "") or (name, value) == ("guidance_scale", 1)
+            if is_off:
                 continue
             if needs and needs not in self.guidance_mode.split("+"):
                 raise UserError(

@@ -341,7 +341,7 @@ def test_models_that_do_not_fit_are_refused_by_name(models):
         ((base, base), "bundles/base is not an upsampler"),
         ((base, change(upsampler, "model", low_res_px=4)), "of 4 px"),
         ((base, None, upsampler), "not a noised CLIP"),
-        ((base, None, change(clip, "model", image_px=16)), "looks at 16 px"),
+        ((base, None, change(clip, "model", image_px=16)), "reads 16 px"),
         ((base, None, change(clip, "diffusion", schedule="linear")), "linear"),
     ):
         with pytest.raises(errors.UserError, match=named):
@@ -369,6 +369,7 @@ def test_models_that_do_not_fit_are_refused_by_name(models):
         ({"threshold_quantile": 0.2}, "threshold_quantile=0.2"),
         ({"upsampler_eta": 0.5, "upsampler_sampler": "plms"}, "has no effect"),
         ({"negative_prompt": "x", "guidance_mode": "none"}, "has no effect with"),
+        ({"guidance_scale": 2.0, "guidance_mode": "none"}, "has no effect with"),
         ({"candidates": 0}, "candidates=0"),
         ({"first_index": 2**32 - 2}, "first_index=4294967294 leads to picture"),
         ({"clip_guidance_scale": 2.0}, "has no effect with guidance_mode=cfg"),

@@ -313,7 +313,7 @@ def test_a_mistake_in_an_edit_is_one_line(
         (["--prompt=x", "--prompt_file=y"], "either"),
         (["--prompt_file=absent.txt"], "absent.txt"),
         ([], "either"),
-        (["x"], "no flag"),
+        (["x"], "not a flag"),
     ],
 )
 def test_a_mistake_is_one_line_exit_code_2_and_no_file(
