@@ -36,7 +36,7 @@ _LINE = (214, 214, 210)
 # Latin, Greek and Cyrillic; comes with matplotlib.
 _FONT = pathlib.Path(matplotlib.get_data_path(), "fonts/ttf/DejaVuSans.ttf")
 
-_TITLE_PT, _HEADING_PT, _TEXT_PT, _NOTE_PT = 28, 20, 15, 13
+_TITLE_PT, _HEADING_PT, _TEXT_PT, _NOTE_PT = 25, 18, 13, 12
 
 
 @dataclasses.dataclass(frozen=True)
