@@ -22,8 +22,8 @@ import pytest
 jaxtyping.install_import_hook("glide_jax", "beartype.beartype")
 
 TESTS = pathlib.Path(__file__).parent
-# Names the folder of compiled programs: what several tests need is compiled once.
-CACHE_VARIABLE = "GLIDE_JAX_TEST_PROGRAMS"
+# JAX's own: what several tests and the processes they start need is compiled once.
+CACHE_VARIABLE = "JAX_COMPILATION_CACHE_DIR"
 
 
 def pytest_configure(config):
@@ -35,6 +35,7 @@ def pytest_configure(config):
     signal.signal(signal.SIGINT, signal.default_int_handler)
     folder = tempfile.mkdtemp(prefix="glide_jax_cache.")
     os.environ[CACHE_VARIABLE] = folder
+    os.environ["JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS"] = "0"
     config.add_cleanup(lambda: shutil.rmtree(folder, ignore_errors=True))
 
 

@@ -41,6 +41,7 @@ def test_importing_the_package_or_asking_for_help_starts_neither_jax_nor_flax():
 def test_compiled_programs_are_kept_from_one_start_to_the_next(first, tmp_path):
     code = (
         "import os\n"
+        "os.environ.pop('JAX_COMPILATION_CACHE_DIR')\n"
         f"os.environ['GLIDE_JAX_CACHE'] = {str(tmp_path)!r}\n"
         f"{first}\n"
         "glide_jax.Glide\n"
