@@ -16,7 +16,7 @@ from glide_jax.bench import machine, timing, weights
 from glide_jax.config import defaults
 from glide_jax.errors import UserError
 from glide_jax.parallel import device_mesh, sharding
-from glide_jax.train import abstract_state, optimizer, run_log, train_state
+from glide_jax.train import optimizer, placement, run_log, train_state
 
 MIN_REPEATS = 10
 WARM_UP_STEPS = 2
@@ -33,7 +33,7 @@ def benchmark(config: defaults.Config, *, repeats: int = MIN_REPEATS) -> dict[st
       UserError: the step does not fit into a device's memory.
     """
     mesh = device_mesh.make_mesh(config.mesh)
-    parts = abstract_state.abstract_step(config, mesh)
+    parts = placement.abstract_step(config, mesh)
     try:
         start = time.perf_counter()
         program = parts.step.lower(parts.state, parts.batch, parts.seed).compile()
@@ -65,7 +65,7 @@ def benchmark(config: defaults.Config, *, repeats: int = MIN_REPEATS) -> dict[st
 
 def check(config: defaults.Config) -> None:
     """Raises UserError if the devices do not fit the mesh, or the run does not."""
-    abstract_state.check_fits(config, device_mesh.make_mesh(config.mesh))
+    placement.check_fits(config, device_mesh.make_mesh(config.mesh))
 
 
 def describe(config: defaults.Config, mesh: jax.sharding.Mesh) -> dict[str, Any]:

@@ -3,6 +3,9 @@
 manifest.json lists every file of its folder with size and SHA-256, and every array
 with shape, dtype and digest (parallel/digests.py). It contains the SHA-256 of its own
 content and has a canonical form, so that a changed bit in it is detected as well.
+
+Its "format" is the version of the whole checkpoint. Format 2 differs from format 1 only
+in the metadata of a run, which is complete; see `train.run_folder.convert_meta`.
 """
 
 from __future__ import annotations
@@ -17,9 +20,10 @@ import pathlib
 from collections.abc import Iterable, Mapping
 from typing import Any
 
+from glide_jax.errors import UserError
 from glide_jax.runtime import files
 
-FORMAT = 1
+FORMAT = 2
 NAME = "manifest.json"
 # Suffix of a file that is listed under its name without the suffix and must still be
 # renamed to it.
@@ -49,6 +53,7 @@ class Manifest:
       files: path relative to the folder -> {"bytes": size, "sha256": digest}.
       leaves: "item/path" -> {"shape": [...], "dtype": name, "digest": 16 digits}.
       metrics: metrics for the retention policy.
+      format: version of the checkpoint format, from 1.
     """
 
     step: int
@@ -56,6 +61,7 @@ class Manifest:
     files: Mapping[str, Mapping[str, Any]]
     leaves: Mapping[str, Mapping[str, Any]]
     metrics: Mapping[str, float]
+    format: int = FORMAT
 
     @property
     def created_at(self) -> datetime.datetime:
@@ -70,7 +76,7 @@ def now() -> str:
 
 def to_bytes(manifest: Manifest) -> bytes:
     """The canonical serialization."""
-    content = {"format": FORMAT, **dataclasses.asdict(manifest)}
+    content = dataclasses.asdict(manifest)
     digest = hashlib.sha256(_canonical(content)).hexdigest()
     return _canonical({**content, "sha256": digest})
 
@@ -90,6 +96,7 @@ def read(folder: pathlib.Path) -> Manifest:
 
     Raises:
       DamagedError: it is missing, truncated or changed.
+      UserError: a newer version of the package wrote it.
     """
     try:
         found = (folder / NAME).read_bytes()
@@ -98,25 +105,29 @@ def read(folder: pathlib.Path) -> Manifest:
     except OSError as error:
         raise DamagedError([f"{NAME} cannot be read ({error.strerror})"]) from error
     try:
-        return _parse(found)
+        return _parse(found, folder)
+    except UserError:
+        raise
     except (ValueError, LookupError, TypeError, AttributeError, RecursionError):
         raise DamagedError([f"{NAME} is damaged"]) from None
 
 
-def _parse(found: bytes) -> Manifest:
+def _parse(found: bytes, folder: pathlib.Path) -> Manifest:
     """Parses a manifest.
 
     Raises:
-      DamagedError: another version wrote it.
+      UserError: a newer version of the package wrote it.
       ValueError, LookupError, TypeError, AttributeError, RecursionError: no manifest.
     """
     content = json.loads(found)
     digest = content.pop("sha256")
     if digest != hashlib.sha256(_canonical(content)).hexdigest():
         raise ValueError("another digest")
-    written_as = content.pop("format")
-    if written_as != FORMAT:
-        raise DamagedError([f"{NAME} has format {written_as}, this reads {FORMAT}"])
+    if content["format"] > FORMAT:
+        raise UserError(
+            f"{folder} has checkpoint format {content['format']}, and this version of "
+            f"glide_jax reads formats 1 to {FORMAT}; install a newer version"
+        )
     manifest = Manifest(**content)
     if to_bytes(manifest) != found:
         raise ValueError("not in canonical form")
@@ -128,6 +139,7 @@ def _check_types(manifest: Manifest) -> None:
     """Raises the errors of `_parse` for fields of the wrong type."""
     facts = [
         (manifest.step, int),
+        (manifest.format, int),
         (manifest.created_at.tzinfo, datetime.tzinfo),
         *((facts["bytes"], int) for facts in manifest.files.values()),
         *((facts["sha256"], str) for facts in manifest.files.values()),

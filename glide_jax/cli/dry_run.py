@@ -17,7 +17,7 @@ from glide_jax.hooks import evaluations
 from glide_jax.models import build
 from glide_jax.parallel import device_mesh, sharding
 from glide_jax.runtime import progress, wording
-from glide_jax.train import abstract_state, data_check, setup, train_state
+from glide_jax.train import data_check, placement, setup, train_state
 
 
 def check(
@@ -46,7 +46,7 @@ def check_elsewhere(
     slices: int | None = None,
     *,
     allow_change: Collection[str] = (),
-) -> abstract_state.Placed:
+) -> placement.Placed:
     """Checks the settings of a run for devices that need not exist here.
 
     Args:
@@ -128,7 +128,7 @@ def _survey_lines(
         )
 
 
-def report(config: Config, placed: abstract_state.Placed) -> str:
+def report(config: Config, placed: placement.Placed) -> str:
     """Settings, mesh, parameters and shardings of a checked run."""
     mesh, state, where = placed
     parts = build.parameters_by_part(state.params)

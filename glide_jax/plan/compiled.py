@@ -17,7 +17,7 @@ import jax
 from glide_jax.config.defaults import Config
 from glide_jax.parallel import device_mesh
 from glide_jax.plan import device_topology
-from glide_jax.train import abstract_state
+from glide_jax.train import placement
 
 _UNITS = {"K": 2**10, "M": 2**20, "G": 2**30, "T": 2**40, "": 1}
 _USED = re.compile(r"Used ([\d.]+)([KMGT]?) of ([\d.]+)([KMGT]?) hbm")
@@ -62,7 +62,7 @@ def compile_step(config: Config, topology: device_topology.Topology) -> Compiled
     """
     devices = device_topology.make_devices(topology)
     mesh = device_mesh.make_mesh(config.mesh, devices=devices)
-    step = abstract_state.abstract_step(config, mesh)
+    step = placement.abstract_step(config, mesh)
     compiler = f"libtpu {importlib.metadata.version('libtpu')}, jax {jax.__version__}"
     start = time.perf_counter()
     try:

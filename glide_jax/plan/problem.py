@@ -16,7 +16,7 @@ from glide_jax.config.defaults import Config
 from glide_jax.models import build
 from glide_jax.parallel import device_mesh
 from glide_jax.plan import device_topology
-from glide_jax.train import abstract_state
+from glide_jax.train import placement
 from glide_jax.train.train_state import TrainState
 
 
@@ -73,13 +73,13 @@ def make_problem(config: Config, topology: device_topology.Topology) -> Problem:
     validate.validate(config)
     mesh = device_mesh.make_abstract_mesh(mesh_config, topology.num_devices, slices)
     spans = device_topology.spans(mesh_config, mesh, topology)
-    abstract_state.check_fits(config, mesh)
-    placed = abstract_state.place(config, mesh)
+    placement.check_fits(config, mesh)
+    placed = placement.place(config, mesh)
     return Problem(
         config=config,
         topology=topology,
         mesh=mesh,
         spans=spans,
-        state=abstract_state.with_places(placed.state, placed.where),
-        batch=abstract_state.abstract_batch(config, mesh),
+        state=placement.with_places(placed.state, placed.where),
+        batch=placement.abstract_batch(config, mesh),
     )

@@ -77,6 +77,7 @@ class _Context(NamedTuple):
 
 
 def _make_denoising(context: _Context) -> Objective:
+    """Predicts the noise of x_t from caption and conditions (arXiv 2112.10741)."""
     config, pad_id, is_training, constrain, attention = context
     model = config.model
     assert isinstance(model, Text2ImConfig)
@@ -89,30 +90,25 @@ def _make_denoising(context: _Context) -> Objective:
     )
     tables = _tables(config)
     draw_t = _make_timestep_draw(config, is_training)
+    drop_prob = config.train.caption_drop_prob if is_training else 0.0
+    has_dropout = is_training and model.dropout_prob > 0
 
     def loss(params, batch, keys_of, resampler):
         tokens, text_mask = batch["tokens"], batch["text_mask"]
-        if is_training and config.train.caption_drop_prob > 0:
+        if drop_prob > 0:
+            keys = keys_of("caption_drop")
             tokens, text_mask = drop_captions(
-                keys_of("caption_drop"),
-                tokens,
-                text_mask,
-                pad_id=pad_id,
-                prob=config.train.caption_drop_prob,
+                keys, tokens, text_mask, pad_id=pad_id, prob=drop_prob
             )
         x_start = jnp.asarray(batch["image"])
         t, weights = draw_t(keys_of("timestep"), batch["example_index"], resampler)
         noise = _normal(keys_of("noise"), x_start)
         x_t = process.q_sample(tables, x_start, t, noise)
-        features = fns.encode_text(params, tokens, text_mask)
-        text = build.TextConditioning(
-            features.pooled, fns.text_keys_values(params, features)
-        )
+        text = fns.encode(params, tokens, text_mask)
         conditions = {"low_res": batch.get("low_res")}
         if model.inpaint:
             conditions["inpaint_image"] = x_start
             conditions["inpaint_mask"] = batch["inpaint_mask"]
-        has_dropout = is_training and model.dropout_prob > 0
         model_output = fns.denoise(
             params,
             x_t,
@@ -121,24 +117,38 @@ def _make_denoising(context: _Context) -> Objective:
             dropout_keys=keys_of("dropout") if has_dropout else None,
             **conditions,
         )
-        terms = losses.training_losses(
-            tables,
-            model_output,
-            x_start,
-            x_t,
-            noise,
-            t,
-            loss_type=config.train.loss_type,
-        )
-        for factor in config.train.low_pass_factors:
-            coarse = losses.low_pass_mse(model_output, noise, factor)
-            terms |= {"loss": terms["loss"] + coarse, f"mse_{factor}x": coarse}
+        terms = _loss_terms(config, tables, model_output, x_start, x_t, noise, t)
         metrics = {name: _total(terms[name]) for name in terms}
         metrics |= _by_quartile("loss", terms["loss"], t, tables.num_timesteps)
         aux = Aux(t, terms["loss"], metrics)
         return jnp.mean(weights * terms["loss"]), aux
 
     return Objective(fns.init, loss, lambda params: params)
+
+
+def _loss_terms(
+    config: Config,
+    tables: process.DiffusionTables,
+    model_output: process.ModelOutput,
+    x_start: array_types.Image,
+    x_t: array_types.Image,
+    noise: array_types.Image,
+    t: array_types.Timesteps,
+) -> dict[str, array_types.PerExample]:
+    """The terms of `losses.training_losses`, and those of train.low_pass_factors."""
+    terms = losses.training_losses(
+        tables,
+        model_output,
+        x_start,
+        x_t,
+        noise,
+        t,
+        loss_type=config.train.loss_type,
+    )
+    for factor in config.train.low_pass_factors:
+        coarse = losses.low_pass_mse(model_output, noise, factor)
+        terms |= {"loss": terms["loss"] + coarse, f"mse_{factor}x": coarse}
+    return terms
 
 
 def _make_contrastive(context: _Context) -> Objective:

@@ -43,10 +43,10 @@ class SkippedBatches:
 
 
 def load(past: Mapping[str, Any]) -> SkippedBatches:
-    """The skipped batches in a checkpoint's metadata; {}: none."""
-    stored = past.get("passed_over")
-    if stored is None:
+    """The skipped batches in a checkpoint's metadata; {} for a fresh start: none."""
+    if not past:
         return SkippedBatches()
+    stored = past["passed_over"]
     return SkippedBatches(frozenset(stored["steps"]), stored["rewinds"])
 
 

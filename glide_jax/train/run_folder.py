@@ -18,7 +18,6 @@ import pathlib
 import secrets
 import socket
 import time
-import types
 from collections.abc import Callable, Collection, Iterator, Mapping
 from typing import Any
 
@@ -182,16 +181,15 @@ def check_begins(workdir: pathlib.Path, config: Config) -> None:
 def check_continues(
     workdir: pathlib.Path,
     config: Config,
+    meta: Mapping[str, Any],
     allow_change: Collection[str] = (),
-    meta: Mapping[str, Any] = types.MappingProxyType({}),
 ) -> None:
     """Raises UserError if the folder's checkpoints belong to another run.
 
     Settings named in `allow_change`, by their dotted path or that of a section, may
-    differ. `meta`, of the newest checkpoint, contains the settings that it was made
-    with; for older versions those of the folder are used.
+    differ from those in `meta`, the metadata of the newest checkpoint.
     """
-    stored = _config_of(workdir, meta) if "config" in meta else load_config(workdir)
+    stored = _config_of(workdir, meta)
     differences = resolve.differences(stored, config)
     changed = [
         line
@@ -208,6 +206,32 @@ def check_continues(
         )
     if differences:
         logging.info("settings changed since the last start: %s", differences)
+
+
+def convert_meta(workdir: pathlib.Path, meta: Mapping[str, Any]) -> dict[str, Any]:
+    """The metadata of a checkpoint with the fields that format 1 may lack.
+
+    Format 1 could store the settings and the skipped batches of a run once, beside its
+    checkpoints: in config.json and passed_over.json.
+
+    Raises:
+      UserError: one of these files is damaged.
+    """
+    complete = {"data_order": 1, "window": {}, "bad_records": {}, **meta}
+    if "config" not in meta:
+        complete["config"] = json.loads(resolve.to_json(load_config(workdir)))
+    if "passed_over" not in meta:
+        path = workdir / "passed_over.json"
+        text = path.read_text() if path.exists() else '{"rewinds": 0, "steps": []}'
+        try:
+            found = json.loads(text)
+            complete["passed_over"] = {key: found[key] for key in ("rewinds", "steps")}
+        except (ValueError, LookupError, TypeError) as error:
+            raise UserError(
+                f"{path} does not list the skipped steps of the run; restore it, or "
+                "remove it to train on their batches again"
+            ) from error
+    return complete
 
 
 def differing(before: Config, after: Config) -> list[str]:

@@ -28,12 +28,12 @@ from glide_jax.parallel import device_mesh, distributed, sharding
 from glide_jax.runtime import metric_writers, random_streams
 from glide_jax.text import tokenizers
 from glide_jax.train import (
-    abstract_state,
     batches,
     captions,
     data_check,
     objectives,
     optimizer,
+    placement,
     run_folder,
     step,
     train_state,
@@ -101,7 +101,7 @@ class CheckedRun:
     """The results of the checks of a start; parts as in `TrainingRun`."""
 
     mesh: Mesh
-    placed: abstract_state.Placed
+    placed: placement.Placed
     source: schema.Source
     held_out: schema.Source | None
     start: start_lib.RunStart
@@ -139,31 +139,46 @@ def prepare(
     # The first write, so that a refused start leaves no trace.
     run_folder.prepare(workdir)
     check_stop()
-    start, shardings = checked.start, checked.placed.where
-    mesh, tokenizer, checkpoints = checked.mesh, start.tokenizer, start.checkpoints
+    start, placed = checked.start, checked.placed
     # A start in a workdir has both.
-    assert tokenizer is not None
-    assert checkpoints is not None
-    objective = abstract_state.make_objective(config, mesh, tokenizer.pad_id)
-    params = checked.placed.state.params
-    logging.info("parameters: %s", f"{build.parameter_count(params):,}")
+    assert start.tokenizer is not None
+    assert start.checkpoints is not None
+    objective = placement.make_objective(config, checked.mesh, start.tokenizer.pad_id)
+    logging.info("parameters: %s", f"{build.parameter_count(placed.state.params):,}")
     restore = functools.partial(
         _restore,
-        checkpoints,
-        abstract_state.with_places(checked.placed.state, shardings),
+        workdir,
+        start.checkpoints,
+        placement.with_places(placed.state, placed.where),
     )
     if start.is_fresh:
-        state = _first_state(config, objective, shardings, start.initial)
+        state = _first_state(config, objective, placed.where, start.initial)
         past: Mapping[str, Any] = {}
     else:
         state, past = restore()
     check_stop()
     if start.is_fresh:
         # Never rewritten: an interruption would lose the tokenizer of the checkpoints.
-        run_folder.save_tokenizer(workdir, tokenizer)
+        run_folder.save_tokenizer(workdir, start.tokenizer)
     run_folder.save_config(workdir, config)
-    train_step, eval_step = _jit_steps(config, mesh, tokenizer, objective, shardings)
-    run = TrainingRun(
+    run = _make_run(config, workdir, checked, objective, restore, past, check_writer)
+    return run, state
+
+
+def _make_run(
+    config: Config,
+    workdir: pathlib.Path,
+    checked: CheckedRun,
+    objective: objectives.Objective,
+    restore: Restore,
+    past: Mapping[str, Any],
+    check_writer: Callable[[], None],
+) -> TrainingRun:
+    mesh, shardings = checked.mesh, checked.placed.where
+    tokenizer, checkpoints = checked.start.tokenizer, checked.start.checkpoints
+    assert tokenizer is not None
+    assert checkpoints is not None
+    return TrainingRun(
         config=config,
         workdir=workdir,
         mesh=mesh,
@@ -171,8 +186,8 @@ def prepare(
         num_records=len(checked.source),
         checkpoints=checkpoints,
         check_writer=check_writer,
-        train_step=train_step,
-        eval_step=eval_step,
+        train_step=placement.jit_train_step(config, objective, mesh, shardings),
+        eval_step=placement.jit_eval_step(config, mesh, tokenizer.pad_id),
         seed=sharding.replicate(np.int32(config.seed), mesh),
         validation=checked.validation,
         grid=batches.grid_batch(config, checked.held_out, tokenizer),
@@ -185,11 +200,10 @@ def prepare(
             tokenizer,
             checked.part,
         ),
-        skip_batch=step.jit_skip_batch(shardings),
+        skip_batch=placement.jit_skip_batch(shardings),
         restore=restore,
         past=past,
     )
-    return run, state
 
 
 def check(
@@ -260,7 +274,7 @@ def _is_fresh(workdir: pathlib.Path | None) -> bool:
 
 def check_placed(
     config: Config, mesh: Mesh | AbstractMesh, allow_change: Collection[str] = ()
-) -> abstract_state.Placed:
+) -> placement.Placed:
     """The checks of settings that need neither data nor the mesh's devices.
 
     Raises:
@@ -270,9 +284,9 @@ def check_placed(
     for name in allow_change:
         resolve.check_key(config, name)
     captions.check_name(config)
-    abstract_state.check_fits(config, mesh)
+    placement.check_fits(config, mesh)
     _log_short_warmup(config)
-    return abstract_state.place(config, mesh)
+    return placement.place(config, mesh)
 
 
 def _log_short_warmup(config: Config) -> None:
@@ -288,33 +302,15 @@ def _log_short_warmup(config: Config) -> None:
 
 
 def _restore(
-    checkpoints: store.CheckpointStore, targets: train_state.TrainState
+    workdir: pathlib.Path,
+    checkpoints: store.CheckpointStore,
+    targets: train_state.TrainState,
 ) -> tuple[train_state.TrainState, Mapping[str, Any]]:
     newest = checkpoints.restore_newest(train_state.to_items(targets))
     assert newest is not None  # `start.check` found a checkpoint
     logging.info("resumed at step %d", newest.step)
-    return train_state.from_items(newest.items), newest.meta
-
-
-def _jit_steps(
-    config: Config,
-    mesh: Mesh,
-    tokenizer: tokenizers.Tokenizer,
-    objective: objectives.Objective,
-    shardings: train_state.TrainState,
-) -> tuple[step.TrainStep, Callable[..., objectives.Metrics]]:
-    """The training and the evaluation step on the mesh."""
-    train_step = step.make_train_step(
-        config, objective, pin=step.pin_to(shardings.params)
-    )
-    evaluated = abstract_state.make_objective(
-        config, mesh, tokenizer.pad_id, is_training=False
-    )
-    eval_step = jax.jit(
-        step.make_eval_step(config, evaluated),
-        out_shardings=sharding.replicated(mesh),
-    )
-    return step.jit_train_step(train_step, mesh, shardings), eval_step
+    meta = run_folder.convert_meta(workdir, newest.meta)
+    return train_state.from_items(newest.items), meta
 
 
 def _first_state(

@@ -110,8 +110,8 @@ def _check_resumed(
     """
     newest = checkpoints.newest()
     assert newest is not None, "the caller checks that there is a checkpoint"
-    _, meta = newest
-    run_folder.check_continues(workdir, config, allow_change, meta)
+    meta = run_folder.convert_meta(workdir, newest[1])
+    run_folder.check_continues(workdir, config, meta, allow_change)
     run_folder.check_writable(workdir)
     tokenizer = captions.stored_tokenizer(workdir, meta)
     _check_records(config, source, meta, allow_change)
@@ -140,8 +140,7 @@ def _check_records(
     has_files = any(
         spec.startswith(("folder:", "webdataset:")) for spec in config.data.sources
     )
-    # Checkpoints of the first order do not record it.
-    if has_files and meta.get("data_order", 1) != sources.ORDER_VERSION:
+    if has_files and meta["data_order"] != sources.ORDER_VERSION:
         raise UserError(
             "the checkpoint was made with another order of records (by names as text, "
             "not in natural order), so the run would see other batches; resume with "

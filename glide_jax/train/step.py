@@ -1,21 +1,22 @@
-"""One training step as a pure function; `jit_train_step` only adds the mesh."""
+"""One training step as a pure function: gradient, update, averages, metrics.
+
+`placement.py` compiles it for a mesh.
+"""
 
 from __future__ import annotations
 
-import dataclasses
 from collections.abc import Callable
-from typing import Any
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 import optax
-from jax.sharding import Mesh
 
+from glide_jax import array_types
 from glide_jax.config.defaults import Config
 from glide_jax.diffusion import timestep_sampling
-from glide_jax.parallel import sharding
 from glide_jax.runtime import random_streams
-from glide_jax.train import accumulation, objectives, optimizer, train_state
+from glide_jax.train import objectives, optimizer, train_state
 from glide_jax.train.train_state import TrainState
 
 # ADM's rule: the scale grows by 2 ** 0.001 a good step and halves on an overflow.
@@ -23,20 +24,32 @@ LOSS_SCALE_GROWTH = 1e-3
 # A loss is compared with the average of this many, after this many updates.
 AVERAGED_LOSSES, LOSSES_BEFORE_SPIKES = 100, 20
 
+# Constrains a tree shaped like the parameters to their shardings.
+Pin = Callable[[Any], Any]
 # Details of a skipped update: for each example, (B,), its example_index, timestep and
 # loss; for the batch whether it was a loss_spike, and skipped_in_a_row.
-Details = dict[str, jax.Array]
+Details = dict[str, array_types.Array]
 TrainStep = Callable[
     [TrainState, objectives.Batch, random_streams.Seed],
     tuple[TrainState, objectives.Metrics, Details],
 ]
 
 
+class UpdateCheck(NamedTuple):
+    """Whether an update may be applied: float32 and bool scalars."""
+
+    loss: jax.Array
+    grad_norm: jax.Array
+    is_finite: jax.Array
+    is_spike: jax.Array
+    is_good: jax.Array
+
+
 def make_train_step(
     config: Config,
     objective: objectives.Objective,
     *,
-    pin: accumulation.Pin = lambda tree: tree,
+    pin: Pin = lambda tree: tree,
 ) -> TrainStep:
     """(state, batch, seed) -> (state, metrics, details).
 
@@ -59,7 +72,7 @@ def make_train_step(
                 seed, stream, state.step, rows["example_index"]
             )
 
-        grads, aux = accumulation.gradient(
+        grads, aux = accumulate_gradient(
             objective,
             state.params,
             batch,
@@ -69,74 +82,102 @@ def make_train_step(
             loss_scale=jnp.exp2(state.log2_loss_scale),
             pin=pin,
         )
-        grad_norm = optax.global_norm(grads)
-        loss = jnp.mean(aux.losses)
-        is_finite = jnp.isfinite(grad_norm) & jnp.isfinite(loss)
-        is_spike = is_finite & _is_spike(config, state, loss)
-        is_good = is_finite & ~is_spike
+        check = _check_update(config, state, grads, aux)
         rate = learning_rate(state.step)
         directions, opt_state = optim.update(grads, state.opt_state, state.params)
         params = jax.tree.map(lambda p, d: p - rate * d, state.params, directions)
         params = objective.constrain_params(params)
-        averages = train_state.update_averages(
-            config.ema, state.ema_params, params, state.updates
-        )
-        # Selected leaf by leaf, so that no copy of the whole state is needed.
-        params, averages, opt_state = jax.tree.map(
-            lambda new, old: jnp.where(is_good, new, old),
-            (params, averages, opt_state),
-            (state.params, state.ema_params, state.opt_state),
-        )
-        new_state = TrainState(
-            step=state.step + 1,
-            updates=state.updates + is_good,
-            log2_loss_scale=_next_loss_scale(config, state.log2_loss_scale, is_finite),
-            skipped_in_a_row=jnp.where(is_good, 0, state.skipped_in_a_row + 1),
-            loss_average=jnp.where(
-                is_good, _average_loss(state, loss), state.loss_average
-            ),
-            params=params,
-            ema_params=averages,
-            opt_state=opt_state,
-            resampler=_update_resampler(config, state.resampler, aux, is_good),
-        )
-        metrics = aux.metrics | {
-            name: (jnp.asarray(value, jnp.float32), jnp.float32(1))
-            for name, value in {
-                "grad_norm": grad_norm,
-                "learning_rate": rate,
-                "skipped_updates": ~is_good,
-                **_extra_metrics(config, state, new_state, is_finite, is_spike),
-            }.items()
-        }
-        details = {
-            "skipped_in_a_row": new_state.skipped_in_a_row,
-            "loss_spike": is_spike,
-            "example_index": batch["example_index"],
-            "timestep": aux.t,
-            "loss": aux.losses,
-        }
-        return new_state, metrics, details
+        new_state = _next_state(config, state, params, opt_state, aux, check)
+        metrics = _metrics(config, state, new_state, check, rate)
+        return new_state, aux.metrics | metrics, _details(batch, new_state, aux, check)
 
     return train_step
 
 
-def _extra_metrics(
+def _check_update(
+    config: Config, state: TrainState, grads: array_types.Params, aux: objectives.Aux
+) -> UpdateCheck:
+    """Compares the loss and the gradient of a step with the limits of the settings."""
+    grad_norm = optax.global_norm(grads)
+    loss = jnp.mean(aux.losses)
+    is_finite = jnp.isfinite(grad_norm) & jnp.isfinite(loss)
+    is_spike = is_finite & _is_spike(config, state, loss)
+    return UpdateCheck(loss, grad_norm, is_finite, is_spike, is_finite & ~is_spike)
+
+
+def _next_state(
+    config: Config,
+    state: TrainState,
+    params: array_types.Params,
+    opt_state: Any,
+    aux: objectives.Aux,
+    check: UpdateCheck,
+) -> TrainState:
+    """The state after a step, with the updated `params` if the update is good."""
+    averages = train_state.update_averages(
+        config.ema, state.ema_params, params, state.updates
+    )
+    # Selected leaf by leaf, so that no copy of the whole state is needed.
+    params, averages, opt_state = jax.tree.map(
+        lambda new, old: jnp.where(check.is_good, new, old),
+        (params, averages, opt_state),
+        (state.params, state.ema_params, state.opt_state),
+    )
+    return TrainState(
+        step=state.step + 1,
+        updates=state.updates + check.is_good,
+        log2_loss_scale=_next_loss_scale(
+            config, state.log2_loss_scale, check.is_finite
+        ),
+        skipped_in_a_row=jnp.where(check.is_good, 0, state.skipped_in_a_row + 1),
+        loss_average=jnp.where(
+            check.is_good, _average_loss(state, check.loss), state.loss_average
+        ),
+        params=params,
+        ema_params=averages,
+        opt_state=opt_state,
+        resampler=_update_resampler(config, state.resampler, aux, check.is_good),
+    )
+
+
+def _metrics(
     config: Config,
     state: TrainState,
     new_state: TrainState,
-    is_finite: jax.Array,
-    is_spike: jax.Array,
-) -> dict[str, jax.Array]:
-    """Metrics of optional features: skipping spikes, scaling a float16 loss."""
-    metrics = {}
+    check: UpdateCheck,
+    rate: jax.typing.ArrayLike,
+) -> objectives.Metrics:
+    """Metrics of the update, beside those of the objective."""
+    values = {
+        "grad_norm": check.grad_norm,
+        "learning_rate": rate,
+        "skipped_updates": ~check.is_good,
+    }
     if config.train.skip_loss_above:
-        metrics["loss_spikes"] = is_spike
+        values["loss_spikes"] = check.is_spike
     if config.model.compute_dtype == "float16":
         at_floor = state.log2_loss_scale <= config.train.min_log2_loss_scale
-        metrics["log2_loss_scale"] = new_state.log2_loss_scale
-        metrics["overflows_at_floor"] = at_floor & ~is_finite
-    return metrics
+        values["log2_loss_scale"] = new_state.log2_loss_scale
+        values["overflows_at_floor"] = at_floor & ~check.is_finite
+    return {
+        name: (jnp.asarray(value, jnp.float32), jnp.float32(1))
+        for name, value in values.items()
+    }
+
+
+def _details(
+    batch: objectives.Batch,
+    new_state: TrainState,
+    aux: objectives.Aux,
+    check: UpdateCheck,
+) -> Details:
+    return {
+        "skipped_in_a_row": new_state.skipped_in_a_row,
+        "loss_spike": check.is_spike,
+        "example_index": batch["example_index"],
+        "timestep": aux.t,
+        "loss": aux.losses,
+    }
 
 
 def _is_spike(config: Config, state: TrainState, loss: jax.Array) -> jax.Array:
@@ -175,60 +216,6 @@ def _update_resampler(
     return jax.tree.map(lambda new, old: jnp.where(is_good, new, old), seen, resampler)
 
 
-def jit_train_step(
-    train_step: TrainStep, mesh: Mesh, state_shardings: TrainState
-) -> TrainStep:
-    """`train_step` over a mesh: state donated, output shardings pinned.
-
-    Arrays in host memory between steps are copied to the devices for the update, and
-    back by the output shardings.
-    """
-    on_devices = sharding.on_devices(state_shardings)
-    everywhere = sharding.replicated(mesh)
-
-    def step_on_devices(state, batch, seed):
-        if on_devices != state_shardings:
-            state = jax.device_put(state, on_devices)
-        return train_step(state, batch, seed)
-
-    return jax.jit(
-        step_on_devices,
-        in_shardings=(state_shardings, sharding.batch_sharding(mesh), everywhere),
-        out_shardings=(state_shardings, everywhere, everywhere),
-        donate_argnums=0,
-    )
-
-
-def jit_skip_batch(state_shardings: TrainState) -> Callable[[TrainState], TrainState]:
-    """state -> the state after a batch that was consumed without an update."""
-
-    def skip_batch(state):
-        return dataclasses.replace(
-            state,
-            step=state.step + 1,
-            skipped_in_a_row=jnp.zeros_like(state.skipped_in_a_row),
-        )
-
-    return jax.jit(
-        skip_batch,
-        in_shardings=(state_shardings,),
-        out_shardings=state_shardings,
-        donate_argnums=0,
-    )
-
-
-def pin_to(params_shardings: Any) -> accumulation.Pin:
-    """Constrains a tree shaped like the parameters to their shardings.
-
-    Without it the compiler may replicate gradients on every device.
-    """
-
-    def pin(tree):
-        return jax.tree.map(jax.lax.with_sharding_constraint, tree, params_shardings)
-
-    return pin
-
-
 def make_eval_step(config: Config, objective: objectives.Objective) -> Callable:
     """(params, batch, seed) -> metrics of a validation batch, with fixed draws."""
 
@@ -240,7 +227,7 @@ def make_eval_step(config: Config, objective: objectives.Objective) -> Callable:
                 seed, "validation", 0, rows["example_index"]
             )
 
-        return accumulation.metrics(
+        return accumulate_metrics(
             objective,
             params,
             batch,
@@ -249,3 +236,149 @@ def make_eval_step(config: Config, objective: objectives.Objective) -> Callable:
         )
 
     return eval_step
+
+
+def accumulate_gradient(
+    objective: objectives.Objective,
+    params: array_types.Params,
+    batch: objectives.Batch,
+    make_keys_of: Callable[[objectives.Batch], Callable],
+    resampler: Any,
+    *,
+    microbatches: int,
+    loss_scale: jax.Array,
+    pin: Pin,
+) -> tuple[array_types.Params, objectives.Aux]:
+    """The gradient of the batch's mean loss, and the objective's other results.
+
+    It is computed in parts of the batch. Row r belongs to microbatch r % n, so that
+    each device splits the rows that it holds. Every random draw is keyed by its
+    example, so the parts add up to the result of the whole batch, dropout included.
+
+    Args:
+      objective: per-example losses, or features and a contrast of the whole batch.
+      params: parameters, float32.
+      batch: global arrays, batch axis first.
+      make_keys_of: batch -> (stream -> the keys of its examples).
+      resampler: loss history, for objectives that sample timesteps by it.
+      microbatches: number of parts; it divides the batch.
+      loss_scale: scalar that the loss is multiplied by while gradients are computed.
+      pin: constrains a tree shaped like the parameters to their shardings.
+    """
+    if objective.contrast is not None and microbatches > 1:
+        return _contrastive_gradient(
+            objective, params, batch, make_keys_of, microbatches, loss_scale, pin
+        )
+
+    def part(rows):
+        def scaled_loss(params):
+            keys_of = make_keys_of(rows)
+            loss, aux = objective.loss(params, rows, keys_of, resampler)
+            return loss * loss_scale / microbatches, aux
+
+        grads, aux = jax.grad(scaled_loss, has_aux=True)(params)
+        return pin(grads), aux
+
+    if microbatches == 1:
+        grads, aux = part(batch)
+    else:
+        grads, auxes = _sum_over(part, params, split_rows(batch, microbatches), pin)
+        aux = objectives.Aux(
+            join_rows(auxes.t),
+            join_rows(auxes.losses),
+            jax.tree.map(lambda x: jnp.sum(x, axis=0), auxes.metrics),
+        )
+    return jax.tree.map(lambda g: g / loss_scale, grads), aux
+
+
+def _contrastive_gradient(
+    objective, params, batch, make_keys_of, microbatches, loss_scale, pin
+):
+    """Cached features (GradCache, arXiv 2101.06983): one loss over all pairs.
+
+    First the features of every part, without storing activations; then the contrast of
+    all of them, and its gradient with respect to the features; then each part again, to
+    backpropagate that gradient to the parameters.
+    """
+    parts = split_rows(batch, microbatches)
+    features = _features(objective, params, parts, make_keys_of)
+
+    def scaled_contrast(params, features):
+        loss, aux = objective.contrast(params, features, batch, make_keys_of(batch))
+        return loss * loss_scale, aux
+
+    (direct, by_features), aux = jax.grad(
+        scaled_contrast, argnums=(0, 1), has_aux=True
+    )(params, features)
+
+    def part(rows_and_gradient):
+        rows, feature_gradient = rows_and_gradient
+        keys_of = make_keys_of(rows)
+        _, back = jax.vjp(lambda p: objective.encode(p, rows, keys_of), params)
+        return pin(back(feature_gradient)[0]), None
+
+    through, _ = _sum_over(
+        part, params, (parts, split_rows(by_features, microbatches)), pin
+    )
+    grads = jax.tree.map(lambda a, b: (a + b) / loss_scale, direct, through)
+    return grads, aux
+
+
+def _features(objective, params, parts, make_keys_of):
+    """Features of a whole batch from its parts, one after the other."""
+    each = jax.lax.map(
+        lambda rows: objective.encode(params, rows, make_keys_of(rows)), parts
+    )
+    return jax.tree.map(join_rows, each)
+
+
+def accumulate_metrics(
+    objective: objectives.Objective,
+    params: array_types.Params,
+    batch: objectives.Batch,
+    make_keys_of: Callable[[objectives.Batch], Callable],
+    *,
+    microbatches: int,
+) -> objectives.Metrics:
+    """The metrics of a batch, computed in parts and without a gradient."""
+    if microbatches == 1:
+        return objective.loss(params, batch, make_keys_of(batch), {})[1].metrics
+    parts = split_rows(batch, microbatches)
+    if objective.contrast is not None:
+        features = _features(objective, params, parts, make_keys_of)
+        keys_of = make_keys_of(batch)
+        return objective.contrast(params, features, batch, keys_of)[1].metrics
+    each = jax.lax.map(
+        lambda rows: objective.loss(params, rows, make_keys_of(rows), {})[1].metrics,
+        parts,
+    )
+    return jax.tree.map(lambda x: jnp.sum(x, axis=0), each)
+
+
+def split_rows(batch: Any, microbatches: int) -> Any:
+    """Arrays (B, ...) -> (microbatches, B / microbatches, ...)."""
+
+    def split_array(x):
+        parts = x.reshape(x.shape[0] // microbatches, microbatches, *x.shape[1:])
+        return jnp.swapaxes(parts, 0, 1)
+
+    return jax.tree.map(split_array, batch)
+
+
+def join_rows(parts: array_types.Array) -> array_types.Array:
+    """The inverse of `split`: (n, B / n, ...) -> (B, ...)."""
+    rows = jnp.swapaxes(parts, 0, 1)
+    return rows.reshape(rows.shape[0] * rows.shape[1], *rows.shape[2:])
+
+
+def _sum_over(
+    part: Callable, params: array_types.Params, parts: Any, pin: Pin
+) -> tuple:
+    """The sum of part's gradients over the leading axis, and its other results."""
+
+    def add(total, rows):
+        grads, aux = part(rows)
+        return pin(jax.tree.map(jnp.add, total, grads)), aux
+
+    zeros = pin(jax.tree.map(jnp.zeros_like, params))
+    return jax.lax.scan(add, zeros, parts)

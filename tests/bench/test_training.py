@@ -14,7 +14,7 @@ from glide_jax.bench import machine, training
 from glide_jax.config import defaults, resolve
 from glide_jax.models import build
 from glide_jax.parallel import chips, device_mesh
-from glide_jax.train import abstract_state
+from glide_jax.train import placement
 from tests.quick_compilation import quick_compilation  # noqa: F401
 from tests.train import small_runs
 
@@ -80,7 +80,7 @@ def test_a_chip_with_a_published_peak_has_its_share(row, monkeypatch):
 
 
 def test_bytes_are_at_least_those_of_the_state(row):
-    parts = abstract_state.abstract_step(CONFIG, device_mesh.make_mesh(CONFIG.mesh))
+    parts = placement.abstract_step(CONFIG, device_mesh.make_mesh(CONFIG.mesh))
     held = sum(leaf.size * leaf.dtype.itemsize for leaf in jax.tree.leaves(parts.state))
     assert row["bytes"]["arguments"] >= held
     assert row["bytes"]["temporaries"] > 0
@@ -94,7 +94,7 @@ INPAINT = dataclasses.replace(small_runs.TEXT2IM, low_res_px=4, inpaint=True)
 @pytest.mark.parametrize("model", [INPAINT, small_runs.CLIP], ids=["inpaint", "clip"])
 def test_the_batch_is_what_the_step_takes(model):
     config = dataclasses.replace(CONFIG, model=model)
-    parts = abstract_state.abstract_step(config, device_mesh.make_mesh(config.mesh))
+    parts = placement.abstract_step(config, device_mesh.make_mesh(config.mesh))
     batch = training.make_batch(config, parts.batch)
     assert {name: (rows.shape, rows.dtype) for name, rows in batch.items()} == {
         name: (leaf.shape, leaf.dtype) for name, leaf in parts.batch.items()

@@ -13,7 +13,7 @@ import pytest
 
 from glide_jax.parallel import device_mesh
 from glide_jax.runtime import random_streams
-from glide_jax.train import abstract_state
+from glide_jax.train import placement
 from tests.train import small_runs
 
 
@@ -60,9 +60,7 @@ def test_the_step_of_every_seed_is_one_program_with_other_draws(model):
     mesh = device_mesh.make_mesh(config.mesh)
 
     def text_of(seed):
-        parts = abstract_state.abstract_step(
-            dataclasses.replace(config, seed=seed), mesh
-        )
+        parts = placement.abstract_step(dataclasses.replace(config, seed=seed), mesh)
         return parts.step.lower(parts.state, parts.batch, parts.seed).as_text()
 
     assert text_of(0) == text_of(1)

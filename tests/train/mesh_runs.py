@@ -17,7 +17,7 @@ from glide_jax.config import defaults, resolve
 from glide_jax.data import pipeline
 from glide_jax.parallel import device_mesh, sharding
 from glide_jax.runtime import random_streams
-from glide_jax.train import abstract_state, optimizer, step, train_state
+from glide_jax.train import optimizer, placement, train_state
 
 ROWS, STEPS = 16, 5
 
@@ -94,7 +94,7 @@ def make_batch(config: defaults.Config, seed: int) -> dict[str, np.ndarray]:
     rng = np.random.default_rng(seed)
     mesh = make_mesh(1, 1, 1)
     batch = {}
-    for name, leaf in abstract_state.abstract_batch(config, mesh).items():
+    for name, leaf in placement.abstract_batch(config, mesh).items():
         if leaf.dtype == np.float32:
             batch[name] = rng.uniform(-1, 1, leaf.shape).astype(np.float32)
         else:
@@ -108,17 +108,16 @@ def make_batch(config: defaults.Config, seed: int) -> dict[str, np.ndarray]:
 
 def start(config: defaults.Config, mesh) -> tuple[Any, train_state.TrainState]:
     """The jitted step of a run, and its first state."""
-    objective = abstract_state.make_objective(config, mesh, 0)
-    described = abstract_state.abstract_state(config, objective)
-    where = abstract_state.place_state(config, described, mesh)
+    objective = placement.make_objective(config, mesh, 0)
+    described = placement.abstract_state(config, objective)
+    where = placement.place_state(config, described, mesh)
     optim = optimizer.make_optimizer(config.optim)
     begin = jax.jit(
         lambda params: train_state.make_state(config, params, optim),
         out_shardings=where,
     )
     state = begin(make_params(described.params))
-    train_step = step.make_train_step(config, objective, pin=step.pin_to(where.params))
-    jitted = step.jit_train_step(train_step, mesh, where)
+    jitted = placement.jit_train_step(config, objective, mesh, where)
     seed = sharding.replicate(np.int32(config.seed), mesh)
     return lambda state, batch: jitted(state, batch, seed), state
 
@@ -171,7 +170,7 @@ def flat(tree: Any) -> dict[str, np.ndarray]:
 
 def gradient_at(config: defaults.Config, params: Any) -> dict[str, np.ndarray]:
     """The gradient of the first batch at these parameters, on one device."""
-    objective = abstract_state.make_objective(config, make_mesh(1, 1, 1), 0)
+    objective = placement.make_objective(config, make_mesh(1, 1, 1), 0)
     batch = make_batch(config, 0)
 
     def loss(params):

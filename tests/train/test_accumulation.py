@@ -7,7 +7,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from glide_jax.train import accumulation, objectives, step
+from glide_jax.train import objectives, step
 from tests.train import mesh_runs
 
 # float32 sums in another order.
@@ -16,11 +16,11 @@ ROUNDING = 1e-5
 
 def test_parts_hold_every_row_once_and_come_back_in_order():
     rows = np.arange(12 * 3).reshape(12, 3)
-    parts = accumulation.split({"x": rows}, 4)["x"]
+    parts = step.split_rows({"x": rows}, 4)["x"]
     assert parts.shape == (4, 3, 3)
     # Row r is in part r % 4: neighbours, which lie on one device, go to all parts.
     np.testing.assert_array_equal(parts[1], rows[1::4])
-    np.testing.assert_array_equal(accumulation.join(parts), rows)
+    np.testing.assert_array_equal(step.join_rows(parts), rows)
 
 
 @pytest.mark.parametrize("kind", ["base", "clip"])
@@ -69,7 +69,7 @@ def test_a_contrast_of_parts_alone_would_be_another_loss():
 
         return float(objective.loss(params, rows, keys_of, {})[0])
 
-    parts = accumulation.split(batch, 4)
+    parts = step.split_rows(batch, 4)
     apart = np.mean([loss({n: x[i] for n, x in parts.items()}) for i in range(4)])
     assert abs(apart - loss(batch)) > 0.5
 

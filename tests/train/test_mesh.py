@@ -123,15 +123,15 @@ def test_data_parallel_is_what_pmap_did():
         import jax, jax.numpy as jnp, numpy as np
         jax.config.update("jax_disable_most_optimizations", True)
         from glide_jax.runtime import random_streams
-        from glide_jax.train import abstract_state, optimizer
+        from glide_jax.train import placement, optimizer
         from tests.train import mesh_runs
 
         config = mesh_runs.make_config("base")
         expected = mesh_runs.run(config, mesh_runs.make_mesh(8, 1, 1), steps=3)
         mesh = mesh_runs.make_mesh(1, 1, 1)
-        objective = abstract_state.make_objective(config, mesh, 0)
+        objective = placement.make_objective(config, mesh, 0)
         optim = optimizer.make_optimizer(config.optim)
-        described = abstract_state.abstract_state(config, objective)
+        described = placement.abstract_state(config, objective)
         params = mesh_runs.make_params(described.params)
 
         def step(params, opt_state, batch, k):

@@ -3,16 +3,18 @@
 from __future__ import annotations
 
 import errno
+import json
 import os
 import pathlib
 import shutil
 
 import pytest
 
-from glide_jax.checkpoint import verify
+from glide_jax.checkpoint import store, verify
 from glide_jax.config import resolve
 from glide_jax.errors import NoCheckpointError, UserError
-from glide_jax.train import loop, run_folder, setup
+from glide_jax.train import loop, recovery, run_folder, setup
+from tests.checkpoint import make_golden
 from tests.train import small_runs
 from tests.train.small_runs import CLIP
 
@@ -24,9 +26,15 @@ def folder(make_config, tmp_path):
     return tmp_path
 
 
+def check_continues(folder, config, allow_change=()):
+    """Compares `config` with the settings of the folder."""
+    meta = run_folder.convert_meta(folder, {})
+    run_folder.check_continues(folder, config, meta, allow_change)
+
+
 def test_the_settings_come_back(folder, make_config):
     assert run_folder.load_config(folder) == make_config()
-    run_folder.check_continues(folder, make_config())
+    check_continues(folder, make_config())
 
 
 @pytest.mark.parametrize(
@@ -49,7 +57,7 @@ def test_a_change_of_what_is_trained_is_refused_and_named(
     folder, make_config, changes, named
 ):
     with pytest.raises(UserError, match=named):
-        run_folder.check_continues(folder, make_config(changes=changes))
+        check_continues(folder, make_config(changes=changes))
 
 
 @pytest.mark.parametrize("allowed", [["model.dropout_prob", "seed"], ["model", "seed"]])
@@ -57,9 +65,29 @@ def test_what_may_change_when_told_so_may_and_nothing_else(
     folder, make_config, allowed
 ):
     changed = make_config(changes={"model.dropout_prob": 0.5, "seed": 5})
-    run_folder.check_continues(folder, changed, allowed)
+    check_continues(folder, changed, allowed)
     with pytest.raises(UserError, match=r"seed: 0 -> 5; use .*--allow_change=seed$"):
-        run_folder.check_continues(folder, changed, allowed[:1])
+        check_continues(folder, changed, allowed[:1])
+
+
+def test_metadata_of_format_1_is_completed_from_the_folder(folder, make_config):
+    golden = store.CheckpointStore(make_golden.FOLDER)
+    meta = run_folder.convert_meta(folder, golden.newest()[1])
+    assert meta.items() >= make_golden.META.items()
+    assert resolve.from_json(json.dumps(meta["config"])) == make_config()
+    assert recovery.load(meta) == recovery.SkippedBatches()
+    skipped = recovery.SkippedBatches(frozenset({6, 9}), 2)
+    (folder / "passed_over.json").write_text(json.dumps(skipped.as_json()))
+    assert recovery.load(run_folder.convert_meta(folder, make_golden.META)) == skipped
+    # Complete metadata is not changed.
+    assert run_folder.convert_meta(folder, meta) == meta
+
+
+@pytest.mark.parametrize("content", ["", "[]", '{"steps": []}'])
+def test_a_damaged_list_of_skipped_steps_is_refused(folder, content):
+    (folder / "passed_over.json").write_text(content)
+    with pytest.raises(UserError, match=r"passed_over\.json"):
+        run_folder.convert_meta(folder, {})
 
 
 # A change of each setting that says which run it is, and of those beside them.
@@ -117,7 +145,7 @@ def test_a_change_that_is_offered_to_be_allowed_can_be_gone_on_with(
 
 def test_a_model_of_another_family_is_refused(folder, make_config):
     with pytest.raises(UserError, match="text2im -> noised_clip"):
-        run_folder.check_continues(folder, make_config(CLIP))
+        check_continues(folder, make_config(CLIP))
 
 
 @pytest.mark.parametrize(
@@ -134,7 +162,7 @@ def test_a_model_of_another_family_is_refused(folder, make_config):
 )
 def test_a_change_of_how_long_or_how_fast_is_taken_over(folder, make_config, changes):
     changed = make_config(changes=changes)
-    run_folder.check_continues(folder, changed)
+    check_continues(folder, changed)
     run_folder.save_config(folder, changed)
     assert run_folder.load_config(folder) == changed
     assert resolve.differences(make_config(), changed)

@@ -1,4 +1,4 @@
-"""The abstract train step of a run: shapes and shardings of its state, for compilation.
+"""A run on a mesh: shapes and shardings of its state, and its compiled steps.
 
 Nothing here allocates an array or reads data, so it works for hardware that is not
 present: `glide plan` compiles the step for it.
@@ -7,6 +7,7 @@ present: `glide plan` compiles the step for it.
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import jax
@@ -63,9 +64,8 @@ def abstract_step(config: Config, mesh: Mesh) -> AbstractStep:
     objective = make_objective(config, mesh, pad_id=0)
     state = abstract_state(config, objective)
     where = place_state(config, state, mesh)
-    train_step = step.make_train_step(config, objective, pin=step.pin_to(where.params))
     return AbstractStep(
-        step.jit_train_step(train_step, mesh, where),
+        jit_train_step(config, objective, mesh, where),
         with_places(state, where),
         abstract_batch(config, mesh),
         jax.ShapeDtypeStruct((), jnp.int32, sharding=sharding.replicated(mesh)),
@@ -170,4 +170,70 @@ def _on_host(tree: Any, where: Any) -> Any:
         ),
         tree,
         where,
+    )
+
+
+def jit_train_step(
+    config: Config,
+    objective: objectives.Objective,
+    mesh: Mesh,
+    state_shardings: train_state.TrainState,
+) -> step.TrainStep:
+    """The step over a mesh: state donated, output shardings pinned.
+
+    Arrays in host memory between steps are copied to the devices for the update, and
+    back by the output shardings.
+    """
+    on_devices = sharding.on_devices(state_shardings)
+    everywhere = sharding.replicated(mesh)
+
+    # Without it the compiler may replicate gradients on every device.
+    def pin(tree):
+        return jax.tree.map(
+            jax.lax.with_sharding_constraint, tree, state_shardings.params
+        )
+
+    train_step = step.make_train_step(config, objective, pin=pin)
+
+    def step_on_devices(state, batch, seed):
+        if on_devices != state_shardings:
+            state = jax.device_put(state, on_devices)
+        return train_step(state, batch, seed)
+
+    return jax.jit(
+        step_on_devices,
+        in_shardings=(state_shardings, sharding.batch_sharding(mesh), everywhere),
+        out_shardings=(state_shardings, everywhere, everywhere),
+        donate_argnums=0,
+    )
+
+
+def jit_eval_step(
+    config: Config, mesh: Mesh, pad_id: int
+) -> Callable[..., objectives.Metrics]:
+    """The evaluation step over a mesh; see `step.make_eval_step`."""
+    objective = make_objective(config, mesh, pad_id, is_training=False)
+    return jax.jit(
+        step.make_eval_step(config, objective),
+        out_shardings=sharding.replicated(mesh),
+    )
+
+
+def jit_skip_batch(
+    state_shardings: train_state.TrainState,
+) -> Callable[[train_state.TrainState], train_state.TrainState]:
+    """state -> the state after a batch that was consumed without an update."""
+
+    def skip_batch(state):
+        return dataclasses.replace(
+            state,
+            step=state.step + 1,
+            skipped_in_a_row=jnp.zeros_like(state.skipped_in_a_row),
+        )
+
+    return jax.jit(
+        skip_batch,
+        in_shardings=(state_shardings,),
+        out_shardings=state_shardings,
+        donate_argnums=0,
     )
