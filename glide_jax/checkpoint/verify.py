@@ -37,7 +37,7 @@ def check(folder: pathlib.Path) -> Report:
     """Hashes all listed files of a workdir, one of its checkpoints or a bundle.
 
     Raises:
-      UserError: the folder is none of these.
+      UserError: the folder is none of these, or a workdir without any checkpoint.
     """
     if any((folder / name).is_file() for name in (bundle.MARK, bundle.PARAMS)):
         return _check_bundle(folder)
@@ -77,7 +77,13 @@ def _check_workdir(folder: pathlib.Path) -> Report:
     damaged = {name: why for name, why in found.items() if not _is_draft(folder, name)}
     surplus, good, bad = [], [], []
     checkpoints = folder / "checkpoints"
-    for step in folders.list_steps(checkpoints):
+    steps = folders.list_steps(checkpoints)
+    if not steps and not damaged:
+        raise UserError(
+            f"{folder} has no checkpoint to verify; restore its checkpoints/, or train "
+            "it further with `glide train`"
+        )
+    for step in steps:
         try:
             wrong, unlisted, size = _check_listed(checkpoints / str(step), step)
         except FileNotFoundError:

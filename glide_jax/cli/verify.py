@@ -4,8 +4,9 @@
     glide verify runs/base/checkpoints/1000
     glide verify runs/base runs/base/bundle --json
 
-No device is needed. The exit code is 0 without damage, and 3 if anything is damaged;
-each damaged file is printed on a line, followed by the valid checkpoints.
+No device is needed. The exit code is 0 without damage, 2 for a workdir without a
+checkpoint, and 3 if anything is damaged; each damaged file is printed on a line,
+followed by the valid checkpoints.
 """
 
 from __future__ import annotations

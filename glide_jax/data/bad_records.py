@@ -211,39 +211,45 @@ class RecordLog:
     """Writes bad records to a file, one JSON object with the fields of `Bad` per line.
 
     A run resumed at `position` drops the lines from there on, since it draws those
-    records again, and does not repeat the others. The file has at most MAX_LOG_BYTES.
+    records again, and logs only records that the file did not list before. The file has
+    at most MAX_LOG_BYTES.
     """
 
     def __init__(self, path: pathlib.Path, position: int = 0) -> None:
         self._path = path
-        lines = _kept_lines(path, position)
-        self._reported = {json.loads(line)["record"] for line in lines}
-        self._bytes = sum(map(len, lines))
+        listed = _read_lines(path)
+        kept = {line: bad for line, bad in listed.items() if bad.position < position}
+        self._listed = {bad.record for bad in kept.values()}
+        self._logged = {bad.record for bad in listed.values()}
+        self._bytes = sum(map(len, kept))
         if path.exists():
-            files.write_bytes(path, b"".join(lines))
+            files.write_bytes(path, b"".join(kept))
 
     def __call__(self, bad: Bad) -> None:
-        """Adds a line to the file and to the log."""
-        if bad.record in self._reported:
-            return
-        _warn(bad)
+        """Adds a line to the file, and to the log if the record is a new one."""
+        if bad.record not in self._logged:
+            self._logged.add(bad.record)
+            _warn(bad)
         line = json.dumps(bad._asdict()).encode() + b"\n"
-        if self._bytes + len(line) <= MAX_LOG_BYTES:
+        is_full = self._bytes + len(line) > MAX_LOG_BYTES
+        if bad.record not in self._listed and not is_full:
             self._bytes += len(line)
             with self._path.open("ab") as file:
                 file.write(line)
 
 
-def _kept_lines(path: pathlib.Path, position: int) -> list[bytes]:
-    """Returns the complete lines of earlier positions."""
-    if not path.exists():
-        return []
-    kept = []
-    for line in path.read_bytes().splitlines(keepends=True):
+def listed_records(path: pathlib.Path) -> set[int]:
+    """Returns the indices of the bad records that a `RecordLog` has written."""
+    return {bad.record for bad in _read_lines(path).values()}
+
+
+def _read_lines(path: pathlib.Path) -> dict[bytes, Bad]:
+    """Returns the complete lines of a file and their records, in order."""
+    listed = {}
+    for line in path.read_bytes().splitlines(keepends=True) if path.exists() else []:
         try:
-            bad = Bad(**json.loads(line))
-            if bad.position < position and line.endswith(b"\n"):
-                kept.append(line)
+            if line.endswith(b"\n"):
+                listed[line] = Bad(**json.loads(line))
         except (ValueError, LookupError, TypeError):
             continue
-    return kept
+    return listed

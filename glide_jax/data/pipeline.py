@@ -320,6 +320,7 @@ def fixed_batch(
     indices: Sequence[int],
     *,
     rows: range | None = None,
+    on_bad: Callable[[bad_records.Bad], None] | None = None,
 ) -> schema.Batch:
     """Returns the batch of the given records, the same in every run.
 
@@ -332,10 +333,11 @@ def fixed_batch(
       settings: the rows.
       indices: the record of each row.
       rows: the rows that are made; None: all.
+      on_bad: called once with each bad record; None: logs it.
     """
     maker = _BatchMaker(_drawn_at(source, settings.image_px), tokenizer, settings)
     rows = range(len(indices)) if rows is None else rows
     batch, bad = maker.batch([indices[row] for row in rows], rows)
     # Validation continues with any number of bad records.
-    bad_records.FaultCounter(1.0, len(source)).count(len(rows), bad)
+    bad_records.FaultCounter(1.0, len(source), on_bad).count(len(rows), bad)
     return batch

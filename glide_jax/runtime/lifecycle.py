@@ -123,6 +123,35 @@ class StopRequest:
         self.signal = signal.Signals(number)
 
 
+class SignalPipe:
+    """Receives the numbers of this process's signals as they arrive.
+
+    Python calls its handlers between two instructions of the main thread, and so not
+    while that compiles a program or waits for a device; another thread can read the
+    pipe meanwhile. The block must be entered in the main thread. Only signals with a
+    handler in Python are received.
+    """
+
+    def __enter__(self) -> SignalPipe:
+        self._read, self._write = os.pipe()
+        for end in (self._read, self._write):
+            os.set_blocking(end, False)
+        self._previous = signal.set_wakeup_fd(self._write, warn_on_full_buffer=False)
+        return self
+
+    def __exit__(self, *exception: object) -> None:
+        signal.set_wakeup_fd(self._previous)
+        os.close(self._read)
+        os.close(self._write)
+
+    def received(self) -> list[int]:
+        """The signals since the last call, in order; never blocks."""
+        try:
+            return list(os.read(self._read, 1024))
+        except BlockingIOError:
+            return []
+
+
 def current() -> StopRequest | None:
     """The request that handles Ctrl-C now, or None if it raises KeyboardInterrupt."""
     owner = getattr(signal.getsignal(signal.SIGINT), "__self__", None)

@@ -140,22 +140,42 @@ def validation_batches(
     size = config.train.global_batch_size
     rows = pipeline.rows_of(size, *part)
     count = max(1, min(len(source), config.log.validation_examples) // size)
-    return [
+    bad: dict[int, bad_records.Bad] = {}
+
+    def note(one: bad_records.Bad) -> None:
+        bad.setdefault(one.record, one)
+
+    found = [
         pipeline.fixed_batch(
             source,
             tokenizer,
             row_settings(config),
             [k % len(source) for k in range(i * size, (i + 1) * size)],
             rows=rows,
+            on_bad=note,
         )
         for i in range(count)
     ]
+    if bad:
+        first = next(iter(bad.values()))
+        logging.warning(
+            "%r: %s cannot be used and %s replaced, e.g. %s: %s",
+            source,
+            wording.counted(len(bad), "record"),
+            "is" if len(bad) == 1 else "are",
+            first.key,
+            first.reason,
+        )
+    return found
 
 
 def grid_batch(
     config: Config, source: schema.Source | None, tokenizer: tokenizers.Tokenizer
 ) -> schema.Batch | None:
-    """The examples of the sample grid, or None if there are no held-out examples."""
+    """The examples of the sample grid, or None if there are no held-out examples.
+
+    They are the first validation examples, and bad ones are logged with those.
+    """
     if source is None:
         return None
     count = min(config.log.grid_images, config.train.global_batch_size)
@@ -164,4 +184,5 @@ def grid_batch(
         tokenizer,
         row_settings(config),
         [k % len(source) for k in range(count)],
+        on_bad=lambda bad: None,
     )

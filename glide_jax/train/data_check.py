@@ -9,7 +9,7 @@ import itertools
 import logging
 import os
 import time
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Collection, Iterable, Iterator
 
 from glide_jax.config.defaults import Config
 from glide_jax.data import bad_records, mixture, order, schema, survey
@@ -28,6 +28,7 @@ def check_start(
     source: schema.Source,
     *,
     is_thorough: bool,
+    known: Collection[int] = (),
     check_stop: Callable[[], None] = lambda: None,
 ) -> None:
     """Reads the first records of the stream, which are spread over the whole source.
@@ -40,6 +41,7 @@ def check_start(
       source: the training data.
       is_thorough: reads MOST_RECORDS, or fewer in MOST_SECS, and applies
         data.max_bad_frac; otherwise reads FEW_RECORDS, some of which must be usable.
+      known: bad records that an earlier start has logged; no warning names them.
       check_stop: called after each record; may raise to end the check.
 
     Raises:
@@ -67,10 +69,11 @@ def check_start(
     if is_thorough:
         refuse_too_bad(config, source, found)
         _log_summary(config, source, found)
-    if bad:
+    new = [one for one in found.bad if one.record not in known]
+    if new:
         logging.warning(
             "%r: %d of the first %d records cannot be used, e.g. %s: %s",
-            *(source, bad, read, found.bad[0].key, found.bad[0].reason),
+            *(source, bad, read, new[0].key, new[0].reason),
         )
 
 

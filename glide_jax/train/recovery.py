@@ -14,6 +14,7 @@ import faulthandler
 import logging
 import os
 import pathlib
+import signal
 import sys
 import threading
 import time
@@ -173,6 +174,8 @@ def make_is_stopping(
 
 
 WATCH_EVERY_SECS = 0.5
+# Time for a second Ctrl-C to end the process, before the watchdog does.
+INTERRUPT_SECS = 2.0
 # Time limit for the report, since the disk itself may not respond.
 REPORT_SECS = 5.0
 
@@ -186,6 +189,9 @@ class Watchdog(contextlib.AbstractContextManager):
     beat on, at most train.stall_secs may pass between two beats, including the
     compilation of the first step, and at most train.grace_secs from a signal to the end
     of the `with` block.
+
+    It also logs the first signal, and ends the process at a second Ctrl-C: a
+    compilation delays Python's own handlers until it is over.
     """
 
     def __init__(
@@ -198,16 +204,21 @@ class Watchdog(contextlib.AbstractContextManager):
         self._stall_secs, self._grace_secs = config.stall_secs, config.grace_secs
         self._is_over = threading.Event()
         self._thread = threading.Thread(target=self._watch, daemon=True)
+        self._signals = lifecycle.SignalPipe()
+        self._has_signal = stop.requested
         self._stop_seen: float | None = None
         self._last_beat: float | None = None
+        self._interrupted: float | None = None
 
     def __enter__(self) -> Watchdog:
+        self._signals.__enter__()
         self._thread.start()
         return self
 
     def __exit__(self, *exception: object) -> None:
         self._is_over.set()
         self._thread.join()
+        self._signals.__exit__()
 
     def beat(self) -> None:
         """Records that the loop makes progress."""
@@ -220,9 +231,12 @@ class Watchdog(contextlib.AbstractContextManager):
 
     def _watch(self) -> None:
         while not self._is_over.wait(WATCH_EVERY_SECS):
+            self._read_signals()
             if self._stop.requested:
                 self.expect_end()
             now, beat = time.monotonic(), self._last_beat
+            if self._interrupted and now - self._interrupted > INTERRUPT_SECS:
+                os._exit(lifecycle.ExitCode.INTERRUPTED)
             if self._stall_secs and beat and now - beat > self._stall_secs:
                 self._end(
                     lifecycle.ExitCode.STALLED,
@@ -234,6 +248,20 @@ class Watchdog(contextlib.AbstractContextManager):
                     "nothing saved in the train.grace_secs="
                     f"{self._grace_secs:g} seconds since a signal",
                 )
+
+    def _read_signals(self) -> None:
+        for number in self._signals.received():
+            if number not in (signal.SIGINT, signal.SIGTERM):
+                continue
+            if not self._has_signal:
+                logging.warning(
+                    "%s received: the run stops after the current step or compilation; "
+                    "press Ctrl-C again to stop at once",
+                    signal.Signals(number).name,
+                )
+            elif number == signal.SIGINT:
+                self._interrupted = self._interrupted or time.monotonic()
+            self._has_signal = True
 
     def _end(self, code: lifecycle.ExitCode, reason: str) -> None:
         report = threading.Thread(target=self._report, args=(reason,), daemon=True)

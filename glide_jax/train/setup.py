@@ -22,10 +22,10 @@ from glide_jax import array_types
 from glide_jax.checkpoint import store
 from glide_jax.config import resolve, validate
 from glide_jax.config.defaults import Config
-from glide_jax.data import pipeline, schema, sources
+from glide_jax.data import bad_records, pipeline, schema, sources
 from glide_jax.models import build
 from glide_jax.parallel import device_mesh, distributed, sharding
-from glide_jax.runtime import metric_writers, random_streams
+from glide_jax.runtime import metric_writers, random_streams, wording
 from glide_jax.text import tokenizers
 from glide_jax.train import (
     batches,
@@ -35,6 +35,7 @@ from glide_jax.train import (
     optimizer,
     placement,
     run_folder,
+    run_log,
     step,
     train_state,
 )
@@ -245,6 +246,7 @@ def check(
         config,
         source,
         is_thorough=_is_fresh(workdir) and distributed.process_id() == 0,
+        known=_log_known_records(workdir),
         check_stop=check_stop,
     )
     start = start_lib.check(
@@ -265,6 +267,19 @@ def check(
     validation = batches.validation_batches(config, held_out, tokenizer, part)
     check_stop()
     return CheckedRun(mesh, placed, source, held_out, start, part, validation)
+
+
+def _log_known_records(workdir: pathlib.Path | None) -> set[int]:
+    """Logs the number of bad records that an earlier start has listed; returns them."""
+    path = workdir and run_log.log_path(workdir)
+    known = bad_records.listed_records(path) if path else set()
+    if known:
+        logging.warning(
+            "%s that cannot be used: see %s, written by earlier starts",
+            wording.counted(len(known), "record"),
+            path,
+        )
+    return known
 
 
 def _is_fresh(workdir: pathlib.Path | None) -> bool:

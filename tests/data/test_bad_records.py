@@ -287,6 +287,19 @@ def test_a_line_of_the_record_log_that_lost_its_end_is_told_again(tmp_path):
     assert cut.read_text() == whole.read_text()
 
 
+def test_a_resumed_run_logs_only_records_that_it_has_not_listed(tmp_path, caplog):
+    bads = [_bad(record, position=i) for i, record in enumerate([1, 2, 3])]
+    path = tmp_path / "log.jsonl"
+    _counter(1.0, on_bad=bad_records.RecordLog(path)).count(0, bads[:2])
+    assert bad_records.listed_records(path) == {1, 2}
+    caplog.clear()
+    # Resumed before record 2, which is drawn and written again.
+    _counter(1.0, on_bad=bad_records.RecordLog(path, 1)).count(0, bads[1:])
+    assert [m for m in caplog.messages if "record 2" in m] == []
+    assert len([m for m in caplog.messages if "record 3" in m]) == 1
+    assert bad_records.listed_records(path) == {1, 2, 3}
+
+
 def test_the_record_log_stops_growing(tmp_path, monkeypatch):
     monkeypatch.setattr(bad_records, "MAX_LOG_BYTES", 300)
     log = bad_records.RecordLog(tmp_path / "log.jsonl")

@@ -14,12 +14,12 @@ from tests import fake_devices
 
 # A loop around what is watched, in a process of its own: it will be ended.
 SCRIPT = """
-    import pathlib, time
+    import hashlib, pathlib, time
     from glide_jax.runtime import lifecycle
     from glide_jax.config import defaults
     from glide_jax.train import recovery
 
-    config = defaults.TrainConfig(stall_secs={stall_secs}, grace_secs=1.0)
+    config = defaults.TrainConfig(stall_secs={stall_secs}, grace_secs={grace_secs})
     workdir = pathlib.Path({workdir!r})
     stop = lifecycle.StopRequest()
     with stop, recovery.Watchdog(config, workdir, stop) as dog:
@@ -32,8 +32,13 @@ SCRIPT = """
 """
 
 
+LONG_CALL = 'hashlib.pbkdf2_hmac("sha256", b"x", b"y", 2**31 - 1)'
+
+
 def start(workdir: pathlib.Path, **how) -> subprocess.Popen:
-    script = textwrap.dedent(SCRIPT.format(workdir=str(workdir), **how))
+    script = textwrap.dedent(
+        SCRIPT.format(**{"workdir": str(workdir), "grace_secs": 1.0} | how)
+    )
     process = subprocess.Popen(
         [sys.executable, "-c", script],
         env={**os.environ, "PYTHONPATH": str(fake_devices.ROOT)},
@@ -78,3 +83,17 @@ def test_a_loop_that_does_not_heed_a_signal_is_ended_after_its_grace(tmp_path):
     assert process.returncode == lifecycle.ExitCode.TERMINATED
     assert "train.grace_secs=1" in told
     assert (tmp_path / "stacks" / "process_0.txt").exists()
+
+
+def test_ctrl_c_is_reported_and_a_second_one_ends_a_call_that_does_not_return(tmp_path):
+    # Like a compilation, the hash stays outside Python, which delays its handlers.
+    process = start(
+        tmp_path, stall_secs=0.0, grace_secs=600.0, beats=1, hangs=LONG_CALL
+    )
+    process.send_signal(signal.SIGINT)
+    line = process.stderr.readline()
+    assert "SIGINT received" in line
+    assert "press Ctrl-C again" in line
+    process.send_signal(signal.SIGINT)
+    process.communicate(timeout=60)
+    assert process.returncode == lifecycle.ExitCode.INTERRUPTED
