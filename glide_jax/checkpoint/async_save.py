@@ -112,10 +112,9 @@ class AsyncSave:
         with item_files.WriteAttempt() as attempt:
             share = names[self._channel.index :: self._channel.count]
             found = manifest.hash_files(self._folder, share)
-        words = self._channel.exchange(json.dumps(found))
-        files = {
-            name: facts for word in words for name, facts in json.loads(word).items()
-        }
+        files: dict[str, Any] = {}
+        for message in self._channel.exchange(json.dumps(found)):
+            files |= json.loads(message)
         reason = reason or self._channel.agree(attempt.reason)
         if not reason and files.keys() != set(names):
             reason = "the processes have not read all of its files"

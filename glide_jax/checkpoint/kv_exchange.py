@@ -19,7 +19,7 @@ _conversations: dict[str, itertools.count] = collections.defaultdict(itertools.c
 
 
 class KvExchange:
-    """A named channel: all processes create it and then exchange words in rounds.
+    """A named channel: all processes create it and then exchange messages in rounds.
 
     Only one thread of a process may use it at a time.
     """
@@ -30,22 +30,22 @@ class KvExchange:
         self._stale = ""
         self.index, self.count = jax.process_index(), jax.process_count()
 
-    def exchange(self, word: str) -> list[str]:
-        """Returns the words of all processes by index; waits for all of them."""
+    def exchange(self, message: str) -> list[str]:
+        """Returns the messages of all processes by index; waits for all of them."""
         if self.count == 1:
-            return [word]
+            return [message]
         client = ocp.multihost.get_jax_distributed_client()
         key = f"{self._prefix}/{next(self._rounds)}"
-        client.key_value_set(f"{key}/{self.index}", word)
-        words = [
+        client.key_value_set(f"{key}/{self.index}", message)
+        messages = [
             client.blocking_key_value_get(f"{key}/{index}", _TIMEOUT_MS)
             for index in range(self.count)
         ]
-        # All have sent a word in this round, so all have read the previous round.
+        # All have sent a message in this round, so all have read the previous round.
         if self._stale:
             client.key_value_delete(self._stale)
         self._stale = f"{key}/{self.index}"
-        return words
+        return messages
 
     def agree(self, reason: str) -> str:
         """The first process's reason not to continue; "" if no process has one."""

@@ -131,25 +131,7 @@ def _parse(found: bytes, folder: pathlib.Path) -> Manifest:
     manifest = Manifest(**content)
     if to_bytes(manifest) != found:
         raise ValueError("not in canonical form")
-    _check_types(manifest)
     return manifest
-
-
-def _check_types(manifest: Manifest) -> None:
-    """Raises the errors of `_parse` for fields of the wrong type."""
-    facts = [
-        (manifest.step, int),
-        (manifest.format, int),
-        (manifest.created_at.tzinfo, datetime.tzinfo),
-        *((facts["bytes"], int) for facts in manifest.files.values()),
-        *((facts["sha256"], str) for facts in manifest.files.values()),
-        *((leaf["shape"], list) for leaf in manifest.leaves.values()),
-        *((leaf["dtype"], str) for leaf in manifest.leaves.values()),
-        *((leaf["digest"], str) for leaf in manifest.leaves.values()),
-        *((value, int | float) for value in manifest.metrics.values()),
-    ]
-    if not all(isinstance(value, kind) for value, kind in facts):
-        raise TypeError("a field of another type")
 
 
 def list_files(folder: pathlib.Path) -> list[str]:

@@ -196,7 +196,8 @@ class CheckpointStore:
 
         def verify(step: int) -> tuple[int, dict[str, Any]]:
             self._verifier.verify(step, None)
-            return step, self._read_meta(step)
+            path = self.directory / str(step) / verification.META
+            return step, json.loads(path.read_bytes())
 
         return self._walk_back(verify)
 
@@ -226,11 +227,19 @@ class CheckpointStore:
         Raises:
           UserError: no such step or item, a damaged file, or a tree that differs.
         """
-        self._check_is_stored(step)
+        stored = self._verifier.list_steps()
+        if step not in stored:
+            listed = ", ".join(map(str, stored)) or "none"
+            raise UserError(
+                f"no checkpoint of step {step} in {self.directory}; stored: {listed}"
+            )
         try:
             return self._verifier.restore(step, abstract_items).items
         except manifest.DamagedError as error:
-            raise self._damaged_error(step, error) from error
+            raise UserError(
+                f"checkpoint step {step} in {self.directory} is damaged ({error}); "
+                "name another step, or restore its files"
+            ) from error
 
     def discard_after(self, step: int) -> None:
         """Deletes later steps, for a run that permanently rewinds to `step`."""
@@ -268,9 +277,6 @@ class CheckpointStore:
             )
         return None
 
-    def _read_meta(self, step: int) -> dict[str, Any]:
-        return json.loads((self.directory / str(step) / verification.META).read_bytes())
-
     def _conclude(self, step: int, failure: str) -> None:
         self._failure = failure
         self._unreported = failure or self._unreported
@@ -278,20 +284,6 @@ class CheckpointStore:
         if not failure:
             self._stored.add(step)
             self._damaged.clear()
-
-    def _check_is_stored(self, step: int) -> None:
-        stored = self._verifier.list_steps()
-        if step not in stored:
-            listed = ", ".join(map(str, stored)) or "none"
-            raise UserError(
-                f"no checkpoint of step {step} in {self.directory}; stored: {listed}"
-            )
-
-    def _damaged_error(self, step: int, error: manifest.DamagedError) -> UserError:
-        return UserError(
-            f"checkpoint step {step} in {self.directory} is damaged ({error}); name "
-            "another step, or restore its files"
-        )
 
 
 def _check_items(items: Mapping[str, Any]) -> None:

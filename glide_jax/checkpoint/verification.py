@@ -1,7 +1,7 @@
 """Reads checkpoints and verifies them: files by SHA-256, arrays by digest.
 
 With several processes each hashes a share of the files and exchanges the results, so
-that all reach the same verdict.
+that all get the same result.
 """
 
 from __future__ import annotations
@@ -83,8 +83,8 @@ class Verifier:
     def _refuse(self, damages: Mapping[str, str]) -> None:
         """Raises DamagedError if any process found damage."""
         everyones: dict[str, str] = {}
-        for word in self._channel.exchange(json.dumps(damages)):
-            everyones |= json.loads(word)
+        for message in self._channel.exchange(json.dumps(damages)):
+            everyones |= json.loads(message)
         if everyones:
             raise manifest.DamagedError(
                 f"{name} {reason}".strip() for name, reason in sorted(everyones.items())
@@ -124,20 +124,6 @@ class Verifier:
         return Restored(step, restored, meta)
 
 
-def leaf_shapes(found: manifest.Manifest, item: str) -> dict[str, tuple[int, ...]]:
-    """Shapes of an item's arrays by path within the item."""
-    return {
-        path.removeprefix(f"{item}/"): tuple(leaf["shape"])
-        for path, leaf in found.leaves.items()
-        if path.startswith(f"{item}/")
-    }
-
-
-def item_names(found: manifest.Manifest) -> list[str]:
-    """The items of a checkpoint."""
-    return sorted({path.partition("/")[0] for path in found.leaves})
-
-
 def describe(leaves: Any, found: Mapping[str, str]) -> dict[str, dict[str, Any]]:
     """Shape, dtype and digest of arrays by path, as a manifest lists them."""
     return {
@@ -172,12 +158,16 @@ def _stored_paths(
       UserError: a leaf is missing, has another shape, or is surplus.
     """
     where = f"checkpoint step {found.step} in {folder.parent}"
-    if item not in item_names(found):
-        names = ", ".join(item_names(found))
-        raise UserError(f"{where} has no {item}; it has {names}")
+    names = sorted({path.partition("/")[0] for path in found.leaves})
+    if item not in names:
+        raise UserError(f"{where} has no {item}; it has {', '.join(names)}")
     leaves = item_files.leaves_by_path(tree)
     wanted = {path: tuple(leaf.shape) for path, leaf in leaves.items()}
-    stored = leaf_shapes(found, item)
+    stored = {
+        path.removeprefix(f"{item}/"): tuple(leaf["shape"])
+        for path, leaf in found.leaves.items()
+        if path.startswith(f"{item}/")
+    }
     here, there = _by_part(wanted), _by_part(stored)
     if {at: wanted[path] for at, path in here.items()} == {
         at: stored[path] for at, path in there.items()

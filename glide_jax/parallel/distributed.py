@@ -179,21 +179,12 @@ def wait_for_all(name: str) -> None:
         _state().client.wait_at_barrier(f"glide_jax/{name}", _FOREVER_MS)
 
 
-def stop_agreed(asked: int, is_requested: bool) -> bool:
-    """Returns whether to stop at the `asked`-th call; the same in every process.
-
-    A single process stops when `is_requested`. Among several, SIGTERM to any one makes
-    JAX choose a call that none has reached yet.
-    """
-    if not is_joined():
-        return is_requested
-    return multihost_utils.reached_preemption_sync_point(asked)
-
-
 class StopPoll:
     """Polls periodically whether to stop; every process gets the same answers.
 
-    All must poll equally often. Once the answer is yes, it remains so.
+    A single process stops once `stop` is requested. Among several, SIGTERM to any one
+    makes JAX choose a call that none has reached yet, so all must poll equally often.
+    Once the answer is yes, it remains so.
     """
 
     def __init__(self, stop: lifecycle.StopRequest) -> None:
@@ -203,9 +194,13 @@ class StopPoll:
 
     def __call__(self) -> bool:
         """Returns whether to stop."""
-        if not self.is_stopping:
+        if not self.is_stopping and is_joined():
             self._asked += 1
-            self.is_stopping = stop_agreed(self._asked, self._stop.requested)
+            self.is_stopping = multihost_utils.reached_preemption_sync_point(
+                self._asked
+            )
+        elif not self.is_stopping:
+            self.is_stopping = self._stop.requested
         return self.is_stopping
 
 

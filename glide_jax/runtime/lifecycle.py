@@ -47,7 +47,7 @@ class StopRequest:
     must be entered in the main thread: Python handles signals nowhere else.
 
     With `is_shared`, for one of several processes, SIGTERM is left to JAX, which
-    notifies all of them (see `parallel.distributed.stop_agreed`), and SIGINT is turned
+    notifies all of them (see `parallel.distributed.StopPoll`), and SIGINT is turned
     into SIGTERM.
 
     A nested request starts with the signal of the outer one. Other signals keep their

@@ -121,7 +121,8 @@ def make_batches(
         on_bad=bad_records.RecordLog(
             run_log.log_path(workdir), position=start_step * size
         ),
-        faults_before=run_log.share_of(faults_before, part),
+        # Counted once among all processes: `run_log.total` adds them up again.
+        faults_before=faults_before if part[0] == 0 else {},
     )
 
 

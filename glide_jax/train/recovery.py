@@ -159,8 +159,8 @@ def make_is_stopping(
 ) -> Callable[[], bool]:
     """Whether to stop, for the loop to poll after every step and evaluated batch.
 
-    All processes must poll equally often, and get the same answers. Every call tells
-    the watchdog that the loop makes progress.
+    All processes must poll equally often, and get the same answers. Every call also
+    records progress for the watchdog.
     """
     poll = distributed.StopPoll(stop)
 

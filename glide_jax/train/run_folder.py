@@ -67,10 +67,7 @@ def check_writable(workdir: pathlib.Path, *, flag: str = "--workdir") -> None:
         folder = folder.parent
     if not folder.is_dir() or not os.access(folder, os.W_OK | os.X_OK):
         reason = errno.EACCES if folder.is_dir() else errno.ENOTDIR
-        raise UserError(
-            f"{flag}={workdir} cannot be written ({os.strerror(reason)}); "
-            "name a folder that you may write"
-        )
+        raise _not_writable(flag, workdir, OSError(reason, os.strerror(reason)))
 
 
 @contextlib.contextmanager

@@ -372,8 +372,3 @@ def total(faults: bad_records.FaultCounter, part: tuple[int, int]) -> dict[str, 
 def _gather(mine: np.ndarray) -> np.ndarray:
     """Stacks the int64 arrays of all processes; JAX transfers 32 bits at a time."""
     return multihost_utils.process_allgather(mine.view(np.int32)).view(np.int64)
-
-
-def share_of(counted: Mapping[str, Any], part: tuple[int, int]) -> Mapping[str, Any]:
-    """The initial counts of this process, so that `total` returns `counted` again."""
-    return counted if part[0] == 0 else {}

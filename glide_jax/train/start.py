@@ -71,11 +71,16 @@ def check(
             return RunStart(checkpoints, False, tokenizer, None)
         run_folder.check_begins(workdir, config)
         run_folder.check_writable(workdir)
-    origin = _load_origin(config)
-    initial = None
-    if origin:
+    origin = initial = None
+    if config.train.init_from:
+        origin = init_from.load(config.train.init_from)
         initial = init_from.adapt(origin, config)
         logging.info("starting from %s at step %d", config.train.init_from, origin.step)
+    else:
+        logging.info(
+            "starting from random weights (--config.train.init_from=PATH starts from a "
+            "workdir or a bundle)"
+        )
     tokenizer = captions.find_tokenizer(
         config, source, origin, may_download=may_download
     )
@@ -116,16 +121,6 @@ def _check_resumed(
     tokenizer = captions.stored_tokenizer(workdir, meta)
     _check_records(config, source, meta, allow_change)
     return tokenizer
-
-
-def _load_origin(config: Config) -> init_from.Origin | None:
-    if not config.train.init_from:
-        logging.info(
-            "starting from random weights (--config.train.init_from=PATH starts from a "
-            "workdir or a bundle)"
-        )
-        return None
-    return init_from.load(config.train.init_from)
 
 
 def _check_records(

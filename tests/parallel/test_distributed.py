@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import os
+import signal
 
 import jax
 import pytest
@@ -11,6 +13,7 @@ import pytest
 from glide_jax.config import defaults
 from glide_jax.errors import UserError
 from glide_jax.parallel import distributed
+from glide_jax.runtime import lifecycle
 
 CONFIG = defaults.Config()
 
@@ -57,8 +60,12 @@ def test_a_single_process_does_not_wait(monkeypatch):
         assert distributed.from_first("x", lambda: b"mine") == b"mine"
         distributed.check_equal("x", 1, "")
         distributed.wait_for_all("x")
-        assert distributed.stop_agreed(1, True)
-        assert not distributed.stop_agreed(2, False)
+        with lifecycle.StopRequest() as stop:
+            poll = distributed.StopPoll(stop)
+            assert not poll()
+            os.kill(os.getpid(), signal.SIGTERM)
+            assert poll()
+            assert poll.is_stopping
 
 
 def test_equal_facts_are_accepted(process_0):
