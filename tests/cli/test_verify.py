@@ -126,7 +126,7 @@ def test_what_is_neither_is_a_mistake(refused, argv):
 
 def test_a_workdir_without_a_checkpoint_is_a_mistake(run, refused):
     shutil.rmtree(run / "checkpoints")
-    assert "no checkpoint to verify" in refused("verify", run)
+    assert "no checkpoint to verify" in refused("verify", str(run))
 
 
 def test_no_device_is_looked_for(run):
