@@ -10,7 +10,7 @@ import pytest
 from glide_jax.config import resolve
 from glide_jax.data import bad_records, mixture, pipeline, schema, sources
 from glide_jax.errors import UserError
-from glide_jax.train import batches, captions, data_check
+from glide_jax.train import batches, captions, data_check, setup
 
 
 class Records:
@@ -157,3 +157,37 @@ def test_an_override_of_the_share_reaches_the_check(make_config):
     config = resolve.override(make_config(), {"data.max_bad_frac": 0.0})
     with pytest.raises(UserError, match="1 of 50 records"):
         check(config, Records(50, bad={7}))
+
+
+def test_records_that_an_earlier_start_listed_are_not_named_again(make_config, caplog):
+    source = Records(100, bad={3})
+    for known, count in ((), 1), ({3}, 0):
+        caplog.clear()
+        check(make_config(), source, known=known)
+        assert len([m for m in caplog.messages if "cannot be used" in m]) == count
+
+
+def test_a_start_names_the_list_of_an_earlier_one_in_one_line(tmp_path, caplog):
+    path = tmp_path / "bad_records.jsonl"
+    assert setup._log_known_records(tmp_path) == set()
+    assert caplog.messages == []
+    log = bad_records.RecordLog(path)
+    for record in (3, 5):
+        log(bad_records.bad_at(0, record, schema.BadRecordError("huge image", "x")))
+    caplog.clear()
+    assert setup._log_known_records(tmp_path) == {3, 5}
+    (line,) = caplog.messages
+    assert line.startswith("2 records")
+    assert str(path) in line
+
+
+def test_bad_validation_records_take_one_line(make_config, caplog):
+    config = make_config()
+    source = Records(16, bad={2, 5, 9})
+    made = batches.validation_batches(config, source, captions.NoTokens(), (0, 1))
+    assert len(made) > 1
+    (line,) = [m for m in caplog.messages if "cannot be used" in m]
+    assert "3 records" in line
+    caplog.clear()
+    batches.validation_batches(config, Records(16), captions.NoTokens(), (0, 1))
+    assert caplog.messages == []
