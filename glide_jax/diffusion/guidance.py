@@ -167,6 +167,6 @@ def similarity_gradient(
     return scale * gradient(jnp.asarray(x_t))
 
 
-def _std(images: jax.Array) -> jax.Array:
+def _std(images: array_types.Image) -> jax.Array:
     """Standard deviation of each image, (b, 1, 1, 1)."""
     return jnp.std(images, axis=(1, 2, 3), keepdims=True)

@@ -120,7 +120,7 @@ def bits_per_dimension(
     noise_fn: Callable[[array_types.Timesteps], array_types.Image],
     *,
     clip_denoised: bool = True,
-) -> dict[str, jax.Array]:
+) -> dict[str, array_types.Array]:
     """Returns the terms of the variational bound of eq. 5, one pass for each step.
 
     `eval/losses.py` estimates it from a few drawn timesteps of many examples.
@@ -138,7 +138,7 @@ def bits_per_dimension(
       column 0 and t = 0 in the last, in the order of the walk.
     """
 
-    def body(_: None, index: jax.Array) -> tuple[None, dict[str, jax.Array]]:
+    def body(_: None, index: jax.Array) -> tuple[None, dict[str, array_types.Array]]:
         t = jnp.full(x_start.shape[:1], index, jnp.int32)
         noise = noise_fn(t)
         x_t = process.q_sample(tables, x_start, t, noise)
@@ -160,17 +160,17 @@ def bits_per_dimension(
     return {"total_bpd": terms["vb"].sum(axis=1) + prior, "prior_bpd": prior, **terms}
 
 
-def _mean_flat(values: jax.Array) -> jax.Array:
+def _mean_flat(values: array_types.Array) -> jax.Array:
     """Mean over all but the batch axis, (b,)."""
     return jnp.mean(values, axis=tuple(range(1, values.ndim)))
 
 
 def _normal_kl(
-    mean1: jax.Array,
-    log_variance1: jax.Array,
-    mean2: jax.Array | float,
-    log_variance2: jax.Array | float,
-) -> jax.Array:
+    mean1: array_types.Array,
+    log_variance1: array_types.Array,
+    mean2: array_types.Array | float,
+    log_variance2: array_types.Array | float,
+) -> array_types.Array:
     """KL(N(mean1, e^lv1) || N(mean2, e^lv2)) per element, in nats."""
     return 0.5 * (
         -1.0
@@ -181,12 +181,12 @@ def _normal_kl(
     )
 
 
-def _approx_normal_cdf(x: jax.Array) -> jax.Array:
+def _approx_normal_cdf(x: array_types.Image) -> jax.Array:
     """The tanh approximation of the normal CDF that the reference trains with."""
     return 0.5 * (1.0 + _tanh(math.sqrt(2 / math.pi) * (x + 0.044715 * x**3)))
 
 
-def _tanh(x: jax.Array) -> jax.Array:
+def _tanh(x: array_types.Image) -> jax.Array:
     """tanh to float32 rounding, 8e-8, also in its tails.
 
     XLA's own errs by 2.6e-7 on a CPU; the log of a thin bin's mass, a difference of two
@@ -198,7 +198,9 @@ def _tanh(x: jax.Array) -> jax.Array:
 
 
 def _discretized_log_likelihood(
-    x_start: array_types.Image, mean: jax.Array, log_scale: jax.Array
+    x_start: array_types.Image,
+    mean: array_types.Image,
+    log_scale: array_types.Image,
 ) -> jax.Array:
     """Log mass, in nats, that a Gaussian puts on the 8-bit bin of each value.
 

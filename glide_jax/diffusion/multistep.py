@@ -117,11 +117,11 @@ def dpm_solver_pp_step(
 
 def _plms_correction(
     tables: process.DiffusionTables,
-    eps: jax.Array,
+    eps: array_types.Image,
     earlier: Earlier,
     t: array_types.Timesteps,
     num_earlier: Count,
-) -> jax.Array:
+) -> array_types.Image:
     """What eq. 1 adds to eps: Newton's polynomial, term by term, over the next step."""
     u, is_known = _look_back(tables, t, num_earlier)
     # Means over v in [-1, 0] of v, v (v - u1) and v (v - u1) (v - u2).
@@ -130,7 +130,8 @@ def _plms_correction(
         1 / 3 + u[0] / 2,
         -1 / 4 - (u[0] + u[1]) / 3 - u[0] * u[1] / 2,
     )
-    nodes, differences, correction = (0.0, *u), [eps, *earlier], 0.0
+    nodes, differences = (0.0, *u), [eps, *earlier]
+    correction = jnp.zeros_like(eps)
     for order, (mean, known) in enumerate(zip(means, is_known, strict=True), start=1):
         # Divided differences of this order, from those of the order below.
         differences = [
@@ -182,10 +183,10 @@ def _dpm_weight(
 
 def _ddim(
     tables: process.DiffusionTables,
-    x_start: jax.Array,
-    eps: jax.Array,
+    x_start: array_types.Image,
+    eps: array_types.Image,
     t: array_types.Timesteps,
-) -> jax.Array:
+) -> array_types.Image:
     """The DDIM step without noise that this x_start and eps make."""
     prev = process.gather(tables.alphas_cumprod_prev, t)
     return jnp.sqrt(prev) * x_start + jnp.sqrt(1 - prev) * eps

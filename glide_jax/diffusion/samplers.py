@@ -57,7 +57,7 @@ class WalkState(NamedTuple):
 
 def initial_noise(
     keys: array_types.PRNGKeys,
-    shape: tuple[int, int, int],
+    shape: tuple[int, ...],
     scale: array_types.Scalar = 1.0,
 ) -> array_types.Image:
     """Returns the starting x_t, (b, *shape): one normal draw per key, times scale.
@@ -70,10 +70,10 @@ def initial_noise(
 
 
 def step_noise(
-    keys: array_types.PRNGKeys, t: array_types.Timesteps, shape: tuple[int, int, int]
+    keys: array_types.PRNGKeys, t: array_types.Timesteps, shape: tuple[int, ...]
 ) -> array_types.Image:
     """Returns the noise of step t, (b, *shape), a function of each key and t alone."""
-    return _normal(keys, t, shape)
+    return _normal(keys, jnp.asarray(t), shape)
 
 
 def _run_ddpm(
@@ -291,7 +291,7 @@ def invert(
     """
     num_steps = _bounded(num_steps, tables)
 
-    def body(index: jax.Array, x_t: jax.Array) -> jax.Array:
+    def body(index: jax.Array, x_t: array_types.Image) -> array_types.Image:
         t = jnp.full(x_t.shape[:1], index, jnp.int32)
         return single_step.ddim_reverse_step(
             tables,
@@ -315,7 +315,7 @@ def _bounded(
 
 
 def _normal(
-    keys: array_types.PRNGKeys, numbers: jax.Array, shape: tuple[int, int, int]
+    keys: array_types.PRNGKeys, numbers: jax.Array, shape: tuple[int, ...]
 ) -> jax.Array:
     """Returns one float32 normal draw per key, from the key folded with its number."""
 
