@@ -24,13 +24,13 @@ import numpy as np
 from PIL import Image
 
 from glide_jax import array_types
-from glide_jax.diffusion import guidance, process, respacing, samplers
+from glide_jax.diffusion import guidance, process, respacing, sampling_loop
 from glide_jax.runtime import random_streams
 from glide_jax.sample import image_io, restore
 
 
 def sample(
-    denoise: samplers.Denoise,
+    denoise: sampling_loop.Denoise,
     tables: process.DiffusionTables,
     x_init: array_types.Image,
     keys: array_types.PRNGKeys,
@@ -59,7 +59,7 @@ def sample(
         eta = (timesteps > first_deterministic)[:, None, None, None]
         sigma = eta * jnp.sqrt((1 - prev) / (1 - cumprod) * (1 - cumprod / prev))
         direction = jnp.sqrt(jnp.maximum(1 - prev - sigma**2, 0))
-        noise = samplers.step_noise(keys, t, x_t.shape[1:])
+        noise = sampling_loop.step_noise(keys, t, x_t.shape[1:])
         return jnp.sqrt(prev) * x_start + direction * eps + sigma * noise
 
     return jax.lax.fori_loop(0, tables.num_timesteps, step, x_init)
@@ -67,7 +67,7 @@ def sample(
 
 def make_denoise(
     model: restore.SampleModel, prompt: str, count: int
-) -> samplers.Denoise:
+) -> sampling_loop.Denoise:
     """Returns the model as a function of x_t and timesteps, for `count` pictures."""
     tokens, text_mask = model.tokenizer.encode_batch(
         [prompt] * count, model.config.model.text_context
@@ -96,13 +96,13 @@ def main() -> None:
     keys = random_streams.image_keys(
         0, np.arange(options.num_images), random_streams.BASE_STAGE
     )
-    x_init = samplers.initial_noise(keys, (side, side, 3))
+    x_init = sampling_loop.initial_noise(keys, (side, side, 3))
 
     tables = respacing.respaced_tables(
         diffusion.schedule, diffusion.num_timesteps, f"lambda{options.num_steps}"
     )
     rows = {
-        "ddim": samplers.sample_loop(denoise, tables, x_init, keys, rule="ddim"),
+        "ddim": sampling_loop.sample_loop(denoise, tables, x_init, keys, rule="ddim"),
         "own": sample(denoise, tables, x_init, keys),
     }
     pixels = [

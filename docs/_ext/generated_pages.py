@@ -3,6 +3,10 @@
 generated/verbs.md has every verb with its flags, and generated/api/ a page for each
 folder of the package. Pages that belong elsewhere in the checkout and the notebooks of
 examples/ are copied beside them. Nothing under generated/ is committed.
+
+    python docs/_ext/generated_pages.py
+
+writes the tables of options and samplers into sampling.md, which is committed.
 """
 
 from __future__ import annotations
@@ -226,3 +230,18 @@ def _api_page(title: str, modules: list[str]) -> str:
         lines += ["", "```{eval-rst}", f".. automodule:: {name}"]
         lines += [*(f"   {option}" for option in options), "```"]
     return "\n".join(lines) + "\n"
+
+
+def write_tables() -> None:
+    """Writes the tables of options and samplers between the marks in sampling.md."""
+    from glide_jax.sample import options
+
+    page = DOCS / "sampling.md"
+    before, rest = page.read_text().split("<!-- tables -->\n")
+    _, after = rest.split("<!-- end of tables -->\n")
+    tables = f"<!-- tables -->\n{options.to_markdown()}<!-- end of tables -->\n"
+    page.write_text(before + tables + after)
+
+
+if __name__ == "__main__":
+    write_tables()

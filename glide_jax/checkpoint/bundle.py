@@ -26,6 +26,8 @@ from glide_jax import array_types
 from glide_jax.errors import UserError
 from glide_jax.runtime import files
 
+# Raised when a bundle changes so that older readers would misread it; `_as_current`
+# then converts the older formats.
 FORMAT = 1
 PARAMS, CONFIG, CARD, MARK = (
     "params.safetensors",
@@ -143,13 +145,7 @@ def read_bundle(folder: str | pathlib.Path) -> Bundle:
         mark = json.loads((folder / MARK).read_bytes())
     except ValueError as error:  # not JSON, or not UTF-8
         raise UserError(f"{folder / MARK} is not JSON; export it again") from error
-    found = mark.get("format") if isinstance(mark, dict) else None
-    if found != FORMAT:
-        raise UserError(
-            f"{folder} has bundle format {found}, this version reads {FORMAT}; "
-            "export it again, or use the version that wrote it"
-        )
-    digests = mark.get("sha256")
+    digests = _as_current(mark, folder).get("sha256")
     if not isinstance(digests, dict) or not {PARAMS, CONFIG} <= digests.keys():
         raise UserError(
             f"{folder / MARK} lists no digests of {PARAMS} and {CONFIG}; copy or "
@@ -163,6 +159,21 @@ def read_bundle(folder: str | pathlib.Path) -> Bundle:
             f"{folder / PARAMS} is not a safetensors file ({error}); export it again"
         ) from error
     return Bundle(params, (folder / CONFIG).read_text(), folder)
+
+
+def _as_current(mark: Any, folder: pathlib.Path) -> dict[str, Any]:
+    """Returns the content of bundle.json in format `FORMAT`, from any older format.
+
+    A bundle without a number has format 1.
+    """
+    mark = mark if isinstance(mark, dict) else {}
+    found = mark.get("format", 1)
+    if not isinstance(found, int) or not 1 <= found <= FORMAT:
+        raise UserError(
+            f"{folder} has bundle format {found!r}, this glide_jax reads formats 1 to "
+            f"{FORMAT}; install a newer glide_jax, or export the bundle again"
+        )
+    return mark
 
 
 def remedy_of_cut(folder: pathlib.Path) -> str:

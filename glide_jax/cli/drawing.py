@@ -1,4 +1,4 @@
-"""Draws what a verb asks for, and writes the pictures as they are drawn."""
+"""Draws the pictures of a sampling verb, and writes them batch by batch."""
 
 from __future__ import annotations
 
@@ -12,23 +12,24 @@ import pathlib
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-import numpy as np
 from absl import flags
 
 from glide_jax.cli import output_folders, sampling, stopping
 from glide_jax.runtime import wording
 
 if TYPE_CHECKING:
+    import numpy as np
+
     from glide_jax.sample.cascade import Glide
     from glide_jax.sample.options import SamplingOptions
     from glide_jax.sample.output_folder import Start
     from glide_jax.sample.prompt_tokens import Prompt
     from glide_jax.sample.request import CascadeOutput
 
-# More pictures than this are not put together into grid.png.
+# Most pictures in grid.png.
 MAX_GRID = 100
 _MODELS = ("base", "upsampler", "clip")
-# Flags that change no picture, or that samples.json holds as prompts and digests.
+# Flags that change no picture, or that samples.json has as prompts and digests.
 _NOT_COMPARED = (
     *("output", "append", "help", "prompt", "prompt_file", "blend", "image", "mask"),
     *_MODELS,
@@ -39,9 +40,9 @@ Draw = Callable[..., "CascadeOutput"]
 
 
 class Drawn(NamedTuple):
-    """All pictures of a run: their prompts, and uint8 (H, W, 3) of each.
+    """All pictures of a run with their prompts, uint8 (H, W, 3) each.
 
-    Without an upsampler `base_images` are `images`.
+    Without an upsampler, `base_images` are `images`.
     """
 
     prompts: Sequence[Prompt]
@@ -50,24 +51,23 @@ class Drawn(NamedTuple):
 
 
 # All pictures of a run and the models -> sheets of them by their file names
-Sheets = Callable[[Drawn, "Glide"], dict[str, np.ndarray]]
+Sheets = Callable[[Drawn, "Glide"], "dict[str, np.ndarray]"]
 
 
 @dataclasses.dataclass(frozen=True)
 class Work:
-    """What a verb asks for.
+    """The pictures that a verb draws.
 
     Attributes:
-      verb: Its name.
-      prompts: One for each picture.
-      draw: Draws some of the pictures.
-      inputs: What samples.json says of input files: see `sampling.file_record`.
-      load: Loads the models.
-      statements: Lines for the user, once the models are known.
-      num_squares: How many squares of the models' size a picture takes, by its
-          number.
-      at_once: Pictures in one call of `draw`; None: the batch size.
-      sheets: Made of all pictures at the end, beside grid.png.
+      verb: its name.
+      prompts: one for each picture.
+      draw: draws some of the pictures.
+      inputs: input files in samples.json, see `sampling.file_record`.
+      load: loads the models.
+      statements: lines for the user, once the models are known.
+      num_squares: number of squares of the models' size in a picture, by its number.
+      at_once: number of pictures in one call of `draw`; None: the batch size.
+      sheets: drawn of all pictures at the end, in addition to grid.png.
     """
 
     verb: str
@@ -82,12 +82,12 @@ class Work:
 
 
 def run(values: flags.FlagValues, work: Work) -> None:
-    """Draws and writes the pictures batch by batch; continues where a run was cut.
+    """Draws and writes the pictures batch by batch; continues an interrupted run.
 
-    Every batch holds the same pictures whether or not the run was cut.
+    The batches of an interrupted run have the same pictures.
 
     Raises:
-      UserError: As `Glide`'s methods and `output_folder.start` do.
+      UserError: as `Glide`'s methods and `output_folder.start`.
     """
     from glide_jax.sample import options as sampling_options
     from glide_jax.sample import output_folder
@@ -110,7 +110,7 @@ def run(values: flags.FlagValues, work: Work) -> None:
                 kept=writer.kept,
             ) as advance,
         ):
-            # When the work begins, so that a refusal stays one line.
+            # Printed when the work begins, so that an error is one line.
             statements = iter(work.statements(models))
 
             def progress(finished: float | int) -> None:
@@ -162,14 +162,14 @@ class _Writer:
         }
 
     def kept(self) -> str:
-        """What a signal leaves of the run."""
+        """Returns a line about the pictures that a signal leaves."""
         if not self._num_done:
             return stopping.NOTHING_KEPT
         asked = wording.counted(len(self._work.prompts), "picture")
         return f"{self._num_done:,} of {asked} kept; the same command continues"
 
     def write(self, result: CascadeOutput) -> None:
-        """Writes the next pictures, and with the last ones the sheets."""
+        """Writes the next pictures, and the sheets with the last ones."""
         from glide_jax.sample import output_folder
 
         first, stop = self._num_done, self._num_done + len(result.images)
@@ -190,7 +190,7 @@ class _Writer:
         self._num_done = stop
 
     def _sheets(self, result: CascadeOutput) -> list[tuple[str, np.ndarray]]:
-        """Those of all pictures of the run; `result` holds the last ones."""
+        """Returns the sheets of the run; `result` has the last pictures."""
         from glide_jax.eval import contact_sheet
         from glide_jax.sample import prompt_tokens
 
@@ -209,7 +209,7 @@ class _Writer:
         return list(sheets.items())
 
     def _all_drawn(self, result: CascadeOutput) -> Drawn:
-        """With the pictures of earlier batches as they are in the folder."""
+        """Returns all pictures, those of earlier batches read from the folder."""
         from glide_jax.sample import image_io, output_folder
 
         own = []
@@ -230,11 +230,11 @@ class _Writer:
 def _open(
     values: flags.FlagValues, work: Work, chosen: SamplingOptions
 ) -> Iterator[tuple[pathlib.Path, Start]]:
-    """The output folder and where the run begins in it.
+    """Yields the output folder and the start of the run in it.
 
     Raises:
-      UserError: It cannot be written, another program writes to it, or as
-          `output_folder.start`.
+      UserError: a folder that cannot be written or that another program writes to, or
+        as `output_folder.start`.
     """
     from glide_jax.sample import output_folder, restore
 
@@ -245,7 +245,7 @@ def _open(
         "asked": _asked(values, work.prompts),
         "bundles": {
             name: {"digest": restore.bundle_digest(pathlib.Path(folder))}
-            # One that is not there is refused when the models are read.
+            # A missing one is refused when the models are read.
             for name, folder in folders.items()
             if folder and (pathlib.Path(folder) / "bundle.json").is_file()
         },
@@ -271,17 +271,17 @@ def _asked(values: flags.FlagValues, prompts: Sequence[Prompt]) -> dict[str, Any
     given = {
         name: values[name].value
         for name in sorted(values)
-        # A short name is a name as well.
+        # `values` has short names as well.
         if name == values[name].name and name not in _NOT_COMPARED
     }
-    # If it is left out, the folder's pictures decide.
+    # Without it, the pictures in the folder determine the first index.
     given["first_index"] = _given_first_index(values)
     given = {name: value for name, value in given.items() if value is not None}
     text = json.dumps(list(prompts), ensure_ascii=False)
     return {
         "pictures": len(prompts),
         "prompts_sha256": hashlib.sha256(text.encode()).hexdigest(),
-        # As it comes back from samples.json.
+        # As read back from samples.json.
         "flags": json.loads(json.dumps(given)),
     }
 
@@ -292,13 +292,13 @@ def _given_first_index(values: flags.FlagValues) -> int | None:
 
 
 def _grid_columns(num_images: int, count: int) -> int:
-    """A row for each prompt; pictures of one prompt, or single ones, in a square."""
+    """Returns the columns: a row per prompt, or a square for one or single pictures."""
     return num_images if 1 < num_images < count else math.isqrt(count - 1) + 1
 
 
 @contextlib.contextmanager
 def _repetitions_hidden() -> Iterator[None]:
-    """Hides log records that came before: each batch repeats those of its prompts."""
+    """Hides repeated log records: each batch logs those of its prompts."""
     # A logger's own filters do not see the records of other loggers.
     with contextlib.ExitStack() as stack:
         for handler in logging.getLogger().handlers:
@@ -309,7 +309,7 @@ def _repetitions_hidden() -> Iterator[None]:
 
 
 class _OnceFilter(logging.Filter):
-    """Passes the first record of each text."""
+    """Passes the first of equal records."""
 
     def __init__(self):
         super().__init__()

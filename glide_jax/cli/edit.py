@@ -5,13 +5,13 @@
     glide edit --base=runs/cfg/bundle --image=photo.png --strength=0.8 \\
         --source_prompt="a red circle" --prompt="a blue circle" --output=out/edited
 
-The picture is noised up to a share --strength of the timesteps and drawn again from
-there: 0 gives it back, 1 keeps nothing of it. With --source_prompt, what the picture
-shows now, the noise is found by DDIM inversion and not drawn.
+The picture is noised up to a share --strength of the timesteps and denoised from there:
+0 returns it, 1 keeps nothing of it. With --source_prompt, the caption of the picture,
+the noise is computed by DDIM inversion and not drawn.
 
-The picture has any size and shape, and so has the result. It is continued to a square
-by its borders, drawn at the models' size, resized and cut back; so above 0 all of a
-larger picture comes out with the detail of the models' size.
+The picture may have any size, which is the result's as well. It is padded to a square
+with its border pixels, drawn at the models' size, resized and cropped; so above 0 a
+larger picture loses detail.
 
 Pictures are written batch by batch. The same command continues a run that was stopped.
 """
@@ -31,27 +31,23 @@ if TYPE_CHECKING:
 
 
 def define_flags(fv: flags.FlagValues) -> None:
-    """The flags of every sampling verb, the picture and how far to leave it."""
+    """Defines the flags of all sampling verbs, the picture and the strength."""
     sampling.define_flags(fv)
     add = define.Define(fv)
     add.path("image", "picture to change, of any size and shape")
-    add.number("strength", "0 gives the picture back, 1 keeps nothing", 0.6)
-    add.text("source_prompt", "what the picture shows now")
+    add.number("strength", "0 returns the picture, 1 keeps nothing of it", 0.6)
+    add.text("source_prompt", "caption of the picture, for DDIM inversion")
 
 
 def run(fv: flags.FlagValues, args: list[str]) -> int:
     """Edits the picture for every prompt and writes the results."""
     from glide_jax.sample import image_io, region
 
-    if args:
-        raise UserError(
-            f"{args[0]!r} is not a flag; give prompts as --prompt={args[0]!r}"
-        )
+    sampling.refuse_arguments(args)
     if not fv.image:
         raise UserError("give the picture as --image=FILE")
-    prompts = sampling.read_prompts(fv)
+    asked = sampling.read_prompts(fv)
     image = image_io.read_image(fv.image, "--image")
-    asked = [prompt for prompt in prompts for _ in range(fv.num_images)]
 
     def draw(models: Glide, numbers: range, **options) -> CascadeOutput:
         part = [asked[number] for number in numbers]

@@ -21,8 +21,7 @@ from absl import flags
 from glide_jax.cli import define, stopping
 from glide_jax.errors import UserError
 from glide_jax.runtime import paths
-
-PROGRAM_FLAGS = ("clip", "guidance_mode", "sampler", "respacing", "prompt")
+from glide_jax.sample import options
 
 
 def define_flags(values: flags.FlagValues) -> None:
@@ -36,11 +35,13 @@ def define_flags(values: flags.FlagValues) -> None:
     meaning = "also write the sampler as a serialized program for cpu, cuda and tpu"
     add.switch("program", meaning, False)
     add.path("clip", "bundle of the noised CLIP, for --guidance_mode=clip or cfg+clip")
-    modes = ["none", "cfg", "clip", "cfg+clip"]
-    meaning = "guidance of the program; default: cfg for a base model, else none"
-    add.choice("guidance_mode", modes, meaning)
-    add.text("sampler", "sampler of the program, e.g. ddim; default: the run's")
-    add.text("respacing", "timesteps of the program, e.g. 50; default: the run's")
+    for name in options.program_choices():
+        about = options.about(name)
+        meaning = f"of the program: {about.help}"
+        if about.choices:
+            add.choice(name, list(about.choices), meaning)
+        else:
+            add.text(name, meaning)
     add.text("prompt", "caption of the program's example")
 
 
@@ -73,7 +74,8 @@ def run(values: flags.FlagValues, arguments: list[str]) -> int:
 
 
 def _program_files(values: flags.FlagValues, workdir: pathlib.Path) -> dict[str, bytes]:
-    given = {name: values[name].value for name in PROGRAM_FLAGS}
+    names = ("clip", *options.program_choices(), "prompt")
+    given = {name: values[name].value for name in names}
     given = {name: value for name, value in given.items() if value is not None}
     if not values.program:
         if given:
@@ -86,5 +88,6 @@ def _program_files(values: flags.FlagValues, workdir: pathlib.Path) -> dict[str,
     config = run_folder.load_config(workdir)
     tokenizer = run_folder.load_tokenizer(workdir)
     clip = restore.load_bundle(given.pop("clip")) if "clip" in given else None
-    options = program.ProgramOptions(dtype=values.dtype, **given)
-    return program.make_files(config, tokenizer, options, workdir, clip)
+    return program.make_files(
+        config, tokenizer, workdir, clip, dtype=values.dtype, **given
+    )

@@ -5,11 +5,11 @@
     glide inpaint --base=runs/base_inpaint/bundle --image=photo.png --extend=0,0,64,0 \\
         --prompt="a red circle" --num_images=4 --output=out/wider
 
-The mask has the picture's size: white is repainted; or, of a copy of the picture with
-a hole rubbed out, what is transparent. --mask_from reads other masks. Every other pixel
-is kept. The picture has any size and shape, and so has the result: a square around what
-is repainted is drawn at the model's size and pasted back. Its detail is the model's, so
-a part of a large photo is sharper the smaller it is.
+The mask has the picture's size. White pixels are repainted, or the transparent ones of
+a copy of the picture; --mask_from reads other masks. All other pixels are kept. The
+picture may have any size, which is the result's as well: a square around the repainted
+part is drawn at the model's size and pasted back. A smaller part of a large photo is
+sharper.
 
 Pictures are written batch by batch. The same command continues a run that was stopped.
 """
@@ -29,17 +29,17 @@ if TYPE_CHECKING:
 
 
 def define_flags(fv: flags.FlagValues) -> None:
-    """The flags of every sampling verb and what is to be filled."""
+    """Defines the flags of all sampling verbs, the picture and its mask."""
     sampling.define_flags(fv)
     add = define.Define(fv)
     add.path("image", "picture to repaint")
-    add.path("mask", "white or transparent where to repaint, of the picture's size")
+    add.path("mask", "picture of the same size, white or transparent to repaint")
     add.choice(
         "mask_from",
         ["white", "black", "alpha", "opaque", "nonzero"],
-        "what the mask repaints: what is white, black, transparent (alpha), opaque "
-        "(strokes on a transparent layer), or above 0 (labels); if left out, white, or "
-        "alpha of a copy of the picture",
+        "pixels of the mask that are repainted: white, black, transparent (alpha), "
+        "opaque (strokes on a transparent layer), or above 0 (labels); default: white, "
+        "or alpha for a copy of the picture",
     )
     meaning = "instead of --mask: pixels to add at the left, top, right and bottom"
     add.numbers("extend", meaning)
@@ -50,10 +50,7 @@ def run(fv: flags.FlagValues, args: list[str]) -> int:
     """Repaints the picture for every prompt and writes the results."""
     from glide_jax.sample import image_io, inpaint_conditions, mask_files, outpaint
 
-    if args:
-        raise UserError(
-            f"{args[0]!r} is not a flag; give prompts as --prompt={args[0]!r}"
-        )
+    sampling.refuse_arguments(args)
     if not fv.image or bool(fv.mask) == bool(fv.extend):
         raise UserError(
             "give the picture as --image=FILE and its mask as --mask=FILE, or "
@@ -61,9 +58,9 @@ def run(fv: flags.FlagValues, args: list[str]) -> int:
         )
     if fv.mask_from and not fv.mask:
         raise UserError(
-            f"--mask_from={fv.mask_from} is for a mask, and no --mask is given"
+            f"--mask_from={fv.mask_from} is for a mask; give --mask, or leave it out"
         )
-    prompts = sampling.read_prompts(fv)
+    asked = sampling.read_prompts(fv)
     image = image_io.read_image(fv.image, "--image")
     inputs = {"image": sampling.file_record(fv.image)}
     if fv.mask:
@@ -75,7 +72,6 @@ def run(fv: flags.FlagValues, args: list[str]) -> int:
     else:
         margins = sampling.read_numbers(fv, "extend")
         canvas = outpaint.make_canvas(image[None], outpaint.as_margins(margins))
-    asked = [prompt for prompt in prompts for _ in range(fv.num_images)]
 
     def draw(models: Glide, numbers: range, **options) -> CascadeOutput:
         part = [asked[number] for number in numbers]

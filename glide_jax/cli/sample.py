@@ -17,13 +17,14 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-import numpy as np
 from absl import flags
 
 from glide_jax.cli import drawing, sampling
 from glide_jax.errors import UserError
 
 if TYPE_CHECKING:
+    import numpy as np
+
     from glide_jax.config.defaults import Config
     from glide_jax.sample.cascade import Glide
     from glide_jax.sample.request import CascadeOutput
@@ -32,7 +33,7 @@ REAL_PX = 128  # side of the real pictures in beside.png
 
 
 def define_flags(fv: flags.FlagValues) -> None:
-    """The flags of every sampling verb, --captions_of and --num_captions."""
+    """Defines the flags of all sampling verbs, --captions_of and --num_captions."""
     sampling.define_flags(fv)
     flags.DEFINE_string(
         "captions_of",
@@ -44,7 +45,7 @@ def define_flags(fv: flags.FlagValues) -> None:
     flags.DEFINE_integer(
         "num_captions",
         16,
-        "captions taken from --captions_of, spread over it",
+        "number of captions from --captions_of, evenly spaced",
         lower_bound=1,
         flag_values=fv,
     )
@@ -52,16 +53,12 @@ def define_flags(fv: flags.FlagValues) -> None:
 
 def run(fv: flags.FlagValues, args: list[str]) -> int:
     """Draws every prompt and writes the pictures with their record."""
-    if args:
-        raise UserError(
-            f"{args[0]!r} is not a flag; give prompts as --prompt={args[0]!r}"
-        )
+    sampling.refuse_arguments(args)
     real = None
     if fv.captions_of:
-        prompts, real = _read_source(fv)
+        asked, real = _read_source(fv)
     else:
-        prompts = sampling.read_prompts(fv)
-    asked = [prompt for prompt in prompts for _ in range(fv.num_images)]
+        asked = sampling.read_prompts(fv)
 
     def draw(models: Glide, numbers: range, **options) -> CascadeOutput:
         part = [asked[number] for number in numbers]
@@ -70,7 +67,7 @@ def run(fv: flags.FlagValues, args: list[str]) -> int:
     def draw_sheets(drawn: drawing.Drawn, models: Glide) -> dict[str, np.ndarray]:
         used = (models.base, models.upsampler, models.clip)
         title = _title(fv.captions_of, [model.config for model in used if model])
-        return {"beside.png": _draw_beside(title, real, drawn)}
+        return {"beside.png": _draw_beside(title, real or [], drawn)}
 
     drawing.run(
         fv,
@@ -85,12 +82,16 @@ def run(fv: flags.FlagValues, args: list[str]) -> int:
 
 
 def _read_source(fv: flags.FlagValues) -> tuple[list[str], list[np.ndarray]]:
-    """Captions spread evenly over a source, and their real pictures (square, uint8)."""
+    """Returns evenly spaced captions of a source, and their square uint8 pictures."""
+    import numpy as np
+
     from glide_jax.data import schema, sources, transforms
     from glide_jax.sample import image_io
 
     if fv.prompt or fv.prompt_file:
-        raise UserError("--captions_of takes the place of --prompt and --prompt_file")
+        raise UserError(
+            "--captions_of replaces --prompt and --prompt_file; give one of them"
+        )
     if fv.num_images > 1:
         raise UserError(
             f"--num_images={fv.num_images} with --captions_of, which draws each "
@@ -105,8 +106,8 @@ def _read_source(fv: flags.FlagValues) -> tuple[list[str], list[np.ndarray]]:
             pictures.append(transforms.load_image(example, REAL_PX))
         except schema.BadRecordError as bad:
             raise UserError(
-                f"--captions_of={fv.captions_of}: {bad.key}: {bad.reason}; take it "
-                "out, or give another --num_captions"
+                f"--captions_of={fv.captions_of}: {bad.key}: {bad.reason}; remove the "
+                "record, or give another --num_captions"
             ) from bad
         captions.append(example.caption)
     return captions, list(image_io.to_pixels(np.stack(pictures)))
@@ -115,26 +116,26 @@ def _read_source(fv: flags.FlagValues) -> tuple[list[str], list[np.ndarray]]:
 def _draw_beside(
     title: str, real: list[np.ndarray], drawn: drawing.Drawn
 ) -> np.ndarray:
-    """A sheet: caption, real picture, base picture, upsampled picture."""
+    """Returns a sheet: caption, real picture, base picture, upsampled picture."""
     from glide_jax.eval import contact_sheet
+    from glide_jax.sample import prompt_tokens
 
     columns = {"real": real, f"{drawn.base_images[0].shape[1]} px": drawn.base_images}
     columns[f"{drawn.images[0].shape[1]} px"] = drawn.images
     rows = [
-        (prompt, [pictures[i] for pictures in columns.values()])
+        (prompt_tokens.as_text(prompt), [pictures[i] for pictures in columns.values()])
         for i, prompt in enumerate(drawn.prompts)
     ]
-    note = "At the left the real picture, then what the models drew from its caption."
+    note = "Left: the real picture. Right: pictures drawn from its caption."
     section = contact_sheet.Section(title, note, [*columns], rows)
     return contact_sheet.draw_contact_sheet("Real and drawn", "", [section])
 
 
 def _title(spec: str, configs: list[Config]) -> str:
-    """The heading of beside.png.
+    """Returns the heading of beside.png.
 
-    That no model trained on the captions is known only of a drawn world, whose splits
-    have nothing in common, if it is all that the models and no others before them
-    trained on. Files of two sources may be the same.
+    Captions are certainly unseen only if the models were trained from scratch on the
+    same synthetic shapes alone, whose splits are disjoint.
     """
     is_unseen = spec.startswith("shapes:") and all(
         set(config.data.sources) == {spec}

@@ -1,4 +1,4 @@
-"""What `sample`, `inpaint`, `edit` and `upsample` share: flags, models, records."""
+"""Flags, models and records of `sample`, `inpaint`, `edit` and `upsample`."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 
 
 def define_flags(values: flags.FlagValues) -> None:
-    """Models, prompts, randomness, guidance, timesteps and output."""
+    """Defines models, prompts, randomness, guidance, timesteps and output."""
     add = define.Define(values)
     define_models(add)
     _define_pictures(add)
@@ -43,14 +43,14 @@ def define_devices(add: define.Define) -> None:
     add.choice(
         "compute_dtype",
         ["float32", "bfloat16", "float16"],
-        "in which the models compute and keep their weights; the bundles'",
+        "dtype of computation and weights in memory; default: the bundles'",
     )
-    add.whole("fsdp", "devices each model is spread over, if one cannot hold it", 1)
+    add.whole("fsdp", "number of devices that hold one model, if one cannot", 1)
 
 
 def _define_pictures(add: define.Define) -> None:
-    add.texts("prompt", "what to draw; may be given again")
-    add.path("prompt_file", "instead of --prompt: a UTF-8 file with a prompt a line")
+    add.texts("prompt", "caption of the picture; may be repeated")
+    add.path("prompt_file", "instead of --prompt: a UTF-8 file with a prompt per line")
     add.numbers("blend", "weights of all --prompt in ONE picture, e.g. 0.7,0.3")
     add.whole("num_images", "pictures of each prompt", 1)
     define_options(add, "pictures")
@@ -60,9 +60,9 @@ def _define_pictures(add: define.Define) -> None:
 def define_output(add: define.Define) -> None:
     """Defines where pictures go, and their randomness."""
     add.path("output", "folder for the pictures and samples.json, e.g. out/corgi")
-    meaning = "add to the samples that --output holds: --first_index continues after "
-    meaning += "their highest number, samples.json lists the pictures of all runs with "
-    meaning += "their settings, and grid.png shows those of the last one"
+    meaning = "add to the samples in --output: --first_index continues after the "
+    meaning += "highest number, samples.json lists the pictures of all runs with their "
+    meaning += "settings, and grid.png shows those of the last run"
     add.switch("append", meaning, False)
     define_options(add, "output")
 
@@ -85,20 +85,28 @@ def define_options(add: define.Define, group: str) -> None:
             kinds[about.kind](name, about.help)
 
 
+def refuse_arguments(arguments: list[str]) -> None:
+    """Raises UserError for an argument that is not a flag."""
+    if arguments:
+        raise UserError(
+            f"{arguments[0]!r} is not a flag; give prompts as --prompt={arguments[0]!r}"
+        )
+
+
 def read_prompts(values: flags.FlagValues) -> list[Prompt]:
-    """The prompts, or with --blend the one prompt made of them.
+    """Reads the prompts, each --num_images times; with --blend one prompt of all.
 
     Raises:
-      UserError: None given, given twice over, a file that cannot be read, or another
-          number of weights.
+      UserError: no prompt, both flags, a file that cannot be read, or another number
+        of weights.
     """
     if bool(values.prompt) == bool(values.prompt_file):
         raise UserError('give either --prompt="..." or --prompt_file=FILE')
     if values.num_images < 1:
         raise UserError(f"--num_images={values.num_images}; give at least 1")
-    prompts = values.prompt or read_lines(values.prompt_file)
+    prompts: list[str] = values.prompt or read_lines(values.prompt_file)
     if values.blend is None:
-        return prompts
+        return [prompt for prompt in prompts for _ in range(values.num_images)]
     weights = read_numbers(values, "blend")
     if len(weights) != len(prompts) or len(prompts) != len(set(prompts)):
         raise UserError(
@@ -106,21 +114,22 @@ def read_prompts(values: flags.FlagValues) -> list[Prompt]:
             f" {wording.counted(len(prompts), 'prompt')}; give one "
             "for each, and no prompt twice"
         )
-    return [dict(zip(prompts, weights, strict=True))]
+    return [dict(zip(prompts, weights, strict=True))] * values.num_images
 
 
 def read_numbers(values: flags.FlagValues, name: str) -> list[float]:
     """Reads the numbers of a list flag.
 
     Raises:
-      UserError: An item is not a finite number.
+      UserError: an item is not a finite number.
     """
+    parts: list[str] = values[name].value or []
     try:
-        found = [float(part) for part in values[name].value]
+        found = [float(part) for part in parts]
     except ValueError:
         found = [math.nan]
     if not all(map(math.isfinite, found)):
-        given = ",".join(values[name].value)
+        given = ",".join(parts)
         raise UserError(f"--{name}={given} is not a list of numbers; give e.g. 0.7,0.3")
     return found
 
@@ -129,7 +138,7 @@ def output_of(values: flags.FlagValues) -> str:
     """Returns the folder that --output names.
 
     Raises:
-      UserError: The flag is missing.
+      UserError: the flag is missing.
     """
     if not values.output:
         raise UserError("--output is missing, e.g. --output=out/corgi")
@@ -173,10 +182,10 @@ def progress_bar(
     initial: int = 0,
     kept: str | Callable[[], str] = stopping.NOTHING_KEPT,
 ) -> Iterator[Callable[[float | int], None]]:
-    """A bar that appears when work begins, so that a refusal stays one line.
+    """Yields the update of a bar that is shown on the first update.
 
-    Work that reports its progress ends after a signal; see `stopping.on_signal` for
-    `kept`, and `progress.ProgressBar` for the other arguments.
+    A signal ends the work at the next update; see `stopping.on_signal` for `kept`, and
+    `progress.ProgressBar` for the other arguments.
     """
     from glide_jax.runtime import progress
 
@@ -194,13 +203,13 @@ def progress_bar(
 
 
 def file_record(path: str) -> dict[str, str]:
-    """Name and digest of an input file."""
+    """Returns the name and the digest of an input file."""
     digest = hashlib.sha256(pathlib.Path(path).read_bytes()).hexdigest()
     return {"file": path, "sha256": digest}
 
 
 def name_bundles(models: Glide) -> dict[str, dict[str, str]]:
-    """Folder and digest of each model's bundle."""
+    """Returns the folder and the digest of each model's bundle."""
     from glide_jax.sample import restore
 
     return {
@@ -213,12 +222,12 @@ def name_bundles(models: Glide) -> dict[str, dict[str, str]]:
 
 
 def read_lines(path: str) -> list[str]:
-    """The prompts of a --prompt_file, one a line, without spaces at the ends.
+    """Reads the prompts of a --prompt_file, one per line, stripped of spaces.
 
-    Empty lines are skipped, and their count is logged.
+    Skips empty lines and logs their number.
 
     Raises:
-      UserError: It cannot be read, or holds none.
+      UserError: the file cannot be read, or has no prompt.
     """
     try:
         text = pathlib.Path(path).read_text(encoding="utf-8-sig")
@@ -228,18 +237,14 @@ def read_lines(path: str) -> list[str]:
         ) from error
     except OSError as error:
         raise UserError(
-            f"--prompt_file={path} cannot be read: {error.strerror}"
+            f"--prompt_file={path} cannot be read ({error.strerror}); give a text file"
         ) from error
     lines = [line.strip() for line in wording.split_lines(text)]
     prompts = [line for line in lines if line]
     if not prompts:
-        raise UserError(f"--prompt_file={path} holds no prompt; write one a line")
+        raise UserError(f"--prompt_file={path} has no prompt; write one per line")
     empty = len(lines) - len(prompts)
-    passed_over = f" ({wording.counted(empty, 'empty line')} passed over)"
-    logging.info(
-        "--prompt_file=%s: %s%s",
-        path,
-        wording.counted(len(prompts), "prompt"),
-        passed_over if empty else "",
-    )
+    skipped = f" ({wording.counted(empty, 'empty line')} skipped)" if empty else ""
+    count = wording.counted(len(prompts), "prompt")
+    logging.info("--prompt_file=%s: %s%s", path, count, skipped)
     return prompts

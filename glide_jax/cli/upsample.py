@@ -4,9 +4,9 @@
         --prompt="a red circle" --output=out/large
 
 A picture of the upsampler's input size is enlarged as by `glide sample`. A larger one
-is enlarged in squares of that size, which overlap by at least a quarter and are blended
-there, each with noise of its own. A picture smaller than a square is continued by its
-border, and cut back.
+is enlarged in squares of that size, each with its own noise, which overlap by at least
+a quarter and are blended there. A picture smaller than a square is padded with its
+border pixels and cropped afterwards.
 """
 
 from __future__ import annotations
@@ -25,12 +25,12 @@ if TYPE_CHECKING:
 
 
 def define_flags(fv: flags.FlagValues) -> None:
-    """The upsampler, the pictures, and what of sampling concerns it."""
+    """Defines the upsampler, the pictures, and the options of the upsampler."""
     add = define.Define(fv)
     add.path("upsampler", "bundle of the upsampler, e.g. runs/up/bundle")
     sampling.define_devices(add)
-    add.paths("image", "picture to enlarge; may be given again")
-    add.texts("prompt", "what the pictures show; given again, one for each --image")
+    add.paths("image", "picture to enlarge; may be repeated")
+    add.texts("prompt", "caption of all pictures, or repeated, one for each --image")
     sampling.define_output(add)
     sampling.define_options(add, "upsampler")
 
@@ -39,10 +39,7 @@ def run(fv: flags.FlagValues, args: list[str]) -> int:
     """Enlarges every picture and writes the results."""
     from glide_jax.sample import cascade, image_io, region
 
-    if args:
-        raise UserError(
-            f"{args[0]!r} is not a flag; give prompts as --prompt={args[0]!r}"
-        )
+    sampling.refuse_arguments(args)
     if not fv.upsampler or not fv.image or not fv.prompt:
         raise UserError(
             "give the model as --upsampler=BUNDLE, the picture as --image=FILE and what"

@@ -8,10 +8,10 @@
                                                        2305.08891, eq. 15 and 16
 5. Several captions: sum_k w_k model_output_k, sum_k w_k = 1         2206.01714
 
-GLIDE is arXiv 2112.10741, ADM 2105.05233. The gradient of 2 and 3 is that of any
-scalar per image with respect to x_t: a noised CLIP's similarity, or a noised
-classifier's log-probability. 1 acts on model_output and 2 or 3 on what follows from
-it, so they may be used together. 5 comes before 1, and 4 right after it.
+GLIDE is arXiv 2112.10741, ADM 2105.05233. The gradient of 2 and 3 is that of a scalar
+per image with respect to x_t: the similarity of a noised CLIP, or the log-probability
+of a noised classifier. 1 changes model_output, 2 and 3 the step computed from it, so
+they may be combined. 5 is applied before 1, and 4 after it.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ from glide_jax.diffusion import process
 
 # On the training chain.
 Timestep = array_types.Scalar | Int[array_types.Array, ""]
-# One for all images, or each image's own.
+# One for all images, or one per image.
 Scale = array_types.Scalar | Float[array_types.Array, "b 1 1 1"]
 PerExampleBool = Bool[array_types.Array, "b"]
 ModelOutputs = Float[array_types.Array, "k b h w c2"]
@@ -39,10 +39,10 @@ def classifier_free(
     uncond_output: process.ModelOutput,
     scale: Scale,
 ) -> process.ModelOutput:
-    """model_output with the eps channels of eq. 1, float32.
+    """Returns model_output with the eps channels of eq. 1, float32.
 
-    The variance channels are the conditional ones, as the released samplers keep the
-    first half of the [cond | uncond] batch. `scale` may be traced.
+    The variance channels are the conditional ones, as in the released samplers. `scale`
+    may be traced.
     """
     cond_eps, cond_var_values = process.split_output(cond_output)
     uncond_eps, _ = process.split_output(uncond_output)
@@ -53,11 +53,11 @@ def classifier_free(
 def is_active(
     timesteps: array_types.Timesteps, first: Timestep, last: Timestep
 ) -> PerExampleBool:
-    """Where first <= timesteps <= last, on the training chain: guide only there.
+    """Returns where first <= timesteps <= last, the interval of guidance.
 
-    Guidance hurts at the noisiest timesteps and does nothing at the cleanest
-    (2404.07724, whose interval is one of noise levels). No timestep is active where
-    first > last. `first` and `last` may be traced.
+    Guidance is harmful at the noisiest timesteps and without effect at the cleanest
+    (2404.07724, where the interval is one of noise levels). All three are timesteps of
+    the training chain; `first` and `last` may be traced.
     """
     return (jnp.asarray(timesteps) >= first) & (jnp.asarray(timesteps) <= last)
 
@@ -67,32 +67,31 @@ def rescale(
     cond_output: process.ModelOutput,
     share: array_types.Scalar,
 ) -> process.ModelOutput:
-    """guided_output with the eps channels of eq. 4, float32.
+    """Returns guided_output with the eps channels of eq. 4, float32.
 
-    A scale above 1 makes eps, and by it the picture's contrast, too strong. The paper
-    gives each guided output the standard deviation, over all pixels and channels of an
-    image, of the conditional one; its network returns v, ours eps, which like v is what
-    guidance is computed on, and finite at every noise level (pred_x_start is not). The
-    paper likes a share of 0.7; 0 is off, and `share` may be traced.
+    A scale above 1 increases the norm of eps, and so the contrast of the picture. The
+    paper rescales the guided output to the standard deviation of the conditional one,
+    over all pixels and channels of an image. Its network predicts v, ours eps; both are
+    finite at every noise level, unlike pred_x_start. The paper recommends a share of
+    0.7; 0 is off, and `share` may be traced.
     """
     eps, var_values = process.split_output(guided_output)
     cond_eps, _ = process.split_output(cond_output)
     std, cond_std = _std(eps), _std(cond_eps)
-    # A network at its zero initialisation returns no eps to rescale.
+    # A network at its zero initialisation returns eps = 0.
     ratio = jnp.where(std > 0, cond_std / jnp.where(std > 0, std, 1), 1)
     return jnp.concatenate([eps * (1 + share * (ratio - 1)), var_values], axis=-1)
 
 
 def blend(outputs: ModelOutputs, weights: BlendWeights) -> process.ModelOutput:
-    """Weighted mean of the model_outputs of k captions, eq. 5, float32.
+    """Returns the weighted mean of the model_outputs of k captions, eq. 5, float32.
 
-    Under guidance it stands for the conditional output, so that uncond + s (blend -
-    uncond) pulls towards all captions at once.
+    Guidance uses it as the conditional output.
 
     Args:
       outputs: (k, b, h, w, 2c), all at the same x_t.
-      weights: (k,), or (k, b) with each image's own; normalised here. May be traced;
-          those of an image must not add up to 0.
+      weights: (k,), or (k, b) for weights per image; normalised here. May be traced;
+        those of an image must not sum to 0.
     """
     weights = jnp.asarray(weights, jnp.float32)
     weights = weights / jnp.sum(weights, axis=0)
@@ -103,7 +102,7 @@ def blend(outputs: ModelOutputs, weights: BlendWeights) -> process.ModelOutput:
 def shift_mean(
     mean: array_types.Image, variance: array_types.Image, gradient: array_types.Image
 ) -> array_types.Image:
-    """Mean of p(x_{t-1} | x_t) moved along the gradient, eq. 2."""
+    """Returns the mean of p(x_{t-1} | x_t) shifted along the gradient, eq. 2."""
     return mean + variance * gradient
 
 
@@ -114,10 +113,10 @@ def shift_score(
     t: array_types.Timesteps,
     gradient: array_types.Image,
 ) -> array_types.Image:
-    """pred_x_start after eq. 3 moved the eps that it implies.
+    """Returns the pred_x_start implied by the eps of eq. 3.
 
-    It is not clipped again (the reference does not): with a strong gradient it can lie
-    far outside [-1, 1].
+    It is not clipped again, as in the reference: a strong gradient can move it far
+    outside [-1, 1].
     """
     eps = process.predict_eps(tables, x_t, t, pred_x_start)
     eps = eps - jnp.sqrt(1 - process.gather(tables.alphas_cumprod, t)) * gradient
@@ -133,9 +132,9 @@ def estimate(
     clip_denoised: bool,
     denoised_fn: process.DenoisedFn | None,
 ) -> tuple[array_types.Image, array_types.Image]:
-    """pred_x_start, after eq. 3 if there is a gradient, and the eps it implies.
+    """Returns pred_x_start, shifted by eq. 3 if there is a gradient, and its eps.
 
-    eps follows the clipped x_start, so that the two always explain x_t together.
+    eps is computed from the clipped x_start, so that both together give x_t.
     """
     pred_x_start = process.p_mean_variance(
         tables,
@@ -155,11 +154,11 @@ def similarity_gradient(
     x_t: array_types.Image,
     scale: Scale,
 ) -> array_types.Image:
-    """scale times the gradient of the summed similarity with respect to x_t.
+    """Returns `scale` times the gradient of the similarity with respect to x_t.
 
     Args:
       similarity_fn: images (b, h, w, c) -> (b,), each entry a function of its own
-          image only, so that the sum gives every image its own gradient.
+        image only, so that the gradient of the sum is that of each image.
       x_t: noised images, not their clean estimates.
       scale: gradient scale; may be traced.
     """
@@ -167,6 +166,6 @@ def similarity_gradient(
     return scale * gradient(jnp.asarray(x_t))
 
 
-def _std(images: jax.Array) -> jax.Array:
-    """Standard deviation of each image, (b, 1, 1, 1)."""
+def _std(images: array_types.Image) -> jax.Array:
+    """Returns the standard deviation of each image, (b, 1, 1, 1)."""
     return jnp.std(images, axis=(1, 2, 3), keepdims=True)

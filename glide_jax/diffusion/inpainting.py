@@ -1,12 +1,12 @@
-"""Known pixels of an inpainting within a denoising step.
+"""Known pixels of an inpainting in a denoising step.
 
 1. pred_x_start <- (1 - mask) pred_x_start + mask image, before it is clipped (GLIDE's
    released samplers, in both stages).
-2. x_{t-1} <- (1 - mask) x_{t-1} + mask q(x_{t-1} | image), after each step, x_{-1}
-   being the image itself (2112.10741, appendix E). It asks nothing of the network, so
-   one that was never taught to inpaint can; what it fills fits its surroundings less.
+2. x_{t-1} <- (1 - mask) x_{t-1} + mask q(x_{t-1} | image), after each step, where
+   x_{-1} is the image (2112.10741, appendix E). It works with a network that was not
+   trained to inpaint; the filled pixels fit their surroundings less.
 
-A mask of 1 is a known pixel, 0 one to fill; between them the two are mixed.
+A mask is 1 for a known pixel and 0 for a pixel to fill; values between mix the two.
 """
 
 from __future__ import annotations
@@ -26,9 +26,9 @@ def project(
     inpaint_image: array_types.Image,
     inpaint_mask: Mask,
 ) -> array_types.Image:
-    """pred_x_start with its known pixels pinned to the image, eq. 1.
+    """Returns pred_x_start with its known pixels pinned to the image, eq. 1.
 
-    Bind the last two arguments and pass the rest as a step's `denoised_fn`.
+    With the last two arguments bound it is the `denoised_fn` of a step.
     """
     return pred_x_start * (1 - inpaint_mask) + inpaint_image * inpaint_mask
 
@@ -43,16 +43,16 @@ def renoise_known(
 ) -> array_types.Image:
     """Replaces the known pixels of x_prev by noised pixels of the image, eq. 2.
 
-    Bind all but `x_prev` and `t` and pass the rest as the loop's `after_step`.
+    With all arguments but `x_prev` and `t` bound it is the `after_step` of the loop.
 
     Args:
       tables: chain that `t` indexes.
       x_prev: the result of the step from index t.
-      t: (b,) index of that step; at 0 the image itself is used.
+      t: (b,) index of that step; at 0 the image is used without noise.
       inpaint_image: the known pixels, in [-1, 1].
       inpaint_mask: in [0, 1], 1 = known.
-      noise: standard normal draw of this step, unused at t = 0. Where the
-          mask is 0 or 1 it may be the step's own, which shows at other pixels.
+      noise: standard normal draw, independent of the step's where the mask is soft;
+        unused at t = 0.
     """
     prev = process.gather(tables.alphas_cumprod_prev, t)
     known = jnp.sqrt(prev) * inpaint_image + jnp.sqrt(1 - prev) * noise
@@ -60,13 +60,12 @@ def renoise_known(
 
 
 def feather(mask: Mask, radius_px: int) -> Mask:
-    """The mask with a soft edge: known pixels count less, the nearer to an unknown one.
+    """Returns the mask with a soft edge within its known pixels.
 
     A known pixel at chessboard distance d from the nearest unknown one becomes
-    min(1, d / (radius_px + 1)): the mean of the mask shrunk by 0 to radius_px pixels.
-    So what is to fill stays wholly to fill, nothing of the old picture shines through
-    it, and beyond radius_px known pixels stay exactly 1. The picture's border is no
-    edge. A radius of 0 (static, >= 0) changes nothing.
+    min(1, d / (radius_px + 1)), the mean of the mask shrunk by 0 to radius_px pixels.
+    Pixels to fill stay 0, and the picture's border is not an edge. radius_px is static;
+    0 changes nothing.
     """
     mask = shrunk = jnp.asarray(mask)
     total = mask
@@ -77,7 +76,7 @@ def feather(mask: Mask, radius_px: int) -> Mask:
 
 
 def _shrink(mask: jax.Array) -> jax.Array:
-    """The least of each pixel's 3 x 3 neighbourhood."""
+    """Returns the minimum of each pixel's 3 x 3 neighbourhood."""
     return jax.lax.reduce_window(
         mask, jnp.inf, jax.lax.min, (1, 3, 3, 1), (1, 1, 1, 1), "SAME"
     )

@@ -10,7 +10,7 @@
 
 DDPM is arXiv 2006.11239, Improved DDPM 2102.09672. One random t estimates 1/T of the
 sum in eq. 5, so eq. 3 at T = 1000 is Improved DDPM's lambda = 0.001. Values are per
-example, (b,): weights and means belong to the caller.
+example, (b,), without weights.
 """
 
 from __future__ import annotations
@@ -22,14 +22,14 @@ import jax
 import jax.numpy as jnp
 
 from glide_jax import array_types
-from glide_jax.diffusion import process, samplers
+from glide_jax.diffusion import process, sampling_loop
 from glide_jax.errors import UserError
 
 LOSS_TYPES = ("mse", "hybrid", "mse_vb", "kl", "rescaled_kl")
 
 
 def mse(first: array_types.Image, second: array_types.Image) -> array_types.PerExample:
-    """Mean squared difference of each example, (b,)."""
+    """Returns the mean squared difference of each example, (b,)."""
     return _mean_flat(jnp.square(jnp.asarray(first) - second))
 
 
@@ -42,9 +42,9 @@ def vb_terms(
     *,
     clip_denoised: bool = False,
 ) -> tuple[array_types.PerExample, array_types.Image]:
-    """(vb in bits per dimension (b,), eq. 2; pred_x_start (b, h, w, c)).
+    """Returns vb in bits per dimension, (b,), eq. 2, and pred_x_start, (b, h, w, c).
 
-    Training leaves pred_x_start unclipped, or the clip would stop its gradient.
+    Training does not clip pred_x_start, since the clip would stop its gradient.
     """
     true = process.q_posterior_mean_variance(tables, x_start, x_t, t)
     out = process.p_mean_variance(
@@ -68,18 +68,18 @@ def training_losses(
     *,
     loss_type: str = "hybrid",
 ) -> dict[str, array_types.PerExample]:
-    """{"loss", "mse", "vb"}, each (b,); loss is the one to minimise.
+    """Returns {"loss", "mse", "vb"}, each (b,); "loss" is the one to minimise.
 
     Args:
       tables: chain that `t` indexes.
-      model_output: what the network returned at x_t.
+      model_output: output of the network at x_t.
       x_start: clean images in [-1, 1].
       x_t: q_sample(tables, x_start, t, noise).
-      noise: the draw inside x_t, which pred_eps should find.
+      noise: the noise in x_t, the target of pred_eps.
       t: (b,) indices into `tables`.
       loss_type: static. "hybrid" is eq. 3 (the reference's RESCALED_MSE), "mse"
-          eq. 1 alone, "mse_vb" eq. 3 without the T / 1000 (its MSE), "kl" eq. 2
-          with its mean not stopped, "rescaled_kl" that times T.
+        eq. 1 alone, "mse_vb" eq. 3 without the T / 1000 (the reference's MSE), "kl"
+        eq. 2 with its mean not stopped, "rescaled_kl" that times T.
 
     Raises:
       UserError: unknown loss_type.
@@ -91,7 +91,7 @@ def training_losses(
         )
     pred_eps, var_values = process.split_output(model_output)
     is_kl = loss_type in ("kl", "rescaled_kl")
-    # vb has far noisier gradients than mse: it may teach the variance, not the mean.
+    # vb has much noisier gradients than mse, so it trains the variance only.
     vb_eps = pred_eps if is_kl else jax.lax.stop_gradient(pred_eps)
     vb_output = jnp.concatenate([vb_eps, var_values], axis=-1)
     vb, _ = vb_terms(tables, vb_output, x_start, x_t, t)
@@ -114,23 +114,23 @@ def prior_bpd(
 
 
 def bits_per_dimension(
-    denoise: samplers.Denoise,
+    denoise: sampling_loop.Denoise,
     tables: process.DiffusionTables,
     x_start: array_types.Image,
     noise_fn: Callable[[array_types.Timesteps], array_types.Image],
     *,
     clip_denoised: bool = True,
-) -> dict[str, jax.Array]:
+) -> dict[str, array_types.Array]:
     """Returns the terms of the variational bound of eq. 5, one pass for each step.
 
     `eval/losses.py` estimates it from a few drawn timesteps of many examples.
 
     Args:
       denoise: (x_t, timesteps) -> model_output; timesteps lie on the training chain.
-      tables: the chain of k steps whose bound is taken.
+      tables: the chain of k steps.
       x_start: images in [-1, 1] of 8 bits a channel.
       noise_fn: t (b,) -> noise of that step, e.g. samplers.step_noise with its keys
-          and shape bound; called once, under a scan.
+        and shape bound; traced once, in a scan.
       clip_denoised: static; clip pred_x_start to [-1, 1].
 
     Returns:
@@ -138,7 +138,7 @@ def bits_per_dimension(
       column 0 and t = 0 in the last, in the order of the walk.
     """
 
-    def body(_: None, index: jax.Array) -> tuple[None, dict[str, jax.Array]]:
+    def body(_: None, index: jax.Array) -> tuple[None, dict[str, array_types.Array]]:
         t = jnp.full(x_start.shape[:1], index, jnp.int32)
         noise = noise_fn(t)
         x_t = process.q_sample(tables, x_start, t, noise)
@@ -160,18 +160,18 @@ def bits_per_dimension(
     return {"total_bpd": terms["vb"].sum(axis=1) + prior, "prior_bpd": prior, **terms}
 
 
-def _mean_flat(values: jax.Array) -> jax.Array:
-    """Mean over all but the batch axis, (b,)."""
+def _mean_flat(values: array_types.Array) -> jax.Array:
+    """Returns the mean over all but the batch axis, (b,)."""
     return jnp.mean(values, axis=tuple(range(1, values.ndim)))
 
 
 def _normal_kl(
-    mean1: jax.Array,
-    log_variance1: jax.Array,
-    mean2: jax.Array | float,
-    log_variance2: jax.Array | float,
-) -> jax.Array:
-    """KL(N(mean1, e^lv1) || N(mean2, e^lv2)) per element, in nats."""
+    mean1: array_types.Array,
+    log_variance1: array_types.Array,
+    mean2: array_types.Array | float,
+    log_variance2: array_types.Array | float,
+) -> array_types.Array:
+    """Returns KL(N(mean1, e^lv1) || N(mean2, e^lv2)) per element, in nats."""
     return 0.5 * (
         -1.0
         + log_variance2
@@ -181,16 +181,16 @@ def _normal_kl(
     )
 
 
-def _approx_normal_cdf(x: jax.Array) -> jax.Array:
-    """The tanh approximation of the normal CDF that the reference trains with."""
+def _approx_normal_cdf(x: array_types.Image) -> jax.Array:
+    """Returns the tanh approximation of the normal CDF, as in the reference."""
     return 0.5 * (1.0 + _tanh(math.sqrt(2 / math.pi) * (x + 0.044715 * x**3)))
 
 
-def _tanh(x: jax.Array) -> jax.Array:
-    """tanh to float32 rounding, 8e-8, also in its tails.
+def _tanh(x: array_types.Image) -> jax.Array:
+    """Returns tanh within float32 rounding, 8e-8, also in its tails.
 
-    XLA's own errs by 2.6e-7 on a CPU; the log of a thin bin's mass, a difference of two
-    of them near 1, turns that into 3e-4 of the whole loss.
+    XLA's tanh has an error of 2.6e-7 on a CPU. The mass of a narrow bin is a difference
+    of two of them near 1, and its log then has an error of 3e-4 of the loss.
     """
     decay = jnp.exp(-2 * jnp.abs(x))
     tail = jnp.sign(x) * (1 - 2 * decay / (1 + decay))
@@ -198,11 +198,13 @@ def _tanh(x: jax.Array) -> jax.Array:
 
 
 def _discretized_log_likelihood(
-    x_start: array_types.Image, mean: jax.Array, log_scale: jax.Array
+    x_start: array_types.Image,
+    mean: array_types.Image,
+    log_scale: array_types.Image,
 ) -> jax.Array:
-    """Log mass, in nats, that a Gaussian puts on the 8-bit bin of each value.
+    """Returns the log mass, in nats, of a Gaussian on the 8-bit bin of each value.
 
-    Bins reach 1/255 to either side; the two outer ones are open (edges at +-0.999).
+    A bin is 1/255 wide on either side; the two outer ones are open (beyond +-0.999).
     """
     centered = x_start - mean
     inverse_scale = jnp.exp(-log_scale)
@@ -220,10 +222,10 @@ def _discretized_log_likelihood(
 def low_pass_mse(
     model_output: process.ModelOutput, noise: array_types.Image, factor: int
 ) -> jax.Array:
-    """Squared error (b,) of the noise estimate's factor x factor means, times factor.
+    """Returns the squared error, (b,), of factor x factor means of eps, times factor.
 
-    The means of unit noise have variance factor^-2: what a large picture looks like
-    from afar is one part in factor^2 of the plain loss, and is learned last. After the
+    The means of unit noise have variance factor^-2, so the coarse structure of a large
+    picture is one part in factor^2 of the plain loss and is learned last. After the
     multiscale loss of Simple Diffusion (2301.11093); the weight is ours.
     """
     error = process.split_output(model_output)[0] - noise

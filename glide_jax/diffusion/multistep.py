@@ -1,31 +1,31 @@
 """Sampling rules that extrapolate from the estimates of earlier steps.
 
-Both rules are a deterministic DDIM step (single_step.py, eq. 2, eta = 0) whose eps or
-x_start is first extrapolated to where the step needs it:
+Both rules are a deterministic DDIM step (single_step.py, eq. 2, eta = 0) with an
+extrapolated eps or x_start:
 
 1. PLMS (PNDM, 2202.09778): the mean over [t_prev, t] of the polynomial through
-   eps at t and at up to three earlier timesteps. With even spacing its weights are
-   those of Adams and Bashforth, (55, -59, 37, -9) / 24, and before there are three
-   earlier ones (1), (3, -1) / 2 and (23, -16, 5) / 12.
+   eps at t and at up to three earlier timesteps. With even spacing the weights are
+   those of Adams and Bashforth: (1), (3, -1) / 2, (23, -16, 5) / 12 and
+   (55, -59, 37, -9) / 24 for zero to three earlier ones.
 2. DPM-Solver++(2M) (2211.01095, algorithm 2):
    D = x_start + (x_start - earlier x_start) / (2 r),
    r = (l_t - l_{t+1}) / (l_{t-1} - l_t), l the half-log-SNR, log sqrt(A / (1 - A)).
 
-The first step walked has nothing earlier and is DDIM's; so is the one from index 0, so
-that it lands on pred_x_start and known pixels stay known. There the reference's PLMS
-makes its first three steps by Runge-Kutta, at four network calls each, and leaves out
-the first and last timestep; ours makes one call a step on the whole chain.
+The first step has no earlier estimates and is DDIM's. So is the step from index 0,
+which therefore returns pred_x_start and keeps known pixels. The reference's PLMS makes
+the first three steps by Runge-Kutta, with four network calls each, and omits the first
+and last timestep; ours makes one call per step on the whole chain.
 
-Both are one call a step and without noise. They extrapolate, so a step much longer than
-the ones before it (fast27 walks 800, 799, 600) would magnify the network's error by
-their ratio. So eq. 1 leaves out its parts that rest on a step shorter than half of this
-one, and r of eq. 2 is at least 1 (ours): near the image l moves ever faster while
-x_start hardly moves any more, and beyond the change seen last nothing speaks for more.
-On steps that shorten evenly as their number grows both keep their order.
+Neither adds noise. A step much longer than those before it (fast27 has 800, 799, 600)
+would amplify the network's error by their ratio. So eq. 1 omits the terms of steps
+shorter than half of this one, and r of eq. 2 is at least 1 (ours): near the image l
+changes ever faster while x_start hardly changes. Both keep their order on chains whose
+steps shorten evenly as their number grows.
 """
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import NamedTuple
 
 import jax
@@ -39,16 +39,12 @@ Count = Int[array_types.Array, ""] | int
 # Estimates of the steps before this one, newest first.
 Earlier = tuple[array_types.Image, ...]
 
-# How many estimates each rule looks back on.
-PLMS_MEMORY = 3
-DPM_SOLVER_PP_MEMORY = 1
-
-# Of a step's length in timesteps: PLMS rests on no earlier step shorter than this.
+# Least length of an earlier step that PLMS uses, relative to this one.
 _SHORTEST = 0.5
 
 
 class MultistepStep(NamedTuple):
-    """One step towards the image, (b, h, w, c), and what later ones shall remember."""
+    """One step towards the image, (b, h, w, c), and the estimates for later ones."""
 
     x_prev: array_types.Image
     pred_x_start: array_types.Image
@@ -67,25 +63,16 @@ def plms_step(
     clip_denoised: bool = True,
     denoised_fn: process.DenoisedFn | None = None,
 ) -> MultistepStep:
-    """Step of eq. 1; what is not said here is as in `single_step.ddpm_step`.
+    """Applies a step of eq. 1; other arguments as in `single_step.ddpm_step`.
 
-    Args:
-      tables: chain that `t` indexes.
-      model_output: what the network returned at x_t.
-      x_t: noised images.
-      t: (b,) indices; the step before was made from t + 1.
-      earlier: eps of the steps from t + 1, t + 2 and t + 3.
-      num_earlier: number of valid entries; the others are ignored. May be
-          traced.
-      gradient: guidance gradient at x_t, or None; shifts the score.
-      clip_denoised: static.
-      denoised_fn: static.
+    `earlier` has the eps of the steps from t + 1, t + 2 and t + 3; the first
+    `num_earlier`, which may be traced, are valid, and the others are ignored.
     """
     pred_x_start, eps = guidance.estimate(
         tables, model_output, x_t, t, gradient, clip_denoised, denoised_fn
     )
     better_eps = eps + _plms_correction(tables, eps, earlier, t, num_earlier)
-    # The x_start of better_eps, in a form that is pred_x_start where they are equal.
+    # The x_start of better_eps, in a form that is exact where both eps are equal.
     scale = process.gather(tables.sqrt_recipm1_alphas_cumprod, t)
     better_x_start = pred_x_start - scale * (better_eps - eps)
     x_prev = _ddim(tables, better_x_start, better_eps, t)
@@ -104,7 +91,7 @@ def dpm_solver_pp_step(
     clip_denoised: bool = True,
     denoised_fn: process.DenoisedFn | None = None,
 ) -> MultistepStep:
-    """Step of eq. 2; as `plms_step`, but `earlier` is the one pred_x_start of t + 1."""
+    """Applies a step of eq. 2; `earlier` has the pred_x_start of step t + 1."""
     pred_x_start, _ = guidance.estimate(
         tables, model_output, x_t, t, gradient, clip_denoised, denoised_fn
     )
@@ -115,22 +102,39 @@ def dpm_solver_pp_step(
     return MultistepStep(x_prev, pred_x_start, (pred_x_start,))
 
 
+def _as_rule(step: Callable[..., MultistepStep]) -> Callable:
+    """Returns a step as a rule of `samplers.SAMPLERS`."""
+
+    def rule(evaluate, tables, x_t, t, *, noise, eta, earlier, num_earlier, **keywords):
+        output, gradient = evaluate(x_t, t)
+        out = step(
+            tables, output, x_t, t, earlier, num_earlier, gradient=gradient, **keywords
+        )
+        return out.x_prev, out.earlier
+
+    return rule
+
+
+plms, dpm_solver_pp = _as_rule(plms_step), _as_rule(dpm_solver_pp_step)
+
+
 def _plms_correction(
     tables: process.DiffusionTables,
-    eps: jax.Array,
+    eps: array_types.Image,
     earlier: Earlier,
     t: array_types.Timesteps,
     num_earlier: Count,
-) -> jax.Array:
-    """What eq. 1 adds to eps: Newton's polynomial, term by term, over the next step."""
-    u, is_known = _look_back(tables, t, num_earlier)
+) -> array_types.Image:
+    """Returns the correction of eps by eq. 1: Newton's polynomial, term by term."""
+    u, is_known = _look_back(tables, t, num_earlier, len(earlier))
     # Means over v in [-1, 0] of v, v (v - u1) and v (v - u1) (v - u2).
     means = (
         -1 / 2,
         1 / 3 + u[0] / 2,
         -1 / 4 - (u[0] + u[1]) / 3 - u[0] * u[1] / 2,
     )
-    nodes, differences, correction = (0.0, *u), [eps, *earlier], 0.0
+    nodes, differences = (0.0, *u), [eps, *earlier]
+    correction = jnp.zeros_like(eps)
     for order, (mean, known) in enumerate(zip(means, is_known, strict=True), start=1):
         # Divided differences of this order, from those of the order below.
         differences = [
@@ -142,19 +146,22 @@ def _plms_correction(
 
 
 def _look_back(
-    tables: process.DiffusionTables, t: array_types.Timesteps, num_earlier: Count
+    tables: process.DiffusionTables,
+    t: array_types.Timesteps,
+    num_earlier: Count,
+    memory: int,
 ) -> tuple[list[jax.Array], list[jax.Array]]:
-    """(how long before t each earlier eps was found, whether to use it), newest first.
+    """Returns the distance of each earlier eps from t, and whether it is used.
 
-    In lengths of the step from t; both (b, 1, 1, 1). An eps that is not used gets a
-    time all the same, unlike the others' so that none is divided by 0.
+    Distances are relative to the step from t; both are (b, 1, 1, 1), newest first. An
+    unused eps has a distinct distance as well, so that nothing is divided by 0.
     """
     times = jnp.asarray(tables.timesteps, jnp.float32)
     here = process.gather(times, t)
     size = jnp.maximum(here - process.gather(times, jnp.maximum(t - 1, 0)), 1)
     known = (t != 0)[:, None, None, None]
     u, is_known, last = [], [], 0.0
-    for i in range(1, PLMS_MEMORY + 1):
+    for i in range(1, memory + 1):
         index = jnp.minimum(t + i, tables.num_timesteps - 1)
         ago = (process.gather(times, index) - here) / size
         known = known & (num_earlier >= i) & (ago - last >= _SHORTEST)
@@ -167,9 +174,9 @@ def _look_back(
 def _dpm_weight(
     tables: process.DiffusionTables, t: array_types.Timesteps, num_earlier: Count
 ) -> jax.Array:
-    """1 / (2 r) of eq. 2, or 0 for a step of first order; (b, 1, 1, 1)."""
-    # sqrt(1 / A - 1) = exp(-l) is stored from float64, so l is good to 1e-6 at both
-    # ends, where 1 - A or A itself would have lost its digits.
+    """Returns 1 / (2 r) of eq. 2, or 0 for a step of first order; (b, 1, 1, 1)."""
+    # sqrt(1 / A - 1) = exp(-l) is computed in float64, so l has an error of 1e-6 at
+    # both ends; 1 - A or A in float32 would have lost its digits there.
     half_log_snr = -jnp.log(jnp.asarray(tables.sqrt_recipm1_alphas_cumprod))
     here = process.gather(half_log_snr, t)
     size = process.gather(half_log_snr, jnp.maximum(t - 1, 0)) - here
@@ -182,10 +189,10 @@ def _dpm_weight(
 
 def _ddim(
     tables: process.DiffusionTables,
-    x_start: jax.Array,
-    eps: jax.Array,
+    x_start: array_types.Image,
+    eps: array_types.Image,
     t: array_types.Timesteps,
-) -> jax.Array:
-    """The DDIM step without noise that this x_start and eps make."""
+) -> array_types.Image:
+    """Returns x_prev of a DDIM step without noise."""
     prev = process.gather(tables.alphas_cumprod_prev, t)
     return jnp.sqrt(prev) * x_start + jnp.sqrt(1 - prev) * eps

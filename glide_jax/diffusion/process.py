@@ -13,9 +13,9 @@ Symbols: b_t betas, a_t = 1 - b_t, A_t = prod_{s<=t} a_s (`alphas_cumprod`), A_{
    = f log b_t + (1 - f) log v_t,  f = (var_values + 1) / 2         Improved DDPM eq. 15
 
 DDPM is arXiv 2006.11239, Improved DDPM 2102.09672. Tables are built in float64 and
-stored in float32; every function computes in float32, whatever the network used, since
-1 / sqrt(A_t) reaches 2e4 at the noisy end. `t` always indexes the tables given: an
-out-of-range `t` is the caller's fault, as jit clamps it silently.
+stored in float32. Every function computes in float32, whatever the network's dtype,
+since 1 / sqrt(A_t) reaches 2e4 at the noisy end. `t` indexes the given tables; jit
+clamps an out-of-range `t` silently.
 """
 
 from __future__ import annotations
@@ -45,8 +45,8 @@ TableLeaf = array_types.Table | Any
 class DiffusionTables:
     """One value per index `t` of a (respaced) chain, float32; a pytree.
 
-    `timesteps` (int32) holds the training-chain timestep of each index, which is what
-    the network sees.
+    `timesteps` (int32) has the training-chain timestep of each index, the network's
+    input.
     """
 
     betas: TableLeaf
@@ -72,7 +72,7 @@ class DiffusionTables:
 
 
 class PMeanVariance(NamedTuple):
-    """p(x_{t-1} | x_t) and the clean image it was made from; each (b, h, w, c)."""
+    """p(x_{t-1} | x_t) and its estimate of the clean image; each (b, h, w, c)."""
 
     mean: array_types.Image
     variance: array_types.Image
@@ -89,17 +89,17 @@ class MeanVariance(NamedTuple):
 
 
 def float64_tables(betas: np.ndarray) -> dict[str, np.ndarray]:
-    """Every table of `DiffusionTables` but `timesteps`, in float64, shape (k,).
+    """Returns every table of `DiffusionTables` but `timesteps`, float64, (k,).
 
-    A product of a thousand factors in float32 would put errors of 3e-4 into the
+    In float32, the product of a thousand factors would cause errors of 3e-4 in the
     posterior variance of the cosine schedule.
     """
     betas = np.asarray(betas, dtype=np.float64)
     cumprod = np.cumprod(1 - betas)
     prev = np.append(1.0, cumprod[:-1])
     variance = betas * (1 - prev) / (1 - cumprod)
-    # v_0 is 0, whose log is -inf: v_1 stands in for it (reference). A chain of one step
-    # has no v_1; the variance of b_0 is then the only one at hand (ours).
+    # v_0 is 0, and its log -inf: v_1 replaces it (reference). A chain of one step has
+    # no v_1 and uses b_0 (ours).
     clipped = np.append(variance[1:2] if len(betas) > 1 else betas, variance[1:])
     return {
         "betas": betas,
@@ -122,7 +122,7 @@ def float64_tables(betas: np.ndarray) -> dict[str, np.ndarray]:
 def make_tables(
     betas: np.ndarray, timesteps: np.ndarray | None = None
 ) -> DiffusionTables:
-    """Tables of the chain with these betas.
+    """Returns the tables of the chain with these betas.
 
     Args:
       betas: float64, (k,), each in (0, 1).
@@ -146,14 +146,14 @@ def make_tables(
 
 
 def gather(table: array_types.Table, t: array_types.Timesteps) -> jax.Array:
-    """table[t], shape (b, 1, 1, 1), to scale each image of a batch by its own value."""
+    """Returns table[t], (b, 1, 1, 1), one factor for each image of a batch."""
     return jnp.asarray(table)[t][:, None, None, None]
 
 
 def split_output(
     model_output: ModelOutput,
 ) -> tuple[array_types.Image, array_types.Image]:
-    """(pred_eps, var_values), each (b, h, w, c) and float32."""
+    """Returns (pred_eps, var_values), each (b, h, w, c), float32."""
     pred_eps, var_values = jnp.split(jnp.asarray(model_output, jnp.float32), 2, axis=-1)
     return pred_eps, var_values
 
@@ -161,7 +161,7 @@ def split_output(
 def q_mean_variance(
     tables: DiffusionTables, x_start: array_types.Image, t: array_types.Timesteps
 ) -> MeanVariance:
-    """q(x_t | x_start), eq. 1."""
+    """Returns q(x_t | x_start), eq. 1."""
     return MeanVariance(
         mean=gather(tables.sqrt_alphas_cumprod, t) * x_start,
         variance=1 - gather(tables.alphas_cumprod, t),
@@ -175,7 +175,7 @@ def q_sample(
     t: array_types.Timesteps,
     noise: array_types.Image,
 ) -> array_types.Image:
-    """x_t drawn from q(x_t | x_start) with the standard normal `noise`, eq. 2."""
+    """Returns x_t drawn from q(x_t | x_start) with standard normal `noise`, eq. 2."""
     return (
         gather(tables.sqrt_alphas_cumprod, t) * x_start
         + gather(tables.sqrt_one_minus_alphas_cumprod, t) * noise
@@ -188,7 +188,7 @@ def q_posterior_mean_variance(
     x_t: array_types.Image,
     t: array_types.Timesteps,
 ) -> MeanVariance:
-    """q(x_{t-1} | x_t, x_start), eq. 3; log_variance is clipped at t = 0."""
+    """Returns q(x_{t-1} | x_t, x_start), eq. 3; log_variance is clipped at t = 0."""
     return MeanVariance(
         mean=gather(tables.posterior_mean_coef1, t) * x_start
         + gather(tables.posterior_mean_coef2, t) * x_t,
@@ -203,7 +203,7 @@ def predict_x_start(
     t: array_types.Timesteps,
     pred_eps: array_types.Image,
 ) -> array_types.Image:
-    """The clean image that `pred_eps` implies, eq. 4; not clipped."""
+    """Returns the clean image implied by `pred_eps`, eq. 4; not clipped."""
     return (
         gather(tables.sqrt_recip_alphas_cumprod, t) * x_t
         - gather(tables.sqrt_recipm1_alphas_cumprod, t) * pred_eps
@@ -216,9 +216,9 @@ def predict_eps(
     t: array_types.Timesteps,
     pred_x_start: array_types.Image,
 ) -> array_types.Image:
-    """The noise that `pred_x_start` implies, eq. 4 solved for eps."""
-    # Broadcast first: XLA divides by a broadcast as it would multiply by a reciprocal,
-    # and 1 / sqrt(A_t) magnifies that last bit on the way back to an x_start.
+    """Returns the noise implied by `pred_x_start`, eq. 4 solved for eps."""
+    # Broadcast first: XLA may divide by a broadcast as a product with the reciprocal,
+    # and 1 / sqrt(A_t) amplifies that rounding on the way back to an x_start.
     scale = jnp.broadcast_to(gather(tables.sqrt_recipm1_alphas_cumprod, t), x_t.shape)
     return (gather(tables.sqrt_recip_alphas_cumprod, t) * x_t - pred_x_start) / scale
 
@@ -232,7 +232,7 @@ def p_mean_variance(
     clip_denoised: bool = True,
     denoised_fn: DenoisedFn | None = None,
 ) -> PMeanVariance:
-    """p(x_{t-1} | x_t) from what the network returned, eq. 3 to 5.
+    """Returns p(x_{t-1} | x_t) from the output of the network, eq. 3 to 5.
 
     Args:
       tables: chain that `t` indexes.
@@ -240,8 +240,8 @@ def p_mean_variance(
       x_t: noised images, the network's input.
       t: (b,) indices into `tables`.
       clip_denoised: static; clip pred_x_start to [-1, 1].
-      denoised_fn: static; applied to pred_x_start before the clip, so that pasted
-          pixels are clipped as well (reference order).
+      denoised_fn: static; applied to pred_x_start before the clip, as in the
+        reference.
     """
     pred_eps, var_values = split_output(model_output)
     frac = (var_values + 1) / 2

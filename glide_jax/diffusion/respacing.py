@@ -1,19 +1,18 @@
-"""Timesteps that a respacing string keeps, and the tables that follow from them.
+"""Timesteps that a respacing string keeps, and their tables.
 
 1. "c_1,...,c_n" cuts the chain into n equal sections, clean end first, and keeps c_i
    evenly spaced timesteps of section i (Improved DDPM, 2102.09672, section 4; sections
    from ADM, 2105.05233, appendix J). "150" is one section; "" keeps everything.
 2. "ddimN" keeps every s-th timestep from 0, with the smallest integer stride s that
    gives exactly N (DDIM, 2010.02502, appendix D).
-3. "fast27" is "10,10,3,2,2" with the last timestep T-1 replaced by T-3, where DDIM
-   shows fewer artifacts (GLIDE's upsampler).
+3. "fast27" is "10,10,3,2,2" with the last timestep T-1 replaced by T-3, which causes
+   fewer artifacts with DDIM (GLIDE's upsampler).
 4. b'_k = 1 - A_{t_k} / A_{t_{k-1}}: betas under which the thinned chain has the same
    A at the timesteps kept.
 5. "lambdaN" keeps N timesteps, T-1 and 0 among them, evenly spaced in half-log-SNR
-   l_t = log sqrt(A_t / (1 - A_t)), as DPM-Solver++ likes its steps (DPM-Solver,
-   2206.00927, section 3.4). From the noisy end, each is the timestep nearest to an
-   equal share of the way left, so that where l leaps from one timestep to the next
-   (the cosine schedule's end) the others share what is left.
+   l_t = log sqrt(A_t / (1 - A_t)), for DPM-Solver++ (DPM-Solver, 2206.00927, section
+   3.4). From the noisy end, each is the timestep nearest to an equal share of the
+   remaining distance, since l leaps between timesteps at the cosine schedule's end.
 """
 
 from __future__ import annotations
@@ -27,16 +26,16 @@ from glide_jax.errors import UserError
 def kept_timesteps(
     num_timesteps: int, respacing: str, schedule: str | None = None
 ) -> np.ndarray:
-    """Training-chain timesteps kept, ascending and distinct, int64.
+    """Returns the training-chain timesteps kept, ascending and distinct, int64.
 
     Args:
       num_timesteps: length T of the training chain.
       respacing: "150", "10,10,3,2,2", "ddim50", "fast27", "lambda20" or "".
-      schedule: name of the noise schedule, which "lambdaN" alone depends on.
+      schedule: name of the noise schedule, for "lambdaN".
 
     Raises:
       UserError: the string is malformed, asks for more steps than there are, or is a
-          "lambdaN" without a schedule.
+        "lambdaN" without a schedule.
     """
     if respacing == "":
         return np.arange(num_timesteps)
@@ -52,7 +51,7 @@ def kept_timesteps(
 
 
 def respaced_betas(betas: np.ndarray, timesteps: np.ndarray) -> np.ndarray:
-    """Float64 betas, eq. 4, of the chain thinned to `timesteps` (ascending)."""
+    """Returns float64 betas, eq. 4, of the chain thinned to ascending `timesteps`."""
     cumprod = np.cumprod(1 - np.asarray(betas, dtype=np.float64))[timesteps]
     return 1 - cumprod / np.append(1.0, cumprod[:-1])
 
@@ -60,7 +59,7 @@ def respaced_betas(betas: np.ndarray, timesteps: np.ndarray) -> np.ndarray:
 def respaced_tables(
     schedule: str, num_timesteps: int, respacing: str
 ) -> process.DiffusionTables:
-    """Tables of a named schedule thinned by `respacing`; "" gives the full chain.
+    """Returns the tables of a schedule thinned by `respacing`; "" is the full chain.
 
     Raises:
       UserError: unknown schedule or malformed respacing.
@@ -104,7 +103,7 @@ def _evenly_noisy(
     for left in range(count - 1, 0, -1):
         here = half_log_snr[kept[-1]]
         target = here + (half_log_snr[0] - here) / left
-        # Timesteps below left - 1 are spoken for by the ones still to come.
+        # Timesteps below left - 1 are reserved for the remaining ones.
         free = np.arange(left - 1, kept[-1])
         kept.append(int(free[np.abs(half_log_snr[free] - target).argmin()]))
     return np.array(kept[::-1])
@@ -135,7 +134,7 @@ def _sections(num_timesteps: int, respacing: str) -> list[int]:
 
 
 def _parse_count(respacing: str, part: str) -> int:
-    """One positive count out of a respacing string."""
+    """Returns a positive count in a respacing string."""
     if not part.strip().isdecimal() or int(part) < 1:
         raise UserError(
             f"respacing={respacing!r} is not understood at {part!r}; use a count "

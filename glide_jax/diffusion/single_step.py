@@ -56,7 +56,7 @@ def ddpm_step(
     clip_denoised: bool = True,
     denoised_fn: process.DenoisedFn | None = None,
 ) -> SampleStep:
-    """Ancestral step, eq. 1.
+    """Applies an ancestral step, eq. 1.
 
     Args:
       tables: chain that `t` indexes.
@@ -95,7 +95,7 @@ def ddim_step(
     clip_denoised: bool = True,
     denoised_fn: process.DenoisedFn | None = None,
 ) -> SampleStep:
-    """Implicit step, eq. 2; arguments as in `ddpm_step`.
+    """Applies an implicit step, eq. 2; arguments as in `ddpm_step`.
 
     `eta` in [0, 1] may be traced: 0 is deterministic, 1 has DDPM's variance.
     """
@@ -105,7 +105,7 @@ def ddim_step(
     cumprod = process.gather(tables.alphas_cumprod, t)
     prev = process.gather(tables.alphas_cumprod_prev, t)
     sigma = eta * jnp.sqrt((1 - prev) / (1 - cumprod)) * jnp.sqrt(1 - cumprod / prev)
-    # At eta = 1 rounding can carry the root's argument below 0 on the noisiest step.
+    # At eta = 1, rounding can make the argument negative on the noisiest step.
     direction = jnp.sqrt(jnp.maximum(1 - prev - sigma**2, 0))
     x_prev = jnp.sqrt(prev) * pred_x_start + direction * eps
     return SampleStep(x_prev + _unless_last(t) * sigma * noise, pred_x_start)
@@ -121,7 +121,7 @@ def ddim_reverse_step(
     clip_denoised: bool = True,
     denoised_fn: process.DenoisedFn | None = None,
 ) -> ReverseStep:
-    """Deterministic step to index t + 1, eq. 3; arguments as in `ddpm_step`."""
+    """Applies a deterministic step to index t + 1, eq. 3; see `ddpm_step`."""
     pred_x_start, eps = guidance.estimate(
         tables, model_output, x_t, t, gradient, clip_denoised, denoised_fn
     )
@@ -139,7 +139,7 @@ def heun_step(
     clip_denoised: bool = True,
     denoised_fn: process.DenoisedFn | None = None,
 ) -> SampleStep:
-    """Second-order deterministic step, eq. 4; two network evaluations.
+    """Applies a second-order deterministic step, eq. 4; two network evaluations.
 
     With y = x_t / sqrt(1 - A) and u = sqrt(A / (1 - A)), the probability-flow ODE is
     dy/du = x_start(y, u). The predictor is Euler's step, which is DDIM's; the corrector
@@ -148,9 +148,7 @@ def heun_step(
     schedule) amplifies the error of x_start; here the mean stays within [-1, 1]. The
     step from index 0 is DDIM's, which returns pred_x_start: u is infinite at its end.
 
-    Args:
-      evaluate: (x_t, t) -> (model_output, gradient); called at t and at t - 1.
-      tables, x_t, t, clip_denoised, denoised_fn: as in `ddpm_step`.
+    `evaluate` is called at t and at t - 1; the other arguments are as in `ddpm_step`.
     """
 
     def estimate(images, index):
@@ -168,6 +166,27 @@ def heun_step(
     second = estimate(ddim(first), jnp.maximum(t - 1, 0))
     pred_x_start = first + 0.5 * _unless_last(t) * (second - first)
     return SampleStep(ddim(pred_x_start), pred_x_start)
+
+
+def ddpm(evaluate, tables, x_t, t, *, noise, eta, earlier, num_earlier, **keywords):
+    """`ddpm_step` as a rule of `samplers.SAMPLERS`."""
+    output, gradient = evaluate(x_t, t)
+    out = ddpm_step(tables, output, x_t, t, noise, gradient=gradient, **keywords)
+    return out.x_prev, earlier
+
+
+def ddim(evaluate, tables, x_t, t, *, noise, eta, earlier, num_earlier, **keywords):
+    """`ddim_step` as a rule of `samplers.SAMPLERS`."""
+    output, gradient = evaluate(x_t, t)
+    out = ddim_step(
+        tables, output, x_t, t, noise, eta=eta, gradient=gradient, **keywords
+    )
+    return out.x_prev, earlier
+
+
+def heun(evaluate, tables, x_t, t, *, noise, eta, earlier, num_earlier, **keywords):
+    """`heun_step` as a rule of `samplers.SAMPLERS`."""
+    return heun_step(evaluate, tables, x_t, t, **keywords).x_prev, earlier
 
 
 def _unless_last(t: array_types.Timesteps) -> jax.Array:

@@ -7,8 +7,8 @@
 3. Power (ours): p_t proportional to ((t + 1) / T)^power. A positive power visits high
    noise more, 0 is uniform.
 
-Under the weight 1 / (T p_t) the mean loss is that of uniform sampling, whatever p is.
-Training uses it with eq. 2, but not with eq. 3, whose p says which t shall count more.
+With the weight 1 / (T p_t), the mean loss is that of uniform sampling for any p.
+Training uses it with eq. 2, but not with eq. 3, which is to change the mean.
 """
 
 from __future__ import annotations
@@ -42,7 +42,7 @@ class LossSecondMoment:
 def uniform(
     keys: array_types.PRNGKeys, num_timesteps: int
 ) -> tuple[array_types.Timesteps, array_types.PerExample]:
-    """(t (b,) int32, weights (b,) of 1), eq. 1, each t drawn from its own key."""
+    """Returns t, (b,) int32, each drawn from its own key, and weights of 1; eq. 1."""
     t = jax.vmap(lambda key: jax.random.randint(key, (), 0, num_timesteps))(keys)
     return t.astype(jnp.int32), jnp.ones(t.shape, jnp.float32)
 
@@ -50,7 +50,7 @@ def uniform(
 def draw(
     keys: array_types.PRNGKeys, probabilities: array_types.Table
 ) -> tuple[array_types.Timesteps, array_types.PerExample]:
-    """(t (b,) int32 drawn from the probabilities (k,), weights 1 / (k p_t) (b,))."""
+    """Returns t, (b,) int32, drawn from probabilities (k,), and weights 1 / (k p_t)."""
     probabilities = jnp.asarray(probabilities, jnp.float32)
     logits = jnp.log(probabilities)
     t = jax.vmap(lambda key: jax.random.categorical(key, logits))(keys)
@@ -59,13 +59,13 @@ def draw(
 
 
 def power_probabilities(num_timesteps: int, power: float) -> array_types.Table:
-    """p_t of eq. 3, (num_timesteps,), float32, summing to 1."""
+    """Returns p_t of eq. 3, (num_timesteps,), float32."""
     weights = (jnp.arange(1, num_timesteps + 1) / num_timesteps) ** power
     return weights / jnp.sum(weights)
 
 
 def init_loss_second_moment(num_timesteps: int, history: int = 10) -> LossSecondMoment:
-    """A state that has seen no loss; 10 losses a timestep is the paper's."""
+    """Returns the state without losses; the paper keeps 10 losses per timestep."""
     return LossSecondMoment(
         history=jnp.zeros((num_timesteps, history), jnp.float32),
         counts=jnp.zeros((num_timesteps,), jnp.int32),
@@ -75,9 +75,9 @@ def init_loss_second_moment(num_timesteps: int, history: int = 10) -> LossSecond
 def loss_second_moment_probabilities(
     state: LossSecondMoment, uniform_prob: float = 0.001
 ) -> array_types.Table:
-    """p_t of eq. 2, (k,); `uniform_prob` is u, without which a t of tiny loss starves.
+    """Returns p_t of eq. 2, (k,); 1 / k until every timestep has a full history.
 
-    All 1 / k until every timestep has a full history.
+    `uniform_prob` is u, which keeps timesteps with tiny losses in the sample.
     """
     num_timesteps, history = state.history.shape
     root = jnp.sqrt(jnp.mean(jnp.square(state.history), axis=1))
@@ -89,16 +89,16 @@ def loss_second_moment_probabilities(
 def update_loss_second_moment(
     state: LossSecondMoment, t: array_types.Timesteps, losses: array_types.PerExample
 ) -> LossSecondMoment:
-    """The state after pushing losses[0], losses[1], ... onto the rows t[0], t[1], ...
+    """Returns the state after pushing losses[i] onto row t[i] for each i in order.
 
-    Equal to pushing them one by one, but in one scatter, so it belongs inside the
-    jitted step; t and losses are the global batch. Unweighted losses are meant.
+    It is one scatter, for use in the jitted step; t and the unweighted losses are those
+    of the global batch.
     """
     num_timesteps, history = state.history.shape
     t = jnp.asarray(t)
     total = state.counts + jnp.bincount(t, length=num_timesteps)
     counts = jnp.minimum(total, history)
-    # Old losses move left to make room; what slides in on the right is overwritten.
+    # Old losses move left; the columns at the right are overwritten below.
     columns = jnp.arange(history) + jnp.maximum(total - history, 0)[:, None]
     shifted = jnp.take_along_axis(
         jnp.asarray(state.history), jnp.minimum(columns, history - 1), axis=1
@@ -106,7 +106,7 @@ def update_loss_second_moment(
     # The last loss of a row gets its last column, the one before the column before.
     is_later_twin = jnp.triu(t[:, None] == t[None, :], k=1)
     column = counts[t] - 1 - jnp.sum(is_later_twin, axis=1)
-    # Pushed out again by its own batch: sent past the end, where the scatter drops it.
+    # Losses that their own batch pushes out: beyond the end, where scatter drops them.
     column = jnp.where(column < 0, history, column)
     new = shifted.at[t, column].set(jnp.asarray(losses, jnp.float32), mode="drop")
     return LossSecondMoment(history=new, counts=counts.astype(jnp.int32))

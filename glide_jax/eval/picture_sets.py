@@ -93,10 +93,11 @@ class Drawn:
         self._models, self.captions, self._options = models, prompts, dict(options)
         self._first = self._options.pop("first_index", 0)
         self.count, self.px = len(prompts), models.image_px
+        sample = chosen.resolve("base", models.base.config.sample)
         self.record = {
             # The batch size changes no picture.
             **{k: v for k, v in options.items() if k != "batch_size"},
-            "base": dataclasses.asdict(chosen.base(models.base.config.sample)),
+            "base": dataclasses.asdict(sample),
             "compute_dtype": models.base.config.model.compute_dtype,
             "bundles": bundles,
             "captions": digest_of(prompts),

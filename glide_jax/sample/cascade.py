@@ -1,19 +1,18 @@
 """The cascade: base model and upsampler for sampling, inpainting, editing, enlarging.
 
-Image i of a run draws all of its noise from fold_in(key(seed), i), so it is the same
-picture in any batch. The upsampler sees the base model's picture as 8-bit pixels.
+All noise of image i is drawn from fold_in(key(seed), i), so it is the same picture in
+any batch. The upsampler reads the base model's picture as 8-bit pixels.
 """
 
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from typing import Any, Unpack
 
 import numpy as np
 from jax.sharding import Mesh
 
-from glide_jax import array_types
 from glide_jax.errors import UserError
 from glide_jax.sample import (
     batches,
@@ -35,12 +34,13 @@ Prompts = prompt_tokens.Prompt | Iterable[prompt_tokens.Prompt]
 
 
 class Glide(models.Models):
-    """Models that belong together; compiled programs are kept between calls.
+    """A cascade of models; compiled programs are kept between calls.
 
-    A prompt is a text, or {text: weight, ...} for several blended in one picture.
-    Pictures are PIL images or uint8 arrays, one or several; one picture serves several
-    prompts, one prompt several pictures. `**options` of every method are the fields of
-    `options.SamplingOptions`.
+    In every method, a prompt is a text, or {text: weight, ...} for several blended in
+    one picture. Pictures are PIL images or uint8 arrays, one or several; one picture
+    serves several prompts, one prompt several pictures. `num_images` is the number of
+    pictures of each prompt, `progress` a `batches.Progress`, and `**options` are the
+    fields of `options.SamplingOptions`.
     """
 
     def __init__(
@@ -51,10 +51,10 @@ class Glide(models.Models):
         *,
         mesh: Mesh | None = None,
     ):
-        """As `models.Models`; see `load` for models in bundles."""
+        """See `models.Models`; `load` reads the models from bundles."""
         super().__init__(base, upsampler, clip, mesh=mesh)
         self._stages: dict[tuple[bool, stage.StageSettings], stage.Stage] = {}
-        self._is_warned = False  # of guidance, once for all calls
+        self._is_warned = False  # about guidance, once for all calls
         self._scorer: rerank.Scorer | None = None
 
     def sample(
@@ -65,14 +65,14 @@ class Glide(models.Models):
         progress: batches.Progress | None = None,
         **options: Unpack[sampling_options.SamplingKeywords],
     ) -> request.CascadeOutput:
-        """`num_images` pictures of each prompt; `progress` is a `batches.Progress`.
+        """Draws pictures of prompts.
 
         Raises:
-          UserError: No prompts, or an option that is unknown, out of range or
-              asks for a CLIP that is not there.
+          UserError: no prompts, an option that is unknown or out of range, or one that
+            needs a CLIP without a CLIP.
         """
         run = self._start(prompts, num_images, options)
-        return self._draw(run, {}, {}, progress)
+        return self._draw(run, lambda px: {}, progress)
 
     def inpaint(
         self,
@@ -84,23 +84,23 @@ class Glide(models.Models):
         progress: batches.Progress | None = None,
         **options: Unpack[sampling_options.SamplingKeywords],
     ) -> request.CascadeOutput:
-        """Each picture with what its mask leaves unknown drawn to fit its prompt.
+        """Draws the unknown part of each picture to fit its prompt.
 
         Args:
-          images: Pictures of any size and shape, which the results have as well. A
-              square around what is unknown is drawn, see `region.around_hole`.
-          masks: 0 and 1, 1 = known, of the images' size, or, where they are square,
-              the base model's. Known pixels come out as they are in `images`, but
-              those within the option feather_px of an unknown one.
-          prompts: Captions of the finished pictures.
-          num_images: As in `sample`.
-          progress: As in `sample`.
-          **options: As in `sample`.
+          images: pictures of any size, which the results have as well. The models draw
+            a square around the unknown part, see `region.around_hole`.
+          masks: 0 and 1, 1 = known, of the images' size, or, if they are square, the
+            base model's. Known pixels are unchanged, except those within the option
+            feather_px of an unknown one.
+          prompts: captions of the finished pictures.
+          num_images: see the class.
+          progress: see the class.
+          **options: see the class.
 
         Raises:
-          UserError: As in `sample`; a model that takes no mask (unless inpaint_mode
-              is "implicit" or "masked"); masks of the wrong size; a mask that is 0
-              or 1 everywhere; a soft edge as wide as what is known.
+          UserError: as `sample`; a model that takes no mask (unless inpaint_mode is
+            "implicit" or "masked"), masks of another size, a mask that is 0 or 1
+            everywhere, or a soft edge as wide as the known part.
         """
         images = image_io.as_pixels(images)
         run = self._start(prompts, num_images, options, len(images), fills=True)
@@ -127,16 +127,14 @@ class Glide(models.Models):
         masks: Sequence[np.ndarray] | np.ndarray,
         progress: batches.Progress | None,
     ) -> request.CascadeOutput:
-        """Squares filled at the models' size."""
+        """Fills squares at the models' size."""
 
         def conditions(px: int) -> dict[str, np.ndarray]:
             return inpaint_conditions.conditions(
                 images, masks, px, run.options.feather_px
             )
 
-        return self._draw(
-            run, conditions(self.base_px), self._large(conditions), progress
-        )
+        return self._draw(run, conditions, progress)
 
     def edit(
         self,
@@ -149,45 +147,57 @@ class Glide(models.Models):
         progress: batches.Progress | None = None,
         **options: Unpack[sampling_options.SamplingKeywords],
     ) -> request.CascadeOutput:
-        """Each picture changed to fit its prompt, its layout kept (SDEdit, 2108.01073).
+        """Changes each picture to fit its prompt and keeps its layout (2108.01073).
 
-        The picture is noised up to a share `strength` of the timesteps and denoised
-        again, by both models: 0 gives it back, 1 keeps nothing of it. Above 0 it has
-        no more detail than the models' pictures have.
+        Both models noise the picture up to a share `strength` of the timesteps and
+        denoise it again. Above 0 the result has the models' resolution.
 
         Args:
-          images: Pictures of any size and shape, e.g. sketches, which the results
-              have as well: continued to squares by their last pixels, resized to the
-              models' size, and back.
-          prompts: What each is to show.
-          strength: 0 to 1.
-          source_prompts: What each shows now. Given, noise is not drawn but found by
-              DDIM inversion, which keeps more of a real picture; both models then
-              sample by ddim.
-          num_images: As in `sample`.
-          progress: As in `sample`.
-          **options: As in `sample`.
+          images: pictures of any size, which the results have as well. They are padded
+            to squares with their border pixels and resized to the models' size.
+          prompts: captions of the results.
+          strength: 0, which returns the picture, to 1, which keeps nothing of it.
+          source_prompts: captions of the pictures. If given, the noise is computed by
+            DDIM inversion, which keeps more of a real picture, and both models sample
+            by ddim.
+          num_images: see the class.
+          progress: see the class.
+          **options: see the class.
 
         Raises:
-          UserError: As in `sample`; a strength outside its range; inversion with a
-              sampler other than ddim.
+          UserError: as `sample`; a strength out of range, or inversion with a sampler
+            other than ddim.
         """
         sampling_options.check_strength(strength)
-        inverts = source_prompts is not None
-        if inverts:
+        source: dict[str, Any] = {}
+        if source_prompts is not None:
             options.setdefault("sampler", "ddim")
             if self.upsampler is not None:
                 options.setdefault("upsampler_sampler", "ddim")
         images = image_io.as_pixels(images)
-        run = self._start(prompts, num_images, options, len(images), inverts=inverts)
+        run = self._start(
+            prompts,
+            num_images,
+            options,
+            len(images),
+            inverts=source_prompts is not None,
+        )
         inpaint_conditions.check_pictures(run.repeat(images), run.count)
-        source = {}
-        if inverts:
-            source = {
-                "source_prompts": prompt_tokens.as_sources(source_prompts, run.count)
-            }
+        if source_prompts is not None:
+            found = prompt_tokens.as_sources(source_prompts, run.count)
+            source["source_prompts"] = found
+        return self._edit(run, images, strength, source, progress)
 
-        size = images.shape[1:3]
+    def _edit(
+        self,
+        run: request.SamplingRequest,
+        images: np.ndarray,
+        strength: float | int,
+        source: dict[str, Any],
+        progress: batches.Progress | None,
+    ) -> request.CascadeOutput:
+        """Edits pictures as squares at the models' size."""
+        size = images.shape[1], images.shape[2]
         square = region.around_all(*size)
         whole = [region.cut(image, square) for image in images]
 
@@ -196,15 +206,14 @@ class Glide(models.Models):
             picture = image_io.from_pixels(pictures)
             return {"init_image": picture, "strength": strength, **source}
 
-        drawn = self._draw(
-            run, conditions(self.base_px), self._large(conditions), progress
-        )
+        drawn = self._draw(run, conditions, progress)
         if strength:
-            edited = [region.cut_back(one, square, size) for one in drawn.images]
+            parts = [region.cut_back(one, square, size) for one in drawn.images]
+            edited = np.stack(parts)
         else:  # the picture itself, which may be larger than the models'
-            edited = run.repeat(images)
+            edited = np.array(run.repeat(images))
         record = {**drawn.settings, "strength": strength, **source}
-        return dataclasses.replace(drawn, images=np.stack(edited), settings=record)
+        return dataclasses.replace(drawn, images=edited, settings=record)
 
     def upsample(
         self,
@@ -214,23 +223,23 @@ class Glide(models.Models):
         progress: batches.Progress | None = None,
         **options: Unpack[sampling_options.SamplingKeywords],
     ) -> request.CascadeOutput:
-        """Pictures enlarged by the upsampler's factor.
+        """Enlarges pictures by the upsampler's factor.
 
         Args:
-          images: Pictures of any size: the base model's, or larger ones, which are
-              enlarged in overlapping squares of that size, see `tiles`.
-          prompts: What each shows; one serves several.
-          progress: Called with 0 and with each square finished.
-          **options: As in `sample`.
+          images: pictures of any size. Those larger than the base model's are enlarged
+            in overlapping squares of that size, see `region.Tiles`.
+          prompts: captions of the pictures; one serves all.
+          progress: see the class; a square counts as a picture.
+          **options: see the class.
 
         Raises:
-          UserError: As in `sample`; no upsampler; images that are not uint8.
+          UserError: as `sample`; no upsampler, or images that are not uint8.
         """
+        images = image_io.as_pixels(images)
         if self.upsampler is None:
             raise UserError(
                 "upsampling needs an upsampler and none was given; give its bundle"
             )
-        images = image_io.as_pixels(images)
         run = self._start(prompts, 1, options, len(images), enlarges=True)
         images = run.repeat(images)
         inpaint_conditions.check_pictures(images, run.count)
@@ -238,14 +247,9 @@ class Glide(models.Models):
         grid = region.Tiles(height, width, self.base_px)
         indices = run.indices(run.count)
         squares = np.concatenate(list(grid.cut(images)))
-        high = self._run_stage(
-            run,
-            self.upsampler,
-            run.upsampler_static,
-            run.upsampler_inputs(indices, squares, {}),
-            None,
-            progress,
-        )
+        assert run.upsampler is not None
+        inputs = run.upsampler_inputs(indices, squares, {})
+        high = self._run_stage(run, run.upsampler, inputs, progress)
         joined = [grid.join(high[i :: run.count]) for i in range(run.count)]
         return _pictures(run, np.stack(joined), images, indices)
 
@@ -258,29 +262,31 @@ class Glide(models.Models):
         progress: batches.Progress | None = None,
         **options: Unpack[sampling_options.SamplingKeywords],
     ) -> request.CascadeOutput:
-        """Pictures continued beyond their sides, square by square, each by `inpaint`.
+        """Continues pictures beyond their sides, square by square, as `inpaint` does.
 
         Args:
-          images: Pictures of any size; what is there stays, to the pixel.
-          prompts: What the finished pictures show.
-          margins: Pixels to add at the left, top, right and bottom.
-          progress: As in `sample`, in every square.
-          **options: As in `sample`.
+          images: pictures of any size; their pixels are unchanged.
+          prompts: captions of the finished pictures.
+          margins: pixels to add at the left, top, right and bottom.
+          progress: see the class; called for every square.
+          **options: see the class.
 
         Returns:
           Pictures of the extended size; base_images are those of the last square.
 
         Raises:
-          UserError: As in `inpaint`; a result smaller than the model's picture.
+          UserError: as `inpaint`; a result smaller than the models' picture.
         """
         images = image_io.as_pixels(images)
         run = self._start(prompts, 1, options, len(images), fills=True)
         if run.options.feather_px:
             raise UserError(
-                f"feather_px={run.options.feather_px} has no effect where a picture is "
-                "continued, as all of it is kept; leave it out"
+                f"feather_px={run.options.feather_px} has no effect on a picture that "
+                "is continued, which is kept to the pixel; leave it out"
             )
-        canvas = outpaint.make_canvas(run.repeat(images), outpaint.as_margins(margins))
+        images = run.repeat(images)
+        inpaint_conditions.check_pictures(images, run.count)
+        canvas = outpaint.make_canvas(images, outpaint.as_margins(margins))
         drawn = []
 
         def draw(part: outpaint.Canvas) -> np.ndarray:
@@ -292,20 +298,6 @@ class Glide(models.Models):
         outpaint.fill(canvas, self.image_px, draw)
         record = {**drawn[-1].settings, "margins": list(margins)}
         return dataclasses.replace(drawn[-1], images=canvas.images, settings=record)
-
-    def stage_for(
-        self, model: restore.SampleModel, static: stage.StageSettings
-    ) -> stage.Stage:
-        """The compiled program of a model, made at its first use."""
-        key = (model is self._base, static)
-        if key not in self._stages:
-            self._stages[key] = stage.make_stage(
-                model.config,
-                model.fns,
-                static,
-                None if self.clip is None else self.clip.fns,
-            )
-        return self._stages[key]
 
     def _start(
         self, asked, num_images, options, num_pictures=1, *, enlarges=False, **kind
@@ -323,60 +315,52 @@ class Glide(models.Models):
             run.warn_of_guidance()
         return run
 
-    def _large(self, conditions) -> dict[str, Any]:
-        """Conditions of the upsampler, if there is one."""
-        return {} if self.upsampler is None else conditions(self.image_px)
-
     def _draw(
         self,
         run: request.SamplingRequest,
-        base_conditions: dict[str, Any],
-        upsampler_conditions: dict[str, Any],
+        conditions: Callable[[int], dict[str, Any]],
         progress: batches.Progress | None,
     ) -> request.CascadeOutput:
-        """Base model, choice among candidates, upsampler."""
+        """Runs the base model, the choice among candidates, and the upsampler.
+
+        `conditions` returns the conditions of a stage from the side of its pictures.
+        """
         rows = np.repeat(np.arange(run.count), run.options.candidates)
-        inputs = run.base_inputs(rows, base_conditions)
-        clip_params = self.clip.params if inputs.clip_caption is not None else None
-        low = self._run_stage(
-            run, self.base, run.base_static, inputs, clip_params, progress
-        )
+        inputs = run.base_inputs(rows, conditions(self.base_px))
+        low = self._run_stage(run, run.base, inputs, progress)
         indices = run.indices(len(rows))
-        if run.options.candidates > 1:
+        if run.options.candidates > 1 and self.clip is not None:
             self._scorer = self._scorer or rerank.make_scorer(self.clip)
             asked = [run.prompts[row] for row in rows]
             scores = self._scorer(low, asked, run.options.batch_size)
             best = rerank.best_of(scores, run.options.candidates)
             low, indices = low[best], indices[best]
-        return self._enlarge(run, low, indices, upsampler_conditions, progress)
-
-    def _enlarge(
-        self,
-        run: request.SamplingRequest,
-        low: np.ndarray,
-        indices: np.ndarray,
-        conditions: dict[str, Any],
-        progress: batches.Progress | None,
-    ) -> request.CascadeOutput:
-        """The result, enlarged where there is an upsampler."""
         high = low
-        if self.upsampler is not None:
-            inputs = run.upsampler_inputs(indices, low, conditions)
-            high = self._run_stage(
-                run, self.upsampler, run.upsampler_static, inputs, None, progress
-            )
+        if run.upsampler is not None:
+            large = conditions(self.image_px)
+            inputs = run.upsampler_inputs(indices, low, large)
+            high = self._run_stage(run, run.upsampler, inputs, progress)
         return _pictures(run, high, low, indices)
 
     def _run_stage(
         self,
         run: request.SamplingRequest,
-        model: restore.SampleModel,
-        static: stage.StageSettings,
+        asked: request.StageRequest,
         inputs: stage_inputs.StageInputs,
-        clip_params: array_types.Params | None,
         progress: batches.Progress | None,
     ) -> np.ndarray:
-        program = self.stage_for(model, static)
+        """Draws the pictures of one stage; its program is made on the first use."""
+        model, _, static = asked
+        clip_params = None
+        if self.clip is not None and inputs.clip_caption is not None:
+            clip_params = self.clip.params
+        key = (model is self._base, static)
+        if key not in self._stages:
+            clip_fns = None if self.clip is None else self.clip.clip
+            self._stages[key] = stage.make_stage(
+                model.config, model.denoiser, static, clip_fns
+            )
+        program = self._stages[key]
         return batches.draw_in_batches(
             lambda *batch: program(model.params, clip_params, *batch),
             inputs,

@@ -1,4 +1,4 @@
-"""A model and its captions as the functions that a sampling loop calls.
+"""Makes the functions that a sampling loop calls, from a model and its captions.
 
 Captions are encoded once, outside the loop; the empty caption or negative prompt once
 for a whole batch.
@@ -11,7 +11,7 @@ import jax
 import jax.numpy as jnp
 
 from glide_jax import array_types
-from glide_jax.diffusion import guidance, samplers
+from glide_jax.diffusion import guidance, process, sampling_loop
 from glide_jax.models import build, noised_clip
 from glide_jax.sample.stage_inputs import Caption, StageInputs
 
@@ -23,11 +23,12 @@ def encode(
     *,
     is_guided: bool,
 ) -> build.TextConditioning:
-    """Captions for the denoiser: rows of every caption, then those of the empty one."""
+    """Returns the encoded captions: rows of every caption, then of the empty one."""
     batch = inputs.caption.tokens.shape[0]
     text = fns.encode(params, *_caption_major(inputs.caption))
     if not is_guided:
         return text
+    assert inputs.empty is not None
     empty = fns.encode(params, *inputs.empty)
     return jax.tree.map(
         lambda some, one: jnp.concatenate(
@@ -45,12 +46,11 @@ def make_denoise(
     inputs: StageInputs,
     *,
     is_guided: bool,
-) -> samplers.Denoise:
-    """The denoiser of one caption an image, of several blended, or guided.
+) -> sampling_loop.Denoise:
+    """Returns the denoiser of one caption an image or several blended, maybe guided.
 
-    `text` is from `encode`, with the same other arguments. One batch holds the rows of
-    every caption, then those of the empty one; all see the same x_t, so they differ in
-    their caption alone.
+    `text` is from `encode`, with the same other arguments. One batch has the rows of
+    every caption, then those of the empty one, all with the same x_t.
     """
     num_captions = inputs.caption.tokens.shape[1]
     rows = num_captions + is_guided
@@ -60,7 +60,9 @@ def make_denoise(
     }
     weights = _weights(inputs)
 
-    def denoise(x_t: array_types.Image, timesteps: array_types.Timesteps) -> jax.Array:
+    def denoise(
+        x_t: array_types.Image, timesteps: array_types.Timesteps
+    ) -> process.ModelOutput:
         outputs = fns.denoise(
             params, _repeat(x_t, rows), _repeat(timesteps, rows), text, **conditions
         )
@@ -83,7 +85,8 @@ def make_denoise(
 def encode_for_clip(
     clip_fns: build.ClipFns, clip_params: array_types.Params, inputs: StageInputs
 ) -> jax.Array:
-    """(k * b, d) features of the captions."""
+    """Returns the features of the captions in the CLIP, (k * b, d)."""
+    assert inputs.clip_caption is not None
     return clip_fns.encode_text(clip_params, *_caption_major(inputs.clip_caption))
 
 
@@ -92,12 +95,13 @@ def make_gradient(
     clip_params: array_types.Params,
     text: jax.Array,
     inputs: StageInputs,
-) -> samplers.GradientFn:
-    """The gradient of exp(logit_scale) * cosine(x_t, caption), times its scale.
+) -> sampling_loop.GradientFn:
+    """Returns the gradient of exp(logit_scale) * cosine(x_t, caption), times its scale.
 
-    `text` is from `encode_for_clip`. Of several captions the weighted mean of their
-    similarities counts.
+    `text` is from `encode_for_clip`. For several captions it is the gradient of the
+    weighted mean of their similarities.
     """
+    assert inputs.clip_caption is not None
     num_captions = inputs.clip_caption.tokens.shape[1]
     texts = einops.rearrange(text, "(k b) d -> k b d", k=num_captions)
     weights = _weights(inputs)
@@ -105,7 +109,7 @@ def make_gradient(
 
     def gradient_fn(
         x_t: array_types.Image, timesteps: array_types.Timesteps
-    ) -> jax.Array:
+    ) -> array_types.Image:
         def similarity(images: array_types.Image) -> jax.Array:
             features = clip_fns.encode_image(clip_params, images, timesteps)
             each = [noised_clip.similarity(features, text) for text in texts]
@@ -121,7 +125,7 @@ def make_gradient(
 
 
 def _weights(inputs: StageInputs) -> jax.Array:
-    """(k, b), summing to 1 over the captions of an image."""
+    """Returns the weights (k, b), which sum to 1 over the captions of an image."""
     batch, num_captions, _ = inputs.caption.tokens.shape
     if inputs.weights is None:
         return jnp.full((num_captions, batch), 1 / num_captions)
@@ -130,12 +134,12 @@ def _weights(inputs: StageInputs) -> jax.Array:
 
 
 def _caption_major(caption: Caption) -> Caption:
-    """(b, k, L) -> (k * b, L)."""
+    """Returns (b, k, L) as (k * b, L)."""
     return Caption(*(einops.rearrange(part, "b k l -> (k b) l") for part in caption))
 
 
-def _repeat(array: jax.Array | None, times: int) -> jax.Array | None:
-    """The batch `times` over, one after the other."""
+def _repeat(array: array_types.Array | None, times: int) -> array_types.Array | None:
+    """Returns the batch `times` over, one copy after the other."""
     if array is None or times == 1:
         return array
     return jnp.concatenate([array] * times)

@@ -22,59 +22,64 @@ from glide_jax.sample import mask_files
 Pixels = UInt8[np.ndarray, "h w 3"]
 PixelBatch = UInt8[np.ndarray, "b h w 3"]
 Mask = Float[np.ndarray, "h w"]
-# Of another size than the argument it is made from.
+# Of another size than the argument.
 ResizedBatch = UInt8[np.ndarray, "b h_out w_out 3"]
 
 
 def to_pixels(images: array_types.Image) -> PixelBatch:
-    """[-1, 1] to uint8 by round((x + 1) * 127.5), as the released notebooks do."""
+    """Returns uint8 of images in [-1, 1]: round((x + 1) * 127.5), as released."""
     scaled = np.round((np.asarray(images, np.float32) + 1) * 127.5)
     return np.clip(scaled, 0, 255).astype(np.uint8)
 
 
 def from_pixels(pixels: PixelBatch) -> array_types.Image:
-    """uint8 to float32 in [-1, 1]; `to_pixels` gives the same uint8 back."""
+    """Returns float32 in [-1, 1] of uint8; `to_pixels` is the inverse."""
     return np.asarray(pixels, np.float32) / 127.5 - 1
 
 
 def as_pixels(images: Any) -> np.ndarray:
-    """One picture or several, PIL or arrays, as one array (N, H, W, 3).
+    """Returns one or several pictures, PIL or arrays, as one array (N, H, W, 3).
 
-    Arrays keep their dtype and are checked where they are used. PIL pictures are read
-    as picture files are: upright, sRGB, uint8, white where they are transparent.
+    Arrays keep their dtype, which their users check. PIL pictures are converted like
+    picture files: upright, sRGB, uint8, white where they are transparent.
 
     Raises:
-      UserError: No picture, something else, or pictures of several sizes.
+      UserError: no picture, something else, or pictures of several sizes.
     """
-    return _stacked(images, _rgb, "images", 3)
+
+    def rgb(picture: Image.Image) -> np.ndarray:
+        return np.asarray(picture_files.from_pillow(picture, "images"))
+
+    return _stacked(images, rgb, "images", 3)
 
 
 def as_masks(masks: Any) -> np.ndarray:
-    """One mask or several, PIL or arrays, as one array (N, H, W), 1 = known.
+    """Returns one or several masks, PIL or arrays, as one array (N, H, W), 1 = known.
 
-    A PIL mask is known where it is lighter than mid grey. (The mask file of a painting
-    tool has it the other way round; `read_mask` turns it.)
+    A PIL mask is known where it is lighter than mid grey. Mask files are the other way
+    round; `read_mask` inverts them.
 
     Raises:
-      UserError: No mask, something else, masks of several sizes, or a PIL mask that
-          is transparent somewhere or of one value everywhere.
+      UserError: no mask, something else, masks of several sizes, or a PIL mask that
+        is transparent somewhere or has one value everywhere.
     """
     return _stacked(masks, _known, "masks", 2)
 
 
 def _known(mask: Image.Image) -> np.ndarray:
-    """(H, W) bool."""
-    if mask.has_transparency_data and mask.convert("RGBA").getextrema()[3][0] < 255:
+    """Returns the known pixels of a PIL mask, bool (H, W)."""
+    is_transparent = np.asarray(mask.convert("RGBA"))[..., 3] < 255
+    if mask.has_transparency_data and is_transparent.any():
         raise UserError(
-            "masks: a picture is transparent somewhere, and whether that is known is"
-            " unclear; give mode 'L', or read the file by read_mask"
+            "masks: a picture has transparent pixels, which may be known or unknown;"
+            " give mode 'L', or read the file by read_mask"
         )
     levels = np.asarray(picture_files.from_pillow(mask, "masks").convert("L"))
     known = levels >= 128
     if known.all() or not known.any():
         raise UserError(
-            f"masks: a picture has levels {levels.min()} to {levels.max()}; from 128 on"
-            " they are known, below they are repainted, and both have to occur"
+            f"masks: a picture has levels {levels.min()} to {levels.max()}; give known"
+            " pixels of at least 128 and repainted ones below"
         )
     return known
 
@@ -104,16 +109,8 @@ def _stacked(
     return given
 
 
-def _rgb(picture: Image.Image) -> np.ndarray:
-    """(H, W, 3) uint8; see `picture_files.read`."""
-    return np.asarray(picture_files.from_pillow(picture, "images"))
-
-
 def resize(pixels: Iterable[np.ndarray], image_px: int) -> ResizedBatch:
-    """Each picture (h, w, 3), uint8, at (image_px, image_px), PIL bicubic.
-
-    One that is so already is unchanged.
-    """
+    """Returns pictures (h, w, 3), uint8, at (image_px, image_px), by PIL's bicubic."""
     size = (image_px, image_px)
     bicubic = Image.Resampling.BICUBIC
     return np.stack(
@@ -124,10 +121,10 @@ def resize(pixels: Iterable[np.ndarray], image_px: int) -> ResizedBatch:
 def resize_mask(
     mask: Mask | Bool[np.ndarray, "h w"], mask_px: int
 ) -> Float[np.ndarray, "h_out w_out"]:
-    """A mask (1 = known) at (mask_px, mask_px).
+    """Returns a mask (1 = known) at (mask_px, mask_px).
 
-    Made smaller, it is 1 only where all it covers is known, so no pixel that was to be
-    repainted is pinned at the lower resolution; made larger, it takes the nearest.
+    A pixel of a smaller mask is known only if all pixels that it covers are, so that no
+    pixel to repaint is pinned. A larger mask has the nearest values.
     """
     repaint = Image.fromarray((mask < 0.5).astype(np.float32))
     share = repaint.resize((mask_px, mask_px), Image.Resampling.BOX)
@@ -136,7 +133,7 @@ def resize_mask(
 
 
 def make_grid(pixels: PixelBatch, columns: int) -> UInt8[np.ndarray, "h_out w_out 3"]:
-    """Pictures in rows from left to right with a 2 px white seam."""
+    """Returns pictures in rows from left to right, 2 px of white between them."""
     count, height, width, _ = pixels.shape
     rows = -(-count // columns)
     seam = 2
@@ -149,36 +146,28 @@ def make_grid(pixels: PixelBatch, columns: int) -> UInt8[np.ndarray, "h_out w_ou
 
 
 def read_image(path: str | pathlib.Path, name: str = "") -> Pixels:
-    """A picture file as upright sRGB; transparent parts come out white.
+    """Reads a picture file as upright sRGB; transparent parts become white.
 
-    `name` is the flag that names the file, for errors.
+    `name` is the flag of the file, for errors.
 
     Raises:
-      UserError: No such file, or not a picture.
+      UserError: no such file, or not a picture.
     """
     return np.asarray(picture_files.read(path, name))
 
 
 def read_mask(path: str | pathlib.Path, reading: str | None = None) -> Mask:
-    """A mask file as `Glide.inpaint` takes it, 1 = known.
-
-    `reading` is what --mask_from names; see `mask_files.read`.
-
-    Raises:
-      UserError: As `mask_files.read`.
-    """
+    """Reads a mask file for `Glide.inpaint`, 1 = known; see `mask_files.read`."""
     return mask_files.read(path, reading).known
 
 
 def write_png(
     path: pathlib.Path, pixels: Pixels, text: Mapping[str, str] | None = None
 ) -> None:
-    """Writes one picture, with texts by keyword.
-
-    A text is a tEXt chunk, or an iTXt chunk if Latin-1 lacks one of its characters.
+    """Writes one picture, with texts by keyword (tEXt, or iTXt beyond Latin-1).
 
     Raises:
-      UserError: The file cannot be written.
+      UserError: the file cannot be written.
     """
     chunks = PngImagePlugin.PngInfo()
     for keyword, value in (text or {}).items():
@@ -190,10 +179,10 @@ def write_png(
 
 
 def picture_texts(record: dict[str, Any]) -> dict[str, dict[str, str]]:
-    """What each PNG file of samples.json carries: file name -> keyword -> text.
+    """Returns the texts of each PNG file of samples.json, by file name and keyword.
 
-    "prompt" is the prompt, a blend as JSON. "glide_jax" is a JSON object with what
-    draws the picture again: version, verb, index, settings, and digests of the bundles.
+    "prompt" is the prompt, a blend as JSON. "glide_jax" is a JSON object with version,
+    verb, index, settings, and digests of the bundles, which draw the picture again.
     """
     bundles = record.get("bundles", {})
     shared = {
@@ -215,7 +204,7 @@ def picture_texts(record: dict[str, Any]) -> dict[str, dict[str, str]]:
 
 
 def versions() -> dict[str, str]:
-    """Of the packages that repeating a run would need."""
+    """Returns the versions of the packages on which a picture depends."""
     packages = ("jax", "jaxlib", "flax", "numpy")
     return {
         **{name: importlib.metadata.version(name) for name in packages},
@@ -228,7 +217,7 @@ def write_sidecar(path: pathlib.Path, record: dict[str, Any]) -> None:
     """Writes `record` as JSON, with `versions`.
 
     Raises:
-      UserError: The file cannot be written.
+      UserError: the file cannot be written.
     """
     text = json.dumps({**record, "versions": versions()}, indent=2, ensure_ascii=False)
     try:
@@ -242,13 +231,12 @@ def write_all(
     pictures: Sequence[tuple[str, np.ndarray]],
     record: dict[str, Any],
 ) -> None:
-    """Writes named PNG files and then samples.json into `folder`, made if absent.
+    """Writes named PNG files and then samples.json; creates the folder if absent.
 
-    Pictures are uint8 (H, W, 3), each of its own size. Those that `record` lists carry
-    their `picture_texts`.
+    Pictures are uint8 (H, W, 3), of any sizes. Those in `record` have `picture_texts`.
 
     Raises:
-      UserError: The folder or a file cannot be written.
+      UserError: the folder or a file cannot be written.
     """
     try:
         folder.mkdir(parents=True, exist_ok=True)

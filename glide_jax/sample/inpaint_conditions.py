@@ -17,12 +17,12 @@ Masks = Bool[np.ndarray, "n h w"]
 
 
 class Holes:
-    """What is unknown in pictures, each cut out in a square of its own.
+    """The unknown parts of pictures, each cut out as a square.
 
     Attributes:
-      squares: Of each picture.
-      images: Of each picture its square, uint8 (side, side, 3).
-      masks: Of each square what the models are to know, bool (side, side).
+      squares: one per picture.
+      images: the pixels of each square, uint8 (side, side, 3).
+      masks: the pixels of each square that the models know, bool (side, side).
     """
 
     def __init__(
@@ -32,13 +32,16 @@ class Holes:
         model_px: int,
         feather_px: int,
     ):
-        """Raises UserError for another number of masks than of pictures.
+        """Cuts the squares.
 
         Args:
           pictures: uint8 (N, H, W, 3).
-          masks: `checked_masks`, (N, H, W).
-          model_px: Side of the finished squares.
-          feather_px: Width of the soft edge, in pixels of the pictures.
+          masks: (N, H, W), from `checked_masks`.
+          model_px: side of the finished squares.
+          feather_px: width of the soft edge, in pixels of the pictures.
+
+        Raises:
+          UserError: another number of masks than of pictures.
         """
         if len(masks) != len(pictures):
             raise UserError(
@@ -59,12 +62,12 @@ class Holes:
         ]
 
     def paste(self, drawn: image_io.PixelBatch) -> image_io.ResizedBatch:
-        """The whole pictures with the squares as they were drawn, see region.paste."""
+        """Returns the pictures with the drawn squares; see `region.paste`."""
         parts = zip(self._pictures, self._masks, self.squares, drawn, strict=True)
         return np.stack([region.paste(*part, self._feather_px) for part in parts])
 
     def record(self) -> list[dict[str, int]]:
-        """The squares as JSON values; a single one if all pictures have the same."""
+        """Returns the squares as JSON values; a single one if all are equal."""
         found = self.squares[:1] if len(set(self.squares)) == 1 else self.squares
         return [square._asdict() for square in found]
 
@@ -76,10 +79,10 @@ def statement(
     model_px: int,
     feather_px: int,
 ) -> str:
-    """Which square of a picture will be drawn, for a user to read.
+    """Returns a line for the user about the square that will be drawn.
 
     Raises:
-      UserError: As `checked_masks`.
+      UserError: as `checked_masks`.
     """
     height, width, _ = picture.shape
     (known,) = checked_masks(mask[None], (height, width), base_px, feather_px)
@@ -88,20 +91,20 @@ def statement(
 
 
 def checked_masks(
-    masks: np.ndarray, size: tuple[int, int], base_px: int, feather_px: int
+    masks: np.ndarray, size: tuple[int, ...], base_px: int, feather_px: int
 ) -> Masks:
-    """Masks (N, H, W) of the pictures' size as booleans, True = known.
+    """Returns masks (N, H, W) of the pictures' size, True = known.
 
     Args:
-      masks: 0 and 1, of the pictures' size, or, where those are square, of the base
-          model's.
-      size: Height and width of the pictures.
-      base_px: Side of the base model's pictures.
-      feather_px: Width of the soft edge.
+      masks: 0 and 1, of the pictures' size, or, if those are square, of the base
+        model's.
+      size: height and width of the pictures.
+      base_px: side of the base model's pictures.
+      feather_px: width of the soft edge.
 
     Raises:
-      UserError: Masks of another size or range of values; one that is 0 or 1
-          everywhere; a soft edge as wide as all that is known.
+      UserError: masks of another size or range of values, a mask that is 0 or 1
+        everywhere, or a soft edge as wide as the known part.
     """
     height, width = size
     shapes = {size, (base_px, base_px)} if height == width else {size}
@@ -117,35 +120,25 @@ def checked_masks(
             "where known and 0 elsewhere (feather_px makes soft edges)"
         )
     known = masks.astype(bool)
-    _check_divided(known)
-    if known.shape[1:] != size:
-        resized = [image_io.resize_mask(mask, height) for mask in known]
-        known = np.stack(resized).astype(bool)
-    if feather_px:
-        for number, mask in enumerate(known):
-            _check_feather(number, mask, feather_px)
-    return known
-
-
-def _check_divided(masks: Masks) -> None:
-    """Raises UserError unless every mask has both 0 and 1."""
-    for number, mask in enumerate(masks):
+    for number, mask in enumerate(known):
         if mask.min() == mask.max():
             extent = "nothing" if mask.min() else "everything"
             raise UserError(
                 f"mask {number} is {mask.min():d} everywhere, so {extent} would be"
                 " repainted; give 1 where the picture is kept and 0 elsewhere"
             )
-
-
-def _check_feather(number: int, mask: Bool[np.ndarray, "h w"], feather_px: int) -> None:
-    """Raises UserError unless some pixel lies beyond the soft edge."""
-    farthest = region.distance(mask).max()
-    if feather_px >= farthest:
-        raise UserError(
-            f"feather_px={feather_px}, but no known pixel of mask {number} is further "
-            f"than {farthest} px from what is repainted; give at most {farthest - 1}"
-        )
+    if known.shape[1:] != size:
+        resized = [image_io.resize_mask(mask, height) for mask in known]
+        known = np.stack(resized).astype(bool)
+    for number, mask in enumerate(known if feather_px else ()):
+        farthest = region.distance(mask).max()
+        if feather_px >= farthest:
+            raise UserError(
+                f"feather_px={feather_px}, but the known pixels of mask {number} are "
+                f"at most {farthest} px from what is repainted; give at most "
+                f"{farthest - 1}"
+            )
+    return known
 
 
 def check_pictures(images: np.ndarray, count: int) -> None:
@@ -155,7 +148,7 @@ def check_pictures(images: np.ndarray, count: int) -> None:
             f"images have shape {images.shape}; {count} prompts need ({count}, H, W, 3)"
         )
     if images.dtype != np.uint8:
-        raise UserError(f"images are {images.dtype}; they must be uint8")
+        raise UserError(f"images are {images.dtype}; give uint8")
 
 
 def conditions(
@@ -164,15 +157,15 @@ def conditions(
     image_px: int,
     feather_px: int = 0,
 ) -> dict[str, Any]:
-    """A stage's inpaint_image and inpaint_mask at its own resolution.
+    """Returns inpaint_image and inpaint_mask of a stage, at its resolution.
 
     Args:
-      images: Source squares, each uint8 and of any size.
-      masks: Of the same sizes. Each stage resizes them itself: what the base model
-          had to take for unknown, as its pixels are larger, the upsampler still pins.
-      image_px: The stage's resolution.
-      feather_px: Width of the mask's soft edge, in pixels of the source squares;
-          at least one of the stage, where it is soft at all.
+      images: source squares, each uint8 and of any size.
+      masks: of the same sizes. Each stage resizes them itself, so the upsampler still
+        pins pixels that the larger pixels of the base model have to leave unknown.
+      image_px: the stage's resolution.
+      feather_px: width of the mask's soft edge, in pixels of the source squares; if
+        above 0, at least one pixel of the stage.
     """
     found = []
     for mask in masks:

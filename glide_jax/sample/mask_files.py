@@ -1,9 +1,9 @@
-"""Reads mask files: which part of a picture is to be repainted.
+"""Reads mask files: the part of a picture that is repainted.
 
 A mask is a black and white picture (white is repainted), a copy of the picture with a
-hole rubbed out (what is transparent is repainted), strokes on a transparent layer, or
-the labels of a segmentation. The first two are recognised. What may be either of two
-things is refused, and the reading has to be named.
+transparent hole, strokes on a transparent layer, or the labels of a segmentation. The
+first two are recognised. Other files, and those that may be either, are refused without
+a reading.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from glide_jax.data import picture_files
 from glide_jax.errors import UserError
 
 Pixels = UInt8[np.ndarray, "h w 3"]
-# What is repainted, by the name of the reading, as it is stated.
+# Reading -> the repainted pixels, in words.
 READINGS = {
     "white": "white",
     "black": "black",
@@ -27,26 +27,26 @@ READINGS = {
     "opaque": "opaque",
     "nonzero": "above 0",
 }
-# A black and white mask may have so many transparent pixels that go by their colour.
+# Largest share of transparent pixels in a black and white mask, read by their colour.
 _STRAY_SHARE = 0.01
-# It may have soft edges, and so much of it may be grey; more is a photo.
+# Largest share of grey pixels in such a mask, for soft edges; a photo has more.
 _GREY_SHARE = 0.5
-# JPEG colours the edges of black and white a little: levels between the channels of one
-# pixel, and the share of pixels that may be above.
+# Largest difference between the channels of a black and white pixel, and the share of
+# pixels that may exceed it: JPEG colours edges a little.
 _COLOUR_LEVELS, _COLOUR_SHARE = 48, 0.01
-# A copy of the picture differs from it by at most so many levels in nearly all pixels,
-# after another compression or without its colour profile.
+# Largest difference of a copy from its picture, and the share of pixels within it:
+# it may be compressed again or lack the colour profile.
 _COPY_LEVELS, _COPY_SHARE = 32, 0.95
-# Paint is of one colour, or of a few: the most frequent ones make up this share.
+# The most frequent colours of paint make up this share of it.
 _FEW_COLOURS, _FEW_SHARE = 8, 0.9
 
 
 class MaskFile(NamedTuple):
-    """A mask and how it was read.
+    """A mask and a line about its reading.
 
     Attributes:
       known: float32 (H, W), 1 = known, 0 = to repaint.
-      statement: E.g. "37% of 256x256 is repainted (white)".
+      statement: e.g. "37% of 256x256 is repainted (white)".
     """
 
     known: Float[np.ndarray, "h w"]
@@ -60,24 +60,25 @@ def read(
     picture: Pixels | None = None,
     name: str = "",
 ) -> MaskFile:
-    """The mask in a file.
+    """Reads a mask file.
 
     Args:
-      path: The file.
-      reading: One of READINGS; None: "white" of an opaque black and white picture,
-          "alpha" of a photo that is transparent in part. "opaque" repaints strokes on
-          a transparent layer, "nonzero" what has a label other than 0.
-      picture: The picture to repaint; used to recognise a mask that is a copy of it.
-      name: The flag that names the file, e.g. "--mask".
+      path: the file.
+      reading: one of READINGS; None: "white" for an opaque black and white picture,
+        "alpha" for a photo with transparent pixels. "opaque" repaints strokes on a
+        transparent layer, "nonzero" pixels with a label other than 0.
+      picture: the picture to repaint, to recognise a mask that is a copy of it.
+      name: the flag of the file, e.g. "--mask".
 
     Raises:
-      UserError: No such file, no picture; a file that may be read in several ways; a
-          mask by which nothing is repainted, or everything.
+      UserError: no such file, no picture, a file with several possible readings, or a
+        mask that repaints nothing or everything.
     """
     label = f"{name}={path}" if name else str(path)
     if reading is not None and reading not in READINGS:
         raise UserError(
-            f"a mask is not read by {reading!r}; use one of {', '.join(READINGS)}"
+            f"reading={reading!r} of a mask is unknown; use one of "
+            f"{', '.join(READINGS)}"
         )
     stored = picture_files.load_file(path, name)
     with picture_files.bad_record_as_user_error(label):
@@ -91,8 +92,7 @@ def read(
         extent = "everything" if share else "nothing"
         raise UserError(
             f"{label}: {extent} is {READINGS[reading]}, so {extent} would be repainted"
-            f" ({values}); give another mask, or say what is to be repainted:"
-            f" --mask_from={'|'.join(READINGS)}"
+            f" ({values}); give another mask, or --mask_from={'|'.join(READINGS)}"
         )
     height, width = repainted.shape
     read_as = "; ".join([READINGS[reading], *notes])
@@ -103,12 +103,12 @@ def read(
 def _apply(
     reading: str, stored: Image.Image, rgba: np.ndarray
 ) -> tuple[np.ndarray, str]:
-    """What is repainted, bool (H, W), and the range of the values it depends on."""
+    """Returns the repainted pixels, bool (H, W), and the range of their values."""
     alpha = rgba[..., 3]
     if reading == "alpha":
         return alpha < 128, f"opacity {_range(alpha)}; transparent is below 128"
     if reading == "opaque":
-        # Strokes of a brush that covers a third are strokes.
+        # A brush may be translucent.
         least = max(1, -(-int(alpha.max()) // 2))
         return alpha >= least, f"opacity {_range(alpha)}; opaque is {least} or more"
     if reading == "nonzero":
@@ -124,7 +124,7 @@ def _apply(
 
 
 def _labels(stored: Image.Image, rgba: np.ndarray) -> np.ndarray:
-    """Numbers of labels; in a picture with colours black is 0."""
+    """Returns the labels; in a picture with colours, black is 0."""
     if stored.mode in ("1", "L", "P") or stored.mode[0] == "I":
         return np.asarray(stored).astype(np.int64)
     return rgba[..., :3].max(axis=-1)
@@ -133,10 +133,10 @@ def _labels(stored: Image.Image, rgba: np.ndarray) -> np.ndarray:
 def _recognise(
     rgba: np.ndarray, picture: Pixels | None, label: str
 ) -> tuple[str, list[str]]:
-    """The reading of a file, and what else its statement says.
+    """Returns the reading of a file, and notes for its statement.
 
     Raises:
-      UserError: It may be read in several ways.
+      UserError: several readings are possible.
     """
     clear = rgba[..., 3] < 128
     num_clear, count = int(clear.sum()), clear.size
@@ -159,19 +159,19 @@ def _recognise(
         return "alpha", []
     if num_clear:
         raise UserError(
-            f"{label} is transparent in {_percent(num_clear / count)} of it and not a"
-            " copy of the picture; say what is to be repainted: --mask_from=alpha (what"
-            " is transparent), opaque (the strokes), white, or black"
+            f"{label} has {_percent(num_clear / count)} transparent pixels and is not a"
+            " copy of the picture; give --mask_from=alpha (repaints what is"
+            " transparent), opaque (strokes), white, or black"
         )
     what = "has colours" if is_coloured else f"is grey in {_percent(grey)} of it"
     raise UserError(
-        f"{label} {what}, and a mask is black and white; say what is to be repainted:"
-        " --mask_from=white, black (divided at mid grey), or nonzero (all labels but 0)"
+        f"{label} {what}, and a mask is black and white; give --mask_from=white, black"
+        " (divided at mid grey), or nonzero (all labels but 0)"
     )
 
 
 def _is_photo(rgb: np.ndarray, opaque: np.ndarray, picture: Pixels | None) -> bool:
-    """Whether the opaque part is a copy of the picture, or of any photo if None."""
+    """Whether the opaque part is a copy of the picture; if None, of any photo."""
     is_paint = _has_few_colours(rgb[opaque])
     if picture is None or picture.shape != rgb.shape:
         return not is_paint
@@ -183,7 +183,7 @@ def _is_photo(rgb: np.ndarray, opaque: np.ndarray, picture: Pixels | None) -> bo
 
 def _has_few_colours(colours: np.ndarray) -> bool:
     """Whether a few colours make up nearly all of (N, 3) pixels."""
-    # 32 levels of each channel: shades of one stroke fall together.
+    # 32 levels of each channel, so that shades of one stroke are one colour.
     red, green, blue = (colours >> 3).astype(np.int32).T
     counts = np.sort(np.bincount(red << 10 | green << 5 | blue))
     return bool(counts[-_FEW_COLOURS:].sum() >= _FEW_SHARE * len(colours))
@@ -194,7 +194,7 @@ def _range(values: np.ndarray) -> str:
 
 
 def _percent(share: float) -> str:
-    """A share in per cent; never 0% or 100% of what is neither."""
+    """Returns a share in per cent, 0% and 100% only for exactly 0 and 1."""
     if share in (0.0, 1.0) or 0.01 <= share <= 0.99:
         return f"{share:.0%}"
     if share < 1e-4:

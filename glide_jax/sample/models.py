@@ -10,14 +10,21 @@ from jax.sharding import Mesh
 
 from glide_jax.config import defaults
 from glide_jax.errors import UserError
+from glide_jax.models import build
 from glide_jax.parallel import device_mesh
-from glide_jax.sample import model_checks, restore
+from glide_jax.sample import restore
 
 _Loaded = TypeVar("_Loaded", bound="Models")
+_Folder = str | pathlib.Path | None
 
 
 class Models:
-    """A base model, an upsampler and a noised CLIP, or some of them."""
+    """A base model, an upsampler and a noised CLIP, or some of them.
+
+    Attributes:
+      upsampler: None: pictures keep the base model's size.
+      clip: for CLIP guidance and the choice among candidates, or None.
+    """
 
     def __init__(
         self,
@@ -27,42 +34,44 @@ class Models:
         *,
         mesh: Mesh | None = None,
     ):
-        """Raises UserError where the models do not belong together.
+        """Raises UserError if the models do not fit together.
 
         Args:
-          base: As from `restore.load_bundle`, like the others placed on `mesh`. None:
-              pictures can be enlarged, nothing else.
-          upsampler: None: pictures stay small.
-          clip: For guidance by it and choice among candidates.
-          mesh: Devices that batches are spread over; None: the default device.
+          base: from `restore.load_bundle`, like the others, on `mesh`; None: pictures
+            can only be enlarged.
+          upsampler: see the class.
+          clip: see the class.
+          mesh: devices over which batches are sharded; None: the default device.
         """
-        model_checks.check_models(base, upsampler, clip)
+        check_models(base, upsampler, clip)
         self._base, self.upsampler, self.clip = base, upsampler, clip
         self._mesh = mesh
 
     @classmethod
     def load(
         cls: type[_Loaded],
-        base: str | pathlib.Path | None = None,
-        upsampler: str | pathlib.Path | None = None,
-        clip: str | pathlib.Path | None = None,
+        base: _Folder = None,
+        upsampler: _Folder = None,
+        clip: _Folder = None,
         *,
         fsdp: int = 1,
         compute_dtype: str | None = None,
     ) -> _Loaded:
-        """The models in bundles, on every device of this machine.
+        """Loads models from bundles onto every device of this machine.
 
         Args:
-          base, upsampler, clip: Folders that `glide export` or `glide convert` wrote;
-              without a base model pictures can be enlarged, nothing else.
-          fsdp: Devices that each model's parameters are spread over, for models that
-              one device cannot hold; batches are spread over all devices anyway.
-          compute_dtype: "float32", "bfloat16" or "float16", in which the models
-              compute and keep their matrices; None: the bundles'.
+          base: folder that `glide export` or `glide convert` wrote; None: pictures
+            can only be enlarged.
+          upsampler: such a folder, or None.
+          clip: such a folder, or None.
+          fsdp: number of devices over which the parameters of each model are sharded,
+            for models that one device cannot hold. Batches use all devices.
+          compute_dtype: dtype of computation and of the matrices in memory,
+            "float32", "bfloat16" or "float16"; None: the bundles'.
 
         Raises:
-          UserError: A folder that is not a bundle or is damaged; bundles that do not
-              belong together; devices that fsdp does not divide.
+          UserError: a folder that is not a bundle or is damaged, bundles that do not
+            fit together, or devices that fsdp does not divide.
         """
         mesh = None
         if jax.device_count() > 1:
@@ -79,7 +88,7 @@ class Models:
 
     @property
     def num_stages(self) -> int:
-        """Models that each image passes: a progress total is images times this."""
+        """The number of models that draw each image."""
         return (self._base is not None) + (self.upsampler is not None)
 
     @property
@@ -97,18 +106,82 @@ class Models:
 
     @property
     def base_px(self) -> int:
-        """Side of the base model's pictures."""
+        """The side of the base model's pictures."""
         if self._base is None:
-            return self.upsampler.config.model.low_res_px
-        return self._base.config.model.image_px
+            assert self.upsampler is not None
+            return self.upsampler.unet.low_res_px
+        return self._base.unet.image_px
 
     @property
     def image_px(self) -> int:
-        """Side of the finished pictures."""
-        return (self.upsampler or self.base).config.model.image_px
+        """The side of the finished pictures."""
+        return (self.upsampler or self.base).unet.image_px
 
     @property
     def models(self) -> dict[str, restore.SampleModel]:
         """The models that were given, by "base", "upsampler" and "clip"."""
         given = {"base": self._base, "upsampler": self.upsampler, "clip": self.clip}
         return {name: model for name, model in given.items() if model is not None}
+
+
+def check_models(
+    base: restore.SampleModel | None,
+    upsampler: restore.SampleModel | None,
+    clip: restore.SampleModel | None,
+) -> None:
+    """Raises UserError if the models do not fit together."""
+    if upsampler is not None and _role(upsampler) != "upsampler":
+        raise UserError(
+            f"{upsampler.folder} is not an upsampler (model.low_res_px=0); give "
+            "the bundle of an upsample256 run"
+        )
+    if base is None:
+        if upsampler is None or clip is not None:
+            raise UserError(
+                "no base model was given, without which an upsampler can only enlarge "
+                "pictures; give its bundle"
+            )
+        return
+    if _role(base) != "base":
+        raise UserError(
+            f"{base.folder} is not a base model; give an upsampler as --upsampler "
+            "and a noised CLIP as --clip"
+        )
+    if upsampler is not None:
+        low_res_px, image_px = upsampler.unet.low_res_px, base.unet.image_px
+        if low_res_px != image_px:
+            raise UserError(
+                f"{upsampler.folder} enlarges pictures of {low_res_px} px, but "
+                f"{base.folder} draws {image_px} px; give the upsampler that was "
+                "trained for this base model"
+            )
+        if upsampler.tokenizer.digest() != base.tokenizer.digest():
+            raise UserError(
+                f"{upsampler.folder} and {base.folder} have different tokenizers; give "
+                "models that were trained with one"
+            )
+    if clip is not None:
+        _check_clip(base, clip)
+
+
+def _check_clip(base: restore.SampleModel, clip: restore.SampleModel) -> None:
+    size = clip.config.model
+    if _role(clip) != "noised_clip":
+        raise UserError(
+            f"{clip.folder} is not a noised CLIP (model.family={size.family}); give "
+            "the bundle of a noised_clip run"
+        )
+    if size.image_px != base.config.model.image_px:
+        raise UserError(
+            f"{clip.folder} reads {size.image_px} px, but {base.folder} draws "
+            f"{base.config.model.image_px} px; give a CLIP of that size"
+        )
+    if clip.config.diffusion != base.config.diffusion:
+        raise UserError(
+            f"{clip.folder} was trained under {clip.config.diffusion}, {base.folder} "
+            f"under {base.config.diffusion}; give a CLIP of the same noise"
+        )
+
+
+def _role(model: restore.SampleModel) -> str:
+    return build.role_of(model.config.model)

@@ -1,8 +1,8 @@
-"""The options of a sampling call, declared once.
+"""The options of a sampling call, declared once; imports no JAX.
 
 The metadata of each field of `SamplingOptions` gives its help, range and use. The
-checks, the flags of the verbs, the traced arguments of a stage, the inputs of an
-exported program and the table in docs/sampling.md are derived from it.
+checks, the flags of the verbs, the traced arguments of a stage, the settings and inputs
+of an exported program and the table in docs/sampling.md are derived from it.
 """
 
 from __future__ import annotations
@@ -29,17 +29,17 @@ class About:
     """The metadata of an option.
 
     Attributes:
-      help: One phrase for help texts and documentation.
-      kind: The kind of value; it selects the check and the kind of flag.
-      group: Flags of one group are defined together.
-      least, most: The inclusive range of a number.
-      choices: The values of a choice.
-      setting: The field of the bundle's SampleConfig that None stands for.
-      inputs: The traced arguments of a stage that the option sets; without any, the
-          option is static or is used on the host.
-      is_static: Whether another value compiles another program.
+      help: one phrase for help texts and documentation.
+      kind: selects the check and the kind of flag.
+      group: flags of one group are defined together.
+      least, most: the inclusive range of a number.
+      choices: the values of a choice.
+      setting: the field of the bundle's SampleConfig that None stands for.
+      inputs: the arguments of a stage that the option sets; without any, the option
+        is static or is used on the host.
+      is_static: whether another value compiles another program.
       needs: "cfg" or "clip": the guidance mode without which it has no effect.
-      model: The model that it concerns.
+      model: the model that it concerns.
     """
 
     help: str
@@ -62,7 +62,6 @@ def _option(default: Any, help: str, kind: Kind, group: Any, **about) -> Any:
 
 def _steps(model: Any, group: str) -> Iterator[Any]:
     """Yields the fields sampler, respacing and eta of one model."""
-    about: dict[str, Any] = {"model": model}
     label = "base model" if model == "base" else model
     yield _option(
         None,
@@ -71,16 +70,16 @@ def _steps(model: Any, group: str) -> Iterator[Any]:
         choices=tuple(samplers.SAMPLERS),
         setting="sampler",
         is_static=True,
-        **about,
+        model=model,
     )
     yield _option(
         None,
-        f"timesteps of the {label}, e.g. 150, fast27, lambda20; the bundle's if "
-        "left out",
+        f"timesteps of the {label}, e.g. 150, fast27, lambda20; the bundle's if left "
+        "out",
         *("text", group),
         setting="respacing",
         is_static=True,
-        **about,
+        model=model,
     )
     with_eta = ", ".join(n for n, found in samplers.SAMPLERS.items() if found.uses_eta)
     yield _option(
@@ -90,7 +89,7 @@ def _steps(model: Any, group: str) -> Iterator[Any]:
         most=1,
         setting="eta",
         inputs=("eta",),
-        **about,
+        model=model,
     )
 
 
@@ -229,31 +228,27 @@ class SamplingOptions:
     )
 
     def check(self) -> None:
-        """Raises UserError for a value outside its range."""
+        """Raises UserError for a value outside its range, or without effect."""
         for field in dataclasses.fields(self):
             _check(field.name, getattr(self, field.name), field.default)
         for name in names():
             needs, value = about(name).needs, getattr(self, name)
             is_off = value in (None, "") or (name, value) == ("guidance_scale", 1)
-            if is_off:
-                continue
-            if needs and needs not in self.guidance_mode.split("+"):
+            if needs and not is_off and needs not in self.guidance_mode.split("+"):
                 raise UserError(
                     f"{name}={value!r} has no effect with guidance_mode="
                     f"{self.guidance_mode}; use {needs} or cfg+clip"
                 )
 
-    def base(self, default: defaults.SampleConfig) -> defaults.SampleConfig:
-        """Returns the base model's settings, checked."""
-        return self._resolve("base", default)
-
-    def upsampler(self, default: defaults.SampleConfig) -> defaults.SampleConfig:
-        """Returns the upsampler's settings, checked."""
-        return self._resolve("upsampler", default)
-
-    def _resolve(
+    def resolve(
         self, model: str, default: defaults.SampleConfig
     ) -> defaults.SampleConfig:
+        """Returns the settings of "base" or "upsampler", checked.
+
+        Args:
+          model: one of the two.
+          default: the settings of its bundle.
+        """
         given = {
             about(name).setting: getattr(self, name)
             for name in names(model)
@@ -262,12 +257,7 @@ class SamplingOptions:
         return option_checks.resolve(default, **given)
 
     def traced(self, model: str, resolved: defaults.SampleConfig) -> dict[str, Any]:
-        """Returns the scalar arguments of one model's stage, by name in StageInputs.
-
-        Args:
-          model: "base" or "upsampler".
-          resolved: Its settings, from `base` or `upsampler`.
-        """
+        """Returns the scalars of StageInputs for one model, from its `resolve`."""
         found = {"noise_temperature": resolved.noise_temperature}
         for name in names(model):
             known, value = about(name), getattr(self, name)
@@ -323,30 +313,37 @@ def names(model: str = "", *, group: str = "") -> list[str]:
     ]
 
 
-def program_inputs(guidance_mode: str, sampler: str) -> dict[str, str]:
-    """Returns the options that are inputs of an exported program, with their help."""
-    found = {}
+def program_choices() -> list[str]:
+    """Returns the options that are fixed in an exported program of one model."""
+    return [name for name in names("base") if about(name).is_static]
+
+
+def program_inputs(guidance_mode: str, sampler: str) -> list[str]:
+    """Returns the options that are inputs of an exported program of one model."""
+    found = []
     for name in names("base"):
         known = about(name)
         acts = known.needs in guidance_mode.split("+")
         if name == "eta":
             acts = samplers.find_sampler(sampler).uses_eta
         if acts and known.setting and known.inputs:
-            found[name] = known.help
+            found.append(name)
     return found
 
 
 def to_markdown() -> str:
-    """Returns the table of options in docs/sampling.md."""
+    """Returns the tables of options and samplers in docs/sampling.md."""
     rows = ["| option | default | meaning | program |", "|---|---|---|---|"]
     for name, field in _FIELDS.items():
         known = about(name)
         meaning = known.help
-        if known.choices:
+        if known.setting == "sampler":
+            meaning += "; see the next table"
+        elif known.choices:
             meaning += f" ({', '.join(f'`{choice}`' for choice in known.choices)})"
         compiled = "static" if known.is_static else "traced" if known.inputs else "host"
         rows.append(f"| `{name}` | `{field.default!r}` | {meaning} | {compiled} |")
-    return "\n".join(rows) + "\n"
+    return "\n".join([*rows, "", samplers.to_markdown()])
 
 
 def make_options(options: Mapping[str, Any]) -> SamplingOptions:
@@ -391,10 +388,10 @@ def _check(name: str, value: Any, default: Any) -> None:
     elif known.kind == "interval":
         option_checks.check_interval(name, value)
     elif known.kind == "text" and not isinstance(value, str):
-        raise UserError(f'{name}={value!r} is not a text; e.g. "{value}"')
+        raise UserError(f'{name}={value!r} is not a text; give e.g. "{value}"')
     elif known.kind == "switch" and value not in (True, False):
-        raise UserError(f"{name}={value!r}; give True or False")
-    elif known.kind in ("number", "whole"):
+        raise UserError(f"{name}={value!r} is not a switch; give True or False")
+    elif known.kind == "number":
         option_checks.check_number(name, value, known.least, known.most)
-        if known.kind == "whole" and value != int(value):
-            raise UserError(f"{name}={value} is not a whole number")
+    elif known.kind == "whole":
+        option_checks.check_whole(name, value, known.least, known.most)

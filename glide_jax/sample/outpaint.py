@@ -1,7 +1,7 @@
-"""Squares that are filled in turn to extend a picture beyond the model's size.
+"""Extends pictures beyond their sides, square by square.
 
-Each square is as large as the model's picture and half of it is known already, so that
-what is drawn goes on from what is there.
+Each square has the size of the model's picture, and half of it is known, so that the
+drawn half continues it.
 """
 
 from __future__ import annotations
@@ -9,7 +9,7 @@ from __future__ import annotations
 import dataclasses
 import numbers
 from collections.abc import Callable
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -29,11 +29,11 @@ class Margins(NamedTuple):
 
 @dataclasses.dataclass
 class Canvas:
-    """Pictures being extended, all by the same margins.
+    """Pictures that are extended by the same margins.
 
     Attributes:
-      images: uint8 (N, H, W, 3); where unknown the nearest known pixel, which does
-          not darken what is known when the picture is made smaller.
+      images: uint8 (N, H, W, 3). Unknown pixels have the value of the nearest known
+        one, so that known ones keep their colours when the picture is resized.
       known: bool (H, W).
     """
 
@@ -46,15 +46,11 @@ Draw = Callable[[Canvas], np.ndarray]
 
 
 def make_canvas(images: np.ndarray, margins: Margins) -> Canvas:
-    """The pictures with unknown margins around them.
+    """Returns pictures, uint8 (N, H, W, 3), with unknown margins around them.
 
     Raises:
-      UserError: No margin, or a negative one; pictures that are not RGB, uint8.
+      UserError: no margin, or a negative one.
     """
-    if images.ndim != 4 or images.shape[-1] != 3 or images.dtype != np.uint8:
-        raise UserError(
-            f"images are {images.dtype} {images.shape}; give uint8 (N, H, W, 3)"
-        )
     if min(margins) < 0 or max(margins) < 1:
         raise UserError(
             f"margins {tuple(margins)} extend nothing; give pixels to add at the left, "
@@ -69,12 +65,11 @@ def make_canvas(images: np.ndarray, margins: Margins) -> Canvas:
     )
 
 
-def as_margins(margins: object) -> Margins:
-    """Raises UserError unless these are four whole numbers."""
+def as_margins(margins: Any) -> Margins:
+    """Returns four whole numbers as margins; raises UserError for anything else."""
     is_row = isinstance(margins, tuple | list) and len(margins) == 4
     if not is_row or not all(
-        isinstance(m, numbers.Real) and 0 <= m <= MAX_MARGIN and m == int(m)
-        for m in margins
+        isinstance(m, numbers.Real) and m in range(MAX_MARGIN + 1) for m in margins
     ):
         raise UserError(
             f"margins {margins!r}; give four whole numbers from 0 to {MAX_MARGIN}: "
@@ -84,13 +79,13 @@ def as_margins(margins: object) -> Margins:
 
 
 def squares(canvas: Canvas, side: int) -> list[tuple[int, int]]:
-    """(top, left) of each square that has something to fill, in drawing order.
+    """Returns (top, left) of each square with unknown pixels, in drawing order.
 
-    They start from the one that knows most and move by half a side, so each overlaps
-    what is known or was filled before it.
+    The first has the most known pixels. Squares are half a side apart, so each overlaps
+    known or filled pixels.
 
     Raises:
-      UserError: A canvas smaller than a square.
+      UserError: a canvas smaller than a square.
     """
     height, width = canvas.known.shape
     if min(height, width) < side:
@@ -117,25 +112,20 @@ def fill(canvas: Canvas, side: int, draw: Draw) -> None:
     """Fills the canvas in place, square by square.
 
     Args:
-      canvas: As from `make_canvas`.
-      side: Of the squares, the model's picture.
-      draw: What fills the unknown part of one square.
+      canvas: from `make_canvas`.
+      side: side of the squares, the model's picture.
+      draw: fills the unknown part of one square.
     """
     for at in squares(canvas, side):
-        part = window(canvas, at, side)
-        known = part.known[..., None]
-        part.images[:] = np.where(known, part.images, draw(part))
+        area = _window(at, side)
+        # Views of the canvas.
+        part = Canvas(canvas.images[(slice(None), *area)], canvas.known[area])
+        part.images[:] = np.where(part.known[..., None], part.images, draw(part))
         part.known[:] = True
 
 
-def window(canvas: Canvas, at: tuple[int, int], side: int) -> Canvas:
-    """One square of the canvas, a view: what is written there is filled."""
-    area = _window(at, side)
-    return Canvas(canvas.images[(slice(None), *area)], canvas.known[area])
-
-
 def _places(length: int, side: int) -> list[int]:
-    """Starts of squares along one axis, half a side apart, the last at the end."""
+    """Returns the starts of squares along an axis; the last one ends with it."""
     starts = list(range(0, length - side + 1, max(1, side // 2)))
     return starts if starts[-1] == length - side else [*starts, length - side]
 

@@ -1,8 +1,8 @@
 """Reads the samples of a folder, and adds those of a run as they are drawn.
 
-samples.json lists pictures that are there. The record of a run has "asked", with the
-number of pictures that its command asks for. While the list has fewer of them, the run
-is unfinished, and the same command continues it.
+samples.json lists the pictures in the folder. The record of a run has "asked", with the
+number of pictures of its command. While the list has fewer, the run is unfinished, and
+the same command continues it.
 """
 
 from __future__ import annotations
@@ -23,17 +23,17 @@ from glide_jax.sample import image_io
 RECORD = "samples.json"
 # Sheets of the pictures of one run.
 SHEETS = ("grid.png", "beside.png")
-# Members of the record that are not of the last run alone.
+# Members of the record that belong to all runs.
 _OF_RUNS = ("earlier_runs", "images")
 _PICTURE = re.compile(r"([0-9]{6,})(?:_base)?\.png")
 
 
 class Start(NamedTuple):
-    """Where a run begins in a folder.
+    """The start of a run in a folder.
 
     Attributes:
-      first_index: Index of the first picture of the whole run.
-      num_done: Pictures of the run that are there.
+      first_index: index of the first picture of the whole run.
+      num_done: number of pictures of the run in the folder.
     """
 
     first_index: int
@@ -48,19 +48,19 @@ def start(
     first_index: int | None,
     span: int,
 ) -> Start:
-    """Where a run begins: it continues an unfinished run of the same request, if any.
+    """Returns the start of a run, which continues an unfinished run of its request.
 
     Args:
-      folder: It exists.
-      request: The record of the run as far as it is known before anything is drawn:
-          "verb", "asked", "bundles" and digests of input files.
-      append: Whether the run may add to samples that the folder holds.
-      first_index: The index that the user asked for, or None.
-      span: How many indices the run draws from.
+      folder: an existing folder.
+      request: the part of the run's record that is known before anything is drawn:
+        "verb", "asked", "bundles" and digests of input files.
+      append: whether the run may add to samples in the folder.
+      first_index: the index given by the user, or None.
+      span: number of indices that the run draws.
 
     Raises:
-      UserError: As `choose_first_index`; the unfinished run is of another request and
-          `append` is False.
+      UserError: as `choose_first_index`; an unfinished run of another request, without
+        `append`.
     """
     before = read_record(folder)
     if before is not None and is_unfinished(before):
@@ -70,13 +70,13 @@ def start(
             settings = before["settings"]
             first = settings["first_index"]
             logging.info(
-                "%s are there; continues with picture %d",
+                "%s are drawn; continuing with picture %d",
                 *(held, first + there * settings["candidates"]),
             )
             if before["versions"] != image_io.versions():
                 logging.warning(
-                    "the packages are not those that drew them (see versions in %s);"
-                    " pictures may differ a little from an uninterrupted run's",
+                    "they were drawn with other versions of packages (see versions in"
+                    " %s); pictures may differ a little from an uninterrupted run's",
                     folder / RECORD,
                 )
             return Start(first, there)
@@ -95,29 +95,29 @@ def start(
 
 
 def is_unfinished(record: dict[str, Any]) -> bool:
-    """Whether the last run asks for more pictures than are there."""
+    """Whether the folder has fewer pictures than the last run's command asks for."""
     return "asked" in record and len(own_entries(record)) < record["asked"]["pictures"]
 
 
 def how_many(record: dict[str, Any]) -> str:
-    """Of an unfinished run, e.g. "12 of 40 pictures"."""
+    """Returns the progress of an unfinished run, e.g. "12 of 40 pictures"."""
     asked = wording.counted(record["asked"]["pictures"], "picture")
     return f"{len(own_entries(record)):,} of {asked}"
 
 
 def own_entries(record: dict[str, Any]) -> list[dict[str, Any]]:
-    """Entries of the last run."""
+    """Returns the entries of the last run."""
     return [entry for entry in record["images"] if "run" not in entry]
 
 
 def _difference(before: dict[str, Any], request: dict[str, Any]) -> str | None:
-    """The first thing in which two requests differ; None: they are the same."""
+    """Returns the first difference of two requests, or None."""
     there, here = _identity(before), _identity(request)
     for name in dict.fromkeys([*here, *there]):
         values = [found.get(name) for found in (there, here)]
         if values[0] == values[1]:
             continue
-        if name.startswith("the "):  # a digest would tell nobody anything
+        if name.startswith("the "):  # a digest is of no use to the user
             return f"{name} differs"
         old, new = (
             "not given" if value is None else json.dumps(value, ensure_ascii=False)
@@ -128,7 +128,7 @@ def _difference(before: dict[str, Any], request: dict[str, Any]) -> str | None:
 
 
 def _identity(record: dict[str, Any]) -> dict[str, Any]:
-    """By name, all that makes a run draw what it draws."""
+    """Returns everything that determines the pictures of a run, by name."""
     asked = record["asked"]
     inputs = [
         (name, found["sha256"])
@@ -148,24 +148,23 @@ def _identity(record: dict[str, Any]) -> dict[str, Any]:
 def choose_first_index(
     folder: pathlib.Path, *, append: bool, asked: int | None, span: int
 ) -> int:
-    """The index of the first picture that a run writes into a folder.
+    """Returns the index of the first picture that a run writes into a folder.
 
     Args:
-      folder: It exists.
-      append: Whether the run may add to samples that the folder holds.
-      asked: The index that the user asked for; None: 0, or with `append` one after
-          the highest index in the folder.
-      span: How many indices the run draws from.
+      folder: an existing folder.
+      append: whether the run may add to samples in the folder.
+      asked: the index given by the user; None: 0, or with `append` one after the
+        highest index in the folder.
+      span: number of indices that the run draws.
 
     Raises:
-      UserError: The folder holds samples and `append` is False; pictures with the
-          indices that were asked for are there; a samples.json of something else.
+      UserError: samples in the folder without `append`, pictures with the same
+        indices, or a samples.json of something else.
     """
     record = read_record(folder)
     names = {path.name for path in folder.iterdir()}
     listed = {entry["file"] for entry in record["images"]} if record else set()
-    pictures = {name for name in names | listed if _PICTURE.fullmatch(name)}
-    taken = {int(_PICTURE.fullmatch(name)[1]) for name in pictures}
+    taken = _indices(names | listed)
     following = max(taken, default=-1) + 1
     if not append:
         sheets = sorted(names.intersection(SHEETS))
@@ -179,7 +178,7 @@ def choose_first_index(
                 f" --append, which numbers the new pictures from {following} on"
             )
         return asked or 0
-    unlisted = len(taken) - len({int(_PICTURE.fullmatch(n)[1]) for n in listed})
+    unlisted = len(taken) - len(_indices(listed))
     if unlisted:
         logging.warning(
             "%s holds %s that no %s lists; nothing there is changed",
@@ -196,11 +195,17 @@ def choose_first_index(
     return asked
 
 
+def _indices(names: set[str]) -> set[int]:
+    """Returns the indices of the names of pictures."""
+    matches = [_PICTURE.fullmatch(name) for name in names]
+    return {int(match[1]) for match in matches if match}
+
+
 def read_record(folder: pathlib.Path) -> dict[str, Any] | None:
-    """What samples.json holds; None: there is none.
+    """Reads samples.json; None if there is none.
 
     Raises:
-      UserError: It is not one that `add` wrote.
+      UserError: a file that `add` did not write.
     """
     path = folder / RECORD
     try:
@@ -224,21 +229,21 @@ def add(
     pictures: Sequence[tuple[str, np.ndarray]],
     record: dict[str, Any],
 ) -> int:
-    """Writes PNG files of a run, and samples.json with those that were there before.
+    """Writes PNG files of a run, and adds them to samples.json.
 
-    The files are moved into the folder when all of them are written. With the first
-    ones of a run, sheets of earlier runs are removed.
+    The files are moved into the folder when all are written. The first ones of a run
+    remove the sheets of earlier runs.
 
     Args:
-      folder: It exists; see `start`.
-      pictures: Names and pixels, uint8 (H, W, 3).
-      record: Of this run, with a list "images" of entries with "file", the new ones.
+      folder: an existing folder; see `start`.
+      pictures: names and pixels, uint8 (H, W, 3).
+      record: record of the run, with the entries of the new pictures as "images".
 
     Returns:
-      How many pictures samples.json lists now.
+      The number of pictures in samples.json.
 
     Raises:
-      UserError: A file cannot be written.
+      UserError: a file cannot be written.
     """
     before = read_record(folder)
     continues = (
@@ -258,7 +263,7 @@ def add(
             image_io.write_all(draft, pictures, whole)
             if not continues:
                 _announce(folder, draft, {**record, **held})
-            # samples.json comes last: what it lists is there.
+            # samples.json is last, so that the pictures in it exist.
             for name in [*(name for name, _ in pictures), RECORD]:
                 files.rename(draft / name, folder / name)
     except OSError as error:
@@ -272,10 +277,10 @@ def add(
 def _announce(
     folder: pathlib.Path, draft: pathlib.Path, record: dict[str, Any]
 ) -> None:
-    """Puts the record of a run without pictures of its own into the folder.
+    """Writes the record of a run without its pictures into the folder.
 
-    A process that is killed while it moves the first pictures then leaves a folder that
-    the same command continues.
+    If the process is killed while it moves the first pictures, the same command then
+    continues the run.
     """
     empty = draft / f"empty_{RECORD}"
     image_io.write_sidecar(empty, record)
@@ -285,10 +290,10 @@ def _announce(
 
 
 def _as_earlier(before: dict[str, Any]) -> dict[str, Any]:
-    """What the record of a next run keeps of `before`.
+    """Returns the parts of a record that the record of the next run contains.
 
-    Entries of earlier runs have "run", a place in "earlier_runs", where the settings
-    of those runs are; entries of the last run have none.
+    Entries of earlier runs have "run", an index into "earlier_runs" with the settings
+    of those runs; entries of the last run have none.
     """
     own = {name: value for name, value in before.items() if name not in _OF_RUNS}
     runs = [*before.get("earlier_runs", []), own]

@@ -1,14 +1,14 @@
-"""The whole sampler of one model as a serialized StableHLO program, and its manual.
+"""The complete sampler of one model as a serialized StableHLO program.
 
-    sampler.stablehlo         as jax.export writes it, for PLATFORMS, any batch size
-    manifest.json             what the program takes and gives, in order
+    sampler.stablehlo         written by jax.export for PLATFORMS, for any batch size
+    manifest.json             the program's arguments and results, in order
     run.py                    runs it with jax, flatbuffers and numpy alone
-    example.npz               inputs, so that run.py has something to draw
-    clip_params.safetensors   the noised CLIP's weights, where it guides
+    example.npz               example inputs for run.py
+    clip_params.safetensors   the noised CLIP's weights, if it guides
 
-The program holds the text encoder, the guidance and the loop over timesteps, and no
+The program has the text encoder, the guidance and the loop over timesteps, and no
 weights: (params, clip_params, inputs) -> uint8 pictures, each argument a dict by name.
-Randomness comes in as two integers a picture: picture `index` of `seed` is the one that
+Two integers per picture are its randomness: picture `index` of `seed` is the one that
 `cascade.Glide` draws.
 """
 
@@ -30,7 +30,8 @@ from glide_jax.errors import UserError
 from glide_jax.models import build
 from glide_jax.runtime import random_streams
 from glide_jax.sample import (
-    model_checks,
+    models,
+    option_checks,
     options,
     program_readme,
     restore,
@@ -48,64 +49,48 @@ Tensors = dict[str, jax.ShapeDtypeStruct]
 Program = Callable[[dict, dict, dict], jax.Array]
 
 
-@dataclasses.dataclass(frozen=True)
-class ProgramOptions:
-    """What is fixed in a program; None takes the model's default.
-
-    Attributes:
-      guidance_mode: As in `stage.StageSettings`; default "cfg", upsamplers "none".
-      sampler: Default: the bundle's.
-      respacing: Default: the bundle's.
-      dtype: In which the weights are stored, "bfloat16" or "float32".
-      prompt: The example's caption.
-    """
-
-    guidance_mode: str | None = None
-    sampler: str | None = None
-    respacing: str | None = None
-    dtype: str = "bfloat16"
-    prompt: str = "an oil painting of a corgi"
-
-
 def make_files(
     config: defaults.Config,
     tokenizer: tokenizers.Tokenizer,
-    choices: ProgramOptions,
     where: pathlib.Path,
     clip: restore.SampleModel | None = None,
+    *,
+    dtype: str = "bfloat16",
+    prompt: str = "an oil painting of a corgi",
+    **choices: str,
 ) -> dict[str, bytes]:
-    """The files of a bundle's folder "program", named by their path in the bundle.
+    """Returns the files of a bundle's folder "program", by their path in the bundle.
 
     Args:
-      config: The run that trained the model.
-      tokenizer: The model's.
-      choices: What is fixed in the program.
-      where: The place the model comes from; messages name it.
-      clip: The noised CLIP, for the guidance modes that use one.
+      config: settings of the run that trained the model.
+      tokenizer: the model's.
+      where: the place that the model comes from, named in errors.
+      clip: the noised CLIP, for the guidance modes that use one.
+      dtype: dtype of the stored weights, "bfloat16" or "float32".
+      prompt: caption of the example.
+      **choices: `options.program_choices`, fixed in the program. Without
+        guidance_mode it is "cfg", for upsamplers "none"; others are the bundle's.
 
     Raises:
-      UserError: A model that draws nothing, a guidance mode, sampler or respacing
-          that is unknown or that the model does not know, or a CLIP that does not fit
-          the model.
+      UserError: a model that draws nothing, a choice that is unknown or that the model
+        does not support, or a CLIP that does not fit the model.
     """
     model = _abstract_model(config, tokenizer, where)
     model, mode = _resolve(model, choices, clip)
     if clip is not None:
-        model_checks.check_models(model, None, clip)
+        models.check_models(model, None, clip)
     batch = export.symbolic_shape("b")[0]
     arguments = (
-        _as_stored(model.params, choices.dtype),
-        {} if clip is None else _as_stored(clip.params, choices.dtype),
-        _input_shapes(model.config, mode, clip, batch),
+        _as_stored(model.params, dtype),
+        {} if clip is None else _as_stored(clip.params, dtype),
+        _input_shapes(model, mode, clip, batch),
     )
     sampler = jax.jit(_make_program(model, mode, clip))
     exported = export.export(sampler, platforms=PLATFORMS)(*arguments)
-    files = program_readme.make_files(
-        exported, arguments, model, clip, mode, choices.prompt
-    )
+    files = program_readme.make_files(exported, arguments, model, clip, mode, prompt)
     files[program_readme.PROGRAM] = bytes(exported.serialize())
     if clip is not None:
-        weights = bundle.tensor_bytes(clip.params, choices.dtype)
+        weights = bundle.tensor_bytes(clip.params, dtype)
         files[program_readme.CLIP_PARAMS] = weights
     return {f"{FOLDER}/{name}": content for name, content in files.items()}
 
@@ -113,7 +98,7 @@ def make_files(
 def _abstract_model(
     config: defaults.Config, tokenizer: tokenizers.Tokenizer, where: pathlib.Path
 ) -> restore.SampleModel:
-    """The model with the shapes of its parameters in their place."""
+    """Returns the model with the shapes of its parameters instead of arrays."""
     if not isinstance(config.model, defaults.Text2ImConfig):
         raise UserError(
             f"{where} is a {config.model.family} model, which draws nothing; export a "
@@ -127,13 +112,15 @@ def _abstract_model(
 
 def _resolve(
     model: restore.SampleModel,
-    choices: ProgramOptions,
+    choices: dict[str, str],
     clip: restore.SampleModel | None,
 ) -> tuple[restore.SampleModel, str]:
-    """The model with its sampling defaults replaced, and the guidance mode."""
-    config = model.config
-    is_upsampler = bool(config.model.low_res_px)
-    mode = choices.guidance_mode or ("none" if is_upsampler else "cfg")
+    """Returns the model with its sampling settings replaced, and the guidance mode."""
+    for name in choices:
+        option_checks.check_choice("choice", name, tuple(options.program_choices()))
+    is_upsampler = bool(model.unet.low_res_px)
+    choices = {"guidance_mode": "none" if is_upsampler else "cfg", **choices}
+    mode = choices["guidance_mode"]
     if is_upsampler and mode != "none":
         raise UserError(
             f"guidance_mode={mode} is for base models and {model.folder} is an "
@@ -144,24 +131,23 @@ def _resolve(
             f"guidance_mode={mode} reads no CLIP; leave --clip out, or give "
             "guidance_mode=clip or cfg+clip"
         )
-    given = {"sampler": choices.sampler, "respacing": choices.respacing}
-    chosen = {name: value for name, value in given.items() if value is not None}
-    sample = dataclasses.replace(config.sample, **chosen)
-    config = dataclasses.replace(config, sample=sample)
+    chosen = options.make_options(choices)
+    sample = chosen.resolve("base", model.config.sample)
+    config = dataclasses.replace(model.config, sample=sample)
     return dataclasses.replace(model, config=config), mode
 
 
 def _make_program(
     model: restore.SampleModel, guidance_mode: str, clip: restore.SampleModel | None
 ) -> Program:
-    config, size = model.config, model.config.model
+    config, size = model.config, model.unet
     settings = stage.StageSettings.of(
         config.sample,
         guidance_mode,
         inpaint_mode="pinned" if size.inpaint else None,
     )
     draw = stage.make_program(
-        config, model.fns, settings, None if clip is None else clip.fns
+        config, model.denoiser, settings, None if clip is None else clip.clip
     )
     stream = (
         random_streams.UPSAMPLER_STAGE if size.low_res_px else random_streams.BASE_STAGE
@@ -186,49 +172,49 @@ def _as_stored(params: array_types.Params, dtype: str) -> Tensors:
 
 
 def _as_loaded(stored: dict[str, jax.Array]) -> array_types.Params:
-    """Tensors by name as the tree that `restore.load_bundle` gives."""
+    """Returns tensors by name as the parameters of `restore.load_bundle`."""
     return bundle.nest({n: leaf.astype(jnp.float32) for n, leaf in stored.items()})
 
 
 def _stage_inputs(
     inputs: dict[str, jax.Array], stream: int
 ) -> stage_inputs.StageInputs:
-    """The program's plain arrays as a stage takes them."""
+    """Returns the arrays of the program as inputs of a stage."""
 
-    def caption(tokens: str, mask: str) -> stage_inputs.Caption | None:
-        if tokens not in inputs:
-            return None
-        return stage_inputs.Caption(inputs[tokens], inputs[mask])
-
-    def captions(tokens: str, mask: str) -> stage_inputs.Caption | None:
-        """One for each picture, where a stage would take several."""
-        found = caption(tokens, mask)
-        return found and stage_inputs.Caption(*(part[:, None] for part in found))
+    def caption(tokens: str, mask: str) -> stage_inputs.Caption:
+        """One caption per picture, with the axis of several."""
+        return stage_inputs.Caption(inputs[tokens][:, None], inputs[mask][:, None])
 
     def picture(name: str) -> jax.Array | None:
-        # As images.from_pixels does it.
+        # As image_io.from_pixels computes it.
         return inputs[name] / jnp.float32(127.5) - 1 if name in inputs else None
 
-    mask = inputs.get("inpaint_mask")
-    scalars = [name for name in stage_inputs.SCALARS if name in inputs]
+    mask, empty, clip_caption = inputs.get("inpaint_mask"), None, None
+    if "uncond_tokens" in inputs:
+        empty = stage_inputs.Caption(inputs["uncond_tokens"], inputs["uncond_mask"])
+    if "clip_tokens" in inputs:
+        clip_caption = caption("clip_tokens", "clip_mask")
+    scalars: dict[str, Any] = {
+        name: inputs[name] for name in stage_inputs.SCALARS if name in inputs
+    }
     plain = stage_inputs.StageInputs(
         keys=random_streams.keys_of(inputs["seed"], inputs["index"], stream),
-        caption=captions("tokens", "text_mask"),
-        empty=caption("uncond_tokens", "uncond_mask"),
-        clip_caption=captions("clip_tokens", "clip_mask"),
+        caption=caption("tokens", "text_mask"),
+        empty=empty,
+        clip_caption=clip_caption,
         low_res=picture("low_res"),
         inpaint_image=picture("inpaint_image"),
         inpaint_mask=None if mask is None else mask[..., None].astype(jnp.float32),
-        **{name: inputs[name] for name in scalars},
+        **scalars,
     )
     return stage_inputs.with_array_scalars(plain)
 
 
 def _input_shapes(
-    config: defaults.Config, mode: str, clip: restore.SampleModel | None, batch: Any
+    model: restore.SampleModel, mode: str, clip: restore.SampleModel | None, batch: Any
 ) -> Tensors:
-    """What the program reads, no more: other choices, other inputs."""
-    size = config.model
+    """Returns the inputs that a program of these choices reads."""
+    size = model.unet
     found: Tensors = {}
 
     def add(name: str, dtype: Any, *sides: Any) -> None:
@@ -246,7 +232,7 @@ def _input_shapes(
         add_caption("uncond_tokens", "uncond_mask", size.text_context, 1)
     if clip is not None:
         add_caption("clip_tokens", "clip_mask", clip.config.model.text_context)
-    for name in options.program_inputs(mode, config.sample.sampler):
+    for name in options.program_inputs(mode, model.config.sample.sampler):
         add(name, jnp.float32)
     if size.low_res_px:
         add("low_res", jnp.uint8, batch, size.low_res_px, size.low_res_px, 3)

@@ -1,7 +1,7 @@
-"""The files beside a serialized sampler that describe how to call it.
+"""The files beside a serialized sampler: manifest, runner and example.
 
-The manifest names every argument of the program with its shape, type and place, says
-how captions become token ids, and gives an example.
+The manifest lists every argument of the program with its shape, dtype and position, and
+the rule by which captions become token ids.
 """
 
 from __future__ import annotations
@@ -30,16 +30,13 @@ EXAMPLE, CLIP_PARAMS = "example.npz", "clip_params.safetensors"
 
 MEANINGS = {
     "seed": "with index, all of a picture's randomness",
-    "index": "number of the picture in a run of that seed",
+    "index": "index of the picture; see seed",
     "tokens": "the caption's ids",
     "text_mask": "True where tokens holds a real id, False on padding",
     "uncond_tokens": "the empty caption, or one to steer away from",
     "uncond_mask": "the mask of uncond_tokens: all False for the empty caption",
     "clip_tokens": "the same caption in the noised CLIP's ids",
     "clip_mask": "the mask of clip_tokens",
-    "guidance_scale": "classifier-free, uncond + s (cond - uncond); 1 is off",
-    "clip_guidance_scale": "of the CLIP similarity's gradient; 0 is off",
-    "eta": "share of fresh noise in each step, 0 to 1",
     "noise_temperature": "factor on the starting noise",
     "low_res": "the small RGB picture to enlarge, 0 to 255",
     "inpaint_image": "RGB picture of which a part is known, 0 to 255",
@@ -47,14 +44,15 @@ MEANINGS = {
 }
 TOKEN_RULES = {
     "gpt2": "text in lower case, GPT-2's byte-pair encoding, no special ids",
-    "clip": "text mended by ftfy, spaces collapsed, in lower case, CLIP's byte-pair "
+    "clip": "text repaired by ftfy, spaces collapsed, in lower case, CLIP's byte-pair "
     "encoding between its start and end ids",
     "sentencepiece": "text in lower case, SentencePiece's pieces, then its eos id; the "
     "empty text has no ids",
 }
 
-# Sampling settings that are part of the program; the others are inputs.
-FIXED = ("sampler", "respacing", "match_low_res")
+# Settings of the bundle that are fixed in the program; the others are inputs.
+_STATIC = [options.about(name) for name in options.names()]
+FIXED = tuple(dict.fromkeys(a.setting for a in _STATIC if a.is_static and a.setting))
 
 # params, clip_params, inputs: shapes and types by name
 Arguments = tuple[dict[str, Any], dict[str, Any], dict[str, Any]]
@@ -68,15 +66,15 @@ def make_files(
     guidance_mode: str,
     prompt: str,
 ) -> dict[str, bytes]:
-    """manifest.json, run.py and example.npz.
+    """Returns manifest.json, run.py and example.npz.
 
     Args:
-      exported: The program.
-      arguments: Shapes and types of params, clip_params and inputs, by name.
-      model: Of the program; its config holds the sampling settings in the program.
-      clip: The noised CLIP that guides it, or None.
-      guidance_mode: Of the program.
-      prompt: The example's caption.
+      exported: the program.
+      arguments: shapes and dtypes of params, clip_params and inputs, by name.
+      model: the program's model; its config has the sampling settings.
+      clip: the noised CLIP that guides it, or None.
+      guidance_mode: the program's.
+      prompt: caption of the example.
     """
     text = {"tokens": _token_rule(model)}
     if clip is not None:
@@ -89,7 +87,10 @@ def make_files(
         "params": {"file": f"../{bundle.PARAMS}"},
         "clip_params": None if clip is None else {"file": CLIP_PARAMS},
         "inputs": {
-            name: {**_describe(leaf), "meaning": meaning(name)}
+            name: {
+                **_describe(leaf),
+                "meaning": MEANINGS.get(name) or options.about(name).help,
+            }
             for name, leaf in arguments[2].items()
         },
         "output": {**_describe(exported.out_avals[0]), "meaning": "RGB pictures"},
@@ -101,17 +102,14 @@ def make_files(
         "example": {"file": EXAMPLE, "prompt": prompt},
         "order": _order(arguments),
     }
-    example = _example(model, clip, prompt, arguments[2])
+    example: dict[str, Any] = _example(model, clip, prompt, arguments[2])
+    npz = io.BytesIO()
+    np.savez_compressed(npz, **example)
     return {
         MANIFEST: (json.dumps(manifest, indent=1, ensure_ascii=False) + "\n").encode(),
         RUNNER: pathlib.Path(program_runner.__file__).read_bytes(),
-        EXAMPLE: _npz(example),
+        EXAMPLE: npz.getvalue(),
     }
-
-
-def meaning(name: str) -> str:
-    """Returns the meaning of an input of the program."""
-    return MEANINGS.get(name) or options.about(name).help
 
 
 def _versions(exported: export.Exported) -> dict[str, Any]:
@@ -125,7 +123,7 @@ def _versions(exported: export.Exported) -> dict[str, Any]:
 
 
 def _order(arguments: Arguments) -> list[dict[str, Any]]:
-    """The arrays in the order of the program's flat arguments: sorted by name."""
+    """Returns the arrays in the order of the program's flat arguments."""
     names = ("params", "clip_params", "inputs")
     return [
         {"argument": argument, "name": name, **_describe(leaf)}
@@ -135,7 +133,7 @@ def _order(arguments: Arguments) -> list[dict[str, Any]]:
 
 
 def _describe(leaf: Any) -> dict[str, Any]:
-    """Shape, a symbolic side as its letter, and type."""
+    """Returns shape, with a symbolic side as its letter, and dtype."""
     sides = [side if isinstance(side, int) else str(side) for side in leaf.shape]
     return {"shape": sides, "dtype": np.dtype(leaf.dtype).name}
 
@@ -158,7 +156,7 @@ def _example(
     prompt: str,
     described: dict[str, Any],
 ) -> dict[str, np.ndarray]:
-    """One picture: the prompt, seed 0, the settings' scales, blank pictures."""
+    """Returns inputs for one picture: the prompt, seed 0, grey or black pictures."""
     sample, context = model.config.sample, model.config.model.text_context
     tokens, text_mask = model.tokenizer.encode_batch([prompt], context)
     uncond_tokens, uncond_mask = tokenizers.empty_batch(model.tokenizer, 1, context)
@@ -181,11 +179,5 @@ def _example(
 
 
 def _one(leaf: Any) -> tuple[int, ...]:
-    """The shape for one picture."""
+    """Returns the shape for one picture."""
     return tuple(side if isinstance(side, int) else 1 for side in leaf.shape)
-
-
-def _npz(arrays: dict[str, np.ndarray]) -> bytes:
-    file = io.BytesIO()
-    np.savez_compressed(file, **arrays)
-    return file.getvalue()

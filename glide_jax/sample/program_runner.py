@@ -3,10 +3,10 @@
     python run.py                                    the example of example.npz
     python run.py --inputs=mine.json --output=out    inputs of your own
 
-manifest.json describes the inputs. A file gives them by name, as .npz or as JSON
-lists. What it leaves out comes from example.npz, repeated for every picture; `index`
-then counts the pictures: 0, 1, 2, ... Pictures go to OUTPUT/000000.png, ..., and to
-OUTPUT/pixels.npy, which the next model may read as its low_res.
+manifest.json describes the inputs. A file has them by name, as .npz or as JSON lists.
+Those that it leaves out are taken from example.npz for every picture; `index` is 0, 1,
+2, ... then. Pictures are written to OUTPUT/000000.png, ..., and to OUTPUT/pixels.npy,
+which can be the low_res of the next model.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ DTYPES = {"F32": np.float32, "BF16": ml_dtypes.bfloat16}
 
 PIXELS = "pixels.npy"
 
-# A caption's ids mean nothing without their mask.
+# The ids of a caption need their mask.
 PAIRS = {
     "text_mask": "tokens",
     "uncond_mask": "uncond_tokens",
@@ -40,7 +40,7 @@ Arrays = dict[str, np.ndarray]
 
 
 def load(folder: pathlib.Path) -> Callable[[Mapping[str, Any]], np.ndarray]:
-    """The sampler in `folder`: inputs by name -> uint8 pictures (b, h, w, 3)."""
+    """Returns the sampler in `folder`: inputs by name -> uint8 (b, h, w, 3)."""
     manifest = json.loads((folder / "manifest.json").read_text())
     check_version(jax.__version__, manifest["oldest_jax_version"])
     # Not at the top: a jax that is too old may lack it.
@@ -77,12 +77,11 @@ def check_version(installed: str, oldest: str) -> None:
 
 
 def complete(given: Mapping[str, Any], example: Arrays, described: dict) -> Arrays:
-    """Every input that the manifest describes, in its type and for the same batch.
+    """Returns every input that the manifest describes, in its dtype.
 
     Raises:
-      ValueError: an input that the program does not take, of another shape than
-          described, without its mask, or for another number of pictures than the
-          rest.
+      ValueError: an input that the program does not take, of another shape, without
+        its mask, or for another number of pictures than the others.
     """
     unknown = sorted(given.keys() - described.keys())
     if unknown:
@@ -104,17 +103,18 @@ def complete(given: Mapping[str, Any], example: Arrays, described: dict) -> Arra
     inputs = {}
     for name, about in described.items():
         shape = tuple(batch if side == "b" else side for side in about["shape"])
-        value = given.get(name)
-        inputs[name] = (
-            np.broadcast_to(defaults[name], shape) if value is None else value
-        )
-        if inputs[name].shape != shape:
-            raise ValueError(f"{name} has shape {value.shape}; it has to be {shape}")
+        if name not in given:
+            inputs[name] = np.broadcast_to(defaults[name], shape)
+        elif given[name].shape == shape:
+            inputs[name] = given[name]
+        else:
+            found = given[name].shape
+            raise ValueError(f"{name} has shape {found}; it has to be {shape}")
     return inputs
 
 
 def read_safetensors(path: pathlib.Path) -> Arrays:
-    """A file of tensors: length of the header, header in JSON, then the numbers."""
+    """Reads tensors: the length of the header, the header in JSON, then the data."""
     content = np.memmap(path, np.uint8, mode="r")
     start = 8 + int.from_bytes(content[:8].tobytes(), "little")
     header = json.loads(content[8:start].tobytes())
@@ -128,7 +128,7 @@ def read_safetensors(path: pathlib.Path) -> Arrays:
 
 
 def png(pixels: np.ndarray) -> bytes:
-    """A uint8 picture (h, w, 3) as a PNG file's content."""
+    """Returns a uint8 picture (h, w, 3) as the content of a PNG file."""
 
     def chunk(kind: bytes, data: bytes) -> bytes:
         check = struct.pack(">I", zlib.crc32(kind + data))
@@ -136,14 +136,14 @@ def png(pixels: np.ndarray) -> bytes:
 
     height, width, _ = pixels.shape
     header = struct.pack(">IIBBBBB", width, height, 8, 2, 0, 0, 0)
-    # In front of each row the number of its filter: none.
+    # Each row begins with the number of its filter, 0 for none.
     rows = np.pad(pixels.reshape(height, 3 * width), ((0, 0), (1, 0)))
     data = chunk(b"IDAT", zlib.compress(rows.tobytes()))
     return b"\x89PNG\r\n\x1a\n" + chunk(b"IHDR", header) + data + chunk(b"IEND", b"")
 
 
 def read_inputs(path: pathlib.Path | None) -> dict[str, Any]:
-    """Arrays or lists by name, from a .json or .npz file."""
+    """Reads arrays or lists by name from a .json or .npz file."""
     if path is None:
         return {}
     given = json.loads(path.read_text()) if path.suffix == ".json" else np.load(path)
@@ -153,7 +153,7 @@ def read_inputs(path: pathlib.Path | None) -> dict[str, Any]:
 
 
 def local_path(given: str) -> pathlib.Path:
-    """A path of this machine; argparse reports the error."""
+    """Returns a path of this machine; argparse reports the error."""
     if "://" in given:
         raise argparse.ArgumentTypeError(f"{given} is a URL; give a path")
     return pathlib.Path(given).expanduser()

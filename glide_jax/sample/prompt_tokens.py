@@ -1,4 +1,4 @@
-"""Prompts as tokens of a model: one caption per image, or several with weights."""
+"""Converts prompts to tokens of a model: one or several weighted captions an image."""
 
 from __future__ import annotations
 
@@ -15,23 +15,23 @@ from glide_jax.sample import restore
 from glide_jax.sample.stage_inputs import Caption
 from glide_jax.text import tokenizers
 
-# A caption, or captions with the weight each has in one picture.
+# A caption, or the captions of one picture with their weights.
 Prompt = str | Mapping[str, float]
 
 SHOWN_CHARACTERS = 80  # of the part of a prompt that is cut off
 
 
 def as_prompts(prompts: Any, num_images: int | np.integer) -> list[Prompt]:
-    """A list of prompts, each `num_images` times over.
+    """Returns a list of prompts, each repeated `num_images` times.
 
     Args:
-      prompts: A prompt, or several in order: a list, a tuple, a numpy array, a column
-          of a table, or anything else that can be iterated over.
-      num_images: How often each occurs in a row.
+      prompts: a prompt, or an ordered iterable of them, such as a list, a numpy array
+        or a column of a table.
+      num_images: number of consecutive occurrences of each.
 
     Raises:
-      UserError: No prompt, something else, or a blend whose weights are
-          not positive numbers.
+      UserError: no prompt, something else, or a blend with weights that are not
+        positive numbers.
     """
     if not isinstance(num_images, numbers.Integral) or num_images < 1:
         raise UserError(f"num_images={num_images}; give a whole number from 1")
@@ -42,15 +42,14 @@ def as_prompts(prompts: Any, num_images: int | np.integer) -> list[Prompt]:
 
 
 def _listed(prompts: Any) -> list[Any]:
-    """Raises UserError for what has no order, or more than one dimension."""
+    """Returns a list; raises UserError for sets and several dimensions."""
     ndim = getattr(prompts, "ndim", 1)
     if ndim not in (0, 1):
         raise UserError(
             f"prompts have {ndim} dimensions; give one, e.g. one column of a table"
         )
     if ndim == 0:
-        # numpy gives the one thing that such an array holds.
-        return [prompts.item()]
+        return [prompts.item()]  # numpy's array of one item
     if isinstance(prompts, str | bytes | Mapping) or not isinstance(prompts, Iterable):
         return [prompts]
     if isinstance(prompts, Set):
@@ -63,8 +62,7 @@ def _listed(prompts: Any) -> list[Any]:
 
 def _as_prompt(prompt: Any) -> Prompt:
     if isinstance(prompt, str):
-        # numpy has a class of its own for texts, and others for numbers.
-        return str(prompt)
+        return str(prompt)  # numpy's str is a subclass
     if not isinstance(prompt, Mapping):
         raise UserError(
             f"{prompt!r:.60} is not a prompt; give a text, {{text: weight}} or"
@@ -75,41 +73,41 @@ def _as_prompt(prompt: Any) -> Prompt:
 
 
 def as_text(prompt: Prompt) -> str:
-    """One text; of a blend `0.7 a corgi + 0.3 a cat`."""
+    """Returns a prompt as one text; a blend as `0.7 a corgi + 0.3 a cat`."""
     if isinstance(prompt, str):
         return prompt
     return " + ".join(f"{weight:g} {text}" for text, weight in prompt.items())
 
 
 def as_sources(asked: Any, count: int) -> list[Prompt]:
-    """What each of `count` pictures shows: one prompt of each, or one for all.
+    """Returns the source prompts of `count` pictures, one for each.
 
     Raises:
-      UserError: As `as_prompts`; another number of them.
+      UserError: as `as_prompts`; neither one nor `count` of them.
     """
     found = as_prompts(asked, 1)
     found = found * count if len(found) == 1 else found
     if len(found) != count:
         raise UserError(
             f"{wording.counted(len(found), 'prompt')} in source_prompts for"
-            f" {wording.counted(count, 'picture')}; give one of each, or "
+            f" {wording.counted(count, 'picture')}; give one for each, or "
             "one for all"
         )
     return found
 
 
 def weights(prompts: Sequence[Prompt]) -> np.ndarray:
-    """(N, k) float32: weights of each image's captions, 0 where it has fewer than k."""
+    """Returns the weights of each image's captions, (N, k) float32, padded with 0."""
     rows = [list(p.values()) if isinstance(p, Mapping) else [1.0] for p in prompts]
     longest = max(map(len, rows))
     return np.array([row + [0.0] * (longest - len(row)) for row in rows], np.float32)
 
 
 def encode(model: restore.SampleModel, prompts: Sequence[Prompt]) -> Caption:
-    """(N, k, L) tokens and mask for `model`, the empty caption where fewer than k.
+    """Returns the captions of each image, (N, k, L), padded with empty captions.
 
-    A caption longer than the model's context is cut, and a warning names what of it
-    the model does not see.
+    A caption longer than the model's context is cut, and the rest is logged as a
+    warning.
     """
     texts = [list(p) if isinstance(p, Mapping) else [p] for p in prompts]
     longest = max(map(len, texts))
@@ -127,7 +125,7 @@ def encode(model: restore.SampleModel, prompts: Sequence[Prompt]) -> Caption:
 
 
 def encode_empty(model: restore.SampleModel, negative_prompt: str) -> Caption:
-    """(1, L) the empty caption, or what guidance is to steer away from."""
+    """Returns the empty caption or the negative prompt, (1, L)."""
     context = model.config.model.text_context
     if not negative_prompt:
         return Caption(*tokenizers.empty_batch(model.tokenizer, 1, context))
@@ -139,7 +137,7 @@ def _warn_if_cut(model: restore.SampleModel, text: str, context: int) -> None:
     ids = model.tokenizer.encode(text)
     if len(ids) > context:
         seen = model.tokenizer.encode_batch([text], context)[0][0].tolist()
-        # The last may be the closing id, moved up.
+        # The last one may be the end token instead of the text's.
         num_seen = context - (seen[-1] != ids[context - 1])
         lost = model.tokenizer.decode(ids[num_seen:])
         logging.warning(
@@ -147,7 +145,7 @@ def _warn_if_cut(model: restore.SampleModel, text: str, context: int) -> None:
             model.folder,
             context,
             len(ids),
-            # A character may be cut in its middle.
+            # A character may be cut into incomplete bytes.
             lost.strip().strip("\ufffd")[:SHOWN_CHARACTERS],
             "..." if len(lost) > SHOWN_CHARACTERS else "",
         )
@@ -158,8 +156,7 @@ def _check_blend(blend: Mapping[Any, Any]) -> None:
         raise UserError("a blend names no prompt; give {prompt: weight, ...}")
     for text, weight in blend.items():
         is_number = isinstance(text, str) and isinstance(weight, numbers.Real)
-        # In float32, as the program sees it.
-        if not is_number or not 1e-6 <= weight <= 1e6:
+        if not is_number or not 1e-6 <= float(weight) <= 1e6:
             raise UserError(
                 f"weight {weight} of {text!r} is not a number from 1e-6 to 1e6; leave "
                 "the prompt out, or put it into negative_prompt"

@@ -1,9 +1,9 @@
-"""The square of a picture that is drawn, and how it is pasted back.
+"""Cuts squares out of pictures for a model, and pastes the drawn ones back.
 
 A model draws squares of one size. To repaint a part of a photo, a square around that
 part is drawn at the model's size and pasted back; to edit a photo, the square around
-all of it. A square may reach over the picture's border: what lies there is the nearest
-pixel of the picture, unknown, and is cut off again.
+all of it. Beyond the picture's border, a square has the nearest pixels of the picture,
+which are unknown and are cut off again.
 """
 
 from __future__ import annotations
@@ -20,24 +20,24 @@ from scipy import ndimage
 from glide_jax.runtime import wording
 
 Picture = UInt8[np.ndarray, "h w 3"]
-# A square of it, and one as it was drawn.
+# A square of it, and a drawn square.
 Part = UInt8[np.ndarray, "side side 3"]
 Drawn = UInt8[np.ndarray, "px px 3"]
 # True = known
 Mask = Bool[np.ndarray, "h w"]
 
-# Side of the square, in sides of the box around what is repainted: where the picture
-# has room, and the least where it has not.
+# Side of the square relative to the box around the repainted pixels: preferred, and
+# least if the picture is too small.
 _CONTEXT, _LEAST_CONTEXT = 2.0, 1.25
-# Width of the band, in pixels of the model, over which a drawn part takes on the
+# Width of the band, in pixels of the model, over which a drawn part is shifted to the
 # colours of the picture around it.
 _SEAM = 8
-# A larger difference, in levels, is the edge of something that was drawn.
+# A larger difference, in levels, is an edge in the drawn part.
 _MOST_SHIFT = 32
 
 
 class Square(NamedTuple):
-    """Pixels of a picture; left and top are negative where it reaches over."""
+    """Pixels of a picture; left and top are negative beyond its border."""
 
     left: int
     top: int
@@ -45,16 +45,15 @@ class Square(NamedTuple):
 
 
 def around_hole(known: Mask, model_px: int, feather_px: int = 0) -> Square:
-    """The square to draw for what is unknown in a picture.
+    """Returns the square to draw for the unknown pixels of a picture.
 
-    It has about twice the side of the box around all that is unknown, and at least
-    `model_px`. It stays within the picture if what is unknown fits into a square that
-    does, so a square picture with a large hole is taken whole.
+    Its side is about twice that of the box around them, and at least `model_px`. It
+    stays within the picture if a square within the picture can hold the box.
 
     Args:
-      known: Of the whole picture; unknown somewhere.
-      model_px: Side of the model's pictures.
-      feather_px: Known pixels around the hole that change as well.
+      known: mask of the whole picture, with unknown pixels.
+      model_px: side of the model's pictures.
+      feather_px: width of the known pixels around the hole that change as well.
     """
     size = known.shape
     boxes = [np.flatnonzero((~known).any(axis=1 - axis)) for axis in (0, 1)]
@@ -71,20 +70,20 @@ def around_hole(known: Mask, model_px: int, feather_px: int = 0) -> Square:
 
 
 def _start(centre: float, side: int, length: int) -> int:
-    """Where a square begins along an axis: within the picture if it can."""
+    """Returns the start of a square along an axis, within the picture if possible."""
     if side >= length:
         return -((side - length) // 2)
     return min(max(round(centre - side / 2), 0), length - side)
 
 
 def around_all(height: int, width: int) -> Square:
-    """The smallest square that holds a whole picture, in its middle."""
+    """Returns the smallest square around a whole picture, centred."""
     side = max(height, width)
     return Square(-((side - width) // 2), -((side - height) // 2), side)
 
 
 def statement(size: tuple[int, int], square: Square, model_px: int) -> str:
-    """What becomes of a picture of `size` (H, W), for a user to read."""
+    """Returns a line for the user about the square of a picture of `size` (H, W)."""
     height, width = size
     drawn = f"drawn at {model_px} x {model_px} px"
     if square == around_all(height, width):
@@ -98,7 +97,7 @@ def statement(size: tuple[int, int], square: Square, model_px: int) -> str:
 
 
 def cut(picture: Picture, square: Square) -> Part:
-    """The square of a picture; what lies outside is the nearest pixel."""
+    """Returns the square of a picture; pixels beyond it have the nearest value."""
     height, width = picture.shape[:2]
     steps = np.arange(square.side)
     rows = np.clip(square.top + steps, 0, height - 1)
@@ -109,11 +108,10 @@ def cut(picture: Picture, square: Square) -> Part:
 def cut_mask(
     known: Mask, square: Square, model_px: int, feather_px: int = 0
 ) -> Bool[np.ndarray, "side side"]:
-    """The square of a mask for the model; what lies outside the picture is unknown.
+    """Returns the square of a mask; pixels beyond the picture are unknown.
 
-    Where the square is made smaller for the model, the hole is two pixels of the model
-    wider, and `paste` compares what is drawn there with what is known. Soft edges are
-    left alone.
+    If the square is shrunk for the model and the edge is not soft, the hole is two
+    pixels of the model wider, where `paste` compares drawn and known pixels.
     """
     part = _cut_known(known, square)
     if square.side > model_px and not feather_px:
@@ -122,10 +120,7 @@ def cut_mask(
 
 
 def cut_back(drawn: Drawn, square: Square, size: tuple[int, int]) -> Picture:
-    """What a square around a whole picture of `size` (H, W) holds of it.
-
-    It may have been drawn at another resolution, and is resized.
-    """
+    """Returns the picture of `size` (H, W) in a drawn square around it, resized."""
     _, in_square = _windows(size, square)
     return _resized(drawn, square.side)[in_square]
 
@@ -137,19 +132,19 @@ def paste(
     drawn: Drawn,
     feather_px: int = 0,
 ) -> Picture:
-    """The picture with what is unknown taken from its square as it was drawn.
+    """Returns the picture with its unknown pixels from the drawn square.
 
-    Known pixels stay as they are, to the byte; but those at a chessboard distance of
-    at most `feather_px` from an unknown one are blended with what was drawn there.
+    Known pixels are unchanged, except those at a chessboard distance of at most
+    `feather_px` from an unknown one, which are blended with the drawn ones.
 
     Args:
-      picture: The whole one.
-      known: Its mask.
-      square: From `around_hole`.
-      drawn: The square at the model's resolution, its hole as from `cut_mask`. If
-          it is made larger here and the edge is not soft, its colours are brought
-          to the picture's along the seam.
-      feather_px: See above.
+      picture: the whole picture.
+      known: its mask.
+      square: from `around_hole`.
+      drawn: the square at the model's resolution, its hole from `cut_mask`. If it is
+        enlarged here and the edge is not soft, its colours are shifted to the
+        picture's along the seam.
+      feather_px: width of the soft edge.
     """
     in_picture, in_square = _windows(known.shape, square)
     weight = kept_share(known[in_picture], feather_px)[..., None]
@@ -159,7 +154,7 @@ def paste(
         after = _to_pixels(after + shift)
     after = after[in_square]
     if len(drawn) != square.side:
-        # A square of the model's own size was blended as it was drawn.
+        # A square of the model's size is blended by the stage.
         after = _to_pixels(weight * before + (1 - weight) * after)
     result = picture.copy()
     result[in_picture] = np.where(weight < 1, after, before)
@@ -167,24 +162,24 @@ def paste(
 
 
 def kept_share(known: Mask, feather_px: int) -> Float[np.ndarray, "h w"]:
-    """How much of each pixel a soft edge keeps, 0 to 1; see `inpainting.feather`."""
+    """Returns the kept share of each pixel, 0 to 1; see `inpainting.feather`."""
     share = distance(known) / np.float32(feather_px + 1)
     return np.minimum(share, 1, dtype=np.float32)
 
 
 def distance(known: Mask) -> np.ndarray:
-    """Chessboard distance of each pixel from the nearest unknown one."""
+    """Returns the chessboard distance of each pixel from the nearest unknown one."""
     return np.asarray(ndimage.distance_transform_cdt(known, "chessboard"))
 
 
 def _seam(
     picture: Part, known: Bool[np.ndarray, "side side"], drawn: Drawn
 ) -> Float[np.ndarray, "side side 3"]:
-    """What to add to a drawn hole so that it goes on from the picture around it.
+    """Returns the shift that fits the colours of a drawn hole to the picture.
 
-    That is the difference of the two in known pixels next to the hole, where it is
-    small, spread into the hole and faded over `_SEAM` pixels of the model. It is
-    smooth, and found at the model's resolution.
+    It is the difference of the two in known pixels next to the hole, where it is small,
+    spread into the hole and faded over `_SEAM` pixels of the model. It is smooth, and
+    computed at the model's resolution.
     """
     side, model_px = len(picture), len(drawn)
     away = distance(known)
@@ -212,7 +207,7 @@ def _cut_known(known: Mask, square: Square) -> Bool[np.ndarray, "side side"]:
 def _windows(
     size: tuple[int, ...], square: Square
 ) -> tuple[tuple[slice, ...], tuple[slice, ...]]:
-    """Where picture and square overlap, in the picture and in the square."""
+    """Returns the overlap of picture and square, as windows of each."""
     in_picture, in_square = [], []
     for start, length in zip((square.top, square.left), size, strict=True):
         first, last = max(start, 0), min(start + square.side, length)
@@ -231,7 +226,7 @@ def _resized(drawn: Drawn, side: int) -> Part:
 
 
 def _resized_layers(layers: np.ndarray, side: int) -> Float[np.ndarray, "s s c"]:
-    """The mean of an area where made smaller, bilinear where made larger."""
+    """Resizes layers, by area means to smaller sizes and bilinearly to larger ones."""
     method = Image.Resampling.BOX if side < len(layers) else Image.Resampling.BILINEAR
     resized = [
         np.asarray(Image.fromarray(layer).resize((side, side), method))
@@ -241,18 +236,18 @@ def _resized_layers(layers: np.ndarray, side: int) -> Float[np.ndarray, "s s c"]
 
 
 Pictures = UInt8[np.ndarray, "n h w 3"]
-# Share of a square's side that it has in common with the next, at least.
+# Least overlap of neighbouring squares, as a share of the side.
 _OVERLAP = 0.25
 
 
 class Tiles:
-    """How pictures of one size are cut into squares of one side.
+    """Overlapping squares of one side that cover pictures of one size.
 
-    A picture shorter than a square is continued by its last row or column.
+    A picture smaller than a square is padded with its last row or column.
     """
 
     def __init__(self, height: int, width: int, side: int):
-        """Of pictures (height, width), in squares of `side` pixels."""
+        """Divides pictures (height, width) into squares of `side` pixels."""
         self._size, self._side = (height, width), side
         self._tops, self._lefts = (_starts(n, side) for n in self._size)
 
@@ -260,7 +255,7 @@ class Tiles:
         return len(self._tops) * len(self._lefts)
 
     def statement(self, factor: int) -> str:
-        """What becomes of a picture enlarged by `factor`, for a user to read."""
+        """Returns a line for the user about the enlargement by `factor`."""
         height, width = self._size
         squares = wording.counted(len(self), "square")
         return (
@@ -269,7 +264,7 @@ class Tiles:
         )
 
     def cut(self, pictures: Pictures) -> Iterator[Pictures]:
-        """Each square of all pictures, from left to right and top to bottom."""
+        """Yields each square of all pictures, from left to right and top to bottom."""
         pad = [(0, max(0, self._side - n)) for n in self._size]
         pictures = np.pad(pictures, ((0, 0), *pad, (0, 0)), mode="edge")
         for top in self._tops:
@@ -278,9 +273,9 @@ class Tiles:
                 yield rows[:, :, left : left + self._side]
 
     def join(self, squares: UInt8[np.ndarray, "k s s 3"]) -> np.ndarray:
-        """One picture from its squares, which are enlarged by a whole factor.
+        """Returns one picture from its squares, enlarged by a whole factor.
 
-        Where squares overlap, each counts the more, the farther from its border.
+        Where squares overlap, their weights grow with the distance from their borders.
         """
         factor = len(squares[0]) // self._side
         height, width = (max(n, self._side) * factor for n in self._size)
@@ -301,7 +296,7 @@ class Tiles:
 
 
 def _starts(length: int, side: int) -> list[int]:
-    """Even steps along an axis; the last square ends with the picture."""
+    """Returns evenly spaced starts along an axis; the last square ends with it."""
     step = side - math.ceil(_OVERLAP * side)
     count = 1 + max(0, math.ceil((length - side) / max(1, step)))
     return [int(start) for start in np.linspace(0, max(0, length - side), count)]

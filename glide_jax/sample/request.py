@@ -6,10 +6,11 @@ import dataclasses
 import json
 import logging
 from collections.abc import Iterable, Sequence
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 
+from glide_jax import array_types
 from glide_jax.config import defaults
 from glide_jax.errors import UserError
 from glide_jax.runtime import random_streams
@@ -29,10 +30,10 @@ class CascadeOutput:
 
     Attributes:
       images: uint8 (N, H, W, 3), the upsampler's, or without one the base model's.
-      base_images: uint8 (N, h, w, 3) from the base model.
-      seeds: (seed, index) of each picture; with first_index=index and candidates=1
-          it is drawn alone.
-      settings: Every choice made, as JSON values, to repeat the run.
+      base_images: uint8 (N, h, w, 3), the base model's.
+      seeds: (seed, index) of each picture. seed, first_index=index and candidates=1
+        draw that picture alone.
+      settings: every setting of the call, as JSON values.
     """
 
     images: np.ndarray
@@ -41,13 +42,21 @@ class CascadeOutput:
     settings: dict[str, Any]
 
 
+class StageRequest(NamedTuple):
+    """A model, its sampling settings, and those that its program is compiled for."""
+
+    model: restore.SampleModel
+    sample: defaults.SampleConfig
+    static: stage.StageSettings
+
+
 class SamplingRequest:
     """Prompts, options and the resulting settings of each model.
 
     Attributes:
-      prompts: One for each picture.
-      options: As given.
-      base, upsampler: The stages' settings.
+      prompts: one for each picture.
+      options: as given.
+      upsampler: its stage, or None.
     """
 
     def __init__(
@@ -62,20 +71,23 @@ class SamplingRequest:
         inverts: bool = False,
         square: int = 0,
     ):
-        """Raises UserError for what `Glide`'s methods refuse.
+        """Checks prompts and options.
 
         Args:
-          models: Base (None only where pictures are enlarged), upsampler or None,
-              CLIP or None.
-          asked: The prompts.
-          num_images: Pictures of each prompt.
-          options: Fields of SamplingOptions.
-          num_pictures: Given to fill or edit; one prompt serves several.
-          fills: Whether known pixels are kept.
-          inverts: Whether pictures are inverted.
-          square: Number of the part of one picture, each with noise of its own.
+          models: base (None: pictures are only enlarged), upsampler or None, CLIP or
+            None.
+          asked: the prompts.
+          num_images: number of pictures of each prompt.
+          options: fields of SamplingOptions.
+          num_pictures: number of pictures to fill or edit; one prompt serves all.
+          fills: whether known pixels are kept.
+          inverts: whether pictures are inverted.
+          square: number of the square of a picture; each has its own noise.
+
+        Raises:
+          UserError: see the methods of `cascade.Glide`.
         """
-        self._base, self._upsampler, self._clip = models
+        base, upsampler, self._clip = models
         self.prompts = prompt_tokens.as_prompts(asked, 1)
         if len(self.prompts) == 1:
             self.prompts *= num_pictures
@@ -88,43 +100,57 @@ class SamplingRequest:
                 f"candidates={self.options.candidates} are compared by a noised CLIP "
                 "and none was given; give one with --clip, or candidates=1"
             )
-        self.base = self.base_static = None
-        if self._base is not None:
-            self.base = self.options.base(self._base.config.sample)
-            self.base_static = self._static(self._base, self.base, fills, inverts)
-        self.upsampler = self.upsampler_static = None
-        if self._upsampler is None:
+        self._base = self.upsampler = None
+        fixed: dict[str, Any] = {
+            "inpaint_mode": self.options.inpaint_mode if fills else None,
+            "inverts": inverts,
+        }
+        if base is not None:
+            sample = self.options.resolve("base", base.config.sample)
+            is_thresholded = self.options.threshold_quantile is not None
+            mode = self.options.guidance_mode
+            static = stage.StageSettings.of(
+                sample, mode, is_thresholded=is_thresholded, **fixed
+            )
+            self._base = self._checked(base, sample, static)
+        if upsampler is None:
             self._refuse_upsampling()
         else:
-            self.upsampler = self.options.upsampler(self._upsampler.config.sample)
-            self.upsampler_static = self._static(
-                self._upsampler, self.upsampler, fills, inverts
-            )
+            sample = self.options.resolve("upsampler", upsampler.config.sample)
+            static = stage.StageSettings.of(sample, "none", **fixed)
+            self.upsampler = self._checked(upsampler, sample, static)
 
     def warn_of_guidance(self) -> None:
-        """Logs that the base model has not learned what the empty caption means."""
-        scale = self.base.guidance_scale if "cfg" in self.options.guidance_mode else 1
-        if scale != 1 and not self._base.config.train.caption_drop_prob:
+        """Logs a warning if the base model was trained without empty captions."""
+        model, sample, _ = self.base
+        scale = sample.guidance_scale if "cfg" in self.options.guidance_mode else 1
+        if scale != 1 and not model.config.train.caption_drop_prob:
             logging.warning(
                 "%s was trained without empty captions (train.caption_drop_prob=0), so "
                 "classifier-free guidance (guidance_scale=%g) may mislead it; use "
                 "guidance_scale=1 or a model of the base_cfg phase",
-                *(self._base.folder, scale),
+                *(model.folder, scale),
             )
 
     @property
+    def base(self) -> StageRequest:
+        """The stage of the base model, which must have been given."""
+        assert self._base is not None
+        return self._base
+
+    @property
     def count(self) -> int:
-        """Pictures that come out."""
+        """The number of pictures that are returned."""
         return len(self.prompts)
 
     def indices(self, count: int) -> np.ndarray:
-        """Indices of the first `count` images drawn."""
+        """Returns the indices of the first `count` images drawn."""
         return self.options.first_index + np.arange(count)
 
     def repeat(self, arrays: np.ndarray) -> np.ndarray:
-        """One picture for every prompt, or each of several as often as asked for.
+        """Returns one picture for every prompt, or each of several `num_images` times.
 
-        What it returns is not to be written to.
+        The result may be a read-only view.
         """
         if len(arrays) == 1:
             return np.broadcast_to(arrays, (self.count, *arrays.shape[1:]))
@@ -133,56 +159,60 @@ class SamplingRequest:
     def base_inputs(
         self, rows: np.ndarray, conditions: dict[str, Any]
     ) -> stage_inputs.StageInputs:
-        """Of the base model; image i shows prompt rows[i] under its conditions."""
+        """Returns the inputs of the base model; image i has prompt rows[i]."""
+        model, sample, _ = self.base
         mode, asked = self.options.guidance_mode, [self.prompts[row] for row in rows]
         empty = clip_caption = None
         if "cfg" in mode:
-            empty = prompt_tokens.encode_empty(self._base, self.options.negative_prompt)
-        if "clip" in mode:
+            empty = prompt_tokens.encode_empty(model, self.options.negative_prompt)
+        if "clip" in mode and self._clip is not None:
             clip_caption = prompt_tokens.encode(self._clip, asked)
         return stage_inputs.StageInputs(
             keys=self._keys(self.indices(len(rows)), random_streams.BASE_STAGE),
-            caption=prompt_tokens.encode(self._base, asked),
+            caption=prompt_tokens.encode(model, asked),
             weights=prompt_tokens.weights(asked),
             empty=empty,
             clip_caption=clip_caption,
-            **self.options.traced("base", self.base),
-            **self._of_rows(self._base, conditions, rows),
+            **self.options.traced("base", sample),
+            **_of_rows(model, conditions, rows),
         )
 
     def upsampler_inputs(
         self, indices: np.ndarray, low: np.ndarray, conditions: dict[str, Any]
     ) -> stage_inputs.StageInputs:
-        """Of the upsampler, for small pictures (N, h, w, 3) with these indices (N,).
+        """Returns the upsampler's inputs for pictures or squares of them.
 
-        Or for squares (K * N, h, w, 3) of pictures: the first of all N, the second of
-        all N and so on, each with noise of its own.
+        Args:
+          indices: (N,), of the pictures.
+          low: uint8 (N, h, w, 3), or (K * N, h, w, 3): the first square of all N
+            pictures, then the second of all, and so on. Each has its own noise.
+          conditions: see `base_inputs`.
         """
+        assert self.upsampler is not None
+        model, sample, _ = self.upsampler
         squares, rows = np.divmod(np.arange(len(low)), self.count)
         asked = [self.prompts[row] for row in rows]
         return stage_inputs.StageInputs(
             keys=self._keys(indices[rows], random_streams.UPSAMPLER_STAGE, squares),
-            caption=prompt_tokens.encode(self._upsampler, asked),
+            caption=prompt_tokens.encode(model, asked),
             weights=prompt_tokens.weights(asked),
-            **self.options.traced("upsampler", self.upsampler),
-            # By way of 8-bit pixels: a picture read back from its PNG file is
-            # enlarged to the same result.
+            **self.options.traced("upsampler", sample),
+            # From 8-bit pixels, so that a picture that was saved as PNG gives the same.
             low_res=image_io.from_pixels(low),
-            **self._of_rows(self._upsampler, conditions, rows),
+            **_of_rows(model, conditions, rows),
         )
 
     def settings(self) -> dict[str, Any]:
-        """Options as given, and what they came to for each model, as JSON values."""
-        found = {
-            **dataclasses.asdict(self.options),
-            "base": self.base and dataclasses.asdict(self.base),
-            "upsampler": self.upsampler and dataclasses.asdict(self.upsampler),
-        }
-        # Numbers may have come as numpy's.
+        """Returns the options and the settings of each model, as JSON values."""
+        stages = {"base": self._base, "upsampler": self.upsampler}
+        found = dataclasses.asdict(self.options)
+        for name, one in stages.items():
+            found[name] = None if one is None else dataclasses.asdict(one.sample)
+        # Numbers may be numpy's.
         return json.loads(json.dumps(found, default=float))
 
     def _refuse_upsampling(self) -> None:
-        """Raises UserError for an option that only an upsampler could follow."""
+        """Raises UserError for an option of the upsampler."""
         for name in sampling_options.names("upsampler"):
             if getattr(self.options, name) is not None:
                 raise UserError(
@@ -190,41 +220,32 @@ class SamplingRequest:
                     "none was given; give its bundle, or leave the option out"
                 )
 
-    def _of_rows(
+    def _checked(
         self,
         model: restore.SampleModel,
-        conditions: dict[str, Any],
-        rows: np.ndarray,
-    ) -> dict[str, Any]:
-        """Conditions as a stage takes them: source prompts encoded, rows picked."""
-        found = {}
-        for name, value in conditions.items():
-            if name == "source_prompts":
-                asked = [value[row] for row in rows]
-                found["source_caption"] = prompt_tokens.encode(model, asked)
-                found["source_weights"] = prompt_tokens.weights(asked)
-            else:
-                found[name] = value if name in stage_inputs.SHARED else value[rows]
-        return found
-
-    def _static(
-        self,
-        model: restore.SampleModel,
-        config: defaults.SampleConfig,
-        fills: bool,
-        inverts: bool,
-    ) -> stage.StageSettings:
-        is_base = model is self._base
-        static = stage.StageSettings.of(
-            config,
-            self.options.guidance_mode if is_base else "none",
-            inpaint_mode=self.options.inpaint_mode if fills else None,
-            is_thresholded=is_base and self.options.threshold_quantile is not None,
-            inverts=inverts,
-        )
+        sample: defaults.SampleConfig,
+        static: stage.StageSettings,
+    ) -> StageRequest:
         stage.check(model.config, static, has_clip=self._clip is not None)
-        return static
+        return StageRequest(model, sample, static)
 
-    def _keys(self, indices: np.ndarray, stream: int, squares: np.ndarray | int = 0):
+    def _keys(
+        self, indices: np.ndarray, stream: int, squares: np.ndarray | int = 0
+    ) -> array_types.PRNGKeys:
         streams = stream + random_streams.NUM_STAGES * (self._square + squares)
         return random_streams.image_keys(self.options.seed, indices, streams)
+
+
+def _of_rows(
+    model: restore.SampleModel, conditions: dict[str, Any], rows: np.ndarray
+) -> dict[str, Any]:
+    """Returns the conditions of some rows, with source prompts encoded."""
+    found: dict[str, Any] = {}
+    for name, value in conditions.items():
+        if name == "source_prompts":
+            asked = [value[row] for row in rows]
+            found["source_caption"] = prompt_tokens.encode(model, asked)
+            found["source_weights"] = prompt_tokens.weights(asked)
+        else:
+            found[name] = value if name in stage_inputs.SHARED else value[rows]
+    return found

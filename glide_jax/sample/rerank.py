@@ -19,10 +19,10 @@ Scorer = Callable[
 
 
 def make_scorer(clip: restore.SampleModel) -> Scorer:
-    """Cosine similarity of clean pictures to their prompts, -1 to 1.
+    """Returns a function that scores pictures against their prompts.
 
-    A noised CLIP is asked at timestep 0, the least noise it knows. Blended prompts
-    count by their weights.
+    A score is the cosine similarity, -1 to 1, at timestep 0, the least noise that the
+    CLIP was trained on; for a blend the weighted mean of its prompts' similarities.
     """
 
     @jax.jit
@@ -31,10 +31,10 @@ def make_scorer(clip: restore.SampleModel) -> Scorer:
         images: array_types.Image,
         tokens: jax.Array,
         mask: jax.Array,
-    ) -> jax.Array:
+    ) -> array_types.PerExample:
         timesteps = jnp.zeros(images.shape[:1], jnp.int32)
-        features = clip.fns.encode_image(params, images, timesteps)
-        text = clip.fns.encode_text(params, tokens, mask)
+        features = clip.clip.encode_image(params, images, timesteps)
+        text = clip.clip.encode_text(params, tokens, mask)
         return noised_clip.similarity(features, text)
 
     def score(
@@ -49,7 +49,7 @@ def make_scorer(clip: restore.SampleModel) -> Scorer:
         for k in range(weights.shape[1]):
             parts = []
             for start in range(0, len(images), batch_size):
-                # The last batch is padded, so that one program serves.
+                # The last batch is padded to the shape of the others.
                 rows = np.arange(start, start + batch_size) % len(images)
                 parts.append(
                     similarities(
@@ -66,6 +66,6 @@ def make_scorer(clip: restore.SampleModel) -> Scorer:
 
 
 def best_of(scores: np.ndarray, candidates: int) -> np.ndarray:
-    """Index of the best of each `candidates` neighbours, (N / candidates,) int."""
+    """Returns the index of the best of each group of `candidates`, (groups,)."""
     groups = scores.reshape(-1, candidates)
     return np.arange(len(groups)) * candidates + groups.argmax(axis=1)

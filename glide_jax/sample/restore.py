@@ -1,7 +1,4 @@
-"""Loads a sampling bundle: configuration, model, weights, tokenizer.
-
-Nothing here knows how a model was trained: no optimizer, data set or trainer.
-"""
+"""Loads a sampling bundle: configuration, model, weights, tokenizer."""
 
 from __future__ import annotations
 
@@ -29,11 +26,11 @@ class SampleModel:
     """One model of a cascade.
 
     Attributes:
-      config: The run that trained it; its `sample` section holds the defaults.
-      fns: Pure functions of the model.
-      params: On the default device; see `load_bundle` for their types.
-      tokenizer: What turns captions into this model's tokens.
-      folder: The bundle it came from; messages name it.
+      config: settings of the run that trained it; `config.sample` has the defaults.
+      fns: pure functions of the model.
+      params: on the default device; see `load_bundle` for their dtypes.
+      tokenizer: tokenizer of the model's captions.
+      folder: the bundle, named in errors.
     """
 
     config: defaults.Config
@@ -41,6 +38,24 @@ class SampleModel:
     params: array_types.Params
     tokenizer: tokenizers.Tokenizer
     folder: pathlib.Path
+
+    @property
+    def denoiser(self) -> build.DenoiserFns:
+        """The functions of a base model or an upsampler."""
+        assert isinstance(self.fns, build.DenoiserFns)
+        return self.fns
+
+    @property
+    def clip(self) -> build.ClipFns:
+        """The functions of a noised CLIP."""
+        assert isinstance(self.fns, build.ClipFns)
+        return self.fns
+
+    @property
+    def unet(self) -> defaults.Text2ImConfig:
+        """The sizes of a base model or an upsampler."""
+        assert isinstance(self.config.model, defaults.Text2ImConfig)
+        return self.config.model
 
 
 def load_bundle(
@@ -50,21 +65,20 @@ def load_bundle(
     compute_dtype: str | None = None,
     mesh: Mesh | None = None,
 ) -> SampleModel:
-    """The model in a bundle that `glide export` wrote.
+    """Loads the model of a bundle.
 
     Args:
-      folder: The bundle.
-      param_dtype: Of the layers' matrices in memory, "float32" or "bfloat16", which
-          takes half of it; None: the type the model computes in, to which layers
-          cast them anyway. Norms, biases, embeddings and the CLIP's temperature are
-          float32 always: some are added up before any layer casts them.
-      compute_dtype: In which layers compute, in place of the bundle's.
-      mesh: Devices to hold the parameters, large ones spread over its fsdp axis;
-          None: the default device.
+      folder: the bundle.
+      param_dtype: dtype of the layers' matrices in memory, "float32" or "bfloat16";
+        None: the compute dtype, to which layers cast them. Norms, biases, embeddings
+        and the CLIP's logit scale are always float32.
+      compute_dtype: compute dtype of the layers; None: the bundle's.
+      mesh: devices of the parameters, large ones sharded over its fsdp axis; None: the
+        default device.
 
     Raises:
-      UserError: Not a bundle, a damaged one, or weights of another shape than its
-          configuration asks for.
+      UserError: not a bundle, a damaged bundle, or weights whose shapes differ from
+        those of its configuration.
     """
     content = bundle.read_bundle(paths.local_path(folder, "bundle"))
     config = resolve.from_json(content.config_json)
@@ -93,22 +107,22 @@ def load_bundle(
 
 
 def _attention(mesh: Mesh | None) -> attention.AttentionFn:
-    """The fastest program of the devices that sample."""
+    """Returns the fastest attention of the devices."""
     if mesh is None:
         return attention_kernels.attend
     return attention_kernels.attend_on(mesh, device_mesh.BATCH_AXES, "tensor")
 
 
 def in_memory(params: array_types.Params, param_dtype: str) -> array_types.Params:
-    """The layers' matrices in a type, all else in float32, as numpy arrays."""
+    """Returns numpy arrays, the layers' matrices in a dtype, all else in float32."""
 
     def cast(path: jax.tree_util.KeyPath, leaf: array_types.Array) -> np.ndarray:
-        is_matrix = path[-1].key == "kernel"
+        is_matrix = getattr(path[-1], "key", None) == "kernel"
         return np.asarray(leaf, jnp.dtype(param_dtype if is_matrix else "float32"))
 
     return jax.tree_util.tree_map_with_path(cast, params)
 
 
 def bundle_digest(folder: pathlib.Path) -> str:
-    """sha256 over the bundle's list of file digests: names weights and settings."""
+    """Returns the SHA-256 of bundle.json, which identifies weights and settings."""
     return hashlib.sha256((folder / "bundle.json").read_bytes()).hexdigest()

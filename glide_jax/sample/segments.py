@@ -14,20 +14,20 @@ from glide_jax.models import build
 from glide_jax.sample import stage_inputs
 from glide_jax.sample.stage_inputs import StageInputs
 
-# Called with the share of the work that was done since the last call; they add up to 1.
+# Called with the share of the work done since the last call; the shares sum to 1.
 OnShare = Callable[[float], None]
 
-# A power of two, as the numbers of segments below it: their shares are exact.
+# Numbers of segments are powers of two, so that their shares are exact.
 MAX_SEGMENTS = 16
 
 
 class Context(NamedTuple):
-    """What all steps of a walk share.
+    """Values that all steps share.
 
     Attributes:
-      text: The captions, encoded for the denoiser.
-      clip_text: The captions' features in the CLIP, or None.
-      num_steps: Steps in the walk.
+      text: the captions, encoded for the denoiser.
+      clip_text: features of the captions in the CLIP, or None.
+      num_steps: number of steps.
     """
 
     text: build.TextConditioning
@@ -51,13 +51,10 @@ class Parts(NamedTuple):
 
 
 class Stage:
-    """The compiled sampling program of one model; compiles at its first call.
-
-    The host runs the loop in segments, so that it can report progress.
-    """
+    """The sampling program of one model, run in segments; compiles on first use."""
 
     def __init__(self, parts: Parts, num_segments: int):
-        """Takes compiled parts, and into how many segments a walk is divided."""
+        """Takes jitted or compiled parts, and the number of segments."""
         self._parts, self._num_segments = parts, num_segments
 
     def __call__(
@@ -67,11 +64,11 @@ class Stage:
         inputs: StageInputs,
         on_share: OnShare | None = None,
     ) -> jax.Array:
-        """Images x_start (B, H, W, 3) float32; what `on_share` raises ends the work."""
+        """Returns x_start, (B, H, W, 3) float32; `on_share` may raise to stop."""
         inputs = _on_devices(inputs)
         context, state = self._parts.begin(params, clip_params, inputs)
         for segment in range(self._num_segments):
-            # Segments would be compiled again for a state that lies elsewhere.
+            # A state on other devices would compile the segments again.
             state = jax.device_put(state, inputs.keys.sharding)
             state = self._parts.advance(
                 *(params, clip_params, inputs, context, state),
@@ -88,7 +85,7 @@ class Stage:
         clip_params: array_types.Params | None,
         inputs: StageInputs,
     ) -> Stage:
-        """The same for arguments of these shapes alone, compiled already."""
+        """Returns the program compiled for arguments of these shapes."""
         inputs = _on_devices(inputs)
         begin, advance, finish = self._parts
         arguments = params, clip_params, inputs
@@ -103,5 +100,5 @@ class Stage:
 
 
 def _on_devices(inputs: StageInputs) -> StageInputs:
-    """The inputs as every part takes them, moved there once."""
+    """Returns the inputs on the devices."""
     return jax.tree.map(jnp.asarray, stage_inputs.with_array_scalars(inputs))

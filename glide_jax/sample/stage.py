@@ -1,8 +1,8 @@
 """One sampling stage: the text is encoded once, then a loop runs over the timesteps.
 
-A stage is the base model or the upsampler. What changes the program is static and
-stands in `StageSettings`; everything that a user turns (scales, intervals, strength,
-temperature, prompts, masks) is traced, so that turning it never recompiles.
+A stage is the base model or the upsampler. `StageSettings` has the static settings,
+which change the program. Scales, intervals, strength, temperature, prompts and masks
+are traced, so other values never recompile.
 """
 
 from __future__ import annotations
@@ -22,32 +22,33 @@ from glide_jax.diffusion import (
     process,
     respacing,
     samplers,
+    sampling_loop,
     thresholding,
 )
 from glide_jax.errors import UserError
 from glide_jax.models import build
 from glide_jax.runtime import random_streams
-from glide_jax.sample import guided_denoiser, options, segments
+from glide_jax.sample import guided_denoiser, option_checks, options, segments
 from glide_jax.sample.segments import Stage
 from glide_jax.sample.stage_inputs import StageInputs
 
 
 @dataclasses.dataclass(frozen=True)
 class StageSettings:
-    """What a program is compiled for.
+    """The static settings of a program.
 
     Attributes:
       guidance_mode: "none" (the caption, one pass), "cfg", "clip" or "cfg+clip".
-      sampler: One of `samplers.SAMPLERS`.
-      respacing: Timesteps kept, e.g. "150", "fast27", "lambda20", "" for all.
-      inpaint_mode: None; "pinned" (the model sees the known pixels, and they are
-          pinned in every x_start: the released way), "masked" (pinned, but the model
-          sees none of them) or "implicit" (the model sees none; after each step the
-          known region is noised anew: the paper's appendix E). Only "pinned" needs
-          an inpainting model.
-      match_low_res: Pin the area means to low_res; needs an upsampler.
-      is_thresholded: Dynamic thresholding in place of the clip to [-1, 1].
-      inverts: Start from init_image by DDIM inversion instead of by noising it.
+      sampler: one of `samplers.SAMPLERS`.
+      respacing: timesteps kept, e.g. "150", "fast27", "lambda20", "" for all.
+      inpaint_mode: None; "pinned" (the model reads the known pixels, and they are
+        pinned in every x_start, as in the released code), "masked" (pinned, but the
+        model does not read them) or "implicit" (the model does not read them; after
+        each step the known region is noised again: the paper's appendix E). Only
+        "pinned" needs an inpainting model.
+      match_low_res: pin the area means to low_res; needs an upsampler.
+      is_thresholded: dynamic thresholding instead of the clip to [-1, 1].
+      inverts: start from init_image by DDIM inversion instead of by noising it.
     """
 
     guidance_mode: str = "cfg"
@@ -92,16 +93,16 @@ def make_stage(
     settings: StageSettings,
     clip_fns: build.ClipFns | None = None,
 ) -> Stage:
-    """The compiled sampling program of one model.
+    """Returns the compiled sampling program of one model.
 
     Args:
-      config: The run that trained the model: its size and its diffusion.
-      fns: The model.
-      settings: What the program is for.
-      clip_fns: The noised CLIP, for the modes that use one.
+      config: settings of the run that trained the model.
+      fns: functions of the model.
+      settings: static settings of the program.
+      clip_fns: functions of the noised CLIP, for the modes that use one.
 
     Raises:
-      UserError: As `make_program`.
+      UserError: as `make_program`.
     """
     parts = _make_parts(config, fns, settings, clip_fns)
     longest = _tables(config, settings).num_timesteps
@@ -115,12 +116,12 @@ def make_program(
     settings: StageSettings,
     clip_fns: build.ClipFns | None = None,
 ) -> Program:
-    """The sampling program as one pure function, to be jitted or exported.
+    """Returns the sampling program as one pure function; arguments as `make_stage`.
 
     Raises:
-      UserError: Unknown mode, sampler or respacing; a CLIP mode without a CLIP;
-          pinned inpainting with a model that takes no mask; match_low_res without
-          low_res; inversion with another sampler than ddim.
+      UserError: an unknown mode, sampler or respacing; a CLIP mode without a CLIP;
+        pinned inpainting with a model that takes no mask; match_low_res without
+        low_res; inversion with a sampler other than ddim.
     """
     parts = _make_parts(config, fns, settings, clip_fns)
 
@@ -129,7 +130,7 @@ def make_program(
         clip_params: array_types.Params | None,
         inputs: StageInputs,
     ) -> jax.Array:
-        """Images x_start in [-1, 1] (a strong CLIP gradient may leave the range)."""
+        """Returns x_start in [-1, 1], except where a strong CLIP gradient leaves it."""
         arguments = params, clip_params, inputs
         context, state = parts.begin(*arguments)
         state = parts.advance(*arguments, context, state, 0, 1)
@@ -144,7 +145,7 @@ def _make_parts(
     settings: StageSettings,
     clip_fns: build.ClipFns | None,
 ) -> segments.Parts:
-    """Raises UserError as `make_program`."""
+    """Returns the parts of the program; raises UserError as `make_program`."""
     check(config, settings, has_clip=clip_fns is not None)
     diffusion, side = config.diffusion, config.model.image_px
     tables = _tables(config, settings)
@@ -160,21 +161,21 @@ def _make_parts(
         num_steps, x_init = _start(
             fns, params, inputs, tables, settings, diffusion.num_timesteps, side
         )
-        state = samplers.start(x_init, settings.sampler)
+        state = sampling_loop.start(x_init, settings.sampler)
         return segments.Context(text, clip_text, num_steps), state
 
     def advance(params, clip_params, inputs, context, state, segment, num_segments):
-        shown = inputs
+        seen = inputs
         if settings.inpaint_mode != "pinned":
-            shown = inputs._replace(inpaint_image=None, inpaint_mask=None)
+            seen = inputs._replace(inpaint_image=None, inpaint_mask=None)
         gradient_fn = None
         if clip_fns is not None:
             gradient_fn = guided_denoiser.make_gradient(
                 clip_fns, clip_params, context.clip_text, inputs
             )
-        return samplers.walk(
+        return sampling_loop.walk(
             guided_denoiser.make_denoise(
-                fns, params, context.text, shown, is_guided=is_guided
+                fns, params, context.text, seen, is_guided=is_guided
             ),
             tables,
             state,
@@ -191,7 +192,7 @@ def _make_parts(
         )
 
     def finish(inputs, state):
-        return _finished(state.x_t, inputs, settings)
+        return _pin_last(state.x_t, inputs, settings)
 
     return segments.Parts(begin, advance, finish)
 
@@ -213,9 +214,9 @@ def _start(
     settings: StageSettings,
     chain_length: int,
     side: int,
-) -> tuple[jax.Array | int, jax.Array]:
-    """How many steps to walk and from which x_t."""
-    noise = samplers.initial_noise(
+) -> tuple[jax.Array | int, array_types.Image]:
+    """Returns the number of steps and the x_t of the first one."""
+    noise = sampling_loop.initial_noise(
         inputs.keys, (side, side, 3), inputs.noise_temperature
     )
     if inputs.init_image is None:
@@ -225,37 +226,40 @@ def _start(
     first = inputs.strength * chain_length
     num_steps = jnp.sum(jnp.asarray(tables.timesteps) < first).astype(jnp.int32)
     if settings.inverts:
+        assert inputs.source_caption is not None
         source = inputs._replace(
             caption=inputs.source_caption,
             weights=inputs.source_weights,
-            low_res=_made_small(image, inputs.low_res),
+            low_res=_shrink_like(image, inputs.low_res),
         )
         text = guided_denoiser.encode(fns, params, source, is_guided=False)
         denoise = guided_denoiser.make_denoise(
             fns, params, text, source, is_guided=False
         )
-        return num_steps, samplers.invert(denoise, tables, image, num_steps=num_steps)
+        return num_steps, sampling_loop.invert(
+            denoise, tables, image, num_steps=num_steps
+        )
     t = jnp.full(image.shape[:1], jnp.maximum(num_steps - 1, 0), jnp.int32)
     x_t = process.q_sample(tables, image, t, noise)
     return num_steps, jnp.where(num_steps > 0, x_t, image)
 
 
-def _made_small(
-    image: jax.Array, low_res_like: array_types.Image | None
+def _shrink_like(
+    image: jax.Array, low_res: array_types.Image | None
 ) -> jax.Array | None:
-    """The picture that an upsampler would have made `image` from."""
-    if low_res_like is None:
+    """Returns the area means of `image` at the size of low_res."""
+    if low_res is None:
         return None
-    _, height, width, _ = low_res_like.shape
+    _, height, width, _ = low_res.shape
     return einops.reduce(image, "b (h f) (w g) c -> b h w c", "mean", h=height, w=width)
 
 
-def _finished(
-    x_start: jax.Array, inputs: StageInputs, settings: StageSettings
-) -> jax.Array:
-    """x_start with what is known put back: guidance gradients move that as well.
+def _pin_last(
+    x_start: array_types.Image, inputs: StageInputs, settings: StageSettings
+) -> array_types.Image:
+    """Restores known pixels in x_start, which guidance gradients have moved.
 
-    Soft edges were blended in the last step; doing so twice would harden them.
+    The last step has blended soft edges; blending them twice would harden them.
     """
     if inputs.inpaint_mask is not None:
         is_known = jnp.asarray(inputs.inpaint_mask) >= 1
@@ -267,15 +271,18 @@ def _finished(
 def _make_pin(
     inputs: StageInputs, settings: StageSettings
 ) -> process.DenoisedFn | None:
-    """Puts what is known into x_start; known pixels have the last word."""
+    """Returns the function that pins area means, then known pixels; None without."""
     pins_pixels = settings.inpaint_mode is not None
     if not pins_pixels and not settings.match_low_res:
         return None
 
-    def pin(x_start: array_types.Image) -> jax.Array:
+    def pin(x_start: array_types.Image) -> array_types.Image:
         if settings.match_low_res:
+            assert inputs.low_res is not None
             x_start = low_res.match_low_res(x_start, inputs.low_res)
         if pins_pixels:
+            assert inputs.inpaint_image is not None
+            assert inputs.inpaint_mask is not None
             x_start = inpainting.project(
                 x_start, inputs.inpaint_image, inputs.inpaint_mask
             )
@@ -287,15 +294,15 @@ def _make_pin(
 def _make_denoised(
     inputs: StageInputs, settings: StageSettings
 ) -> process.DenoisedFn | None:
-    """What becomes of each x_start before it is clipped."""
+    """Returns the function applied to each x_start before the clip, if any."""
     pin = _make_pin(inputs, settings)
     if settings.inpaint_mode == "implicit":
-        # There the known pixels enter after the step alone.
+        # The known pixels are inserted after the step only.
         pin = _make_pin(inputs, dataclasses.replace(settings, inpaint_mode=None))
     if not settings.is_thresholded:
         return pin
 
-    def denoised(x_start: array_types.Image) -> jax.Array:
+    def denoised(x_start: array_types.Image) -> array_types.Image:
         x_start = thresholding.dynamic_threshold(x_start, inputs.threshold_quantile)
         return x_start if pin is None else pin(x_start)
 
@@ -304,63 +311,53 @@ def _make_denoised(
 
 def _make_after_step(
     inputs: StageInputs, settings: StageSettings, tables: process.DiffusionTables
-) -> Callable[[array_types.Image, array_types.Timesteps], jax.Array] | None:
-    """Implicit inpainting: the known region as noisy as the step's result."""
-    if settings.inpaint_mode != "implicit":
+) -> sampling_loop.AfterStep | None:
+    """Returns the function that noises the known region, for implicit inpainting."""
+    image, mask = inputs.inpaint_image, inputs.inpaint_mask
+    if settings.inpaint_mode != "implicit" or image is None or mask is None:
         return None
 
-    def after_step(x_prev: array_types.Image, t: array_types.Timesteps) -> jax.Array:
-        # Other noise than the step's own, or the two regions would share it.
+    def after_step(
+        x_prev: array_types.Image, t: array_types.Timesteps
+    ) -> array_types.Image:
+        # Not the step's own noise, which the two regions would share.
         keys = random_streams.fold_each(inputs.keys, random_streams.KNOWN_NOISE)
-        noise = samplers.step_noise(keys, t, x_prev.shape[1:])
-        return inpainting.renoise_known(
-            tables, x_prev, t, inputs.inpaint_image, inputs.inpaint_mask, noise
-        )
+        noise = sampling_loop.step_noise(keys, t, x_prev.shape[1:])
+        return inpainting.renoise_known(tables, x_prev, t, image, mask, noise)
 
     return after_step
 
 
 def check(config: defaults.Config, settings: StageSettings, *, has_clip: bool) -> None:
-    """Raises UserError for what `make_program` refuses, without making it."""
-    _check_names(settings)
-    _check_models(config, settings, has_clip)
-    diffusion = config.diffusion
+    """Raises UserError as `make_program`, without making the program."""
+    for name, known in (
+        ("guidance_mode", options.GUIDANCE_MODES),
+        ("sampler", tuple(samplers.SAMPLERS)),
+        ("inpaint_mode", options.INPAINT_MODES),
+    ):
+        if getattr(settings, name) is not None:
+            option_checks.check_choice(name, getattr(settings, name), known)
+    diffusion, size = config.diffusion, config.model
     respacing.kept_timesteps(
         diffusion.num_timesteps, settings.respacing, diffusion.schedule
     )
-
-
-def _check_names(settings: StageSettings) -> None:
-    named = (
-        ("guidance_mode", settings.guidance_mode, options.GUIDANCE_MODES),
-        ("sampler", settings.sampler, samplers.SAMPLERS),
-        ("inpaint_mode", settings.inpaint_mode, (None, *options.INPAINT_MODES)),
-    )
-    for name, value, known in named:
-        if value not in known:
-            choices = ", ".join(choice for choice in known if choice)
-            raise UserError(f"{name}={value!r} is not one of {choices}")
-
-
-def _check_models(
-    config: defaults.Config, settings: StageSettings, has_clip: bool
-) -> None:
+    assert isinstance(size, defaults.Text2ImConfig)
     if "clip" in settings.guidance_mode and not has_clip:
         raise UserError(
             f"guidance_mode={settings.guidance_mode} needs a noised CLIP and none was "
             "given; give one with --clip, or use guidance_mode=cfg"
         )
-    if settings.inpaint_mode == "pinned" and not config.model.inpaint:
+    if settings.inpaint_mode == "pinned" and not size.inpaint:
         raise UserError(
             f"model {config.name!r} takes no inpainting mask (model.inpaint=False); "
             "use a bundle trained with model.inpaint=True, or inpaint_mode=implicit"
         )
-    if settings.match_low_res and not config.model.low_res_px:
+    if settings.match_low_res and not size.low_res_px:
         raise UserError(
             f"match_low_res=True has no effect on model {config.name!r}, which takes "
             "no small picture (model.low_res_px=0); leave it out"
         )
     if settings.inverts and settings.sampler != "ddim":
         raise UserError(
-            f"sampler={settings.sampler} cannot retrace an inversion; use sampler=ddim"
+            f"sampler={settings.sampler} cannot reverse an inversion; use sampler=ddim"
         )

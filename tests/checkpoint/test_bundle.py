@@ -149,8 +149,16 @@ def test_what_is_not_a_whole_bundle_is_refused(tmp_path):
 
     write(folder)
     (folder / "bundle.json").write_text(json.dumps({"format": 2}))
-    with pytest.raises(UserError, match="bundle format 2, this version reads 1"):
+    with pytest.raises(
+        UserError, match=r"bundle format 2.*reads formats 1 to 1; install"
+    ):
         bundle.read_bundle(folder)
+
+    write(folder)
+    mark = json.loads((folder / "bundle.json").read_text())
+    assert mark.pop("format") == bundle.FORMAT
+    (folder / "bundle.json").write_text(json.dumps(mark))
+    assert bundle.read_bundle(folder).folder == folder  # the first one had no number
 
     (folder / "bundle.json").write_text("{")
     with pytest.raises(UserError, match="not JSON"):

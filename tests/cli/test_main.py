@@ -37,6 +37,20 @@ def test_importing_the_package_or_asking_for_help_starts_neither_jax_nor_flax():
     assert loaded.splitlines()[-1] == "[]"
 
 
+def test_the_help_of_any_verb_starts_no_jax():
+    loaded = run_python(
+        "import sys\n"
+        "from glide_jax.cli import main\n"
+        "for verb in main.VERBS:\n"
+        "    before = set(sys.modules)\n"
+        "    assert main.run([*verb.split(), '--help']) == 0\n"
+        "    if {'jax', 'flax'} & (set(sys.modules) - before):\n"
+        "        sys.exit(verb)\n"
+        "print([m for m in ('jax', 'flax') if m in sys.modules])"
+    )
+    assert loaded.splitlines()[-1] == "[]"
+
+
 @pytest.mark.parametrize("first", ["import glide_jax", "import jax, glide_jax"])
 def test_compiled_programs_are_kept_from_one_start_to_the_next(first, tmp_path):
     code = (

@@ -39,9 +39,9 @@ def test_lines_end_as_files_of_all_systems_do(read, end):
     text = end.join(["\ufeffa", "", "  b ", "\t", "c"])
     prompts, told = read(text.encode())
     assert prompts == ["a", "b", "c"]
-    assert told == "3 prompts (2 empty lines passed over)"
+    assert told == "3 prompts (2 empty lines skipped)"
 
 
 def test_a_file_of_empty_lines_is_refused(read):
-    with pytest.raises(errors.UserError, match="holds no prompt"):
+    with pytest.raises(errors.UserError, match=r"prompt_file=.* has no prompt"):
         read(b"\n \n")

@@ -5,7 +5,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from glide_jax.diffusion import guidance, process, respacing, samplers, schedules
+from glide_jax.diffusion import guidance, process, respacing, sampling_loop, schedules
 
 
 def _normal(seed, *shape):
@@ -77,7 +77,9 @@ def test_guidance_outside_its_interval_is_no_guidance(image_keys):
             return jnp.where(is_active[:, None, None, None], guided, cond)
 
         x_init = _normal(0, 2, 4, 4, 3)
-        return samplers.sample_loop(denoise, tables, x_init, image_keys(2), rule="ddim")
+        return sampling_loop.sample_loop(
+            denoise, tables, x_init, image_keys(2), rule="ddim"
+        )
 
     plain = sample(0, 999, 1.0)
     # uncond + 1 (cond - uncond) rounds, and the noisiest steps magnify it.

@@ -7,7 +7,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from glide_jax.diffusion import process, respacing, samplers, single_step
+from glide_jax.diffusion import process, respacing, sampling_loop, single_step
 
 SCHEDULES = ["linear", "squaredcos_cap_v2"]
 CONTRAST = 0.5  # standard deviation of the data
@@ -38,7 +38,7 @@ def test_the_error_falls_with_the_square_of_the_number_of_steps(schedule, image_
     @functools.cache
     def run(rule, spec):
         tables = respacing.respaced_tables(schedule, 1000, spec)
-        return samplers.sample_loop(
+        return sampling_loop.sample_loop(
             denoise, tables, x_init, image_keys(2), rule=rule, clip_denoised=False
         )
 
@@ -63,7 +63,9 @@ def test_many_steps_of_ddim_and_heun_agree(schedule, mixture_denoiser, image_key
     def run(rule, spec):
         tables = respacing.respaced_tables(schedule, 1000, spec)
         return jax.jit(
-            lambda x: samplers.sample_loop(denoise, tables, x, image_keys(4), rule=rule)
+            lambda x: sampling_loop.sample_loop(
+                denoise, tables, x, image_keys(4), rule=rule
+            )
         )(x_init)
 
     fine = run("ddim", "")

@@ -5,7 +5,7 @@ import functools
 import numpy as np
 import pytest
 
-from glide_jax.diffusion import inpainting, process, respacing, samplers
+from glide_jax.diffusion import inpainting, process, respacing, samplers, sampling_loop
 
 
 def _normal(seed, *shape):
@@ -30,7 +30,7 @@ def test_an_all_known_mask_returns_the_image(rule, image_keys):
         inpainting.project, inpaint_image=image, inpaint_mask=mask
     )
     output = _normal(1, 2, 4, 4, 2 * 3)
-    x_start = samplers.sample_loop(
+    x_start = sampling_loop.sample_loop(
         lambda x_t, timesteps: output,
         tables,
         _normal(2, 2, 4, 4, 3),
@@ -49,10 +49,10 @@ def test_an_all_known_mask_returns_the_image_without_projection(rule, image_keys
     mask, output = np.ones((2, 4, 4, 1), np.float32), _normal(1, 2, 4, 4, 6)
 
     def after_step(x_prev, t):
-        noise = samplers.step_noise(keys, t, (4, 4, 3))
+        noise = sampling_loop.step_noise(keys, t, (4, 4, 3))
         return inpainting.renoise_known(tables, x_prev, t, image, mask, noise)
 
-    x_start = samplers.sample_loop(
+    x_start = sampling_loop.sample_loop(
         lambda x_t, timesteps: output,
         tables,
         _normal(2, 2, 4, 4, 3),

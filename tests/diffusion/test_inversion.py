@@ -5,7 +5,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from glide_jax.diffusion import respacing, samplers, single_step
+from glide_jax.diffusion import respacing, sampling_loop, single_step
 
 DATA = {"gaussian": ((0.2,), 0.4), "mixture": ((-0.6, 0.5), 0.15)}
 
@@ -32,8 +32,8 @@ def test_100_steps_up_and_100_down_return_the_image(
 
     @jax.jit
     def round_trip(num_steps):
-        x_t = samplers.invert(denoise, tables, images, num_steps=num_steps)
-        back = samplers.sample_loop(
+        x_t = sampling_loop.invert(denoise, tables, images, num_steps=num_steps)
+        back = sampling_loop.sample_loop(
             denoise, tables, x_t, image_keys(4), rule="ddim", num_steps=num_steps
         )
         return x_t, back
@@ -51,7 +51,7 @@ def test_100_steps_up_and_100_down_return_the_image(
 def test_inversion_ends_in_noise(tables, mixture_denoiser):
     """The mixture's own ODE carries its pixels to a standard normal."""
     denoise = mixture_denoiser("squaredcos_cap_v2")
-    x_t = np.asarray(samplers.invert(denoise, tables, _images(*DATA["mixture"])))
+    x_t = np.asarray(sampling_loop.invert(denoise, tables, _images(*DATA["mixture"])))
     # 768 draws: 0.036 of a deviation for the mean; Euler's steps cost the rest.
     assert abs(x_t.mean()) < 0.15
     assert abs(x_t.std() - 1) < 0.15
@@ -64,7 +64,7 @@ def test_inversion_is_the_reversed_step_from_index_0_up(tables, mixture_denoiser
         t = np.full(4, index, np.int32)
         output = denoise(x_t, tables.timesteps[t])
         x_t = single_step.ddim_reverse_step(tables, output, x_t, t).x_next
-    out = samplers.invert(denoise, tables, images, num_steps=5)
+    out = sampling_loop.invert(denoise, tables, images, num_steps=5)
     np.testing.assert_allclose(out, x_t, atol=1e-5)  # fused differently
 
 
@@ -79,7 +79,7 @@ def test_clipping_keeps_an_overshooting_image_near_the_noise_that_samplers_know(
 
     images = _images((-0.95, 0.9), 0.1)
     clipped, free = (
-        samplers.invert(overshooting, tables, images, clip_denoised=clip)
+        sampling_loop.invert(overshooting, tables, images, clip_denoised=clip)
         for clip in (True, False)
     )
     assert np.std(clipped) < np.std(free) - 0.1

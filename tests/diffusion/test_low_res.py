@@ -4,7 +4,7 @@ import jax
 import numpy as np
 
 from glide_jax.data import transforms
-from glide_jax.diffusion import low_res, respacing, samplers
+from glide_jax.diffusion import low_res, respacing, sampling_loop
 
 
 def _normal(seed, *shape):
@@ -33,7 +33,7 @@ def test_a_picture_that_fits_is_left_as_it_is():
 def test_sampling_under_it_ends_with_the_small_picture(image_keys):
     small = np.tanh(_normal(0, 2, 4, 4, 3)) / 2
     output = 0.1 * _normal(1, 2, 8, 8, 2 * 3)
-    x_start = samplers.sample_loop(
+    x_start = sampling_loop.sample_loop(
         lambda x_t, timesteps: output,
         respacing.respaced_tables("linear", 1000, "5"),
         _normal(2, 2, 8, 8, 3),

@@ -6,14 +6,18 @@ import jax
 import numpy as np
 import pytest
 
-from glide_jax.diffusion import multistep, process, respacing, samplers, single_step
+from glide_jax.diffusion import (
+    multistep,
+    process,
+    respacing,
+    samplers,
+    sampling_loop,
+    single_step,
+)
 
 SCHEDULES = ["linear", "squaredcos_cap_v2"]
 RULES = {"plms": multistep.plms_step, "dpm_solver_pp": multistep.dpm_solver_pp_step}
-MEMORY = {
-    "plms": multistep.PLMS_MEMORY,
-    "dpm_solver_pp": multistep.DPM_SOLVER_PP_MEMORY,
-}
+MEMORY = {rule: samplers.SAMPLERS[rule].memory for rule in RULES}
 
 
 def _normal(seed, *shape):
@@ -34,7 +38,9 @@ def sample(mixture_denoiser, image_keys, schedule):
     def run(rule, spec):
         tables = respacing.respaced_tables(schedule, 1000, spec)
         return jax.jit(
-            lambda x: samplers.sample_loop(denoise, tables, x, image_keys(4), rule=rule)
+            lambda x: sampling_loop.sample_loop(
+                denoise, tables, x, image_keys(4), rule=rule
+            )
         )(x_init)
 
     return run

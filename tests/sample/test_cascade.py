@@ -403,7 +403,7 @@ def test_pictures_and_masks_of_the_wrong_size_are_refused(both, inpainter):
         inpainter.inpaint(make_pictures(2, 16), masks, PROMPTS)
     with pytest.raises(errors.UserError, match="takes no inpainting mask"):
         both.inpaint(pictures, masks, PROMPTS[:1])
-    with pytest.raises(errors.UserError, match="must be uint8"):
+    with pytest.raises(errors.UserError, match="give uint8"):
         both.upsample(pictures / 255, PROMPTS[:1])
 
 
@@ -419,8 +419,8 @@ def test_enlarging_needs_an_upsampler(models):
 
 def test_an_eta_of_the_bundle_goes_with_its_sampler(models):
     default = defaults.SampleConfig(sampler="ddim", eta=0.5)
-    assert options.SamplingOptions().base(default).eta == 0.5
-    assert options.SamplingOptions(sampler="ddpm").base(default).eta == 0.0
+    assert options.SamplingOptions().resolve("base", default).eta == 0.5
+    assert options.SamplingOptions(sampler="ddpm").resolve("base", default).eta == 0
 
 
 def test_a_default_that_a_bundle_carries_is_used(models):

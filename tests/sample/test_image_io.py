@@ -120,7 +120,7 @@ def test_masks_of_pillow_are_known_where_they_are_light():
 @pytest.mark.parametrize(
     ("mask", "named"),
     [
-        (Image.new("RGBA", (4, 4), (0, 0, 0, 9)), "transparent somewhere"),
+        (Image.new("RGBA", (4, 4), (0, 0, 0, 9)), "transparent pixels"),
         (Image.fromarray(np.eye(4, dtype=np.uint8)), "levels 0 to 1"),
         (Image.new("L", (4, 4), 255), "levels 255 to 255"),
     ],

@@ -188,7 +188,7 @@ UNUSABLE = {
     "labels in colours": (VOC, "has colours"),
     "labels in grey": (labels({0: (0, 0, 0), 7: (7, 7, 7)}), "indices 0 to 7"),
     "a photo": (PHOTO, "--mask_from=white"),
-    "a clear layer": (strokes((9, 9, 9), opacity=0), "transparent in 100%"),
+    "a clear layer": (strokes((9, 9, 9), opacity=0), "100% transparent"),
 }
 
 

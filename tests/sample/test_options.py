@@ -22,7 +22,7 @@ def test_the_typed_keywords_are_the_fields():
 
 def test_the_table_of_the_page_is_current():
     assert options.to_markdown() in PAGE.read_text(), (
-        "replace the table of options in docs/sampling.md by options.to_markdown()"
+        "run docs/_ext/generated_pages.py, which writes the tables of docs/sampling.md"
     )
 
 
@@ -39,7 +39,7 @@ def test_every_option_is_a_flag_of_its_group():
 
 @pytest.mark.parametrize("model", ["base", "upsampler"])
 def test_traced_options_are_scalars_of_a_stage(model):
-    resolved = options.SamplingOptions().base(defaults.SampleConfig())
+    resolved = options.SamplingOptions().resolve("base", defaults.SampleConfig())
     traced = options.SamplingOptions().traced(model, resolved)
     assert traced.keys() <= set(stage_inputs.SCALARS)
     if model == "base":

@@ -23,13 +23,14 @@ def test_squares_fill_the_whole_canvas_and_each_touches_what_is_known(size, marg
     picture = np.full((1, *size, 3), 7, np.uint8)
     canvas = outpaint.make_canvas(picture, outpaint.Margins(*margins))
     assert canvas.known.sum() == size[0] * size[1]
-    for at in outpaint.squares(canvas, 8):
-        part = outpaint.window(canvas, at, 8)
+
+    def draw(part):
         assert part.known.shape == (8, 8)
         assert part.known.any()
         assert not part.known.all()
-        part.images[:, ~part.known] = 9
-        part.known[:] = True
+        return np.full_like(part.images, 9)
+
+    outpaint.fill(canvas, 8, draw)
     assert canvas.known.all()
     # What was there stays where it was.
     left, top = margins[:2]

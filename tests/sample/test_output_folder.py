@@ -192,7 +192,7 @@ def test_an_unfinished_run_is_continued_by_the_same_request_alone(tmp_path, capl
     # Another place of the same file is no other request.
     again = {**record, "mask": {"file": "elsewhere.png", "sha256": "m"}}
     assert start(tmp_path, again) == (0, 2)
-    assert "2 of 4 pictures are there; continues with picture 2" in caplog.text
+    assert "2 of 4 pictures are drawn; continuing with picture 2" in caplog.text
     asked = record["asked"]
     for change, named in (
         ({"verb": "edit"}, 'verb is "sample" there and "edit" here'),

@@ -47,9 +47,13 @@ def write(models, tmp_path_factory):
     def make(name, *, clip=None, sample=None, **options):
         model, folder = models[name], tmp_path_factory.mktemp("program") / name
         config = resolve.override(model.config, sample or {})
-        options = program.ProgramOptions(dtype="float32", prompt=PROMPT, **options)
         guide = None if clip is None else models[clip]
-        files = program.make_files(config, model.tokenizer, options, folder, guide)
+        files = program.make_files(
+            *(config, model.tokenizer, folder, guide),
+            dtype="float32",
+            prompt=PROMPT,
+            **options,
+        )
         files |= model.tokenizer.files()
         text = resolve.to_json(config)
         bundle.write_bundle(folder, model.params, text, files, "A test model.")

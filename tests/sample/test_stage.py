@@ -8,7 +8,13 @@ import numpy as np
 import pytest
 
 from glide_jax import errors
-from glide_jax.diffusion import guidance, respacing, samplers, single_step
+from glide_jax.diffusion import (
+    guidance,
+    respacing,
+    samplers,
+    sampling_loop,
+    single_step,
+)
 from glide_jax.runtime import random_streams
 from glide_jax.sample import options, prompt_tokens, stage, stage_inputs
 
@@ -135,7 +141,7 @@ def test_the_doubled_batch_equals_two_passes_step_by_step(models, draw, rule):
     tables = respacing.respaced_tables("squaredcos_cap_v2", 1000, "4")
     step = {"ddpm": single_step.ddpm_step, "ddim": single_step.ddim_step}[rule]
     step = jax.jit(step)
-    x_t = samplers.initial_noise(inputs.keys, (8, 8, 3))
+    x_t = sampling_loop.initial_noise(inputs.keys, (8, 8, 3))
     for index, timestep in ((3, 999), (2, 666), (1, 333), (0, 0)):
         t, timesteps = jnp.full(2, index), jnp.full(2, timestep)
         output = guidance.classifier_free(
@@ -143,7 +149,7 @@ def test_the_doubled_batch_equals_two_passes_step_by_step(models, draw, rule):
             denoise(base.params, x_t, timesteps, uncond),
             3.0,
         )
-        noise = samplers.step_noise(inputs.keys, t, (8, 8, 3))
+        noise = sampling_loop.step_noise(inputs.keys, t, (8, 8, 3))
         shift = gradient(x_t, timesteps)
         x_t = step(tables, output, x_t, t, noise, gradient=shift).x_prev
     drawn = draw("cfg+clip", rule, guidance_scale=3.0, clip_guidance_scale=2.0)

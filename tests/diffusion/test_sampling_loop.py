@@ -8,7 +8,14 @@ import numpy as np
 import pytest
 
 from glide_jax import errors
-from glide_jax.diffusion import inpainting, process, respacing, samplers, single_step
+from glide_jax.diffusion import (
+    inpainting,
+    process,
+    respacing,
+    samplers,
+    sampling_loop,
+    single_step,
+)
 
 # Step rules in float32 (golden/README: 1e-5 of the largest value).
 STEP_TOLERANCE = 1e-5
@@ -157,7 +164,7 @@ def test_the_loop_is_its_step_from_the_last_index_to_0(
     tables, toy_denoise, image_keys, assert_within, rule
 ):
     keys, seen = image_keys(2), []
-    x_init = samplers.initial_noise(keys, (4, 4, 3))
+    x_init = sampling_loop.initial_noise(keys, (4, 4, 3))
     step_fn = {"ddpm": single_step.ddpm_step, "ddim": single_step.ddim_step}[rule]
     options = {"eta": 0.5} if rule == "ddim" else {}
     x_t = x_init
@@ -165,7 +172,7 @@ def test_the_loop_is_its_step_from_the_last_index_to_0(
         t = jnp.full(2, index, jnp.int32)
         timesteps = tables.timesteps[t]
         seen.append(int(timesteps[0]))
-        noise = samplers.step_noise(keys, t, (4, 4, 3))
+        noise = sampling_loop.step_noise(keys, t, (4, 4, 3))
         gradient = 0.1 * x_t
         x_t = step_fn(
             tables,
@@ -177,7 +184,7 @@ def test_the_loop_is_its_step_from_the_last_index_to_0(
             **options,
         ).x_prev
     assert seen == respacing.kept_timesteps(1000, "8")[::-1].tolist()
-    looped = samplers.sample_loop(
+    looped = sampling_loop.sample_loop(
         toy_denoise,
         tables,
         x_init,
@@ -193,8 +200,8 @@ def test_the_loop_is_its_step_from_the_last_index_to_0(
 @pytest.mark.parametrize("rule", samplers.SAMPLERS)
 def test_an_image_does_not_depend_on_its_batch(tables, toy_denoise, image_keys, rule):
     def sample(keys):
-        x_init = samplers.initial_noise(keys, (4, 4, 3))
-        return samplers.sample_loop(
+        x_init = sampling_loop.initial_noise(keys, (4, 4, 3))
+        return sampling_loop.sample_loop(
             toy_denoise, tables, x_init, keys, rule=rule, eta=1.0
         )
 
@@ -206,18 +213,18 @@ def test_an_image_does_not_depend_on_its_batch(tables, toy_denoise, image_keys, 
 
 def test_noise_is_keyed_by_image_and_step(image_keys):
     keys = image_keys(3)
-    noise = samplers.step_noise(keys, jnp.array([4, 4, 4]), (4, 4, 3))
-    alone = samplers.step_noise(keys[1:2], jnp.array([4]), (4, 4, 3))
+    noise = sampling_loop.step_noise(keys, jnp.array([4, 4, 4]), (4, 4, 3))
+    alone = sampling_loop.step_noise(keys[1:2], jnp.array([4]), (4, 4, 3))
     np.testing.assert_array_equal(noise[1:2], alone)
-    other = samplers.step_noise(keys, jnp.array([3, 3, 3]), (4, 4, 3))
-    first = samplers.initial_noise(keys, (4, 4, 3))
+    other = sampling_loop.step_noise(keys, jnp.array([3, 3, 3]), (4, 4, 3))
+    first = sampling_loop.initial_noise(keys, (4, 4, 3))
     for one, two in [(noise, other), (noise, first), (noise[0], noise[1])]:
         assert np.abs(one - two).max() > 0.1
 
 
 def test_a_scale_multiplies_the_starting_noise(image_keys):
-    plain = samplers.initial_noise(image_keys(2), (4, 4, 3))
-    cooled = samplers.initial_noise(image_keys(2), (4, 4, 3), 0.997)
+    plain = sampling_loop.initial_noise(image_keys(2), (4, 4, 3))
+    cooled = sampling_loop.initial_noise(image_keys(2), (4, 4, 3), 0.997)
     np.testing.assert_array_equal(cooled, np.float32(0.997) * plain)
 
 
@@ -227,8 +234,8 @@ def test_one_compilation_serves_every_eta(tables, toy_denoise, image_keys):
     @jax.jit
     def sample(eta):
         traces.append(eta)
-        x_init = samplers.initial_noise(keys, (4, 4, 3))
-        return samplers.sample_loop(
+        x_init = sampling_loop.initial_noise(keys, (4, 4, 3))
+        return sampling_loop.sample_loop(
             toy_denoise, tables, x_init, keys, rule="ddim", eta=eta
         )
 
@@ -240,7 +247,7 @@ def test_one_compilation_serves_every_eta(tables, toy_denoise, image_keys):
 @pytest.mark.parametrize("rule", samplers.SAMPLERS)
 def test_no_steps_return_the_start(tables, toy_denoise, image_keys, rule):
     x_init = _normal(0, 2, 4, 4, 3)
-    out = samplers.sample_loop(
+    out = sampling_loop.sample_loop(
         toy_denoise, tables, x_init, image_keys(2), rule=rule, num_steps=0
     )
     np.testing.assert_array_equal(out, x_init)
@@ -255,7 +262,7 @@ def test_one_compilation_serves_every_number_of_steps(
     @jax.jit
     def sample(num_steps):
         traces.append(num_steps)
-        return samplers.sample_loop(
+        return sampling_loop.sample_loop(
             toy_denoise, tables, x_init, keys, rule=rule, num_steps=num_steps
         )
 
@@ -265,7 +272,7 @@ def test_one_compilation_serves_every_number_of_steps(
     assert np.abs(images[1] - images[2]).max() > 1e-3
     # More than there are is all of them.
     np.testing.assert_array_equal(images[2], images[3])
-    whole = samplers.sample_loop(toy_denoise, tables, x_init, keys, rule=rule)
+    whole = sampling_loop.sample_loop(toy_denoise, tables, x_init, keys, rule=rule)
     # Another program, so another order of rounding, through gains of up to 50.
     np.testing.assert_allclose(images[2], whole, atol=1e-5)
 
@@ -282,7 +289,7 @@ def test_a_run_started_in_the_middle_is_the_tail_of_the_whole_one(
 
     @jax.jit
     def sample(x_init, num_steps):
-        return samplers.sample_loop(
+        return sampling_loop.sample_loop(
             toy_denoise,
             tables,
             x_init,
@@ -293,7 +300,7 @@ def test_a_run_started_in_the_middle_is_the_tail_of_the_whole_one(
             after_step=record,
         )
 
-    whole = sample(samplers.initial_noise(keys, (4, 4, 3)), 8)
+    whole = sample(sampling_loop.initial_noise(keys, (4, 4, 3)), 8)
     jax.effects_barrier()
     assert sorted(passed) == list(range(8))
     np.testing.assert_array_equal(passed[0], whole)
@@ -307,7 +314,7 @@ def test_what_happens_after_a_step_enters_the_next(tables, toy_denoise, image_ke
         jax.debug.callback(lambda x: seen.append(x), x_t)
         return toy_denoise(x_t, timesteps)
 
-    out = samplers.sample_loop(
+    out = sampling_loop.sample_loop(
         denoise,
         tables,
         x_init,
@@ -323,7 +330,7 @@ def test_what_happens_after_a_step_enters_the_next(tables, toy_denoise, image_ke
 
 def test_an_unknown_rule_names_the_known_ones(tables, toy_denoise, image_keys):
     with pytest.raises(errors.UserError, match=", ".join(samplers.SAMPLERS)):
-        samplers.sample_loop(
+        sampling_loop.sample_loop(
             toy_denoise, tables, _normal(0, 1, 4, 4, 3), image_keys(1), rule="euler"
         )
 
@@ -339,7 +346,7 @@ def test_calls_per_step_counts_the_networks_evaluations(
         return toy_denoise(x_t, timesteps)
 
     # The loop's body is traced once.
-    samplers.sample_loop(
+    sampling_loop.sample_loop(
         denoise, tables, _normal(0, 1, 4, 4, 3), image_keys(1), rule=rule
     )
     assert len(calls) == samplers.SAMPLERS[rule].calls_per_step
