@@ -15,7 +15,6 @@ from glide_jax import errors
 from glide_jax.checkpoint import folders, manifest, store, verify
 from glide_jax.errors import UserError
 from tests.checkpoint import states
-from tests.quick_compilation import quick_compilation  # noqa: F401
 
 RANDOM_FLIPS = 120
 WANTED = states.abstract(states.make_items())

@@ -8,7 +8,6 @@ import pytest
 
 from glide_jax.cli import benchmark_sample, benchmark_train, main
 from tests import fake_devices
-from tests.quick_compilation import quick_compilation  # noqa: F401
 
 CONFIGS = fake_devices.ROOT / "experiments" / "configs"
 TINY = f"--config={CONFIGS / 'base64.py'}:tiny"

@@ -10,7 +10,6 @@ from glide_jax.cli import main
 from glide_jax.sweep import result, run_list, state, sweep_file
 from tests.eval.test_evaluate_command import evaluate, world  # noqa: F401
 from tests.launch import launchers
-from tests.quick_compilation import quick_compilation  # noqa: F401
 from tests.sample.conftest import bundles, models, tokenizer  # noqa: F401
 from tests.sweep.test_guidance_curves import FIGURES
 

@@ -64,9 +64,7 @@ def exported(workdir, fixed, tmp_path_factory):
 
 def run_bare(script, *flags):
     argv = [sys.executable, "-I", "-c", BARE, str(script), *map(str, flags)]
-    # Programs run for milliseconds here, compiling them would take most of the time.
-    env = {**os.environ, "JAX_DISABLE_MOST_OPTIMIZATIONS": "1"}
-    return subprocess.run(argv, capture_output=True, text=True, check=False, env=env)
+    return subprocess.run(argv, capture_output=True, text=True, check=False)
 
 
 def read(path):

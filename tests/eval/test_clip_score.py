@@ -9,7 +9,6 @@ from glide_jax import errors
 from glide_jax.eval import clip_encoder, clip_score, extractors
 from glide_jax.sample import restore
 from tests.eval import stand_in
-from tests.quick_compilation import quick_compilation  # noqa: F401
 from tests.sample.conftest import CAPTIONS, bundles, models, tokenizer  # noqa: F401
 
 

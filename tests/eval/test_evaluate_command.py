@@ -16,7 +16,6 @@ from glide_jax.cli import main, output_folders
 from glide_jax.eval import feature_passes, picture_sets, runner
 from tests import fake_devices
 from tests.eval import stand_in
-from tests.quick_compilation import quick_compilation  # noqa: F401
 from tests.sample.conftest import CAPTIONS, bundles, models, tokenizer  # noqa: F401
 
 REAL = stand_in.noise_pictures(24)

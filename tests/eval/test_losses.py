@@ -14,7 +14,6 @@ from glide_jax.data import shapes_world
 from glide_jax.diffusion import losses as diffusion_losses
 from glide_jax.diffusion import process, schedules
 from glide_jax.eval import losses
-from tests.quick_compilation import quick_compilation  # noqa: F401
 from tests.sample.conftest import models, tokenizer  # noqa: F401
 
 SOURCE = shapes_world.ShapesWorld("quickstart", "held_out", length=7)

@@ -13,7 +13,6 @@ from tests.train import mesh_runs
 MESHES = [(8, 1, 1), (2, 4, 1), (1, 8, 1), (2, 2, 2)]
 SCRIPT = """
     import jax
-    jax.config.update("jax_disable_most_optimizations", True)
     from tests.train import mesh_runs
 
     for kind in {kinds}:
@@ -94,8 +93,6 @@ def test_every_mesh_of_two_processes_trains_as_one_device(kind, meshes, tmp_path
 def test_every_remat_policy_trains_alike():
     fake_devices.run_with_devices(
         """
-        import jax
-        jax.config.update("jax_disable_most_optimizations", True)
         from glide_jax.models import remat
         from tests.train import mesh_runs
 
@@ -121,7 +118,6 @@ def test_data_parallel_is_what_pmap_did():
     fake_devices.run_with_devices(
         """
         import jax, jax.numpy as jnp, numpy as np
-        jax.config.update("jax_disable_most_optimizations", True)
         from glide_jax.runtime import random_streams
         from glide_jax.train import abstract_state, optimizer
         from tests.train import mesh_runs
@@ -169,7 +165,6 @@ def test_moments_and_averages_in_host_memory_change_nothing():
     fake_devices.run_with_devices(
         """
         import jax, numpy as np
-        jax.config.update("jax_disable_most_optimizations", True)
         from tests.train import mesh_runs
 
         mesh = mesh_runs.make_mesh(2, 4, 1)
