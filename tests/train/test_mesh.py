@@ -153,7 +153,7 @@ def test_data_parallel_is_what_pmap_did():
             *state, value = pmapped(*state, slices, k)
             losses.append(float(value[0]))
         params = mesh_runs.flat(jax.tree.map(lambda x: x[0], state[0]))
-        found = mesh_runs.Outcome(losses, params, None)
+        found = mesh_runs.Outcome(losses, params, None, {})
         mesh_runs.assert_same(found, expected, config, rtol=1e-5)
         """,
         timeout_secs=300,
