@@ -154,8 +154,9 @@ def test_a_place_that_cannot_be_written_is_told(sweep, tmp_path, capsys):
     assert "cannot be written (File exists)" in refused(capsys, root, output)
 
 
-def test_runs_of_every_mode_are_alike_to_the_curves(evaluate, tmp_path, bundles):  # noqa: F811
-    # What glide evaluate itself writes down of them, and not what this test thinks.
+@pytest.mark.slow
+def test_curves_are_drawn_of_evaluations_of_every_mode(evaluate, tmp_path, bundles):  # noqa: F811
+    # The results are those that glide evaluate writes.
     defined = sweep_file.Definition("curves", ("evaluate",), RUNS)
     shared = [f"--clip={bundles['clip']}", "--metrics=fid,precision_recall"]
     shared[1] += ",inception_score,clip_score"

@@ -98,7 +98,8 @@ def test_an_evaluation_leaves_a_row_and_a_picture_cut_off_or_not(
     assert drawn == [0, 4, 0, 4]
 
 
-def test_what_was_seen_is_kept_until_the_row_is_written(config, tmp_path, monkeypatch):
+@pytest.mark.slow
+def test_seen_batches_are_kept_until_the_row_is_written(config, tmp_path, monkeypatch):
     class FullError(Exception):
         pass
 
