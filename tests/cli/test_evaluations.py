@@ -116,9 +116,7 @@ def test_seen_batches_are_kept_until_the_row_is_written(config, tmp_path, monkey
     assert (tmp_path / "evaluations" / "00000001.parts" / "settings.json").exists()
 
 
-def test_a_step_that_a_run_goes_back_before_is_evaluated_anew(
-    config, tmp_path, monkeypatch
-):
+def test_a_step_is_evaluated_again_after_a_rollback(config, tmp_path, monkeypatch):
     """What processes tell each other has a name that serves once."""
     names = []
 

@@ -152,7 +152,7 @@ def test_weights_are_float32_by_choice(workdir, tmp_path):
     assert {str(leaf.dtype) for leaf in jax.tree.leaves(params)} == {"float32"}
 
 
-def test_the_card_tells_what_is_known_of_the_model(workdir, tmp_path):
+def test_the_card_describes_the_model(workdir, tmp_path):
     run = shutil.copytree(
         workdir, tmp_path / "run", ignore=shutil.ignore_patterns("bundle")
     )
@@ -206,7 +206,7 @@ def test_the_card_of_a_bundle_with_a_program_names_it(exported):
     assert "grid.png" not in card
 
 
-def test_cards_of_other_roles_tell_their_own_command(clip_bundle):
+def test_cards_of_other_roles_have_their_own_command(clip_bundle):
     card = (clip_bundle / "README.md").read_text()
     assert "| role | noised CLIP |" in card
     assert "--clip=THIS_FOLDER" in card

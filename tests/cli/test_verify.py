@@ -59,7 +59,7 @@ def test_every_damaged_file_of_a_run_is_named(run, name, capsys):
             path.write_bytes(whole)
 
 
-def test_a_damaged_checkpoint_is_told_from_the_good_ones(run, capsys):
+def test_a_damaged_checkpoint_is_distinguished_from_the_good_ones(run, capsys):
     (step,) = folders.list_steps(run / "checkpoints")
     older = shutil.copytree(run / "checkpoints" / str(step), run / "checkpoints" / "0")
     (run / "checkpoints" / "9.unfinished").mkdir()
@@ -124,7 +124,7 @@ def test_what_is_neither_is_a_mistake(refused, argv):
     assert named in refused("verify", *argv)
 
 
-def test_no_device_is_looked_for(run):
+def test_no_device_is_initialised(run):
     code = (
         "from glide_jax.cli import main\n"
         f"assert main.run(['verify', {str(run)!r}, {str(run / 'bundle')!r}]) == 0\n"

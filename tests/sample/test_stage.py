@@ -162,7 +162,7 @@ def test_guidance_outside_its_interval_is_no_guidance(draw):
     np.testing.assert_allclose(drawn, draw("none"), atol=1e-4)
 
 
-def test_guidance_within_part_of_the_steps_lies_between(draw):
+def test_guidance_within_part_of_the_steps_is_in_between(draw):
     half = draw("cfg", guidance_scale=20.0, guidance_first=500.0)
     for whole in (draw("none"), draw("cfg", guidance_scale=20.0)):
         assert np.abs(half - whole).max() > 0.01
@@ -204,7 +204,7 @@ def test_a_blend_of_a_prompt_with_itself_is_that_prompt(models, draw, mode):
     np.testing.assert_allclose(blended, draw(mode, **scales), atol=1e-3)
 
 
-def test_a_blend_lies_elsewhere_than_its_prompts(models, draw):
+def test_a_blend_differs_from_both_prompts(models, draw):
     pair = [{PROMPTS[0]: 0.5, PROMPTS[1]: 0.5}] * 2
     blended = draw(
         "cfg", caption=prompt_tokens.encode(models["base"], pair), guidance_scale=100.0

@@ -35,7 +35,8 @@ def test_a_batch_in_parts_trains_as_the_whole_with_dropout_on(kind, parts):
     whole = mesh_runs.run(config, mesh, steps=2)
     changes = CHANGES[kind] | {"train.microbatches": parts}
     found = mesh_runs.run(mesh_runs.make_config(kind, changes), mesh, steps=2)
-    mesh_runs.assert_same(found, whole, config, rtol=ROUNDING)
+    plain = mesh_runs.make_config(kind)  # whose gradient needs no history
+    mesh_runs.assert_same(found, whole, plain, rtol=ROUNDING)
 
     assert found.metrics.keys() == whole.metrics.keys()
     for name, (total, count) in whole.metrics.items():

@@ -119,7 +119,7 @@ LAYOUTS = [
 
 
 @pytest.mark.parametrize(("processes", "devices", "flags"), LAYOUTS)
-def test_what_two_by_four_saved_goes_on_alike_on_any_layout(
+def test_a_checkpoint_of_two_by_four_resumes_equally_on_any_layout(
     whole_run, tmp_path, processes, devices, flags
 ):
     experiment, saved, saved_logs = whole_run

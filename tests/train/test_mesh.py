@@ -90,7 +90,7 @@ def test_every_mesh_of_two_processes_trains_as_one_device(kind, meshes, tmp_path
 
 
 @pytest.mark.slow
-def test_every_remat_policy_trains_alike():
+def test_every_remat_policy_trains_equally():
     fake_devices.run_with_devices(
         """
         from glide_jax.models import remat
