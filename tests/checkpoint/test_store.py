@@ -1,4 +1,4 @@
-"""A state comes back whole onto any mesh, or the reader is told what is wrong."""
+"""A state is restored onto any mesh, or the error names what is wrong."""
 
 import dataclasses
 import json

@@ -117,7 +117,7 @@ def test_seen_batches_are_kept_until_the_row_is_written(config, tmp_path, monkey
 
 
 def test_a_step_is_evaluated_again_after_a_rollback(config, tmp_path, monkeypatch):
-    """What processes tell each other has a name that serves once."""
+    """Names of messages between processes are used once."""
     names = []
 
     def from_first(name, make):

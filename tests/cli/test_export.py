@@ -1,4 +1,4 @@
-"""`glide export`: a bundle that a stranger can read, and its sampler run without us."""
+"""`glide export`: a self-contained bundle, whose program runs without this package."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""`glide verify` tells what is damaged, with no device and an exit code of its own."""
+"""`glide verify` names damaged files, without devices, by a separate exit code."""
 
 from __future__ import annotations
 

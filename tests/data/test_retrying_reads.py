@@ -1,4 +1,4 @@
-"""Reads survive what passes, and tell apart what does not."""
+"""Reads survive transient errors, and classify permanent ones."""
 
 from __future__ import annotations
 

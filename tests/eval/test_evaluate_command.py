@@ -40,7 +40,7 @@ def world(bundles, tmp_path_factory):  # noqa: F811
 
 @pytest.fixture
 def evaluate(world, bundles, tmp_path):  # noqa: F811
-    """evaluate(*flags) -> exit code; draws 10 pictures unless told otherwise."""
+    """evaluate(*flags) -> exit code; draws 10 pictures by default."""
 
     def run(*flags, draws=True, output=tmp_path / "out", clip=bundles["clip"]):
         if draws:

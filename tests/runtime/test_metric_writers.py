@@ -85,7 +85,7 @@ def test_a_whole_row_that_lacks_its_newline_is_a_row(tmp_path):
 
 
 class Refusing(io.FileIO):
-    """A file whose disk takes half of what is written and then is gone."""
+    """A file on a disk that fails after half of the data."""
 
     def write(self, content):
         super().write(content[: len(content) // 2])

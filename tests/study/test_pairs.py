@@ -1,4 +1,4 @@
-"""Pairs show the same prompt, tell nothing of their models, and are evenly drawn."""
+"""Pairs show the same prompt, do not reveal their models, and are evenly drawn."""
 
 from __future__ import annotations
 

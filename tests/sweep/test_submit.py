@@ -63,7 +63,7 @@ JOB = submit.Job("small", ["a"], ["sweep", "x.py"], "/nfs/a", 1, 1)
 
 
 def dry_run(engine: str) -> str:
-    """What would be handed over, where checkout and Python are called by others."""
+    """What would be submitted, with placeholders for the checkout and Python."""
     shown, before = io.StringIO(), os.getcwd()
     os.chdir(fake_devices.ROOT)
     try:

@@ -8,7 +8,7 @@ from glide_jax.train import run_log
 
 
 class Time:
-    """A clock that goes only when told."""
+    """A clock that advances only by explicit calls."""
 
     def __init__(self) -> None:
         self.now = 100.0

@@ -79,7 +79,7 @@ CHANGES = {
 
 @pytest.fixture(scope="module")
 def begun(tokenizer_folder, tmp_path_factory):
-    """A run of one step, to go on from."""
+    """A run of one step, to resume."""
     workdir = tmp_path_factory.mktemp("begun") / "run"
     run, state = setup.prepare(small_runs.make_config(tokenizer_folder, CLIP), workdir)
     run.save(state, 1, {})
