@@ -70,7 +70,7 @@ def test_a_contrast_of_parts_alone_would_be_another_loss():
     assert abs(apart - loss(batch)) > 0.5
 
 
-@pytest.mark.parametrize("kind", ["base", "clip"])
+@pytest.mark.parametrize("kind", ["clip", pytest.param("base", marks=pytest.mark.slow)])
 def test_validation_in_parts_has_the_metrics_of_the_whole_batch(kind):
     def measured(parts):
         config = mesh_runs.make_config(kind, {"train.microbatches": parts})
