@@ -58,12 +58,13 @@ def test_a_contrast_of_parts_alone_would_be_another_loss():
     objective = objectives.make_objective(config, 0)
     params = objective.init(jax.random.key(0))
 
+    @jax.jit
     def loss(rows):
         def keys_of(stream):
             del stream
             return jax.vmap(jax.random.key)(jnp.asarray(rows["example_index"]))
 
-        return float(objective.loss(params, rows, keys_of, {})[0])
+        return objective.loss(params, rows, keys_of, {})[0]
 
     parts = accumulation.split(batch, 4)
     apart = np.mean([loss({n: x[i] for n, x in parts.items()}) for i in range(4)])
