@@ -1,7 +1,8 @@
 #!/usr/bin/env bash
 # Installs the requirements of the tests and runs them: the default suite, or with --all also
-# the tests marked slow, for which apt-get installs Slurm, an ssh server and shellcheck if they
-# are missing (as root, or by sudo without a password). Other arguments are passed to pytest.
+# the tests marked slow, for which apt-get installs Slurm, an ssh server, shellcheck, Chromium
+# and its driver, zsh, the Noto emoji font and the Unicode names if they are missing (as root, or
+# by sudo without a password). Other arguments are passed to pytest.
 set -euo pipefail
 cd "$(dirname "$0")/.."
 . launch/environment.sh
@@ -9,15 +10,17 @@ cd "$(dirname "$0")/.."
 # Tests whose programs cannot be installed are skipped with the reason.
 install_debian_packages() {
   local packages=(slurm-wlm munge openssh-server rsync shellcheck) as_root=()
+  # For the vote page, the completion scripts and the emoji set; 155 MB with dependencies.
+  packages+=(chromium chromium-driver zsh fonts-noto-color-emoji unicode-data)
   if dpkg -s "${packages[@]}" >/dev/null 2>&1; then return; fi
   if ! command -v apt-get >/dev/null; then
-    echo "apt-get is not available: the tests of Slurm and ssh need ${packages[*]}." >&2
+    echo "apt-get is not available: some tests are skipped; they need ${packages[*]}." >&2
     return
   fi
   if [ "$(id -u)" -ne 0 ]; then
     as_root=(sudo -n)
     if ! sudo -n true 2>/dev/null; then
-      echo "The tests of Slurm and ssh are skipped; to run them, run as root before --all:" \
+      echo "Some tests are skipped; to run them, run as root before --all:" \
         "apt-get install --no-install-recommends ${packages[*]}" >&2
       return
     fi
@@ -35,7 +38,7 @@ install_debian_packages() {
     apt-get update -qq
     apt-get install -qq -y --no-install-recommends "$@" >/dev/null
   ' _ "${packages[@]}" ||
-    echo "apt-get failed: the tests of Slurm and ssh are skipped." >&2
+    echo "apt-get failed: the tests that need ${packages[*]} are skipped." >&2
 }
 
 all=no selection=(-m "not slow and not gpu and not tpu")

@@ -1,4 +1,4 @@
-"""One CPU device for every test, types checked at run time, shared fixtures."""
+"""Sets up JAX and run-time type checks, before the package is imported."""
 
 from __future__ import annotations
 
@@ -8,48 +8,46 @@ import shutil
 import signal
 import tempfile
 
-# Before the first import of jax: its backend reads these once. A GPU test run sets
-# JAX_PLATFORMS itself.
-os.environ.setdefault("JAX_PLATFORMS", "cpu")
-
-import jax
 import jaxtyping
 import numpy as np
 import pytest
 
-# Array shapes and dtypes of every annotated function are checked while tests run. The
-# hook acts on imports, so it has to stand before the first of ours.
+# Before the first import of jax, which reads these once; child processes inherit them.
+# A GPU test run sets JAX_PLATFORMS itself.
+if os.environ.setdefault("JAX_PLATFORMS", "cpu") == "cpu":
+    # Programs run for milliseconds here; optimising them would take most of the time.
+    os.environ.setdefault("JAX_DISABLE_MOST_OPTIMIZATIONS", "1")
+
+# A program that several tests or their child processes need is compiled once. The cache
+# lasts for one run of the suite, unless the caller names a folder.
+_OWN_CACHE = None
+if "JAX_COMPILATION_CACHE_DIR" not in os.environ:
+    _OWN_CACHE = tempfile.mkdtemp(prefix="glide_jax_cache.")
+    os.environ["JAX_COMPILATION_CACHE_DIR"] = _OWN_CACHE
+os.environ["JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS"] = "0"
+os.environ["JAX_PERSISTENT_CACHE_MIN_ENTRY_SIZE_BYTES"] = "-1"
+
+# Checks array shapes and dtypes of every annotated function while tests run. The hook
+# acts on imports, so it precedes the first import of the package.
 jaxtyping.install_import_hook("glide_jax", "beartype.beartype")
 
 TESTS = pathlib.Path(__file__).parent
-# JAX's own: what several tests and the processes they start need is compiled once.
-CACHE_VARIABLE = "JAX_COMPILATION_CACHE_DIR"
 
 
 def pytest_configure(config):
-    """Of several processes the first makes the folder, and the others inherit it."""
+    """Makes Ctrl-C work in child processes, and removes the cache at the end."""
     if hasattr(config, "workerinput"):
         return
-    # A shell lets what it starts in the background ignore Ctrl-C, and so would all that
-    # tests start. A program does not inherit a handler, but the default.
+    # A shell starts background commands with SIGINT ignored, and their children inherit
+    # that. They do not inherit a handler.
     signal.signal(signal.SIGINT, signal.default_int_handler)
-    folder = tempfile.mkdtemp(prefix="glide_jax_cache.")
-    os.environ[CACHE_VARIABLE] = folder
-    os.environ["JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS"] = "0"
-    config.add_cleanup(lambda: shutil.rmtree(folder, ignore_errors=True))
-
-
-@pytest.fixture(scope="session", autouse=True)
-def compilation_cache():
-    """The programs of this run of the suite, in a folder that is gone after it."""
-    jax.config.update("jax_compilation_cache_dir", os.environ[CACHE_VARIABLE])
-    jax.config.update("jax_persistent_cache_min_compile_time_secs", 0)
-    jax.config.update("jax_persistent_cache_min_entry_size_bytes", -1)
+    if _OWN_CACHE:
+        config.add_cleanup(lambda: shutil.rmtree(_OWN_CACHE, ignore_errors=True))
 
 
 @pytest.hookimpl(tryfirst=True)
 def pytest_collection_modifyitems(items):
-    """Files with heavy proofs first, so that all processes end at about one time."""
+    """Runs files with slow tests first, so that all workers end at about one time."""
     heavy = {item.path for item in items if item.get_closest_marker("slow")}
     items.sort(key=lambda item: item.path not in heavy)
 
@@ -67,7 +65,7 @@ def golden():
 
 @pytest.fixture(scope="session")
 def vocab_folder() -> pathlib.Path:
-    """Where the published GPT-2 and CLIP vocabularies lie."""
+    """The folder of the published GPT-2 and CLIP vocabularies."""
     folder = os.environ.get("GLIDE_JAX_VOCAB")
     if not folder:
         pytest.skip("GLIDE_JAX_VOCAB names no folder with the published vocabularies")

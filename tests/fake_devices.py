@@ -1,4 +1,4 @@
-"""Runs a script on fake CPU devices, in a process of its own.
+"""Runs a script on fake CPU devices, in a child process.
 
 The number of devices is fixed when JAX starts, and the suite itself runs on one.
 """
@@ -15,7 +15,7 @@ ROOT = pathlib.Path(__file__).parents[1]
 
 
 def run_with_devices(script: str, devices: int = 8, timeout_secs: float = 120) -> str:
-    """The script's standard output; its errors fail the calling test.
+    """Returns the script's standard output; an error fails the calling test.
 
     A script that steps in a loop has to block on each result.
     """

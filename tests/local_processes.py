@@ -9,28 +9,18 @@ import signal
 import subprocess
 from collections.abc import Iterator
 
-import jax
-
 from tests import fake_devices
 
 
 def environment(**more: str) -> dict[str, str]:
-    """One that shares the compiled programs of this test run."""
-    return {
-        **os.environ,
-        "JAX_COMPILATION_CACHE_DIR": jax.config.jax_compilation_cache_dir,
-        "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0",
-        "JAX_PERSISTENT_CACHE_MIN_ENTRY_SIZE_BYTES": "-1",
-        "JAX_DISABLE_MOST_OPTIMIZATIONS": "1",
-        "PYTHONPATH": str(fake_devices.ROOT),
-        **more,
-    }
+    """The environment of this process, with the package on the path."""
+    return {**os.environ, "PYTHONPATH": str(fake_devices.ROOT), **more}
 
 
 def start(
     logs: pathlib.Path, command: list[str], *, processes: int = 2, devices: int = 4
 ) -> subprocess.Popen:
-    """The command in so many processes; their output goes to logs/process*.log."""
+    """Starts the command in processes; their output goes to logs/process*.log."""
     return subprocess.Popen(
         [
             str(fake_devices.ROOT / "launch" / "local.sh"),
@@ -55,7 +45,7 @@ def run(
     devices: int = 4,
     expected: int = 0,
 ) -> None:
-    """Starts the command and waits for the exit code that is expected."""
+    """Runs the command to the expected exit code."""
     launcher = start(logs, command, processes=processes, devices=devices)
     finish(launcher, logs, expected)
 
@@ -66,15 +56,15 @@ def finish(
     expected: int = 0,
     timeout_secs: float = 600,
 ) -> None:
-    """Waits for the exit code that is expected, and leaves no process behind."""
+    """Waits for the expected exit code, and leaves no process behind."""
     with ended(launcher):
         code = launcher.wait(timeout=timeout_secs)
-    assert code == expected, told(logs)
+    assert code == expected, logs_of(logs)
 
 
 @contextlib.contextmanager
 def ended(launcher: subprocess.Popen) -> Iterator[None]:
-    """Leaves no process of the launcher's behind the `with` block."""
+    """Kills the processes of the launcher at the end of the `with` block."""
     try:
         yield
     finally:
@@ -83,13 +73,13 @@ def ended(launcher: subprocess.Popen) -> Iterator[None]:
         launcher.wait()
 
 
-def told(logs: pathlib.Path) -> str:
-    """All that a run said, for a failing test."""
+def logs_of(logs: pathlib.Path) -> str:
+    """The end of every log of a run, for the message of a failing test."""
     return "\n".join(path.read_text()[-3000:] for path in sorted(logs.iterdir()))
 
 
 def process_of(pid: int, process_id: int, program: bytes = b"glide_jax") -> int:
-    """The system's number of one of the processes that another one has started."""
+    """The process id of a child with a given GLIDE_JAX_PROCESS_ID."""
     name = f"GLIDE_JAX_PROCESS_ID={process_id}\0".encode()
     children = pathlib.Path(f"/proc/{pid}/task/{pid}/children")
     for child in map(int, children.read_text().split()):

@@ -28,7 +28,6 @@ from glide_jax.models import build
 from glide_jax.text import sentencepiece_tokenizer, tokenizers
 from tests import fake_devices
 from tests.launch import launchers
-from tests.quick_compilation import quick_compilation  # noqa: F401
 
 ROOT = fake_devices.ROOT
 DOCS = ROOT / "docs"

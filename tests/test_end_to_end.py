@@ -12,7 +12,6 @@ from PIL import Image
 from glide_jax.cli import main
 from glide_jax.runtime import metric_writers
 from tests import fake_devices
-from tests.quick_compilation import quick_compilation  # noqa: F401
 
 EXPERIMENTS = fake_devices.ROOT / "experiments" / "configs"
 COLOURS = {"red": (220, 30, 30), "green": (30, 200, 60), "blue": (40, 60, 230)}

@@ -30,8 +30,6 @@ def run(folder: pathlib.Path, script: str, *words: str) -> str:
             **os.environ,
             "PYTHONPATH": str(fake_devices.ROOT),
             "JAX_PLATFORMS": "cpu",
-            # Most of the time would go into optimising programs of a few steps.
-            "JAX_DISABLE_MOST_OPTIMIZATIONS": "1",
         },
         capture_output=True,
         text=True,

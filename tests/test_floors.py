@@ -102,7 +102,7 @@ def test_every_module_stands_on_a_floor():
     assert parts == FLOOR_OF.keys()
 
 
-def test_a_module_imports_only_what_lies_below_it_and_no_stranger():
+def test_a_module_imports_only_lower_folders_and_known_libraries():
     wrong = [
         f"{module} imports {name}"
         for module in MODULES

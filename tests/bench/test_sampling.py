@@ -11,7 +11,6 @@ from glide_jax import errors, presets
 from glide_jax.bench import sampling
 from glide_jax.config import defaults
 from glide_jax.models import build
-from tests.quick_compilation import quick_compilation  # noqa: F401
 
 SIZE = dataclasses.replace(
     presets.base("tiny"),

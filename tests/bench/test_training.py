@@ -15,7 +15,6 @@ from glide_jax.config import defaults, resolve
 from glide_jax.models import build
 from glide_jax.parallel import chips, device_mesh
 from glide_jax.train import placement
-from tests.quick_compilation import quick_compilation  # noqa: F401
 from tests.train import small_runs
 
 CONFIG = resolve.override(

@@ -70,7 +70,7 @@ def differences(
 
 
 def last_state(config: Config, workdir: pathlib.Path) -> tuple[Any, dict[str, Any]]:
-    """The state of the newest checkpoint, on one device, and what lies beside it."""
+    """The state of the newest checkpoint, on one device, and the files beside it."""
     alone = {"mesh.data": -1, "mesh.fsdp": 1, "mesh.tensor": 1}
     run, state = setup.prepare(resolve.override(config, alone), workdir)
     run.checkpoints.close()

@@ -61,7 +61,7 @@ class Injections:
         self._away: dict[pathlib.Path, pathlib.Path] = {}
 
     def mend(self) -> None:
-        """Puts back all that was taken or spoilt, as somebody would who was told."""
+        """Restores all files that were removed or damaged."""
         for path, kept in self._away.items():
             kept.replace(path)
         self._away = {}

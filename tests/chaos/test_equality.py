@@ -13,7 +13,6 @@ from PIL import Image
 
 from glide_jax.train import loop, setup
 from tests.chaos import equality
-from tests.quick_compilation import quick_compilation  # noqa: F401
 from tests.train import small_runs
 
 

@@ -48,7 +48,7 @@ class Training:
         environment = {
             **os.environ,
             "GLIDE_JAX_CACHE": str(experiment.parent / "cache"),
-            # Programs that run for milliseconds are not worth the time.
+            # Programs run for milliseconds; see tests/conftest.py.
             "JAX_DISABLE_MOST_OPTIMIZATIONS": "1",
         }
         with (logs / "local.log").open("w") as log:

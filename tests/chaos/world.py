@@ -23,7 +23,7 @@ FLIPPED_PICTURES = 5
 
 
 def shard(folder: pathlib.Path, number: int) -> pathlib.Path:
-    """Where a shard lies."""
+    """The path of a shard."""
     return folder / f"shapes-{number:03d}.tar"
 
 

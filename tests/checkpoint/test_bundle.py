@@ -46,7 +46,7 @@ def test_parameters_config_and_files_come_back(tmp_path):
 
 
 @pytest.mark.parametrize("renames", [1, 2])
-def test_a_bundle_whose_replacement_was_killed_is_found_again(
+def test_a_bundle_is_restored_after_a_killed_replacement(
     tmp_path, monkeypatch, renames
 ):
     folder = tmp_path / "model"

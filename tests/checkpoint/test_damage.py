@@ -13,7 +13,6 @@ from glide_jax import errors
 from glide_jax.checkpoint import folders, manifest, store, verify
 from glide_jax.errors import UserError
 from tests.checkpoint import states
-from tests.quick_compilation import quick_compilation  # noqa: F401
 
 RANDOM_FLIPS = 120
 WANTED = states.abstract(states.make_items())
@@ -162,7 +161,7 @@ def test_where_none_is_good_nothing_starts_over(workdir, tmp_path):
     assert "\n" not in str(error.value)
 
 
-def test_a_file_that_was_added_does_no_harm_and_is_told(workdir):
+def test_an_added_file_is_harmless_and_reported(workdir):
     added = workdir / "checkpoints" / "20" / "params" / ".DS_Store"
     added.write_bytes(b"x")
     reader = store.CheckpointStore(workdir / "checkpoints")

@@ -30,7 +30,9 @@ def noise(megabytes: int) -> dict:
     return {"params": {"w": jnp.asarray(rng.normal(size=2**18 * megabytes), "float32")}}
 
 
-def test_a_full_disk_is_told_in_one_line_and_the_step_before_stays(small_disk, caplog):
+def test_a_full_disk_is_a_one_line_error_and_the_previous_step_stays(
+    small_disk, caplog
+):
     writer = store.CheckpointStore(small_disk)
     assert writer.save(1, states.make_items(1), {})
     writer.wait()
@@ -61,7 +63,7 @@ def test_a_full_disk_is_told_in_one_line_and_the_step_before_stays(small_disk, c
     assert writer.steps() == [1, 3]
 
 
-def test_a_folder_that_cannot_be_made_is_told_at_the_save(tmp_path):
+def test_a_folder_that_cannot_be_made_is_an_error_of_the_save(tmp_path):
     # Below a file nobody may make a folder, whatever their rights.
     (tmp_path / "file").write_text("")
     writer = store.CheckpointStore(tmp_path / "file" / "checkpoints")

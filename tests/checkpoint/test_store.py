@@ -1,4 +1,4 @@
-"""A state comes back whole onto any mesh, or the reader is told what is wrong."""
+"""A state is restored onto any mesh, or the error names what is wrong."""
 
 import dataclasses
 import json
@@ -325,7 +325,7 @@ assert writer.steps() == [1, 3]
 """
 
 
-def test_a_write_that_fails_is_told_at_once_and_leaves_no_state(tmp_path):
+def test_a_failed_write_is_reported_at_once_and_leaves_no_state(tmp_path):
     # A limit on file sizes stands for a full disk; a real one is in test_full_disk.py.
     result = subprocess.run(
         [sys.executable, "-c", FAILING_WRITE, str(tmp_path)],

@@ -10,7 +10,6 @@ import pytest
 
 from glide_jax.cli import main
 from glide_jax.train import setup
-from tests.quick_compilation import quick_compilation  # noqa: F401
 from tests.train import small_runs
 
 

@@ -8,12 +8,17 @@ import pytest
 
 from glide_jax.cli import benchmark_sample, benchmark_train, main
 from tests import fake_devices
-from tests.quick_compilation import quick_compilation  # noqa: F401
 
 CONFIGS = fake_devices.ROOT / "experiments" / "configs"
 TINY = f"--config={CONFIGS / 'base64.py'}:tiny"
 UPSAMPLER = f"--upsampler_config={CONFIGS / 'upsample256.py'}:emoji"
-SMALL = ("--config.model.channel_mult=(1,)", "--config.model.attention_px=(16,)")
+SMALL = (
+    "--config.model.image_px=16",
+    "--config.model.channel_mult=(1,)",
+    "--config.model.num_res_blocks=1",
+    "--config.model.attention_px=()",
+    "--config.model.text_layers=1",
+)
 
 
 def test_a_row_is_printed_and_added_to_the_file(tmp_path, capsys, monkeypatch):

@@ -39,7 +39,7 @@ def complete(scripts):
             'source "$1"; COMP_WORDS=("${@:2}"); COMP_CWORD=$(($# - 2)); _glide; '
             'printf "%s\\n" "${COMPREPLY[@]}"'
         )
-        told = subprocess.run(
+        result = subprocess.run(
             ["bash", "--norc", "-c", code, "bash", str(script), *words],
             cwd=folder,
             capture_output=True,
@@ -47,8 +47,8 @@ def complete(scripts):
             check=True,
             timeout=60,
         )
-        assert told.stderr == ""
-        return set(told.stdout.split())
+        assert result.stderr == ""
+        return set(result.stdout.split())
 
     return run
 
@@ -88,8 +88,8 @@ def test_bash_offers_every_verb(complete, tmp_path):
 
 def test_bash_registers_the_script_for_glide(scripts):
     code = 'source "$1"; complete -p glide'
-    told = subprocess.check_output(["bash", "-c", code, "bash", scripts("bash")])
-    assert told == b"complete -F _glide glide\n"
+    result = subprocess.check_output(["bash", "-c", code, "bash", scripts("bash")])
+    assert result == b"complete -F _glide glide\n"
 
 
 @pytest.mark.skipif(shutil.which("zsh") is None, reason="zsh is not installed")
@@ -122,17 +122,17 @@ PS1=READY
         os.execvpe("zsh", ["zsh", "-i"], {**os.environ, "ZDOTDIR": str(tmp_path)})
     read_until(terminal, "READY")
     os.write(terminal, f"{line}\t\x18".encode())
-    told = read_until(terminal, "]")
+    text = read_until(terminal, "]")
     os.close(terminal)
     os.waitpid(process, 0)
-    assert f"LINE[{completed}" in told
+    assert f"LINE[{completed}" in text
 
 
 def read_until(terminal: int, end: str) -> str:
-    """What a program writes to its terminal, up to and with `end`."""
-    told, deadline = "", time.monotonic() + 20
-    while end not in told:
-        assert time.monotonic() < deadline, told
+    """Reads what a program writes to its terminal, up to and including `end`."""
+    text, deadline = "", time.monotonic() + 20
+    while end not in text:
+        assert time.monotonic() < deadline, text
         if select.select([terminal], [], [], 1)[0]:
-            told += os.read(terminal, 4096).decode(errors="replace")
-    return told
+            text += os.read(terminal, 4096).decode(errors="replace")
+    return text

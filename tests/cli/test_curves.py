@@ -10,7 +10,6 @@ from glide_jax.cli import main
 from glide_jax.sweep import result, run_list, state, sweep_file
 from tests.eval.test_evaluate_command import evaluate, world  # noqa: F401
 from tests.launch import launchers
-from tests.quick_compilation import quick_compilation  # noqa: F401
 from tests.sample.conftest import bundles, models, tokenizer  # noqa: F401
 from tests.sweep.test_guidance_curves import FIGURES
 
@@ -90,7 +89,7 @@ def test_the_tables_that_are_kept_are_what_their_rows_say(name, tmp_path):
     assert kept.with_suffix(".md").read_text().startswith(table)
 
 
-def test_runs_that_are_not_finished_are_told_of_and_left_out(sweep, tmp_path, caplog):
+def test_unfinished_runs_are_logged_and_left_out(sweep, tmp_path, caplog):
     plan, root = sweep
     state.RunRecord(root, plan.runs[2].id).result.unlink()
     assert draw(root, tmp_path / "c.png") == 0
@@ -105,7 +104,7 @@ def test_a_folder_without_finished_runs_is_refused(sweep, capsys):
     assert "no run is finished" in refused(capsys, root).splitlines()[-1]
 
 
-def test_runs_that_looked_by_other_weights_are_refused(sweep, tmp_path, capsys):
+def test_runs_with_features_of_other_weights_are_refused(sweep, tmp_path, capsys):
     plan, root = sweep
     finish(root, plan.runs[1], 1, settings={"features": "noised_clip bbb"})
     assert "features noised_clip aaa and run" in refused(capsys, root)
@@ -148,15 +147,16 @@ def test_a_page_of_ones_own_beside_the_picture_is_left_alone(sweep, tmp_path, ca
     assert page.read_text() == "# Mine"
 
 
-def test_a_place_that_cannot_be_written_is_told(sweep, tmp_path, capsys):
+def test_an_unwritable_output_is_a_one_line_error(sweep, tmp_path, capsys):
     _, root = sweep
     (tmp_path / "file").write_text("")
     output = tmp_path / "file" / "c.png"
     assert "cannot be written (File exists)" in refused(capsys, root, output)
 
 
-def test_runs_of_every_mode_are_alike_to_the_curves(evaluate, tmp_path, bundles):  # noqa: F811
-    # What glide evaluate itself writes down of them, and not what this test thinks.
+@pytest.mark.slow
+def test_curves_are_drawn_of_evaluations_of_every_mode(evaluate, tmp_path, bundles):  # noqa: F811
+    # The results are those that glide evaluate writes.
     defined = sweep_file.Definition("curves", ("evaluate",), RUNS)
     shared = [f"--clip={bundles['clip']}", "--metrics=fid,precision_recall"]
     shared[1] += ",inception_score,clip_score"

@@ -1,4 +1,4 @@
-"""A signal ends `glide data` with 42, and leaves nothing that looks whole."""
+"""A signal ends `glide data` with 42, and leaves no folder that looks complete."""
 
 from __future__ import annotations
 

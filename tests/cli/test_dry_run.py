@@ -95,7 +95,7 @@ def test_a_dry_run_says_that_a_workdir_holds_another_run(
     assert refused(*command) == line
 
 
-def test_a_dry_run_of_a_workdir_that_goes_on_passes(experiment, workdir, tmp_path):
+def test_a_dry_run_of_a_resumed_workdir_passes(experiment, workdir, tmp_path):
     run = shutil.copytree(workdir, tmp_path / "run")
     command = ["train", f"--config={experiment}", f"--workdir={run}", "--dry_run"]
     assert main.run(command) == 0
@@ -121,7 +121,7 @@ def test_an_origin_that_does_not_fit_is_refused(
         assert refused(*command, *flags, "--workdir=run") == line
 
 
-def test_a_dry_run_tells_of_some_bad_records_and_of_long_captions(
+def test_a_dry_run_logs_bad_records_and_long_captions(
     experiment, tmp_path, caplog, monkeypatch
 ):
     monkeypatch.chdir(tmp_path)
@@ -164,7 +164,7 @@ def test_settings_are_checked_for_devices_elsewhere(refused, experiment, flags, 
     assert named in refused("train", f"--config={experiment}", *flags, "--dry_run")
 
 
-def test_data_and_files_are_not_looked_for_where_the_devices_are_elsewhere(
+def test_data_and_files_are_not_checked_for_devices_elsewhere(
     experiment, caplog, no_wandb
 ):
     flags = [

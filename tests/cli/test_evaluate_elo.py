@@ -64,7 +64,7 @@ def test_table_1_comes_back_from_votes_with_its_win_rates(votes, tmp_path, capsy
     assert blue.sum() == pytest.approx(6 * np.pi * (4 * 150 / 72) ** 2, rel=0.15)
 
 
-def test_the_seed_and_the_number_of_resamples_are_heeded(votes, tmp_path):
+def test_the_seed_and_the_number_of_resamples_are_used(votes, tmp_path):
     found = []
     for flags in ([], ["--seed=1"], ["--resamples=200"]):
         out = tmp_path / f"out{len(found)}"
@@ -77,7 +77,7 @@ def test_the_seed_and_the_number_of_resamples_are_heeded(votes, tmp_path):
     assert len({entry["low"] for entry in found}) == 3
 
 
-def test_an_open_interval_is_null_in_json_and_told_of(tmp_path, capsys):
+def test_an_open_interval_is_null_in_json_and_logged(tmp_path, capsys):
     rows = [("a", "b", "a", "q")] * 9 + [("a", "b", "tie", "q")]
     path = made_votes.write(tmp_path / "votes.csv", rows)
     command = ["evaluate", "elo", f"--votes={path}", f"--output={tmp_path}"]

@@ -98,7 +98,8 @@ def test_an_evaluation_leaves_a_row_and_a_picture_cut_off_or_not(
     assert drawn == [0, 4, 0, 4]
 
 
-def test_what_was_seen_is_kept_until_the_row_is_written(config, tmp_path, monkeypatch):
+@pytest.mark.slow
+def test_seen_batches_are_kept_until_the_row_is_written(config, tmp_path, monkeypatch):
     class FullError(Exception):
         pass
 
@@ -115,10 +116,8 @@ def test_what_was_seen_is_kept_until_the_row_is_written(config, tmp_path, monkey
     assert (tmp_path / "evaluations" / "00000001.parts" / "settings.json").exists()
 
 
-def test_a_step_that_a_run_goes_back_before_is_evaluated_anew(
-    config, tmp_path, monkeypatch
-):
-    """What processes tell each other has a name that serves once."""
+def test_a_step_is_evaluated_again_after_a_rollback(config, tmp_path, monkeypatch):
+    """Names of messages between processes are used once."""
     names = []
 
     def from_first(name, make):

@@ -16,7 +16,7 @@ def test_a_folder_is_made_and_stays_with_what_was_written(tmp_path):
     assert (tmp_path / "a" / "b" / "file").exists()
 
 
-def test_a_folder_made_in_vain_is_taken_away_and_one_that_was_there_is_not(tmp_path):
+def test_a_folder_made_for_a_failed_run_is_removed_and_an_older_one_is_kept(tmp_path):
     (tmp_path / "there").mkdir()
     for place in ("there", "there/a/b"):
         with (

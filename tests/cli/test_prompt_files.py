@@ -1,4 +1,4 @@
-"""A --prompt_file: which lines are prompts, and what is said about the others."""
+"""A --prompt_file: which lines are prompts, and what is logged about the others."""
 
 from __future__ import annotations
 

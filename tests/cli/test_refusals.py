@@ -181,7 +181,7 @@ def test_a_batch_that_does_not_divide_over_the_devices_is_refused(experiment, tm
     assert not (tmp_path / "run").exists()
 
 
-def test_a_mistaken_key_is_told_without_escapes(refused, experiment):
+def test_an_unknown_key_is_printed_without_escapes(refused, experiment):
     line = refused("train", f"--config={experiment}", "--config.optim.learning_rte=1")
     assert "\\" not in line
     assert line.startswith(f"glide train: {NEAREST}")

@@ -284,7 +284,7 @@ def test_status_and_report_need_no_sweep_file(tmp_path, capsys, monkeypatch):
     ],
 )
 @pytest.mark.parametrize("runner", ["local", "slurm"])
-def test_what_the_runs_read_is_looked_for_before_any_is_started(
+def test_inputs_of_the_runs_are_checked_before_any_is_started(
     refused, file, tmp_path, capsys, caplog, runner, command, runs, named
 ):
     path = file(runs, *([command] if command else []))
@@ -307,9 +307,7 @@ def test_what_another_run_of_the_sweep_makes_need_not_be_there(
     assert "another/bundle does not exist" in refused(*argv)
 
 
-def test_data_of_another_machine_are_not_looked_for(
-    file, tmp_path, monkeypatch, caplog
-):
+def test_data_of_another_machine_are_not_checked(file, tmp_path, monkeypatch, caplog):
     monkeypatch.chdir(tmp_path)
     path = file("[{'data.sources': 'folder:/volume/photos'}]")
     with caplog.at_level("INFO"):

@@ -64,7 +64,7 @@ def test_a_second_ctrl_c_in_a_start_does_not_wait(
     assert "glide train: interrupted" in capsys.readouterr().err
 
 
-def test_a_stop_after_nothing_was_trained_does_not_tell_of_a_checkpoint(
+def test_a_stop_before_the_first_step_names_no_checkpoint(
     experiment, tmp_path, monkeypatch, caplog
 ):
     interrupt_before(monkeypatch, loop.periodic_eval.PeriodicEval, "missing")

@@ -1,4 +1,4 @@
-"""`glide verify` tells what is damaged, with no device and an exit code of its own."""
+"""`glide verify` names damaged files, without devices, by a separate exit code."""
 
 from __future__ import annotations
 
@@ -59,7 +59,7 @@ def test_every_damaged_file_of_a_run_is_named(run, name, capsys):
             path.write_bytes(whole)
 
 
-def test_a_damaged_checkpoint_is_told_from_the_good_ones(run, capsys):
+def test_a_damaged_checkpoint_is_distinguished_from_the_good_ones(run, capsys):
     (step,) = folders.list_steps(run / "checkpoints")
     older = shutil.copytree(run / "checkpoints" / str(step), run / "checkpoints" / "0")
     (run / "checkpoints" / "9.unfinished").mkdir()
@@ -129,7 +129,7 @@ def test_a_workdir_without_a_checkpoint_is_a_mistake(run, refused):
     assert "no checkpoint to verify" in refused("verify", str(run))
 
 
-def test_no_device_is_looked_for(run):
+def test_no_device_is_initialised(run):
     code = (
         "from glide_jax.cli import main\n"
         f"assert main.run(['verify', {str(run)!r}, {str(run / 'bundle')!r}]) == 0\n"

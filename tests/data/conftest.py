@@ -31,7 +31,7 @@ def own_cache(tmp_path, monkeypatch):
 
 @pytest.fixture(autouse=True)
 def own_retry_policy(monkeypatch):
-    """No test waits less for its files because another one waited in vain."""
+    """Gives each test its own retry policy, so that no failed wait affects another."""
     monkeypatch.setattr(retrying_reads, "_retries", retrying_reads.RetryPolicy())
 
 

@@ -149,7 +149,7 @@ def cmyk_profile() -> bytes:
 
 
 def _doors(content: bytes, folder: pathlib.Path) -> dict[str, np.ndarray]:
-    """The pixels that training, a flag's file, and a Pillow picture come to."""
+    """The pixels that training, a flag's file, and a Pillow picture result in."""
     path = folder / "picture"
     path.write_bytes(content)
     example = schema.Example(content, "a picture", "key")

@@ -145,7 +145,7 @@ def test_all_records_may_be_bad_where_that_is_allowed():
     _counter(1.0, 3).count(0, [_bad(0), _bad(1), _bad(2)] * 100)
 
 
-def test_what_stopped_a_run_is_counted_by_the_run_that_goes_on():
+def test_bad_records_that_stopped_a_run_are_counted_by_its_continuation():
     batches = [(3, []), (1, [_bad(1), _bad(2)]), (4, [_bad(1)])]
     straight, stopped = _counter(1.0), _counter(0.001)
     for batch in batches:
@@ -184,7 +184,7 @@ def test_bad_records_are_logged_by_default(caplog):
     assert "record 7: broken image" in caplog.text
 
 
-def test_a_bad_record_is_told_once_and_the_first_are_named_at_the_end():
+def test_a_bad_record_is_logged_once_and_the_first_are_named_at_the_end():
     told: list[int] = []
     counter = _counter(0.002, 1000, on_bad=lambda bad: told.append(bad.record))
     counter.count(0, [_bad(1), _bad(1), _bad(2)])
@@ -276,7 +276,7 @@ def test_the_record_log_of_a_resumed_run_is_that_of_one_never_stopped(tmp_path):
     assert rows[0]["kind"] == rows[0]["reason"] == "broken image"
 
 
-def test_a_line_of_the_record_log_that_lost_its_end_is_told_again(tmp_path):
+def test_a_truncated_line_of_the_record_log_is_written_again(tmp_path):
     bads = [_bad(1), _bad(2, position=1), _bad(3, position=2)]
     whole, cut = tmp_path / "whole.jsonl", tmp_path / "cut.jsonl"
     _counter(1.0, on_bad=bad_records.RecordLog(whole)).count(0, bads)

@@ -245,7 +245,7 @@ def test_a_resumed_stream_draws_the_same_captions(tmp_path, tokenizer):
         ),
     ],
 )
-def test_a_table_that_names_no_picture_is_told_of_with_its_mistake(
+def test_a_table_that_names_no_picture_is_reported_with_its_mistake(
     tmp_path, name, text, told
 ):
     (tmp_path / "a.jpg").write_bytes(b"")

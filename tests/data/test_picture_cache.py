@@ -92,7 +92,7 @@ def test_a_picture_is_decoded_once_and_keeps_its_pixels(cache):
     )
 
 
-def test_a_changed_file_and_another_size_are_decoded_anew(cache, tmp_path):
+def test_a_changed_file_and_another_size_are_decoded_again(cache, tmp_path):
     for seed in (0, 1):
         np.testing.assert_array_equal(load(cache, photo(seed)), load(None, photo(seed)))
     smaller = picture_cache.PictureCache(tmp_path / "pictures", PX // 2)

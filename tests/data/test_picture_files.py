@@ -67,7 +67,7 @@ def deep_files() -> dict[str, bytes]:
 
 
 @pytest.mark.parametrize("name", deep_files())
-def test_sixteen_bits_are_scaled_not_clipped_alike_in_every_format(name, tmp_path):
+def test_sixteen_bits_are_scaled_not_clipped_in_every_format(name, tmp_path):
     pixels = pictures.read(deep_files()[name], tmp_path)
     np.testing.assert_array_equal(pixels, np.repeat(LEVELS[..., None] >> 8, 3, axis=2))
 

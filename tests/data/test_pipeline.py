@@ -173,9 +173,7 @@ def test_settings_that_cannot_be_are_user_errors(world, tokenizer, change, word)
 
 
 @pytest.mark.parametrize("num_threads", [0, 2])
-def test_a_batch_that_is_looked_for_is_counted_when_it_is_taken(
-    world, tokenizer, num_threads
-):
+def test_a_batch_is_counted_when_it_is_taken(world, tokenizer, num_threads):
     want = _take(streams.make_batches(world, tokenizer, seed=1, **SIZES), 2)
     made = streams.make_batches(
         world, tokenizer, seed=1, num_threads=num_threads, **SIZES

@@ -1,4 +1,4 @@
-"""Reads survive what passes, and tell apart what does not."""
+"""Reads survive transient errors, and classify permanent ones."""
 
 from __future__ import annotations
 
@@ -64,9 +64,7 @@ def test_a_file_given_up_is_not_waited_for_again(file, monkeypatch):
     assert waited == [*retrying_reads.WAITS_SECS]
 
 
-def test_after_a_wait_in_vain_no_other_file_is_waited_for_for_a_while(
-    file, monkeypatch
-):
+def test_after_a_failed_wait_no_other_file_is_waited_for_for_a_while(file, monkeypatch):
     path, stamp = file
     waited, now = [], [0.0]
     monkeypatch.setattr(retrying_reads.time, "sleep", waited.append)
@@ -90,7 +88,7 @@ def test_after_a_wait_in_vain_no_other_file_is_waited_for_for_a_while(
     assert waited == [*retrying_reads.WAITS_SECS] * 2
 
 
-def test_a_disk_that_fails_for_good_is_told_from_a_file_that_is_gone(file, monkeypatch):
+def test_a_failing_disk_is_distinguished_from_a_missing_file(file, monkeypatch):
     path, stamp = file
     monkeypatch.setattr(retrying_reads, "WAITS_SECS", ())
 

@@ -1,4 +1,4 @@
-"""The embedded worlds: captions tell the truth, and what is held out stays out."""
+"""The embedded worlds: captions are true, and held-out combinations are absent."""
 
 from __future__ import annotations
 

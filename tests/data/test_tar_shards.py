@@ -65,7 +65,7 @@ def test_the_index_is_read_from_the_cache_until_the_shard_changes(
     assert len(sources.open_source(pattern)) == 2
 
 
-def test_a_damaged_cache_is_made_anew(shards):
+def test_a_damaged_cache_is_rebuilt(shards):
     folder, _ = shards
     pattern = f"webdataset:{folder}/000.tar"
     sources.open_source(pattern)

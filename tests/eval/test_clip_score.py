@@ -9,7 +9,6 @@ from glide_jax import errors
 from glide_jax.eval import clip_encoder, clip_score, extractors
 from glide_jax.sample import restore
 from tests.eval import stand_in
-from tests.quick_compilation import quick_compilation  # noqa: F401
 from tests.sample.conftest import CAPTIONS, bundles, models, tokenizer  # noqa: F401
 
 
@@ -56,7 +55,7 @@ def test_groups_go_by_index_and_what_is_left_over_makes_none():
     }
 
 
-def test_a_judge_measures_in_full_precision_on_every_kind_of_device(judge):
+def test_a_judge_computes_in_full_precision_on_every_kind_of_device(judge):
     rows = [np.zeros((2, 8, 8, 3), np.float32), np.zeros(2, np.uint32)]
     told = judge._encode_images.lower(judge._clip.params, *rows).as_text()
     assert "stablehlo.dot_general" in told
@@ -64,7 +63,7 @@ def test_a_judge_measures_in_full_precision_on_every_kind_of_device(judge):
     assert "[DEFAULT, DEFAULT]" not in told
 
 
-def test_what_a_judge_sees_depends_neither_on_batches_nor_on_order(judge):
+def test_features_of_a_judge_do_not_depend_on_batches_or_order(judge):
     shown, indices = stand_in.noise_pictures(6), np.arange(10, 16)
     whole = judge(shown, CAPTIONS, indices)
     assert whole[0].shape == (6, 5, 16)

@@ -41,7 +41,7 @@ def test_small_pictures_keep_sharp_pixels():
     assert count(sheet, (255, 255, 255)) == count(sheet, (0, 0, 0)) == 128 * 64
 
 
-def test_sections_lie_one_below_the_other():
+def test_sections_are_stacked_vertically():
     one = make_section([[plain(8, COLOURS[0])]], ["one"])
     two = make_section([[plain(8, COLOURS[1])]], ["two"])
     sheet = contact_sheet.draw_contact_sheet("Sheet", "Note.", [one, two])
@@ -138,7 +138,7 @@ def test_a_long_caption_of_a_grid_is_shortened():
     assert sheets[0].shape == sheets[1].shape
 
 
-def test_a_word_that_is_too_wide_goes_on_in_the_next_line():
+def test_a_word_that_is_too_wide_is_wrapped():
     key = "shard-00003.tar/000000123:photo_of_something"
     lines = contact_sheet._wrap(f"0.91 {key}", 13, 128)
     assert lines[0] == "0.91"

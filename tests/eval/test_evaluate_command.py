@@ -16,7 +16,6 @@ from glide_jax.cli import main, output_folders
 from glide_jax.eval import feature_passes, picture_sets, runner
 from tests import fake_devices
 from tests.eval import stand_in
-from tests.quick_compilation import quick_compilation  # noqa: F401
 from tests.sample.conftest import CAPTIONS, bundles, models, tokenizer  # noqa: F401
 
 REAL = stand_in.noise_pictures(24)
@@ -41,7 +40,7 @@ def world(bundles, tmp_path_factory):  # noqa: F811
 
 @pytest.fixture
 def evaluate(world, bundles, tmp_path):  # noqa: F811
-    """evaluate(*flags) -> exit code; draws 10 pictures unless told otherwise."""
+    """evaluate(*flags) -> exit code; draws 10 pictures by default."""
 
     def run(*flags, draws=True, output=tmp_path / "out", clip=bundles["clip"]):
         if draws:
@@ -130,7 +129,7 @@ def test_float16_distances_are_recorded_and_need_no_new_features(
     )
 
 
-def test_a_signal_ends_it_with_42_and_only_the_same_settings_go_on(
+def test_a_signal_ends_it_with_42_and_only_the_same_settings_resume(
     evaluate, tmp_path, monkeypatch, capsys
 ):
     assert evaluate("--batch_size=5", output=tmp_path / "whole") == 0
@@ -180,7 +179,7 @@ def test_losses_are_measured_alone_and_once(
     assert main.run(flags) == 0
 
 
-def test_of_warnings_that_differ_in_details_the_first_is_told(caplog):
+def test_warnings_that_differ_in_details_are_logged_once(caplog):
     with evaluate_verb.dedupe_warnings():
         for lost in ("a", "b"):
             logging.warning("%s cuts this prompt; not seen: %r", "base", lost)
@@ -244,7 +243,7 @@ def test_a_reference_of_another_clip_is_refused(
     assert "was made with noised_clip" in capsys.readouterr().err
 
 
-def test_a_reference_cut_off_goes_on_and_flags_are_asked_for(
+def test_an_interrupted_reference_resumes_and_missing_flags_are_named(
     world,
     bundles,  # noqa: F811
     tmp_path,

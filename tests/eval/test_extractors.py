@@ -13,7 +13,6 @@ from glide_jax.eval import extractors
 from glide_jax.sample import rerank
 from tests import fake_devices
 from tests.models import golden_inception
-from tests.quick_compilation import quick_compilation  # noqa: F401
 from tests.sample.conftest import bundles, models, tokenizer  # noqa: F401
 
 CLASSES = ("a big r circle", "a small g circle", "a big b circle")

@@ -11,7 +11,7 @@ from glide_jax.eval import feature_cache
 SETTINGS = {"pictures": {"seed": 1, "scales": (1, 2)}, "judge": None}
 
 
-def test_work_goes_on_after_the_last_part_that_is_whole(tmp_path):
+def test_work_continues_after_the_last_complete_part(tmp_path):
     kept = feature_cache.FeatureCache(tmp_path / "p", SETTINGS)
     kept.commit(3, {"pool": np.arange(3)})
     kept.commit(5, {"pool": np.arange(3, 5), "captions": np.array(["a", "b"])})
@@ -50,7 +50,7 @@ def test_parts_behind_a_gap_do_not_hide_those_that_fill_it(tmp_path):
     assert feature_cache.FeatureCache(tmp_path / "p", SETTINGS).next_index == 8
 
 
-def test_a_damaged_part_is_made_again_and_a_stranger_is_left_alone(tmp_path):
+def test_a_damaged_part_is_rebuilt_and_a_foreign_file_is_kept(tmp_path):
     kept = feature_cache.FeatureCache(tmp_path / "p", SETTINGS)
     for stop in (2, 4):
         kept.commit(stop, {"pool": np.full(2, stop)})
@@ -62,7 +62,7 @@ def test_a_damaged_part_is_made_again_and_a_stranger_is_left_alone(tmp_path):
     assert stranger.read_bytes() == b"mine"
 
 
-def test_parts_whose_settings_are_gone_are_not_gone_on_with(tmp_path):
+def test_parts_without_settings_are_not_continued(tmp_path):
     feature_cache.FeatureCache(tmp_path / "p", SETTINGS).commit(
         2, {"pool": np.zeros(2)}
     )

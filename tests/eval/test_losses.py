@@ -14,7 +14,6 @@ from glide_jax.data import shapes_world
 from glide_jax.diffusion import losses as diffusion_losses
 from glide_jax.diffusion import process, schedules
 from glide_jax.eval import losses
-from tests.quick_compilation import quick_compilation  # noqa: F401
 from tests.sample.conftest import models, tokenizer  # noqa: F401
 
 SOURCE = shapes_world.ShapesWorld("quickstart", "held_out", length=7)
@@ -57,10 +56,12 @@ def test_where_every_timestep_is_drawn_the_sum_is_that_of_the_whole_chain(
     found = measure(model, draws=1)
     batch = losses._batch(model, SOURCE, 7, range(7))
     tables = process.make_tables(schedules.make_betas(diffusion.schedule, 4))
-    text = model.fns.encode(model.params, batch["tokens"], batch["text_mask"])
+    encode, denoise = jax.jit(model.fns.encode), jax.jit(model.fns.denoise)
+    text = encode(model.params, batch["tokens"], batch["text_mask"])
 
     indices = jax.numpy.asarray(batch["example_index"])
 
+    @jax.jit
     def noise_of(t):
         # The draws are numbered as the timesteps are, but the first has two.
         draw = jax.numpy.where(t[0] == 0, 0, 1 + t[0])
@@ -68,7 +69,7 @@ def test_where_every_timestep_is_drawn_the_sum_is_that_of_the_whole_chain(
         return jax.vmap(lambda key: jax.random.normal(key, (8, 8, 3)))(keys)
 
     expected = diffusion_losses.bits_per_dimension(
-        lambda x_t, t: model.fns.denoise(model.params, x_t, t, text),
+        lambda x_t, t: denoise(model.params, x_t, t, text),
         tables,
         batch["image"],
         noise_of,
@@ -81,7 +82,7 @@ def test_where_every_timestep_is_drawn_the_sum_is_that_of_the_whole_chain(
         t = jax.numpy.full(7, step)
         noise = noise_of(t)
         x_t = process.q_sample(tables, batch["image"], t, noise)
-        output = model.fns.denoise(model.params, x_t, tables.timesteps[t], text)
+        output = denoise(model.params, x_t, tables.timesteps[t], text)
         errors_of_noise.append(np.mean((output[..., :3] - noise) ** 2))
     assert found["mse"] == pytest.approx(np.mean(errors_of_noise), rel=1e-4)
     by_step = np.asarray(expected["vb"]).mean(axis=0)[::-1]

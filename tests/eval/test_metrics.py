@@ -89,7 +89,7 @@ def test_figures_of_other_features_carry_their_name(tmp_path):
     assert found.warnings[0].startswith("noised_clip_fid: 60 pictures against 90")
 
 
-def test_too_few_pictures_are_told_with_their_number_and_the_rank(tmp_path):
+def test_too_few_pictures_are_logged_with_their_number_and_the_rank(tmp_path):
     warnings = judged(tmp_path, "a", DRAWN[:9]).warnings
     assert "fid: 9 pictures against 90; below 10,000" in warnings[0]
     assert "covariance of 9 pictures has the rank 8 of 12" in warnings[0]
@@ -105,7 +105,7 @@ def test_enough_pictures_give_no_warning(tmp_path, monkeypatch):
     assert judged(tmp_path, "a", DRAWN, reference=REAL[:60]).warnings == []
 
 
-def test_pictures_that_could_not_be_read_are_told(tmp_path, caplog):
+def test_pictures_that_could_not_be_read_are_logged(tmp_path, caplog):
     folder = tmp_path / "photos"
     folder.mkdir()
     for i in range(3):

@@ -16,7 +16,6 @@ from glide_jax.data import schema
 from glide_jax.eval import extractors, neighbours, picture_folder
 from glide_jax.runtime import progress
 from glide_jax.sample import image_io
-from tests.quick_compilation import quick_compilation  # noqa: F401
 from tests.sample.conftest import bundles, models, tokenizer  # noqa: F401
 
 COUNT, PX = 11, 8

@@ -103,7 +103,7 @@ def test_a_record_that_does_not_fit_is_refused(tmp_path, text, told):
         picture_folder.list_pictures(tmp_path, "--images=f")
 
 
-def test_samples_to_compare_tell_what_is_passed_over(tmp_path, caplog):
+def test_skipped_samples_of_a_comparison_are_logged(tmp_path, caplog):
     caplog.set_level("INFO")
     path = sample_folders.make(tmp_path, ["a", "b"], brightness=0)
     write(tmp_path, "extra.png")
@@ -113,7 +113,7 @@ def test_samples_to_compare_tell_what_is_passed_over(tmp_path, caplog):
     assert "samples.json does not list (1)" in record.getMessage()
 
 
-def test_an_unfinished_run_is_told(tmp_path, caplog):
+def test_an_unfinished_run_is_reported(tmp_path, caplog):
     write(tmp_path, "000001.png")
     record = {"images": [entry(1)], "asked": {"pictures": 40}}
     (tmp_path / "samples.json").write_text(json.dumps(record))

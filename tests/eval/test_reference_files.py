@@ -124,7 +124,7 @@ def test_statistics_alone_are_those_of_the_evaluator_that_writes_such_a_file(tmp
         reference_files.read(tmp_path / "torch.npz", OPENAI, 8)
 
 
-def test_pictures_in_a_file_are_looked_at_where_features_are_lacking(tmp_path):
+def test_pictures_in_a_file_are_used_where_features_are_missing(tmp_path):
     path = theirs(tmp_path / "theirs.npz", arr_0=SHOWN, mu=np.full(12, 5.0))
     found = reference_files.read(path, OPENAI, 8, batch_size=6)
     np.testing.assert_array_equal(found.rows, OPENAI(SHOWN).pool)

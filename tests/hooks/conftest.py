@@ -2,6 +2,5 @@
 
 from tests.train.conftest import (  # noqa: F401
     make_config,
-    quick_compilation,
     tokenizer_folder,
 )

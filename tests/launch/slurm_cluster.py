@@ -91,7 +91,7 @@ class Cluster:
         return result.stdout
 
     def job(self, number: str) -> dict[str, str]:
-        """What `scontrol show job` tells of it."""
+        """The output of `scontrol show job`."""
         text = self.run("scontrol", "--oneliner", "show", "job", number)
         return dict(pair.split("=", 1) for pair in text.split() if "=" in pair)
 

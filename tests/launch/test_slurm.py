@@ -28,7 +28,7 @@ def cluster(tmp_path_factory):
             "VIRTUAL_ENV": sys.prefix,
             "TMPDIR": str(folder),
             "JAX_PLATFORMS": "cpu",
-            # Programs that run for milliseconds; see tests/quick_compilation.py.
+            # Programs that run for milliseconds; see tests/conftest.py.
             "JAX_DISABLE_MOST_OPTIMIZATIONS": "1",
             # Room for the threads of two processes; see tests/fake_devices.py.
             "NPROC": "8",

@@ -18,7 +18,7 @@ from tests.train import small_runs
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(900)]
 
 STEPS = 600  # so many that an interruption comes in time on a fast machine too
-# Programs that run for milliseconds; see tests/quick_compilation.py.
+# Programs that run for milliseconds; see tests/conftest.py.
 QUICK = "JAX_DISABLE_MOST_OPTIMIZATIONS=1"
 SSHD_CONFIG = """\
 Port {port}

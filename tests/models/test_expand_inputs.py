@@ -12,8 +12,8 @@ from glide_jax.models import build, expand_inputs
 from tests.models import golden_models
 
 
-@pytest.mark.parametrize("kind", ["base", "upsample"])
-def test_an_extended_model_computes_the_same_for_any_image_and_mask(kind):
+def test_an_extended_model_computes_the_same_for_any_image_and_mask():
+    kind = "upsample"  # the low-resolution channels come last
     config, wider = (golden_models.CONFIGS[name] for name in (kind, f"{kind}-inpaint"))
     params = golden_models.params(kind)
     grown, paths = expand_inputs.extend(params, config, wider)

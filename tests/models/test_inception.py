@@ -14,7 +14,7 @@ CASES = [(resizing, px) for resizing in inception.RESIZING for px in golden.SIDE
 
 @pytest.fixture(scope="module")
 def seen():
-    """The two pictures of every case, looked at in one batch."""
+    """The two pictures of every case, in one batch."""
     images = [
         np.asarray(inception.RESIZING[resizing](golden.pictures(px)))
         for resizing, px in CASES

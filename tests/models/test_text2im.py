@@ -76,7 +76,9 @@ def test_an_initial_model_returns_zero():
     np.testing.assert_array_equal(out, 0)
 
 
-@pytest.mark.parametrize("dtype", ["bfloat16", "float16"])
+@pytest.mark.parametrize(
+    "dtype", ["bfloat16", pytest.param("float16", marks=pytest.mark.slow)]
+)
 def test_half_precision_returns_float32_close_to_float32(dtype):
     half = dataclasses.replace(SMALL, compute_dtype=dtype)
     fns = build.make_denoiser(half)

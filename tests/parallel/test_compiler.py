@@ -32,6 +32,8 @@ NO_TPU = {
     "TPU_WORKER_HOSTNAMES": "localhost",
     "TPU_WORKER_ID": "0",
     "TPU_LOG_DIR": "disabled",
+    # The compiler does all of its work, unlike in most tests (tests/conftest.py).
+    "JAX_DISABLE_MOST_OPTIMIZATIONS": "0",
 }
 
 

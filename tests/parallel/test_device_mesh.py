@@ -210,7 +210,7 @@ def test_a_tensor_axis_that_splits_processes_is_an_error():
 
 @dataclasses.dataclass(frozen=True)
 class Device:
-    """As much of a device as a mesh looks at."""
+    """The attributes of a device that a mesh reads."""
 
     id: int
     process_index: int

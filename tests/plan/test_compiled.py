@@ -51,6 +51,8 @@ def test_gpus_have_no_compiler_here():
 # Of the widths and the side that the published models have, but of few blocks; three
 # or four minutes of two cores, most of them in the compiler.
 COMPILE = """
+import os
+os.environ["JAX_DISABLE_MOST_OPTIMIZATIONS"] = "0"  # set by tests/conftest.py
 import json
 from glide_jax.config import defaults
 from glide_jax.plan import device_topology, report

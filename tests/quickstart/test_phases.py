@@ -54,7 +54,7 @@ def test_a_tiny_model_reads_captions_to_their_end(tmp_path, world):
     assert longest <= config.model.text_context
 
 
-def test_a_phase_that_is_done_says_so_with_its_place(tmp_path, caplog):
+def test_a_finished_phase_is_logged_with_its_folder(tmp_path, caplog):
     caplog.set_level("INFO")
     done = ledger.Ledger(tmp_path / "ledger.json")
     phase = phases.PHASES[1]

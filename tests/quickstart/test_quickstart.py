@@ -9,7 +9,6 @@ from PIL import Image
 
 from glide_jax.cli import main
 from glide_jax.quickstart import ledger, phases
-from tests.quick_compilation import quick_compilation  # noqa: F401
 from tests.quickstart.test_report import assert_documented
 
 

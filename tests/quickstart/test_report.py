@@ -89,7 +89,7 @@ def test_a_share_of_the_pictures_is_at_least_two():
     assert measure.Counts(0.001).of(256) == 2
 
 
-def test_the_hole_lies_in_the_middle_and_covers_its_share():
+def test_the_hole_is_in_the_middle_and_covers_its_share():
     mask = measure.hole_mask(64)
     assert mask.shape == (64, 64)
     np.testing.assert_array_equal(mask, mask[::-1, ::-1])

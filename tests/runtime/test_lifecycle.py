@@ -86,7 +86,7 @@ def test_an_error_ends_with_the_code_of_its_kind(error, code):
     assert isinstance(error("told"), errors.UserError), "one line, no traceback"
 
 
-def test_a_request_within_another_begins_with_what_that_one_was_told():
+def test_a_nested_request_starts_with_the_outer_signal():
     with lifecycle.StopRequest(signals=(signal.SIGINT,)) as outer:
         assert lifecycle.current() is outer
         send(signal.SIGINT)

@@ -90,7 +90,7 @@ def write_record(folder: pathlib.Path, age_secs: float = 0.0, **changes) -> None
     os.utime(path, (time.time() - age_secs,) * 2)
 
 
-def test_a_second_writer_is_refused_and_told_who_the_first_is(start, tmp_path):
+def test_a_second_writer_is_refused_with_the_name_of_the_first(start, tmp_path):
     first = start()
     assert said(first) == "held"
     told = refusal(tmp_path / "run")
@@ -274,7 +274,7 @@ def test_a_file_system_without_locks_and_links_has_one_writer_too(
         pass
 
 
-def test_one_that_waits_can_be_told_to_stop(start, tmp_path):
+def test_a_waiting_process_can_be_stopped(start, tmp_path):
     first = start()
     assert said(first) == "held"
 

@@ -39,7 +39,7 @@ def test_values_that_json_lacks_survive(tmp_path):
     assert (row["b"], row["c"]) == (math.inf, -math.inf)
 
 
-def test_a_resumed_run_cuts_later_rows_and_goes_on(tmp_path):
+def test_a_resumed_run_drops_later_rows_and_continues(tmp_path):
     with metric_writers.MetricsWriter(tmp_path) as writer:
         for step in (10, 20, 30):
             writer.scalars(step, {"loss": 1.0})
@@ -62,7 +62,9 @@ def test_half_a_row_of_a_killed_process_is_dropped(tmp_path):
 @pytest.mark.parametrize(
     "tail", [b"\0" * 100 + b"\n", b'{"step": 3, "x": "\xff"}\n', b"5\n[1]\n", b"\0" * 9]
 )
-def test_what_a_loss_of_power_has_left_is_dropped_and_told_of(tmp_path, caplog, tail):
+def test_rows_damaged_by_a_power_loss_are_dropped_with_a_warning(
+    tmp_path, caplog, tail
+):
     path = tmp_path / "metrics.jsonl"
     path.write_bytes(b'{"step": 1, "loss": 1.0}\n' + tail)
     assert [row["step"] for row in metric_writers.read_metrics(path)] == [1]
@@ -83,7 +85,7 @@ def test_a_whole_row_that_lacks_its_newline_is_a_row(tmp_path):
 
 
 class Refusing(io.FileIO):
-    """A file whose disk takes half of what is written and then is gone."""
+    """A file on a disk that fails after half of the data."""
 
     def write(self, content):
         super().write(content[: len(content) // 2])

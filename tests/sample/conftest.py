@@ -14,7 +14,6 @@ from glide_jax.config import defaults, resolve
 from glide_jax.models import build
 from glide_jax.sample import restore
 from glide_jax.text import sentencepiece_tokenizer, tokenizers
-from tests.quick_compilation import quick_compilation  # noqa: F401
 
 CAPTIONS = [f"a {size} {hue} circle" for size in ("big", "small") for hue in "rgb"]
 

@@ -116,7 +116,7 @@ def test_without_an_upsampler_there_are_small_pictures_alone(models, drawn):
     np.testing.assert_array_equal(alone.images, alone.base_images)
 
 
-def test_settings_tell_what_the_defaults_came_to(drawn):
+def test_settings_record_the_resolved_defaults(drawn):
     assert drawn.settings["seed"] == 7
     assert drawn.settings["base"]["guidance_scale"] == 3.0
     assert drawn.settings["upsampler"]["respacing"] == "4"
@@ -282,7 +282,7 @@ def test_models_of_different_tokenizers_are_refused(models):
         cascade.Glide(models["base"], upsampler)
 
 
-def test_a_feathered_mask_keeps_what_lies_beyond_its_edge(inpainter):
+def test_a_feathered_mask_keeps_pixels_beyond_its_edge(inpainter):
     pictures = make_pictures(2, 16)
     masks = np.ones((2, 16, 16))
     masks[:, :, 8:] = 0

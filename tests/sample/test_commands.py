@@ -419,7 +419,9 @@ def test_batches_with_candidates_keep_the_pictures_of_one_call(bundles, tmp_path
         np.testing.assert_array_equal(written, pixels)
 
 
-def test_a_warning_of_a_prompt_is_told_once_for_all_batches(sample, tmp_path, caplog):
+def test_a_warning_about_a_prompt_is_logged_once_for_all_batches(
+    sample, tmp_path, caplog
+):
     long = "--prompt=" + "a big r circle and " * 9
     flags = [long, "--num_images=3", "--batch_size=1", "--respacing=2"]
     flags += ["--upsampler_respacing=2", f"--output={tmp_path / 'out'}"]

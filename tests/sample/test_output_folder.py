@@ -109,7 +109,7 @@ def test_other_files_in_the_folder_do_no_harm(tmp_path):
     assert choose(tmp_path, asked=5) == 5
 
 
-def test_what_an_interrupted_run_left_is_kept_and_told(tmp_path, caplog):
+def test_files_of_an_interrupted_run_are_kept_and_reported(tmp_path, caplog):
     (tmp_path / "000004.png").write_text("")
     with pytest.raises(errors.UserError, match=r"1 picture, no samples\.json"):
         choose(tmp_path)

@@ -125,7 +125,7 @@ def test_an_inpainting_model_keeps_what_is_known_and_draws_without_it(models, wr
     np.testing.assert_array_equal(drawn[:, :, 4:], picture[:, :, 4:])
 
 
-def test_the_manifest_tells_the_programs_arguments_in_order(models, write):
+def test_the_manifest_lists_the_programs_arguments_in_order(models, write):
     folder = write("base", clip="clip", guidance_mode="clip") / "program"
     manifest = json.loads((folder / "manifest.json").read_text())
     content = bytearray((folder / manifest["program"]).read_bytes())

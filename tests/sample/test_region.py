@@ -57,7 +57,7 @@ def test_a_square_holds_what_is_unknown_and_stays_inside_if_it_can(size, box, sq
     assert not whole[known].any()
 
 
-def test_what_lies_outside_is_the_nearest_pixel_and_unknown():
+def test_pixels_outside_are_the_nearest_pixel_and_unknown():
     picture, square = make_photo(4, 10), region.around_all(4, 10)
     part = region.cut(picture, square)
     np.testing.assert_array_equal(part[:3], [picture[0]] * 3)

@@ -99,7 +99,7 @@ def test_a_maximum_exists_where_the_graph_of_wins_is_strongly_connected():
 
 @pytest.mark.parametrize("table", [made_votes.TABLE_1, made_votes.TABLE_4])
 @pytest.mark.parametrize("question", ["photorealism", "caption"])
-def test_the_papers_differences_lie_in_the_interval_of_votes_with_its_win_rates(
+def test_the_papers_differences_are_in_the_interval_of_votes_with_its_win_rates(
     table, question
 ):
     truth = table[question]

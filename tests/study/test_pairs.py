@@ -1,4 +1,4 @@
-"""Pairs show the same prompt, tell nothing of their models, and are evenly drawn."""
+"""Pairs show the same prompt, do not reveal their models, and are evenly drawn."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ def models_of(pair):
     return frozenset({pair.left.model, pair.right.model})
 
 
-def test_every_two_models_meet_once_for_every_picture_of_every_prompt():
+def test_every_two_models_are_compared_once_for_every_picture_of_every_prompt():
     study = make_study(["p", "q", "p"])
     met = collections.Counter(
         (pair.prompt, models_of(pair), pair.left.file.name)
@@ -135,7 +135,7 @@ def study(folders, tmp_path):
     return found
 
 
-def test_the_key_tells_whose_each_written_picture_is(study, tmp_path):
+def test_the_key_names_the_model_of_each_written_picture(study, tmp_path):
     key = pairs.read_key(str(tmp_path / "study" / "key.json"))
     level = {"cfg": 200, "clip": 100}
     for name, pair in key["pairs"].items():
@@ -248,7 +248,7 @@ def test_a_blend_of_prompts_is_one_prompt(tmp_path):
         (["x/1/y/s", "x/2/z/s"], ["1/y", "2/z"]),
     ],
 )
-def test_models_are_named_by_what_tells_their_folders_apart(paths, names):
+def test_models_are_named_by_the_parts_in_which_their_folders_differ(paths, names):
     assert picture_folder.names_of(paths) == names
 
 

@@ -174,7 +174,7 @@ def test_a_file_that_is_absent_or_given_twice_is_refused(tmp_path):
             votes.read([str(other)], key=None)
 
 
-def test_answers_that_are_all_empty_are_told_apart_from_an_empty_file(read):
+def test_empty_answers_are_distinguished_from_an_empty_file(read):
     rows = [("s1", "p0001", "caption", "")]
     with pytest.raises(errors.UserError, match="all answers are empty \(1\)"):
         read(rows, votes.ANSWER_COLUMNS, key=KEY)

@@ -30,7 +30,9 @@ def run_all(make_plan, root):
     return run
 
 
-def test_so_many_runs_go_at_a_time_and_each_goes_once(glide, run_all, root, make_plan):
+def test_parallel_limits_the_runs_at_a_time_and_each_runs_once(
+    glide, run_all, root, make_plan
+):
     glide(
         f'{ID}; cd "$folder"; echo "$id" >>started; touch "going.$id"\n'
         'ls going.* | wc -l >>together; sleep 0.4; rm "going.$id"'

@@ -25,7 +25,7 @@ def test_every_file_of_rows_that_the_project_shows_is_read():
         assert result.read_rows(path)
 
 
-def test_every_committed_row_is_of_this_schema_and_of_the_file_that_it_lies_in():
+def test_every_committed_row_has_this_schema_and_belongs_to_its_file():
     for path in ROWS.glob("*.jsonl"):
         rows = result.read_rows(path)
         assert rows

@@ -179,9 +179,7 @@ def test_a_row_keeps_the_digests_and_the_warnings_and_the_page_shows_these(sweep
     assert page.count("- fid: too few pictures\n") == 1
 
 
-def test_metrics_that_are_no_numbers_are_named_and_so_is_a_place_in_the_way(
-    sweep, root
-):
+def test_metrics_that_are_not_numbers_and_a_blocked_path_are_named(sweep, root):
     entry = state.RunRecord(root, sweep.runs[3].id)
     write_result(entry, {"fid": "low"})
     with pytest.raises(UserError, match="'fid' is 'low', not int or float"):
@@ -227,7 +225,7 @@ def test_the_page_has_the_table_and_what_is_missing(sweep, root):
     assert f"- {sweep.runs[-1].label}: waiting" in lines
 
 
-def test_nothing_to_report_is_told(make_plan, root):
+def test_an_empty_report_is_an_error(make_plan, root):
     plan = make_plan(GRID)
     run_list.keep(plan, root)
     with pytest.raises(UserError, match="no run of small is finished"):

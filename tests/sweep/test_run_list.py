@@ -115,7 +115,7 @@ def test_runs_may_be_added_and_not_taken_away(make_plan, root):
         run_list.keep(make_plan("seeds(2)"), root)
 
 
-def test_a_folder_of_another_sweep_is_refused_and_told_apart(make_plan, root):
+def test_a_folder_of_another_sweep_is_refused_with_the_difference(make_plan, root):
     run_list.keep(make_plan("seeds(2)"), root)
     before = (root / "plan.json").read_text()
     with pytest.raises(UserError) as refused:

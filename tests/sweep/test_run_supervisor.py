@@ -135,7 +135,7 @@ def test_an_attempt_without_an_end_was_cut_off_and_another_follows(glide, run_on
     assert codes(run_one.entry) == [None, 0]
 
 
-def test_a_run_whose_starter_was_killed_is_seen_and_waited_for(glide, run_one):
+def test_a_run_is_waited_for_after_its_supervisor_was_killed(glide, run_one):
     glide("finish")
     entry = run_one.entry
     entry.begin()

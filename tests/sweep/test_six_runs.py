@@ -45,7 +45,7 @@ def wait_for(is_true, log_path) -> None:
         time.sleep(0.02)
 
 
-def test_a_sweep_that_is_killed_goes_on_where_it_was(tmp_path, capsys):
+def test_a_killed_sweep_resumes(tmp_path, capsys):
     path = training_sweeps.write(tmp_path, RUNS, STEPS)
     root, log_path = tmp_path / "root", tmp_path / "log"
     with log_path.open("w") as log:

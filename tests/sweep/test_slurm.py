@@ -49,7 +49,7 @@ def told(root) -> str:
     return "\n".join(f"== {log.name}\n{log.read_text()[-2000:]}" for log in logs)
 
 
-def test_an_array_runs_every_run_and_a_requeued_task_goes_on(cluster, tmp_path):
+def test_an_array_runs_every_run_and_a_requeued_task_resumes(cluster, tmp_path):
     path = training_sweeps.write(tmp_path, "listed('seed', [0, 1])", STEPS)
     root = tmp_path / "root"
     number = submit(cluster, path, root)

@@ -63,7 +63,7 @@ JOB = submit.Job("small", ["a"], ["sweep", "x.py"], "/nfs/a", 1, 1)
 
 
 def dry_run(engine: str) -> str:
-    """What would be handed over, where checkout and Python are called by others."""
+    """What would be submitted, with placeholders for the checkout and Python."""
     shown, before = io.StringIO(), os.getcwd()
     os.chdir(fake_devices.ROOT)
     try:
@@ -201,7 +201,7 @@ def test_what_kubernetes_would_not_take_is_refused(changes, named):
         submit.jobset_manifest(JOB, submit.JobsetOptions(**given | changes))
 
 
-def test_what_a_cluster_answers_is_told_in_one_line(tmp_path, monkeypatch):
+def test_an_answer_of_the_cluster_is_reported_in_one_line(tmp_path, monkeypatch):
     path = tmp_path / "sbatch"
     path.write_text("#!/bin/sh\necho 'sbatch: error:\nno such partition' >&2; exit 1\n")
     path.chmod(0o755)

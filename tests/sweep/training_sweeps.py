@@ -36,5 +36,5 @@ def rows(workdir: pathlib.Path) -> list[dict]:
 
 
 def steps(workdir: pathlib.Path) -> list[int]:
-    """Steps that the metrics tell of, in their order."""
+    """The steps of the rows of metrics, in order."""
     return [row["step"] for row in rows(workdir) if "loss" in row]

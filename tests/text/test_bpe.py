@@ -108,7 +108,7 @@ def test_clip_empty_text_is_the_two_specials(small_clip):
         ("“cat”", '"cat"'),
     ],
 )
-def test_clip_mends_unescapes_collapses_and_lowers(small_clip, text, same_as):
+def test_clip_repairs_unescapes_collapses_and_lowercases(small_clip, text, same_as):
     assert small_clip.encode(text) == small_clip.encode(same_as)
 
 
@@ -137,7 +137,7 @@ def test_a_context_without_room_is_refused(small_gpt2, small_clip):
         small_clip.encode_batch(["cat"], 1)
 
 
-def test_pickled_tokenizers_encode_alike(small_gpt2, small_clip):
+def test_pickled_tokenizers_encode_equally(small_gpt2, small_clip):
     # Data workers receive their tokenizer by pickle.
     for tokenizer in (small_gpt2, small_clip):
         again = pickle.loads(pickle.dumps(tokenizer))

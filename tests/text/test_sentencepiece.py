@@ -121,7 +121,7 @@ def test_short_text_is_padded_and_decodes_from_the_padded_row(tokenizer):
     assert tokenizer.decode(tokens[0]) == text
 
 
-def test_a_pickled_tokenizer_encodes_alike(tokenizer):
+def test_a_pickled_tokenizer_encodes_equally(tokenizer):
     again = pickle.loads(pickle.dumps(tokenizer))
     assert again.encode("a blue star") == tokenizer.encode("a blue star")
 

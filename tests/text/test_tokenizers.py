@@ -38,7 +38,7 @@ def test_a_saved_tokenizer_loads_with_the_same_ids_and_digest(tokenizer, tmp_pat
         assert again.encode("a low cat's") == tokenizer.encode("a low cat's")
 
 
-def test_ids_lie_below_the_vocabulary_size(tokenizer):
+def test_ids_are_below_the_vocabulary_size(tokenizer):
     tokens, _ = tokenizer.encode_batch(["cat", "low!", ""], 12)
     assert tokens.min() >= 0
     assert tokens.max() < tokenizer.vocab_size

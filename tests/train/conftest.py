@@ -7,7 +7,6 @@ import pathlib
 
 import pytest
 
-from tests.quick_compilation import quick_compilation  # noqa: F401
 from tests.train import small_runs
 
 

@@ -60,11 +60,12 @@ MODELS: dict[str, defaults.ModelConfig] = {
 
 
 class Outcome(NamedTuple):
-    """What five steps came to: losses, parameters, and the whole state."""
+    """Losses, parameters, the whole state and the last step's metrics."""
 
     losses: list[float]
     params: dict[str, np.ndarray]
     state: train_state.TrainState
+    metrics: dict[str, Any]
 
 
 def make_config(kind: str, changes: Mapping[str, Any] | None = None) -> defaults.Config:
@@ -151,7 +152,8 @@ def run(config: defaults.Config, mesh, steps: int = STEPS) -> Outcome:
     assert int(state.updates) == steps
     # Gathered, for a process sees its own part only.
     whole = jax.jit(lambda tree: tree, out_shardings=sharding.replicated(mesh))
-    return Outcome(losses, flat(whole(state.params)), jax.block_until_ready(state))
+    params = flat(whole(state.params))
+    return Outcome(losses, params, jax.block_until_ready(state), metrics)
 
 
 def own_rows(batch: dict[str, np.ndarray], mesh) -> dict[str, np.ndarray]:

@@ -8,7 +8,7 @@ from glide_jax.train import run_log
 
 
 class Time:
-    """A clock that goes only when told."""
+    """A clock that advances only by explicit calls."""
 
     def __init__(self) -> None:
         self.now = 100.0
@@ -34,7 +34,7 @@ def test_a_lap_is_the_sum_of_its_parts():
     }
 
 
-def test_each_lap_begins_anew_and_the_whole_goes_on():
+def test_each_lap_starts_at_zero_and_the_total_continues():
     time = Time()
     clock = run_log.StepTimer(time)
     for _ in range(2):

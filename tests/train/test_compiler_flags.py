@@ -47,6 +47,7 @@ def losses(make_config, tmp_path):
                 # Two devices on a CPU; see tests/fake_devices.py.
                 "JAX_NUM_CPU_DEVICES": "2",
                 "NPROC": "8",
+                "JAX_DISABLE_MOST_OPTIMIZATIONS": "0",  # set by tests/conftest.py
                 **variables,
             },
             capture_output=True,

@@ -68,7 +68,7 @@ def test_what_a_start_refuses_a_run_refuses(make_config, batch, every):
     assert ends(config, source, steps=2000 // batch + 1)
 
 
-def test_a_source_that_is_read_whole_is_judged_as_a_run_judges_it(make_config):
+def test_a_source_that_is_read_whole_is_checked_as_a_run_checks_it(make_config):
     for count, bad, is_refused in ((100, 1, False), (100, 2, True), (200, 2, False)):
         source = Records(count, bad=set(range(bad)))
         if is_refused:
@@ -94,7 +94,7 @@ def test_no_usable_record_ends_a_start_of_any_kind(make_config):
         check(make_config(), Records(0))
 
 
-def test_a_resumed_run_is_not_judged_again(make_config):
+def test_a_resumed_run_is_not_checked_again(make_config):
     source = Records(100, bad=set(range(50)))
     check(make_config(), source, is_thorough=False)
     assert len(source.reads) == data_check.FEW_RECORDS
@@ -124,7 +124,7 @@ def test_the_order_of_batches_is_the_same_after_a_check(make_config):
     assert drawn(source) == before
 
 
-def test_small_pictures_and_small_sources_are_told_of(make_config, caplog):
+def test_small_pictures_and_small_sources_are_logged(make_config, caplog):
     check(make_config(), Records(3, px=4))
     assert "3 records, fewer than train.global_batch_size=4" in caplog.text
     assert "3 of the first 3 pictures have a short side below model.image_px=8" in (

@@ -32,7 +32,7 @@ def test_things_are_due_at_multiples_of_their_interval(every, due):
     assert [step for step in range(1, 5) if periodic_eval.is_due(step, every)] == due
 
 
-def test_captions_longer_than_the_context_are_told_of(make_config, tmp_path, caplog):
+def test_captions_longer_than_the_context_are_logged(make_config, tmp_path, caplog):
     short, long = (
         make_config(changes={"model.text_context": context}) for context in (6, 60)
     )
@@ -98,7 +98,7 @@ def test_the_checkpoint_with_the_best_metric_is_kept_beside_the_newest(
         assert stored.steps() == sorted({best, 4})
 
 
-def test_a_step_whose_validation_was_made_up_for_can_be_the_best(
+def test_a_step_validated_after_a_restart_can_be_the_best(
     make_config, tmp_path, monkeypatch
 ):
     """The first of two, cut off while it was validated, is the better one."""
@@ -134,7 +134,7 @@ def test_a_step_whose_validation_was_made_up_for_can_be_the_best(
     assert main.run(["verify", str(tmp_path)]) == 0
 
 
-def test_a_metric_that_no_row_has_is_told_of_once(make_config, tmp_path, caplog):
+def test_a_metric_that_no_row_has_is_logged_once(make_config, tmp_path, caplog):
     changes = {
         "train.num_steps": 2,
         "checkpoint.every_steps": 1,
@@ -158,7 +158,7 @@ def test_a_metric_that_no_row_has_is_told_of_once(make_config, tmp_path, caplog)
         ({"mesh.data": 3}, "devices"),
     ],
 )
-def test_a_mistake_is_told_in_one_line_and_nothing_is_written(
+def test_a_mistake_is_a_one_line_error_and_nothing_is_written(
     make_config, tmp_path, changes, message
 ):
     workdir = tmp_path / "run"
@@ -196,7 +196,9 @@ def test_half_precision_trains_the_unet_without_a_skipped_update(
     np.testing.assert_allclose(scales, expected, rtol=1e-5)
 
 
-def test_a_refused_start_leaves_the_folder_free_for_a_mended_one(make_config, tmp_path):
+def test_a_refused_start_leaves_the_folder_free_for_a_corrected_one(
+    make_config, tmp_path
+):
     bad = {"train.init_from": "absent", "model.text_layers": 2}
     for changes in (bad, {"data.validation_sources": ("folder:absent",)}):
         with pytest.raises(UserError):
@@ -286,7 +288,7 @@ def test_a_run_whose_metrics_cannot_be_written_is_saved_and_has_no_gap(
     assert all("loss" in row for row in rows)
 
 
-def test_what_is_told_of_a_step_lasts_as_long_as_the_step(
+def test_metrics_of_a_step_are_synced_before_its_checkpoint(
     make_config, tmp_path, monkeypatch
 ):
     synced = []
@@ -369,9 +371,7 @@ sys.exit(loop.train(small_runs.make_config(tokenizer, small_runs.CLIP), workdir)
 """
 
 
-def test_a_read_that_never_returns_does_not_keep_what_was_told_to_end(
-    tokenizer_folder, tmp_path
-):
+def test_a_read_that_never_returns_does_not_delay_a_stop(tokenizer_folder, tmp_path):
     done = subprocess.run(
         [sys.executable, "-c", HUNG, str(tokenizer_folder), str(tmp_path)],
         env=local_processes.environment(),
@@ -409,7 +409,7 @@ def test_data_of_another_size_or_order_are_refused_unless_allowed(
         loop.train(longer, workdir)
 
 
-def test_a_look_that_a_signal_cuts_off_is_made_up_for(
+def test_an_evaluation_cut_off_by_a_signal_is_repeated(
     make_config, tmp_path, monkeypatch
 ):
     changes = {

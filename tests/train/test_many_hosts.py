@@ -119,7 +119,7 @@ LAYOUTS = [
 
 
 @pytest.mark.parametrize(("processes", "devices", "flags"), LAYOUTS)
-def test_what_two_by_four_saved_goes_on_alike_on_any_layout(
+def test_a_checkpoint_of_two_by_four_resumes_equally_on_any_layout(
     whole_run, tmp_path, processes, devices, flags
 ):
     experiment, saved, saved_logs = whole_run
@@ -225,7 +225,7 @@ def test_a_process_that_is_gone_ends_the_other_within_two_minutes(
         begin = time.monotonic()
         path = tmp_path / f"code{1 - killed}"
         while not (path.exists() and path.read_text()):
-            assert time.monotonic() - begin < 120, local_processes.told(logs)
+            assert time.monotonic() - begin < 120, local_processes.logs_of(logs)
             time.sleep(0.1)
     assert int(path.read_text()) == lifecycle.ExitCode.PEER_LOST
 
@@ -235,7 +235,7 @@ def wait_for_row(step, workdir, launcher, logs) -> None:
     path = workdir / "metrics.jsonl"
     deadline = time.monotonic() + 300
     while not path.exists() or f'{{"step": {step},' not in path.read_text():
-        assert launcher.poll() is None, local_processes.told(logs)
+        assert launcher.poll() is None, local_processes.logs_of(logs)
         assert time.monotonic() < deadline
         time.sleep(0.1)
 

@@ -34,7 +34,7 @@ def give_to_another_host(workdir: pathlib.Path) -> None:
     path.write_text(json.dumps(fields | {"host": "rack7", "token": "another"}))
 
 
-def test_a_second_start_is_refused_and_one_after_a_kill_goes_on(
+def test_a_second_start_is_refused_and_one_after_a_kill_resumes(
     make_config, tmp_path, capfd, caplog
 ):
     config = make_config(small_runs.CLIP, {"checkpoint.every_steps": 1})

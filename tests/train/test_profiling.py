@@ -44,7 +44,7 @@ def test_the_steps_asked_for_are_in_the_trace_and_no_others(tmp_path):
     assert sorted(steps) == [11, 12]
 
 
-def test_a_run_that_ends_or_goes_on_in_the_midst_traces_what_there_is(tmp_path):
+def test_a_run_that_ends_or_resumes_within_the_steps_traces_the_rest(tmp_path):
     trace(tmp_path / "end", asked=range(2, 9), made=range(1, 4))
     trace(tmp_path / "begin", asked=range(2, 9), made=range(8, 12))
     for name in ("begin", "end"):

@@ -61,9 +61,7 @@ def test_a_change_of_what_is_trained_is_refused_and_named(
 
 
 @pytest.mark.parametrize("allowed", [["model.dropout_prob", "seed"], ["model", "seed"]])
-def test_what_may_change_when_told_so_may_and_nothing_else(
-    folder, make_config, allowed
-):
+def test_only_allowed_settings_may_change(folder, make_config, allowed):
     changed = make_config(changes={"model.dropout_prob": 0.5, "seed": 5})
     check_continues(folder, changed, allowed)
     with pytest.raises(UserError, match=r"seed: 0 -> 5; use .*--allow_change=seed$"):
@@ -109,7 +107,7 @@ CHANGES = {
 
 @pytest.fixture(scope="module")
 def begun(tokenizer_folder, tmp_path_factory):
-    """A run of one step, to go on from."""
+    """A run of one step, to resume."""
     workdir = tmp_path_factory.mktemp("begun") / "run"
     run, state = setup.prepare(small_runs.make_config(tokenizer_folder, CLIP), workdir)
     run.save(state, 1, {})
@@ -206,7 +204,7 @@ def test_a_folder_that_process_0_does_not_see_is_refused(tmp_path, monkeypatch):
         run_folder.prepare(tmp_path)
 
 
-def test_a_disk_without_room_is_told_in_one_line(tmp_path):
+def test_a_full_disk_is_a_one_line_error(tmp_path):
     with (
         pytest.raises(UserError, match=r"No space left on device\)") as told,
         run_folder.needs_room(tmp_path),
@@ -257,7 +255,7 @@ def replace_by_a_file(path):
 
 @pytest.mark.parametrize("name", ["checkpoints", "checkpoints/1"])
 @pytest.mark.parametrize("lose", [hide_in_a_link, remove, empty, replace_by_a_file])
-def test_a_run_whose_checkpoints_cannot_be_seen_does_not_start_over(
+def test_a_run_does_not_start_over_when_its_checkpoints_cannot_be_listed(
     begun, make_config, tmp_path, name, lose
 ):
     workdir = shutil.copytree(begun, tmp_path / "run")

@@ -29,7 +29,7 @@ def details(skipped_in_a_row=0):
     }
 
 
-def test_means_weigh_every_example_alike_and_leave_out_what_was_not_seen():
+def test_means_weigh_every_example_equally_and_leave_out_missing_ones():
     seen = make_window()
     seen.add(
         1, {"loss": pair(6, 2), "loss_q0": pair(0, 0), "rare": pair(0, 0)}, details()
@@ -50,7 +50,7 @@ def test_the_learning_rate_is_that_of_the_last_step():
     assert seen.row(3)["learning_rate"] == 0.25
 
 
-def test_each_window_starts_anew():
+def test_each_window_starts_empty():
     seen = make_window()
     seen.add(3, {"loss": pair(5, 1)}, details())
     assert seen.row(1)["loss"] == 5.0
@@ -58,7 +58,7 @@ def test_each_window_starts_anew():
     assert seen.row(2)["loss"] == 1.0
 
 
-def test_a_window_goes_on_from_its_sums():
+def test_a_window_continues_from_its_sums():
     cut, whole = make_window(), make_window()
     for step, total in enumerate((5, 1, 2), start=1):
         whole.add(step, {"loss": pair(total, 1)}, details())
@@ -80,7 +80,7 @@ def test_a_pause_begins_when_the_devices_have_ended_the_step():
     assert seen.row(1)["speed/checkpoint_seconds"] > 0
 
 
-def test_updates_skipped_are_told_of_and_counted_until_one_is_made():
+def test_skipped_updates_are_logged_and_counted_until_one_is_made():
     told = []
     seen = run_log.MetricAccumulator(
         run_log.StepTimer(),

@@ -92,7 +92,7 @@ def test_hours_and_examples_are_those_of_all_starts():
     assert row["speed/examples_seen"] == 60
 
 
-def test_a_line_tells_of_utilisation_where_it_is_known():
+def test_a_line_has_the_utilisation_where_it_is_known():
     row = {
         "speed/training_seconds": 0.51234,
         "speed/images_per_second_per_chip": 31.234,

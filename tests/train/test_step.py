@@ -158,6 +158,17 @@ def test_float16_scales_the_loss_up_a_little_each_step_and_halves_it_on_overflow
     assert float(overflowed.log2_loss_scale) == pytest.approx(9.001)
 
 
+def test_the_loss_scale_falls_to_its_floor_and_no_further():
+    model = defaults.Text2ImConfig(compute_dtype="float16")
+    train = defaults.TrainConfig(init_log2_loss_scale=3.5, min_log2_loss_scale=2.0)
+    train_step, state = make(model=model, train=train)
+    scales = []
+    for _ in range(3):
+        state, *_ = train_step(state, batch(np.nan))
+        scales.append(float(state.log2_loss_scale))
+    assert scales == [2.5, 2.0, 2.0]
+
+
 def test_other_dtypes_have_no_loss_scale():
     train_step, state = make()
     after, metrics, _ = train_step(state, batch())

@@ -1,18 +1,22 @@
-"""A run that stands still, or does not end in time, is ended by itself."""
+"""The watchdog ends a run that stalls or does not stop within its grace period."""
 
 from __future__ import annotations
 
+import contextlib
 import os
 import pathlib
 import signal
 import subprocess
 import sys
 import textwrap
+from collections.abc import Iterator
 
 from glide_jax.runtime import lifecycle
 from tests import fake_devices
 
-# A loop around what is watched, in a process of its own: it will be ended.
+# Shorter than the child hangs for, so that a watchdog that does nothing fails the test.
+TIMEOUT_SECS = 30
+# A watched loop, in a child process because the watchdog ends it.
 SCRIPT = """
     import hashlib, pathlib, time
     from glide_jax.runtime import lifecycle
@@ -35,7 +39,9 @@ SCRIPT = """
 LONG_CALL = 'hashlib.pbkdf2_hmac("sha256", b"x", b"y", 2**31 - 1)'
 
 
-def start(workdir: pathlib.Path, **how) -> subprocess.Popen:
+@contextlib.contextmanager
+def started(workdir: pathlib.Path, **how) -> Iterator[subprocess.Popen]:
+    """The script in a child process, which is killed if the test fails."""
     script = textwrap.dedent(
         SCRIPT.format(**{"workdir": str(workdir), "grace_secs": 1.0} | how)
     )
@@ -46,54 +52,57 @@ def start(workdir: pathlib.Path, **how) -> subprocess.Popen:
         stderr=subprocess.PIPE,
         text=True,
     )
-    assert process.stdout.readline() == "ready\n"
-    return process
+    with process:
+        try:
+            assert process.stdout.readline() == "ready\n"
+            yield process
+        finally:
+            process.kill()
 
 
-def test_a_loop_that_stands_still_is_ended_and_tells_where(tmp_path):
-    process = start(tmp_path, stall_secs=1.0, beats=3, hangs=True)
-    _, told = process.communicate(timeout=30)
+def test_a_stalled_loop_is_ended_with_its_stacks(tmp_path):
+    with started(tmp_path, stall_secs=1.0, beats=3, hangs=True) as process:
+        _, errors = process.communicate(timeout=TIMEOUT_SECS)
     assert process.returncode == lifecycle.ExitCode.STALLED
-    assert "train.stall_secs=1" in told
+    assert "train.stall_secs=1" in errors
     stacks = (tmp_path / "stacks" / "process_0.txt").read_text()
     assert 'File "<string>", line' in stacks
     assert "recovery.py" in stacks
 
 
-def test_a_loop_that_moves_is_left_alone(tmp_path):
-    process = start(tmp_path, stall_secs=1.0, beats=10, hangs=False)
-    process.communicate(timeout=30)
+def test_a_loop_that_makes_progress_is_not_ended(tmp_path):
+    with started(tmp_path, stall_secs=3.0, beats=20, hangs=False) as process:
+        process.communicate(timeout=TIMEOUT_SECS)
     assert process.returncode == 0
     assert not (tmp_path / "stacks").exists()
 
 
-def test_a_disk_that_does_not_answer_holds_up_no_end(tmp_path):
+def test_a_blocked_disk_does_not_delay_the_end(tmp_path):
     (tmp_path / "stacks").mkdir()
-    # To open a pipe that nobody reads takes for ever.
+    # Opening a pipe that nobody reads blocks.
     os.mkfifo(tmp_path / "stacks" / "process_0.txt")
-    process = start(tmp_path, stall_secs=1.0, beats=1, hangs=True)
-    process.communicate(timeout=30)
+    with started(tmp_path, stall_secs=1.0, beats=1, hangs=True) as process:
+        process.communicate(timeout=TIMEOUT_SECS)
     assert process.returncode == lifecycle.ExitCode.STALLED
 
 
-def test_a_loop_that_does_not_heed_a_signal_is_ended_after_its_grace(tmp_path):
-    process = start(tmp_path, stall_secs=0.0, beats=0, hangs=True)
-    process.send_signal(signal.SIGTERM)
-    _, told = process.communicate(timeout=30)
+def test_a_loop_that_ignores_a_signal_is_ended_after_its_grace_period(tmp_path):
+    with started(tmp_path, stall_secs=0.0, beats=0, hangs=True) as process:
+        process.send_signal(signal.SIGTERM)
+        _, errors = process.communicate(timeout=TIMEOUT_SECS)
     assert process.returncode == lifecycle.ExitCode.TERMINATED
-    assert "train.grace_secs=1" in told
+    assert "train.grace_secs=1" in errors
     assert (tmp_path / "stacks" / "process_0.txt").exists()
 
 
 def test_ctrl_c_is_reported_and_a_second_one_ends_a_call_that_does_not_return(tmp_path):
     # Like a compilation, the hash stays outside Python, which delays its handlers.
-    process = start(
-        tmp_path, stall_secs=0.0, grace_secs=600.0, beats=1, hangs=LONG_CALL
-    )
-    process.send_signal(signal.SIGINT)
-    line = process.stderr.readline()
-    assert "SIGINT received" in line
-    assert "press Ctrl-C again" in line
-    process.send_signal(signal.SIGINT)
-    process.communicate(timeout=60)
+    how = {"stall_secs": 0.0, "grace_secs": 600.0, "beats": 1, "hangs": LONG_CALL}
+    with started(tmp_path, **how) as process:
+        process.send_signal(signal.SIGINT)
+        line = process.stderr.readline()
+        assert "SIGINT received" in line
+        assert "press Ctrl-C again" in line
+        process.send_signal(signal.SIGINT)
+        process.communicate(timeout=TIMEOUT_SECS)
     assert process.returncode == lifecycle.ExitCode.INTERRUPTED
