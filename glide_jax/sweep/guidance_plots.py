@@ -211,7 +211,10 @@ def _is_inside(box: transforms.Bbox, axes: Axes) -> bool:
 
 
 def _caption(curves: guidance_curves.Curves, command: str) -> str:
-    lines = [f"Each point: {curves.command}, and its guidance", f"Drawn by: {command}"]
+    lines = [
+        f"Each point: {curves.command}, and its guidance",
+        f"Drawn by: {command} (absolute paths are shortened)",
+    ]
     return "\n".join(
         textwrap.fill(line, _WRAP, subsequent_indent="  ", break_on_hyphens=False)
         for line in lines

@@ -85,7 +85,7 @@ def test_opening_says_once_what_is_used_and_what_is_skipped(tmp_path, lines):
         f"folder:{tmp_path}: 2 pictures with captions; without a caption, e.g."
         " 'c.jpg'; skipped: AppleDouble file (3), broken link (1), caption file"
         " without a picture (1), hidden file (1), link to a folder that is listed"
-        " already (1), picture without a caption (1), unknown suffix (1)"
+        " already (1), picture without a caption (1), unknown suffix .mp4 (1)"
     ]
 
 
