@@ -84,12 +84,21 @@ show_usage() {
   sed -n '4,/^[^#]/{s/^# \{0,1\}//p}' "$ROOT/launch/common.sh"
 }
 
-# need FLAG EXAMPLE ...: exits with an error unless these flags are given.
+# need FLAG EXAMPLE ...: exits with an error that names all of these flags that are not given.
 need() {
+  local missing="" examples=""
   while [ $# -gt 0 ]; do
-    [ -n "${!1}" ] || die "--$1 is missing, e.g. --$1=$2"
+    if [ -z "${!1}" ]; then
+      missing+="${missing:+, }--$1"
+      examples+=" --$1=$2"
+    fi
     shift 2
   done
+  case "$missing" in
+    "") ;;
+    *,*) die "$missing are missing, e.g.$examples" ;;
+    *) die "$missing is missing, e.g.$examples" ;;
+  esac
 }
 
 # check_name PATTERN RULE: checks --name by the rule of the engine.
@@ -121,19 +130,20 @@ control() {
   exit
 }
 
-# check_run PATTERN RULE: checks --config, --name and --restarts, for every engine.
+# check_run PATTERN RULE [FLAG EXAMPLE ...]: checks --config, --name and --restarts, for every
+# engine, and that the engine's own FLAGs are given.
 check_run() {
   local own
-  need config experiments/configs/base64.py:paper
   expand_home config
   # A bare name refers to the project's own file, as in `glide train`.
   own="experiments/configs/$(basename "${config%%:*}" .py).py"
   if [[ "${config%%:*}" != */* && -f "$ROOT/$own" ]]; then
     config="$own${config#"${config%%:*}"}"
   fi
-  [ -f "$ROOT/${config%%:*}" ] || [[ "$config" == /* && -f "${config%%:*}" ]] ||
+  [[ -z "$config" || -f "$ROOT/${config%%:*}" || ("$config" == /* && -f "${config%%:*}") ]] ||
     die "--config=$config: there is no file ${config%%:*} in $ROOT; use one such as experiments/configs/base64.py:paper"
-  check_name "$1" "$2"
+  [ -z "$name" ] || check_name "$1" "$2"
+  need config experiments/configs/base64.py:paper name base64 "${@:3}"
   check_number restarts 0
 }
 

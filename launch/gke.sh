@@ -39,8 +39,8 @@ if [ -n \"\$found\" ]; then
 fi" "$(quoted "${kubectl[@]}") delete jobset $name --wait=false"
 fi
 slices="${slices:-1}" capacity="${capacity:-on_demand}"
-check_run "$CLOUD_NAME" "$CLOUD_NAME_RULE"
-need tpu v5p:4x4x8 image REGISTRY/glide_jax workdir "gs://BUCKET/runs/$name"
+check_run "$CLOUD_NAME" "$CLOUD_NAME_RULE" tpu v5p:4x4x8 image REGISTRY/glide_jax \
+  workdir "gs://BUCKET/runs/${name:-base64}"
 check_number slices 1
 read_tpu
 [ -n "$gke_accelerator" ] || die "--tpu=$tpu: GKE has no $chip; use launch/tpu_vm.sh or launch/queued_resource.sh"

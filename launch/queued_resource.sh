@@ -43,8 +43,7 @@ if [ -n "$action" ]; then
   control gcloud "among the queued resources" "$(control_script show_run)" "$(control_script stop_run)"
 fi
 slices="${slices:-1}" capacity="${capacity:-on_demand}" on_failure="${on_failure:-keep}"
-check_run "$CLOUD_NAME" "$CLOUD_NAME_RULE"
-need tpu v5p-256 workdir "gs://BUCKET/runs/$name"
+check_run "$CLOUD_NAME" "$CLOUD_NAME_RULE" tpu v5p-256 workdir "gs://BUCKET/runs/${name:-base64}"
 check_number slices 1
 read_tpu
 need_usual_shape

@@ -42,8 +42,10 @@ sky jobs queue --skip-finished | awk '{ for (i = 1; i <= NF; i++) if (\$i == \"$
     "sky jobs cancel --yes --name=$name"
 fi
 nodes="${nodes:-1}" capacity="${capacity:-on_demand}"
-check_run "$CLOUD_NAME" "$CLOUD_NAME_RULE"
-need workdir "gs://BUCKET/runs/$name"
+chips=()
+[ -n "$tpu" ] || chips=(accelerators H100:8 chip h100)
+check_run "$CLOUD_NAME" "$CLOUD_NAME_RULE" workdir "gs://BUCKET/runs/${name:-base64}" \
+  ${chips[@]+"${chips[@]}"}
 check_number nodes 1
 check_workdir absolute gs s3
 case "$capacity" in
@@ -59,7 +61,6 @@ if [ -n "$tpu" ]; then
   need_usual_shape
   accelerators="tpu-$accelerator" slices=1
 else
-  need accelerators H100:8 chip h100
   check_chip
   [[ "$accelerators" =~ ^[A-Za-z0-9._-]+(:[1-9][0-9]{0,2})?$ ]] ||
     die "--accelerators=$accelerators is not KIND or KIND:NUMBER; use the GPUs per node, such as H100:8"

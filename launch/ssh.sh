@@ -47,9 +47,9 @@ if [ -n "$action" ]; then
     "HOSTS=${hosts//,/ }" "FOLDER=$folder" "NAME=$name" ACTION=stop)"
 fi
 chip="${chip:-cpu}" port="${port:-8476}"
-check_run "$HOST_NAME" "$HOST_NAME_RULE"
+check_run "$HOST_NAME" "$HOST_NAME_RULE" hosts alice@gpu1,alice@gpu2 \
+  workdir "/nfs/runs/${name:-base64}"
 check_hosts
-need workdir "/nfs/runs/$name"
 check_chip
 if [ "$chip" = cpu ]; then
   [ -z "$gpus" ] || die "--gpus=$gpus: --chip=cpu has no GPUs; leave --gpus out, or set the chip"

@@ -35,8 +35,7 @@ if [ -n "$action" ]; then
   }
   control gcloud "on the hosts of ${slice:-$name}" "$(control_script status)" "$(control_script stop)"
 fi
-check_run "$CLOUD_NAME" "$CLOUD_NAME_RULE"
-need tpu v5p-64 workdir "gs://BUCKET/runs/$name"
+check_run "$CLOUD_NAME" "$CLOUD_NAME_RULE" tpu v5p-64 workdir "gs://BUCKET/runs/${name:-base64}"
 read_tpu
 check_workdir absolute gs s3
 need_program gcloud "install the Google Cloud CLI (https://cloud.google.com/sdk/docs/install)"

@@ -38,8 +38,8 @@ xpk workload list $(quoted "${where[@]}") | sed -n '/^$name /p'" \
     "xpk workload delete $(quoted "${where[@]}") --workload=$name"
 fi
 slices="${slices:-1}"
-check_run "$CLOUD_NAME" "$CLOUD_NAME_RULE"
-need tpu v5p-256 cluster my-cluster workdir "/mnt/glide/runs/$name"
+check_run "$CLOUD_NAME" "$CLOUD_NAME_RULE" tpu v5p-256 cluster my-cluster \
+  workdir "/mnt/glide/runs/${name:-base64}"
 check_number slices 1
 read_tpu
 [ -n "$gke_accelerator" ] || die "--tpu=$tpu: GKE has no $chip; use launch/tpu_vm.sh or launch/queued_resource.sh"

@@ -159,6 +159,24 @@ def test_only_one_module_renames_files():
     assert wrong == []
 
 
+# The run.py of an exported program writes pictures without this package.
+PLAIN_WRITES = ("sample.program_runner",)
+
+
+def test_files_appear_complete():
+    """A text or bytes is written by `runtime.files`, never in place under its name."""
+    wrong = [
+        f"{module}:{node.lineno}"
+        for module, node in nodes(ast.Call)
+        if part_of(module) != "runtime"
+        and module.removeprefix("glide_jax.") not in PLAIN_WRITES
+        and isinstance(node.func, ast.Attribute)
+        and node.func.attr in ("write_text", "write_bytes")
+        and ast.unparse(node.func.value) != "files"
+    ]
+    assert wrong == []
+
+
 def is_renaming(node: ast.Call) -> bool:
     """Whether the call is one of os.replace, os.rename, or those of pathlib.Path."""
     if not isinstance(node.func, ast.Attribute):

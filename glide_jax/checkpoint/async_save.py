@@ -24,6 +24,7 @@ from glide_jax.checkpoint import (
 )
 from glide_jax.config.defaults import CheckpointConfig
 from glide_jax.parallel import digests
+from glide_jax.runtime import files
 
 logger = logging.getLogger(__name__)
 
@@ -98,7 +99,7 @@ class AsyncSave:
         assert self._items is not None  # else `start` failed
         self._items.merge()
         text = json.dumps(self._meta, indent=1, sort_keys=True) + "\n"
-        (self._folder / verification.META).write_text(text)
+        files.write_text(self._folder / verification.META, text)
 
     def _hash(self) -> tuple[str, dict[str, Any]]:
         """Returns (reason, facts of all files); each process hashes its share.

@@ -113,7 +113,7 @@ def _replace_folder(
         safetensors.numpy.save_file(tensors, fresh / PARAMS, METADATA)
         for name, content in contents.items():
             (fresh / name).parent.mkdir(exist_ok=True)
-            (fresh / name).write_bytes(content)
+            files.write_bytes(fresh / name, content)
         # safetensors creates files that only their owner may read.
         (fresh / PARAMS).chmod((fresh / CONFIG).stat().st_mode)
         digests = {
@@ -122,7 +122,7 @@ def _replace_folder(
             if path.is_file()
         }
         mark = json.dumps({"format": FORMAT, "sha256": digests}, indent=2)
-        (fresh / MARK).write_text(mark + "\n")
+        files.write_text(fresh / MARK, mark + "\n")
         # If killed between the renames, `folder` is missing: see `remedy_of_cut`.
         if folder.exists():
             files.rename(folder, pathlib.Path(scratch) / "old")

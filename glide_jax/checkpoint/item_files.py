@@ -18,6 +18,7 @@ import orbax.checkpoint as ocp
 from etils import epath
 
 from glide_jax.checkpoint import manifest
+from glide_jax.runtime import files
 
 # The file in which Orbax records the handler of each item of a step.
 ORBAX_METADATA = "_CHECKPOINT_METADATA"
@@ -100,7 +101,7 @@ class ItemWriter:
             for path, handler in self._handlers.items()
         }
         text = json.dumps({"item_handlers": names}, indent=1, sort_keys=True)
-        (self._folder / ORBAX_METADATA).write_text(f"{text}\n")
+        files.write_text(self._folder / ORBAX_METADATA, f"{text}\n")
 
 
 def read(

@@ -146,7 +146,7 @@ def _as_tuple(value: str) -> str:
         return "()"
     if not source_kinds.is_spec(value):
         return value
-    kinds = "|".join(source_kinds.SOURCES)
+    kinds = "|".join(source_kinds.names())
     return repr(tuple(re.split(rf",\s*(?=(?:{kinds}):)", value)))
 
 

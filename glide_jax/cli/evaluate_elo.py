@@ -23,7 +23,7 @@ from absl import flags
 
 from glide_jax.cli import define, output_folders
 from glide_jax.errors import UserError
-from glide_jax.runtime import wording
+from glide_jax.runtime import files, wording
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -116,9 +116,9 @@ def _write(
     }
     try:
         text = json.dumps(record, indent=2, ensure_ascii=False, allow_nan=False)
-        (folder / "elo.json").write_text(text + "\n", encoding="utf-8")
+        files.write_text(folder / "elo.json", text + "\n")
         page = elo_report.markdown(estimates, command)
-        (folder / "elo.md").write_text(page, encoding="utf-8")
+        files.write_text(folder / "elo.md", page)
         elo_report.draw(estimates, str(folder / "elo.png"), command)
     except OSError as error:
         raise UserError(

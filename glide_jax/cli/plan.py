@@ -18,6 +18,7 @@ from __future__ import annotations
 
 import json
 import math
+import sys
 
 from absl import flags
 
@@ -71,6 +72,12 @@ def run(values: flags.FlagValues, arguments: list[str]) -> int:
         pictures=values.pictures,
         compiles=values.compile,
         searches=values.search,
+        on_compile=lambda config: print(
+            f"compiling one train step of {config.name}"
+            f" (train.microbatches={config.train.microbatches}) for {where.describe()};"
+            " this takes minutes",
+            file=sys.stderr,
+        ),
     )
     print(json.dumps(plan, indent=2) if values.json else page.to_text(plan))
     return 0

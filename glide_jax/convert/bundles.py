@@ -24,6 +24,7 @@ from glide_jax.config.defaults import Config, ModelConfig
 from glide_jax.convert import names, released, tensor_files, torch_glide
 from glide_jax.errors import UserError
 from glide_jax.models import build
+from glide_jax.runtime import files
 from glide_jax.text import tokenizers
 
 # Published in the released CLIP's config.yaml; its weight files do not have it.
@@ -140,7 +141,7 @@ def to_openai(folder: pathlib.Path, output: pathlib.Path, kind: str = "") -> Wri
 def _write_options(path: pathlib.Path, config: Config) -> None:
     text = json.dumps(released.options(config), indent=2)
     try:
-        path.write_text(f"{text}\n", encoding="utf-8")
+        files.write_text(path, f"{text}\n")
     except OSError as error:
         raise UserError(
             f"{path} cannot be written ({error.strerror}); name another --output"

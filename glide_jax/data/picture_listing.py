@@ -20,7 +20,6 @@ from glide_jax.runtime import wording
 
 HIDDEN = "hidden file"
 APPLE_DOUBLE = "AppleDouble file"
-UNKNOWN_SUFFIX = "unknown suffix"
 _BROKEN_LINK = "broken link"
 _LISTED_ALREADY = "link to a folder that is listed already"
 _NOT_REGULAR = "not a regular file"
@@ -61,6 +60,14 @@ def is_picture(name: str) -> bool:
     return os.path.splitext(name)[1].lower() in picture_files.SUFFIXES
 
 
+def unknown_suffix(name: str) -> str:
+    """Returns the reason to skip a file of another kind, e.g. "unknown suffix .tif"."""
+    suffix = os.path.splitext(name)[1].lower()
+    # A number or a long word is a part of the name, which few files share.
+    is_shared = len(suffix) <= 6 and suffix[1:].isalnum() and not suffix[1:].isdigit()
+    return f"unknown suffix {suffix}" if is_shared else "unknown suffix"
+
+
 def reason_to_skip(name: str) -> str | None:
     """Returns the reason to skip a file or folder of this base name, or None."""
     if name.startswith("._") or name == "__MACOSX":
@@ -69,7 +76,7 @@ def reason_to_skip(name: str) -> str | None:
 
 
 def describe(skipped: Mapping[str, int]) -> str:
-    """Formats e.g. "skipped: broken link (1), unknown suffix (3)"; "" if all are 0."""
+    """Formats e.g. "skipped: broken link (1), unknown suffix .tif (3)", or ""."""
     reasons = [f"{reason} ({n})" for reason, n in sorted(skipped.items()) if n]
     return f"skipped: {', '.join(reasons)}" if reasons else ""
 

@@ -95,7 +95,7 @@ def assemble(
     found = Assembled([], collections.Counter(), 0)
     for name in names:
         if kind_of(name) is None:
-            found.skipped[picture_listing.UNKNOWN_SUFFIX] += 1
+            found.skipped[picture_listing.unknown_suffix(name)] += 1
         else:
             folder, slash, base = name.rpartition("/")
             # macOS decomposes accents in names; other systems do not.

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import collections
 import dataclasses
+from typing import Protocol, runtime_checkable
 
 from glide_jax.data import picture_listing
 from glide_jax.runtime import wording
@@ -43,3 +44,10 @@ class SourceReport:
         if count:
             keys = wording.counted(count, "key")
             self.notes.append(f"{keys} up to the last dot of the name")
+
+
+@runtime_checkable
+class Reporting(Protocol):
+    """A source that counts what it uses and skips."""
+
+    report: SourceReport

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 import functools
 import logging
 import pathlib
@@ -10,100 +9,19 @@ from collections.abc import Callable
 
 from glide_jax.data import (
     caption_text,
-    csv_table,
-    folder,
     mixture,
     order,
     schema,
-    shapes_world,
     source_kinds,
-    source_options,
     source_report,
-    tar_shards,
 )
 from glide_jax.errors import UserError
-from glide_jax.runtime import wording
 
 _log = logging.getLogger(__name__)
 # The order of the records of folders and tars; natural order is version 2.
 ORDER_VERSION = 2
 # Unusable records that a message names.
 NAMED = 3
-
-
-@dataclasses.dataclass(frozen=True)
-class Place:
-    """What an opener opens.
-
-    Attributes:
-      where: the spec without its kind, with "{split}" replaced.
-      split: "train", "validation" or another split that the source has.
-      captions_required: False: records without a caption are included, caption "".
-    """
-
-    where: str
-    split: str
-    captions_required: bool
-
-
-def _open_shapes(place: Place) -> schema.Source:
-    # Held-out scenes of a generated world are its validation split.
-    split = "held_out" if place.split == "validation" else place.split
-    return shapes_world.ShapesWorld(place.where, split)
-
-
-def _open_tars(place: Place) -> schema.Source:
-    name, options = source_options.split_options(place.where)
-    source = tar_shards.TarShards(
-        name, options=options, captions_required=place.captions_required
-    )
-    return _logged(source, source.report)
-
-
-def _open_folder(place: Place) -> schema.Source:
-    name, options = source_options.split_options(place.where)
-    try:
-        source = folder.Folder(
-            name, options=options, captions_required=place.captions_required
-        )
-    except folder.OnlyTarsError:
-        _log_once(
-            f"folder:{name} contains tars and no pictures; it is read as"
-            f" webdataset:{name}"
-        )
-        return _open_tars(place)
-    return _logged(source, source.report)
-
-
-def _open_csv(place: Place) -> schema.Source:
-    source = csv_table.open_csv(place.where, captions_required=place.captions_required)
-    return _logged(source, source.report)
-
-
-def _open_tfds(place: Place) -> schema.Source:
-    # Imported on use, since tensorflow_datasets takes a second to import.
-    from glide_jax.data import tfds_records
-
-    name, _, query = place.where.partition("?")
-    known = ("image", "caption", "split", "captions")
-    options = source_options.parse_query(query, known, f"tfds:{place.where}")
-    source_options.check_policy(options.get("captions", ""), f"tfds:{place.where}")
-    source = tfds_records.TfdsRecords(
-        name,
-        **{"split": place.split, **options},
-        captions_required=place.captions_required,
-    )
-    _log_once(f"{source!r}: {wording.counted(len(source), 'record')}")
-    return source
-
-
-OPENERS: dict[str, Callable[[Place], schema.Source]] = {
-    "shapes": _open_shapes,
-    "webdataset": _open_tars,
-    "folder": _open_folder,
-    "csv": _open_csv,
-    "tfds": _open_tfds,
-}
 
 
 def open_source(
@@ -120,8 +38,10 @@ def open_source(
     Raises:
       UserError: an unknown kind, or a place that does not contain what it should.
     """
-    kind, where = _parse(spec, split)
-    return OPENERS[kind](Place(where, split, captions_required))
+    source = _open(spec, split, captions_required)
+    if isinstance(source, source_report.Reporting):
+        _log_once(f"{source!r}: {source.report.describe()}")
+    return source
 
 
 def list_files(spec: str, *, split: str = "train") -> list[pathlib.Path] | None:
@@ -130,27 +50,18 @@ def list_files(spec: str, *, split: str = "train") -> list[pathlib.Path] | None:
     Raises:
       UserError: as `open_source`.
     """
-    kind, where = _parse(spec, split)
-    if not source_kinds.SOURCES[kind].has_files:
-        return None
-    source = OPENERS[kind](Place(where, split, captions_required=False))
-    assert isinstance(source, schema.FileSource)
-    return source.files()
+    source = _open(spec, split, captions_required=False)
+    return source.files() if isinstance(source, schema.FileSource) else None
 
 
-def _parse(spec: str, split: str) -> tuple[str, str]:
-    """Returns kind and place of a spec."""
+def _open(spec: str, split: str, captions_required: bool) -> schema.Source:
     kind, _, where = spec.replace("{split}", split).partition(":")
-    if not where or kind not in source_kinds.SOURCES:
+    if not where or kind not in source_kinds.names():
         raise UserError(
             f"data source {spec!r} is not valid; use one of {source_kinds.forms()}"
         )
-    return kind, where
-
-
-def _logged(source: schema.Source, report: source_report.SourceReport) -> schema.Source:
-    _log_once(f"{source!r}: {report.describe()}")
-    return source
+    place = source_kinds.Place(where, split, captions_required)
+    return source_kinds.load(kind).open_source(place)
 
 
 @functools.cache

@@ -177,7 +177,7 @@ class _Walk:
             return
         reason = next(reasons, None)
         if reason is None and record_members.kind_of(name) is None:
-            reason = picture_listing.UNKNOWN_SUFFIX
+            reason = picture_listing.unknown_suffix(name)
         if reason is not None:
             self._skipped[reason] += 1
             return

@@ -17,9 +17,9 @@ from typing import Any
 import tensorflow_datasets as tfds
 from google.protobuf import json_format, message
 
-from glide_jax.data import caption_text, retrying_reads, schema
+from glide_jax.data import caption_text, retrying_reads, schema, source_report
 from glide_jax.errors import UserError
-from glide_jax.runtime import paths
+from glide_jax.runtime import paths, wording
 
 _FORMAT = "array_record"
 _FEATURES = "features.json"
@@ -140,6 +140,8 @@ class TfdsRecords:
                 " prepare it with file_format='array_record'"
             ) from fault
         self._shards = _Shards(builder, split)
+        used = wording.counted(len(self), "record")
+        self.report = source_report.SourceReport(used)
 
     def _check_features(self, builder: tfds.core.DatasetBuilder) -> None:
         known = _features(builder)

@@ -44,7 +44,7 @@ def list_pictures(folder: pathlib.Path, name: str) -> Listed:
         return _listed_by_record(folder, name)
     listing = picture_listing.list_files(folder)
     skipped = collections.Counter(listing.skipped)
-    skipped[picture_listing.UNKNOWN_SUFFIX] += len(listing.others)
+    skipped.update(picture_listing.unknown_suffix(p.name) for p in listing.others)
     if not listing.pictures:
         suffixes = ", ".join(sorted(picture_files.SUFFIXES))
         raise UserError(
@@ -112,8 +112,8 @@ def check_files(folder: pathlib.Path, record: dict[str, Any], name: str) -> None
         file = path.relative_to(folder).as_posix()
         if file not in unique:
             skipped[known.get(file, _UNLISTED)] += 1
-    others = [p for p in listing.others if p != folder / output_folder.RECORD]
-    skipped[picture_listing.UNKNOWN_SUFFIX] += len(others)
+    others = (p for p in listing.others if p != folder / output_folder.RECORD)
+    skipped.update(picture_listing.unknown_suffix(path.name) for path in others)
     used = f"{wording.counted(len(listed), 'picture')} that samples.json lists"
     _log_skipped(name, used, skipped)
 

@@ -30,6 +30,7 @@ from glide_jax.eval import (
     feature_cache,
     feature_passes,
     losses,
+    metric_needs,
     metrics,
     npz_files,
     picture_sets,
@@ -347,14 +348,14 @@ def _choose_metrics(
     reference: reference_files.Reference | None,
 ) -> list[str]:
     """Returns the names of the metrics to compute; at least one."""
-    have = metrics.available(
+    have = metric_needs.available(
         networks.extractor,
         reference,
         pictures,
         has_clip=networks.clip is not None,
         batch_size=min(request.batch_size, pictures.count),
     )
-    names = metrics.choose(request.names, have)
+    names = metric_needs.choose(request.names, have)
     if not names:
         raise UserError(
             "no metric can be computed; give --features with --reference, or --judge"

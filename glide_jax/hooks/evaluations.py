@@ -24,6 +24,7 @@ from glide_jax.eval import (
     extractors,
     feature_cache,
     feature_passes,
+    metric_needs,
     metrics,
     picture_sets,
     reference_files,
@@ -74,14 +75,14 @@ def read_inputs(config: Config, mesh: Mesh) -> Inputs:
     reference = reference_files.read(
         settings.reference, extractor, config.model.image_px
     )
-    have = metrics.available(
+    have = metric_needs.available(
         extractor,
         reference,
         None,
         has_clip=False,
         batch_size=settings.batch_size,
     )
-    return Inputs(extractor, reference, metrics.choose([], have))
+    return Inputs(extractor, reference, metric_needs.choose([], have))
 
 
 class _Evaluation:

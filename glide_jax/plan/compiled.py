@@ -11,6 +11,7 @@ import dataclasses
 import importlib.metadata
 import re
 import time
+from collections.abc import Callable
 
 import jax
 
@@ -19,6 +20,7 @@ from glide_jax.parallel import device_mesh
 from glide_jax.plan import device_topology
 from glide_jax.train import placement
 
+OnCompile = Callable[[Config], None]
 _UNITS = {"K": 2**10, "M": 2**20, "G": 2**30, "T": 2**40, "": 1}
 _USED = re.compile(r"Used ([\d.]+)([KMGT]?) of ([\d.]+)([KMGT]?) hbm")
 _REQUIRED = re.compile(
@@ -54,8 +56,17 @@ class Compiled:
         return self.available_bytes is None
 
 
-def compile_step(config: Config, topology: device_topology.Topology) -> Compiled:
+def compile_step(
+    config: Config,
+    topology: device_topology.Topology,
+    on_compile: OnCompile = lambda config: None,
+) -> Compiled:
     """Compiles the step that `glide train` runs on these devices.
+
+    Args:
+      config: of the run.
+      topology: of the chips.
+      on_compile: called with the configuration when the compilation begins.
 
     Raises:
       UserError: libtpu is not installed, or the chips are GPUs.
@@ -64,6 +75,7 @@ def compile_step(config: Config, topology: device_topology.Topology) -> Compiled
     mesh = device_mesh.make_mesh(config.mesh, devices=devices)
     step = placement.abstract_step(config, mesh)
     compiler = f"libtpu {importlib.metadata.version('libtpu')}, jax {jax.__version__}"
+    on_compile(config)
     start = time.perf_counter()
     try:
         program = step.step.lower(step.state, step.batch, step.seed).compile()

@@ -143,6 +143,7 @@ def make_plan(
     pictures: int | None = None,
     compiles: bool = False,
     searches: bool = False,
+    on_compile: compiled.OnCompile = lambda config: None,
 ) -> dict[str, Any]:
     """Plans a run and returns its report, see `make_report`.
 
@@ -155,6 +156,7 @@ def make_plan(
       compiles: whether to compile the step.
       searches: whether to use the remat policies and microbatches that `search` ranks
         first, and compile with them if possible.
+      on_compile: called before the step is compiled, which takes minutes.
 
     Raises:
       UserError: the run cannot start on these devices, or `compiles` without the
@@ -169,7 +171,7 @@ def make_plan(
         # The search itself needs no compiler.
         missing = device_topology.missing_for_compiling(topology)
     if compiles or (searches and not missing):
-        program = compiled.compile_step(given.config, topology)
+        program = compiled.compile_step(given.config, topology, on_compile)
     return make_report(
         given,
         mfu=mfu,

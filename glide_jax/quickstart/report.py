@@ -13,6 +13,7 @@ from glide_jax.data import shapes_world
 from glide_jax.eval import contact_sheet
 from glide_jax.quickstart import measure, phases
 from glide_jax.quickstart.ledger import Ledger
+from glide_jax.runtime import files
 
 ROWS = 6
 INPAINT_ROWS = 4
@@ -75,7 +76,7 @@ def write(
 ) -> dict[str, Any]:
     """Writes both files under `root`; returns the content of report.json."""
     report = make_report(ledger)
-    (root / "report.json").write_text(json.dumps(report, indent=2) + "\n")
+    files.write_text(root / "report.json", json.dumps(report, indent=2) + "\n")
     Image.fromarray(draw(report, done)).save(root / "samples.png")
     return report
 

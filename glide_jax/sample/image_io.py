@@ -17,6 +17,7 @@ import glide_jax
 from glide_jax import array_types
 from glide_jax.data import picture_files
 from glide_jax.errors import UserError
+from glide_jax.runtime import files
 from glide_jax.sample import mask_files
 
 Pixels = UInt8[np.ndarray, "h w 3"]
@@ -221,7 +222,7 @@ def write_sidecar(path: pathlib.Path, record: dict[str, Any]) -> None:
     """
     text = json.dumps({**record, "versions": versions()}, indent=2, ensure_ascii=False)
     try:
-        path.write_text(text + "\n", encoding="utf-8")
+        files.write_text(path, text + "\n")
     except OSError as error:
         raise UserError(f"cannot write {path}: {error.strerror}") from error
 

@@ -199,7 +199,7 @@ def write(
             _write_forms(rater, study)
             text = json.dumps(_key(study, record), indent=2, ensure_ascii=False)
             key = pathlib.Path(scratch, "key.json")
-            key.write_text(text + "\n", encoding="utf-8")
+            files.write_text(key, text + "\n")
             # Renaming needs no space on the disk.
             files.rename(rater, folder / "rater")
             files.rename(key, folder / "key.json")
@@ -230,7 +230,7 @@ def _write_forms(folder: pathlib.Path, study: Study) -> None:
     ]
     _write_sheet(folder / "sheet.csv", study.name, rows)
     page = vote_page.render(study.name, QUESTIONS, rows)
-    (folder / "vote.html").write_text(page, encoding="utf-8")
+    files.write_text(folder / "vote.html", page)
 
 
 def _write_sheet(path: pathlib.Path, study: str, rows: list[dict[str, str]]) -> None:

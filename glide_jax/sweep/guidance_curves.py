@@ -119,11 +119,12 @@ def to_markdown(curves: Curves, plot_command: str) -> str:
     warnings = "".join(f"- {line}\n" for line in curves.warnings)
     page += f"\n\nRead with care:\n\n{warnings}" if warnings else "\n"
     commands = (
-        ("Each point, but for its guidance:", curves.command),
-        ("Drawn by:", plot_command),
+        ("Each point, but for its guidance", curves.command),
+        ("Drawn by", plot_command),
     )
     return page + "".join(
-        f"\n{line}\n\n```\n{command}\n```\n" for line, command in commands
+        f"\n{line} (absolute paths are shortened):\n\n```\n{command}\n```\n"
+        for line, command in commands
     )
 
 
@@ -172,11 +173,18 @@ def _check_comparable(rows: Sequence[Row]) -> None:
     for row, these in zip(rows, conditions, strict=True):
         for name in dict.fromkeys([*conditions[0], *these]):
             first, other = conditions[0].get(name), these.get(name)
-            if first != other:
+            if first == other:
+                continue
+            unknown = [r for r in (rows[0], row) if not r["settings"]]
+            if unknown and not name.startswith("--"):
                 raise UserError(
-                    f"{_name(rows[0])} has {name} {first} and {_name(row)} {other}; "
-                    "runs of one plot may differ in guidance and seed only"
+                    f"{_name(unknown[0])} has no settings, so its weights may differ "
+                    "from those of the other runs; evaluate it again, or leave it out"
                 )
+            raise UserError(
+                f"{_name(rows[0])} has {name} {first} and {_name(row)} {other}; "
+                "runs of one plot may differ in guidance and seed only"
+            )
 
 
 def _flatten(settings: Any, path: str = "") -> dict[str, Any]:

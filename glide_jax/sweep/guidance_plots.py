@@ -16,6 +16,7 @@ from matplotlib.figure import Figure
 
 from glide_jax.errors import UserError
 from glide_jax.eval import metrics
+from glide_jax.runtime import files
 from glide_jax.sweep import guidance_curves, result, run_list
 
 # Keys of guidance_curves.QUANTITIES: (horizontal, vertical).
@@ -79,7 +80,7 @@ def write(source: pathlib.Path, output: str | None) -> list[pathlib.Path]:
         picture.parent.mkdir(parents=True, exist_ok=True)
         draw(curves, picture, command)
         text = guidance_curves.to_markdown(curves, command)
-        page.write_text(text, encoding="utf-8")
+        files.write_text(page, text)
     except OSError as error:
         raise UserError(
             f"--output={output} cannot be written ({error.strerror}); name another"
@@ -210,7 +211,10 @@ def _is_inside(box: transforms.Bbox, axes: Axes) -> bool:
 
 
 def _caption(curves: guidance_curves.Curves, command: str) -> str:
-    lines = [f"Each point: {curves.command}, and its guidance", f"Drawn by: {command}"]
+    lines = [
+        f"Each point: {curves.command}, and its guidance",
+        f"Drawn by: {command} (absolute paths are shortened)",
+    ]
     return "\n".join(
         textwrap.fill(line, _WRAP, subsequent_indent="  ", break_on_hyphens=False)
         for line in lines

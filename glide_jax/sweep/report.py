@@ -10,6 +10,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from glide_jax.errors import UserError
+from glide_jax.runtime import files
 from glide_jax.sweep import plots, result, run_list, summary
 from glide_jax.sweep.state import RunRecord
 
@@ -46,8 +47,8 @@ def write(
         )
     table, page = root / "results.csv", root / "results.md"
     try:
-        table.write_text(to_csv(rows))
-        page.write_text(make_page(plan, root, rows))
+        files.write_text(table, to_csv(rows))
+        files.write_text(page, make_page(plan, root, rows))
         names = plots.varied_metrics(rows) if all_plots else plots.main_metrics(rows)
         return [table, page, *plots.draw(rows, root / "plots", names)]
     except OSError as error:

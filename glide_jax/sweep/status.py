@@ -10,15 +10,20 @@ from glide_jax.runtime import metric_writers
 from glide_jax.sweep import run_list
 from glide_jax.sweep.state import RunRecord
 
+# Letters of a failed run's reason in the table.
+REASON_LENGTH = 60
 COLUMNS = ("id", "run", "state", "attempts", "so far", "time")
 
 
 def table(plan: run_list.Plan, root: pathlib.Path) -> str:
-    """Returns one line for each run, and the number of runs in each state."""
-    rows = [_row(run, RunRecord(root, run.id)) for run in plan.runs]
+    """Returns a line for each run, the reasons too long for it, and counts by state."""
+    records = [(run, RunRecord(root, run.id)) for run in plan.runs]
+    rows = [_row(run, record) for run, record in records]
     counts = collections.Counter(row[2] for row in rows)
     summary = ", ".join(f"{count} {state}" for state, count in counts.items())
-    return f"{aligned([COLUMNS, *rows])}\n{plan.name}: {summary}"
+    reasons = [(run.id, record.reason()) for run, record in records]
+    long = [f"{name}: {text}" for name, text in reasons if len(text) > REASON_LENGTH]
+    return "\n".join([aligned([COLUMNS, *rows]), *long, f"{plan.name}: {summary}"])
 
 
 def aligned(rows: Sequence[Sequence[str]]) -> str:
@@ -40,11 +45,15 @@ def _row(run: run_list.SweepRun, record: RunRecord) -> tuple[str, ...]:
         run.label,
         record.state(),
         str(attempts) if attempts else "",
-        record.reason() or _so_far(record.folder / "metrics.jsonl"),
+        _shortened(record.reason()) or _so_far(record.folder / "metrics.jsonl"),
         f"{seconds // 3600}:{seconds // 60 % 60:02}:{seconds % 60:02}"
         if attempts
         else "",
     )
+
+
+def _shortened(text: str) -> str:
+    return text if len(text) <= REASON_LENGTH else f"{text[: REASON_LENGTH - 3]}..."
 
 
 def _so_far(path: pathlib.Path) -> str:

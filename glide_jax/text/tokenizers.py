@@ -16,7 +16,7 @@ from typing import Protocol, SupportsInt, runtime_checkable
 
 from glide_jax import array_types
 from glide_jax.errors import UserError
-from glide_jax.runtime import paths
+from glide_jax.runtime import files, paths
 from glide_jax.text import batching, bpe, sentencepiece_tokenizer, vocabulary
 
 _RECORD = "tokenizer.json"
@@ -142,17 +142,17 @@ def is_cached(spec: str) -> bool:
 def save(tokenizer: Tokenizer, folder: pathlib.Path) -> None:
     """Writes the files and tokenizer.json to a folder, created if missing."""
     folder.mkdir(parents=True, exist_ok=True)
-    files = tokenizer.files()
-    for name, content in files.items():
-        (folder / name).write_bytes(content)
+    contents = tokenizer.files()
+    for name, content in contents.items():
+        files.write_bytes(folder / name, content)
     record = {
         "kind": tokenizer.kind,
         "vocab_size": tokenizer.vocab_size,
         "digest": tokenizer.digest(),
-        "sha256": {n: hashlib.sha256(c).hexdigest() for n, c in files.items()},
+        "sha256": {n: hashlib.sha256(c).hexdigest() for n, c in contents.items()},
     }
     # Written last, so that a folder that contains it is complete.
-    (folder / _RECORD).write_text(json.dumps(record, indent=2) + "\n")
+    files.write_text(folder / _RECORD, json.dumps(record, indent=2) + "\n")
 
 
 def is_stored(folder: pathlib.Path) -> bool:

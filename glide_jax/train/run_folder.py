@@ -131,7 +131,7 @@ def prepare(workdir: pathlib.Path, *, flag: str = "--workdir") -> None:
         mark = secrets.token_hex(8)
         try:
             workdir.mkdir(parents=True, exist_ok=True)
-            probe.write_text(mark)
+            files.write_text(probe, mark)
         except OSError as error:
             raise _not_writable(flag, workdir, error) from error
         return mark.encode()
@@ -264,7 +264,7 @@ def save_config(workdir: pathlib.Path, config: Config) -> None:
     """
     if jax.process_index() == 0:
         draft = workdir / f"config.json{manifest.DRAFT}"
-        draft.write_text(resolve.to_json(config))
+        files.write_text(draft, resolve.to_json(config))
         names = [f"tokenizer/{path.name}" for path in workdir.glob("tokenizer/*")]
         facts = manifest.hash_files(workdir, [draft.name, *sorted(names)])
         facts["config.json"] = facts.pop(draft.name)

@@ -85,7 +85,7 @@ def test_opening_says_once_what_is_used_and_what_is_skipped(tmp_path, lines):
         f"folder:{tmp_path}: 2 pictures with captions; without a caption, e.g."
         " 'c.jpg'; skipped: AppleDouble file (3), broken link (1), caption file"
         " without a picture (1), hidden file (1), link to a folder that is listed"
-        " already (1), picture without a caption (1), unknown suffix (1)"
+        " already (1), picture without a caption (1), unknown suffix .mp4 (1)"
     ]
 
 
@@ -180,8 +180,9 @@ def test_a_folder_of_tars_is_read_as_such(tmp_path, write_tar, pictures, lines, 
     source = sources.open_source(f"folder:{place}")
     assert [path.name for path in source.paths] == ["2.TAR", "10.tar", "1.tar"]
     assert len(source) == len(sources.open_source(f"webdataset:{place}")) == 6
-    said, opened = lines()
-    assert f"read as webdataset:{place}" in said
+    opened, _ = lines()
+    assert opened.startswith(f"webdataset:{place}: ")
+    assert f"folder:{place} contains tars and no pictures" in opened
     assert "6 pictures with captions in 3 tars" in opened
     assert "file that is not a tar (1)" in opened
     # With a picture beside them, the folder is one of pictures.

@@ -108,7 +108,9 @@ def test_every_file_is_used_or_counted():
     assert +found.skipped == {
         "further picture of a sample": 1,
         "further caption file of a sample": 1,
-        "unknown suffix": 3,
+        "unknown suffix .npy": 1,
+        "unknown suffix .mp4": 1,
+        "unknown suffix": 1,
         "caption file without a picture": 1,
         "JSON file without a picture": 1,
         "JSON file whose extension is longer than json": 1,

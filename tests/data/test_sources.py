@@ -369,12 +369,24 @@ def test_a_tfds_spec_that_does_not_fit_is_a_user_error(tmp_path):
             sources.open_source(f"tfds:{spec}", split=split)
 
 
-def test_every_kind_has_an_opener():
-    assert sources.OPENERS.keys() == source_kinds.SOURCES.keys()
+def test_forms_start_with_their_kind():
+    for name in source_kinds.names():
+        forms = source_kinds.load(name).FORMS
+        assert forms
+        assert all(form.startswith(f"{name}:") for form in forms)
+        assert all(form in source_kinds.forms() for form in forms)
+
+
+def test_the_page_of_inputs_describes_every_kind():
+    page = (fake_devices.ROOT / "docs" / "inputs.md").read_text()
+    assert [name for name in source_kinds.names() if f"`{name}:" not in page] == []
 
 
 def test_kinds_are_known_without_jax():
-    code = "import sys, glide_jax.data.source_kinds; print('jax' in sys.modules)"
+    code = (
+        "import sys; from glide_jax.data import source_kinds; source_kinds.forms();"
+        "print('jax' in sys.modules)"
+    )
     environment = {**os.environ, "PYTHONPATH": str(fake_devices.ROOT)}
     done = subprocess.run(
         [sys.executable, "-c", code], env=environment, capture_output=True, text=True

@@ -89,7 +89,8 @@ def test_links_unknown_files_and_incomplete_samples_are_counted(tmp_path):
     assert records(source) == {"a": "a"}
     assert skipped(source) == {
         "link in a tar": 1,
-        "unknown suffix": 2,
+        "unknown suffix .npy": 1,
+        "unknown suffix": 1,
         "caption file without a picture": 1,
         "picture without a caption": 1,
         "JSON file without a picture": 1,

@@ -52,14 +52,18 @@ def test_what_is_passed_over_is_counted_by_reason(tmp_path, listed):
     (tmp_path / "gone.png").symlink_to(tmp_path / "nowhere")
     names, _, told = listed()
     assert names == ["1.png"]
-    for part in ("1 picture ", "AppleDouble", "hidden file (1)", "unknown suffix (3)"):
+    for part in ("1 picture ", "AppleDouble", "hidden file (1)"):
         assert part in told
+    for suffix in ("db", "txt", "tiff"):
+        assert f"unknown suffix .{suffix} (1)" in told
     assert "broken link (1)" in told
 
 
 def test_a_folder_without_pictures_says_what_it_holds(tmp_path):
     (tmp_path / "x.tiff").write_text("")
-    with pytest.raises(errors.UserError, match=r"no pictures .*unknown suffix \(1\)"):
+    with pytest.raises(
+        errors.UserError, match=r"no pictures .*unknown suffix \.tiff \(1\)"
+    ):
         picture_folder.list_pictures(tmp_path, "--images=f")
 
 

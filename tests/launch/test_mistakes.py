@@ -29,8 +29,8 @@ def refused(*command: str) -> str:
 @pytest.mark.parametrize(
     ("flags", "named"),
     [
-        ((), "--config is missing, e.g. --config=experiments"),
-        ((launchers.CONFIG,), "--name is missing"),
+        ((), "missing, e.g. --config=experiments"),
+        ((launchers.CONFIG,), "missing, e.g. --name=base64"),
         (("--config=absent.py:tiny", "--name=a"), "there is no file absent.py"),
         ((*RUN, "--nmae=b"), "--nmae=b is not a flag; use --FLAG=VALUE with one of"),
         ((*RUN, "--dry_run=yes"), "--dry_run=yes is not a flag"),
@@ -43,6 +43,25 @@ def refused(*command: str) -> str:
 )
 def test_common_flags_are_checked(script, flags, named):
     assert named in refused(script, *flags)
+
+
+@pytest.mark.parametrize(
+    ("script", "missing"),
+    [
+        ("slurm.sh", []),
+        ("gke.sh", ["tpu", "image", "workdir"]),
+        ("queued_resource.sh", ["tpu", "workdir"]),
+        ("skypilot.sh", ["workdir", "accelerators", "chip"]),
+        ("ssh.sh", ["hosts", "workdir"]),
+        ("tpu_vm.sh", ["tpu", "workdir"]),
+        ("xpk.sh", ["tpu", "cluster", "workdir"]),
+    ],
+)
+def test_all_missing_flags_are_named_at_once(script, missing):
+    flags = ["--config", "--name", *(f"--{name}" for name in missing)]
+    line = refused(script)
+    assert f"{', '.join(flags)} are missing" in line
+    assert all(f" {flag}=" in line for flag in flags)
 
 
 @pytest.mark.parametrize(
@@ -77,7 +96,7 @@ def test_common_flags_are_checked(script, flags, named):
         ((*GKE, "--capacity=cheap"), "--capacity=cheap is not one of spot, reserved"),
         ((*GKE, "--workdir=runs/x"), "use an absolute path that all hosts share"),
         ((*GKE, "--workdir=s3://b/x"), "--workdir=s3://b/x cannot be used here"),
-        (("gke.sh", *RUN, "--tpu=v5p-8"), "--image is missing, e.g."),
+        (("gke.sh", *RUN, "--tpu=v5p-8"), "--image, --workdir are missing, e.g."),
         ((*QUEUED, "--workdir=/nfs/x"), "cannot be used here; use gs://BUCKET/PATH"),
         (
             (*QUEUED, "--tpu=v5p:4x4x16"),

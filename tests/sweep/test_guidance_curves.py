@@ -152,6 +152,7 @@ SAME = {"features": "noised_clip aaa", "pictures": {"guidance_mode": "none"}}
         ([NONE, cfg(1)], "no run was guided"),
         ([NONE, cfg(2, "--reference=b.npz")], "has --reference ref.npz and run --g"),
         ([NONE, cfg(2, "--features=clip:b")], "has --features None and run"),
+        ([row(settings=SAME), cfg(2)], "has no settings"),
         ([row(settings=SAME), cfg(2, settings=OTHER)], "features noised_clip aaa and"),
         ([cfg(2, fid=None)], "has no noised_clip_fid; runs need"),
         (

@@ -331,7 +331,9 @@ def test_a_failed_run_shows_the_last_line_that_it_printed(sweep, root):
     entry.end(2)
     reason = "glide evaluate: --base=x has no config.json; export it again"
     assert entry.reason() == reason
-    assert reason in status.table(sweep, root)
+    table = status.table(sweep, root).splitlines()
+    assert reason in "\n".join(table)
+    assert max(map(len, table)) <= 130
     report.write(sweep, root)
     assert f": failed 2: {reason}\n" in (root / "results.md").read_text()
 

@@ -1,0 +1,1 @@
+"""The kinds of data sources, one module each; see `data.source_kinds`."""
