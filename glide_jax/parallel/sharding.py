@@ -1,7 +1,8 @@
 """Shardings on the mesh: state by rules, batches over data and fsdp.
 
-The rules depend on paths and shapes only, so a parameter, its averages and its
-optimizer moments always have the same sharding.
+The rules depend on paths and shapes only, so a parameter, its averages and its moments
+of the same shape have the same sharding. Adafactor's factored moments have other
+shapes; no rule applies to them.
 """
 
 from __future__ import annotations
@@ -18,6 +19,7 @@ from jax.sharding import PartitionSpec as P
 
 from glide_jax.errors import UserError
 from glide_jax.parallel import device_mesh, sharding_rules
+from glide_jax.runtime import wording
 
 logger = logging.getLogger(__name__)
 
@@ -32,36 +34,44 @@ def shard_tree(
     mesh: Mesh | AbstractMesh,
     *,
     rules: Sequence[sharding_rules.Rule] = (),
+    params: Any = None,
     min_shard_mb: float | int,
 ) -> Any:
     """Returns a NamedSharding for every leaf of a tree.
 
     The first of `rules` that matches a tensor gives its axes. If that rule does not
-    name fsdp, fsdp shards the largest remaining dimension that divides evenly. Large
-    tensors that no dimension allows to shard (3-channel convolutions, odd
+    name fsdp, or none matches, fsdp shards the largest remaining dimension that divides
+    evenly. Large tensors that no dimension allows to shard (3-channel convolutions, odd
     vocabularies) are logged.
 
     Args:
       abstract_tree: of arrays or ShapeDtypeStructs.
       mesh: of the run.
-      rules: in order of precedence.
+      rules: in order of precedence. A rule with axes applies to a leaf only if the
+        leaf has the shape of its parameter.
+      params: the parameters of the tree; the path of a leaf ends with that of its
+        parameter. None: each leaf is a parameter.
       min_shard_mb: size in MiB, as float32, from which fsdp shards a tensor.
 
     Raises:
       UserError: a rule shards a dimension that does not divide evenly.
     """
     unsharded: list[str] = []
+    shapes = None if params is None else _shapes(params)
 
     def place(path: tuple, leaf: Any) -> NamedSharding:
-        name = jax.tree_util.keystr(path, simple=True, separator="/")
+        name = _name(path)
+        parameter = name if shapes is None else _parameter_of(name, shapes)
+        is_like_parameter = shapes is None or shapes.get(parameter) == leaf.shape
+        axes: list[str | None] = [None] * len(leaf.shape)
         matching = (r for r in rules if r.matches(name, len(leaf.shape)))
         rule = next(matching, None)
-        axes: list[str | None] = [None] * len(leaf.shape)
         if rule is not None:
             if rule.axes is None:
                 return replicated(mesh)
-            axes = list(rule.axes)
-        _check_divides(name, leaf.shape, axes, mesh)
+            if is_like_parameter:
+                axes = list(rule.axes)
+                _check_divides(parameter, leaf.shape, axes, mesh)
         axes = [axis if axis and mesh.shape[axis] > 1 else None for axis in axes]
         size_mb = math.prod(leaf.shape) * _BYTES / 2**20
         parts = mesh.shape["fsdp"]
@@ -88,14 +98,11 @@ def shard_tree(
 
 def check_rules(params: Any, rules: Sequence[sharding_rules.Rule]) -> None:
     """Raises UserError for a rule that matches no parameter."""
-    leaves = jax.tree_util.tree_flatten_with_path(params)[0]
-    names = [
-        (jax.tree_util.keystr(path, simple=True, separator="/"), len(leaf.shape))
-        for path, leaf in leaves
-    ]
+    shapes = _shapes(params)
     for rule in rules:
-        if not any(rule.matches(*name) for name in names):
-            dims = "" if rule.axes is None else f" of {len(rule.axes)} dimensions"
+        if not any(rule.matches(name, len(shape)) for name, shape in shapes.items()):
+            count = 0 if rule.axes is None else len(rule.axes)
+            dims = f" of {wording.counted(count, 'dimension')}" if count else ""
             raise UserError(
                 f"mesh.rules: {rule.pattern!r} matches no parameter{dims}; "
                 "`glide train --dry_run` lists their paths and shapes"
@@ -152,6 +159,23 @@ def make_constrain(mesh: Mesh) -> Callable[[jax.Array], jax.Array]:
         return jax.lax.with_sharding_constraint(x, sharding)
 
     return constrain
+
+
+def _name(path: tuple) -> str:
+    return jax.tree_util.keystr(path, simple=True, separator="/")
+
+
+def _shapes(params: Any) -> dict[str, tuple[int, ...]]:
+    """Returns the shape of each parameter by its path."""
+    leaves = jax.tree_util.tree_leaves_with_path(params)
+    return {_name(path): leaf.shape for path, leaf in leaves}
+
+
+def _parameter_of(name: str, shapes: Mapping[str, tuple[int, ...]]) -> str:
+    """Returns the longest end of a path that is a parameter's; "" if none is."""
+    parts = name.split("/")
+    ends = ("/".join(parts[start:]) for start in range(len(parts)))
+    return next((end for end in ends if end in shapes), "")
 
 
 def _check_divides(

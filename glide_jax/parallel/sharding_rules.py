@@ -4,7 +4,8 @@ The table has the user's rules (mesh.rules) before those of the model's family
 (models/build.py). A rule matches tensors whose path contains its regular expression and
 that have as many dimensions as it names; the first match applies. Paths are those of
 parameters, "text/layers/mlp_in/kernel". Paths of optimizer moments and averages end
-with that of their parameter, so they have the same sharding.
+with that of their parameter. A rule with axes applies to those of the parameter's
+shape, and not to Adafactor's factored moments.
 
 If the rule does not name fsdp, or none matches, fsdp shards the largest remaining
 dimension that it divides, if the tensor is large enough (`sharding.shard_tree`).
@@ -76,8 +77,13 @@ def check_heads(heads: Mapping[str, int], mesh: Mesh | AbstractMesh) -> None:
         if count % parts:
             raise UserError(
                 f"mesh.tensor={parts} does not divide the {count} heads of {place}; "
-                f"use a divisor of {math.gcd(*heads.values())}"
+                f"use {_divisors(math.gcd(*heads.values()))}"
             )
+
+
+def _divisors(number: int) -> str:
+    """Returns e.g. "mesh.tensor=1" for 1, "a divisor of 2" for 2."""
+    return f"a divisor of {number}" if number > 1 else "mesh.tensor=1"
 
 
 def _parse(text: str) -> Rule:

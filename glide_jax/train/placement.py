@@ -118,7 +118,11 @@ def place_state(
     table = sharding_rules.make_rules(family.sharding_rules, given)
     sharding.check_rules(state.params, table[: len(given)])
     where = sharding.shard_tree(
-        state, mesh, rules=table, min_shard_mb=config.mesh.min_shard_mb
+        state,
+        mesh,
+        rules=table,
+        params=state.params,
+        min_shard_mb=config.mesh.min_shard_mb,
     )
     moved = {}
     if config.optim.moments_on_host:

@@ -13,6 +13,7 @@ from glide_jax.config import defaults
 from glide_jax.errors import UserError
 from glide_jax.models import build
 from glide_jax.parallel import device_mesh, sharding, sharding_rules
+from glide_jax.train import optimizer
 
 
 def mesh(data=1, fsdp=1, tensor=1):
@@ -20,11 +21,12 @@ def mesh(data=1, fsdp=1, tensor=1):
     return AbstractMesh((data, fsdp, tensor), device_mesh.AXES, axis_types=types)
 
 
-def specs(tree, mesh, given=(), family="text2im", min_shard_mb=0.0):
+def specs(tree, mesh, given=(), family="text2im", min_shard_mb=0.0, params=None):
     lies = sharding.shard_tree(
         tree,
         mesh,
         rules=make_rules(family, given),
+        params=params,
         min_shard_mb=min_shard_mb,
     )
     return {
@@ -85,6 +87,42 @@ def test_moments_are_sharded_like_their_parameter():
     assert found["mu/layers/mlp_in/kernel"] == same
     assert found["v_row/layers/mlp_in/kernel"] == P(None, "fsdp")
     assert found["count"] == P()
+
+
+@pytest.mark.parametrize("name", defaults.OPTIMIZERS)
+@pytest.mark.parametrize("preset", [presets.base, presets.upsampler])
+def test_the_state_of_every_optimizer_is_sharded(preset, name):
+    params = build.abstract_params(preset("released"))
+    optim = optimizer.make_optimizer(defaults.OptimConfig(name=name))
+    tree = {"params": params, "opt_state": jax.eval_shape(optim.init, params)}
+    found = specs(tree, mesh(2, 2, 2), ["stem/bias=whole"], params=params)
+    shapes = {
+        jax.tree_util.keystr(path, simple=True, separator="/"): leaf.shape
+        for path, leaf in jax.tree_util.tree_leaves_with_path(tree)
+    }
+    kernel = "text/layers/mlp_in/kernel"
+    assert found[f"params/{kernel}"] == P(None, "fsdp", "tensor")
+    moments = 0
+    for path, spec in found.items():
+        for parameter in [p for p in shapes if p.startswith("params/")]:
+            end = parameter.removeprefix("params")
+            if path.startswith("opt_state/") and path.endswith(end):
+                moments += 1
+                if shapes[path] == shapes[parameter]:
+                    assert spec == found[parameter], path
+                else:  # Adafactor's placeholders and factored moments
+                    assert "tensor" not in spec, path
+    assert moments >= len(jax.tree.leaves(params))
+
+
+def test_the_suggested_rule_matches_the_parameter():
+    params = {"attention": {"qkv": {"bias": struct(3)}}}
+    state = {"params": params, "mu": params}
+    with pytest.raises(UserError) as caught:
+        specs(state, mesh(tensor=2), params=params)
+    rule = str(caught.value).split("'")[1]
+    sharding.check_rules(params, make_rules("text2im", [rule])[:1])
+    assert specs(state, mesh(tensor=2), [rule], params=params)
 
 
 def test_rules_of_the_run_take_precedence():
@@ -148,7 +186,8 @@ def test_tensor_must_divide_the_number_of_heads(model, tensor, message):
     with pytest.raises(UserError) as caught:
         sharding_rules.check_heads(heads, mesh(tensor=tensor))
     assert message in str(caught.value)
-    assert "use a divisor of" in str(caught.value)
+    remedy = "a divisor of 4" if "image_heads" in message else "mesh.tensor=1"
+    assert str(caught.value).endswith(f"use {remedy}")
     sharding_rules.check_heads(heads, mesh(tensor=1))
 
 
