@@ -181,7 +181,9 @@ class DataConfig:
 class TrainConfig:
     """The objective and the length of a training phase."""
 
-    num_steps: int = setting(1000, FREE, low=1)  # optimizer updates of the whole run
+    num_steps: int = setting(
+        1000, FREE, low=1
+    )  # batches of the run, skipped updates included
     # examples of a batch, over all devices and processes (published, base)
     global_batch_size: int = setting(2048, IDENTITY, low=1)
     # probability of an empty caption per example; 0.2 in the fine-tune (published)
