@@ -220,9 +220,12 @@ def write_bundles(folder: pathlib.Path, tokenizer) -> None:
     """Bundles of the tiny size with random weights, under every name of the pages."""
     quickstart = "runs/quickstart/bundles"
     sizes = {
-        (f"{quickstart}/base_cfg", "runs/cfg/bundle", "models/base"): presets.base(
-            "tiny"
-        ),
+        (
+            f"{quickstart}/base_cfg",
+            "runs/cfg/bundle",
+            "models/base",
+            "runs/finetuned/bundle",
+        ): presets.base("tiny"),
         (f"{quickstart}/upsampler", "runs/up/bundle", "models/up"): presets.upsampler(
             "tiny"
         ),
