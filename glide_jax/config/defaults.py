@@ -249,8 +249,8 @@ class OptimConfig:
     grad_clip_norm: float = setting(0.0, FREE, low=0)
     # dtype of the first moment, Lion's only one
     moments_dtype: str = setting("float32", IDENTITY, choices=MOMENTS_DTYPES)
-    # keeps moments in host memory between updates: slower, and 8 bytes per parameter
-    # less on the device
+    # keeps moments in host memory between updates: slower, and less memory on the
+    # device, by 8 bytes per parameter with adamw and float32 moments
     moments_on_host: bool = setting(False, FREE)
 
 
@@ -280,12 +280,12 @@ class MeshConfig:
     data: int = setting(-1, FREE, low=-1)
     # the same, with the parameters sharded among the replicas
     fsdp: int = setting(1, FREE, low=-1)
-    # parts of each attention head and each MLP
+    # shards of each attention layer, by whole heads, and of each MLP
     tensor: int = setting(1, FREE, low=-1)
     data_dcn: int = setting(1, FREE, low=-1)  # part of the data axis over slices
     fsdp_dcn: int = setting(1, FREE, low=-1)  # part of the fsdp axis over slices
     tensor_dcn: int = setting(1, FREE, low=-1)  # part of the tensor axis over slices
-    # MB below which a tensor is replicated on every device
+    # MiB below which a tensor is replicated on every device
     min_shard_mb: float = setting(1.0, FREE, low=0)
     # sharding rules that precede those of the model family, see
     # parallel/sharding_rules.py: "REGEX=AXES" with an axis or - for each dimension,
@@ -318,7 +318,7 @@ class LogConfig:
     # steps between validation losses of the first EMA, also computed at step 0 and at
     # the end; 0: only then
     validate_every_steps: int = setting(0, FREE, low=0)
-    # number of records of a validation loss
+    # records of a validation loss, rounded down to whole batches, at least one batch
     validation_examples: int = setting(256, FREE, low=1)
     # steps between fixed-seed sample grids of the first EMA; 0: never
     grid_every_steps: int = setting(0, FREE, low=0)
