@@ -186,9 +186,9 @@ class TrainConfig:
     )  # batches of the run, skipped updates included
     # examples of a batch, over all devices and processes (published, base)
     global_batch_size: int = setting(2048, IDENTITY, low=1)
-    # probability of an empty caption per example; 0.2 in the fine-tune (published)
+    # probability of an empty caption per example; 0.2 in the guidance phase (published)
     caption_drop_prob: float = setting(0.0, IDENTITY, low=0, high=1)
-    # terms of the denoising loss (inferred)
+    # terms of the denoising loss (inferred); hybrid is mse_vb at 1000 timesteps
     loss_type: str = setting("hybrid", IDENTITY, choices=_loss_types)
     # adds, for each factor f, the squared error of the f x f means of the predicted
     # noise; short runs then learn the low frequencies of large images earlier (ours)
