@@ -156,7 +156,9 @@ def to_markdown(found: list[Section]) -> str:
         ]
         for setting in section.settings:
             meaning = setting.meaning.replace("|", "\\|")
-            default = f"`{_as_given(setting.default)}`" if setting.default != "" else ""
+            value = setting.default
+            shown = repr(value) if isinstance(value, tuple) else str(value)
+            default = f"`{shown}`" if shown else ""
             lines.append(
                 f"| `{setting.name}` | {default} | {setting.values()} | "
                 f"{setting.rule.on_resume} | {meaning} |"
