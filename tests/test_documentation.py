@@ -232,6 +232,8 @@ def write_bundles(folder: pathlib.Path, tokenizer) -> None:
         (f"{quickstart}/noised_clip", "runs/clip/bundle", "models/clip"): (
             presets.noised_clip("tiny")
         ),
+        ("runs/inpaint/bundle",): presets.base("tiny", inpaint=True),
+        ("runs/up_inpaint/bundle",): presets.upsampler("tiny", inpaint=True),
     }
     tokenizers.save(tokenizer, folder / "tokenizer")
     files = {path.name: path.read_bytes() for path in (folder / "tokenizer").iterdir()}

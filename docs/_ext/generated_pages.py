@@ -125,9 +125,9 @@ def verbs_page() -> str:
         lines += ["", f"## {group.capitalize()}"]
         for verb, meaning in verbs.items():
             lines += ["", f"### glide {verb}", "", f"{escape(meaning).capitalize()}."]
-            # The first line of the docstring is the same sentence.
-            _, _, text = (inspect.getdoc(main.module_of(verb)) or "").partition("\n")
-            lines += ["", *_docstring(text.strip("\n"))]
+            # The first paragraph of the docstring is the same sentence.
+            _, _, text = (inspect.getdoc(main.module_of(verb)) or "").partition("\n\n")
+            lines += ["", *_docstring(text)]
             lines += _flag_table(main, verb)
     return "\n".join(lines) + "\n"
 
@@ -201,8 +201,8 @@ API_INDEX = """# API
 
 {{py:class}}`glide_jax.Glide <glide_jax.sample.cascade.Glide>` is the entry point for
 sampling in Python, and {{py:meth}}`Glide.load <glide_jax.sample.models.Models.load>`
-reads its models from bundles. Every public name of every module is described on the page of its
-folder; names that begin with an underscore are private.
+reads its models from bundles. Every public name of every module is described on the
+page of its folder; names that begin with an underscore are private.
 
 | folder | contents |
 |---|---|
