@@ -13,6 +13,7 @@ import shlex
 import shutil
 import subprocess
 import sys
+import textwrap
 
 import jax
 import numpy as np
@@ -113,7 +114,7 @@ def blocks(page: pathlib.Path) -> list[tuple[str, str]]:
     """(language, text) of the code blocks of a page."""
     fence = r"^( *)```(\w*)\n(.*?)^\1```$"
     found = re.finditer(fence, page.read_text(), re.DOTALL | re.MULTILINE)
-    return [(match[2], match[3]) for match in found]
+    return [(match[2], textwrap.dedent(match[3])) for match in found]
 
 
 def shell_lines(page: pathlib.Path) -> list[str]:
