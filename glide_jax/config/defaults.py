@@ -181,9 +181,8 @@ class DataConfig:
 class TrainConfig:
     """The objective and the length of a training phase."""
 
-    num_steps: int = setting(
-        1000, FREE, low=1
-    )  # batches of the run, skipped updates included
+    # batches of the run, skipped updates included
+    num_steps: int = setting(1000, FREE, low=1)
     # examples of a batch, over all devices and processes (published, base)
     global_batch_size: int = setting(2048, IDENTITY, low=1)
     # probability of an empty caption per example; 0.2 in the guidance phase (published)
