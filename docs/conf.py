@@ -36,7 +36,13 @@ extensions = [
     "sphinx.ext.mathjax",
     "sphinx_copybutton",
 ]
-exclude_patterns = ["_build", "_ext", "**.ipynb_checkpoints"]
+exclude_patterns = [
+    "_build",
+    "_ext",
+    ".jupyter_cache",
+    "jupyter_execute",
+    "**.ipynb_checkpoints",
+]
 
 # Two modules may have a private class of one name in an annotation.
 suppress_warnings = ["ref.python"]
@@ -81,6 +87,7 @@ html_theme_options = {
     "home_page_in_toc": True,
     "show_navbar_depth": 1,
     "show_toc_level": 2,
+    "navbar_persistent": [],  # otherwise a second search box
 }
 html_show_sourcelink = False
 copybutton_prompt_text = r">>> |\$ "

@@ -5,6 +5,8 @@
 #   0          done                                                      no
 #   1          internal error, with a traceback                          no
 #   2          user error, reported in one line                          no
+#   3          checkpoints exist, but none is valid                      no
+#   4          training diverged and could not recover                   no
 #   5          a host could not be prepared (not from `glide train`)     no
 #   42         stopped by a signal, everything is saved                  yes
 #   128 to 255 lost: killed by signal code-128, ended because another    yes

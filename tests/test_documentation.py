@@ -13,6 +13,7 @@ import shlex
 import shutil
 import subprocess
 import sys
+import textwrap
 
 import jax
 import numpy as np
@@ -112,7 +113,7 @@ def blocks(page: pathlib.Path) -> list[tuple[str, str]]:
     """(language, text) of the code blocks of a page."""
     fence = r"^( *)```(\w*)\n(.*?)^\1```$"
     found = re.finditer(fence, page.read_text(), re.DOTALL | re.MULTILINE)
-    return [(match[2], match[3]) for match in found]
+    return [(match[2], textwrap.dedent(match[3])) for match in found]
 
 
 def shell_lines(page: pathlib.Path) -> list[str]:
@@ -219,15 +220,20 @@ def write_bundles(folder: pathlib.Path, tokenizer) -> None:
     """Bundles of the tiny size with random weights, under every name of the pages."""
     quickstart = "runs/quickstart/bundles"
     sizes = {
-        (f"{quickstart}/base_cfg", "runs/cfg/bundle", "models/base"): presets.base(
-            "tiny"
-        ),
+        (
+            f"{quickstart}/base_cfg",
+            "runs/cfg/bundle",
+            "models/base",
+            "runs/finetuned/bundle",
+        ): presets.base("tiny"),
         (f"{quickstart}/upsampler", "runs/up/bundle", "models/up"): presets.upsampler(
             "tiny"
         ),
         (f"{quickstart}/noised_clip", "runs/clip/bundle", "models/clip"): (
             presets.noised_clip("tiny")
         ),
+        ("runs/inpaint/bundle",): presets.base("tiny", inpaint=True),
+        ("runs/up_inpaint/bundle",): presets.upsampler("tiny", inpaint=True),
     }
     tokenizers.save(tokenizer, folder / "tokenizer")
     files = {path.name: path.read_bytes() for path in (folder / "tokenizer").iterdir()}

@@ -76,8 +76,10 @@ def copied_pages() -> dict[str, str]:
         path = ROOT / source
         text = rewrite_links(path.read_text(), path.parent, GENERATED)
         # Tables of a result are linked from its page, not from the sidebar.
-        is_table = name.startswith("curves_")
-        pages[name] = f"---\norphan: true\n---\n\n{text}" if is_table else text
+        if name.startswith("curves_"):
+            title = name.removeprefix("curves_").removesuffix(".md")
+            text = f"---\norphan: true\n---\n\n# Guidance curves: {title}\n\n{text}"
+        pages[name] = text
     return pages
 
 
@@ -127,7 +129,9 @@ def verbs_page() -> str:
         lines += ["", f"## {group.capitalize()}"]
         for verb, meaning in verbs.items():
             lines += ["", f"### glide {verb}", "", f"{escape(meaning).capitalize()}."]
-            lines += ["", *_docstring(inspect.getdoc(main.module_of(verb)) or "")]
+            # The first paragraph of the docstring is the same sentence.
+            _, _, text = (inspect.getdoc(main.module_of(verb)) or "").partition("\n\n")
+            lines += ["", *_docstring(text)]
             lines += _flag_table(main, verb)
     return "\n".join(lines) + "\n"
 
@@ -154,7 +158,9 @@ def _flag_table(main, verb: str) -> list[str]:
         shown = f"--[no]{name}" if flag.boolean else f"--{name}"
         default = flag.default
         given = "" if default in (None, "", []) else f"`{default}`"
-        rows.append(f"| `{shown}` | {given} | {escape(flag.help or '')} |")
+        # absl adds a line to the help of a flag that may be repeated.
+        meaning = escape(" ".join((flag.help or "").split()))
+        rows.append(f"| `{shown}` | {given} | {meaning} |")
     return ["| flag | default | meaning |", "|---|---|---|", *rows] if rows else []
 
 
@@ -198,8 +204,9 @@ def api_pages() -> dict[str, str]:
 API_INDEX = """# API
 
 {{py:class}}`glide_jax.Glide <glide_jax.sample.cascade.Glide>` is the entry point for
-sampling in Python. Every public name of every module is described on the page of its
-folder; names that begin with an underscore are private.
+sampling in Python, and {{py:meth}}`Glide.load <glide_jax.sample.models.Models.load>`
+reads its models from bundles. Every public name of every module is described on the
+page of its folder; names that begin with an underscore are private.
 
 | folder | contents |
 |---|---|

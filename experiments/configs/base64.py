@@ -12,7 +12,7 @@ from glide_jax.config import resolve
 from glide_jax.config.defaults import Config
 
 
-def get_config(size: str = "paper") -> ConfigDict:
+def get_config(size: str) -> ConfigDict:
     """The configuration of a size: tiny, emoji, released or paper."""
     config = resolve.to_config_dict(
         Config(name=f"base64_{size}", model=presets.base(size))
@@ -43,7 +43,7 @@ def tiny(config: ConfigDict) -> None:
 
 
 def emoji(config: ConfigDict) -> None:
-    """Half an hour on two CPU cores, minutes on a GPU; `glide data emoji` first."""
+    """51 minutes on one CPU core; run `glide data emoji` first."""
     config.data.sources = ("webdataset:runs/emoji/emoji128-train-*.tar",)
     config.data.validation_sources = ("webdataset:runs/emoji/emoji128-val-*.tar",)
     config.data.tokenizer = "sentencepiece:2048"

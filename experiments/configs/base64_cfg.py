@@ -1,4 +1,4 @@
-"""The classifier-free fine-tune: a fifth of the captions replaced by the empty one.
+"""The guidance phase: a fifth of the captions replaced by the empty one.
 
     glide train --config=experiments/configs/base64_cfg.py:tiny --workdir=runs/cfg \\
         --config.train.init_from=runs/base
@@ -11,7 +11,7 @@ from glide_jax.config import resolve
 from glide_jax.config.defaults import Config
 
 
-def get_config(size: str = "paper") -> ConfigDict:
+def get_config(size: str) -> ConfigDict:
     """The configuration of a size: tiny, emoji, released or paper."""
     config = resolve.to_config_dict(
         Config(name=f"base64_cfg_{size}", model=presets.base(size))
@@ -72,7 +72,7 @@ def released(config: ConfigDict) -> None:
 
 
 def paper(config: ConfigDict) -> None:
-    """The 3.5B fine-tune; its length is not published."""
+    """The 3.5B model; this phase's length is not published."""
     config.data.sources = ("webdataset:data/train-{00000..09999}.tar",)
     config.train.num_steps = 500_000  # ours
     config.train.global_batch_size = 2048

@@ -1,4 +1,4 @@
-"""The inpainting fine-tune of the base model: random regions erased.
+"""The inpainting phase of the base model: random regions erased.
 
     glide train --config=experiments/configs/base64_inpaint.py:tiny \\
         --workdir=runs/inpaint --config.train.init_from=runs/cfg
@@ -14,13 +14,13 @@ from glide_jax.config import resolve
 from glide_jax.config.defaults import Config
 
 
-def get_config(size: str = "paper") -> ConfigDict:
+def get_config(size: str) -> ConfigDict:
     """The configuration of a size: tiny, emoji, released or paper."""
     config = resolve.to_config_dict(
         Config(name=f"base64_inpaint_{size}", model=presets.base(size, inpaint=True))
     )
     config.train.init_from = "runs/cfg"
-    config.train.caption_drop_prob = 0.2  # ours: as in the classifier-free fine-tune
+    config.train.caption_drop_prob = 0.2  # ours: as in the guidance phase
     {"tiny": tiny, "emoji": emoji, "released": released, "paper": paper}[size](config)
     return config
 
@@ -70,7 +70,7 @@ def released(config: ConfigDict) -> None:
 
 
 def paper(config: ConfigDict) -> None:
-    """The 3.5B fine-tune; its length and batch are not published."""
+    """The 3.5B model; this phase's length and batch are not published."""
     config.data.sources = ("webdataset:data/train-{00000..09999}.tar",)
     config.train.num_steps = 500_000  # ours
     config.train.global_batch_size = 2048

@@ -10,7 +10,7 @@ from glide_jax.config import resolve
 from glide_jax.config.defaults import Config
 
 
-def get_config(size: str = "paper") -> ConfigDict:
+def get_config(size: str) -> ConfigDict:
     """The configuration of a size: tiny, emoji, released or paper."""
     config = resolve.to_config_dict(
         Config(name=f"noised_clip64_{size}", model=presets.noised_clip(size))

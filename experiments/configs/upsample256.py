@@ -10,7 +10,7 @@ from glide_jax.config import resolve
 from glide_jax.config.defaults import Config
 
 
-def get_config(size: str = "paper") -> ConfigDict:
+def get_config(size: str) -> ConfigDict:
     """The configuration of a size: tiny, emoji, released or paper."""
     config = resolve.to_config_dict(
         Config(name=f"upsample256_{size}", model=presets.upsampler(size))
@@ -47,7 +47,7 @@ def tiny(config: ConfigDict) -> None:
 
 
 def emoji(config: ConfigDict) -> None:
-    """Half an hour on two CPU cores, minutes on a GPU; `glide data emoji` first."""
+    """22 minutes on one CPU core; run `glide data emoji` first."""
     config.update_from_flattened_dict(presets.SHORT_UPSAMPLING)
     config.train.low_pass_factors = (4, 16, 128)
     config.data.sources = ("webdataset:runs/emoji/emoji128-train-*.tar",)

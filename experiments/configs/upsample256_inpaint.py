@@ -1,4 +1,4 @@
-"""The upsampler's inpainting fine-tune: the whole low_res, a part of the large picture.
+"""The upsampler's inpainting phase: the whole low_res, a part of the large picture.
 
     glide train --config=experiments/configs/upsample256_inpaint.py:tiny \\
         --workdir=runs/up_inpaint --config.train.init_from=runs/up
@@ -13,7 +13,7 @@ from glide_jax.config import resolve
 from glide_jax.config.defaults import Config
 
 
-def get_config(size: str = "paper") -> ConfigDict:
+def get_config(size: str) -> ConfigDict:
     """The configuration of a size: tiny, emoji, released or paper."""
     config = resolve.to_config_dict(
         Config(
@@ -72,7 +72,7 @@ def emoji(config: ConfigDict) -> None:
 
 
 def released(config: ConfigDict) -> None:
-    """The released size; its fine-tune's length is not published."""
+    """The released size; the length of this phase is not published."""
     config.data.sources = ("webdataset:data/train-{00000..09999}.tar",)
     config.train.num_steps = 200_000  # ours
     config.train.global_batch_size = 512
@@ -80,7 +80,7 @@ def released(config: ConfigDict) -> None:
 
 
 def paper(config: ConfigDict) -> None:
-    """The 1.5B fine-tune; its length and batch are not published."""
+    """The 1.5B model; this phase's length and batch are not published."""
     config.data.sources = ("webdataset:data/train-{00000..09999}.tar",)
     config.train.num_steps = 200_000  # ours
     config.train.global_batch_size = 512

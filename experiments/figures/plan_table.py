@@ -138,33 +138,34 @@ def run() -> None:
 
 PAGE = """# Plans of the paper's models
 
-What one phase of each model takes of four machines, by `glide plan`. Beside this page
-lie the whole plans, one JSON file each. GiB are those of one device: by formula, by the
-compiler for the real train step ({compilers}), and what a program may use.
-Seconds a step are assumed, not measured: MFU 40% on every machine, or the network where
-that takes longer. Checkpoint and host (while a checkpoint is written) are in GiB too.
+This page lists what one phase of each model takes on four machines, by `glide plan`.
+The whole plans are beside it, one JSON file each. GiB are those of one device: by
+formula, by the compiler for the real train step ({compilers}), and what a program may
+use (room). Seconds per step are assumed, not measured: MFU 40% on every machine, or the
+network where that takes longer. Checkpoint and host memory (while a checkpoint is
+written) are in GiB as well.
 
 {table}
 
-The formula has each device hold the activations of its own examples, which the model
-sees to by pinning them within its blocks; before it did, the compiler cut them by
-channels as the kernels are cut, and the base's step on v5p took 83.3 GiB. Beside the
-compiler the formula is {differences}.
-Two things it knows only from reading the compiler's programs for v5p
-(plan/activations.py): how weight gradients wait, and how the upsampler's step under
-`none` keeps float32 copies inside every norm where a device has few pictures (28.0 GiB;
-formula 29.9), which is why the upsampler is trained with `dots`. A small U-Net of two
-levels, 256 and 128 pixels, was not treated so and took 15.5 GiB where the formula says
-22.3: where a row has no compiler's figure, leave it room.
+The formula assumes that each device holds the activations of its own examples. The
+model ensures this by sharding constraints within its blocks; without them the compiler
+sharded activations by channels, like the kernels, and the base's step on v5p took 83.3
+GiB. Compared with the compiler the formula is {differences}. Two of its terms come from
+reading the compiler's programs for v5p (plan/activations.py): weight gradients that are
+delayed, and float32 copies inside every norm that the upsampler's step keeps under
+`none` where a device has few pictures (28.0 GiB; formula 29.9), which is why the
+upsampler is trained with `dots`. A small U-Net of two levels, 256 and 128 pixels, did
+not behave so and took 15.5 GiB where the formula gives 22.3. Where a row has no number
+of the compiler, plan a margin.
 
-The commands, in the table's order:
+The commands, in the order of the table:
 
 ```
 {commands}
 ```
 
-`python experiments/figures/plan_table.py` makes all of it again but the compiler's
-figures, which it keeps; each of those is made by `--compile` and the plan's name.
+`python experiments/figures/plan_table.py` writes this page again and keeps the
+compiler's numbers; `--compile=PLAN` computes the number of one plan.
 """
 
 if __name__ == "__main__":

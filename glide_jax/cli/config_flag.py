@@ -71,6 +71,8 @@ def _describe_error(error: Exception, place: str) -> str:
             f"{place} has no function get_config(size); add one, as in "
             "experiments/configs/base64.py"
         )
+    if isinstance(error, TypeError) and "argument: 'size'" in str(error):
+        return f"{place} needs a size; give one, e.g. --config={place}:tiny"
     lines = [
         frame.lineno
         for frame in traceback.extract_tb(error.__traceback__)

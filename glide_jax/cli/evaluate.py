@@ -96,8 +96,8 @@ def define_flags(values: flags.FlagValues) -> None:
         "pr_distances",
         metrics.EXACT,
         metrics.PR_DISTANCES,
-        "distances of precision and recall; float16 gives the numbers of OpenAI's "
-        "evaluator, as precision_float16 and recall_float16",
+        "distances of precision and recall; float16 comes close to the numbers of "
+        "OpenAI's evaluator, as precision_float16 and recall_float16",
         flag_values=values,
     )
     add.whole("save_images", "pictures to write to OUTPUT/samples.npz", 0, least=0)

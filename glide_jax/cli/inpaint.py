@@ -1,8 +1,8 @@
 """Repaint a part of a picture to fit a prompt, or continue it beyond its sides.
 
-    glide inpaint --base=runs/base_inpaint/bundle --upsampler=runs/up_inpaint/bundle \\
+    glide inpaint --base=runs/inpaint/bundle --upsampler=runs/up_inpaint/bundle \\
         --image=photo.png --mask=mask.png --prompt="a red circle" --output=out/filled
-    glide inpaint --base=runs/base_inpaint/bundle --image=photo.png --extend=0,0,64,0 \\
+    glide inpaint --base=runs/inpaint/bundle --image=photo.png --extend=0,0,64,0 \\
         --prompt="a red circle" --num_images=4 --output=out/wider
 
 The mask has the picture's size. White pixels are repainted, or the transparent ones of

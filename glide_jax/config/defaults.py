@@ -181,12 +181,13 @@ class DataConfig:
 class TrainConfig:
     """The objective and the length of a training phase."""
 
-    num_steps: int = setting(1000, FREE, low=1)  # optimizer updates of the whole run
+    # batches of the run, skipped updates included
+    num_steps: int = setting(1000, FREE, low=1)
     # examples of a batch, over all devices and processes (published, base)
     global_batch_size: int = setting(2048, IDENTITY, low=1)
-    # probability of an empty caption per example; 0.2 in the fine-tune (published)
+    # probability of an empty caption per example; 0.2 in the guidance phase (published)
     caption_drop_prob: float = setting(0.0, IDENTITY, low=0, high=1)
-    # terms of the denoising loss (inferred)
+    # terms of the denoising loss (inferred); hybrid is mse_vb at 1000 timesteps
     loss_type: str = setting("hybrid", IDENTITY, choices=_loss_types)
     # adds, for each factor f, the squared error of the f x f means of the predicted
     # noise; short runs then learn the low frequencies of large images earlier (ours)
@@ -247,8 +248,8 @@ class OptimConfig:
     grad_clip_norm: float = setting(0.0, FREE, low=0)
     # dtype of the first moment, Lion's only one
     moments_dtype: str = setting("float32", IDENTITY, choices=MOMENTS_DTYPES)
-    # keeps moments in host memory between updates: slower, and 8 bytes per parameter
-    # less on the device
+    # keeps moments in host memory between updates: slower, and less memory on the
+    # device, by 8 bytes per parameter with adamw and float32 moments
     moments_on_host: bool = setting(False, FREE)
 
 
@@ -278,12 +279,12 @@ class MeshConfig:
     data: int = setting(-1, FREE, low=-1)
     # the same, with the parameters sharded among the replicas
     fsdp: int = setting(1, FREE, low=-1)
-    # parts of each attention head and each MLP
+    # shards of each attention layer, by whole heads, and of each MLP
     tensor: int = setting(1, FREE, low=-1)
     data_dcn: int = setting(1, FREE, low=-1)  # part of the data axis over slices
     fsdp_dcn: int = setting(1, FREE, low=-1)  # part of the fsdp axis over slices
     tensor_dcn: int = setting(1, FREE, low=-1)  # part of the tensor axis over slices
-    # MB below which a tensor is replicated on every device
+    # MiB below which a tensor is replicated on every device
     min_shard_mb: float = setting(1.0, FREE, low=0)
     # sharding rules that precede those of the model family, see
     # parallel/sharding_rules.py: "REGEX=AXES" with an axis or - for each dimension,
@@ -316,7 +317,7 @@ class LogConfig:
     # steps between validation losses of the first EMA, also computed at step 0 and at
     # the end; 0: only then
     validate_every_steps: int = setting(0, FREE, low=0)
-    # number of records of a validation loss
+    # records of a validation loss, rounded down to whole batches, at least one batch
     validation_examples: int = setting(256, FREE, low=1)
     # steps between fixed-seed sample grids of the first EMA; 0: never
     grid_every_steps: int = setting(0, FREE, low=0)

@@ -21,11 +21,11 @@ class OnResume(enum.StrEnum):
     """What a change of a setting does to a run that continues from a checkpoint."""
 
     FREE = "may change"
-    IDENTITY = "identity"  # refused, unless --allow_change names the setting
-    ARRAYS = "arrays"  # refused: the checkpoints contain other arrays
-    # IDENTITY, and ARRAYS where the checkpoints contain a history of losses, as they
-    # do with train.timestep_sampling=loss_second_moment.
-    HISTORY = "history"
+    # Another run; allowed where --allow_change names the setting.
+    IDENTITY = "refused without --allow_change"
+    ARRAYS = "never"  # the checkpoints contain other arrays
+    # ARRAYS where the checkpoints contain a history of losses, otherwise IDENTITY.
+    HISTORY = "refused without --allow_change; never with loss_second_moment"
 
 
 FREE, IDENTITY = OnResume.FREE, OnResume.IDENTITY

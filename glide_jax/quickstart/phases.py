@@ -26,12 +26,12 @@ class Phase:
 
 PHASES = (
     Phase("base", "base model", "base64"),
-    Phase("base_cfg", "classifier-free fine-tune", "base64_cfg", "base"),
-    Phase("base_inpaint", "inpainting fine-tune", "base64_inpaint", "base_cfg"),
+    Phase("base_cfg", "guidance phase", "base64_cfg", "base"),
+    Phase("base_inpaint", "inpainting phase", "base64_inpaint", "base_cfg"),
     Phase("upsampler", "upsampler", "upsample256"),
     Phase(
         "upsampler_inpaint",
-        "inpainting fine-tune of the upsampler",
+        "inpainting phase of the upsampler",
         "upsample256_inpaint",
         "upsampler",
     ),

@@ -312,3 +312,8 @@ def test_a_mistake_in_a_configuration_file_is_named_with_its_line(
     (tmp_path / "own.py").write_text(text)
     assert told in refused("train", "--config=own.py:tiny", "--workdir=run")
     refused("train", "--config=own.py:tiny", "--config.seed=1", "--workdir=run")
+
+
+def test_a_configuration_without_its_size_is_refused(refused):
+    line = refused("train", "--config=base64", "--workdir=run")
+    assert "base64.py needs a size" in line
