@@ -81,6 +81,14 @@ setup(
     install_requires=REQUIRES,
     extras_require={
         "gpu": ["jax[cuda13]>=0.10,<0.12"],
+        # `glide plan --compile` for GPUs, on any CPU; its version is that of jaxlib.
+        "gpu-compile": [
+            "jax-cuda13-pjrt>=0.10,<0.12",
+            "jax-cuda13-plugin>=0.10,<0.12",
+            "nvidia-cuda-nvcc>=13,<14",
+            "nvidia-cuda-runtime>=13,<14",
+            "nvidia-cudnn-cu13>=9.10,<10",
+        ],
         "tpu": ["jax[tpu]>=0.10,<0.12"],
         # Only `glide convert` reads and writes .pt files; before 2.6 a crafted file
         # could run code past weights_only (CVE-2025-32434).

@@ -49,7 +49,7 @@ def define_flags(values: flags.FlagValues) -> None:
 
 def run(values: flags.FlagValues, arguments: list[str]) -> int:
     """Prints the report."""
-    from glide_jax.plan import device_topology
+    from glide_jax.plan import abstract_devices, device_topology
 
     if arguments:
         raise UserError(
@@ -61,7 +61,7 @@ def run(values: flags.FlagValues, arguments: list[str]) -> int:
     if values.price is not None and not 0 <= values.price < math.inf:
         raise UserError(f"--price={values.price} is not a price; use 0 or more")
     # Before the import of jax, which reads the environment once.
-    device_topology.prepare_environment()
+    abstract_devices.prepare_environment(where)
     from glide_jax.plan import page, report
 
     plan = report.make_plan(

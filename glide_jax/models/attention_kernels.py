@@ -57,8 +57,9 @@ def attend_on(
     """Returns attention for the devices of a mesh, with gradients.
 
     The devices may be abstract, for compilation ahead of time. The compiler partitions
-    XLA's and cuDNN's programs; a Pallas kernel runs on each device's own images and
-    heads.
+    XLA's program. A kernel runs on each device's own images and heads: the compiler
+    cannot partition Pallas, and cuDNN's partitioner refuses the shardings that it is
+    given where parameters are sharded over fsdp.
 
     Args:
       mesh: of the devices.
@@ -68,27 +69,28 @@ def attend_on(
     platform = mesh.devices.flat[0].platform
     num_batch_shards = math.prod(mesh.shape[axis] for axis in batch_axes)
     spec = PartitionSpec(batch_axes, None, head_axis)
-    splash = jax.shard_map(
-        splash_attention,
-        mesh=mesh,
-        in_specs=(spec, spec, spec),
-        out_specs=spec,
-        check_vma=False,
-    )
 
     def attend_over_mesh(
         queries: Heads, keys: KeyHeads, values: KeyHeads
     ) -> Float[jax.Array, "b n heads ch"]:
         batch, _, heads, _ = queries.shape
-        is_even = batch % num_batch_shards == 0 and heads % mesh.shape[head_axis] == 0
         chosen = attention.xla_attention
         if platform != "cpu":
             chosen = choose_attention(
                 platform, queries.shape, keys.shape, queries.dtype
             )
-        if chosen is splash_attention:
-            chosen = splash if is_even else attention.xla_attention
-        return chosen(queries, keys, values)
+        if chosen is attention.xla_attention:
+            return chosen(queries, keys, values)
+        if batch % num_batch_shards or heads % mesh.shape[head_axis]:
+            return attention.xla_attention(queries, keys, values)
+        on_each_device = jax.shard_map(
+            chosen,
+            mesh=mesh,
+            in_specs=(spec, spec, spec),
+            out_specs=spec,
+            check_vma=False,
+        )
+        return on_each_device(queries, keys, values)
 
     return attend_over_mesh
 

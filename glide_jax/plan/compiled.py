@@ -1,23 +1,24 @@
-"""Compiles the train step for a TPU topology, to obtain its exact memory use.
+"""Compiles the train step for chips that need not be here.
 
-libtpu compiles for a topology on any CPU. Its buffer assignment is exact: the bytes
-below are those that the program uses on each device. Its count of operations is not
-used, because it counts the body of a loop once.
+The compilers of both platforms run on any CPU, see abstract_devices.py. Their buffer
+assignment is exact: the bytes below are those that the program uses on each device.
+Their count of operations is not used, because it counts the body of a loop once;
+roofline.py counts those of the compiled program.
 """
 
 from __future__ import annotations
 
 import dataclasses
-import importlib.metadata
 import re
 import time
 from collections.abc import Callable
 
 import jax
+from jax.sharding import Mesh
 
 from glide_jax.config.defaults import Config
 from glide_jax.parallel import device_mesh
-from glide_jax.plan import device_topology
+from glide_jax.plan import abstract_devices, device_topology, roofline
 from glide_jax.train import placement
 
 OnCompile = Callable[[Config], None]
@@ -40,6 +41,7 @@ class Compiled:
       available_bytes: memory of the device if the step does not fit, else None.
       seconds: compilation time.
       compiler: its version.
+      roofline: a bound on the step's time; None if there is no program.
     """
 
     argument_bytes: int
@@ -49,6 +51,7 @@ class Compiled:
     available_bytes: int | None
     seconds: float
     compiler: str
+    roofline: roofline.Roofline | None = None
 
     @property
     def fits(self) -> bool:
@@ -69,12 +72,12 @@ def compile_step(
       on_compile: called with the configuration when the compilation begins.
 
     Raises:
-      UserError: libtpu is not installed, or the chips are GPUs.
+      UserError: the compiler is not installed.
     """
-    devices = device_topology.make_devices(topology)
+    devices = abstract_devices.make_devices(topology)
     mesh = device_mesh.make_mesh(config.mesh, devices=devices)
     step = placement.abstract_step(config, mesh)
-    compiler = f"libtpu {importlib.metadata.version('libtpu')}, jax {jax.__version__}"
+    compiler = abstract_devices.compiler_name(topology)
     on_compile(config)
     start = time.perf_counter()
     try:
@@ -83,6 +86,7 @@ def compile_step(
         needed, available = read_out_of_memory(str(error))
         seconds = time.perf_counter() - start
         return Compiled(0, 0, 0, needed, available, seconds, compiler)
+    seconds = time.perf_counter() - start
     memory = program.memory_analysis()
     # Donated arguments count once.
     persistent = (
@@ -90,15 +94,36 @@ def compile_step(
         + memory.output_size_in_bytes
         - memory.alias_size_in_bytes
     )
+    total = persistent + memory.temp_size_in_bytes
+    # libtpu refuses a program that does not fit. The compiler for GPUs does not: a real
+    # GPU refuses it when it starts.
+    available = topology.machine.memory_bytes
     return Compiled(
         argument_bytes=memory.argument_size_in_bytes,
         temporary_bytes=memory.temp_size_in_bytes,
         program_bytes=memory.generated_code_size_in_bytes,
-        total_bytes=persistent + memory.temp_size_in_bytes,
-        available_bytes=None,
-        seconds=time.perf_counter() - start,
+        total_bytes=total,
+        available_bytes=None if total <= available else int(available),
+        seconds=seconds,
         compiler=compiler,
+        roofline=roofline.analyse(
+            program.as_text(), topology.machine, _slow_network(mesh, topology)
+        ),
     )
+
+
+def _slow_network(
+    mesh: Mesh, topology: device_topology.Topology
+) -> Callable[[roofline.Groups], bool]:
+    """Returns whether groups of positions in the mesh reach over the slow network."""
+
+    def domain(position: int) -> int:
+        device = mesh.devices.flat[position]
+        if topology.machine.is_tpu:
+            return getattr(device, "slice_index", 0)
+        return device.id // topology.devices_per_host
+
+    return lambda groups: any(len(set(map(domain, group))) > 1 for group in groups)
 
 
 def read_out_of_memory(message: str) -> tuple[int, int]:

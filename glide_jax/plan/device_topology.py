@@ -1,4 +1,4 @@
-"""Topologies of TPUs and GPUs for plans, and abstract devices for compilation.
+"""Topologies of TPUs and GPUs for plans.
 
 `v5p:4x4x8` is a slice of TPU v5p, `h100:64` are 64 GPUs. A fast network (ICI) connects
 the chips of a slice, a slow one (DCN) the slices. Machines of eight GPUs correspond to
@@ -8,11 +8,8 @@ slices, with NVLink as the fast network.
 from __future__ import annotations
 
 import dataclasses
-import importlib.util
 import math
-import os
-from collections.abc import MutableMapping
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from glide_jax.config import defaults
 from glide_jax.errors import UserError
@@ -223,62 +220,3 @@ def spans(
         extents[axis] = Span(fast, mesh.shape[axis] // fast)
         room //= fast
     return extents
-
-
-def missing_for_compiling(topology: Topology) -> list[str]:
-    """Returns the reasons why nothing can be compiled for these chips here."""
-    if not topology.machine.is_tpu:
-        return [
-            f"there is no compiler for {topology.machine.name} here: XLA compiles for "
-            "a GPU only on a machine with one; leave --compile out, then bytes are "
-            "estimated by formula"
-        ]
-    if importlib.util.find_spec("libtpu") is None:
-        return [
-            "libtpu, which compiles for TPUs on any CPU, is not installed; "
-            'pip install -e ".[tpu]", or leave --compile out, then bytes are estimated '
-            "by formula"
-        ]
-    return []
-
-
-def prepare_environment(environment: MutableMapping[str, str] = os.environ) -> None:
-    """Prepares libtpu for a machine without TPUs; call it before jax is imported.
-
-    By default libtpu queries the cloud's metadata server, writes a log to /tmp, and
-    holds a lock that makes a second compilation on the machine fail.
-    """
-    environment["JAX_PLATFORMS"] = "cpu"
-    for name, value in {
-        "ALLOW_MULTIPLE_LIBTPU_LOAD": "1",
-        "TPU_SKIP_MDS_QUERY": "1",
-        "TPU_ACCELERATOR_TYPE": "v5litepod-16",
-        "TPU_WORKER_HOSTNAMES": "localhost",
-        "TPU_WORKER_ID": "0",
-        "TPU_LOG_DIR": "disabled",
-    }.items():
-        environment.setdefault(name, value)
-
-
-def make_devices(topology: Topology) -> list[Any]:
-    """Returns abstract devices of libtpu: programs can be compiled for them, not run.
-
-    Raises:
-      UserError: libtpu is not installed, or the chips are GPUs.
-    """
-    for reason in missing_for_compiling(topology):
-        raise UserError(reason)
-    from jax.experimental import topologies
-
-    options: dict[str, Any] = {}
-    if topology.num_slices > 1:
-        options["num_slices"] = topology.num_slices
-    if topology.machine.name == "v4":
-        # Both cores are one device, as on a real v4.
-        options["chip_config_name"] = "megacore"
-    if math.prod(topology.shape) < topology.machine.chips_per_host:
-        options["chips_per_host_bounds"] = (*topology.shape, *(1,) * 3)[:3]
-    described = topologies.get_topology_desc(
-        platform="tpu", topology_name=topology.name, **options
-    )
-    return list(described.devices)

@@ -25,6 +25,7 @@ def to_text(report: dict[str, Any]) -> str:
         _heading(report),
         _parameters(report),
         _memory(report),
+        _roofline(report),
         _time(report),
         _drawing(report),
         _networks(report),
@@ -106,6 +107,55 @@ def _compiler(report: dict[str, Any]) -> list[str]:
         f"{formula / said['total_bytes'] - 1:+.0%}",
         f"  ({said['compiler']}, {said['seconds'] / 60:.0f} minutes)",
     ]
+
+
+def _roofline(report: dict[str, Any]) -> list[str]:
+    found = report["compiler"] and report["compiler"]["roofline"]
+    if not found:
+        return []
+    fast = report["topology"]["fast_network"]
+    names = {"fast": fast, "slow": "DCN"}
+    lines = [
+        "ROOFLINE of the compiled step, a lower bound on its time on a device",
+        f"  matrix work    {found['matrix_seconds']:>8.4f} s   "
+        f"{found['flops'] / 1e12:,.2f} TFLOP at the peak of their type",
+        f"  memory         {found['memory_seconds']:>8.4f} s   "
+        f"{found['bytes_read'] / 1e9:,.1f} GB read, "
+        f"{found['bytes_written'] / 1e9:,.1f} GB written",
+    ]
+    for name, seconds in found["network_seconds"].items():
+        if seconds:
+            gb = found["network_bytes"][name] / 1e9
+            lines.append(
+                f"  {names[name]:<14} {seconds:>8.4f} s   {gb:,.2f} GB received"
+            )
+    mfu = report["mfu_bound"]
+    lines.append(
+        f"  bound          {found['seconds']:>8.4f} s   MFU of at most "
+        f"{mfu['bound']:.0%}"
+    )
+    if found["cycles_seconds"]:
+        lines.append(
+            f"  cycles         {found['cycles_seconds']:>8.4f} s   MFU of "
+            f"{mfu['by_cycles']:.0%} by {found['cycles'] / 1e6:,.1f}M cycles that the "
+            "compiler estimates"
+        )
+    elif found["cycles"]:
+        cycles = found["cycles"] / 1e6
+        lines.append(f"  cycles         {cycles:,.1f}M that the compiler estimates")
+    kernels = wording.counted(found["kernels"], "kernel")
+    lines.append(f"  {kernels}; {found['attention']} of them fused attention")
+    if loops := found["unknown_loops"]:
+        lines.append(f"  counted as one turn: {wording.counted(len(loops), 'loop')}")
+    lines.append("  costliest kinds of instruction, and the line that made them:")
+    lines.append(f"  {'':<28}{'runs':>6}{'TFLOP':>9}{'GB':>8}{'s':>9}")
+    for row in found["costliest"]:
+        gb = (row["bytes_read"] + row["bytes_written"]) / 1e9
+        lines.append(
+            f"  {row['kind']:<28}{row['runs']:>6}{row['flops'] / 1e12:>9.2f}{gb:>8.2f}"
+            f"{row['seconds']:>9.4f}  {row['source'] or 'no line recorded'}"
+        )
+    return lines
 
 
 def _time(report: dict[str, Any]) -> list[str]:

@@ -7,6 +7,7 @@ from typing import Any
 
 from glide_jax.config.defaults import Config
 from glide_jax.plan import (
+    abstract_devices,
     compiled,
     cost,
     device_topology,
@@ -52,10 +53,22 @@ def make_report(
         **costs,
         "drawing": pictures and _drawing(given, pictures, mfu, price),
         "compiler": program and dataclasses.asdict(program) | {"fits": program.fits},
+        "mfu_bound": program and _mfu_bound(given, program, costs["flops_per_step"]),
         "advice": search.advise(given) if is_refused or not memory_of["fits"] else None,
         "ranking": [option.to_json() for option in ranking or []],
         "missing": missing or [],
     }
+
+
+def _mfu_bound(
+    given: problem.Problem, program: compiled.Compiled, flops_per_step: float
+) -> dict[str, float | None] | None:
+    """Returns the bounds on MFU that follow from the compiled program."""
+    if program.roofline is None:
+        return None
+    where = given.topology
+    peak = where.machine.peak_flops / where.machine.chip.devices
+    return program.roofline.mfu(flops_per_step / where.num_devices, peak)
 
 
 def _topology(where: device_topology.Topology) -> dict[str, Any]:
@@ -169,7 +182,7 @@ def make_plan(
     program, missing = None, []
     if searches and not compiles:
         # The search itself needs no compiler.
-        missing = device_topology.missing_for_compiling(topology)
+        missing = abstract_devices.missing(topology)
     if compiles or (searches and not missing):
         program = compiled.compile_step(given.config, topology, on_compile)
     return make_report(

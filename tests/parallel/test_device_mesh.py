@@ -72,8 +72,8 @@ def test_eight_devices_support_all_layouts():
 
 
 SLICES = """
-    from glide_jax.plan import device_topology
-    device_topology.prepare_environment()
+    from glide_jax.plan import abstract_devices, device_topology
+    abstract_devices.prepare_environment(device_topology.parse("v5e:4x4", None, None))
     from glide_jax.config import defaults
     from glide_jax.errors import UserError
     from glide_jax.parallel import device_mesh
@@ -100,7 +100,7 @@ def test_devices_of_two_slices_have_the_planned_layout():
         + textwrap.dedent("""
         for name, slices in ("v5e:4x4", 2), ("v5p:2x2x4", 2), ("tpu7x:2x2x1", 4):
             where = device_topology.parse(name, None, slices)
-            devices = device_topology.make_devices(where)
+            devices = abstract_devices.make_devices(where)
             assert device_mesh.count_slices(devices) == slices
             for sizes in {}, {"fsdp": 4}, {"fsdp": 2, "tensor": 2}:
                 made, of = places(devices, **sizes)

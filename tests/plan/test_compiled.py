@@ -6,7 +6,12 @@ import json
 
 import pytest
 
-from glide_jax.plan import compiled, device_topology
+from glide_jax.plan import (
+    abstract_devices,
+    compiled,
+    device_topology,
+    gpu_targets,
+)
 from tests import fake_devices
 
 GIB = 2**30
@@ -40,12 +45,10 @@ def test_any_other_failure_of_the_compiler_is_raised():
         compiled.read_out_of_memory("INTERNAL: no such operation")
 
 
-def test_gpus_have_no_compiler_here():
-    reasons = device_topology.missing_for_compiling(
-        device_topology.parse(None, "h100:8", None)
-    )
-    assert len(reasons) == 1
-    assert "h100" in reasons[0]
+def test_a_gpu_without_a_description_names_those_with_one():
+    (reason,) = abstract_devices.missing(device_topology.parse(None, "l4:8", None))
+    assert "l4" in reason
+    assert all(name in reason for name in gpu_targets.TARGETS)
 
 
 # Of the widths and the side that the published models have, but of few blocks; three
@@ -55,27 +58,23 @@ import os
 os.environ["JAX_DISABLE_MOST_OPTIMIZATIONS"] = "0"  # set by tests/conftest.py
 import json
 from glide_jax.config import defaults
-from glide_jax.plan import device_topology, report
+from glide_jax.plan import abstract_devices, device_topology, report
 
-device_topology.prepare_environment()
+where = device_topology.parse("v5p:2x2x1", None, None)
+abstract_devices.prepare_environment(where)
 model = defaults.Text2ImConfig(
     num_channels=256, channel_mult=(1, 2), num_res_blocks=1, attention_px=(32,),
     text_width=512, text_layers=4, text_heads=8,
 )
 train = defaults.TrainConfig(global_batch_size=64)
 config = defaults.Config(name="probe", model=model, train=train)
-where = device_topology.parse("v5p:2x2x1", None, None)
 print(json.dumps(report.make_plan(config, where, compiles=True)))
 """
 
 
 @pytest.mark.slow
 @pytest.mark.skipif(
-    bool(
-        device_topology.missing_for_compiling(
-            device_topology.parse("v5p:2x2x1", None, None)
-        )
-    ),
+    bool(abstract_devices.missing(device_topology.parse("v5p:2x2x1", None, None))),
     reason="libtpu is not installed: pip install -e .[tpu]",
 )
 def test_the_formula_is_within_15_percent_of_the_compiler():

@@ -10,7 +10,7 @@ from jax.sharding import AbstractMesh
 from glide_jax.config import defaults
 from glide_jax.errors import UserError
 from glide_jax.parallel import chips, compiler
-from glide_jax.plan import device_topology, machines
+from glide_jax.plan import abstract_devices, device_topology, machines
 from tests import fake_devices
 
 
@@ -133,7 +133,8 @@ def test_every_machine_has_plausible_figures():
 
 def test_the_environment_for_libtpu_keeps_user_settings():
     environment = {"TPU_LOG_DIR": "/somewhere"}
-    device_topology.prepare_environment(environment)
+    where = device_topology.parse("v5e:4x4", None, None)
+    abstract_devices.prepare_environment(where, environment)
     assert environment["TPU_LOG_DIR"] == "/somewhere"
     assert environment["JAX_PLATFORMS"] == "cpu"
     assert environment["ALLOW_MULTIPLE_LIBTPU_LOAD"] == "1"
