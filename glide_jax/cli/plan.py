@@ -9,9 +9,10 @@
         --compile
     glide plan --config=experiments/configs/base64_cfg.py:paper --topology=v5p:4x4x8 \\
         --pictures=30000 --config.sample.respacing=250
+    glide plan --config=experiments/configs/base64.py:paper --chips=h100:64 --compile
 
-No accelerator is needed. --compile uses the TPU compiler, which libtpu provides on any
-CPU (pip install -e ".[tpu]").
+No accelerator is needed. --compile runs the compiler of the chips on this CPU: libtpu
+for TPUs (pip install -e ".[tpu]"), the CUDA plugin of JAX for GPUs (".[gpu-compile]").
 """
 
 from __future__ import annotations
@@ -40,7 +41,7 @@ def define_flags(values: flags.FlagValues) -> None:
     meaning = "also estimate sampling of this many images, by config.sample"
     add.whole("pictures", meaning, least=1)
     add.number("price", "of one chip for one hour, in any currency, e.g. 4.20")
-    meaning = "compile the step for the chips and report the compiler's bytes"
+    meaning = "compile the step for the chips; report its memory and its roofline"
     add.switch("compile", meaning, False)
     meaning = "rank remat policies and microbatches, use and compile the best"
     add.switch("search", meaning, False)
