@@ -63,7 +63,7 @@ need_program gcloud "install the Google Cloud CLI (https://cloud.google.com/sdk/
 
 check_settings $((devices * slices)) "$slices"
 choose_code
-host_command "--chip=$chip" "--slices=$slices" "--restarts=$restarts"
+host_command "--chip=$chip" "--slices=$slices" "--restarts=$restarts" --grace=570
 # Each host that cannot be prepared creates a file here.
 marks="$workdir/launch/$name.failed"
 keep="$([ "$on_failure" = keep ] && echo yes || echo no)"

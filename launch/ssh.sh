@@ -73,7 +73,7 @@ first="${hosts%%,*}"
 IFS=, read -ra each_host <<<"$hosts"
 check_settings $((${#each_host[@]} * ${gpus:-1}))
 choose_code
-host_command "--chip=$chip"
+host_command "--chip=$chip" --grace=570
 script="$(render ssh.sh "ROOT=$(quoted "$ROOT")" "HOSTS=${hosts//,/ }" "NAMES=$hosts" "FOLDER=$(quoted "$folder")" \
   "COORDINATOR=${coordinator:-${first#*@}}:$port" "RESTARTS=$restarts" \
   "NAME=$name" "EXTRA=$extra_code" \

@@ -42,7 +42,7 @@ need_program gcloud "install the Google Cloud CLI (https://cloud.google.com/sdk/
 
 check_settings "$devices" 1
 choose_code
-host_command "--chip=$chip" --slices=1 "--restarts=$restarts"
+host_command "--chip=$chip" --slices=1 "--restarts=$restarts" --grace=570
 script="$(render tpu_vm.sh "ROOT=$(quoted "$ROOT")" "SLICE=${slice:-$name}" "NAME=$name" \
   "WHERE=$(quoted ${where[@]+"${where[@]}"})" \
   "EXTRA=$extra_code" \

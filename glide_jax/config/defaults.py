@@ -155,7 +155,8 @@ class DataConfig:
 
     # data sources, each KIND:PLACE, e.g. folder:photos?image=png; see docs/inputs.md
     sources: tuple[str, ...] = setting(("shapes:full",), IDENTITY)
-    # share of each source in a batch; normalised to a sum of 1
+    # share of each source, exact in every 1000 examples and normalised to a sum of 1;
+    # one weight for several sources: equal shares
     weights: tuple[float, ...] = setting((1.0,), IDENTITY, above=0)
     # sources of validation losses, sample grids and evaluations; empty: none
     validation_sources: tuple[str, ...] = setting((), FREE)

@@ -156,11 +156,11 @@ def _check_data(config: defaults.Config) -> None:
     data = config.data
     _require(bool(data.sources), "data.sources", data.sources, "is empty", "give one")
     _require(
-        len(data.weights) == len(data.sources),
+        len(data.weights) in (1, len(data.sources)),
         "data.weights",
         data.weights,
         f"does not match the {len(data.sources)} data.sources",
-        "give one weight for each source",
+        "give one weight for each source, or one for equal shares",
     )
     _require(
         data.low_res_corruption == "none" or _is_upsampler(config),

@@ -79,10 +79,17 @@ def open_mixture(
     positions. Each source is visited in whole epochs, as a function of
     (seed, position).
 
+    Args:
+      specs: KIND:PLACE of each source.
+      weights: one for each source, or one for equal shares.
+      split: "train" or "validation".
+
     Raises:
       UserError: see `open_source`; weights that do not fit the sources.
     """
     parts = tuple(open_source(spec, split=split) for spec in specs)
+    if len(weights) == 1:
+        weights *= len(specs)
     mixed = mixture.Mixture(parts, weights)
     return mixed if len(specs) > 1 else parts[0]
 

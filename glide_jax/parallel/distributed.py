@@ -32,7 +32,7 @@ from jax.experimental import multihost_utils
 import glide_jax
 from glide_jax.config import resolve
 from glide_jax.config.defaults import Config
-from glide_jax.errors import UserError
+from glide_jax.errors import PeerLostError, UserError
 from glide_jax.parallel import cluster_env, rendezvous
 from glide_jax.runtime import lifecycle
 
@@ -223,7 +223,8 @@ def _connect(cluster: cluster_env.Cluster) -> None:
         jax.distributed.initialize(**arguments)
     except jax.errors.JaxRuntimeError as error:
         reason = str(error).partition("\n")[0]
-        raise UserError(
+        # A retryable code: the launcher starts the processes again.
+        raise PeerLostError(
             f"the processes did not connect within {cluster.timeout_secs} s "
             f"({reason}); check that all are started and can reach each other"
         ) from error

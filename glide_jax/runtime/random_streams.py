@@ -78,6 +78,22 @@ def example_keys(
     return jax.vmap(lambda i: jax.random.fold_in(step_key, i))(example_index)
 
 
+def validation_keys(
+    seed: Seed, stream: str, example_index: array_types.Timesteps
+) -> array_types.PRNGKeys:
+    """One key per example of a validation batch, the same at every step.
+
+    Args:
+      seed: the run's.
+      stream: one of STREAMS, so that two draws of an objective are independent.
+      example_index: indices of validation examples, int32 (B,).
+    """
+    keys = example_keys(seed, "validation", 0, example_index)
+    if stream == "noise":
+        return keys  # as it always was: other keys would change validation losses
+    return jax.vmap(lambda key: jax.random.fold_in(key, STREAMS[stream]))(keys)
+
+
 def image_keys(
     seed: int, indices: np.ndarray, stage: int | np.ndarray
 ) -> array_types.PRNGKeys:

@@ -289,7 +289,7 @@ class Watchdog(contextlib.AbstractContextManager):
         sys.stderr.flush()
 
 
-# A run has diverged if this many consecutive updates are skipped.
+# A run has diverged if this many consecutive updates at its end were skipped.
 MAX_SKIPPED_AT_END = 10
 
 
@@ -344,6 +344,7 @@ def check_end(config: Config, skipped_in_a_row: int) -> None:
     if skipped_in_a_row >= MAX_SKIPPED_AT_END:
         raise DivergedError(
             f"the run has diverged: the last {skipped_in_a_row} updates were skipped, "
-            "no gradient was finite; start again, or from an older checkpoint of the "
+            "by gradients that were not finite, overflows, or losses above "
+            "train.skip_loss_above; start again, or from an older checkpoint of the "
             f"run, with optim.learning_rate below {config.optim.learning_rate:g}"
         )

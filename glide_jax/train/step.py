@@ -220,11 +220,10 @@ def make_eval_step(config: Config, objective: objectives.Objective) -> Callable:
     """(params, batch, seed) -> metrics of a validation batch, with fixed draws."""
 
     def eval_step(params, batch, seed):
-        # Independent of the step, so that losses of different steps are comparable;
-        # validation draws from the noise stream only.
+        # Independent of the step, so that losses of different steps are comparable.
         def make_keys_of(rows):
-            return lambda stream: random_streams.example_keys(
-                seed, "validation", 0, rows["example_index"]
+            return lambda stream: random_streams.validation_keys(
+                seed, stream, rows["example_index"]
             )
 
         return accumulate_metrics(

@@ -7,7 +7,7 @@ import collections
 import pytest
 
 from glide_jax import errors
-from glide_jax.data import mixture, order, shapes_world
+from glide_jax.data import mixture, order, shapes_world, sources
 
 
 def _world(length: int) -> shapes_world.ShapesWorld:
@@ -63,6 +63,15 @@ def test_a_mixture_holds_its_parts_one_behind_another():
 def test_weights_that_do_not_fit_are_a_user_error(weights):
     with pytest.raises(errors.UserError, match=r"data\.weights"):
         mixture.Mixture((_world(3), _world(3)), weights)
+
+
+def test_one_weight_for_several_sources_means_equal_shares():
+    specs = ("shapes:quickstart", "shapes:full")
+    mixed = sources.open_mixture(specs, (1.0,))
+    equal = sources.open_mixture(specs, (0.5, 0.5))
+    places = [mixed.part_at(0, p) for p in range(100)]
+    assert places == [equal.part_at(0, p) for p in range(100)]
+    assert {part for part, _ in places} == {0, 1}
 
 
 def test_uneven_weights_still_fill_a_block():

@@ -41,6 +41,18 @@ def test_seed_stream_step_and_row_each_give_another_key():
     assert len({tuple(key) for key in keys}) == len(keys)
 
 
+def test_each_stream_of_a_validation_batch_has_keys_of_its_own():
+    rows = jnp.arange(4)
+    keys = [
+        tuple(key)
+        for name in random_streams.STREAMS
+        for key in np.asarray(
+            jax.random.key_data(random_streams.validation_keys(0, name, rows))
+        )
+    ]
+    assert len(set(keys)) == len(keys)
+
+
 def test_streams_keep_their_numbers():
     # A renumbered stream would silently change what a resumed run draws.
     assert random_streams.STREAMS == {
