@@ -51,6 +51,7 @@ VERB_GROUPS = {
         "data build": "write a data set of records from any source",
         "data tokenizer": "train a tokenizer on the captions of a source",
         "data emoji": "make a captioned data set of emoji",
+        "data cache": "limit the size of a cache of decoded pictures",
     },
     "train": {
         "plan": "memory, time and cost of a training run on other machines",

@@ -13,7 +13,7 @@ import pytest
 from PIL import Image
 
 from glide_jax.cli import main
-from glide_jax.data import emoji, folder, sources
+from glide_jax.data import emoji, folder, picture_cache, sources
 from glide_jax.text import sentencepiece_tokenizer
 from tests import fake_devices
 from tests.train import small_runs
@@ -178,3 +178,14 @@ def test_a_stopped_emoji_set_leaves_nothing(tmp_path, signal_at):
     assert main.run(["data", "emoji", f"--output={tmp_path / 'out'}"]) == 42
     assert len(calls) == 3
     assert not (tmp_path / "out").exists()
+
+
+def test_a_cache_is_limited_and_the_counts_are_printed(tmp_path, capsys):
+    cache = picture_cache.PictureCache(tmp_path, 8)
+    for name in (b"a", b"b"):
+        cache.load(name, lambda: np.zeros((8, 8, 3), np.uint8))
+    assert main.run(["data", "cache", str(tmp_path), "--max_gb=0"]) == 0
+    assert "2 pictures removed; 0 pictures kept" in capsys.readouterr().out
+    for words in ([], ["--max_gb=-1"], ["--max_gb=inf"]):
+        assert main.run(["data", "cache", str(tmp_path), *words]) == 2
+        assert "--max_gb" in capsys.readouterr().err

@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 import itertools
 import multiprocessing
+import os
 import pathlib
 
 import numpy as np
@@ -125,6 +126,23 @@ def test_a_folder_that_cannot_be_written_costs_one_line(tmp_path, caplog):
         np.testing.assert_array_equal(load(cache, photo(seed)), load(None, photo(seed)))
     assert len(caplog.records) == 1
     assert "cannot be written" in caplog.text
+
+
+def test_pruning_keeps_the_pictures_used_last(cache, tmp_path):
+    for seed in range(4):
+        load(cache, photo(seed))
+    size = picture_cache.bytes_of(1, PX)
+    for path in cache.folder.rglob("*.rgb"):
+        os.utime(path, (0, 0))
+    load(cache, photo(2))  # marks it as used
+    directory = tmp_path / "pictures"
+    (directory / "notes.rgb").write_text("another file")
+    assert picture_cache.prune(directory, 4 * size) == (0, 4, 4 * size)
+    assert picture_cache.prune(directory, 2 * size - 1) == (3, 1, size)
+    cache.load(photo(2), lambda: pytest.fail("decoded again"))
+    assert picture_cache.prune(directory, 0) == (1, 0, 0)
+    assert (directory / "notes.rgb").exists()
+    np.testing.assert_array_equal(load(cache, photo(2)), load(None, photo(2)))
 
 
 def fill(folder: pathlib.Path, turns: int) -> None:
