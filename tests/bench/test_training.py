@@ -67,7 +67,7 @@ def test_utilisation_is_formula_over_time_over_peak(row):
 
 
 def test_a_chip_with_a_published_peak_has_its_share(row, monkeypatch):
-    chip = chips.Chip((jax.devices()[0].device_kind,), 2.0, 10**9, devices=2)
+    chip = chips.Chip((jax.devices()[0].device_kind,), 2.0, 10**9, 1e12, devices=2)
     monkeypatch.setitem(chips.CHIPS, "this", chip)
     found = training.utilisation(CONFIG, step_seconds=0.5)
     per_chip = found["model_tflops_per_second_per_chip"]

@@ -38,7 +38,7 @@ def known_chip(monkeypatch):
 
     def know(devices: int = 1) -> None:
         kind = jax.devices()[0].device_kind
-        chip = chips.Chip((kind,), 2.0, 10**9, devices=devices)
+        chip = chips.Chip((kind,), 2.0, 10**9, 1e12, devices=devices)
         monkeypatch.setitem(chips.CHIPS, "this", chip)
 
     return know
