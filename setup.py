@@ -101,6 +101,7 @@ setup(
             "sphinx>=8,<10",
             "sphinx-book-theme>=1.1,<2",
             "sphinx-copybutton>=0.5,<1",
+            "sphinx-mathjax-offline>=0.0.2,<0.1",  # equations without a network
         ],
         "dev": [
             "beartype>=0.20,<1",  # run-time check of array types in tests

@@ -34,6 +34,7 @@ extensions = [
     "plain_docstrings",
     "myst_nb",
     "sphinx.ext.mathjax",
+    "sphinx-mathjax-offline",
     "sphinx_copybutton",
 ]
 exclude_patterns = [
