@@ -18,6 +18,12 @@ class PeerLostError(UserError):
     exit_code = 134
 
 
+class DeviceFailedError(UserError):
+    """A device failed in the middle of a run; a restart may succeed."""
+
+    exit_code = 136
+
+
 class NoCheckpointError(UserError):
     """Checkpoints exist, but none of them is valid."""
 

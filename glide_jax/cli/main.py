@@ -16,6 +16,7 @@ from 128 up, and after no other:
          that has nothing to save; training resumes from the last checkpoint, as after:
     134  another process of the run is gone
     135  no step within train.stall_secs
+    136  a device failed in the middle of a run
     141  the reader of stdout is gone, as in `glide plan ... | head`
     143  SIGTERM before the handler was installed, or saving exceeded train.grace_secs
 """

@@ -24,6 +24,7 @@ class ExitCode(enum.IntEnum):
     INTERRUPTED = 130  # by Ctrl-C, without a clean shutdown
     PEER_LOST = 134  # another process of the run is gone; JAX exits by SIGABRT
     STALLED = 135  # no step completed within the time limit
+    DEVICE_FAILED = 136  # the runtime reported a failure between two rows
     TERMINATED = 143  # by a signal, before the state could be saved
 
 

@@ -50,6 +50,7 @@ def train(
         unreadable data, or metrics that cannot be written (completed steps are saved,
         unless one process of several fails alone).
       DivergedError: too many skipped updates.
+      DeviceFailedError: a device failed after this process had written a row.
       StoppedError: a signal was received before there was a state to save.
     """
     with (
@@ -110,6 +111,7 @@ class Loop:
     batches: pipeline.Batches = dataclasses.field(init=False)
     skipped: recovery.SkippedBatches = dataclasses.field(init=False)
     has_compiled: bool = False
+    has_row: bool = False
     has_warned_of_input: bool = False
 
     def run_from(
@@ -130,7 +132,13 @@ class Loop:
         # Checked before the first step is compiled, which may take minutes.
         if step < last and not self.evals.are_cut_off and not self.is_stopping():
             self.batches = run.make_batches(step, run.past.get("bad_records", {}))
-            self.run_steps()
+            try:
+                self.run_steps()
+            except jax.errors.JaxRuntimeError as error:
+                failure = recovery.device_failure(error) if self.has_row else None
+                if failure is None:
+                    raise
+                raise failure from error
         run.checkpoints.wait()
         if self.step < last or self.evals.are_cut_off:
             done = (
@@ -219,6 +227,7 @@ class Loop:
             self.has_warned_of_input = True
             logging.warning(warning)
         self.writer.scalars(step, row)
+        self.has_row = True
         recovery.check_loss_scale(config, row, step)
         if step == config.train.num_steps:
             recovery.check_end(config, self.accumulator.skipped_in_a_row)

@@ -14,6 +14,7 @@ import faulthandler
 import logging
 import os
 import pathlib
+import re
 import signal
 import sys
 import threading
@@ -25,7 +26,7 @@ import jax
 
 from glide_jax.config.defaults import Config, TrainConfig
 from glide_jax.data import pipeline, schema
-from glide_jax.errors import DivergedError
+from glide_jax.errors import DeviceFailedError, DivergedError
 from glide_jax.parallel import digests, distributed
 from glide_jax.runtime import lifecycle, metric_writers, wording
 from glide_jax.train import run_log, setup, train_state
@@ -287,6 +288,22 @@ class Watchdog(contextlib.AbstractContextManager):
         )
         logging.shutdown()
         sys.stderr.flush()
+
+
+# How the runtime reports a device that fails. A compiler's error begins alike, so only
+# those of steps count that follow a written row.
+_DEVICE_FAILURE = re.compile(r"(INTERNAL|DATA_LOSS|UNAVAILABLE): ")
+
+
+def device_failure(error: Exception) -> DeviceFailedError | None:
+    """Returns the error of a device that failed while steps ran; None for another."""
+    reason = str(error).partition("\n")[0]
+    if distributed.is_peer_lost(error) or not _DEVICE_FAILURE.match(reason):
+        return None
+    return DeviceFailedError(
+        f"a device failed: {reason}; the same command resumes from the last "
+        "checkpoint; if it fails again, exclude this machine"
+    )
 
 
 # A run has diverged if this many consecutive updates at its end were skipped.

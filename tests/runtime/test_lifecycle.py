@@ -64,6 +64,7 @@ def test_exit_codes_are_distinct_and_fixed():
         "INTERRUPTED": 130,
         "PEER_LOST": 134,
         "STALLED": 135,
+        "DEVICE_FAILED": 136,
         "TERMINATED": 143,
     }
 
@@ -79,6 +80,7 @@ def test_the_same_command_is_run_again_after_42_and_from_128_up():
         (errors.UserError, lifecycle.ExitCode.USER_ERROR),
         (errors.NoCheckpointError, lifecycle.ExitCode.NO_CHECKPOINT),
         (errors.DivergedError, lifecycle.ExitCode.DIVERGED),
+        (errors.DeviceFailedError, lifecycle.ExitCode.DEVICE_FAILED),
     ],
 )
 def test_an_error_ends_with_the_code_of_its_kind(error, code):

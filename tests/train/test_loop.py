@@ -11,6 +11,7 @@ import subprocess
 import sys
 import threading
 
+import jax
 import numpy as np
 import pytest
 from PIL import Image
@@ -18,7 +19,7 @@ from PIL import Image
 from glide_jax.checkpoint import store
 from glide_jax.cli import main
 from glide_jax.data import pipeline, sources
-from glide_jax.errors import DivergedError, UserError
+from glide_jax.errors import DeviceFailedError, DivergedError, UserError
 from glide_jax.runtime import lifecycle, metric_writers
 from glide_jax.train import loop, periodic_eval, recovery, run_log, setup, train_state
 from tests import fake_devices, local_processes
@@ -263,6 +264,26 @@ def test_steps_made_before_the_data_fail_are_saved(make_config, tmp_path, monkey
         loop.train(make_config(CLIP), tmp_path)
     with store.CheckpointStore(tmp_path / "checkpoints") as stored:
         assert stored.steps() == [2]
+
+
+@pytest.mark.parametrize("failing_step", [1, 3])
+def test_a_device_that_fails_between_steps_may_be_tried_again(
+    failing_step, make_config, tmp_path, monkeypatch
+):
+    def callback():
+        raise OSError("the device is off the bus")
+
+    def fail(step, batch):
+        if step == failing_step:
+            # The runtime reports it as it does a device's failure: INTERNAL.
+            jax.pure_callback(callback, jax.ShapeDtypeStruct((), "float32"))
+        return batch
+
+    change_batches(monkeypatch, fail)
+    # Before the first row the failure may be one of every start.
+    expected = DeviceFailedError if failing_step > 1 else jax.errors.JaxRuntimeError
+    with pytest.raises(expected, match="INTERNAL: "):
+        loop.train(make_config(CLIP), tmp_path)
 
 
 def test_a_run_whose_metrics_cannot_be_written_is_saved_and_has_no_gap(
