@@ -14,6 +14,7 @@
 # succeed, else that of the first failed process; codes that are not retryable take precedence
 # over 42 (stopped by a signal, all saved) and 128 and above (lost).
 set -euo pipefail
+. "$(dirname "$0")/restart.sh" # is_retryable
 GRACE_SECS=10 # for the other processes to report why they exit
 
 die() {
@@ -90,8 +91,9 @@ while [ ${#running[@]} -gt 0 ]; do
     wait "${running[id]}" || status=$?
     unset "running[id]"
     [ "$status" -ne 0 ] || continue
-    is_worse=$((status != 42 && status < 128 && (code == 42 || code >= 128)))
-    if [ "$code" -eq 0 ] || [ "$is_worse" -eq 1 ]; then code="$status"; fi
+    if [ "$code" -eq 0 ] || { is_retryable "$code" && ! is_retryable "$status"; }; then
+      code="$status"
+    fi
     if [ "$status" -ne 42 ]; then
       [ "$id" -eq 0 ] || tail -n 3 "$logs/process$id.log" | sed "s/^\(\[$id\] \)*/[$id] /" >&2
       echo "local.sh: process $id exited with code $status" >&2

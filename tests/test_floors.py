@@ -27,10 +27,10 @@ FLOORS = (
 )
 FLOOR_OF = {part: floor for floor, parts in enumerate(FLOORS) for part in parts}
 # Floors whose parts are strangers to each other. The others may lean on a sibling.
-STRANGERS = (1, 2)
+INDEPENDENT_FLOORS = (1, 2)
 # But these: a plan is of a training run; what is restored is compared by digests of
 # what lies on the devices.
-ACQUAINTED = {("plan", "train"), ("checkpoint", "parallel")}
+ALLOWED_PAIRS = {("plan", "train"), ("checkpoint", "parallel")}
 
 # Where a library may be imported: it stops there.
 HOMES = {
@@ -113,10 +113,10 @@ def test_a_module_imports_only_lower_folders_and_known_libraries():
 
 
 def may_import(here: str, there: str) -> bool:
-    if there == here or (here, there) in ACQUAINTED:
+    if there == here or (here, there) in ALLOWED_PAIRS:
         return True
     above, below = FLOOR_OF[here], FLOOR_OF[there]
-    return below < above or (below == above and above not in STRANGERS)
+    return below < above or (below == above and above not in INDEPENDENT_FLOORS)
 
 
 def test_no_modules_import_each_other_in_a_circle():

@@ -163,7 +163,7 @@ GPU_OVERLAP = FlagSet(
 # CPU devices are for tests and for experiments with a mesh. If they outnumber the
 # cores, one may wait for another longer than XLA's timeout of 40 s, which ends the
 # process.
-PATIENT_CPU = FlagSet(
+CPU_TIMEOUT = FlagSet(
     ("cpu",),
     XLA,
     (
@@ -182,7 +182,7 @@ FLAG_SETS = (
     LARGE_SCRATCH,
     GRADIENTS_BETWEEN_SLICES,
     GPU_OVERLAP,
-    PATIENT_CPU,
+    CPU_TIMEOUT,
 )
 
 

@@ -26,7 +26,7 @@ def make_mesh(
 
     An axis has `NAME_dcn` parts over the data-centre network, each of `NAME` devices
     within a slice; see `over_slices` for settings that name no parts. Only TPUs have
-    slices; of other devices each host counts as one where parts are named. Axes are
+    slices; on other devices each host is one slice if a *_dcn size is set. Axes are
     Auto: the compiler propagates shardings. (jax.make_mesh now defaults to Explicit,
     which refuses sharded convolution kernels.)
 
