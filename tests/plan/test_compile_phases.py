@@ -22,8 +22,8 @@ MESHES = {
     "data and fsdp": {"mesh.data": 2, "mesh.fsdp": 4},
     "tensor": {"mesh.data": 2, "mesh.fsdp": 2, "mesh.tensor": 2},
 }
-# Every phase, mesh and type; all combinations would take an hour. The phases of the U-Net
-# differ in the inputs of the first convolution.
+# Every phase, mesh and type; all combinations would take an hour. The phases of the
+# U-Net differ in the inputs of the first convolution.
 CASES = (
     ("base", "data", "float32"),
     ("base", "fsdp", "bfloat16"),
