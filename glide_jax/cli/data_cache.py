@@ -3,9 +3,9 @@
     glide data cache /scratch/pictures --max_gb=50
     glide data cache /scratch/pictures --max_gb=0
 
-The folder is that of `--config.data.cache_dir`, which training fills and never empties.
-The pictures that were not used for the longest time are removed until the others take
-at most --max_gb. Runs may use the cache meanwhile.
+The folder is that of the setting `data.cache_dir`, which training fills and never
+empties. The pictures that were not used for the longest time are removed until the
+others take at most --max_gb. Runs may use the cache meanwhile.
 """
 
 from __future__ import annotations

@@ -91,7 +91,8 @@ def prepare_environment(
     if not topology.machine.is_tpu:
         given = environment.get("XLA_FLAGS", "")
         # The last of two equal flags holds, so a user's own stand behind ours.
-        environment["XLA_FLAGS"] = " ".join([*_CUDA_FLAGS, *given.split()])
+        added = [flag for flag in _CUDA_FLAGS if flag not in given]
+        environment["XLA_FLAGS"] = " ".join([*added, *given.split()])
         return
     for name, value in {
         "ALLOW_MULTIPLE_LIBTPU_LOAD": "1",

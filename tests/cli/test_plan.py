@@ -65,27 +65,43 @@ def test_the_page_answers_in_order(capsys):
 
 
 def test_compile_without_a_compiler_is_an_error(capsys, monkeypatch):
-    from glide_jax.plan import device_topology
+    from glide_jax.plan import abstract_devices
 
     batch = "--config.train.global_batch_size=128"
     words = ["plan", f"{BASE}:tiny", batch, "--compile"]
-    assert main.run([*words, "--chips=h100:8"]) == 2
-    monkeypatch.setattr(device_topology.importlib.util, "find_spec", lambda name: None)
-    assert main.run([*words, WHERE]) == 2
-    gpu, tpu = capsys.readouterr().err.splitlines()
-    assert "h100" in gpu
+    monkeypatch.setattr(abstract_devices.importlib.util, "find_spec", lambda name: None)
+    monkeypatch.setattr(abstract_devices, "_version", lambda package: "")
+    for where in ("--chips=l4:8", "--chips=h100:8", WHERE):
+        assert main.run([*words, where]) == 2
+    unknown, gpu, tpu = capsys.readouterr().err.splitlines()
+    assert "no description of l4" in unknown
+    assert "jax-cuda13-plugin" in gpu
+    assert 'pip install -e ".[gpu-compile]"' in gpu
     assert 'pip install -e ".[tpu]"' in tpu
 
 
+def test_a_plugin_of_another_version_is_an_error(capsys, monkeypatch):
+    from glide_jax.plan import abstract_devices
+
+    versions = {"jaxlib": "0.10.2"}
+    monkeypatch.setattr(
+        abstract_devices, "_version", lambda package: versions.get(package, "0.10.1")
+    )
+    batch = "--config.train.global_batch_size=128"
+    assert main.run(["plan", f"{BASE}:tiny", batch, "--compile", "--chips=h100:8"]) == 2
+    (line,) = capsys.readouterr().err.splitlines()
+    assert "pip install jax-cuda13-plugin==0.10.2" in line
+
+
 def test_a_search_without_a_compiler_ranks_by_formula_and_says_so(capsys):
-    assert main.run(["plan", f"{BASE}:tiny", "--chips=h100:8", "--search"]) == 0
+    assert main.run(["plan", f"{BASE}:tiny", "--chips=l4:8", "--search"]) == 0
     page = capsys.readouterr().out
-    assert "missing: there is no compiler for h100" in page
-    assert "75% of 80 GB" in page
+    assert "missing: no description of l4" in page
+    assert "75% of 24 GB" in page
 
 
 def test_a_search_plans_with_its_best_option(capsys):
-    report = planned(capsys, f"{BASE}:tiny", "--chips=h100:8", "--search")
+    report = planned(capsys, f"{BASE}:tiny", "--chips=l4:8", "--search")
     best = report["ranking"][0]
     assert report["run"]["remat"] == best["remat"]
     assert report["run"]["microbatches"] == best["microbatches"]

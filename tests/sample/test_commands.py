@@ -152,7 +152,7 @@ def write_labels(folder):
         (["--mask=photo.png", "--mask_from=alpha"], "opacity 255 to 255"),
         (["--mask=photo.png", "--mask_from=grey"], "--mask_from"),
         (["--mask=absent.png"], "--mask=absent.png cannot be read"),
-        (["--extend=0,0,8,0", "--mask_from=white"], "no --mask is given"),
+        (["--extend=0,0,8,0", "--mask_from=white"], "--mask_from=white is for a mask"),
     ],
 )
 def test_a_mask_that_cannot_be_followed_is_one_line_before_any_work(
