@@ -126,7 +126,7 @@ def bits_per_dimension(
     `eval/losses.py` estimates it from a few drawn timesteps of many examples.
 
     Args:
-      denoise: (x_t, timesteps) -> model_output; timesteps lie on the training chain.
+      denoise: (x_t, timesteps) -> model_output, with timesteps of the training chain.
       tables: the chain of k steps.
       x_start: images in [-1, 1] of 8 bits a channel.
       noise_fn: t (b,) -> noise of that step, e.g. samplers.step_noise with its keys

@@ -73,7 +73,7 @@ def sample_loop(
     """Returns images x_start, (b, h, w, c): one rule applied down to index 0.
 
     Args:
-      denoise: (x_t, timesteps) -> model_output; timesteps lie on the training chain.
+      denoise: (x_t, timesteps) -> model_output, with timesteps of the training chain.
       tables: the (respaced) chain.
       x_init: x_t at the first index: the starting noise of `initial_noise`, or
           with num_steps an image noised (process.q_sample) or inverted (`invert`) to

@@ -11,7 +11,7 @@
 5. Diversity of the pictures of one prompt, u = f / |f|
    mean over prompts of the mean over pairs i < j of |u_i - u_j|^2
    This is LPIPS (1801.03924, eq. 1) with one layer, one position and unit weights, of
-   the features at hand. It is not the published LPIPS, whose networks have several
+   the given features. It is not the published LPIPS, whose networks have several
    layers and whose weights are fitted to human judgements.
 
 The conventions are those of OpenAI's evaluator (guided-diffusion/evaluations). All of

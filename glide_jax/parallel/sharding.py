@@ -61,18 +61,9 @@ def shard_tree(
 
     def place(path: tuple, leaf: Any) -> NamedSharding:
         name = _name(path)
-        parameter = name if shapes is None else _parameter_of(name, shapes)
-        is_like_parameter = shapes is None or shapes.get(parameter) == leaf.shape
-        axes: list[str | None] = [None] * len(leaf.shape)
-        matching = (r for r in rules if r.matches(name, len(leaf.shape)))
-        rule = next(matching, None)
-        if rule is not None:
-            if rule.axes is None:
-                return replicated(mesh)
-            if is_like_parameter:
-                axes = list(rule.axes)
-                _check_divides(parameter, leaf.shape, axes, mesh)
-        axes = [axis if axis and mesh.shape[axis] > 1 else None for axis in axes]
+        axes = _axes_by_rule(name, leaf.shape, mesh, rules, shapes)
+        if axes is None:
+            return replicated(mesh)
         size_mb = math.prod(leaf.shape) * _BYTES / 2**20
         parts = mesh.shape["fsdp"]
         if "fsdp" not in axes and parts > 1 and leaf.shape and size_mb >= min_shard_mb:
@@ -94,6 +85,26 @@ def shard_tree(
             "; ".join(unsharded),
         )
     return shardings
+
+
+def _axes_by_rule(
+    name: str,
+    shape: tuple[int, ...],
+    mesh: Mesh | AbstractMesh,
+    rules: Sequence[sharding_rules.Rule],
+    shapes: Any,
+) -> list[str | None] | None:
+    """Returns the axes that the first matching rule gives; None: it is replicated."""
+    axes: list[str | None] = [None] * len(shape)
+    rule = next((rule for rule in rules if rule.matches(name, len(shape))), None)
+    if rule is not None:
+        if rule.axes is None:
+            return None
+        parameter = name if shapes is None else _parameter_of(name, shapes)
+        if shapes is None or shapes.get(parameter) == shape:
+            axes = list(rule.axes)
+            _check_divides(parameter, shape, axes, mesh)
+    return [axis if axis and mesh.shape[axis] > 1 else None for axis in axes]
 
 
 def check_rules(params: Any, rules: Sequence[sharding_rules.Rule]) -> None:

@@ -374,7 +374,7 @@ def check_indices(options: SamplingOptions, count: int) -> None:
 
 
 def check_strength(strength: object) -> None:
-    """Raises UserError unless an edit's strength lies in [0, 1]."""
+    """Raises UserError unless an edit's strength is in [0, 1]."""
     option_checks.check_number("strength", strength, 0, 1)
 
 

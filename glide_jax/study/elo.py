@@ -113,7 +113,7 @@ def fit(wins: Wins) -> Ratings:
         slope = (wins - played * chance).sum(-1)
         weight = played * chance * (1 - chance)
         curvature = identity * weight.sum(-1)[..., None] - weight
-        # Constants lie in its null space; the mean keeps them out of the step.
+        # Constants are in its null space; the mean keeps them out of the step.
         scale = np.trace(curvature, axis1=-2, axis2=-1)[..., None, None]
         step = np.linalg.solve(curvature + scale / models**2, slope[..., None])[..., 0]
         spread = np.ptp(step, axis=-1)[..., None]
