@@ -110,7 +110,7 @@ def _stem(name: str) -> str:
 
 
 def _cycles(instruction: hlo.Instruction, runs: int) -> float | None:
-    cycles = instruction.backend.get("estimated_cycles")
+    cycles = instruction.backend.get("window_config", {}).get("estimated_cycles")
     return None if cycles is None else runs * float(cycles)
 
 
@@ -221,6 +221,10 @@ def _bytes(program: hlo.Program, instruction: hlo.Instruction) -> tuple[int, int
     if instruction.opcode == "dynamic-update-slice":
         update = read[1]
         return update, update
+    if instruction.opcode == "slice-start":  # (operand, slice, context)
+        piece = instruction.shapes[1]
+        moved = min(sum(read), piece.bytes)
+        return moved, moved if piece.space == 0 else 0
     if instruction.opcode in ("copy-start", "async-start"):
         written = sum(s.bytes for s in instruction.shapes[:1] if s.space == 0)
     return sum(read), written

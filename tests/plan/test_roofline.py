@@ -7,6 +7,7 @@ import jax.numpy as jnp
 import pytest
 
 from glide_jax.plan import hlo, machines, roofline, work
+from tests import fake_devices
 
 H100 = machines.MACHINES["h100"]
 
@@ -117,6 +118,30 @@ def test_the_line_of_this_package_that_made_an_instruction_is_named():
     sources = {one.source for one in work.measure(hlo.parse(text)) if one.flops}
     assert len(sources) == 1
     assert sources.pop().startswith("models/layers.py:")
+
+
+TPU = """
+import jax, jax.numpy as jnp
+from glide_jax.plan import abstract_devices, device_topology, roofline
+
+where = device_topology.parse("v5e:2x2", None, None)
+abstract_devices.prepare_environment(where)
+one = jax.sharding.SingleDeviceSharding(abstract_devices.make_devices(where)[0])
+shape = jax.ShapeDtypeStruct((512, 512), jnp.bfloat16, sharding=one)
+text = jax.jit(lambda a, b: jnp.tanh(a @ b)).lower(shape, shape).compile().as_text()
+found = roofline.analyse(text, where.machine, lambda groups: False)
+print(found.flops, found.cycles, found.cycles_seconds, found.matrix_seconds)
+"""
+
+
+def test_cycles_of_the_tpu_compiler_are_added_up():
+    pytest.importorskip("libtpu")
+    printed = fake_devices.run_with_devices(TPU, devices=1)
+    flops, cycles, seconds, matrix = map(float, printed.split())
+    assert flops == 2 * 512**3
+    assert seconds == pytest.approx(cycles / 1.5e9)
+    # An estimate of a real program: not below the peak, and not far above it.
+    assert matrix < seconds < 20 * matrix
 
 
 @pytest.mark.parametrize(
