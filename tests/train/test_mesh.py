@@ -70,7 +70,7 @@ def check_two_processes(kind, meshes, folder):
     for sizes in meshes:
         with np.load(folder / ("x".join(map(str, sizes)) + ".npz")) as file:
             params = dict(file)
-        found = mesh_runs.Outcome(params.pop("losses").tolist(), params, None)
+        found = mesh_runs.Outcome(params.pop("losses").tolist(), params, None, {})
         mesh_runs.assert_same(found, expected, config, rtol=1e-5)
 
 
