@@ -17,7 +17,7 @@ import jaxlib.version
 
 import glide_jax
 from glide_jax.bench import timing
-from glide_jax.models import layers
+from glide_jax.models import convolutions
 
 # Sides of the square products: large enough to be fast, small enough for the machine.
 _MATMUL_SIDES = {"cpu": (512, 1024, 2048), "default": (4096, 8192)}
@@ -60,7 +60,7 @@ def conv_peak(dtype: str) -> float:
     x = jnp.ones((batch, px, px, channels), dtype)
     kernel = jnp.ones((3, 3, channels, channels), dtype)
     flops = 2 * batch * px**2 * 9 * channels**2
-    return flops / _fastest(layers.conv3x3, x, kernel)
+    return flops / _fastest(convolutions.conv3x3, x, kernel)
 
 
 def peak_memory_bytes() -> int | None:

@@ -16,7 +16,7 @@ from flax import linen as nn
 from jaxtyping import Bool, Float
 
 from glide_jax import array_types
-from glide_jax.models import initializers, layers
+from glide_jax.models import initializers, layers, norms
 
 # queries (B, N, heads, ch), keys and values (B, M, heads, ch) -> (B, N, heads, ch)
 AttentionFn = Callable[[jax.Array, jax.Array, jax.Array], jax.Array]
@@ -78,7 +78,7 @@ class ImageAttention(nn.Module):
     attention: AttentionFn = xla_attention
 
     def setup(self) -> None:
-        self.norm = layers.GroupNorm(self.norm_groups)
+        self.norm = norms.GroupNorm(self.norm_groups, dtype=self.dtype)
         self.qkv = layers.Linear(3 * self.channels, dtype=self.dtype)
         self.encoder_kv = layers.Linear(2 * self.channels, dtype=self.dtype)
         self.proj_out = layers.Linear(

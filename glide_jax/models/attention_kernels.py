@@ -6,7 +6,7 @@ model's configuration, so a bundle trained on one machine can be sampled on any 
 
 | platform | program                 | used for                                       |
 |----------|-------------------------|------------------------------------------------|
-| cpu      | one head after another  | 256 queries or more: logits exceed the cache   |
+| cpu      | one head after another  | 2^22 logits or more: they exceed the caches    |
 | gpu      | cuDNN flash attention   | float16, bfloat16; heads of 8, 16, .. 128      |
 | tpu      | splash attention        | multiples of 128 queries and keys              |
 | any      | plain XLA               | everything else                                |
@@ -28,8 +28,9 @@ from glide_jax.models import attention
 Heads = Float[jax.Array, "b n heads ch"]
 KeyHeads = Float[jax.Array, "b m heads ch"]
 
-# With fewer queries the logits of an image fit into a core's cache; a loop is slower.
-PER_HEAD_MIN_QUERIES = 256
+# With fewer logits of all images and heads, the caches of a CPU hold them; a loop over
+# heads is slower.
+PER_HEAD_MIN_LOGITS = 2**22
 CUDNN_DTYPES = (jnp.float16, jnp.bfloat16)
 # Limits of jax._src.cudnn.fused_attention_stablehlo; Hopper supports 256 channels.
 CUDNN_CHANNELS, CUDNN_MAX_CHANNELS = 8, 128
@@ -74,11 +75,7 @@ def attend_on(
         queries: Heads, keys: KeyHeads, values: KeyHeads
     ) -> Float[jax.Array, "b n heads ch"]:
         batch, _, heads, _ = queries.shape
-        chosen = attention.xla_attention
-        if platform != "cpu":
-            chosen = choose_attention(
-                platform, queries.shape, keys.shape, queries.dtype
-            )
+        chosen = choose_attention(platform, queries.shape, keys.shape, queries.dtype)
         if chosen is attention.xla_attention:
             return chosen(queries, keys, values)
         if batch % num_batch_shards or heads % mesh.shape[head_axis]:
@@ -109,9 +106,12 @@ def choose_attention(
       keys_shape: (B, M, heads, ch).
       dtype: of queries, keys and values.
     """
-    _, num_queries, _, channels = queries_shape
+    batch, num_queries, heads, channels = queries_shape
     num_keys = keys_shape[1]
-    if platform == "cpu" and num_queries >= PER_HEAD_MIN_QUERIES:
+    # The batch size of an exported program is a symbol.
+    num_logits = heads * num_queries * num_keys
+    num_logits *= batch if isinstance(batch, int) else 1
+    if platform == "cpu" and num_logits >= PER_HEAD_MIN_LOGITS:
         return per_head_attention
     if (
         platform == "gpu"
@@ -130,27 +130,70 @@ def choose_attention(
     return attention.xla_attention
 
 
+@jax.custom_vjp
 def per_head_attention(
     queries: Heads, keys: KeyHeads, values: KeyHeads
 ) -> Float[jax.Array, "b n heads ch"]:
     """Loops over heads, so that the logits of one stay in a CPU's cache.
 
-    The softmax is normalised after the second product, whose result is smaller.
+    The softmax is normalised after the second product, whose result is smaller. The
+    gradient computes the logits again, as flash attention does (arXiv 2205.14135).
     """
-    scale = queries.shape[-1] ** -0.25  # split over both, as in xla_attention
+    return _per_head_forward(queries, keys, values)[0]
 
-    def attend_head(head: tuple[jax.Array, ...]) -> jax.Array:
+
+def _per_head_forward(
+    queries: Heads, keys: KeyHeads, values: KeyHeads
+) -> tuple[jax.Array, tuple[jax.Array, ...]]:
+    def attend_head(head: tuple[jax.Array, ...]) -> tuple[jax.Array, jax.Array]:
         q, k, v = head
-        logits = jnp.dot(q * scale, (k * scale).T, preferred_element_type=jnp.float32)
-        weights = jnp.exp(logits - jnp.max(logits, axis=-1, keepdims=True))
+        logits = _logits(q, k)
+        maximum = jnp.max(logits, axis=-1, keepdims=True)
+        weights = jnp.exp(logits - maximum)
+        total = jnp.sum(weights, axis=-1, keepdims=True)
         summed = jnp.dot(weights.astype(v.dtype), v, preferred_element_type=jnp.float32)
-        return (summed / jnp.sum(weights, axis=-1, keepdims=True)).astype(v.dtype)
+        return (summed / total).astype(v.dtype), maximum + jnp.log(total)
 
-    heads_first = tuple(
-        einops.rearrange(x, "b n h c -> (b h) n c") for x in (queries, keys, values)
-    )
-    attended = jax.lax.map(attend_head, heads_first)
-    return einops.rearrange(attended, "(b h) n c -> b n h c", h=queries.shape[2])
+    heads = tuple(map(_heads_as_batch, (queries, keys, values)))
+    attended, log_totals = jax.lax.map(attend_head, heads)
+    residuals = (queries, keys, values, attended, log_totals)
+    return _heads_from_batch(attended, queries.shape[2]), residuals
+
+
+def _per_head_backward(
+    residuals: tuple[jax.Array, ...], gradient: jax.Array
+) -> tuple[jax.Array, jax.Array, jax.Array]:
+    def backward_head(head: tuple[jax.Array, ...]) -> tuple[jax.Array, ...]:
+        q, k, v, attended, log_total, g = head
+        scale = q.shape[-1] ** -0.5
+        weights = jnp.exp(_logits(q, k) - log_total)
+        by_weights = jnp.dot(g, v.T, preferred_element_type=jnp.float32)
+        mean = jnp.sum(g.astype(jnp.float32) * attended, axis=-1, keepdims=True)
+        by_logits = (weights * (by_weights - mean)).astype(q.dtype)
+        weights = weights.astype(q.dtype)
+        return scale * (by_logits @ k), scale * (by_logits.T @ q), weights.T @ g
+
+    queries, keys, values, attended, log_totals = residuals
+    q, k, v, g = map(_heads_as_batch, (queries, keys, values, gradient))
+    gradients = jax.lax.map(backward_head, (q, k, v, attended, log_totals, g))
+    by_q, by_k, by_v = (_heads_from_batch(x, queries.shape[2]) for x in gradients)
+    return by_q, by_k, by_v
+
+
+per_head_attention.defvjp(_per_head_forward, _per_head_backward)
+
+
+def _logits(q: jax.Array, k: jax.Array) -> jax.Array:
+    scale = q.shape[-1] ** -0.25  # split over both, as in xla_attention
+    return jnp.dot(q * scale, (k * scale).T, preferred_element_type=jnp.float32)
+
+
+def _heads_as_batch(x: Heads) -> Float[jax.Array, "bh n ch"]:
+    return einops.rearrange(x, "b n h c -> (b h) n c")
+
+
+def _heads_from_batch(x: Float[jax.Array, "bh n ch"], heads: int) -> Heads:
+    return einops.rearrange(x, "(b h) n c -> b n h c", h=heads)
 
 
 def cudnn_attention(

@@ -81,7 +81,7 @@ def make_denoiser(
     Args:
       config: sizes and conditions of the model.
       constrain: hook on activations (batch axis first), e.g. a sharding constraint.
-      attention: computes attention over images, e.g. a fused kernel; None: XLA's.
+      attention: computes attention, e.g. by a fused kernel; None: XLA's.
       remat: policy of `models.remat` for all levels, or one for each from the finest.
       remat_text: policy of the text transformer's layers.
     """

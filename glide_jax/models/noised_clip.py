@@ -24,6 +24,7 @@ from glide_jax.models import (
     attention,
     initializers,
     layers,
+    norms,
     remat,
     text2im,
     text_encoder,
@@ -102,7 +103,7 @@ class ClipBlock(nn.Module):
         def heads(projected: jax.Array) -> jax.Array:
             return einops.rearrange(projected, "b l (h c) -> b l h c", h=self.heads)
 
-        y = layers.LayerNorm(name="ln_1")(x)
+        y = norms.LayerNorm(self.dtype, name="ln_1")(x)
         mask = np.tri(x.shape[1], dtype=bool) if self.causal else None
         attended = attention.xla_attention(
             heads(linear("query", self.width, input_std)(y)),
@@ -112,7 +113,7 @@ class ClipBlock(nn.Module):
         )
         attended = einops.rearrange(attended, "b l h c -> b l (h c)")
         x = x + linear("attn_proj", self.width, output_std)(attended)
-        y = layers.LayerNorm(name="ln_2")(x)
+        y = norms.LayerNorm(self.dtype, name="ln_2")(x)
         y = linear("mlp_in", 4 * self.width, hidden_std)(y)
         y = nn.gelu(y, approximate=False)
         return self.constrain(x + linear("mlp_out", self.width, output_std)(y)), None
@@ -149,7 +150,7 @@ class ImageTower(nn.Module):
         )(patches)
         first = jnp.take(times, timesteps, axis=0)[:, None]
         x = jnp.concatenate([first, tokens.astype(jnp.float32)], axis=1) + positions
-        x = layers.LayerNorm(name="ln_in")(x).astype(dtype)
+        x = norms.LayerNorm(dtype, name="ln_in")(x)
         num_layers = self.config.image_layers
         heads = self.config.image_heads
         x, _ = text_encoder.stack(ClipBlock, num_layers, self.remat)(
@@ -196,7 +197,7 @@ class TextTower(nn.Module):
 def _project(x: array_types.Embedding, embed_dim: int) -> Float[jax.Array, "b e"]:
     """Applies a norm and a Glorot-normal projection; called in a compact method."""
     init = initializers.normal_init(math.sqrt(2 / (x.shape[-1] + embed_dim)))
-    x = layers.LayerNorm(name="ln_out")(x)
+    x = norms.LayerNorm(name="ln_out")(x)
     return layers.Linear(embed_dim, layer_init=init, use_bias=False, name="output")(x)
 
 

@@ -8,6 +8,9 @@
 | full    | the input of its level's ascent  | that ascent, and in it each block  |
 | offload | its input, in host memory        | the block                          |
 
+For layers in a loop, `none` recomputes pointwise functions: a loop copies each value
+that it stores, which takes longer.
+
 A block is a block of `layout` in a U-Net, and a layer in a transformer. A transformer
 has no levels, so `full` equals `blocks` there. `full` applies `blocks` to the
 descending half, whose outputs are skip connections and stored anyway.
@@ -37,9 +40,13 @@ def remat_block(
       in_loop: whether the block is the body of a scan. Outside a loop, common
         subexpression elimination is prevented: it would undo the recomputation.
     """
-    if policy == "none":
+    if policy == "none" and not in_loop:
         return block_class
-    saved = {"dots": _is_product, "offload": _offload_inputs()}.get(policy)
+    saved = {
+        "none": jax.checkpoint_policies.dots_saveable,
+        "dots": _is_product,
+        "offload": _offload_inputs(),
+    }.get(policy)
     return nn.remat(block_class, policy=saved, prevent_cse=not in_loop)
 
 

@@ -52,7 +52,7 @@ class Text2Im(nn.Module):
 
     Attributes:
       config: sizes and conditions.
-      attention_fn: the program that computes attention over images.
+      attention_fn: the program that computes attention.
       constrain: hook on activations, e.g. a sharding constraint.
       remat: rematerialisation policy of all levels, or of each from the finest.
       remat_text: rematerialisation policy of the text transformer's layers.
@@ -67,7 +67,7 @@ class Text2Im(nn.Module):
     def setup(self) -> None:
         dtype = jnp.dtype(self.config.compute_dtype)
         self.text = text_encoder.TextEncoder(
-            self.config, self.constrain, self.remat_text, dtype
+            self.config, self.attention_fn, self.constrain, self.remat_text, dtype
         )
         self.unet = unet.UNet(
             self.config, self.attention_fn, self.constrain, self.remat, dtype

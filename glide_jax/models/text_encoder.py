@@ -17,7 +17,7 @@ from jaxtyping import Float
 
 from glide_jax import array_types
 from glide_jax.config.defaults import Text2ImConfig
-from glide_jax.models import attention, initializers, layers, remat
+from glide_jax.models import attention, initializers, layers, norms, remat
 
 # The initialisation is not published. OpenAI's point-e trains the same blocks from
 # N(0, (0.25 / sqrt(width))^2); the embeddings follow CLIP and GPT-2.
@@ -75,6 +75,7 @@ class TransformerBlock(nn.Module):
 
     width: int
     heads: int
+    attention_fn: attention.AttentionFn
     constrain: ConstrainFn
     dtype: Any
 
@@ -88,12 +89,16 @@ class TransformerBlock(nn.Module):
         def linear(features: int, name: str) -> layers.Linear:
             return layers.Linear(features, layer_init=init, dtype=self.dtype, name=name)
 
-        qkv = linear(3 * self.width, "attn_qkv")(layers.LayerNorm(name="ln_1")(x))
+        qkv = linear(3 * self.width, "attn_qkv")(
+            norms.LayerNorm(self.dtype, name="ln_1")(x)
+        )
         q, k, v = einops.rearrange(qkv, "b l (h p c) -> p b l h c", p=3, h=self.heads)
-        attended = attention.xla_attention(q, k, v)
+        attended = self.attention_fn(q, k, v)
         attended = einops.rearrange(attended, "b l h c -> b l (h c)")
         x = x + linear(self.width, "attn_proj")(attended)
-        hidden = linear(4 * self.width, "mlp_in")(layers.LayerNorm(name="ln_2")(x))
+        hidden = linear(4 * self.width, "mlp_in")(
+            norms.LayerNorm(self.dtype, name="ln_2")(x)
+        )
         # The exact error function; Flax's default is the tanh approximation.
         hidden = nn.gelu(hidden, approximate=False)
         return self.constrain(x + linear(self.width, "mlp_out")(hidden)), None
@@ -103,6 +108,7 @@ class TextEncoder(nn.Module):
     """Maps tokens and text_mask, (B, L) each, to float32 TextFeatures."""
 
     config: Text2ImConfig
+    attention_fn: attention.AttentionFn
     constrain: ConstrainFn
     remat: str  # policy of the layers
     dtype: Any
@@ -114,10 +120,15 @@ class TextEncoder(nn.Module):
         width, heads = self.config.text_width, self.config.text_heads
         x = self.constrain(self._embed(tokens, text_mask).astype(self.dtype))
         blocks = stack(TransformerBlock, self.config.text_layers, self.remat)(
-            width, heads, self.constrain, self.dtype, name="layers"
+            width,
+            heads,
+            self.attention_fn,
+            self.constrain,
+            self.dtype,
+            name="layers",
         )
         x, _ = blocks(x, None)
-        x = layers.LayerNorm(name="final_ln")(x)
+        x = norms.LayerNorm(name="final_ln")(x)
         # The last position, even when it is padding: its embedding reads the caption.
         pooled = layers.Linear(
             4 * self.config.num_channels, dtype=self.dtype, name="pooled"

@@ -9,14 +9,13 @@ from __future__ import annotations
 from typing import Any
 
 import jax
-import jax.numpy as jnp
 from flax import linen as nn
 from jaxtyping import Float
 
 from glide_jax import array_types
 from glide_jax.config.defaults import Text2ImConfig
 from glide_jax.models import attention as attention_lib
-from glide_jax.models import initializers, layers, layout, text_encoder
+from glide_jax.models import initializers, layers, layout, norms, text_encoder
 from glide_jax.models import remat as remat_lib
 from glide_jax.runtime import random_streams
 
@@ -49,22 +48,24 @@ class ResBlock(nn.Module):
     @nn.compact
     def __call__(
         self,
-        x: array_types.FeatureMap,
+        parts: norms.Parts,
         embedding: array_types.Embedding,
         dropout_keys: array_types.PRNGKeys | None,
     ) -> Float[jax.Array, "b h2 w2 c2"]:
+        """Maps (B, H, W, C), given in parts along the channel axis.
+
+        The parts are an image and a skip connection. They are not concatenated: the
+        first norm reads both, and the skip's projection is a sum of two products.
+        """
         resample = _RESAMPLE[self.resample]
-        h = nn.silu(layers.GroupNorm(self.norm_groups, name="norm_in")(x)).astype(
-            self.dtype
-        )
-        h = self.constrain(resample(h))
+        norm = norms.GroupNorm(self.norm_groups, True, self.dtype, name="norm_in")
+        h = self.constrain(resample(norm(*parts)))
         h = layers.Conv3x3(self.channels, dtype=self.dtype, name="conv_in")(h)
         h = self.constrain(h)
         scale_shift = layers.Linear(2 * self.channels, name="embedding")(embedding)
         scale_shift = self.constrain(scale_shift)
-        scale, shift = jnp.split(scale_shift[:, None, None], 2, axis=-1)
-        h = layers.GroupNorm(self.norm_groups, name="norm_out")(h) * (1 + scale) + shift
-        h = nn.silu(h).astype(self.dtype)
+        norm = norms.GroupNorm(self.norm_groups, True, self.dtype, name="norm_out")
+        h = norm(h, scale_shift=scale_shift)
         if self.dropout_prob > 0 and dropout_keys is not None:
             keys = random_streams.fold_each(dropout_keys, self.dropout_index)
             h = layers.dropout(h, keys, self.dropout_prob)
@@ -74,9 +75,11 @@ class ResBlock(nn.Module):
             dtype=self.dtype,
             name="conv_out",
         )(self.constrain(h))
-        skip = resample(x)
-        if x.shape[-1] != self.channels:
-            skip = layers.Linear(self.channels, dtype=self.dtype, name="skip")(skip)
+        skips = [resample(x) for x in parts]
+        if sum(x.shape[-1] for x in parts) != self.channels:
+            project = layers.Linear(self.channels, dtype=self.dtype, name="skip")
+            return self.constrain(project(*skips) + h)
+        (skip,) = skips
         return self.constrain(skip + h)
 
 
@@ -128,15 +131,12 @@ class Block(nn.Module):
         text_keys_values: TextKeysValues | None,
         dropout_keys: array_types.PRNGKeys | None,
     ) -> Float[jax.Array, "b h2 w2 c2"]:
-        x = remat_lib.name_input(x)
-        if skip is not None:
-            # Inside the block, so that rematerialisation stores no concatenated copy.
-            x = jnp.concatenate([x, remat_lib.name_input(skip)], axis=-1)
-        x = self.res(x, embedding, dropout_keys)
+        parts = (x,) if skip is None else (x, skip)
+        x = self.res(tuple(map(remat_lib.name_input, parts)), embedding, dropout_keys)
         if text_keys_values is not None:
             x = self.constrain(self.attention(x, text_keys_values))
         if self.spec.last:
-            x = self.last(x, embedding, dropout_keys)
+            x = self.last((x,), embedding, dropout_keys)
         return x
 
 
@@ -177,7 +177,7 @@ class UNet(nn.Module):
         self.inputs = blocks[: len(plan.inputs)]
         self.middle = blocks[len(plan.inputs)]
         self.outputs = blocks[len(plan.inputs) + 1 :]
-        self.norm_out = layers.GroupNorm(self.config.norm_groups)
+        self.norm_out = norms.GroupNorm(self.config.norm_groups, silu=True)
         # float32 at full precision: at t = 999 the sampler multiplies an error of this
         # layer by 2e4.
         self.conv_out = layers.Conv3x3(
@@ -213,7 +213,7 @@ class UNet(nn.Module):
         for level in self._ascent():
             entering = [(skips.pop(), conditions[index]) for index in level]
             h = self._ascend(level, h, entering)
-        return self.conv_out(nn.silu(self.norm_out(h)))
+        return self.conv_out(self.norm_out(h))
 
     def _blocks(self) -> tuple[Block, ...]:
         return (*self.inputs, self.middle, *self.outputs)

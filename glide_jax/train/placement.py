@@ -12,6 +12,7 @@ from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
+from jax.experimental.layout import Layout, with_layout_constraint
 from jax.sharding import AbstractMesh, Mesh
 
 from glide_jax.config.defaults import Config, Text2ImConfig
@@ -193,8 +194,15 @@ def jit_train_step(
 
     # Without it the compiler may replicate gradients on every device.
     def pin(tree):
-        return jax.tree.map(
+        tree = jax.tree.map(
             jax.lax.with_sharding_constraint, tree, state_shardings.params
+        )
+        if mesh.devices.flat[0].platform != "gpu":
+            return tree
+        # cuDNN orders the dimensions of a kernel otherwise. Without it the compiler
+        # transposes moments and averages to that order, and back, in each step.
+        return jax.tree.map(
+            lambda x: with_layout_constraint(x, Layout(tuple(range(x.ndim)))), tree
         )
 
     train_step = step.make_train_step(config, objective, pin=pin)
