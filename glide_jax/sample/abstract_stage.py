@@ -150,9 +150,8 @@ def _inputs(
     model = config.model
     assert isinstance(model, defaults.Text2ImConfig)
 
-    def array(
-        *shape: int, dtype: Any = jnp.float32, place: Any = own
-    ) -> jax.ShapeDtypeStruct:
+    # Typed as Any: a ShapeDtypeStruct takes the place of an array.
+    def array(*shape: int, dtype: Any = jnp.float32, place: Any = own) -> Any:
         return jax.ShapeDtypeStruct(shape, dtype, sharding=place)
 
     def caption(length: int) -> stage_inputs.Caption:
