@@ -56,11 +56,17 @@ class Sampling:
                         "draws nothing; plan a base model with guidance_mode=clip"
                     )
             return None
+        guidance_mode = self.guidance_mode or cost.default_guidance(config)
         if self.clip is not None:
             validate.validate(self.clip)
+        elif "clip" in guidance_mode:
+            raise UserError(
+                f"guidance_mode={guidance_mode} needs a noised CLIP; give its "
+                "configuration by --clip_config, or use guidance_mode=cfg"
+            )
         return abstract_stage.make_settings(
             config,
-            self.guidance_mode or cost.default_guidance(config),
+            guidance_mode,
             self.inpaint_mode or ("pinned" if model.inpaint else None),
             self.clip,
         )
