@@ -28,9 +28,9 @@ FLOORS = (
 FLOOR_OF = {part: floor for floor, parts in enumerate(FLOORS) for part in parts}
 # Floors whose parts are strangers to each other. The others may lean on a sibling.
 INDEPENDENT_FLOORS = (1, 2)
-# But these: a plan is of a training run; what is restored is compared by digests of
-# what lies on the devices.
-ALLOWED_PAIRS = {("plan", "train"), ("checkpoint", "parallel")}
+# But these: a plan is of a training run or of a sampler; what is restored is compared
+# by digests of what lies on the devices.
+ALLOWED_PAIRS = {("plan", "train"), ("plan", "sample"), ("checkpoint", "parallel")}
 
 # Where a library may be imported: it stops there.
 HOMES = {

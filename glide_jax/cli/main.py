@@ -153,6 +153,7 @@ def run(argv: list[str]) -> int:
     logging.getLogger("absl").setLevel(logging.CRITICAL)
     try:
         with contextlib.ExitStack() as stack:
+            stack.enter_context(user_cache.failures_logged_once())
             if verb in HANDLES_CTRL_C:
                 stack.enter_context(lifecycle.StopRequest(signals=(signal.SIGINT,)))
             return _run_verb(verb, rest)

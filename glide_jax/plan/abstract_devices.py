@@ -17,11 +17,11 @@ from glide_jax.errors import UserError
 from glide_jax.plan import device_topology, gpu_targets
 
 WITHOUT = "leave --compile out, then bytes are estimated by formula"
-# The packages of the extra gpu-compile and a module or folder of each.
 _CUDA_PLUGIN = "jax-cuda13-plugin"
+_OF_JAXLIB = (_CUDA_PLUGIN, "jax-cuda13-pjrt")  # their versions equal jaxlib's
+# The packages of the extra gpu-compile.
 _CUDA_PACKAGES = (
-    "jax-cuda13-pjrt",
-    _CUDA_PLUGIN,
+    *_OF_JAXLIB,
     "nvidia-cuda-nvcc",
     "nvidia-cuda-runtime",
     "nvidia-cudnn-cu13",
@@ -61,11 +61,13 @@ def _missing_gpu(topology: device_topology.Topology) -> str:
             f"{'is' if len(absent) == 1 else 'are'} not installed; "
             'pip install -e ".[gpu-compile]"'
         )
-    plugin, jaxlib = _version(_CUDA_PLUGIN), _version("jaxlib")
-    if plugin != jaxlib:
+    jaxlib = _version("jaxlib")
+    others = [package for package in _OF_JAXLIB if _version(package) != jaxlib]
+    if others:
+        wanted = " ".join(f"{package}=={jaxlib}" for package in _OF_JAXLIB)
         return (
-            f"{_CUDA_PLUGIN} {plugin} is for another jaxlib than {jaxlib}; pip install "
-            f"{_CUDA_PLUGIN}=={jaxlib} jax-cuda13-pjrt=={jaxlib}"
+            f"{others[0]} {_version(others[0])} is for another jaxlib than {jaxlib}; "
+            f"pip install {wanted}"
         )
     return ""
 

@@ -21,7 +21,8 @@ from glide_jax.parallel import device_mesh
 from glide_jax.plan import abstract_devices, device_topology, roofline
 from glide_jax.train import placement
 
-OnCompile = Callable[[Config], None]
+# Called with the name of what is compiled when that begins.
+OnCompile = Callable[[str], None]
 _UNITS = {"K": 2**10, "M": 2**20, "G": 2**30, "T": 2**40, "": 1}
 _USED = re.compile(r"Used ([\d.]+)([KMGT]?) of ([\d.]+)([KMGT]?) hbm")
 _REQUIRED = re.compile(
@@ -62,14 +63,14 @@ class Compiled:
 def compile_step(
     config: Config,
     topology: device_topology.Topology,
-    on_compile: OnCompile = lambda config: None,
+    on_compile: OnCompile = lambda name: None,
 ) -> Compiled:
     """Compiles the step that `glide train` runs on these devices.
 
     Args:
       config: of the run.
       topology: of the chips.
-      on_compile: called with the configuration when the compilation begins.
+      on_compile: see `OnCompile`.
 
     Raises:
       UserError: the compiler is not installed.
@@ -78,7 +79,10 @@ def compile_step(
     mesh = device_mesh.make_mesh(config.mesh, devices=devices)
     step = placement.abstract_step(config, mesh)
     compiler = abstract_devices.compiler_name(topology)
-    on_compile(config)
+    on_compile(
+        f"one train step of {config.name}"
+        f" (train.microbatches={config.train.microbatches}) for {topology.describe()}"
+    )
     start = time.perf_counter()
     try:
         program = step.step.lower(step.state, step.batch, step.seed).compile()
@@ -107,12 +111,12 @@ def compile_step(
         seconds=seconds,
         compiler=compiler,
         roofline=roofline.analyse(
-            program.as_text(), topology.machine, _slow_network(mesh, topology)
+            program.as_text(), topology.machine, slow_network(mesh, topology)
         ),
     )
 
 
-def _slow_network(
+def slow_network(
     mesh: Mesh, topology: device_topology.Topology
 ) -> Callable[[roofline.Groups], bool]:
     """Returns whether groups of positions in the mesh reach over the slow network."""

@@ -12,7 +12,8 @@ exceed the computation, which overlaps them.
 
 Sampling an image takes one pass of the text transformer and, at each step that
 sample.respacing keeps, one pass of the U-Net (two with Heun's sampler), twice that with
-classifier-free guidance.
+classifier-free guidance. A noised CLIP that guides adds one pass of its text tower and,
+at each call, one of its image tower, and as much again for the gradient of its input.
 """
 
 from __future__ import annotations
@@ -57,6 +58,7 @@ class Drawing:
 
     Attributes:
       pictures: number of images.
+      guidance_mode: one of `options.GUIDANCE_MODES`.
       passes: of the U-Net per image.
       flops_per_picture: operations per image.
       hours: for all images.
@@ -65,6 +67,7 @@ class Drawing:
     """
 
     pictures: int
+    guidance_mode: str
     passes: int
     flops_per_picture: float
     hours: float
@@ -79,11 +82,10 @@ def estimate_drawing(
     *,
     mfu: float = DEFAULT_MFU,
     price: float | None = None,
+    guidance_mode: str | None = None,
+    clip: Config | None = None,
 ) -> Drawing | None:
     """Estimates the cost of sampling; None for a noised CLIP.
-
-    Sampling is guided if the model was trained on empty captions
-    (train.caption_drop_prob).
 
     Args:
       config: of the run.
@@ -91,29 +93,46 @@ def estimate_drawing(
       pictures: number of images.
       mfu: share of the peak that the model's own operations reach.
       price: of a chip-hour.
+      guidance_mode: one of `options.GUIDANCE_MODES`; None: see `default_guidance`.
+      clip: of the run of the noised CLIP, for the modes that use one.
     """
     if build.role_of(config.model) == "noised_clip":
         return None
+    guidance_mode = guidance_mode or default_guidance(config)
     chain = config.diffusion
     kept = respacing.kept_timesteps(
         chain.num_timesteps, config.sample.respacing, chain.schedule
     )
-    is_guided = config.train.caption_drop_prob > 0
     parts = build.forward_flops(config.model)
     calls = len(kept) * samplers.SAMPLERS[config.sample.sampler].calls_per_step
-    passes = calls * (2 if is_guided else 1)
+    passes = calls * (2 if "cfg" in guidance_mode else 1)
     each = parts["text"] + parts["text_keys_values"] + passes * parts["unet"]
+    if clip is not None:
+        towers = build.forward_flops(clip.model)
+        each += towers["text"] + 2 * calls * towers["image"]
     peak = topology.num_chips * topology.machine.peak_flops
     hours = pictures * each / (peak * mfu) / 3600
     chip_hours = hours * topology.num_chips
     return Drawing(
         pictures=pictures,
+        guidance_mode=guidance_mode,
         passes=passes,
         flops_per_picture=each,
         hours=hours,
         chip_hours=chip_hours,
         price=None if price is None else price * chip_hours,
     )
+
+
+def default_guidance(config: Config) -> str:
+    """Returns "cfg" for a base model that was trained on empty captions, else "none".
+
+    These are models with train.caption_drop_prob above 0; others read no empty caption.
+    """
+    is_guided = (
+        build.role_of(config.model) == "base" and config.train.caption_drop_prob > 0
+    )
+    return "cfg" if is_guided else "none"
 
 
 def estimate(

@@ -84,6 +84,16 @@ class Topology:
         kind = {"v5e": "v5litepod"}.get(self.machine.name, self.machine.name)
         return f"{kind}-{count}"
 
+    def one_host(self) -> Topology:
+        """Returns the devices of one host, which a process that samples has."""
+        if self.num_hosts == 1:
+            return self
+        chips = self.machine.chips_per_host
+        if not self.machine.is_tpu:
+            return Topology(self.machine, (chips,))
+        shapes = [tuple(map(int, s.split("x"))) for s in self.machine.shapes]
+        return Topology(self.machine, next(s for s in shapes if math.prod(s) == chips))
+
     def describe(self) -> str:
         """Returns one line for a report."""
         parts = [wording.counted(self.num_chips, f"{self.machine.name} chip")]

@@ -141,38 +141,103 @@ class Program:
         """Returns the name of the computation that an instruction is part of."""
         return self._scopes[id(instruction)]
 
-    def run(self, name: str = "", times: int = 1) -> Iterator[tuple[Instruction, int]]:
+    def run(
+        self, calls: int = 1, turns: int | None = None
+    ) -> Iterator[tuple[Instruction, int]]:
         """Yields each instruction that runs on its own and how often it runs.
 
         Loops, calls and conditionals are entered; what a fusion calls is part of it. Of
-        a conditional every branch counts once. A loop whose number of turns the
-        compiler does not know counts as one turn: `unknown_loops` names those.
+        a conditional every branch counts once. A loop whose number of turns neither the
+        compiler nor the caller knows counts as one turn: `unknown_loops` names those.
+
+        Args:
+          calls: number of calls of the program.
+          turns: of all calls together, for a loop whose length the compiler does not
+            know; not for loops within loops.
         """
-        for instruction in self.computations[name or self.entry].values():
+        return self._run(self.entry, calls, turns)
+
+    def _run(
+        self, name: str, times: int, turns: int | None = None
+    ) -> Iterator[tuple[Instruction, int]]:
+        for instruction in self.computations[name].values():
             if instruction.opcode == "while":
-                turns = trip_count(instruction) or 1
+                count = self.trip_count(instruction)
+                unknown = times if turns is None else turns
                 body = instruction.attribute("body").lstrip("%")
-                yield from self.run(body, times * turns)
+                yield from self._run(body, unknown if count is None else times * count)
             elif instruction.opcode in ("call", "conditional"):
                 for called in instruction.called:
-                    yield from self.run(called, times)
+                    yield from self._run(called, times, turns)
             else:
                 yield instruction, times
 
-    def unknown_loops(self) -> list[str]:
-        """Returns the names of loops without a known number of turns."""
+    def unknown_loops(self, turns: int | None = None) -> list[str]:
+        """Returns the names of loops without a known number of turns; see `run`."""
+        known = set() if turns is None else set(self._outermost_loops(self.entry))
         return [
             instruction.name
             for computation in self.computations.values()
             for instruction in computation.values()
-            if instruction.opcode == "while" and trip_count(instruction) is None
+            if instruction.opcode == "while"
+            and self.trip_count(instruction) is None
+            and instruction.name not in known
         ]
 
+    def trip_count(self, loop: Instruction) -> int | None:
+        """Returns the number of turns of a `while`; None if it is not known.
 
-def trip_count(loop: Instruction) -> int | None:
-    """Returns the number of turns of a `while`; None if the compiler does not know."""
-    known = loop.backend.get("known_trip_count", {})
-    return int(known["n"]) if "n" in known else None
+        The compiler for GPUs writes it. That for TPUs does not: there it is counted for
+        loops from one constant to another, with a constant step.
+        """
+        known = loop.backend.get("known_trip_count", {})
+        if "n" in known:
+            return int(known["n"])
+        scope = self.computations[self.scope_of(loop)]
+        condition, body = (
+            self.computations[loop.attribute(name).lstrip("%")]
+            for name in ("condition", "body")
+        )
+        start = scope[loop.operands[0]]
+        test, result = next(reversed(condition.values())), next(reversed(body.values()))
+        opcodes = (start.opcode, test.opcode, result.opcode)
+        if opcodes != ("tuple", "compare", "tuple"):
+            return None
+        # The position of the counter in the tuple of the loop's arrays.
+        position = condition[test.operands[0]].attribute("index")
+        if not position or test.attribute("direction") != "LT":
+            return None
+        update = body[result.operands[int(position)]]
+        if update.opcode != "add" or body[update.operands[0]].attribute("index") != (
+            position
+        ):
+            return None
+        first = _constant(scope, start.operands[int(position)])
+        stop = _constant(condition, test.operands[1])
+        step = _constant(body, update.operands[1])
+        if first is None or stop is None or step is None or step < 1:
+            return None
+        return max(0, -(-(stop - first) // step))
+
+    def _outermost_loops(self, name: str) -> Iterator[str]:
+        for instruction in self.computations[name].values():
+            if instruction.opcode == "while":
+                yield instruction.name
+            elif instruction.opcode in ("call", "conditional"):
+                for called in instruction.called:
+                    yield from self._outermost_loops(called)
+
+
+def _constant(computation: dict[str, Instruction], name: str) -> int | None:
+    """Returns an integer that is a constant, maybe copied; None for other values."""
+    instruction = computation[name]
+    while instruction.opcode in ("copy", "bitcast"):
+        instruction = computation[instruction.operands[0]]
+    if instruction.opcode != "constant" or not re.fullmatch(
+        r"-?\d+", instruction.literal
+    ):
+        return None
+    return int(instruction.literal)
 
 
 def parse(text: str) -> Program:

@@ -28,6 +28,8 @@ def to_text(report: dict[str, Any]) -> str:
         _roofline(report),
         _time(report),
         _drawing(report),
+        _sampler(report),
+        _sampler_roofline(report),
         _networks(report),
         _hosts(report),
         _ranking(report),
@@ -113,10 +115,24 @@ def _roofline(report: dict[str, Any]) -> list[str]:
     found = report["compiler"] and report["compiler"]["roofline"]
     if not found:
         return []
-    fast = report["topology"]["fast_network"]
-    names = {"fast": fast, "slow": "DCN"}
+    heading = "ROOFLINE of the compiled step, a lower bound on its time on a device"
+    return [heading, *_bound(report, found, report["mfu_bound"])]
+
+
+def _bound(
+    report: dict[str, Any],
+    found: dict[str, Any],
+    mfu: dict[str, float | None],
+    *,
+    picture: str = "",
+    kernels: str = "",
+) -> list[str]:
+    """Returns the lines of a roofline and the bounds on MFU that follow from it.
+
+    `picture` and `kernels` are added to the lines of the bound and of the kernels.
+    """
+    names = {"fast": report["topology"]["fast_network"], "slow": "DCN"}
     lines = [
-        "ROOFLINE of the compiled step, a lower bound on its time on a device",
         f"  matrix work    {found['matrix_seconds']:>8.4f} s   "
         f"{found['flops'] / 1e12:,.2f} TFLOP at the peak of their type",
         f"  memory         {found['memory_seconds']:>8.4f} s   "
@@ -129,10 +145,9 @@ def _roofline(report: dict[str, Any]) -> list[str]:
             lines.append(
                 f"  {names[name]:<14} {seconds:>8.4f} s   {gb:,.2f} GB received"
             )
-    mfu = report["mfu_bound"]
     lines.append(
         f"  bound          {found['seconds']:>8.4f} s   MFU of at most "
-        f"{mfu['bound']:.0%}"
+        f"{mfu['bound']:.0%}{picture}"
     )
     if found["cycles_seconds"]:
         lines.append(
@@ -143,8 +158,10 @@ def _roofline(report: dict[str, Any]) -> list[str]:
     elif found["cycles"]:
         cycles = found["cycles"] / 1e6
         lines.append(f"  cycles         {cycles:,.1f}M that the compiler estimates")
-    kernels = wording.counted(found["kernels"], "kernel")
-    lines.append(f"  {kernels}; {found['attention']} of them fused attention")
+    counted = wording.counted(found["kernels"], "kernel")
+    lines.append(
+        f"  {counted}{kernels}; {found['attention']:,} of them fused attention"
+    )
     if loops := found["unknown_loops"]:
         lines.append(f"  counted as one turn: {wording.counted(len(loops), 'loop')}")
     lines.append("  costliest kinds of instruction, and the line that made them:")
@@ -187,9 +204,49 @@ def _drawing(report: dict[str, Any]) -> list[str]:
     return [
         f"DRAWING {wording.counted(drawn['pictures'], 'picture')} at that MFU",
         f"  {drawn['flops_per_picture'] / 1e12:,.1f} TFLOP each: the caption once, "
-        f"{drawn['passes']} passes of the U-Net",
+        f"{drawn['passes']} passes of the U-Net, guidance {drawn['guidance_mode']}",
         f"  {drawn['hours']:,.2f} hours, {drawn['chip_hours']:,.2f} chip-hours{cost}",
     ]
+
+
+def _sampler(report: dict[str, Any]) -> list[str]:
+    found = report["sampler"]
+    if not found:
+        return []
+    settings, room = found["settings"], found["available_bytes"]
+    inpaint = settings["inpaint_mode"]
+    total = f"  {'total':<14} {found['total_bytes'] / GIB:>8.2f}   "
+    lines = [
+        f"SAMPLER of {wording.counted(found['batch_size'], 'picture')} at once on "
+        f"{found['devices']}, by the compiler (GiB a device)",
+        f"  {found['num_steps']} steps of {settings['sampler']}, guidance "
+        f"{settings['guidance_mode']}{f', inpainting {inpaint}' if inpaint else ''}",
+    ]
+    if not found["fits"]:
+        return [
+            *lines,
+            f"{total}of {room / GIB:.2f}: DOES NOT FIT ({found['compiler']})",
+            "  use a smaller --batch_size in glide sample; --pictures=N compiles it",
+        ]
+    return [
+        *lines,
+        f"  {'arguments':<14} {found['argument_bytes'] / GIB:>8.2f}   weights, inputs "
+        "and encoded captions",
+        f"  {'temporary':<14} {found['temporary_bytes'] / GIB:>8.2f}   within a step",
+        f"{total}of {report['bytes_available_per_device'] / GIB:.2f}: fits",
+        f"  ({found['compiler']}, {found['seconds']:.0f} seconds)",
+    ]
+
+
+def _sampler_roofline(report: dict[str, Any]) -> list[str]:
+    found = report["sampler"] and report["sampler"]["roofline"]
+    if not found:
+        return []
+    sampler = report["sampler"]
+    kernels = f", {found['kernels'] / sampler['num_steps']:,.0f} a step"
+    picture = f", {sampler['seconds_per_picture']:.4f} s a picture"
+    lines = _bound(report, found, sampler["mfu"], picture=picture, kernels=kernels)
+    return ["ROOFLINE of this batch, all steps", *lines]
 
 
 def _networks(report: dict[str, Any]) -> list[str]:

@@ -13,6 +13,7 @@ from glide_jax.plan import (
     device_topology,
     memory,
     problem,
+    sampling,
     search,
     traffic,
 )
@@ -23,8 +24,9 @@ def make_report(
     *,
     mfu: float = cost.DEFAULT_MFU,
     price: float | None = None,
-    pictures: int | None = None,
+    draws: sampling.Sampling | None = None,
     program: compiled.Compiled | None = None,
+    sampler: sampling.CompiledSampler | None = None,
     ranking: list[search.Option] | None = None,
     missing: list[str] | None = None,
 ) -> dict[str, Any]:
@@ -34,8 +36,9 @@ def make_report(
       given: the run.
       mfu: share of the chips' peak, see `cost`.
       price: of a chip-hour.
-      pictures: number of images to estimate sampling for; None: none.
+      draws: the sampling to estimate; None: none.
       program: the compiler's report, if the step was compiled.
+      sampler: the compiler's report of the sampler, if it was compiled.
       ranking: options of the search, best first.
       missing: reasons why the step was not compiled.
     """
@@ -51,7 +54,8 @@ def make_report(
         "params_by_part": given.params_by_part,
         **memory_of,
         **costs,
-        "drawing": pictures and _drawing(given, pictures, mfu, price),
+        "drawing": draws and _drawing(given, draws, mfu, price),
+        "sampler": sampler and sampler.to_json(),
         "compiler": program and dataclasses.asdict(program) | {"fits": program.fits},
         "mfu_bound": program and _mfu_bound(given, program, costs["flops_per_step"]),
         "advice": search.advise(given) if is_refused or not memory_of["fits"] else None,
@@ -115,10 +119,16 @@ def _memory(given: problem.Problem) -> dict[str, Any]:
 
 
 def _drawing(
-    given: problem.Problem, pictures: int, mfu: float, price: float | None
+    given: problem.Problem, draws: sampling.Sampling, mfu: float, price: float | None
 ) -> dict[str, Any] | None:
     drawing = cost.estimate_drawing(
-        given.config, given.topology, pictures, mfu=mfu, price=price
+        given.config,
+        given.topology,
+        draws.pictures,
+        mfu=mfu,
+        price=price,
+        guidance_mode=draws.guidance_mode,
+        clip=draws.clip,
     )
     return drawing and dataclasses.asdict(drawing)
 
@@ -153,10 +163,10 @@ def make_plan(
     *,
     mfu: float = cost.DEFAULT_MFU,
     price: float | None = None,
-    pictures: int | None = None,
+    draws: sampling.Sampling | None = None,
     compiles: bool = False,
     searches: bool = False,
-    on_compile: compiled.OnCompile = lambda config: None,
+    on_compile: compiled.OnCompile = lambda name: None,
 ) -> dict[str, Any]:
     """Plans a run and returns its report, see `make_report`.
 
@@ -165,32 +175,37 @@ def make_plan(
       topology: of the chips.
       mfu: assumed share of the peak.
       price: of a chip-hour.
-      pictures: number of images to estimate sampling for; None: none.
-      compiles: whether to compile the step.
+      draws: the sampling to estimate; None: none.
+      compiles: whether to compile the step, and the sampler if `draws` is given.
       searches: whether to use the remat policies and microbatches that `search` ranks
         first, and compile with them if possible.
-      on_compile: called before the step is compiled, which takes minutes.
+      on_compile: see `compiled.OnCompile`; a compilation takes minutes.
 
     Raises:
       UserError: the run cannot start on these devices, or `compiles` without the
-        compiler.
+        compiler, or as `sampling.Sampling.settings`.
     """
     given = problem.make_problem(config, topology)
+    if draws is not None:
+        draws.settings(config)  # checked before anything is compiled
     ranking = search.rank(given, mfu=mfu) if searches else []
     if ranking:
         given = given.with_train(**ranking[0].settings())
-    program, missing = None, []
+    program, sampler, missing = None, None, []
     if searches and not compiles:
         # The search itself needs no compiler.
         missing = abstract_devices.missing(topology)
     if compiles or (searches and not missing):
         program = compiled.compile_step(given.config, topology, on_compile)
+        if draws is not None:
+            sampler = sampling.compile_sampler(config, topology, draws, on_compile)
     return make_report(
         given,
         mfu=mfu,
         price=price,
-        pictures=pictures,
+        draws=draws,
         program=program,
+        sampler=sampler,
         ranking=ranking,
         missing=missing,
     )

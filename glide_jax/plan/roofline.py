@@ -15,7 +15,8 @@ from __future__ import annotations
 
 import collections
 import dataclasses
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
+from typing import NamedTuple
 
 from glide_jax.plan import hlo, work
 from glide_jax.plan.machines import Machine
@@ -33,6 +34,21 @@ _SHARES = {
 _CLOCKS = {"v4": 1.05e9, "v5e": 1.5e9, "v5p": 1.75e9}
 
 Groups = tuple[tuple[int, ...], ...]
+
+
+class Part(NamedTuple):
+    """A compiled program that is called several times, e.g. a part of a sampler.
+
+    Attributes:
+      program: as scheduled.
+      calls: number of calls.
+      turns: of all calls together, for the loop whose length the compiler does not
+        know; None: it counts as one turn a call.
+    """
+
+    program: hlo.Program
+    calls: int = 1
+    turns: int | None = None
 
 
 @dataclasses.dataclass(frozen=True)
@@ -115,8 +131,14 @@ def analyse(text: str, machine: Machine, is_slow: Callable[[Groups], bool]) -> R
       is_slow: whether groups of devices (positions in the mesh) exchange data over the
         slow network.
     """
-    program = hlo.parse(text)
-    found = work.measure(program)
+    return analyse_parts([Part(hlo.parse(text))], machine, is_slow)
+
+
+def analyse_parts(
+    parts: Sequence[Part], machine: Machine, is_slow: Callable[[Groups], bool]
+) -> Roofline:
+    """Returns the bound of programs that run one after the other; see `analyse`."""
+    found = [one for part in parts for one in work.measure(*part)]
     peak = machine.peak_flops / machine.chip.devices
     bandwidth = machine.chip.memory_bandwidth / machine.chip.devices
     shares = _SHARES[machine.is_tpu]
@@ -152,7 +174,9 @@ def analyse(text: str, machine: Machine, is_slow: Callable[[Groups], bool]) -> R
         attention=sum(one.runs for one in found if one.kind == "attention"),
         cycles=sum(cycles) if cycles else None,
         cycles_seconds=sum(cycles) / clock if cycles and clock else None,
-        unknown_loops=program.unknown_loops(),
+        unknown_loops=[
+            name for part in parts for name in part.program.unknown_loops(part.turns)
+        ],
         kinds=_rows(found, bound, lambda one: (one.kind, "")),
         costliest=_rows(found, bound, lambda one: (one.kind, one.source))[:COSTLIEST],
     )

@@ -65,11 +65,19 @@ class Work:
     cycles: float | None = None
 
 
-def measure(program: hlo.Program) -> list[Work]:
-    """Returns the work of every instruction that a device runs in one call."""
+def measure(
+    program: hlo.Program, calls: int = 1, turns: int | None = None
+) -> list[Work]:
+    """Returns the work of every instruction that a device runs; see `hlo.Program.run`.
+
+    Args:
+      program: as scheduled.
+      calls: number of calls of the program.
+      turns: of all calls together, for loops of unknown length.
+    """
     return [
         work
-        for instruction, runs in program.run()
+        for instruction, runs in program.run(calls, turns)
         if (work := _measure(program, instruction, runs)) is not None
     ]
 

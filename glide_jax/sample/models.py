@@ -161,25 +161,34 @@ def check_models(
                 "models that were trained with one"
             )
     if clip is not None:
-        _check_clip(base, clip)
+        check_clip(base.config, clip.config, str(base.folder), str(clip.folder))
 
 
-def _check_clip(base: restore.SampleModel, clip: restore.SampleModel) -> None:
-    size = clip.config.model
-    if _role(clip) != "noised_clip":
+def check_clip(
+    base: defaults.Config, clip: defaults.Config, base_name: str, clip_name: str
+) -> None:
+    """Raises UserError if a noised CLIP cannot guide a base model.
+
+    Args:
+      base: settings of the base model.
+      clip: settings of the CLIP.
+      base_name: of the base model, for the error.
+      clip_name: of the CLIP, for the error.
+    """
+    if build.role_of(clip.model) != "noised_clip":
         raise UserError(
-            f"{clip.folder} is not a noised CLIP (model.family={size.family}); give "
-            "the bundle of a noised_clip run"
+            f"{clip_name} is not a noised CLIP (model.family={clip.model.family}); give"
+            " the bundle of a noised_clip run"
         )
-    if size.image_px != base.config.model.image_px:
+    if clip.model.image_px != base.model.image_px:
         raise UserError(
-            f"{clip.folder} reads {size.image_px} px, but {base.folder} draws "
-            f"{base.config.model.image_px} px; give a CLIP of that size"
+            f"{clip_name} reads {clip.model.image_px} px, but {base_name} draws "
+            f"{base.model.image_px} px; give a CLIP of that size"
         )
-    if clip.config.diffusion != base.config.diffusion:
+    if clip.diffusion != base.diffusion:
         raise UserError(
-            f"{clip.folder} was trained under {clip.config.diffusion}, {base.folder} "
-            f"under {base.config.diffusion}; give a CLIP of the same noise"
+            f"{clip_name} was trained under {clip.diffusion}, {base_name} under "
+            f"{base.diffusion}; give a CLIP of the same noise"
         )
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import hashlib
 import pathlib
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -15,7 +16,7 @@ from glide_jax import array_types
 from glide_jax.checkpoint import bundle
 from glide_jax.config import defaults, resolve, validate
 from glide_jax.errors import UserError
-from glide_jax.models import attention, attention_kernels, build
+from glide_jax.models import attention_kernels, build
 from glide_jax.parallel import device_mesh, sharding
 from glide_jax.runtime import paths
 from glide_jax.text import tokenizers
@@ -88,39 +89,53 @@ def load_bundle(
         validate.validate(config)
     except UserError as error:
         raise UserError(f"bundle {content.folder}: {error}") from error
-    if isinstance(config.model, defaults.NoisedClipConfig):
-        fns = build.make_clip(config.model)
-    else:
-        fns = build.make_denoiser(config.model, attention=_attention(mesh))
     where = f"bundle {content.folder}"
     params = build.checked_params(content.params, config.model, where)
     params = in_memory(params, param_dtype or config.model.compute_dtype)
     if mesh is None:
         params = jax.tree.map(jnp.asarray, params)
     else:
-        min_shard_mb = config.mesh.min_shard_mb
-        places = sharding.shard_tree(params, mesh, min_shard_mb=min_shard_mb)
-        params = jax.device_put(params, places)
+        params = jax.device_put(params, place(params, config, mesh))
     return SampleModel(
-        config, fns, params, tokenizers.load(content.folder), content.folder
+        config,
+        make_fns(config.model, mesh),
+        params,
+        tokenizers.load(content.folder),
+        content.folder,
     )
 
 
-def _attention(mesh: Mesh | None) -> attention.AttentionFn:
-    """Returns the fastest attention of the devices."""
-    if mesh is None:
-        return attention_kernels.attend
-    return attention_kernels.attend_on(mesh, device_mesh.BATCH_AXES, "tensor")
+def make_fns(
+    model: defaults.ModelConfig, mesh: Mesh | None
+) -> build.DenoiserFns | build.ClipFns:
+    """Returns the functions of a model, with the fastest attention of the devices."""
+    if isinstance(model, defaults.NoisedClipConfig):
+        return build.make_clip(model)
+    assert isinstance(model, defaults.Text2ImConfig)
+    attend = attention_kernels.attend
+    if mesh is not None:
+        attend = attention_kernels.attend_on(mesh, device_mesh.BATCH_AXES, "tensor")
+    return build.make_denoiser(model, attention=attend)
+
+
+def place(params: array_types.Params, config: defaults.Config, mesh: Mesh) -> Any:
+    """Returns the sharding of each parameter, large ones over the fsdp axis."""
+    return sharding.shard_tree(params, mesh, min_shard_mb=config.mesh.min_shard_mb)
 
 
 def in_memory(params: array_types.Params, param_dtype: str) -> array_types.Params:
     """Returns numpy arrays, the layers' matrices in a dtype, all else in float32."""
 
     def cast(path: jax.tree_util.KeyPath, leaf: array_types.Array) -> np.ndarray:
-        is_matrix = getattr(path[-1], "key", None) == "kernel"
-        return np.asarray(leaf, jnp.dtype(param_dtype if is_matrix else "float32"))
+        return np.asarray(leaf, dtype_in_memory(path, param_dtype))
 
     return jax.tree_util.tree_map_with_path(cast, params)
+
+
+def dtype_in_memory(path: jax.tree_util.KeyPath, param_dtype: str) -> np.dtype:
+    """Returns the dtype of a parameter by its path; see `in_memory`."""
+    is_matrix = getattr(path[-1], "key", None) == "kernel"
+    return jnp.dtype(param_dtype if is_matrix else "float32")
 
 
 def bundle_digest(folder: pathlib.Path) -> str:

@@ -51,11 +51,15 @@ class Parts(NamedTuple):
 
 
 class Stage:
-    """The sampling program of one model, run in segments; compiles on first use."""
+    """The sampling program of one model, run in segments; compiles on first use.
+
+    Attributes:
+      num_segments: number of calls of `Parts.advance`.
+    """
 
     def __init__(self, parts: Parts, num_segments: int):
         """Takes jitted or compiled parts, and the number of segments."""
-        self._parts, self._num_segments = parts, num_segments
+        self._parts, self.num_segments = parts, num_segments
 
     def __call__(
         self,
@@ -67,16 +71,16 @@ class Stage:
         """Returns x_start, (B, H, W, 3) float32; `on_share` may raise to stop."""
         inputs = _on_devices(inputs)
         context, state = self._parts.begin(params, clip_params, inputs)
-        for segment in range(self._num_segments):
+        for segment in range(self.num_segments):
             # A state on other devices would compile the segments again.
             state = jax.device_put(state, inputs.keys.sharding)
             state = self._parts.advance(
                 *(params, clip_params, inputs, context, state),
-                *(np.int32(segment), np.int32(self._num_segments)),
+                *(np.int32(segment), np.int32(self.num_segments)),
             )
             if on_share is not None:
                 jax.block_until_ready(state)
-                on_share(1 / self._num_segments)
+                on_share(1 / self.num_segments)
         return self._parts.finish(inputs, state)
 
     def compiled(
@@ -86,17 +90,45 @@ class Stage:
         inputs: StageInputs,
     ) -> Stage:
         """Returns the program compiled for arguments of these shapes."""
-        inputs = _on_devices(inputs)
+        parts = self.compile_parts(params, clip_params, _on_devices(inputs))
+        return Stage(parts, self.num_segments)
+
+    def compile_parts(
+        self,
+        params: array_types.Params,
+        clip_params: array_types.Params | None,
+        inputs: StageInputs,
+    ) -> Parts:
+        """Returns each part as a `jax.stages.Compiled`.
+
+        The arguments are arrays, or ShapeDtypeStructs with shardings: their devices
+        need not exist. The scalars of `inputs` are arrays as well.
+        """
         begin, advance, finish = self._parts
         arguments = params, clip_params, inputs
-        context, state = jax.eval_shape(begin, *arguments)
+        compiled = begin.lower(*arguments).compile()
+        context, state = _results(begin, compiled, arguments)
+        # `__call__` moves the state to where the inputs are.
+        state = jax.tree.map(
+            lambda leaf: leaf.update(sharding=inputs.keys.sharding), state
+        )
         number = np.int32(0)
-        parts = Parts(
-            begin.lower(*arguments).compile(),
+        return Parts(
+            compiled,
             advance.lower(*arguments, context, state, number, number).compile(),
             finish.lower(inputs, state).compile(),
         )
-        return Stage(parts, self._num_segments)
+
+
+def _results(
+    function: Any, compiled: jax.stages.Compiled, arguments: tuple[Any, ...]
+) -> Any:
+    """Returns what a compiled function returns, as ShapeDtypeStructs."""
+    return jax.tree.map(
+        lambda leaf, place: leaf.update(sharding=place),
+        jax.eval_shape(function, *arguments),
+        compiled.output_shardings,
+    )
 
 
 def _on_devices(inputs: StageInputs) -> StageInputs:

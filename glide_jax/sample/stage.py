@@ -105,9 +105,14 @@ def make_stage(
       UserError: as `make_program`.
     """
     parts = _make_parts(config, fns, settings, clip_fns)
-    longest = _tables(config, settings).num_timesteps
+    longest = num_steps(config, settings)
     num_segments = min(segments.MAX_SEGMENTS, 1 << (longest.bit_length() - 1))
     return Stage(segments.Parts(*map(jax.jit, parts)), num_segments)
+
+
+def num_steps(config: defaults.Config, settings: StageSettings) -> int:
+    """Returns the number of steps of a whole image."""
+    return _tables(config, settings).num_timesteps
 
 
 def make_program(

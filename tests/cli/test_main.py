@@ -72,6 +72,55 @@ def test_compiled_programs_are_kept_from_one_start_to_the_next(first, tmp_path):
     }
 
 
+COMPILE_TWO = """
+import logging, os, resource, sys
+logging.basicConfig(level="WARNING", format="%(message)s", stream=sys.stdout)
+from glide_jax.runtime import user_cache
+user_cache.keep_programs()
+import jax, jax.numpy as jnp
+
+def compile_two():
+    jax.clear_caches()
+    with user_cache.failures_logged_once():
+        for size in (3, 4):
+            jax.jit(lambda x: jnp.sin(x) @ x)(jnp.ones((size, size)))
+"""
+
+
+def test_programs_that_cannot_be_kept_are_one_line(tmp_path):
+    """No file may grow, as on a full disk; JAX leaves empty files behind."""
+    folder = tmp_path / "programs"
+    code = (
+        f"import os; os.environ['JAX_COMPILATION_CACHE_DIR'] = {str(folder)!r}"
+        f"{COMPILE_TWO}"
+        "unlimited = resource.getrlimit(resource.RLIMIT_FSIZE)\n"
+        "resource.setrlimit(resource.RLIMIT_FSIZE, (0, unlimited[1]))\n"
+        "compile_two()\n"
+        "resource.setrlimit(resource.RLIMIT_FSIZE, unlimited)\n"
+        "compile_two()\n"
+    )
+    written, read = run_python(code).splitlines()
+    for line in (written, read):
+        assert str(folder) in line
+        assert "JAX_COMPILATION_CACHE_DIR" in line
+    assert "free space" in written
+    assert "delete what is damaged" in read
+
+
+def test_a_cache_folder_that_cannot_be_made_is_a_line_each_for_reading_and_writing(
+    tmp_path,
+):
+    (tmp_path / "file").touch()
+    code = (
+        "import os; os.environ['JAX_COMPILATION_CACHE_DIR'] = "
+        f"{str(tmp_path / 'file' / 'programs')!r}{COMPILE_TWO}"
+        "compile_two()\n"
+    )
+    lines = run_python(code).splitlines()
+    assert 1 <= len(lines) <= 2
+    assert all(str(tmp_path) in line for line in lines)
+
+
 @pytest.mark.parametrize("argv", [["help"], ["--help"], ["-h"]])
 def test_help_lists_every_verb(argv, capsys):
     assert main.run(argv) == 0

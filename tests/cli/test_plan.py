@@ -11,7 +11,12 @@ from tests import fake_devices
 
 CONFIGS = fake_devices.ROOT / "experiments" / "configs"
 BASE = f"--config={CONFIGS / 'base64.py'}"
+UPSAMPLER = f"--config={CONFIGS / 'upsample256.py'}"
+CLIP_ALONE = f"--config={CONFIGS / 'noised_clip64.py'}"
+CLIP = f"--clip_config={CONFIGS / 'noised_clip64.py'}"
+GUIDED = ["--guidance_mode=clip"]
 WHERE = "--topology=v5p:4x4x8"
+PICTURES = [WHERE, "--pictures=8"]
 
 
 def planned(capsys, *flags: str) -> dict:
@@ -64,6 +69,22 @@ def test_the_page_answers_in_order(capsys):
     assert max(map(len, page.splitlines())) <= 100
 
 
+def test_guidance_costs_what_its_models_compute(capsys):
+    base = f"{CONFIGS / 'base64_cfg.py'}:released"
+    plain, guided, clip = (
+        planned(capsys, f"--config={base}", *PICTURES, *flags)["drawing"]
+        for flags in (
+            ["--guidance_mode=none"],
+            [],
+            [*GUIDED, f"{CLIP}:released"],
+        )
+    )
+    modes = [drawn["guidance_mode"] for drawn in (plain, guided, clip)]
+    assert modes == ["none", "cfg", "clip"]
+    assert guided["passes"] == 2 * plain["passes"] == 2 * clip["passes"]
+    assert plain["flops_per_picture"] < clip["flops_per_picture"]
+
+
 def test_compile_without_a_compiler_is_an_error(capsys, monkeypatch):
     from glide_jax.plan import abstract_devices
 
@@ -80,17 +101,19 @@ def test_compile_without_a_compiler_is_an_error(capsys, monkeypatch):
     assert 'pip install -e ".[tpu]"' in tpu
 
 
-def test_a_plugin_of_another_version_is_an_error(capsys, monkeypatch):
+@pytest.mark.parametrize("package", ["jax-cuda13-plugin", "jax-cuda13-pjrt"])
+def test_a_plugin_of_another_version_is_an_error(capsys, monkeypatch, package):
     from glide_jax.plan import abstract_devices
 
-    versions = {"jaxlib": "0.10.2"}
+    versions = {package: "0.10.1"}
     monkeypatch.setattr(
-        abstract_devices, "_version", lambda package: versions.get(package, "0.10.1")
+        abstract_devices, "_version", lambda package: versions.get(package, "0.10.2")
     )
     batch = "--config.train.global_batch_size=128"
     assert main.run(["plan", f"{BASE}:tiny", batch, "--compile", "--chips=h100:8"]) == 2
     (line,) = capsys.readouterr().err.splitlines()
-    assert "pip install jax-cuda13-plugin==0.10.2" in line
+    assert f"{package} 0.10.1" in line
+    assert "pip install jax-cuda13-plugin==0.10.2 jax-cuda13-pjrt==0.10.2" in line
 
 
 def test_a_search_without_a_compiler_ranks_by_formula_and_says_so(capsys):
@@ -131,6 +154,20 @@ def test_a_run_that_does_not_fit_has_advice(capsys):
         ([f"{BASE}:paper", WHERE, "--mfu=nan"], "--mfu=nan"),
         ([f"{BASE}:paper", WHERE, "--price=-1"], "--price=-1"),
         ([f"{BASE}:paper", WHERE, "now"], "'now' is not a flag"),
+        ([f"{BASE}:paper", WHERE, "--guidance_mode=cfg"], "give --pictures=N"),
+        ([f"{BASE}:paper", WHERE, f"{CLIP}:paper"], "give --pictures=N"),
+        ([f"{BASE}:paper", *PICTURES, "--guidance_mode=clip"], "--clip_config"),
+        ([f"{BASE}:paper", *PICTURES, f"{CLIP}:paper"], "reads no CLIP"),
+        ([f"{BASE}:paper", *PICTURES, *GUIDED, f"{CLIP}:tiny"], "reads 16 px"),
+        (
+            [f"{BASE}:paper", *PICTURES, "--inpaint_mode=pinned"],
+            "inpaint_mode=implicit",
+        ),
+        ([f"{UPSAMPLER}:paper", *PICTURES, "--guidance_mode=cfg"], "an upsampler"),
+        (
+            [f"{CLIP_ALONE}:paper", *PICTURES, "--guidance_mode=clip"],
+            "guidance_mode has no effect",
+        ),
         ([f"{BASE}:paper", WHERE, "--config.mesh.fsdp=3"], "does not divide"),
         ([f"{BASE}:paper", WHERE, "--config.mesh.data=8"], "does not equal"),
         (

@@ -45,6 +45,33 @@ def test_a_loop_counts_each_of_its_turns():
     assert not hlo.parse(turns(5)).unknown_loops()
 
 
+def test_a_loop_counts_the_turns_that_its_caller_knows():
+    shapes = (8, 16), (16, 16)
+    product = 2 * 8 * 16 * 16
+
+    def walk(x, w, stop):
+        x = jnp.sin(x) @ w
+        return jax.lax.fori_loop(0, stop, lambda _, y: jnp.tanh(y @ w), x)
+
+    arguments = [jax.ShapeDtypeStruct(shape, jnp.float32) for shape in shapes]
+    stop = jax.ShapeDtypeStruct((), jnp.int32)
+    program = hlo.parse(jax.jit(walk).lower(*arguments, stop).compile().as_text())
+
+    def found(*counts):
+        part = roofline.Part(program, *counts)
+        return roofline.analyse_parts([part], H100, lambda groups: False)
+
+    assert found().flops == 2 * product
+    assert len(found().unknown_loops) == 1
+    # Three calls, with 25 turns of the loop in all.
+    assert found(3, 25).flops == (3 + 25) * product
+    assert found(3, 25).unknown_loops == []
+    several = [roofline.Part(program, 3, 25), roofline.Part(program)]
+    both = roofline.analyse_parts(several, H100, lambda groups: False)
+    assert both.flops == (3 + 25 + 2) * product
+    assert len(both.unknown_loops) == 1
+
+
 def test_a_loop_of_unknown_length_is_named():
     text = compiled(
         lambda x, w: jax.lax.while_loop(
@@ -131,14 +158,24 @@ shape = jax.ShapeDtypeStruct((512, 512), jnp.bfloat16, sharding=one)
 text = jax.jit(lambda a, b: jnp.tanh(a @ b)).lower(shape, shape).compile().as_text()
 found = roofline.analyse(text, where.machine, lambda groups: False)
 print(found.flops, found.cycles, found.cycles_seconds, found.matrix_seconds)
+
+def walk(a, b):
+    return jax.lax.fori_loop(3, 10, lambda i, x: jnp.tanh(x @ b) * i, a)
+
+text = jax.jit(walk).lower(shape, shape).compile().as_text()
+found = roofline.analyse(text, where.machine, lambda groups: False)
+print(found.flops, len(found.unknown_loops))
 """
 
 
 def test_cycles_of_the_tpu_compiler_are_added_up():
     pytest.importorskip("libtpu")
     printed = fake_devices.run_with_devices(TPU, devices=1)
-    flops, cycles, seconds, matrix = map(float, printed.split())
+    product, loop = (map(float, line.split()) for line in printed.splitlines())
+    flops, cycles, seconds, matrix = product
     assert flops == 2 * 512**3
+    # Its compiler writes no number of turns.
+    assert tuple(loop) == (7 * flops, 0)
     assert seconds == pytest.approx(cycles / 1.5e9)
     # An estimate of a real program: not below the peak, and not far above it.
     assert matrix < seconds < 20 * matrix
