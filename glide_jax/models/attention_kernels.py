@@ -108,9 +108,7 @@ def choose_attention(
     """
     batch, num_queries, heads, channels = queries_shape
     num_keys = keys_shape[1]
-    # The batch size of an exported program is a symbol.
-    num_logits = heads * num_queries * num_keys
-    num_logits *= batch if isinstance(batch, int) else 1
+    num_logits = batch * heads * num_queries * num_keys
     if platform == "cpu" and num_logits >= PER_HEAD_MIN_LOGITS:
         return per_head_attention
     if (

@@ -173,7 +173,7 @@ def _gradients(
     return pull_back(gradient)
 
 
-def _is_unfolded(shape: tuple[int, ...]) -> bool:
+def _is_unfolded(shape: tuple[Any, ...]) -> bool:
     """Whether a CPU uses the unfolded product, where it takes half the time.
 
     XLA's convolution on a CPU is slow if the kernel is larger than the image, as at the
