@@ -2,6 +2,11 @@
 
     git clone https://github.com/openai/glide-text2im
     python experiments/benchmarks/reference_torch.py --checkout=glide-text2im --passes=2
+    python experiments/benchmarks/reference_torch.py --checkout=glide-text2im --train \\
+        --stages=base --batch=2
+
+With --train it times training steps, as `glide benchmark train`: forward and backward
+pass, the mean squared error of epsilon, and AdamW, without an average of the weights.
 
 Run it in an environment that has torch and the checkout's other requirements; nothing
 of glide_jax is needed. The models are the released sizes with random weights. Text is
@@ -42,6 +47,7 @@ def read_arguments() -> argparse.Namespace:
     )
     parser.add_argument("--repeats", type=int, default=5)
     parser.add_argument("--cache_text", action="store_true")
+    parser.add_argument("--train", action="store_true", help="time training steps")
     parser.add_argument("--output", help="file that the row is added to")
     arguments = parser.parse_args()
     if not (pathlib.Path(arguments.checkout) / "glide_text2im").is_dir():
@@ -51,6 +57,8 @@ def read_arguments() -> argparse.Namespace:
         parser.error(f"--stages={arguments.stages}: give base, upsampler or both")
     if arguments.passes is not None and arguments.passes < 2:
         parser.error("--passes: the checkout's tables need at least 2 timesteps")
+    if arguments.train and (len(stages) > 1 or arguments.passes):
+        parser.error("--train takes one of --stages, and no --passes")
     arguments.device = "cuda" if torch.cuda.is_available() else "cpu"
     if arguments.compute_dtype is None:
         arguments.compute_dtype = "float16" if arguments.device == "cuda" else "float32"
@@ -63,6 +71,9 @@ def main() -> None:
     arguments = read_arguments()
     sys.path.insert(0, arguments.checkout)
     peak = matmul_peak(arguments.device, arguments.compute_dtype)
+    if arguments.train:
+        write_row(train_row(arguments, peak), arguments.output)
+        return
     stages = {
         name: measure_stage(name, arguments, peak)
         for name in arguments.stages.split(",")
@@ -86,11 +97,48 @@ def main() -> None:
         ),
         "stages": {name: entry for name, (entry, _, _) in stages.items()},
     }
+    write_row(row, arguments.output)
+
+
+def write_row(row, output):
     line = json.dumps(row)
     print(line)
-    if arguments.output:
-        with open(arguments.output, "a", encoding="utf-8") as file:
+    if output:
+        with open(output, "a", encoding="utf-8") as file:
             file.write(line + "\n")
+
+
+def train_row(arguments, peak):
+    """The row of a training step of the released size."""
+    name, device = arguments.stages, arguments.device
+    model, _, _ = make_model(name, arguments)
+    model.train()
+    optimizer = torch.optim.AdamW(model.parameters(), lr=1e-4)
+    conditions = make_conditions(name, model, arguments, arguments.batch)
+    side = 64 if name == "base" else 256
+    x_t = torch.randn((arguments.batch, 3, side, side), device=device)
+    noise, timesteps = torch.randn_like(x_t), torch.randint(1000, x_t.shape[:1])
+
+    def train():
+        with torch.enable_grad():
+            output = model(x_t, timesteps.to(device), **conditions)
+            loss = (output[:, :3].float() - noise).square().mean()
+            optimizer.zero_grad()
+            loss.backward()
+        optimizer.step()
+
+    seconds = time_calls(train, device, arguments.repeats)
+    return {
+        "benchmark": "train",
+        "implementation": "glide-text2im",
+        "machine": describe(device),
+        "config": f"{name}_released",
+        "batch": arguments.batch,
+        "repeats": arguments.repeats,
+        "compute_dtype": arguments.compute_dtype,
+        "step_seconds": spread(seconds),
+        "matmul_peak_flops": rounded(peak),
+    }
 
 
 def measure_stage(name, arguments, peak):

@@ -4,6 +4,10 @@
         --torch_python=/path/to/torch/env/bin/python --passes=2 \\
         --output=experiments/results/benchmark/cpu.json
 
+    python experiments/benchmarks/side_by_side.py --checkout=glide-text2im \\
+        --torch_python=/path/to/torch/env/bin/python --train --batch=2 \\
+        --output=experiments/results/benchmark/train_side_by_side.json
+
 Run it with the Python that has glide_jax. Each run is a process of its own, A B A B,
 so that a machine that slows down or warms up does so for both. The file holds every
 row and, by stage, glide_jax's seconds over the other's: below 1 is faster.
@@ -50,6 +54,9 @@ def read_arguments() -> argparse.Namespace:
         "--compute_dtype", choices=["float32", "float16"], default="float32"
     )
     parser.add_argument("--base_only", action="store_true", help="no upsampler")
+    parser.add_argument(
+        "--train", action="store_true", help="training steps of the base model"
+    )
     arguments = parser.parse_args()
     if arguments.passes is not None and arguments.passes < 2:
         parser.error("--passes: the checkout's tables need at least 2 timesteps")
@@ -58,17 +65,24 @@ def read_arguments() -> argparse.Namespace:
 
 def make_commands(arguments: argparse.Namespace) -> dict[str, list[str]]:
     """The two commands, of the same models and settings."""
+    glide = [sys.executable, "-m", "glide_jax.cli.main", "benchmark"]
+    reference = [arguments.torch_python, str(HERE / "reference_torch.py")]
+    reference.append(f"--checkout={arguments.checkout}")
+    base = f"--config={CONFIGS / 'base64.py'}:released"
     same = [
         f"--batch={arguments.batch}",
-        f"--guidance_mode={arguments.guidance_mode}",
         f"--compute_dtype={arguments.compute_dtype}",
     ]
+    if arguments.train:
+        repeats = ["--repeats=10"]
+        ours = [*glide, "train", base]
+        theirs = [*reference, "--stages=base", "--train"]
+        return {OURS: ours + same + repeats, THEIRS: theirs + same + repeats}
+    same.append(f"--guidance_mode={arguments.guidance_mode}")
     if arguments.passes is not None:
         same.append(f"--passes={arguments.passes}")
-    ours = [sys.executable, "-m", "glide_jax.cli.main", "benchmark", "sample"]
-    ours.append(f"--config={CONFIGS / 'base64.py'}:released")
-    theirs = [arguments.torch_python, str(HERE / "reference_torch.py")]
-    theirs.append(f"--checkout={arguments.checkout}")
+    ours = [*glide, "sample", base]
+    theirs = reference
     if arguments.base_only:
         theirs.append("--stages=base")
     else:
@@ -93,18 +107,25 @@ def alternate(commands: dict[str, list[str]], rounds: int) -> dict[str, list[dic
 def ratios(ours: list[dict], theirs: list[dict]) -> dict[str, dict[str, float]]:
     """Our seconds over theirs, round by round: median, least and most.
 
-    By stage for a pass, and "image" for a picture.
+    By stage for a pass, and "image" for a picture; or "step" for a training step.
     """
     pairs = list(zip(ours, theirs, strict=True))
+    if ours[0]["benchmark"] == "train":
+        return {"step": _summarise([_ratio("step_seconds", *pair) for pair in pairs])}
     found = {"image": [_ratio("seconds_per_image", *pair) for pair in pairs]}
     for stage in ours[0]["stages"]:
         found[stage] = [
             _ratio("seconds_per_pass", *(row["stages"][stage] for row in pair))
             for pair in pairs
         ]
+    return {name: _summarise(x) for name, x in found.items()}
+
+
+def _summarise(values: list[float]) -> dict[str, float]:
     return {
-        name: {"median": statistics.median(x), "min": min(x), "max": max(x)}
-        for name, x in found.items()
+        "median": statistics.median(values),
+        "min": min(values),
+        "max": max(values),
     }
 
 
