@@ -6,14 +6,15 @@ p x p pixels, for attention, and for a transformer layer of width w:
 
 | stored         | none                            | dots                        |
 |----------------|---------------------------------|-----------------------------|
-| residual block | joined input c_in, both normed  | first convolution's output  |
-|                | inputs c_in + c, first output c | c; where more of the block  |
+| residual block | both normed inputs c_in + c,    | first convolution's output  |
+|                | first output c                  | c; where more of the block  |
 |                |                                 | follows, the second's and   |
 |                |                                 | the skip map's too, c (+ c) |
-| attention      | norm c, q k v 3 c, joined keys  | q k v 3 c, its map's output |
+| attention      | norm c, queries c, joined keys  | q k v 3 c, its map's output |
 |                | and values 2 c, attended c      | c where more follows        |
-| layer          | two norms 2 w, q k v 3 w,       | q k v 3 w, the two maps'    |
-|                | attended w, two hidden 8 w      | outputs 2 w, hidden 4 w     |
+| layer          | as dots; without a kernel for   | q k v 3 w, the two maps'    |
+|                | attention (CLIP) also its       | outputs 2 w, hidden 4 w     |
+|                | float32 logits and result w     |                             |
 
 Under blocks, full and offload none of these are stored. Every policy also stores the
 output of each block, which is the input of the next and the skip to the ascending half;
@@ -81,7 +82,7 @@ def parts(config: Config, examples: int) -> list[Part]:
     if isinstance(model, NoisedClipConfig):
         length = (model.image_px // model.patch_px) ** 2 + 1
         sizes = length, model.image_width, model.image_heads, model.image_layers
-        image = _stack("image/layers", train.remat[0], *sizes)
+        image = _stack("image/layers", train.remat[0], *sizes, has_kernel=False)
         return [image, _text(config), _contrast(config)]
     return [_text(config), *_unet(config, model, is_few=examples < FEW_EXAMPLES)]
 
@@ -102,16 +103,27 @@ def policy_of(config: Config, px: int) -> str:
 def _text(config: Config) -> Part:
     model = config.model
     sizes = model.text_context, model.text_width, model.text_heads, model.text_layers
-    return _stack("text/layers", config.train.remat_text, *sizes)
+    has_kernel = isinstance(model, Text2ImConfig)
+    policy = config.train.remat_text
+    return _stack("text/layers", policy, *sizes, has_kernel=has_kernel)
 
 
 def _stack(
-    name: str, policy: str, length: int, width: int, heads: int, num_layers: int
+    name: str,
+    policy: str,
+    length: int,
+    width: int,
+    heads: int,
+    num_layers: int,
+    *,
+    has_kernel: bool,
 ) -> Part:
-    """Returns a stack of transformer layers."""
+    """Returns a stack of transformer layers, a loop."""
     row = length * width
     everything = (2 + 3 + 1 + 8) * row + heads * length**2
-    inside = {"none": everything, "dots": (3 + 2 + 4) * row}.get(policy, 0)
+    products = (3 + 2 + 4) * row
+    attention = 0 if has_kernel else row + 2 * heads * length**2
+    inside = {"none": products + attention, "dots": products}.get(policy, 0)
     entering = num_layers * row
     work = 2 * everything
     if policy == "offload":
@@ -174,7 +186,7 @@ def _block(
     if spec.attention:
         area, c = spec.px**2, spec.channels
         caption = 2 * model.text_context * c
-        everything += area * 5 * c + 2 * c * (area + model.text_context)
+        everything += area * 3 * c + 2 * c * (area + model.text_context)
         products += area * (3 + bool(spec.last)) * c
     if spec.last:
         everything += 3 * _output(spec)
@@ -192,11 +204,10 @@ def _residual(spec: layout.BlockSpec) -> tuple[int, int]:
     px = spec.px // 2 if spec.resample == "down" else spec.px
     area, c_in, c = px**2, spec.in_channels, spec.channels
     has_skip = c_in != c
-    joined = spec.px**2 * c_in * has_skip
     products = area * c
     if spec.attention or spec.last:
         products += area * (c + c * has_skip)
-    return area * (c_in + 2 * c) + joined, products
+    return area * (c_in + 2 * c), products
 
 
 def _strips(spec: layout.BlockSpec) -> int:
