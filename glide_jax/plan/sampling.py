@@ -149,18 +149,7 @@ def compile_sampler(
         f"the sampler of {config.name} for batches of {made.batch_size} on "
         f"{host.describe()}"
     )
-    empty = CompiledSampler(
-        devices=host.name,
-        batch_size=made.batch_size,
-        num_steps=made.num_steps,
-        settings=settings,
-        argument_bytes=0,
-        temporary_bytes=0,
-        total_bytes=0,
-        available_bytes=None,
-        seconds=0.0,
-        compiler=abstract_devices.compiler_name(host),
-    )
+    empty = _without_program(made, settings, host)
     start = time.perf_counter()
     try:
         parts = made.stage.compile_parts(made.params, made.clip_params, made.inputs)
@@ -175,17 +164,33 @@ def compile_sampler(
     seconds = time.perf_counter() - start
     programs = segments.Parts(*(hlo.parse(part.as_text()) for part in parts))
     memory = _memory(made, parts, programs)
-    bound = _bound(made, programs, host, compiled.slow_network(mesh, host))
     available = host.machine.memory_bytes
+    bound = _bound(made, programs, host, compiled.slow_network(mesh, host))
     return dataclasses.replace(
         empty,
         **memory,
-        available_bytes=(
-            None if memory["total_bytes"] <= available else int(available)
-        ),
+        available_bytes=None if memory["total_bytes"] <= available else int(available),
         seconds=seconds,
         roofline=bound,
         mfu=_mfu(config, host, sampling, made.batch_size, bound),
+    )
+
+
+def _without_program(
+    made: abstract_stage.AbstractStage, settings: stage.StageSettings, host: Topology
+) -> CompiledSampler:
+    """Returns the report before anything is compiled: all bytes are 0."""
+    return CompiledSampler(
+        devices=host.name,
+        batch_size=made.batch_size,
+        num_steps=made.num_steps,
+        settings=settings,
+        argument_bytes=0,
+        temporary_bytes=0,
+        total_bytes=0,
+        available_bytes=None,
+        seconds=0.0,
+        compiler=abstract_devices.compiler_name(host),
     )
 
 
