@@ -1,4 +1,4 @@
-"""launch/gpu_checks.sh: its measurements and its refusals, on a machine without a GPU."""
+"""launch/gpu_checks.sh: measurements and refusals on a machine without a GPU."""
 
 from __future__ import annotations
 
