@@ -28,10 +28,11 @@ def test_a_loaded_model_attends_as_suits_this_machine(models, bundles):
     described = jax.eval_shape(lambda: upsampler.params)
 
     def program(fns):
-        caption = jnp.zeros((1, 8), jnp.int32)
+        caption = jnp.zeros((64, 8), jnp.int32)
         text = fns.encode(upsampler.params, caption, caption > 0)
-        x_t = jnp.zeros((1, 16, 16, 3))  # 256 queries: enough for a CPU to tell
-        timesteps = jnp.zeros((1,), jnp.int32)
+        # 64 pictures of 256 queries: enough for a CPU's own program.
+        x_t = jnp.zeros((64, 16, 16, 3))
+        timesteps = jnp.zeros((64,), jnp.int32)
         return str(jax.make_jaxpr(fns.denoise)(described, x_t, timesteps, text))
 
     loaded = restore.load_bundle(bundles["upsampler"])
