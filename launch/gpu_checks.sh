@@ -1,19 +1,19 @@
 #!/usr/bin/env bash
 # Checks and times this machine's GPU: the tests marked gpu, then training steps, sampling and
 # the roofline of the compiled steps.
-#   launch/gpu_checks.sh [--output=experiments/results/gpu] [--sizes=released,paper]
+#   launch/gpu_checks.sh [--output=experiments/results/gpu] [--sizes=released]
 #       [--batch=32] [--pictures=8] [--chip=h100] [--any_device]
 # --sizes       of the base model and the upsampler
-# --batch       images of a training step
+# --batch       images of a training step of the base model; the upsampler has a quarter
 # --pictures    sampled at once
 # --chip        kind of GPU whose roofline is computed (see `glide plan`); without it none is
 # --any_device  runs on a machine without a GPU as well, e.g. with --sizes=tiny
-# Results: OUTPUT/train.jsonl and sample.jsonl, one row for each measurement, and
+# A relative OUTPUT is within the checkout. Results: OUTPUT/train.jsonl and sample.jsonl, one row for each measurement, and
 # OUTPUT/roofline_*.json. A step that fails is reported, and the others run; the exit code is
 # 1 then.
 set -euo pipefail
 cd "$(dirname "$0")/.."
-output=experiments/results/gpu sizes=released,paper batch=32 pictures=8 chip="" any_device=no
+output=experiments/results/gpu sizes=released batch=32 pictures=8 chip="" any_device=no
 die() {
   echo "launch/gpu_checks.sh: $*" >&2
   exit 2
@@ -40,6 +40,7 @@ if [ "$platform" != gpu ] && [ "$any_device" = no ]; then
   die "JAX has no GPU here, it uses $platform; install jax[cuda13], or add --any_device"
 fi
 mkdir -p "$output"
+upsampler_batch=$((batch < 4 ? 1 : batch / 4))
 
 failed=0
 # run NAME COMMAND...: reports a failure, and goes on.
@@ -53,7 +54,7 @@ run() {
   }
 }
 glide() { "$python" -m glide_jax.cli.main "$@"; }
-plan() { glide plan --json "${@:2}" >"$1"; }
+plan() { glide plan --json "${@:2}" >"$1.part" && mv "$1.part" "$1"; }
 
 if [ "$platform" = gpu ]; then
   run "tests marked gpu" "$python" -m pytest -q -m gpu tests
@@ -64,7 +65,7 @@ for size in ${sizes//,/ }; do
   run "training step, base, $size" glide benchmark train \
     --config="base64:$size" --batch="$batch" --output="$output/train.jsonl"
   run "training step, upsampler, $size" glide benchmark train \
-    --config="upsample256:$size" --batch="$((batch / 4))" --output="$output/train.jsonl"
+    --config="upsample256:$size" --batch="$upsampler_batch" --output="$output/train.jsonl"
   run "sampling, $size" glide benchmark sample --config="base64:$size" \
     --upsampler_config="upsample256:$size" --batch="$pictures" \
     --output="$output/sample.jsonl"
@@ -74,7 +75,7 @@ for size in ${sizes//,/ }; do
       --config.train.global_batch_size="$batch"
     run "roofline, upsampler, $size" plan "$output/roofline_upsample256_$size.json" \
       --config="upsample256:$size" --chips="$chip:1" --compile --config.mesh.fsdp=1 \
-      --config.train.global_batch_size="$((batch / 4))"
+      --config.train.global_batch_size="$upsampler_batch"
   fi
 done
 [ -n "$chip" ] || echo "no roofline is computed: --chip is not given"

@@ -45,7 +45,9 @@ def read_arguments() -> argparse.Namespace:
     parser.add_argument("--torch_python", required=True, help="a Python with torch")
     parser.add_argument("--output", required=True, help="the JSON file to write")
     parser.add_argument("--rounds", type=int, default=2, help="runs of each side")
-    parser.add_argument("--batch", type=int, default=1, help="pictures drawn at once")
+    parser.add_argument(
+        "--batch", type=int, default=1, help="pictures drawn at once, or of a step"
+    )
     parser.add_argument("--guidance_mode", choices=["none", "cfg"], default="cfg")
     parser.add_argument(
         "--passes", type=int, help="2 or more, instead of whole pictures"
@@ -58,6 +60,8 @@ def read_arguments() -> argparse.Namespace:
         "--train", action="store_true", help="training steps of the base model"
     )
     arguments = parser.parse_args()
+    if arguments.train and (arguments.passes or arguments.base_only):
+        parser.error("--train times steps of the base; leave --passes, --base_only out")
     if arguments.passes is not None and arguments.passes < 2:
         parser.error("--passes: the checkout's tables need at least 2 timesteps")
     return arguments

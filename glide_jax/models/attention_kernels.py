@@ -102,7 +102,7 @@ def choose_attention(
 
     Args:
       platform: "cpu", "gpu" or "tpu".
-      queries_shape: (B, N, heads, ch).
+      queries_shape: (B, N, heads, ch); of the global batch where a mesh shards it.
       keys_shape: (B, M, heads, ch).
       dtype: of queries, keys and values.
     """
@@ -149,7 +149,7 @@ def _per_head_forward(
         maximum = jnp.max(logits, axis=-1, keepdims=True)
         weights = jnp.exp(logits - maximum)
         total = jnp.sum(weights, axis=-1, keepdims=True)
-        summed = jnp.dot(weights.astype(v.dtype), v, preferred_element_type=jnp.float32)
+        summed = _product("bnm,bmc->bnc", weights.astype(v.dtype), v)
         return (summed / total).astype(v.dtype), maximum + jnp.log(total)
 
     heads = tuple(map(_heads_as_batch, (queries, keys, values)))
@@ -165,11 +165,14 @@ def _per_head_backward(
         q, k, v, attended, log_total, g = head
         scale = q.shape[-1] ** -0.5
         weights = jnp.exp(_logits(q, k) - log_total)
-        by_weights = jnp.dot(g, v.T, preferred_element_type=jnp.float32)
+        by_weights = _product("bnc,bmc->bnm", g, v)
         mean = jnp.sum(g.astype(jnp.float32) * attended, axis=-1, keepdims=True)
         by_logits = (weights * (by_weights - mean)).astype(q.dtype)
         weights = weights.astype(q.dtype)
-        return scale * (by_logits @ k), scale * (by_logits.T @ q), weights.T @ g
+        by_q = scale * _product("bnm,bmc->bnc", by_logits, k)
+        by_k = scale * _product("bnm,bnc->bmc", by_logits, q)
+        by_v = _product("bnm,bnc->bmc", weights, g)
+        return by_q.astype(q.dtype), by_k.astype(k.dtype), by_v.astype(v.dtype)
 
     queries, keys, values, attended, log_totals = residuals
     q, k, v, g = map(_heads_as_batch, (queries, keys, values, gradient))
@@ -183,15 +186,21 @@ per_head_attention.defvjp(_per_head_forward, _per_head_backward)
 
 def _logits(q: jax.Array, k: jax.Array) -> jax.Array:
     scale = q.shape[-1] ** -0.25  # split over both, as in xla_attention
-    return jnp.dot(q * scale, (k * scale).T, preferred_element_type=jnp.float32)
+    return _product("bnc,bmc->bnm", q * scale, k * scale)
 
 
-def _heads_as_batch(x: Heads) -> Float[jax.Array, "bh n ch"]:
-    return einops.rearrange(x, "b n h c -> (b h) n c")
+def _product(axes: str, left: jax.Array, right: jax.Array) -> jax.Array:
+    return jnp.einsum(axes, left, right, preferred_element_type=jnp.float32)
 
 
-def _heads_from_batch(x: Float[jax.Array, "bh n ch"], heads: int) -> Heads:
-    return einops.rearrange(x, "(b h) n c -> b n h c", h=heads)
+# A head has a batch axis of length 1. The policies of `remat` recognise by it that these
+# products are attention's and not a kernel's.
+def _heads_as_batch(x: Heads) -> Float[jax.Array, "bh _ n ch"]:
+    return einops.rearrange(x, "b n h c -> (b h) 1 n c")
+
+
+def _heads_from_batch(x: Float[jax.Array, "bh _ n ch"], heads: int) -> Heads:
+    return einops.rearrange(x, "(b h) 1 n c -> b n h c", h=heads)
 
 
 def cudnn_attention(

@@ -3,7 +3,7 @@
 | platform | part            | program                      | used for                 |
 |----------|-----------------|------------------------------|--------------------------|
 | cpu      | all             | a product of unfolded pixels | fewer pixels than inputs |
-| cpu      | kernel gradient | three products               | 2^13 inputs an image     |
+| cpu      | kernel gradient | three products               | 2^14 inputs an image     |
 | any      | all             | XLA's convolution            | everything else          |
 
 The platform is that of the compiled program, and not of the machine that traces it: a
@@ -18,15 +18,17 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
+from jax.ad_checkpoint import checkpoint_name
 from jaxtyping import Float
 
 from glide_jax import array_types
 
 Kernel = Float[array_types.Array, "3 3 c features"]
 Output = Float[jax.Array, "b h w features"]
+CONVOLUTION = "convolution"  # name of the result, for policies of rematerialisation
 # XLA's gradient of the kernel on a CPU is a convolution whose kernel is the image. For
 # inputs of this many numbers an image, three matrix products are up to 4 times faster.
-PRODUCTS_MIN_SIZE = 2**13
+PRODUCTS_MIN_SIZE = 2**14
 
 
 @functools.partial(jax.custom_vjp, nondiff_argnums=(2,))
@@ -42,12 +44,13 @@ def conv3x3(x: array_types.FeatureMap, kernel: Kernel, precision: Any = None) ->
     """
     if not _is_unfolded(x.shape):
         return native_conv3x3(x, kernel, precision)
-    return jax.lax.platform_dependent(
+    y = jax.lax.platform_dependent(
         x,
         kernel,
         cpu=functools.partial(unfolded_conv3x3, precision=precision),
         default=functools.partial(native_conv3x3, precision=precision),
     )
+    return checkpoint_name(y, CONVOLUTION)
 
 
 def _conv3x3_forward(

@@ -6,6 +6,7 @@ programs of the 3x3 convolution in convolutions.py.
 
 from __future__ import annotations
 
+import functools
 import math
 from typing import Any
 
@@ -38,10 +39,11 @@ class Linear(nn.Module):
         kernel = self.param("kernel", kernel_init, shape, jnp.float32)
         edges = [sum(widths[:i]) for i in range(1, len(widths))]
         rows = jnp.split(kernel.astype(self.dtype), edges)
-        y = sum(
+        products = [
             jnp.dot(x.astype(self.dtype), matrix, precision=self.precision)
             for x, matrix in zip(parts, rows, strict=True)
-        )
+        ]
+        y = functools.reduce(jnp.add, products)
         if self.use_bias:
             bias = self.param("bias", bias_init, (self.features,), jnp.float32)
             y = y + bias.astype(self.dtype)

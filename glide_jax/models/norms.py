@@ -165,19 +165,27 @@ group_norm.defvjp(_group_norm_forward, _group_norm_backward)
 
 def _moments(parts: Parts, groups: int) -> tuple[PerChannel, PerChannel]:
     """Returns mean and variance of each channel's group, (B, C) each."""
-    means = [jnp.mean(x, axis=(1, 2), dtype=jnp.float32) for x in parts]
-    mean = _over_group(jnp.concatenate(means, axis=-1), groups)
     if all(x.dtype == jnp.float32 for x in parts):
         # Two passes: E[x^2] - E[x]^2 cancels where the mean is large.
-        squares = [jnp.square(x - m) for x, m in _by_part(parts, mean)]
-        offset: Any = 0.0
-    else:
-        # One pass. It cancels too, but its error of 2^-24 E[x]^2 is less than that of
-        # the half-precision input itself, (2^-9 x)^2 / 12 at best.
-        squares = [jnp.square(x.astype(jnp.float32)) for x in parts]
-        offset = jnp.square(mean)
-    square = jnp.concatenate([jnp.mean(x, axis=(1, 2)) for x in squares], axis=-1)
-    return mean, jnp.maximum(_over_group(square, groups) - offset, 0.0)
+        mean = _over_group(_per_channel(parts), groups)
+        squares = tuple(jnp.square(x - m) for x, m in _by_part(parts, mean))
+        return mean, _over_group(_per_channel(squares), groups)
+    # One pass. The first pixel of each channel is subtracted, so that the mean is about
+    # as large as the deviation, and little cancels.
+    firsts = [x[:, :1, :1].astype(jnp.float32) for x in parts]
+    shifted = tuple(x - first for x, first in zip(parts, firsts, strict=True))
+    offset = _per_channel(shifted)
+    square = _per_channel(tuple(jnp.square(x) for x in shifted))
+    channel_mean = offset + _per_channel(tuple(firsts))
+    mean = _over_group(channel_mean, groups)
+    within = jnp.maximum(square - jnp.square(offset), 0.0)
+    between = jnp.square(channel_mean - mean)
+    return mean, _over_group(within + between, groups)
+
+
+def _per_channel(parts: Parts) -> PerChannel:
+    """Returns the mean over pixels of each channel, (B, C)."""
+    return jnp.concatenate([jnp.mean(x, axis=(1, 2)) for x in parts], axis=-1)
 
 
 def _over_group(per_channel: PerChannel, groups: int) -> PerChannel:

@@ -8,8 +8,8 @@
 | full    | the input of its level's ascent  | that ascent, and in it each block  |
 | offload | its input, in host memory        | the block                          |
 
-For layers in a loop, `none` recomputes pointwise functions: a loop copies each value
-that it stores, which takes longer.
+For layers in a loop, `none` is `dots`: a loop copies each value that it stores, which
+takes longer than computing pointwise functions and fused attention again.
 
 A block is a block of `layout` in a U-Net, and a layer in a transformer. A transformer
 has no levels, so `full` equals `blocks` there. `full` applies `blocks` to the
@@ -24,6 +24,9 @@ from typing import Any
 import jax
 from flax import linen as nn
 from jax.ad_checkpoint import checkpoint_name
+from jax.extend.core.primitives import name_p
+
+from glide_jax.models import convolutions
 
 POLICIES = ("none", "dots", "blocks", "full", "offload")
 BLOCK_INPUT = "block_input"  # name in the program of what `offload` moves
@@ -43,7 +46,7 @@ def remat_block(
     if policy == "none" and not in_loop:
         return block_class
     saved = {
-        "none": jax.checkpoint_policies.dots_saveable,
+        "none": _is_product,
         "dots": _is_product,
         "offload": _offload_inputs(),
     }.get(policy)
@@ -67,6 +70,9 @@ def _is_product(primitive: Any, *_: Any, **parameters: Any) -> bool:
     """
     if primitive is jax.lax.conv_general_dilated_p:
         return True
+    # A convolution whose program depends on the platform is known by its name only.
+    if primitive is name_p:
+        return parameters["name"] == convolutions.CONVOLUTION
     if primitive is not jax.lax.dot_general_p:
         return False
     _, batch_dimensions = parameters["dimension_numbers"]

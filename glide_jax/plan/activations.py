@@ -12,9 +12,8 @@ p x p pixels, for attention, and for a transformer layer of width w:
 |                |                                 | the skip map's too, c (+ c) |
 | attention      | norm c, queries c, joined keys  | q k v 3 c, its map's output |
 |                | and values 2 c, attended c      | c where more follows        |
-| layer          | as dots; without a kernel for   | q k v 3 w, the two maps'    |
-|                | attention (CLIP) also its       | outputs 2 w, hidden 4 w     |
-|                | float32 logits and result w     |                             |
+| layer          | as dots                         | q k v 3 w, the two maps'    |
+|                |                                 | outputs 2 w, hidden 4 w     |
 
 Under blocks, full and offload none of these are stored. Every policy also stores the
 output of each block, which is the input of the next and the skip to the ascending half;
@@ -82,7 +81,7 @@ def parts(config: Config, examples: int) -> list[Part]:
     if isinstance(model, NoisedClipConfig):
         length = (model.image_px // model.patch_px) ** 2 + 1
         sizes = length, model.image_width, model.image_heads, model.image_layers
-        image = _stack("image/layers", train.remat[0], *sizes, has_kernel=False)
+        image = _stack("image/layers", train.remat[0], *sizes)
         return [image, _text(config), _contrast(config)]
     return [_text(config), *_unet(config, model, is_few=examples < FEW_EXAMPLES)]
 
@@ -103,27 +102,17 @@ def policy_of(config: Config, px: int) -> str:
 def _text(config: Config) -> Part:
     model = config.model
     sizes = model.text_context, model.text_width, model.text_heads, model.text_layers
-    has_kernel = isinstance(model, Text2ImConfig)
-    policy = config.train.remat_text
-    return _stack("text/layers", policy, *sizes, has_kernel=has_kernel)
+    return _stack("text/layers", config.train.remat_text, *sizes)
 
 
 def _stack(
-    name: str,
-    policy: str,
-    length: int,
-    width: int,
-    heads: int,
-    num_layers: int,
-    *,
-    has_kernel: bool,
+    name: str, policy: str, length: int, width: int, heads: int, num_layers: int
 ) -> Part:
     """Returns a stack of transformer layers, a loop."""
     row = length * width
     everything = (2 + 3 + 1 + 8) * row + heads * length**2
-    products = (3 + 2 + 4) * row
-    attention = 0 if has_kernel else row + 2 * heads * length**2
-    inside = {"none": products + attention, "dots": products}.get(policy, 0)
+    # In a loop, `none` stores what `dots` does.
+    inside = (3 + 2 + 4) * row if policy in ("none", "dots") else 0
     entering = num_layers * row
     work = 2 * everything
     if policy == "offload":

@@ -51,8 +51,9 @@ class Sampling:
         if not isinstance(model, Text2ImConfig):
             for name in ("guidance_mode", "inpaint_mode", "clip"):
                 if getattr(self, name) is not None:
+                    flag = "clip_config" if name == "clip" else name
                     raise UserError(
-                        f"{name} has no effect on {config.name}, a noised CLIP, which "
+                        f"{flag} has no effect on {config.name}, a noised CLIP, which "
                         "draws nothing; plan a base model with guidance_mode=clip"
                     )
             return None
