@@ -193,8 +193,8 @@ def _product(axes: str, left: jax.Array, right: jax.Array) -> jax.Array:
     return jnp.einsum(axes, left, right, preferred_element_type=jnp.float32)
 
 
-# A head has a batch axis of length 1. The policies of `remat` recognise by it that these
-# products are attention's and not a kernel's.
+# A head has a batch axis of length 1, by which the policies of `remat` recognise that
+# these products are attention's and not a kernel's.
 def _heads_as_batch(x: Heads) -> Float[jax.Array, "bh _ n ch"]:
     return einops.rearrange(x, "b n h c -> (b h) 1 n c")
 
