@@ -60,7 +60,7 @@ def conv_peak(dtype: str) -> float:
     x = jnp.ones((batch, px, px, channels), dtype)
     kernel = jnp.ones((3, 3, channels, channels), dtype)
     flops = 2 * batch * px**2 * 9 * channels**2
-    return flops / _fastest(convolutions.conv3x3, x, kernel)
+    return flops / _fastest(convolutions.native_conv3x3, x, kernel)
 
 
 def peak_memory_bytes() -> int | None:

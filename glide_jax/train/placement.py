@@ -200,10 +200,19 @@ def jit_train_step(
         if mesh.devices.flat[0].platform != "gpu":
             return tree
         # cuDNN orders the dimensions of a kernel otherwise. Without it the compiler
-        # transposes moments and averages to that order, and back, in each step.
-        return jax.tree.map(
-            lambda x: with_layout_constraint(x, Layout(tuple(range(x.ndim)))), tree
+        # transposes moments and averages to that order, and back, in each step. The
+        # constraint is on each device's part: the compiler cannot partition it.
+        specs = jax.tree.map(lambda place: place.spec, state_shardings.params)
+        keep_order = jax.shard_map(
+            lambda parts: jax.tree.map(
+                lambda x: with_layout_constraint(x, Layout(tuple(range(x.ndim)))), parts
+            ),
+            mesh=mesh,
+            in_specs=(specs,),
+            out_specs=specs,
+            check_vma=False,
         )
+        return keep_order(tree)
 
     train_step = step.make_train_step(config, objective, pin=pin)
 
