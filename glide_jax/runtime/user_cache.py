@@ -60,7 +60,7 @@ def keep_programs() -> None:
 def failures_logged_once() -> Iterator[None]:
     """Logs the first failure to read and to write a program; hides JAX's warnings.
 
-    JAX warns for each program, in two lines, and goes on without the cache.
+    JAX prints two lines of warning for each program, and continues without the cache.
     """
     shown: set[str] = set()
     show = warnings.showwarning

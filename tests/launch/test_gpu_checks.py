@@ -38,7 +38,7 @@ def test_mistakes_are_one_line_with_the_remedy(flag, named):
 
 
 @pytest.mark.slow
-def test_rows_are_written_and_a_failure_does_not_end_the_others(tmp_path):
+def test_rows_are_written_and_a_failure_does_not_end_the_script(tmp_path):
     done = run(
         f"--output={tmp_path}",
         "--sizes=unknown,tiny",
