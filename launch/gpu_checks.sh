@@ -8,9 +8,9 @@
 # --pictures    sampled at once
 # --chip        kind of GPU whose roofline is computed (see `glide plan`); without it none is
 # --any_device  runs on a machine without a GPU as well, e.g. with --sizes=tiny
-# A relative OUTPUT is within the checkout. Results: OUTPUT/train.jsonl and sample.jsonl, one row for each measurement, and
-# OUTPUT/roofline_*.json. A measurement that fails is reported, and the others run; the exit
-# code is then 1.
+# Results: OUTPUT/train.jsonl and sample.jsonl, one row for each measurement, and
+# OUTPUT/roofline_*.json. A relative OUTPUT is within the checkout. A measurement that fails
+# is reported, and the others run; the exit code is then 1.
 set -euo pipefail
 cd "$(dirname "$0")/.."
 output=experiments/results/gpu sizes=released batch=32 pictures=8 chip="" any_device=no
