@@ -43,7 +43,11 @@ def read_arguments() -> argparse.Namespace:
     parser.add_argument(
         "--batch", type=int, default=1, help="pictures drawn at once, or of a step"
     )
-    parser.add_argument("--guidance_mode", choices=["none", "cfg"], default="cfg")
+    parser.add_argument(
+        "--guidance_mode",
+        choices=["none", "cfg"],
+        help="of the base model; default: cfg",
+    )
     parser.add_argument("--compute_dtype", choices=["float32", "float16"])
     parser.add_argument(
         "--passes", type=int, help="2 or more, instead of whole pictures"
@@ -62,8 +66,9 @@ def read_arguments() -> argparse.Namespace:
         parser.error("--passes: the checkout's tables need at least 2 timesteps")
     if arguments.train and (len(stages) > 1 or arguments.passes):
         parser.error("--train takes one of --stages, and no --passes")
-    if arguments.train and arguments.cache_text:
-        parser.error("--train computes the text at each step; leave --cache_text out")
+    if arguments.train and (arguments.cache_text or arguments.guidance_mode):
+        parser.error("--train ignores --cache_text and --guidance_mode; leave them out")
+    arguments.guidance_mode = arguments.guidance_mode or "cfg"
     arguments.device = "cuda" if torch.cuda.is_available() else "cpu"
     if arguments.compute_dtype is None:
         arguments.compute_dtype = "float16" if arguments.device == "cuda" else "float32"

@@ -48,7 +48,11 @@ def read_arguments() -> argparse.Namespace:
     parser.add_argument(
         "--batch", type=int, default=1, help="pictures drawn at once, or of a step"
     )
-    parser.add_argument("--guidance_mode", choices=["none", "cfg"], default="cfg")
+    parser.add_argument(
+        "--guidance_mode",
+        choices=["none", "cfg"],
+        help="of the base model; default: cfg",
+    )
     parser.add_argument(
         "--passes", type=int, help="2 or more, instead of whole pictures"
     )
@@ -60,8 +64,13 @@ def read_arguments() -> argparse.Namespace:
         "--train", action="store_true", help="training steps of the base model"
     )
     arguments = parser.parse_args()
-    if arguments.train and (arguments.passes or arguments.base_only):
-        parser.error("--train times steps of the base; leave --passes, --base_only out")
+    sampling = arguments.passes, arguments.base_only, arguments.guidance_mode
+    if arguments.train and any(sampling):
+        parser.error(
+            "--train times steps of the base model; leave --passes, --base_only and "
+            "--guidance_mode out"
+        )
+    arguments.guidance_mode = arguments.guidance_mode or "cfg"
     if arguments.passes is not None and arguments.passes < 2:
         parser.error("--passes: the checkout's tables need at least 2 timesteps")
     return arguments

@@ -25,6 +25,7 @@ def side_by_side():
 
 def make_row(image: float, base: float) -> dict:
     return {
+        "benchmark": "sample",
         "seconds_per_image": {"median": image},
         "stages": {"base": {"seconds_per_pass": {"median": base}}},
     }
@@ -37,6 +38,38 @@ def test_a_ratio_is_our_time_over_theirs_round_by_round(side_by_side):
         "image": {"median": 1.5, "min": 1.0, "max": 2.0},
         "base": {"median": 0.5, "min": 0.25, "max": 0.5},
     }
+
+
+def test_training_steps_have_one_ratio(side_by_side):
+    def rows(*seconds):
+        return [
+            {"benchmark": "train", "step_seconds": {"median": median}}
+            for median in seconds
+        ]
+
+    found = side_by_side.ratios(rows(3.0, 2.0), rows(2.0, 4.0))
+    assert found == {"step": {"median": 1.0, "min": 0.5, "max": 1.5}}
+
+
+def test_both_sides_train_the_same_batch(side_by_side, monkeypatch):
+    given = ["--checkout=c", "--torch_python=python", "--output=o", "--train"]
+    monkeypatch.setattr(sys, "argv", ["side_by_side.py", *given, "--batch=2"])
+    ours, theirs = side_by_side.make_commands(side_by_side.read_arguments()).values()
+    shared = {"--batch=2", "--compute_dtype=float32", "--repeats=10"}
+    assert {flag for flag in set(ours) & set(theirs) if flag[:2] == "--"} == shared
+    assert "train" in ours
+    assert {"--train", "--stages=base"} <= set(theirs)
+
+
+@pytest.mark.parametrize("flag", ["--passes=2", "--base_only", "--guidance_mode=cfg"])
+def test_flags_of_sampling_are_refused_in_training(
+    side_by_side, monkeypatch, capsys, flag
+):
+    given = ["--checkout=c", "--torch_python=python", "--output=o", "--train", flag]
+    monkeypatch.setattr(sys, "argv", ["side_by_side.py", *given])
+    with pytest.raises(SystemExit):
+        side_by_side.read_arguments()
+    assert flag.partition("=")[0] in capsys.readouterr().err
 
 
 def test_the_sides_take_turns_and_their_last_line_counts(side_by_side, tmp_path):
