@@ -148,6 +148,17 @@ SHORT_UPSAMPLING = {
     "sample.match_low_res": True,
 }
 
+# Settings of a student (2202.00512, appendix B): Adam, a learning rate that decays to
+# 0, clipping at 1 and the deterministic sampler that it learns the steps of.
+DISTILLATION = {
+    "diffusion.prediction": "x_and_eps",
+    "train.loss_type": "truncated_snr",
+    "optim.learning_rate": 1e-4,
+    "optim.schedule": "linear",
+    "optim.grad_clip_norm": 1.0,
+    "sample.sampler": "ddim",
+}
+
 
 def base(size: str, *, inpaint: bool = False) -> Text2ImConfig:
     """Returns the 64-pixel (tiny: 16, emoji: 32) text-to-image model of a size.

@@ -20,9 +20,10 @@ FLOORS = (
     ("models", "data", "parallel", "checkpoint"),
     ("train", "sample", "convert", "plan"),
     ("eval", "bench", "study"),
-    # hooks/ joins train/ with sample/ and eval/. quickstart/ is a program of its own:
-    # it trains, samples and measures. sweep/ starts programs and reads what they leave.
-    ("hooks", "quickstart", "sweep"),
+    # hooks/ joins train/ with sample/ and eval/. quickstart/ and distil/ are programs
+    # of their own: they train, sample and measure. sweep/ starts programs and reads
+    # what they leave.
+    ("hooks", "quickstart", "distil", "sweep"),
     ("cli",),
 )
 FLOOR_OF = {part: floor for floor, parts in enumerate(FLOORS) for part in parts}

@@ -7,16 +7,19 @@ images. Neither data nor a workdir is needed.
 from __future__ import annotations
 
 import time
+from collections.abc import Sequence
 from typing import Any
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 
+from glide_jax import array_types
 from glide_jax.bench import machine, timing, weights
 from glide_jax.config import defaults
 from glide_jax.errors import UserError
 from glide_jax.parallel import device_mesh, sharding
-from glide_jax.train import optimizer, placement, run_log, train_state
+from glide_jax.train import optimizer, placement, run_log, teachers, train_state
 
 MIN_REPEATS = 10
 WARM_UP_STEPS = 2
@@ -36,12 +39,15 @@ def benchmark(config: defaults.Config, *, repeats: int = MIN_REPEATS) -> dict[st
     parts = placement.abstract_step(config, mesh)
     try:
         start = time.perf_counter()
-        program = parts.step.lower(parts.state, parts.batch, parts.seed).compile()
+        program = parts.step.lower(*parts.arguments).compile()
         compile_seconds = time.perf_counter() - start
         state = make_state(config, parts.state)
         batch = sharding.to_global(make_batch(config, parts.batch), mesh)
         seed = sharding.replicate(np.int32(config.seed), mesh)
-        seconds, skipped = time_steps(program, state, batch, seed, repeats)
+        fixed: list[Any] = [seed]
+        if parts.teacher is not None:
+            fixed.append(make_teacher(config, parts.teacher))
+        seconds, skipped = time_steps(program, state, batch, fixed, repeats)
     except jax.errors.JaxRuntimeError as error:
         if "RESOURCE_EXHAUSTED" not in str(error):
             raise
@@ -88,9 +94,9 @@ def describe(config: defaults.Config, mesh: jax.sharding.Mesh) -> dict[str, Any]
 def utilisation(config: defaults.Config, step_seconds: float) -> dict[str, Any]:
     """Returns rates per chip, and their share of the measured and published peaks."""
     images_per_second = config.train.global_batch_size / step_seconds
-    rates = run_log.rates(config.model, images_per_second, run_log.count_chips())
+    rates = run_log.rates(config, images_per_second, run_log.count_chips())
     peak = machine.matmul_peak(config.model.compute_dtype)  # of one device
-    flops = run_log.train_flops(config.model) * images_per_second / jax.device_count()
+    flops = run_log.train_flops(config) * images_per_second / jax.device_count()
     values = {
         "images_per_second_per_chip": rates["images_per_second_per_chip"],
         "model_tflops_per_second_per_chip": rates["tflops_per_second_per_chip"],
@@ -132,6 +138,18 @@ def make_state(
     return begin(jax.device_put(weights.random_params(config.model), where.params))
 
 
+def make_teacher(config: defaults.Config, like: Any) -> array_types.Params:
+    """Makes a teacher with random weights and the shardings of `like`."""
+    params = weights.random_params(teachers.model_of(config))
+    return jax.tree.map(
+        lambda leaf, target: jax.device_put(
+            jnp.asarray(leaf, target.dtype), target.sharding
+        ),
+        params,
+        like,
+    )
+
+
 def make_batch(config: defaults.Config, like: dict[str, Any]) -> dict[str, np.ndarray]:
     """Makes noise images, random masks, and captions that fill half of the context."""
     rng = np.random.default_rng(0)
@@ -156,17 +174,21 @@ def make_batch(config: defaults.Config, like: dict[str, Any]) -> dict[str, np.nd
 
 
 def time_steps(
-    program: jax.stages.Compiled, state: Any, batch: Any, seed: Any, repeats: int
+    program: jax.stages.Compiled,
+    state: Any,
+    batch: Any,
+    fixed: Sequence[Any],
+    repeats: int,
 ) -> tuple[list[float], int]:
     """Returns the seconds of `repeats` steps, and the number of skipped updates.
 
-    A few untimed steps come first. Each step continues from the previous state and
-    donates its buffers.
+    `fixed` has the arguments after the batch. A few untimed steps come first. Each step
+    continues from the previous state and donates its buffers.
     """
     seconds, skipped = [], 0
     for step in range(WARM_UP_STEPS + repeats):
         start = time.perf_counter()
-        state, metrics, _ = jax.block_until_ready(program(state, batch, seed))
+        state, metrics, _ = jax.block_until_ready(program(state, batch, *fixed))
         if step >= WARM_UP_STEPS:
             seconds.append(time.perf_counter() - start)
             skipped += int(metrics["skipped_updates"][0])

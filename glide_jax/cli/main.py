@@ -59,6 +59,7 @@ VERB_GROUPS = {
         "train": "train one model from a configuration, or continue it",
         "sweep": "train or evaluate with many settings, here or on a cluster",
         "export": "make a bundle for sampling from a trained workdir",
+        "distil": "train students that sample in a few steps",
     },
     "sample": {
         "sample": "draw pictures from prompts",

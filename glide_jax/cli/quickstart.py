@@ -36,8 +36,8 @@ def define_flags(values: flags.FlagValues) -> None:
 
 def run(values: flags.FlagValues, arguments: list[str]) -> int:
     """Runs the remaining tasks, and writes the report and the contact sheet."""
-    from glide_jax.quickstart import ledger, measure, phases, report
-    from glide_jax.runtime import lifecycle
+    from glide_jax.quickstart import measure, phases, report
+    from glide_jax.runtime import ledger, lifecycle
     from glide_jax.train import run_folder
 
     if arguments:

@@ -12,9 +12,9 @@ from __future__ import annotations
 
 import dataclasses
 import functools
-from collections.abc import Iterable
 from dataclasses import dataclass
 
+from glide_jax.config import choices
 from glide_jax.config.setting import (
     ARRAYS,
     FREE,
@@ -26,32 +26,6 @@ from glide_jax.config.setting import (
 )
 
 MAX_SEED = 2**31 - 1  # the largest seed that both JAX and NumPy accept
-DTYPES = ("float32", "bfloat16", "float16")
-CORRUPTIONS = ("none", "blur", "noise", "quantise")
-TIMESTEP_SAMPLINGS = ("uniform", "loss_second_moment", "power")
-REMAT_POLICIES = ("none", "dots", "blocks", "full", "offload")
-OPTIMIZERS = ("adamw", "adafactor", "lion")
-MOMENTS_DTYPES = ("float32", "bfloat16")
-LEARNING_RATE_SCHEDULES = ("constant", "cosine", "linear")
-
-
-# These choices are registries of modules that import JAX, so they are read on use.
-def _noise_schedules() -> Iterable[str]:
-    from glide_jax.diffusion import schedules
-
-    return schedules.SCHEDULES
-
-
-def _loss_types() -> Iterable[str]:
-    from glide_jax.diffusion import losses
-
-    return losses.LOSS_TYPES
-
-
-def _samplers() -> Iterable[str]:
-    from glide_jax.diffusion import samplers
-
-    return samplers.SAMPLERS
 
 
 @dataclass(frozen=True)
@@ -91,8 +65,10 @@ class Text2ImConfig:
     low_res_px: int = setting(0, ARRAYS, low=0)
     # adds four input channels: the known pixels and their mask
     inpaint: bool = setting(False, ARRAYS)
+    # adds the guidance scale as an input, trained between these two values; empty: none
+    guidance_range: tuple[float, ...] = setting((), ARRAYS, low=0)
     # dtype of activations; parameters stay float32
-    compute_dtype: str = setting("bfloat16", IDENTITY, choices=DTYPES)
+    compute_dtype: str = setting("bfloat16", IDENTITY, choices=choices.DTYPES)
 
     @property
     def input_channels(self) -> int:
@@ -126,7 +102,7 @@ class NoisedClipConfig:
     # dimension of the joint embedding of images and captions (published)
     embed_dim: int = setting(512, ARRAYS, low=1)
     # dtype of activations; parameters stay float32
-    compute_dtype: str = setting("bfloat16", IDENTITY, choices=DTYPES)
+    compute_dtype: str = setting("bfloat16", IDENTITY, choices=choices.DTYPES)
 
 
 # Rows of the noised CLIP's timestep table, the longest possible chain (published).
@@ -144,9 +120,14 @@ class DiffusionConfig:
     """The noising process that a model is trained on."""
 
     # squaredcos_cap_v2 for base and CLIP, linear for the upsampler (published)
-    schedule: str = setting("squaredcos_cap_v2", IDENTITY, choices=_noise_schedules)
+    schedule: str = setting(
+        "squaredcos_cap_v2", IDENTITY, choices=choices.noise_schedules
+    )
     # length of the training chain, steps (published)
     num_timesteps: int = setting(1000, HISTORY, low=1)
+    # what the network predicts: eps (published), v, or x_and_eps, which a student of
+    # few steps needs (inferred: 2202.00512)
+    prediction: str = setting("eps", IDENTITY, choices=choices.predictions)
 
 
 @dataclass(frozen=True)
@@ -164,7 +145,7 @@ class DataConfig:
     # captions of this run; empty: the tokenizer of train.init_from, else gpt2
     tokenizer: str = setting("", IDENTITY)
     # corruption of low_res in training; GLIDE states none (inferred: none)
-    low_res_corruption: str = setting("none", IDENTITY, choices=CORRUPTIONS)
+    low_res_corruption: str = setting("none", IDENTITY, choices=choices.CORRUPTIONS)
     # blur: sigma in low_res pixels (unCLIP's 0.6); noise: std in [-1, 1] units
     low_res_corruption_strength: float = setting(0.6, IDENTITY, low=0)
     # probability of a horizontal flip; captions name left and right (ours)
@@ -189,23 +170,31 @@ class TrainConfig:
     # probability of an empty caption per example; 0.2 in the guidance phase (published)
     caption_drop_prob: float = setting(0.0, IDENTITY, low=0, high=1)
     # terms of the denoising loss (inferred); hybrid is mse_vb at 1000 timesteps
-    loss_type: str = setting("hybrid", IDENTITY, choices=_loss_types)
+    loss_type: str = setting("hybrid", IDENTITY, choices=choices.loss_types)
     # adds, for each factor f, the squared error of the f x f means of the predicted
     # noise; short runs then learn the low frequencies of large images earlier (ours)
     low_pass_factors: tuple[int, ...] = setting((), IDENTITY, low=2)
     # distribution of t (inferred: uniform)
-    timestep_sampling: str = setting("uniform", HISTORY, choices=TIMESTEP_SAMPLINGS)
+    timestep_sampling: str = setting(
+        "uniform", HISTORY, choices=choices.TIMESTEP_SAMPLINGS
+    )
     # power: p(t) is proportional to ((t + 1) / T) ** timestep_power, uncorrected (ours)
     timestep_power: float = setting(0.0, IDENTITY, low=0)
     # workdir or bundle with the initial parameters; empty: random initialisation
     init_from: str = setting("", IDENTITY)
+    # workdir or bundle of the teacher that the run distils; empty: none. A resumed run
+    # needs a teacher with the same parameters
+    teacher: str = setting("", FREE)
+    # steps of a student that learns to halve its teacher's; 0: a student of a teacher
+    # learns its estimate at every timestep, guided if model.guidance_range is given
+    student_steps: int = setting(0, IDENTITY, low=0)
     # gradient accumulation: parts of a batch that are processed in sequence (ours)
     microbatches: int = setting(1, FREE, low=1)
     # activations that the backward pass recomputes, see models/remat.py; one policy, or
     # one for each level of the U-Net, finest first; noised CLIP: its image tower (ours)
-    remat: tuple[str, ...] = setting(("none",), FREE, choices=REMAT_POLICIES)
+    remat: tuple[str, ...] = setting(("none",), FREE, choices=choices.REMAT_POLICIES)
     # the same for the layers of the text transformer (ours)
-    remat_text: str = setting("none", FREE, choices=REMAT_POLICIES)
+    remat_text: str = setting("none", FREE, choices=choices.REMAT_POLICIES)
     # initial log2 of the loss scale, float16 only (published in ADM's code)
     init_log2_loss_scale: float = setting(20.0, FREE, low=0)
     # float16 only: a gradient that overflows at this scale stops the run (ours)
@@ -231,13 +220,13 @@ class TrainConfig:
 class OptimConfig:
     """Optimizer and learning rate; GLIDE states none of these (inferred: ADM)."""
 
-    name: str = setting("adamw", ARRAYS, choices=OPTIMIZERS)  # optimizer
+    name: str = setting("adamw", ARRAYS, choices=choices.OPTIMIZERS)  # optimizer
     learning_rate: float = setting(1e-4, FREE, above=0)  # peak learning rate
     # steps of the linear warm-up; a tenth of num_steps instead, if the learning rate
     # decays and the run is not longer than the warm-up
     warmup_steps: int = setting(0, FREE, low=0)
     # learning rate after the warm-up; cosine and linear decay to 0
-    schedule: str = setting("constant", FREE, choices=LEARNING_RATE_SCHEDULES)
+    schedule: str = setting("constant", FREE, choices=choices.LEARNING_RATE_SCHEDULES)
     # decay of the first moment; Lion: its weight in the update
     b1: float = setting(0.9, FREE, low=0, below=1)
     # decay of the second moment; Lion: of its only moment
@@ -248,7 +237,7 @@ class OptimConfig:
     # largest global norm of the gradient; 0: no clipping
     grad_clip_norm: float = setting(0.0, FREE, low=0)
     # dtype of the first moment, Lion's only one
-    moments_dtype: str = setting("float32", IDENTITY, choices=MOMENTS_DTYPES)
+    moments_dtype: str = setting("float32", IDENTITY, choices=choices.MOMENTS_DTYPES)
     # keeps moments in host memory between updates: slower, and less memory on the
     # device, by 8 bytes per parameter with adamw and float32 moments
     moments_on_host: bool = setting(False, FREE)
@@ -347,7 +336,8 @@ class EvaluateConfig:
 class SampleConfig:
     """Sampling defaults that are stored in the exported bundle."""
 
-    sampler: str = setting("ddpm", FREE, choices=_samplers)  # reverse-process rule
+    # reverse-process rule
+    sampler: str = setting("ddpm", FREE, choices=choices.samplers)
     # timesteps kept (published: 150; upsampler fast27)
     respacing: str = setting("150", FREE)
     # share of fresh noise at each step, ddim only

@@ -21,6 +21,8 @@ def validate(config: defaults.Config) -> None:
     if isinstance(config.model, defaults.Text2ImConfig):
         _check_text2im(config.model)
         _check_respacing(config)
+        _check_prediction(config)
+        _check_student(config, config.model)
     else:
         _check_noised_clip(config.model)
         _check_clip_training(config)
@@ -150,6 +152,65 @@ def _check_respacing(config: defaults.Config) -> None:
         )
     except UserError as error:
         raise UserError(f"sample.{error}") from error
+
+
+def _check_prediction(config: defaults.Config) -> None:
+    """Checks that the loss and the sampler can read what the network predicts."""
+    prediction, train = config.diffusion.prediction, config.train
+    reads_both = prediction == "x_and_eps"
+    rule = f"does not fit diffusion.prediction={prediction}"
+    _require(
+        not reads_both or train.loss_type == "truncated_snr",
+        *("train.loss_type", train.loss_type, rule + ", which has no variance"),
+        "use truncated_snr",
+    )
+    _require(
+        prediction == "eps" or not train.low_pass_factors,
+        *("train.low_pass_factors", train.low_pass_factors, rule),
+        "leave it empty",
+    )
+    _require(
+        not reads_both or config.sample.sampler != "ddpm",
+        *("sample.sampler", config.sample.sampler, rule + ", which has no variance"),
+        "use ddim",
+    )
+
+
+def _check_student(config: defaults.Config, model: defaults.Text2ImConfig) -> None:
+    """Checks the settings of a distillation against each other."""
+    train, steps, scales = (
+        config.train,
+        config.train.student_steps,
+        model.guidance_range,
+    )
+    is_range = len(scales) == 2 and scales[0] < scales[1] and not model.low_res_px
+    _require(
+        not scales or is_range,
+        *("model.guidance_range", scales, "is not a range of guidance scales"),
+        "give two growing numbers for a base model, e.g. (1.0, 5.0), or ()",
+    )
+    if not train.teacher:
+        for path, value in (
+            ("train.student_steps", steps),
+            ("model.guidance_range", scales),
+        ):
+            _require(not value, path, value, "needs a teacher", "set train.teacher")
+        return
+    for path, value, wanted in (
+        ("train.loss_type", train.loss_type, "truncated_snr"),
+        ("sample.sampler", config.sample.sampler, "ddim"),
+        ("sample.eta", config.sample.eta, 0.0),
+        ("sample.respacing", config.sample.respacing, f"grid{steps}"),
+        ("train.low_pass_factors", train.low_pass_factors, ()),
+    ):
+        is_free = path == "sample.respacing" and not steps
+        rule = "is not that of a student (train.teacher)"
+        _require(is_free or value == wanted, path, value, rule, f"use {wanted!r}")
+    _require(
+        train.timestep_sampling != "loss_second_moment",
+        *("train.timestep_sampling", train.timestep_sampling),
+        *("is not for a student (train.teacher)", "use uniform or power"),
+    )
 
 
 def _check_data(config: defaults.Config) -> None:

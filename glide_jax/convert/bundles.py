@@ -122,6 +122,11 @@ def to_openai(folder: pathlib.Path, output: pathlib.Path, kind: str = "") -> Wri
             raise UserError(f"{path} exists; name a new file, or remove it")
     content = bundle.read_bundle(folder)
     config = resolve.from_json(content.config_json)
+    if config.diffusion.prediction != "eps":
+        raise UserError(
+            f"{folder} predicts {config.diffusion.prediction}, and the released code "
+            "reads eps; convert a model with diffusion.prediction=eps"
+        )
     model = config.model
     released.check(model, str(folder))
     kind = kind or _own_kind(model, folder)

@@ -69,7 +69,7 @@ def make_config(kind: str) -> defaults.Config:
 NORM_GROUPS = 32
 VOCAB_SIZE = 50257
 # Prefix of respacings that the released code does not support.
-_OWN_RESPACING = "lambda"
+_OWN_RESPACING = ("lambda", "grid")
 
 
 def check(model: ModelConfig, where: str) -> None:

@@ -6,7 +6,7 @@ import numpy as np
 from jaxtyping import Float, UInt8
 from PIL import Image
 
-from glide_jax.config import defaults
+from glide_jax.config import choices
 from glide_jax.data import picture_cache, picture_files, schema
 from glide_jax.errors import UserError
 
@@ -132,10 +132,10 @@ def corrupt_low_res(
 
 def check_corruption(kind: str, strength: float) -> None:
     """Raises UserError unless the kind is known and its strength is valid."""
-    if kind not in defaults.CORRUPTIONS:
+    if kind not in choices.CORRUPTIONS:
         raise UserError(
             f"data.low_res_corruption={kind!r} is unknown;"
-            f" use one of {', '.join(defaults.CORRUPTIONS)}"
+            f" use one of {', '.join(choices.CORRUPTIONS)}"
         )
     if kind in ("blur", "noise") and not strength > 0:
         raise UserError(

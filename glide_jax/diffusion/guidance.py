@@ -38,16 +38,21 @@ def classifier_free(
     cond_output: process.ModelOutput,
     uncond_output: process.ModelOutput,
     scale: Scale,
+    *,
+    prediction: str = "eps",
 ) -> process.ModelOutput:
-    """Returns model_output with the eps channels of eq. 1, float32.
+    """Returns model_output by eq. 1, float32.
 
+    Eq. 1 holds for x_start and v as for eps: each is linear in the others at given x_t.
     The variance channels are the conditional ones, as in the released samplers. `scale`
-    may be traced.
+    may be traced; `prediction` is static, one of process.PREDICTIONS.
     """
-    cond_eps, cond_var_values = process.split_output(cond_output)
-    uncond_eps, _ = process.split_output(uncond_output)
-    eps = uncond_eps + scale * (cond_eps - uncond_eps)
-    return jnp.concatenate([eps, cond_var_values], axis=-1)
+    cond, cond_second = process.split_output(cond_output)
+    uncond, uncond_second = process.split_output(uncond_output)
+    second = cond_second
+    if prediction == "x_and_eps":
+        second = uncond_second + scale * (cond_second - uncond_second)
+    return jnp.concatenate([uncond + scale * (cond - uncond), second], axis=-1)
 
 
 def is_active(
@@ -67,12 +72,13 @@ def rescale(
     cond_output: process.ModelOutput,
     share: array_types.Scalar,
 ) -> process.ModelOutput:
-    """Returns guided_output with the eps channels of eq. 4, float32.
+    """Returns guided_output with the eps (or v) channels of eq. 4, float32.
 
     A scale above 1 increases the norm of eps, and so the contrast of the picture. The
     paper rescales the guided output to the standard deviation of the conditional one,
-    over all pixels and channels of an image. Its network predicts v, ours eps; both are
-    finite at every noise level, unlike pred_x_start. The paper recommends a share of
+    over all pixels and channels of an image. Its network predicts v, GLIDE's eps; both
+    are finite at every noise level, unlike pred_x_start. It scales the first half of
+    the output, so it is not for prediction=x_and_eps. The paper recommends a share of
     0.7; 0 is off, and `share` may be traced.
     """
     eps, var_values = process.split_output(guided_output)
@@ -136,14 +142,14 @@ def estimate(
 
     eps is computed from the clipped x_start, so that both together give x_t.
     """
-    pred_x_start = process.p_mean_variance(
+    pred_x_start = process.estimate_x_start(
         tables,
         model_output,
         x_t,
         t,
         clip_denoised=clip_denoised,
         denoised_fn=denoised_fn,
-    ).pred_x_start
+    )
     if gradient is not None:
         pred_x_start = shift_score(tables, pred_x_start, x_t, t, gradient)
     return pred_x_start, process.predict_eps(tables, x_t, t, pred_x_start)

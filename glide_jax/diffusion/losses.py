@@ -1,12 +1,15 @@
 """Losses of the network's output, per example.
 
 1. mse = mean (noise - pred_eps)^2                                  DDPM eq. 14
+   (of v for a network that predicts v)
 2. vb, in bits per dimension                                        DDPM eq. 5
    t > 0: KL(q(x_{t-1} | x_t, x_start) || p(x_{t-1} | x_t))
    t = 0: -log p(x_start | x_1), a Gaussian integrated over 8-bit bins, DDPM eq. 13
 3. hybrid = mse + T / 1000 vb, the mean stopped in vb               Improved DDPM eq. 16
 4. prior = KL(q(x_{T-1} | x_start) || N(0, I)), in bits per dimension
 5. total bits per dimension = sum over t of vb + prior
+6. truncated_snr = max(1, A_t / (1 - A_t)) mean (x_target - x_start)^2
+   = max(mean (x_target - x_start)^2, mean (eps_target - eps)^2)    2202.00512, sec. 4
 
 DDPM is arXiv 2006.11239, Improved DDPM 2102.09672. One random t estimates 1/T of the
 sum in eq. 5, so eq. 3 at T = 1000 is Improved DDPM's lambda = 0.001. Values are per
@@ -25,7 +28,7 @@ from glide_jax import array_types
 from glide_jax.diffusion import process, sampling_loop
 from glide_jax.errors import UserError
 
-LOSS_TYPES = ("mse", "hybrid", "mse_vb", "kl", "rescaled_kl")
+LOSS_TYPES = ("mse", "hybrid", "mse_vb", "kl", "rescaled_kl", "truncated_snr")
 
 
 def mse(first: array_types.Image, second: array_types.Image) -> array_types.PerExample:
@@ -79,7 +82,8 @@ def training_losses(
       t: (b,) indices into `tables`.
       loss_type: static. "hybrid" is eq. 3 (the reference's RESCALED_MSE), "mse"
         eq. 1 alone, "mse_vb" eq. 3 without the T / 1000 (the reference's MSE), "kl"
-        eq. 2 with its mean not stopped, "rescaled_kl" that times T.
+        eq. 2 with its mean not stopped, "rescaled_kl" that times T, "truncated_snr"
+        eq. 6, which has no vb and is the only one for prediction=x_and_eps.
 
     Raises:
       UserError: unknown loss_type.
@@ -89,19 +93,54 @@ def training_losses(
             f"loss_type={loss_type!r} is not a known loss; "
             f"use one of {', '.join(LOSS_TYPES)}"
         )
-    pred_eps, var_values = process.split_output(model_output)
+    if loss_type == "truncated_snr":
+        return truncated_snr(tables, model_output, x_start, x_t, t)
+    predicted, var_values = process.split_output(model_output)
     is_kl = loss_type in ("kl", "rescaled_kl")
     # vb has much noisier gradients than mse, so it trains the variance only.
-    vb_eps = pred_eps if is_kl else jax.lax.stop_gradient(pred_eps)
-    vb_output = jnp.concatenate([vb_eps, var_values], axis=-1)
+    vb_mean = predicted if is_kl else jax.lax.stop_gradient(predicted)
+    vb_output = jnp.concatenate([vb_mean, var_values], axis=-1)
     vb, _ = vb_terms(tables, vb_output, x_start, x_t, t)
     if loss_type == "hybrid":
         vb = vb * (tables.num_timesteps / 1000)
     elif loss_type == "rescaled_kl":
         vb = vb * tables.num_timesteps
-    eps_mse = mse(noise, pred_eps)
-    loss = {"mse": eps_mse, "kl": vb, "rescaled_kl": vb}.get(loss_type, eps_mse + vb)
-    return {"loss": loss, "mse": eps_mse, "vb": vb}
+    error = mse(_target(tables, x_start, noise, t), predicted)
+    loss = {"mse": error, "kl": vb, "rescaled_kl": vb}.get(loss_type, error + vb)
+    return {"loss": loss, "mse": error, "vb": vb}
+
+
+def truncated_snr(
+    tables: process.DiffusionTables,
+    model_output: process.ModelOutput,
+    x_target: array_types.Image,
+    x_t: array_types.Image,
+    t: array_types.Timesteps,
+) -> dict[str, array_types.PerExample]:
+    """Returns {"loss", "mse", "x_mse"}, each (b,): eq. 6, and the errors of eps and x.
+
+    `x_target` is the clean image, or the one that a teacher predicts; the other
+    arguments are those of `training_losses`.
+    """
+    x_start = process.predict(tables, model_output, x_t, t).x_start
+    x_mse = mse(x_target, x_start)
+    cumprod = jnp.asarray(tables.alphas_cumprod)[t]
+    eps_mse = cumprod / (1 - cumprod) * x_mse
+    return {"loss": jnp.maximum(x_mse, eps_mse), "mse": eps_mse, "x_mse": x_mse}
+
+
+def _target(
+    tables: process.DiffusionTables,
+    x_start: array_types.Image,
+    noise: array_types.Image,
+    t: array_types.Timesteps,
+) -> jax.Array:
+    """Returns the target of the first half of the output: eps, or v."""
+    if tables.prediction == "eps":
+        return jnp.asarray(noise)
+    alpha = process.gather(tables.sqrt_alphas_cumprod, t)
+    sigma = process.gather(tables.sqrt_one_minus_alphas_cumprod, t)
+    return alpha * noise - sigma * x_start
 
 
 def prior_bpd(
@@ -224,9 +263,10 @@ def low_pass_mse(
 ) -> jax.Array:
     """Returns the squared error, (b,), of factor x factor means of eps, times factor.
 
-    The means of unit noise have variance factor^-2, so the coarse structure of a large
-    picture is one part in factor^2 of the plain loss and is learned last. After the
-    multiscale loss of Simple Diffusion (2301.11093); the weight is ours.
+    The network predicts eps. The means of unit noise have variance factor^-2, so the
+    coarse structure of a large picture is one part in factor^2 of the plain loss and is
+    learned last. After the multiscale loss of Simple Diffusion (2301.11093); the weight
+    is ours.
     """
     error = process.split_output(model_output)[0] - noise
     b, h, w, c = error.shape

@@ -11,6 +11,13 @@ Symbols: b_t betas, a_t = 1 - b_t, A_t = prod_{s<=t} a_s (`alphas_cumprod`), A_{
 4. x_start = x_t / sqrt(A_t) - sqrt(1 / A_t - 1) eps                eq. 2 solved
 5. log variance of p(x_{t-1} | x_t)
    = f log b_t + (1 - f) log v_t,  f = (var_values + 1) / 2         Improved DDPM eq. 15
+6. The halves o_1, o_2 of the output stand for x_start and eps, by `prediction`;
+   alpha = sqrt(A_t), sigma = sqrt(1 - A_t):
+   eps        eps = o_1, x_start by eq. 4, var_values = o_2
+   v          x_start = alpha x_t - sigma o_1, eps = sigma x_t + alpha o_1,
+              var_values = o_2                                      2202.00512, app. D
+   x_and_eps  x_start = sigma^2 o_2 + alpha (x_t - sigma o_1),
+              eps = alpha^2 o_1 + sigma (x_t - alpha o_2)           2202.00512, sec. 4
 
 DDPM is arXiv 2006.11239, Improved DDPM 2102.09672. Tables are built in float64 and
 stored in float32. Every function computes in float32, whatever the network's dtype,
@@ -32,12 +39,14 @@ from jaxtyping import Float
 from glide_jax import array_types
 from glide_jax.errors import UserError
 
-# The network's output: 2C channels, pred_eps (C) before var_values (C).
+# The network's output: 2C channels, read by eq. 6.
 ModelOutput = Float[array_types.Array, "b h w c2"]
 # Applied to pred_x_start before it is clipped, e.g. to pin the known pixels.
 DenoisedFn = Callable[[array_types.Image], array_types.Image]
 # Any, as jax also fills a pytree's fields with shardings, shapes and placeholders.
 TableLeaf = array_types.Table | Any
+# What the network's output stands for; x_and_eps has no variance.
+PREDICTIONS = ("eps", "x_and_eps", "v")
 
 
 @jax.tree_util.register_dataclass
@@ -46,7 +55,7 @@ class DiffusionTables:
     """One value per index `t` of a (respaced) chain, float32; a pytree.
 
     `timesteps` (int32) has the training-chain timestep of each index, the network's
-    input.
+    input. `prediction` is static: one of PREDICTIONS, how its output is read.
     """
 
     betas: TableLeaf
@@ -64,11 +73,19 @@ class DiffusionTables:
     posterior_mean_coef1: TableLeaf
     posterior_mean_coef2: TableLeaf
     timesteps: array_types.Timesteps | Any
+    prediction: str = dataclasses.field(default="eps", metadata={"static": True})
 
     @property
     def num_timesteps(self) -> int:
         """Length of this chain, e.g. 27 for "fast27"."""
         return self.betas.shape[0]
+
+
+class Prediction(NamedTuple):
+    """What an output stands for; each (b, h, w, c), not clipped."""
+
+    x_start: array_types.Image
+    eps: array_types.Image
 
 
 class PMeanVariance(NamedTuple):
@@ -120,17 +137,25 @@ def float64_tables(betas: np.ndarray) -> dict[str, np.ndarray]:
 
 
 def make_tables(
-    betas: np.ndarray, timesteps: np.ndarray | None = None
+    betas: np.ndarray,
+    timesteps: np.ndarray | None = None,
+    *,
+    prediction: str = "eps",
 ) -> DiffusionTables:
     """Returns the tables of the chain with these betas.
 
     Args:
       betas: float64, (k,), each in (0, 1).
       timesteps: (k,) training-chain timestep of each index; None means 0..k-1.
+      prediction: one of PREDICTIONS.
 
     Raises:
-      UserError: the two lengths differ.
+      UserError: the two lengths differ, or an unknown prediction.
     """
+    if prediction not in PREDICTIONS:
+        raise UserError(
+            f"prediction={prediction!r} is not one of {', '.join(PREDICTIONS)}"
+        )
     betas = np.asarray(betas, dtype=np.float64)
     timesteps = np.arange(len(betas)) if timesteps is None else np.asarray(timesteps)
     if timesteps.shape != betas.shape:
@@ -142,7 +167,9 @@ def make_tables(
         name: jnp.asarray(table, dtype=jnp.float32)
         for name, table in float64_tables(betas).items()
     }
-    return DiffusionTables(timesteps=jnp.asarray(timesteps, jnp.int32), **tables)
+    return DiffusionTables(
+        timesteps=jnp.asarray(timesteps, jnp.int32), prediction=prediction, **tables
+    )
 
 
 def gather(table: array_types.Table, t: array_types.Timesteps) -> jax.Array:
@@ -153,9 +180,9 @@ def gather(table: array_types.Table, t: array_types.Timesteps) -> jax.Array:
 def split_output(
     model_output: ModelOutput,
 ) -> tuple[array_types.Image, array_types.Image]:
-    """Returns (pred_eps, var_values), each (b, h, w, c), float32."""
-    pred_eps, var_values = jnp.split(jnp.asarray(model_output, jnp.float32), 2, axis=-1)
-    return pred_eps, var_values
+    """Returns the halves of the output, each (b, h, w, c), float32; see eq. 6."""
+    first, second = jnp.split(jnp.asarray(model_output, jnp.float32), 2, axis=-1)
+    return first, second
 
 
 def q_mean_variance(
@@ -223,6 +250,42 @@ def predict_eps(
     return (gather(tables.sqrt_recip_alphas_cumprod, t) * x_t - pred_x_start) / scale
 
 
+def predict(
+    tables: DiffusionTables,
+    model_output: ModelOutput,
+    x_t: array_types.Image,
+    t: array_types.Timesteps,
+) -> Prediction:
+    """Returns the clean image and the noise that an output stands for, eq. 6."""
+    first, second = split_output(model_output)
+    if tables.prediction == "eps":
+        return Prediction(predict_x_start(tables, x_t, t, first), first)
+    alpha = gather(tables.sqrt_alphas_cumprod, t)
+    sigma = gather(tables.sqrt_one_minus_alphas_cumprod, t)
+    if tables.prediction == "v":
+        return Prediction(alpha * x_t - sigma * first, sigma * x_t + alpha * first)
+    return Prediction(
+        sigma**2 * second + alpha * (x_t - sigma * first),
+        alpha**2 * first + sigma * (x_t - alpha * second),
+    )
+
+
+def estimate_x_start(
+    tables: DiffusionTables,
+    model_output: ModelOutput,
+    x_t: array_types.Image,
+    t: array_types.Timesteps,
+    *,
+    clip_denoised: bool = True,
+    denoised_fn: DenoisedFn | None = None,
+) -> array_types.Image:
+    """Returns the clean image of `predict`; arguments as in `p_mean_variance`."""
+    pred_x_start = predict(tables, model_output, x_t, t).x_start
+    if denoised_fn is not None:
+        pred_x_start = denoised_fn(pred_x_start)
+    return jnp.clip(pred_x_start, -1, 1) if clip_denoised else pred_x_start
+
+
 def p_mean_variance(
     tables: DiffusionTables,
     model_output: ModelOutput,
@@ -232,26 +295,34 @@ def p_mean_variance(
     clip_denoised: bool = True,
     denoised_fn: DenoisedFn | None = None,
 ) -> PMeanVariance:
-    """Returns p(x_{t-1} | x_t) from the output of the network, eq. 3 to 5.
+    """Returns p(x_{t-1} | x_t) from the output of the network, eq. 3 to 6.
 
     Args:
-      tables: chain that `t` indexes.
-      model_output: pred_eps and var_values; var_values are not clipped.
+      tables: chain that `t` indexes; its prediction is not x_and_eps.
+      model_output: output of the network at x_t; var_values are not clipped.
       x_t: noised images, the network's input.
       t: (b,) indices into `tables`.
       clip_denoised: static; clip pred_x_start to [-1, 1].
       denoised_fn: static; applied to pred_x_start before the clip, as in the
         reference.
+
+    Raises:
+      ValueError: the network predicts no variance.
     """
-    pred_eps, var_values = split_output(model_output)
+    if tables.prediction == "x_and_eps":
+        raise ValueError("prediction=x_and_eps has no variance")
+    _, var_values = split_output(model_output)
     frac = (var_values + 1) / 2
     log_variance = frac * gather(tables.log_betas, t) + (1 - frac) * gather(
         tables.posterior_log_variance_clipped, t
     )
-    pred_x_start = predict_x_start(tables, x_t, t, pred_eps)
-    if denoised_fn is not None:
-        pred_x_start = denoised_fn(pred_x_start)
-    if clip_denoised:
-        pred_x_start = jnp.clip(pred_x_start, -1, 1)
+    pred_x_start = estimate_x_start(
+        tables,
+        model_output,
+        x_t,
+        t,
+        clip_denoised=clip_denoised,
+        denoised_fn=denoised_fn,
+    )
     mean = q_posterior_mean_variance(tables, pred_x_start, x_t, t).mean
     return PMeanVariance(mean, jnp.exp(log_variance), log_variance, pred_x_start)

@@ -13,9 +13,13 @@
    l_t = log sqrt(A_t / (1 - A_t)), for DPM-Solver++ (DPM-Solver, 2206.00927, section
    3.4). From the noisy end, each is the timestep nearest to an equal share of the
    remaining distance, since l leaps between timesteps at the cosine schedule's end.
+6. "gridN" keeps the timesteps round(T i / N) - 1, i = 1..N (half to even), so that
+   every second one of grid2N is on gridN: a distilled student's steps (2202.00512).
 """
 
 from __future__ import annotations
+
+import fractions
 
 import numpy as np
 
@@ -30,7 +34,7 @@ def kept_timesteps(
 
     Args:
       num_timesteps: length T of the training chain.
-      respacing: "150", "10,10,3,2,2", "ddim50", "fast27", "lambda20" or "".
+      respacing: "150", "10,10,3,2,2", "ddim50", "fast27", "lambda20", "grid4" or "".
       schedule: name of the noise schedule, for "lambdaN".
 
     Raises:
@@ -41,6 +45,8 @@ def kept_timesteps(
         return np.arange(num_timesteps)
     if respacing.startswith("ddim"):
         return _strided(num_timesteps, respacing)
+    if respacing.startswith("grid"):
+        return _gridded(num_timesteps, respacing)
     if respacing.startswith("lambda"):
         return _evenly_noisy(num_timesteps, respacing, schedule)
     if respacing == "fast27":
@@ -57,16 +63,18 @@ def respaced_betas(betas: np.ndarray, timesteps: np.ndarray) -> np.ndarray:
 
 
 def respaced_tables(
-    schedule: str, num_timesteps: int, respacing: str
+    schedule: str, num_timesteps: int, respacing: str, *, prediction: str = "eps"
 ) -> process.DiffusionTables:
     """Returns the tables of a schedule thinned by `respacing`; "" is the full chain.
+
+    `prediction` is one of process.PREDICTIONS.
 
     Raises:
       UserError: unknown schedule or malformed respacing.
     """
     kept = kept_timesteps(num_timesteps, respacing, schedule)
     betas = schedules.make_betas(schedule, num_timesteps)
-    return process.make_tables(respaced_betas(betas, kept), kept)
+    return process.make_tables(respaced_betas(betas, kept), kept, prediction=prediction)
 
 
 def _strided(num_timesteps: int, respacing: str) -> np.ndarray:
@@ -78,6 +86,23 @@ def _strided(num_timesteps: int, respacing: str) -> np.ndarray:
     raise UserError(
         f"respacing={respacing!r}: no integer stride gives {count} of {num_timesteps} "
         f"timesteps; use a count such as ddim50, or {count} for uneven spacing"
+    )
+
+
+def _gridded(num_timesteps: int, respacing: str) -> np.ndarray:
+    """Eq. 6."""
+    count = _parse_count(respacing, respacing.removeprefix("grid"))
+    if count > num_timesteps:
+        raise UserError(
+            f"respacing={respacing!r} asks for {count} of {num_timesteps} timesteps; "
+            f"use at most grid{num_timesteps}"
+        )
+    # In integers, as a float's rounding is not exact.
+    return np.array(
+        [
+            round(fractions.Fraction(num_timesteps * i, count)) - 1
+            for i in range(1, count + 1)
+        ]
     )
 
 
@@ -139,6 +164,6 @@ def _parse_count(respacing: str, part: str) -> int:
         raise UserError(
             f"respacing={respacing!r} is not understood at {part!r}; use a count "
             "('150'), counts per section ('10,10,3,2,2'), 'ddim50', 'lambda20', "
-            "'fast27', or '' for every timestep"
+            "'grid4', 'fast27', or '' for every timestep"
         )
     return int(part)

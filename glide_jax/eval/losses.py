@@ -71,6 +71,12 @@ def measure(
             f"bundle {model.folder} is a CLIP, which has no denoising loss; give a "
             "base model or an upsampler, or evaluate the CLIP by --metrics=clip_score"
         )
+    if model.config.diffusion.prediction == "x_and_eps":
+        raise UserError(
+            f"bundle {model.folder} is a distilled student, which predicts no variance "
+            "and so has no bound on the likelihood; evaluate its teacher, or its "
+            "pictures by other metrics"
+        )
     count = min(count, len(source))
     if count < 1:
         raise UserError(f"{source!r} has no records; check its path")
@@ -101,7 +107,7 @@ def make_terms(model: restore.SampleModel, draws: int) -> Terms:
     assert isinstance(sizes, defaults.Text2ImConfig)
     steps = config.diffusion.num_timesteps
     betas = schedules.make_betas(config.diffusion.schedule, steps)
-    tables = process.make_tables(betas)
+    tables = process.make_tables(betas, prediction=config.diffusion.prediction)
     lows = np.array([max(1, steps * q // QUARTILES) for q in range(QUARTILES)])
     highs = np.array([steps * (q + 1) // QUARTILES for q in range(QUARTILES)])
 

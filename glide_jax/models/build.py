@@ -47,7 +47,7 @@ class DenoiserFns(NamedTuple):
       encode_text: (params, tokens, text_mask) -> TextFeatures.
       text_keys_values: (params, features) -> one array per attention block.
       denoise: (params, x_t, timesteps, text, *, low_res, inpaint_image, inpaint_mask,
-        dropout_keys) -> model_output (B, H, W, 6), float32.
+        guidance_scale, dropout_keys) -> model_output (B, H, W, 6), float32.
     """
 
     init: Callable[..., array_types.Params]
@@ -116,10 +116,11 @@ def make_denoiser(
         low_res: Float[array_types.Array, "b h_low w_low c"] | None = None,
         inpaint_image: array_types.Image | None = None,
         inpaint_mask: Float[array_types.Array, "b h w 1"] | None = None,
+        guidance_scale: array_types.PerExample | None = None,
         dropout_keys: array_types.PRNGKeys | None = None,
     ) -> Float[jax.Array, "b h w 6"]:
         conditions = text2im.PictureConditions(low_res, inpaint_image, inpaint_mask)
-        inputs = (x_t, timesteps, text, conditions, dropout_keys)
+        inputs = (x_t, timesteps, text, conditions, guidance_scale, dropout_keys)
         return _apply(model, params, *inputs, method="denoise")
 
     return DenoiserFns(jax.jit(init), encode_text, text_keys_values, denoise)
@@ -288,6 +289,12 @@ def checked_params(
                 f"config.json requires {expected.get(path)}; export the model again"
             )
     return jax.tree.map(lambda leaf: np.asarray(leaf, np.float32), params)
+
+
+def dtype_in_memory(path: jax.tree_util.KeyPath, param_dtype: str) -> np.dtype:
+    """Returns param_dtype for a matrix, which layers cast, and float32 for others."""
+    is_matrix = getattr(path[-1], "key", None) == "kernel"
+    return jnp.dtype(param_dtype if is_matrix else "float32")
 
 
 def parameter_count(params: Any) -> int:

@@ -72,14 +72,16 @@ class Conv3x3(nn.Module):
 
 
 def timestep_embedding(
-    timesteps: array_types.Timesteps, dim: int
+    timesteps: array_types.Timesteps | array_types.PerExample, dim: int
 ) -> array_types.Embedding:
     """Returns sinusoids [cos, sin] of the timesteps, float32 (B, dim).
+
+    A student embeds its guidance scale in the same way.
 
     The wavelengths increase geometrically from 2 pi to 10000 * 2 pi.
 
     Args:
-      timesteps: int (B,).
+      timesteps: (B,).
       dim: number of channels, even.
     """
     half = dim // 2

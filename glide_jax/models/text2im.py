@@ -96,12 +96,18 @@ class Text2Im(nn.Module):
         timesteps: array_types.Timesteps,
         text: TextConditioning,
         conditions: PictureConditions,
+        guidance_scale: array_types.PerExample | None,
         dropout_keys: array_types.PRNGKeys | None,
     ) -> Float[jax.Array, "b h w 6"]:
-        """Returns model_output (B, H, W, 6), float32, for x_t and its conditions."""
+        """Returns model_output (B, H, W, 6), float32, for x_t and its conditions.
+
+        A model with a guidance_range also reads the guidance scale of each image.
+        """
         x = assemble_input(self.config, x_t, conditions)
         pooled = jnp.asarray(text.pooled)
-        return self.unet(x, timesteps, pooled, text.keys_values, dropout_keys)
+        return self.unet(
+            x, timesteps, pooled, text.keys_values, guidance_scale, dropout_keys
+        )
 
     def __call__(
         self,
@@ -114,7 +120,8 @@ class Text2Im(nn.Module):
         features = self.encode_text(tokens, text_mask)
         keys_values = self.text_keys_values(features.sequence)
         text = TextConditioning(features.pooled, keys_values)
-        return self.denoise(x_t, timesteps, text, PictureConditions(), None)
+        scale = jnp.ones(timesteps.shape) if self.config.guidance_range else None
+        return self.denoise(x_t, timesteps, text, PictureConditions(), scale, None)
 
 
 def check_tokens(tokens: array_types.Tokens, text_context: int) -> None:

@@ -163,6 +163,11 @@ class UNet(nn.Module):
         highest = jax.lax.Precision.HIGHEST
         self.time_in = layers.Linear(4 * width, precision=highest)
         self.time_out = layers.Linear(4 * width, precision=highest)
+        if self.config.guidance_range:
+            # Zero at first: a student starts as its teacher without guidance.
+            self.guidance_in = layers.Linear(
+                4 * width, layer_init=initializers.zero_init, precision=highest
+            )
         self.stem = layers.Conv3x3(width, dtype=self.dtype)
         plan = layout.make_layout(self.config)
         count = 0  # residual blocks so far; each has its own dropout layer
@@ -195,9 +200,13 @@ class UNet(nn.Module):
         timesteps: array_types.Timesteps,
         pooled: array_types.Embedding,
         text_keys_values: tuple[jax.Array, ...],
+        guidance_scale: array_types.PerExample | None,
         dropout_keys: array_types.PRNGKeys | None,
     ) -> Float[jax.Array, "b h w 6"]:
-        embedding = nn.silu(self._embed(timesteps) + pooled)
+        embedding = self._embed(timesteps) + pooled
+        if self.config.guidance_range:
+            embedding = embedding + self._embed_guidance(guidance_scale)
+        embedding = nn.silu(embedding)
         remaining = iter(text_keys_values)
         # Inputs of each block besides the image; blocks without attention get no text.
         conditions = [
@@ -261,3 +270,10 @@ class UNet(nn.Module):
     def _embed(self, timesteps: array_types.Timesteps) -> array_types.Embedding:
         sinusoids = layers.timestep_embedding(timesteps, self.config.num_channels)
         return self.time_out(nn.silu(self.time_in(sinusoids)))
+
+    def _embed_guidance(
+        self, scale: array_types.PerExample | None
+    ) -> array_types.Embedding:
+        assert scale is not None, "a model with guidance_range reads the guidance scale"
+        sinusoids = layers.timestep_embedding(scale, self.config.num_channels)
+        return self.guidance_in(sinusoids)

@@ -3,9 +3,11 @@
 A training step of B images takes 3 B F operations, where F is the forward pass of one
 image (models/flops.py): the backward pass costs two forward passes. Recomputation by
 rematerialisation is not counted, as usual for MFU (PaLM, arXiv 2204.02311, appendix B):
-MFU is 3 B F / (seconds * chips * peak). So
+MFU is 3 B F / (seconds * chips * peak). A student's step adds B T, the two passes of
+its teacher. So
 
-    seconds per step = max(3 B F / (chips * peak * MFU), seconds on either network)
+    seconds per step = max(B (3 F + T) / (chips * peak * MFU),
+                           seconds on either network)
 
 The networks' seconds are a lower bound at published bandwidths. They count only if they
 exceed the computation, which overlaps them.
@@ -20,10 +22,11 @@ from __future__ import annotations
 
 import dataclasses
 
-from glide_jax.config.defaults import Config
+from glide_jax.config.defaults import Config, Text2ImConfig
 from glide_jax.diffusion import respacing, samplers
 from glide_jax.models import build
 from glide_jax.plan.device_topology import Topology
+from glide_jax.train import teachers
 
 BACKWARD_AND_FORWARD = 3
 DEFAULT_MFU = 0.4
@@ -35,7 +38,8 @@ class Cost:
 
     Attributes:
       forward_flops: of one image, by part.
-      flops_per_step: 3 B F.
+      teacher_flops: of one image, T; 0 without a teacher.
+      flops_per_step: B (3 F + T).
       seconds_per_step: expected.
       limited_by: "compute", or the network that takes longer.
       days: duration of train.num_steps steps.
@@ -44,6 +48,7 @@ class Cost:
     """
 
     forward_flops: dict[str, float]
+    teacher_flops: float
     flops_per_step: float
     seconds_per_step: float
     limited_by: str
@@ -105,7 +110,8 @@ def estimate_drawing(
     )
     parts = build.forward_flops(config.model)
     calls = len(kept) * samplers.SAMPLERS[config.sample.sampler].calls_per_step
-    passes = calls * (2 if "cfg" in guidance_mode else 1)
+    is_doubled = "cfg" in guidance_mode and not _reads_guidance(config)
+    passes = calls * (2 if is_doubled else 1)
     each = parts["text"] + parts["text_keys_values"] + passes * parts["unet"]
     if clip is not None:
         towers = build.forward_flops(clip.model)
@@ -122,6 +128,11 @@ def estimate_drawing(
         chip_hours=chip_hours,
         price=None if price is None else price * chip_hours,
     )
+
+
+def _reads_guidance(config: Config) -> bool:
+    """Whether one row of the model is guided."""
+    return isinstance(config.model, Text2ImConfig) and bool(config.model.guidance_range)
 
 
 def default_guidance(config: Config) -> str:
@@ -153,9 +164,9 @@ def estimate(
       price: of a chip-hour.
     """
     forward = build.forward_flops(config.model)
-    per_step = (
-        BACKWARD_AND_FORWARD * config.train.global_batch_size * sum(forward.values())
-    )
+    teacher = teachers.forward_flops(config)
+    per_image = BACKWARD_AND_FORWARD * sum(forward.values()) + teacher
+    per_step = config.train.global_batch_size * per_image
     peak = topology.num_chips * topology.machine.peak_flops
     seconds = {"compute": per_step / (peak * mfu), **network_seconds}
     slowest = max(seconds, key=seconds.__getitem__)
@@ -163,6 +174,7 @@ def estimate(
     chip_hours = hours * topology.num_chips
     return Cost(
         forward_flops=forward,
+        teacher_flops=teacher,
         flops_per_step=per_step,
         seconds_per_step=seconds[slowest],
         limited_by=slowest,

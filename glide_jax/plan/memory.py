@@ -86,6 +86,7 @@ class DeviceBytes:
 
     Attributes:
       params, moments, ema: between steps; 0 if in host memory.
+      teacher: parameters of a student's teacher.
       batch: of a step.
       grads: of the whole batch, sharded like the parameters.
       activations: stored by the forward pass for the backward pass.
@@ -97,6 +98,7 @@ class DeviceBytes:
     params: int
     moments: int
     ema: int
+    teacher: int
     batch: int
     grads: int
     activations: int
@@ -106,7 +108,8 @@ class DeviceBytes:
     @property
     def total(self) -> int:
         """Bytes at the peak of a step."""
-        return self.params + self.moments + self.ema + self.batch + self.step
+        between = self.params + self.moments + self.ema + self.teacher
+        return between + self.batch + self.step
 
 
 @dataclasses.dataclass(frozen=True)
@@ -146,7 +149,11 @@ def measure_state(state: TrainState) -> StateBytes:
 
 
 def estimate(
-    config: Config, state: StateBytes, batch: dict[str, Any], examples: int
+    config: Config,
+    state: StateBytes,
+    batch: dict[str, Any],
+    examples: int,
+    teacher: Any = None,
 ) -> DeviceBytes:
     """Estimates the bytes of one device.
 
@@ -155,6 +162,7 @@ def estimate(
       state: its sizes.
       batch: the global batch, as ShapeDtypeStructs with shardings.
       examples: of one microbatch on one device.
+      teacher: parameters of a student's teacher, as the batch.
     """
     parts = activations.parts(config, examples)
     size = activations.compute_bytes(config)
@@ -180,6 +188,7 @@ def estimate(
         params=state.params.on_device,
         moments=state.moments.on_device,
         ema=state.ema.on_device,
+        teacher=_placed(teacher).on_device,
         batch=_placed(batch).on_device,
         grads=grads,
         activations=kept,

@@ -11,6 +11,7 @@ _MEMORY_NOTES = {
     "params": "float32",
     "moments": "of the optimizer",
     "ema": "averages of the parameters",
+    "teacher": "of a student, in the compute dtype",
     "batch": "of a step",
     "grads": "float32, of the whole batch",
     "activations": "kept for the backward pass",
@@ -81,6 +82,8 @@ def _memory(report: dict[str, Any]) -> list[str]:
     sizes, room = report["bytes_per_device"], report["bytes_available_per_device"]
     lines = ["MEMORY OF A DEVICE, by formula (GiB)"]
     for name, note in _MEMORY_NOTES.items():
+        if name == "teacher" and not sizes[name]:
+            continue
         lines.append(f"  {name:<14} {sizes[name] / GIB:>8.2f}   {note}")
     verdict = "fits" if report["fits"] else "DOES NOT FIT"
     if note := report["memory_note"]:
@@ -178,11 +181,13 @@ def _bound(
 def _time(report: dict[str, Any]) -> list[str]:
     run, where = report["run"], report["topology"]
     peak, gflop = where["peak_flops_per_chip"] / 1e12, report["forward_gflop_per_image"]
+    teacher = report["teacher_gflop_per_image"]
+    teacher = f", and {teacher:,.1f} GFLOP of the teacher an image" if teacher else ""
     lines = [
         f"TIME at an assumed MFU of {report['mfu']:.0%} of {where['chips']} x "
         f"{peak:,.0f} TFLOP/s",
         f"  {report['flops_per_step'] / 1e15:,.2f} PFLOP a step = 3 x "
-        f"{run['global_batch_size']:,} x {gflop:,.1f} GFLOP",
+        f"{run['global_batch_size']:,} x {gflop:,.1f} GFLOP{teacher}",
         f"  {report['seconds_per_step']:,.3f} s a step, limited by "
         f"{report['limited_by']}",
         f"  {wording.counted(run['num_steps'], 'step')}: {report['days']:,.1f} days, "

@@ -16,7 +16,7 @@ from glide_jax.config.defaults import Config
 from glide_jax.models import build
 from glide_jax.parallel import device_mesh
 from glide_jax.plan import device_topology
-from glide_jax.train import placement
+from glide_jax.train import placement, teachers
 from glide_jax.train.train_state import TrainState
 
 
@@ -31,6 +31,7 @@ class Problem:
       spans: extent of each axis of the mesh over both networks.
       state: ShapeDtypeStructs with NamedShardings.
       batch: the global batch, as ShapeDtypeStructs with NamedShardings.
+      teacher: parameters of a student's teacher, as the batch; None without.
     """
 
     config: Config
@@ -39,6 +40,7 @@ class Problem:
     spans: dict[str, device_topology.Span]
     state: TrainState
     batch: dict[str, Any]
+    teacher: Any
 
     @property
     def examples(self) -> int:
@@ -82,4 +84,7 @@ def make_problem(config: Config, topology: device_topology.Topology) -> Problem:
         spans=spans,
         state=placement.with_places(placed.state, placed.where),
         batch=placement.abstract_batch(config, mesh),
+        teacher=teachers.abstract_params(config, mesh)
+        if config.train.teacher
+        else None,
     )

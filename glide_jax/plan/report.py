@@ -104,7 +104,9 @@ def _run(given: problem.Problem) -> dict[str, Any]:
 
 def _memory(given: problem.Problem) -> dict[str, Any]:
     where, state = given.topology, memory.measure_state(given.state)
-    device = memory.estimate(given.config, state, given.batch, given.examples)
+    device = memory.estimate(
+        given.config, state, given.batch, given.examples, given.teacher
+    )
     host = memory.estimate_host(given.config, state, given.batch, where, given.examples)
     return {
         "bytes_per_device": dataclasses.asdict(device) | {"total": device.total},
@@ -144,6 +146,7 @@ def _cost(given: problem.Problem, mfu: float, price: float | None) -> dict[str, 
     return {
         "forward_gflop_per_image": sum(forward.values()) / 1e9,
         "forward_gflop_by_part": {part: n / 1e9 for part, n in forward.items()},
+        "teacher_gflop_per_image": costs.teacher_flops / 1e9,
         "flops_per_step": costs.flops_per_step,
         "mfu": mfu,
         "seconds_per_step": costs.seconds_per_step,

@@ -134,7 +134,7 @@ def _remats(config: Config) -> Iterator[tuple[str, ...]]:
 
 def _evaluate(given: problem.Problem, state: memory.StateBytes, mfu: float) -> Option:
     config, where = given.config, given.topology
-    device = memory.estimate(config, state, given.batch, given.examples)
+    device = memory.estimate(config, state, given.batch, given.examples, given.teacher)
     rows = traffic.collectives(config, given.state.params, given.spans)
     plain = cost.estimate(config, where, network_seconds={}, mfu=mfu)
     again = config.train.global_batch_size * recomputed_flops(config)

@@ -13,8 +13,8 @@ import numpy as np
 
 from glide_jax.data import shapes_world
 from glide_jax.eval import shapes_checker
-from glide_jax.quickstart.ledger import Ledger
 from glide_jax.runtime import progress
+from glide_jax.runtime.ledger import Ledger
 from glide_jax.sample import cascade, restore
 
 MODES = {"unguided": "none", "cfg": "cfg", "clip": "clip", "cfg+clip": "cfg+clip"}

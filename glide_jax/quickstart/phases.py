@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 import dataclasses
-import importlib.util
 import logging
 import pathlib
 
-from glide_jax.config import resolve
+from glide_jax.config import experiments, resolve
 from glide_jax.config.defaults import Config
-from glide_jax.quickstart.ledger import Ledger
-from glide_jax.runtime import lifecycle, metric_writers, paths, wording
+from glide_jax.runtime import lifecycle, metric_writers, wording
+from glide_jax.runtime.ledger import Ledger
 from glide_jax.train import export, loop
 
 
@@ -41,7 +40,7 @@ PHASES = (
 
 def load_config(phase: Phase, root: pathlib.Path, scale: float) -> Config:
     """Returns the configuration of a phase under `root`, with scaled steps."""
-    config = resolve.from_config_dict(_experiment(phase.config).get_config("tiny"))
+    config = experiments.load(phase.config, "tiny")
     steps = max(1, round(config.train.num_steps * scale))
     changes: dict[str, object] = {
         "train.num_steps": steps,
@@ -83,14 +82,3 @@ def _losses(workdir: pathlib.Path) -> dict[str, float | int]:
         "loss_first": rows[0]["loss"],
         "loss_last": rows[-1]["loss"],
     }
-
-
-def _experiment(name: str):
-    """Imports experiments/configs/NAME.py of the project."""
-    path = paths.root() / paths.CONFIGS / f"{name}.py"
-    spec = importlib.util.spec_from_file_location(name, path)
-    assert spec is not None
-    assert spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module

@@ -12,8 +12,8 @@ from PIL import Image
 from glide_jax.data import shapes_world
 from glide_jax.eval import contact_sheet
 from glide_jax.quickstart import measure, phases
-from glide_jax.quickstart.ledger import Ledger
 from glide_jax.runtime import files
+from glide_jax.runtime.ledger import Ledger
 
 ROWS = 6
 INPAINT_ROWS = 4

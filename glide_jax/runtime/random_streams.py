@@ -30,6 +30,7 @@ STREAMS = {
     "noise": 3,
     "dropout": 4,
     "validation": 5,
+    "guidance_scale": 6,
 }
 # Streams of the data. They are separate so that, for example, masks never correlate
 # with the order of records.

@@ -131,7 +131,7 @@ def _params(config: defaults.Config, mesh: Mesh) -> array_types.Params:
     def describe(
         path: jax.tree_util.KeyPath, leaf: jax.ShapeDtypeStruct, place: Any
     ) -> jax.ShapeDtypeStruct:
-        dtype = restore.dtype_in_memory(path, config.model.compute_dtype)
+        dtype = build.dtype_in_memory(path, config.model.compute_dtype)
         return jax.ShapeDtypeStruct(leaf.shape, dtype, sharding=place)
 
     places = restore.place(params, config, mesh)

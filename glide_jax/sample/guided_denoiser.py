@@ -1,7 +1,8 @@
 """Makes the functions that a sampling loop calls, from a model and its captions.
 
 Captions are encoded once, outside the loop; the empty caption or negative prompt once
-for a whole batch.
+for a whole batch. A student that reads the guidance scale (model.guidance_range) has no
+rows of the empty caption.
 """
 
 from __future__ import annotations
@@ -11,12 +12,20 @@ import jax
 import jax.numpy as jnp
 
 from glide_jax import array_types
+from glide_jax.config import defaults
 from glide_jax.diffusion import guidance, process, sampling_loop
 from glide_jax.models import build, noised_clip
 from glide_jax.sample.stage_inputs import Caption, StageInputs
 
 
+def reads_scale(config: defaults.Config) -> bool:
+    """Whether one row of the model is guided: it reads the guidance scale."""
+    assert isinstance(config.model, defaults.Text2ImConfig)
+    return bool(config.model.guidance_range)
+
+
 def encode(
+    config: defaults.Config,
     fns: build.DenoiserFns,
     params: array_types.Params,
     inputs: StageInputs,
@@ -26,7 +35,7 @@ def encode(
     """Returns the encoded captions: rows of every caption, then of the empty one."""
     batch = inputs.caption.tokens.shape[0]
     text = fns.encode(params, *_caption_major(inputs.caption))
-    if not is_guided:
+    if not is_guided or reads_scale(config):
         return text
     assert inputs.empty is not None
     empty = fns.encode(params, *inputs.empty)
@@ -40,6 +49,7 @@ def encode(
 
 
 def make_denoise(
+    config: defaults.Config,
     fns: build.DenoiserFns,
     params: array_types.Params,
     text: build.TextConditioning,
@@ -52,6 +62,9 @@ def make_denoise(
     `text` is from `encode`, with the same other arguments. One batch has the rows of
     every caption, then those of the empty one, all with the same x_t.
     """
+    if reads_scale(config):
+        return _make_folded(fns, params, text, inputs, is_guided=is_guided)
+    prediction = config.diffusion.prediction
     num_captions = inputs.caption.tokens.shape[1]
     rows = num_captions + is_guided
     conditions = {
@@ -76,8 +89,43 @@ def make_denoise(
             timesteps, inputs.guidance_first, inputs.guidance_last
         )
         scale = jnp.where(is_active, inputs.guidance_scale, 1.0)
-        guided = guidance.classifier_free(cond, outputs[-1], scale[:, None, None, None])
+        guided = guidance.classifier_free(
+            cond, outputs[-1], scale[:, None, None, None], prediction=prediction
+        )
+        if prediction == "x_and_eps":
+            return guided
         return guidance.rescale(guided, cond, inputs.guidance_rescale)
+
+    return denoise
+
+
+def _make_folded(
+    fns: build.DenoiserFns,
+    params: array_types.Params,
+    text: build.TextConditioning,
+    inputs: StageInputs,
+    *,
+    is_guided: bool,
+) -> sampling_loop.Denoise:
+    """Returns the denoiser of a student that reads the guidance scale.
+
+    An image has one row. The scale is 1 without guidance and outside its interval.
+    """
+    conditions = {
+        name: getattr(inputs, name)
+        for name in ("low_res", "inpaint_image", "inpaint_mask")
+    }
+
+    def denoise(
+        x_t: array_types.Image, timesteps: array_types.Timesteps
+    ) -> process.ModelOutput:
+        is_active = guidance.is_active(
+            timesteps, inputs.guidance_first, inputs.guidance_last
+        )
+        scale = jnp.where(is_active & is_guided, inputs.guidance_scale, 1.0)
+        return fns.denoise(
+            params, x_t, timesteps, text, guidance_scale=scale, **conditions
+        )
 
     return denoise
 

@@ -20,6 +20,7 @@ from glide_jax.sample import (
     restore,
     stage,
     stage_inputs,
+    student_checks,
 )
 from glide_jax.sample import options as sampling_options
 
@@ -107,6 +108,14 @@ class SamplingRequest:
         }
         if base is not None:
             sample = self.options.resolve("base", base.config.sample)
+            student_checks.check_options(
+                base.config,
+                sample,
+                guidance_mode=self.options.guidance_mode,
+                negative_prompt=self.options.negative_prompt,
+                guidance_rescale=self.options.guidance_rescale,
+                is_blended=prompt_tokens.weights(self.prompts).shape[1] > 1,
+            )
             is_thresholded = self.options.threshold_quantile is not None
             mode = self.options.guidance_mode
             static = stage.StageSettings.of(
@@ -117,6 +126,7 @@ class SamplingRequest:
             self._refuse_upsampling()
         else:
             sample = self.options.resolve("upsampler", upsampler.config.sample)
+            student_checks.check_options(upsampler.config, sample, guidance_mode="none")
             static = stage.StageSettings.of(sample, "none", **fixed)
             self.upsampler = self._checked(upsampler, sample, static)
 

@@ -127,15 +127,9 @@ def in_memory(params: array_types.Params, param_dtype: str) -> array_types.Param
     """Returns numpy arrays, the layers' matrices in a dtype, all else in float32."""
 
     def cast(path: jax.tree_util.KeyPath, leaf: array_types.Array) -> np.ndarray:
-        return np.asarray(leaf, dtype_in_memory(path, param_dtype))
+        return np.asarray(leaf, build.dtype_in_memory(path, param_dtype))
 
     return jax.tree_util.tree_map_with_path(cast, params)
-
-
-def dtype_in_memory(path: jax.tree_util.KeyPath, param_dtype: str) -> np.dtype:
-    """Returns the dtype of a parameter by its path; see `in_memory`."""
-    is_matrix = getattr(path[-1], "key", None) == "kernel"
-    return jnp.dtype(param_dtype if is_matrix else "float32")
 
 
 def bundle_digest(folder: pathlib.Path) -> str:

@@ -28,7 +28,13 @@ from glide_jax.diffusion import (
 from glide_jax.errors import UserError
 from glide_jax.models import build
 from glide_jax.runtime import random_streams
-from glide_jax.sample import guided_denoiser, option_checks, options, segments
+from glide_jax.sample import (
+    guided_denoiser,
+    option_checks,
+    options,
+    segments,
+    student_checks,
+)
 from glide_jax.sample.segments import Stage
 from glide_jax.sample.stage_inputs import StageInputs
 
@@ -152,20 +158,17 @@ def _make_parts(
 ) -> segments.Parts:
     """Returns the parts of the program; raises UserError as `make_program`."""
     check(config, settings, has_clip=clip_fns is not None)
-    diffusion, side = config.diffusion, config.model.image_px
     tables = _tables(config, settings)
     is_guided = "cfg" in settings.guidance_mode
     if "clip" not in settings.guidance_mode:
         clip_fns = None
 
     def begin(params, clip_params, inputs):
-        text = guided_denoiser.encode(fns, params, inputs, is_guided=is_guided)
+        text = guided_denoiser.encode(config, fns, params, inputs, is_guided=is_guided)
         clip_text = None
         if clip_fns is not None:
             clip_text = guided_denoiser.encode_for_clip(clip_fns, clip_params, inputs)
-        num_steps, x_init = _start(
-            fns, params, inputs, tables, settings, diffusion.num_timesteps, side
-        )
+        num_steps, x_init = _start(config, fns, params, inputs, tables, settings)
         state = sampling_loop.start(x_init, settings.sampler)
         return segments.Context(text, clip_text, num_steps), state
 
@@ -180,7 +183,7 @@ def _make_parts(
             )
         return sampling_loop.walk(
             guided_denoiser.make_denoise(
-                fns, params, context.text, seen, is_guided=is_guided
+                config, fns, params, context.text, seen, is_guided=is_guided
             ),
             tables,
             state,
@@ -207,20 +210,23 @@ def _tables(
 ) -> process.DiffusionTables:
     diffusion = config.diffusion
     return respacing.respaced_tables(
-        diffusion.schedule, diffusion.num_timesteps, settings.respacing
+        diffusion.schedule,
+        diffusion.num_timesteps,
+        settings.respacing,
+        prediction=diffusion.prediction,
     )
 
 
 def _start(
+    config: defaults.Config,
     fns: build.DenoiserFns,
     params: array_types.Params,
     inputs: StageInputs,
     tables: process.DiffusionTables,
     settings: StageSettings,
-    chain_length: int,
-    side: int,
 ) -> tuple[jax.Array | int, array_types.Image]:
     """Returns the number of steps and the x_t of the first one."""
+    side = config.model.image_px
     noise = sampling_loop.initial_noise(
         inputs.keys, (side, side, 3), inputs.noise_temperature
     )
@@ -228,7 +234,7 @@ def _start(
         return tables.num_timesteps, noise
     image = jnp.asarray(inputs.init_image)
     # A share of the training chain, so that it is the same noise in any respacing.
-    first = inputs.strength * chain_length
+    first = inputs.strength * config.diffusion.num_timesteps
     num_steps = jnp.sum(jnp.asarray(tables.timesteps) < first).astype(jnp.int32)
     if settings.inverts:
         assert inputs.source_caption is not None
@@ -237,9 +243,9 @@ def _start(
             weights=inputs.source_weights,
             low_res=_shrink_like(image, inputs.low_res),
         )
-        text = guided_denoiser.encode(fns, params, source, is_guided=False)
+        text = guided_denoiser.encode(config, fns, params, source, is_guided=False)
         denoise = guided_denoiser.make_denoise(
-            fns, params, text, source, is_guided=False
+            config, fns, params, text, source, is_guided=False
         )
         return num_steps, sampling_loop.invert(
             denoise, tables, image, num_steps=num_steps
@@ -347,6 +353,12 @@ def check(config: defaults.Config, settings: StageSettings, *, has_clip: bool) -
         diffusion.num_timesteps, settings.respacing, diffusion.schedule
     )
     assert isinstance(size, defaults.Text2ImConfig)
+    student_checks.check_steps(
+        config,
+        sampler=settings.sampler,
+        respacing=settings.respacing,
+        inverts=settings.inverts,
+    )
     if "clip" in settings.guidance_mode and not has_clip:
         raise UserError(
             f"guidance_mode={settings.guidance_mode} needs a noised CLIP and none was "

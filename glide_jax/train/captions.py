@@ -58,7 +58,7 @@ def check_name(config: Config) -> None:
     spec = config.data.tokenizer or DEFAULT_TOKENIZER
     # The tokenizer of an origin may be a different one.
     published = tokenizers.published()
-    if spec in published and not config.train.init_from:
+    if spec in published and not _origin(config):
         _check_size(config, published[spec].published_size)
 
 
@@ -82,8 +82,8 @@ def find_tokenizer(
         )
         if is_own:
             raise UserError(
-                f"data.tokenizer={spec!r} is not the tokenizer that train.init_from="
-                f"{config.train.init_from} was trained with; leave it empty"
+                f"data.tokenizer={spec!r} is not the tokenizer that {_origin(config)} "
+                "was trained with; leave it empty"
             )
         return origin.tokenizer
     if kind != "sentencepiece":
@@ -124,7 +124,7 @@ def check_vocabulary(config: Config, tokenizer: tokenizers.Tokenizer) -> None:
 
 def _check_size(config: Config, size: int) -> None:
     if size > config.model.vocab_size:
-        is_named = config.data.tokenizer or config.train.init_from
+        is_named = config.data.tokenizer or _origin(config)
         tokenizer = (
             "the tokenizer" if is_named else f"{DEFAULT_TOKENIZER} (the default)"
         )
@@ -133,6 +133,11 @@ def _check_size(config: Config, size: int) -> None:
             f"model.vocab_size={config.model.vocab_size}; raise model.vocab_size or "
             "name a smaller data.tokenizer"
         )
+
+
+def _origin(config: Config) -> str:
+    """The workdir or bundle whose tokenizer the run takes over; "" if none."""
+    return config.train.init_from or config.train.teacher
 
 
 def warn_of_cut_captions(

@@ -54,7 +54,12 @@ def export(
     on_progress()
     params = jax.tree.map(np.asarray, averages)
     _check_finite(params, workdir, step)
-    files = {**tokenizer_files(workdir), **_newest_grid(workdir), **(more_files or {})}
+    files = {
+        **tokenizer_files(workdir),
+        **_teacher_file(workdir),
+        **_newest_grid(workdir),
+        **(more_files or {}),
+    }
     card = write_card(
         config,
         tokenizer=tokenizer.kind,
@@ -86,6 +91,12 @@ def tokenizer_files(workdir: pathlib.Path) -> dict[str, bytes]:
     """The files of the workdir's tokenizer, name -> content."""
     folder = workdir / "tokenizer"
     return {path.name: path.read_bytes() for path in sorted(folder.iterdir())}
+
+
+def _teacher_file(workdir: pathlib.Path) -> dict[str, bytes]:
+    """The record of a student's teacher; none for other models."""
+    path = workdir / run_folder.TEACHER
+    return {run_folder.TEACHER: path.read_bytes()} if path.is_file() else {}
 
 
 def _newest_grid(workdir: pathlib.Path) -> dict[str, bytes]:

@@ -10,7 +10,7 @@ from glide_jax.checkpoint import bundle, store
 from glide_jax.config import resolve
 from glide_jax.config.defaults import Config, Text2ImConfig
 from glide_jax.errors import UserError
-from glide_jax.models import build, expand_inputs
+from glide_jax.models import build, extend
 from glide_jax.runtime import paths
 from glide_jax.text import tokenizers
 from glide_jax.train import run_folder
@@ -25,31 +25,34 @@ class Origin(NamedTuple):
     step: int  # of the workdir's checkpoint; 0 for a bundle
 
 
-def load(path: str) -> Origin:
+def load(path: str, *, setting: str = "train.init_from") -> Origin:
     """Reads averaged parameters from a workdir, or a bundle's parameters, as float32.
+
+    `setting` gave the path; errors name it.
 
     Raises:
       UserError: `path` is neither, or the workdir has no checkpoint.
     """
-    folder = paths.local_path(path, "train.init_from")
+    folder = paths.local_path(path, setting)
     if bundle.is_bundle(folder):
         found = bundle.read_bundle(folder)
-        config = read_config(path)
+        config = read_config(path, setting=setting)
         params = build.checked_params(found.params, config.model, f"bundle {folder}")
         return Origin(params, config, tokenizers.load(folder), step=0)
-    config = read_config(path)
+    config = read_config(path, setting=setting)
     params, step = load_average(folder, config, str(config.ema.decays[0]))
     return Origin(params, config, run_folder.load_tokenizer(folder), step)
 
 
-def read_config(path: str) -> Config:
+def read_config(path: str, *, setting: str = "train.init_from") -> Config:
     """The settings of the workdir or bundle at `path`; UserError if it is neither."""
-    folder = paths.local_path(path, "train.init_from")
+    folder = paths.local_path(path, setting)
     if not folder.is_dir():
+        remedy = ", or leave PATH empty to start from random weights"
         raise UserError(
-            f"train.init_from={path} does not exist; name a workdir of `glide train` "
-            "or a bundle of `glide export` by --config.train.init_from=PATH, or leave "
-            "PATH empty to start from random weights"
+            f"{setting}={path} does not exist; name a workdir of `glide train` "
+            f"or a bundle of `glide export` by --config.{setting}=PATH"
+            + (remedy if setting == "train.init_from" else "")
         )
     return run_folder.load_config(folder)
 
@@ -83,13 +86,13 @@ def adapt(origin: Origin, config: Config) -> tuple[array_types.Params, list[str]
     """The origin's parameters in the shapes of `config`, and names of extended ones."""
     check_fits(origin.config, config)
     before, after = origin.config.model, config.model
-    if (
-        before != after
-        and isinstance(before, Text2ImConfig)
-        and isinstance(after, Text2ImConfig)
-    ):
-        return expand_inputs.extend(origin.params, before, after)
-    return origin.params, []
+    params, extended = origin.params, []
+    if isinstance(before, Text2ImConfig) and isinstance(after, Text2ImConfig):
+        params, extended = extend.extend(params, before, after)
+    if origin.config.diffusion.prediction != config.diffusion.prediction:
+        params, changed = extend.to_x_and_eps(params)
+        extended += changed
+    return params, extended
 
 
 def check_fits(origin: Config, config: Config) -> None:
@@ -101,6 +104,9 @@ def check_fits(origin: Config, config: Config) -> None:
         )
     differences = resolve.differences(origin, config)
     changed = [line for line in differences if line.startswith("diffusion.")]
+    predictions = origin.diffusion.prediction, config.diffusion.prediction
+    if predictions == ("eps", "x_and_eps"):
+        changed = [line for line in changed if "diffusion.prediction" not in line]
     if changed:
         raise UserError(
             f"train.init_from was trained with other noise: {'; '.join(changed)}; "
@@ -108,7 +114,7 @@ def check_fits(origin: Config, config: Config) -> None:
         )
     before, after = origin.model, config.model
     if isinstance(before, Text2ImConfig) and isinstance(after, Text2ImConfig):
-        expand_inputs.check(before, after)
+        extend.check(before, after)
         return
     changed = [
         line

@@ -7,6 +7,7 @@ steps, devices and timestep quartiles are exact.
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Callable, Mapping
 from typing import Any, NamedTuple
 
@@ -18,6 +19,7 @@ from glide_jax import array_types
 from glide_jax.config.defaults import Config, NoisedClipConfig, Text2ImConfig
 from glide_jax.diffusion import losses, process, schedules, timestep_sampling
 from glide_jax.models import build
+from glide_jax.train import distilling
 
 Batch = Mapping[str, array_types.Array]
 Metrics = dict[str, tuple[jax.Array, jax.Array]]
@@ -34,6 +36,8 @@ class Aux(NamedTuple):
 class Objective(NamedTuple):
     """`init(key) -> params`; `loss(params, batch, keys_of, resampler) -> (loss, Aux)`.
 
+    The loss of a student has a further argument, `teacher`: the teacher's parameters.
+
     `keys_of(stream)` gives the (B,) keys of a named stream. `constrain_params` maps
     updated parameters back into their allowed range. A loss that compares examples with
     each other is also given in two halves, None if the loss is a mean over examples:
@@ -47,6 +51,12 @@ class Objective(NamedTuple):
     encode: Callable[..., Any] | None = None
     contrast: Callable[..., tuple[jax.Array, Aux]] | None = None
 
+    def with_teacher(self, teacher: array_types.Params | None) -> Objective:
+        """The objective of a student whose teacher has these parameters."""
+        if teacher is None:
+            return self
+        return self._replace(loss=functools.partial(self.loss, teacher=teacher))
+
 
 def make_objective(
     config: Config,
@@ -55,14 +65,19 @@ def make_objective(
     is_training: bool = True,
     constrain: Callable[[jax.Array], jax.Array] | None = None,
     attention: Callable[..., jax.Array] | None = None,
+    teacher_prediction: str = "",
 ) -> Objective:
     """Returns the objective of the model's family, see `OBJECTIVES`.
 
     Without `is_training` no captions are dropped, dropout is off and timesteps are
     evenly spaced over the rows, so that validation losses are comparable. `constrain`
-    and `attention` are those of `build.make_denoiser`.
+    and `attention` are those of `build.make_denoiser`. `teacher_prediction` is what the
+    teacher of a student predicts; "": the same as the student.
     """
-    context = _Context(config, pad_id, is_training, constrain, attention)
+    teacher_prediction = teacher_prediction or config.diffusion.prediction
+    context = _Context(
+        config, pad_id, is_training, constrain, attention, teacher_prediction
+    )
     return OBJECTIVES[config.model.family](context)
 
 
@@ -74,11 +89,15 @@ class _Context(NamedTuple):
     is_training: bool
     constrain: Callable[[jax.Array], jax.Array] | None
     attention: Callable[..., jax.Array] | None
+    teacher_prediction: str
 
 
 def _make_denoising(context: _Context) -> Objective:
-    """Predicts the noise of x_t from caption and conditions (arXiv 2112.10741)."""
-    config, pad_id, is_training, constrain, attention = context
+    """Predicts the noise of x_t from caption and conditions (arXiv 2112.10741).
+
+    A student (train.teacher) predicts what its teacher makes of x_t instead.
+    """
+    config, pad_id, is_training, constrain, attention, teacher_prediction = context
     model = config.model
     assert isinstance(model, Text2ImConfig)
     fns = build.make_denoiser(
@@ -88,12 +107,17 @@ def _make_denoising(context: _Context) -> Objective:
         remat=config.train.remat,
         remat_text=config.train.remat_text,
     )
-    tables = _tables(config)
-    draw_t = _make_timestep_draw(config, is_training)
+    tables, target = _tables(config), None
+    if config.train.teacher:
+        tables = distilling.student_tables(config)
+        target = distilling.make_target(
+            config, pad_id, teacher_prediction, constrain=constrain, attention=attention
+        )
+    draw_t = _make_timestep_draw(config, is_training, tables.num_timesteps)
     drop_prob = config.train.caption_drop_prob if is_training else 0.0
     has_dropout = is_training and model.dropout_prob > 0
 
-    def loss(params, batch, keys_of, resampler):
+    def loss(params, batch, keys_of, resampler, teacher=None):
         tokens, text_mask = batch["tokens"], batch["text_mask"]
         if drop_prob > 0:
             keys = keys_of("caption_drop")
@@ -109,15 +133,23 @@ def _make_denoising(context: _Context) -> Objective:
         if model.inpaint:
             conditions["inpaint_image"] = x_start
             conditions["inpaint_mask"] = batch["inpaint_mask"]
+        scale = None
+        if model.guidance_range:
+            scale = _uniform(keys_of("guidance_scale"), *model.guidance_range)
         model_output = fns.denoise(
             params,
             x_t,
             tables.timesteps[t],
             text,
+            guidance_scale=scale,
             dropout_keys=keys_of("dropout") if has_dropout else None,
             **conditions,
         )
-        terms = _loss_terms(config, tables, model_output, x_start, x_t, noise, t)
+        if target is None:
+            terms = _loss_terms(config, tables, model_output, x_start, x_t, noise, t)
+        else:
+            x_target = target(*(teacher, x_t, t, tokens, text_mask, scale, conditions))
+            terms = losses.truncated_snr(tables, model_output, x_target, x_t, t)
         metrics = {name: _total(terms[name]) for name in terms}
         metrics |= _by_quartile("loss", terms["loss"], t, tables.num_timesteps)
         aux = Aux(t, terms["loss"], metrics)
@@ -152,7 +184,7 @@ def _loss_terms(
 
 
 def _make_contrastive(context: _Context) -> Objective:
-    config, _, is_training, constrain, _ = context
+    config, _, is_training, constrain, *_ = context
     model = config.model
     assert isinstance(model, NoisedClipConfig)
     fns = build.make_clip(
@@ -162,7 +194,7 @@ def _make_contrastive(context: _Context) -> Objective:
         remat_text=config.train.remat_text,
     )
     tables = _tables(config)
-    draw_t = _make_timestep_draw(config, is_training)
+    draw_t = _make_timestep_draw(config, is_training, tables.num_timesteps)
     rows_on_their_devices = constrain or (lambda x: x)
 
     def draw(batch, keys_of):
@@ -236,9 +268,8 @@ def drop_captions(
     )
 
 
-def _make_timestep_draw(config: Config, is_training: bool) -> Callable:
-    """(keys, rows, resampler) -> (t, weights), both (B,)."""
-    T = config.diffusion.num_timesteps
+def _make_timestep_draw(config: Config, is_training: bool, T: int) -> Callable:
+    """(keys, rows, resampler) -> (t, weights), both (B,); t below T."""
     sampling, batch = config.train.timestep_sampling, config.train.global_batch_size
 
     def evenly(keys, rows, resampler):
@@ -266,9 +297,14 @@ def _make_timestep_draw(config: Config, is_training: bool) -> Callable:
 
 
 def _tables(config: Config) -> process.DiffusionTables:
-    return process.make_tables(
-        schedules.make_betas(config.diffusion.schedule, config.diffusion.num_timesteps)
-    )
+    diffusion = config.diffusion
+    betas = schedules.make_betas(diffusion.schedule, diffusion.num_timesteps)
+    return process.make_tables(betas, prediction=diffusion.prediction)
+
+
+def _uniform(keys: array_types.PRNGKeys, low: float, high: float) -> jax.Array:
+    draw = functools.partial(jax.random.uniform, minval=low, maxval=high)
+    return jax.vmap(draw)(keys)
 
 
 def _normal(keys: array_types.PRNGKeys, like: array_types.Image) -> array_types.Image:

@@ -19,19 +19,26 @@ from glide_jax.config.defaults import Config, Text2ImConfig
 from glide_jax.models import attention_kernels, build
 from glide_jax.parallel import device_mesh, sharding, sharding_rules
 from glide_jax.runtime import random_streams
-from glide_jax.train import objectives, optimizer, step, train_state
+from glide_jax.train import objectives, optimizer, step, teachers, train_state
 
 
 class AbstractStep(NamedTuple):
     """The train step and its arguments, as ShapeDtypeStructs with shardings.
 
-    `step.lower(state, batch, seed).compile()` compiles it.
+    `step.lower(*arguments).compile()` compiles it.
     """
 
     step: step.TrainStep
     state: train_state.TrainState
     batch: dict[str, jax.ShapeDtypeStruct]
     seed: jax.ShapeDtypeStruct
+    teacher: Any  # the parameters of a student's teacher, else None
+
+    @property
+    def arguments(self) -> tuple[Any, ...]:
+        """The arguments of the step."""
+        rest = () if self.teacher is None else (self.teacher,)
+        return self.state, self.batch, self.seed, *rest
 
 
 class Placed(NamedTuple):
@@ -65,11 +72,15 @@ def abstract_step(config: Config, mesh: Mesh) -> AbstractStep:
     objective = make_objective(config, mesh, pad_id=0)
     state = abstract_state(config, objective)
     where = place_state(config, state, mesh)
+    teacher = None
+    if config.train.teacher:
+        teacher = teachers.abstract_params(config, mesh)
     return AbstractStep(
         jit_train_step(config, objective, mesh, where),
         with_places(state, where),
         abstract_batch(config, mesh),
         jax.ShapeDtypeStruct((), jnp.int32, sharding=sharding.replicated(mesh)),
+        teacher,
     )
 
 
@@ -83,7 +94,12 @@ def check_fits(config: Config, mesh: Mesh | AbstractMesh) -> None:
 
 
 def make_objective(
-    config: Config, mesh: Mesh, pad_id: int, *, is_training: bool = True
+    config: Config,
+    mesh: Mesh,
+    pad_id: int,
+    *,
+    is_training: bool = True,
+    teacher_prediction: str = "",
 ) -> objectives.Objective:
     """The run's objective, with activations constrained to the mesh."""
     return objectives.make_objective(
@@ -92,6 +108,7 @@ def make_objective(
         is_training=is_training,
         constrain=sharding.make_constrain(mesh),
         attention=attention_kernels.attend_on(mesh, device_mesh.BATCH_AXES, "tensor"),
+        teacher_prediction=teacher_prediction,
     )
 
 
@@ -216,24 +233,30 @@ def jit_train_step(
 
     train_step = step.make_train_step(config, objective, pin=pin)
 
-    def step_on_devices(state, batch, seed):
+    def step_on_devices(state, batch, seed, *teacher):
         if on_devices != state_shardings:
             state = jax.device_put(state, on_devices)
-        return train_step(state, batch, seed)
+        return train_step(state, batch, seed, *teacher)
 
+    in_shardings = (state_shardings, sharding.batch_sharding(mesh), everywhere)
+    if config.train.teacher:
+        teacher = teachers.abstract_params(config, mesh)
+        in_shardings += (jax.tree.map(lambda leaf: leaf.sharding, teacher),)
     return jax.jit(
         step_on_devices,
-        in_shardings=(state_shardings, sharding.batch_sharding(mesh), everywhere),
+        in_shardings=in_shardings,
         out_shardings=(state_shardings, everywhere, everywhere),
         donate_argnums=0,
     )
 
 
 def jit_eval_step(
-    config: Config, mesh: Mesh, pad_id: int
+    config: Config, mesh: Mesh, pad_id: int, *, teacher_prediction: str = ""
 ) -> Callable[..., objectives.Metrics]:
     """The evaluation step over a mesh; see `step.make_eval_step`."""
-    objective = make_objective(config, mesh, pad_id, is_training=False)
+    objective = make_objective(
+        config, mesh, pad_id, is_training=False, teacher_prediction=teacher_prediction
+    )
     return jax.jit(
         step.make_eval_step(config, objective),
         out_shardings=sharding.replicated(mesh),

@@ -1,6 +1,6 @@
 """The folder of a run, and the checks that a start continues the same run.
 
-    config.json   tokenizer/   manifest.json
+    config.json   tokenizer/   manifest.json   teacher.json (of a student)
     checkpoints/   metrics.jsonl   tensorboard/   grids/
 
 The configuration of the last start and the tokenizer are stored once and listed in
@@ -38,6 +38,7 @@ MAX_FAILED_WRITES = 3
 SEEN_WITHIN_SECS = 60
 # Errors of the operating system when a file cannot grow.
 NO_ROOM = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
+TEACHER = "teacher.json"
 SHARED_REMEDY = "--workdir must be one folder on a disk that all hosts share"
 
 
@@ -279,6 +280,12 @@ def save_tokenizer(workdir: pathlib.Path, tokenizer: tokenizers.Tokenizer) -> No
     """Writes the tokenizer's folder; one process does so for all."""
     if jax.process_index() == 0:
         tokenizers.save(tokenizer, workdir / "tokenizer")
+
+
+def save_teacher(workdir: pathlib.Path, facts: Mapping[str, Any]) -> None:
+    """Writes teacher.json, which a student's bundle carries; on one process."""
+    if jax.process_index() == 0:
+        files.write_json(workdir / TEACHER, dict(facts))
 
 
 def load_config(workdir: pathlib.Path) -> Config:

@@ -17,11 +17,11 @@ import jax
 import numpy as np
 from jax.experimental import multihost_utils
 
-from glide_jax.config.defaults import Config, ModelConfig
+from glide_jax.config.defaults import Config
 from glide_jax.data import bad_records
 from glide_jax.models import build
 from glide_jax.parallel import chips
-from glide_jax.train import objectives
+from glide_jax.train import objectives, teachers
 from glide_jax.train import step as steps
 
 # Called for each skipped update: its step, and the step's details as JSON values.
@@ -179,12 +179,16 @@ class StepTimer:
 TRAIN_TO_FORWARD = 3
 # A run is input-bound if its steps wait for data for more than this fraction.
 INPUT_BOUND_FRAC = 0.5
-FORMULA = "3 * forward FLOPs of an image * images/s / (chips * peak FLOP/s of a chip)"
+FORMULA = (
+    "(3 * forward FLOPs of an image + those of a teacher) * images/s / (chips * peak "
+    "FLOP/s of a chip)"
+)
 
 
-def train_flops(model: ModelConfig) -> float:
-    """FLOPs of one image in one training step."""
-    return TRAIN_TO_FORWARD * sum(build.forward_flops(model).values())
+def train_flops(config: Config) -> float:
+    """FLOPs of one image in one training step, with those of a student's teacher."""
+    own = TRAIN_TO_FORWARD * sum(build.forward_flops(config.model).values())
+    return own + teachers.forward_flops(config)
 
 
 def count_chips() -> float:
@@ -194,11 +198,11 @@ def count_chips() -> float:
 
 
 def rates(
-    model: ModelConfig, images_per_second: float, num_chips: float
+    config: Config, images_per_second: float, num_chips: float
 ) -> dict[str, float]:
     """Images/s, TFLOP/s and, if the peak is known, the MFU, per chip."""
     images = images_per_second / num_chips
-    tflops = train_flops(model) * images / 1e12
+    tflops = train_flops(config) * images / 1e12
     chip = chips.find(jax.devices()[0].device_kind)
     mfu = {"mfu": tflops / chip.bf16_tflops} if chip else {}
     return {
@@ -253,7 +257,7 @@ class Throughput:
             **{f"{name}_seconds": seconds for name, seconds in parts.items()},
             **({"compile_seconds": compile_seconds} if compile_seconds else {}),
             "images_per_second": batch / training,
-            **rates(self.config.model, batch / training, count_chips()),
+            **rates(self.config, batch / training, count_chips()),
             **host_skew(parts),
             "examples_seen": step * batch,
             "device_hours": self.device_hours + elapsed * devices / 3600,
@@ -331,7 +335,9 @@ def line(step: int, row: Mapping[str, float | int]) -> str:
     loss = f"loss {row.get('loss', math.nan):.4g}"
     # The vb term dominates the loss of a batch that draws the noisiest timestep.
     if "mse" in row:
-        loss += f" (mse {row['mse']:.4g}, vb {row['vb']:.4g})"
+        loss += f" (mse {row['mse']:.4g}"
+        # A student's loss has no bound on the likelihood.
+        loss += f", vb {row['vb']:.4g})" if "vb" in row else f", x {row['x_mse']:.4g})"
     return f"step {step}: {', '.join(parts)}, {loss}"
 
 

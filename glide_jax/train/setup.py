@@ -37,6 +37,7 @@ from glide_jax.train import (
     run_folder,
     run_log,
     step,
+    teachers,
     train_state,
 )
 from glide_jax.train import start as start_lib
@@ -67,6 +68,7 @@ class TrainingRun:
     skip_batch: Callable[[train_state.TrainState], train_state.TrainState]
     restore: Restore
     past: Mapping[str, Any]  # the metadata of the checkpoint that it started from
+    teacher_digest: str = ""  # of a student's teacher
 
     def save(
         self,
@@ -91,6 +93,7 @@ class TrainingRun:
             "tokenizer_digest": self.tokenizer.digest(),
             "records": self.num_records,
             "data_order": sources.ORDER_VERSION,
+            "teacher_digest": self.teacher_digest,
             **counters,
         }
         items = train_state.to_items(state)
@@ -144,7 +147,12 @@ def prepare(
     # A start in a workdir has both.
     assert start.tokenizer is not None
     assert start.checkpoints is not None
-    objective = placement.make_objective(config, checked.mesh, start.tokenizer.pad_id)
+    objective = placement.make_objective(
+        config,
+        checked.mesh,
+        start.tokenizer.pad_id,
+        teacher_prediction=start.teacher_prediction,
+    )
     logging.info("parameters: %s", f"{build.parameter_count(placed.state.params):,}")
     restore = functools.partial(
         _restore,
@@ -161,6 +169,8 @@ def prepare(
     if start.is_fresh:
         # Never rewritten: an interruption would lose the tokenizer of the checkpoints.
         run_folder.save_tokenizer(workdir, start.tokenizer)
+        if start.teacher is not None:
+            run_folder.save_teacher(workdir, teachers.facts(start.teacher, config))
     run_folder.save_config(workdir, config)
     run = _make_run(config, workdir, checked, objective, restore, past, check_writer)
     return run, state
@@ -179,6 +189,17 @@ def _make_run(
     tokenizer, checkpoints = checked.start.tokenizer, checked.start.checkpoints
     assert tokenizer is not None
     assert checkpoints is not None
+    train_step = placement.jit_train_step(config, objective, mesh, shardings)
+    eval_step = placement.jit_eval_step(
+        *(config, mesh, tokenizer.pad_id),
+        teacher_prediction=checked.start.teacher_prediction,
+    )
+    teacher = checked.start.teacher
+    if teacher is not None:
+        params = teachers.put(teacher, config, mesh)
+        train_step, eval_step = (
+            _with_last(step, params) for step in (train_step, eval_step)
+        )
     return TrainingRun(
         config=config,
         workdir=workdir,
@@ -187,8 +208,8 @@ def _make_run(
         num_records=len(checked.source),
         checkpoints=checkpoints,
         check_writer=check_writer,
-        train_step=placement.jit_train_step(config, objective, mesh, shardings),
-        eval_step=placement.jit_eval_step(config, mesh, tokenizer.pad_id),
+        train_step=train_step,
+        eval_step=eval_step,
         seed=sharding.replicate(np.int32(config.seed), mesh),
         validation=checked.validation,
         grid=batches.grid_batch(config, checked.held_out, tokenizer),
@@ -204,7 +225,13 @@ def _make_run(
         skip_batch=placement.jit_skip_batch(shardings),
         restore=restore,
         past=past,
+        teacher_digest="" if teacher is None else teacher.digest,
     )
+
+
+def _with_last(step: Callable[..., Any], last: Any) -> Callable[..., Any]:
+    """Binds the last argument of a jitted step."""
+    return lambda *arguments: step(*arguments, last)
 
 
 def check(

@@ -15,7 +15,7 @@ from glide_jax.data import schema, sources
 from glide_jax.errors import UserError
 from glide_jax.parallel import distributed
 from glide_jax.text import tokenizers
-from glide_jax.train import captions, init_from, run_folder
+from glide_jax.train import captions, init_from, run_folder, teachers
 
 
 @dataclasses.dataclass(frozen=True)
@@ -27,12 +27,19 @@ class RunStart:
       is_fresh: whether there is no checkpoint to resume from.
       tokenizer: the run's; None if the start must download it.
       initial: result of `init_from.adapt`, for a fresh run with an origin.
+      teacher: the teacher of a student, or None.
     """
 
     checkpoints: store.CheckpointStore | None
     is_fresh: bool
     tokenizer: tokenizers.Tokenizer | None
     initial: tuple[array_types.Params, list[str]] | None
+    teacher: teachers.Teacher | None = None
+
+    @property
+    def teacher_prediction(self) -> str:
+        """What the teacher predicts; "" without a teacher."""
+        return self.teacher.origin.config.diffusion.prediction if self.teacher else ""
 
 
 def check(
@@ -61,14 +68,16 @@ def check(
       NoCheckpointError: the workdir has checkpoints, but none is valid.
       UserError: settings, data or folder are inconsistent.
     """
-    checkpoints = None
+    checkpoints, teacher = None, None
+    if config.train.teacher:
+        teacher = teachers.load(config)
     if workdir is not None:
         checkpoints = _open_checkpoints(config, workdir, check_writer)
         if not checkpoints.is_empty():
             tokenizer = _check_resumed(
-                config, workdir, source, checkpoints, allow_change
+                config, workdir, source, checkpoints, allow_change, teacher
             )
-            return RunStart(checkpoints, False, tokenizer, None)
+            return RunStart(checkpoints, False, tokenizer, None, teacher)
         run_folder.check_begins(workdir, config)
         run_folder.check_writable(workdir)
     origin = initial = None
@@ -76,6 +85,10 @@ def check(
         origin = init_from.load(config.train.init_from)
         initial = init_from.adapt(origin, config)
         logging.info("starting from %s at step %d", config.train.init_from, origin.step)
+    elif teacher is not None:
+        origin = teacher.origin
+        initial = init_from.adapt(origin, config)
+        logging.info("starting from the teacher, %s", config.train.teacher)
     else:
         logging.info(
             "starting from random weights (--config.train.init_from=PATH starts from a "
@@ -84,7 +97,20 @@ def check(
     tokenizer = captions.find_tokenizer(
         config, source, origin, may_download=may_download
     )
-    return RunStart(checkpoints, True, tokenizer, initial)
+    if teacher is not None and tokenizer is not None:
+        _check_vocabulary(config, teacher, tokenizer)
+    return RunStart(checkpoints, True, tokenizer, initial, teacher)
+
+
+def _check_vocabulary(
+    config: Config, teacher: teachers.Teacher, tokenizer: tokenizers.Tokenizer
+) -> None:
+    """Refuses a teacher that reads captions by another tokenizer."""
+    if teacher.origin.tokenizer.digest() != tokenizer.digest():
+        raise UserError(
+            f"train.teacher={config.train.teacher} has another tokenizer than this "
+            "run; leave data.tokenizer and train.init_from empty to use the teacher's"
+        )
 
 
 def _open_checkpoints(
@@ -108,6 +134,7 @@ def _check_resumed(
     source: schema.Source,
     checkpoints: store.CheckpointStore,
     allow_change: Collection[str],
+    teacher: teachers.Teacher | None,
 ) -> tokenizers.Tokenizer:
     """Checks that settings and data continue the workdir's run; returns its tokenizer.
 
@@ -119,6 +146,12 @@ def _check_resumed(
     run_folder.check_continues(workdir, config, meta, allow_change)
     run_folder.check_writable(workdir)
     tokenizer = captions.stored_tokenizer(workdir, meta)
+    digest = teacher.digest if teacher is not None else ""
+    if digest != meta.get("teacher_digest", ""):
+        raise UserError(
+            f"train.teacher={config.train.teacher} is not the teacher that "
+            f"--workdir={workdir} was trained with; give that one, or a new --workdir"
+        )
     _check_records(config, source, meta, allow_change)
     return tokenizer
 

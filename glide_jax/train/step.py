@@ -29,10 +29,7 @@ Pin = Callable[[Any], Any]
 # Details of a skipped update: for each example, (B,), its example_index, timestep and
 # loss; for the batch whether it was a loss_spike, and skipped_in_a_row.
 Details = dict[str, array_types.Array]
-TrainStep = Callable[
-    [TrainState, objectives.Batch, random_streams.Seed],
-    tuple[TrainState, objectives.Metrics, Details],
-]
+TrainStep = Callable[..., tuple[TrainState, objectives.Metrics, Details]]
 
 
 class UpdateCheck(NamedTuple):
@@ -51,8 +48,9 @@ def make_train_step(
     *,
     pin: Pin = lambda tree: tree,
 ) -> TrainStep:
-    """(state, batch, seed) -> (state, metrics, details).
+    """(state, batch, seed, teacher=None) -> (state, metrics, details).
 
+    `teacher` holds the parameters of a student's teacher, which no step changes.
     Metrics are (sum, count) pairs. The seed is an argument and not a constant of the
     program: a sweep over seeds compiles once.
 
@@ -65,7 +63,10 @@ def make_train_step(
     learning_rate = optimizer.make_learning_rate(config.optim, config.train.num_steps)
 
     def train_step(
-        state: TrainState, batch: objectives.Batch, seed: random_streams.Seed
+        state: TrainState,
+        batch: objectives.Batch,
+        seed: random_streams.Seed,
+        teacher: array_types.Params | None = None,
     ):
         def make_keys_of(rows):
             return lambda stream: random_streams.example_keys(
@@ -73,7 +74,7 @@ def make_train_step(
             )
 
         grads, aux = accumulate_gradient(
-            objective,
+            objective.with_teacher(teacher),
             state.params,
             batch,
             make_keys_of,
@@ -217,9 +218,12 @@ def _update_resampler(
 
 
 def make_eval_step(config: Config, objective: objectives.Objective) -> Callable:
-    """(params, batch, seed) -> metrics of a validation batch, with fixed draws."""
+    """(params, batch, seed, teacher=None) -> metrics of a validation batch.
 
-    def eval_step(params, batch, seed):
+    Its draws are the same at every step.
+    """
+
+    def eval_step(params, batch, seed, teacher=None):
         # Independent of the step, so that losses of different steps are comparable.
         def make_keys_of(rows):
             return lambda stream: random_streams.validation_keys(
@@ -227,7 +231,7 @@ def make_eval_step(config: Config, objective: objectives.Objective) -> Callable:
             )
 
         return accumulate_metrics(
-            objective,
+            objective.with_teacher(teacher),
             params,
             batch,
             make_keys_of,

@@ -10,7 +10,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from glide_jax.config import defaults
+from glide_jax.config import choices, defaults
 from glide_jax.models import build, remat
 from tests.models import golden_models
 
@@ -66,7 +66,7 @@ def kept_bytes(loss, params):
 
 
 def test_the_settings_accept_exactly_the_policies():
-    assert defaults.REMAT_POLICIES == remat.POLICIES
+    assert choices.REMAT_POLICIES == remat.POLICIES
     assert defaults.TrainConfig().remat[0] in remat.POLICIES
 
 

@@ -9,7 +9,7 @@ from jax.sharding import AbstractMesh, AxisType
 from jax.sharding import PartitionSpec as P
 
 from glide_jax import presets
-from glide_jax.config import defaults
+from glide_jax.config import choices, defaults
 from glide_jax.errors import UserError
 from glide_jax.models import build
 from glide_jax.parallel import device_mesh, sharding, sharding_rules
@@ -89,7 +89,7 @@ def test_moments_are_sharded_like_their_parameter():
     assert found["count"] == P()
 
 
-@pytest.mark.parametrize("name", defaults.OPTIMIZERS)
+@pytest.mark.parametrize("name", choices.OPTIMIZERS)
 @pytest.mark.parametrize("preset", [presets.base, presets.upsampler])
 def test_the_state_of_every_optimizer_is_sharded(preset, name):
     params = build.abstract_params(preset("released"))

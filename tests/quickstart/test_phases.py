@@ -6,8 +6,8 @@ import pytest
 
 from glide_jax.config import validate
 from glide_jax.data import sources
-from glide_jax.quickstart import ledger, phases
-from glide_jax.runtime import lifecycle
+from glide_jax.quickstart import phases
+from glide_jax.runtime import ledger, lifecycle
 from glide_jax.text import sentencepiece_tokenizer
 
 

@@ -8,7 +8,8 @@ import pytest
 from PIL import Image
 
 from glide_jax.cli import main
-from glide_jax.quickstart import ledger, phases
+from glide_jax.quickstart import phases
+from glide_jax.runtime import ledger
 from tests.quickstart.test_report import assert_documented
 
 

@@ -73,7 +73,7 @@ def test_the_step_of_every_seed_is_one_program_with_other_draws(model):
 
     def text_of(seed):
         parts = placement.abstract_step(dataclasses.replace(config, seed=seed), mesh)
-        return parts.step.lower(parts.state, parts.batch, parts.seed).as_text()
+        return parts.step.lower(*parts.arguments).as_text()
 
     assert text_of(0) == text_of(1)
 

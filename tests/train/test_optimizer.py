@@ -7,7 +7,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from glide_jax.config import defaults
+from glide_jax.config import choices, defaults
 from glide_jax.train import optimizer
 
 
@@ -87,7 +87,7 @@ def test_the_gradient_is_clipped_to_its_global_norm(norm, expected):
 
 
 def test_the_settings_name_the_optimizers_there_are():
-    assert tuple(optimizer.RULES) == defaults.OPTIMIZERS
+    assert tuple(optimizer.RULES) == choices.OPTIMIZERS
 
 
 def test_lions_first_update_is_the_gradients_sign():
@@ -114,7 +114,7 @@ def test_adafactor_keeps_rows_and_columns_instead_of_a_matrix():
     np.testing.assert_allclose(updates["w"], jnp.sign(grads["w"]), rtol=1e-3)
 
 
-@pytest.mark.parametrize("name", defaults.OPTIMIZERS)
+@pytest.mark.parametrize("name", choices.OPTIMIZERS)
 def test_first_moments_may_be_half_as_wide(name):
     params = {"w": jnp.ones((4, 4))}
     config = defaults.OptimConfig(name=name, moments_dtype="bfloat16")

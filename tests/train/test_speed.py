@@ -67,7 +67,7 @@ def test_utilisation_is_three_forward_passes_over_the_time_and_the_peak(
 ):
     known_chip()
     seconds, images = 0.25, 8
-    rates = run_log.rates(model, images / seconds, num_chips=1.0)
+    rates = run_log.rates(defaults.Config(model=model), images / seconds, num_chips=1.0)
     work = 3 * sum(build.forward_flops(model).values()) * images
     assert rates["mfu"] == pytest.approx(work / (seconds * 2e12))
     assert rates["tflops_per_second_per_chip"] == pytest.approx(work / seconds / 1e12)

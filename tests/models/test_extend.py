@@ -8,7 +8,7 @@ import pytest
 
 from glide_jax import presets
 from glide_jax.errors import UserError
-from glide_jax.models import build, expand_inputs
+from glide_jax.models import build, extend
 from tests.models import golden_models
 
 
@@ -16,7 +16,7 @@ def test_an_extended_model_computes_the_same_for_any_image_and_mask():
     kind = "upsample"  # the low-resolution channels come last
     config, wider = (golden_models.CONFIGS[name] for name in (kind, f"{kind}-inpaint"))
     params = golden_models.params(kind)
-    grown, paths = expand_inputs.extend(params, config, wider)
+    grown, paths = extend.extend(params, config, wider)
     assert paths == ["unet/stem/kernel"]
     encode, denoise = golden_models.denoiser(kind)
     text = encode(params, *golden_models.caption())
@@ -41,7 +41,7 @@ def test_an_extended_stem_of_released_size_computes_the_same(make):
     )
     kernel = rng.standard_normal(params["unet"]["stem"]["kernel"].shape)
     params["unet"]["stem"]["kernel"] = kernel.astype(np.float32)
-    grown, paths = expand_inputs.extend(params, config, wider)
+    grown, paths = extend.extend(params, config, wider)
     before, after = jax.tree.leaves(params), jax.tree.leaves(grown)
     assert sum(a is not b for a, b in zip(before, after, strict=True)) == len(paths)
 
@@ -64,7 +64,7 @@ def test_an_extended_stem_of_released_size_computes_the_same(make):
 def test_extended_params_have_the_shapes_of_the_wider_model():
     config = golden_models.CONFIGS["upsample"]
     wider = golden_models.CONFIGS["upsample-inpaint"]
-    grown, _ = expand_inputs.extend(golden_models.params("upsample"), config, wider)
+    grown, _ = extend.extend(golden_models.params("upsample"), config, wider)
     expected = build.abstract_params(wider)
     assert jax.tree.map(np.shape, grown) == jax.tree.map(np.shape, expected)
 
@@ -72,7 +72,7 @@ def test_extended_params_have_the_shapes_of_the_wider_model():
 def test_extending_between_equal_models_changes_nothing():
     params = golden_models.params("base")
     other = dataclasses.replace(golden_models.BASE, dropout_prob=0.1)
-    grown, paths = expand_inputs.extend(params, golden_models.BASE, other)
+    grown, paths = extend.extend(params, golden_models.BASE, other)
     assert grown is params
     assert paths == []
 
@@ -80,12 +80,10 @@ def test_extending_between_equal_models_changes_nothing():
 def test_other_differences_are_errors_that_name_the_fields():
     wider = dataclasses.replace(golden_models.BASE, inpaint=True, text_layers=3)
     with pytest.raises(UserError, match="text_layers 2 -> 3"):
-        expand_inputs.extend(golden_models.params("base"), golden_models.BASE, wider)
+        extend.extend(golden_models.params("base"), golden_models.BASE, wider)
 
 
 def test_removing_inpaint_is_an_error():
     wider = golden_models.CONFIGS["base-inpaint"]
     with pytest.raises(UserError, match="inpaint=True"):
-        expand_inputs.extend(
-            golden_models.params("base-inpaint"), wider, golden_models.BASE
-        )
+        extend.extend(golden_models.params("base-inpaint"), wider, golden_models.BASE)

@@ -7,7 +7,7 @@ import time
 import pytest
 
 from glide_jax.errors import UserError
-from glide_jax.quickstart import ledger
+from glide_jax.runtime import ledger
 
 
 def test_a_result_outlives_the_process(tmp_path):
@@ -47,7 +47,7 @@ def test_a_setting_of_the_first_start_cannot_change(tmp_path):
     ledger.Ledger(tmp_path / "ledger.json").keep_setting("scale", 0.5)
     again = ledger.Ledger(tmp_path / "ledger.json")
     again.keep_setting("scale", 0.5)
-    with pytest.raises(UserError, match=r"--scale=1 differs from 0\.5.*--output"):
+    with pytest.raises(UserError, match=r"--scale=1.0 differs from 0\.5.*--output"):
         again.keep_setting("scale", 1.0)
     assert again.seconds() == 0
 

@@ -1,4 +1,4 @@
-"""Stores the finished tasks of the quickstart with their results and times."""
+"""Stores the finished tasks of a command of many tasks, with results and times."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ class Ledger:
         self._tasks.setdefault(task, {"seconds": 0.0})["result"] = result
         self._write()
 
-    def keep_setting(self, name: str, value: float) -> None:
+    def keep_setting(self, name: str, value: float | str) -> None:
         """Stores a setting of the first start.
 
         Raises:
@@ -41,7 +41,7 @@ class Ledger:
         """
         if self.is_done(name) and self.result(name) != value:
             raise UserError(
-                f"--{name}={value:g} differs from {self.result(name):g}, with which "
+                f"--{name}={value} differs from {self.result(name)}, with which "
                 f"{self._path.parent} was started; use that, or another --output"
             )
         self.finish(name, value)
@@ -72,12 +72,10 @@ def _read(path: pathlib.Path) -> dict[str, dict[str, Any]]:
         tasks = json.loads(path.read_bytes())
     except ValueError as error:
         raise UserError(
-            f"{path} is not JSON ({error}); remove it to restart the quickstart"
+            f"{path} is not JSON ({error}); remove it to start again"
         ) from error
     if not isinstance(tasks, dict) or not all(
         isinstance(entry, dict) and "seconds" in entry for entry in tasks.values()
     ):
-        raise UserError(
-            f"{path} is not a list of tasks; remove it to restart the quickstart"
-        )
+        raise UserError(f"{path} is not a list of tasks; remove it to start again")
     return tasks

@@ -1,0 +1,1 @@
+"""Distils the models of a cascade to few steps, one training run after the other."""

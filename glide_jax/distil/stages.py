@@ -1,0 +1,218 @@
+"""The stages of a distillation: one fold of a base model, then halvings.
+
+    base:       teacher -> base_fold -> base_32 -> base_16 -> base_8 -> base_4
+    upsampler:  teacher -> upsampler_16 -> ... -> upsampler_2
+
+Each stage is a training run as of `glide train` in OUTPUT/NAME, with the model before
+it as its teacher. Its bundle is OUTPUT/bundles/NAME.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import logging
+import pathlib
+
+from glide_jax import presets
+from glide_jax.checkpoint import bundle
+from glide_jax.config import experiments, resolve
+from glide_jax.config.defaults import Config, Text2ImConfig
+from glide_jax.errors import UserError
+from glide_jax.models import build
+from glide_jax.runtime import lifecycle, wording
+from glide_jax.runtime.ledger import Ledger
+from glide_jax.train import export, init_from, loop
+
+
+@dataclasses.dataclass(frozen=True)
+class Stage:
+    """One training run.
+
+    Attributes:
+      name: of its folder and bundle, e.g. base_4.
+      role: "base" or "upsampler".
+      teacher: bundle of its teacher.
+      steps: of the student; 0: of the fold.
+    """
+
+    name: str
+    role: str
+    teacher: pathlib.Path
+    steps: int = 0
+
+
+@dataclasses.dataclass(frozen=True)
+class Request:
+    """The distillation of one model.
+
+    Attributes:
+      role: "base" or "upsampler".
+      teacher: bundle of the first teacher.
+      steps: of the last student.
+      teacher_steps: of the teacher before the first halving.
+      fold, halve: settings of the two kinds of stage; None: those of the experiment
+        files, for the preset that has the teacher's sizes.
+    """
+
+    role: str
+    teacher: pathlib.Path
+    steps: int
+    teacher_steps: int
+    fold: Config | None = None
+    halve: Config | None = None
+
+    def halvings(self) -> list[int]:
+        """The steps of each student, e.g. 32, 16, 8, 4.
+
+        Raises:
+          UserError: halving teacher_steps does not reach steps.
+        """
+        found, left = [], self.teacher_steps
+        while left > self.steps and left % 2 == 0:
+            left //= 2
+            found.append(left)
+        if left != self.steps or not found:
+            prefix = "" if self.role == "base" else "upsampler_"
+            raise UserError(
+                f"--{prefix}teacher_steps={self.teacher_steps} cannot be halved to "
+                f"--{prefix}steps={self.steps}; give {self.steps} times a power of two,"
+                f" e.g. {16 * self.steps}"
+            )
+        return found
+
+
+def plan(request: Request, root: pathlib.Path) -> list[Stage]:
+    """Returns the stages of one model in their order, checked.
+
+    Raises:
+      UserError: a teacher of another role, one that is folded already, or steps that
+        halving does not reach.
+    """
+    config = first_config(request)
+    role = build.role_of(config.model)
+    if role != request.role:
+        raise UserError(
+            f"--{request.role}={request.teacher} has the role {role}; give the bundle "
+            f"of a {request.role} model"
+        )
+    if config.train.teacher:
+        raise UserError(
+            f"--{request.role}={request.teacher} is a student itself; give the model "
+            "that it learned from"
+        )
+    stages, teacher = [], request.teacher
+    if request.role == "base" and config.train.caption_drop_prob:
+        stages.append(Stage("base_fold", "base", teacher))
+    elif request.role == "base":
+        logging.info(
+            "guidance is not folded: %s was trained without empty captions", teacher
+        )
+    for steps in request.halvings():
+        teacher = root / "bundles" / stages[-1].name if stages else teacher
+        stages.append(Stage(f"{role}_{steps}", role, teacher, steps))
+    for stage in stages:
+        make_config(stage, request, config)
+    return stages
+
+
+def first_config(request: Request) -> Config:
+    """Returns the settings of the first teacher; UserError if it is not a bundle."""
+    if not bundle.is_bundle(request.teacher):
+        raise UserError(
+            f"--{request.role}={request.teacher} is not a bundle; make one with "
+            "`glide export`"
+        )
+    return init_from.read_config(str(request.teacher), setting=f"--{request.role}")
+
+
+def make_config(stage: Stage, request: Request, origin: Config) -> Config:
+    """Returns the settings of a stage.
+
+    Model, noise, dropped captions, the corruption of low_res and the sampling defaults
+    are those of `origin`, the first teacher; the length, the optimizer, the data and
+    the mesh are those of the experiment.
+
+    Raises:
+      UserError: no experiment fits the sizes of the first teacher.
+    """
+    model = origin.model
+    assert isinstance(model, Text2ImConfig)
+    given = request.halve if stage.steps else request.fold
+    if given is None:
+        kind = "halve" if stage.steps else "fold"
+        prefix = "base64" if stage.role == "base" else "upsample256"
+        given = experiments.load(f"{prefix}_{kind}", find_size(model, stage.role))
+    is_folded = request.role == "base" and bool(origin.train.caption_drop_prob)
+    scales = given.model.guidance_range if is_folded else ()
+    prediction = {"eps": "x_and_eps"}.get(
+        origin.diffusion.prediction, origin.diffusion.prediction
+    )
+    config = dataclasses.replace(
+        given,
+        name=f"{origin.name}_{stage.name}",
+        model=dataclasses.replace(
+            model,
+            guidance_range=scales,
+            dropout_prob=0.0,
+            compute_dtype=given.model.compute_dtype,
+        ),
+        diffusion=dataclasses.replace(origin.diffusion, prediction=prediction),
+        data=dataclasses.replace(
+            given.data,
+            tokenizer="",
+            low_res_corruption=origin.data.low_res_corruption,
+            low_res_corruption_strength=origin.data.low_res_corruption_strength,
+        ),
+        sample=dataclasses.replace(
+            origin.sample,
+            sampler="ddim",
+            eta=0.0,
+            respacing=f"grid{stage.steps}" if stage.steps else "100",
+        ),
+    )
+    return resolve.override(
+        config,
+        {
+            "train.teacher": str(stage.teacher),
+            "train.student_steps": stage.steps,
+            "train.caption_drop_prob": origin.train.caption_drop_prob,
+        },
+    )
+
+
+def find_size(model: Text2ImConfig, role: str) -> str:
+    """Returns the preset with the sizes of a model.
+
+    Raises:
+      UserError: there is none.
+    """
+    make = presets.base if role == "base" else presets.upsampler
+    free = {"dropout_prob": 0.0, "compute_dtype": "float32", "vocab_size": 1}
+    for size in presets.SIZES:
+        known = make(size, inpaint=model.inpaint)
+        if dataclasses.replace(known, **free) == dataclasses.replace(model, **free):
+            return size
+    flags = "--fold and --halve" if role == "base" else "--upsampler_halve"
+    raise UserError(
+        f"the {role} model has the sizes of none of {', '.join(presets.SIZES)}; name "
+        f"the experiment files of its stages by {flags}"
+    )
+
+
+def run(
+    stage: Stage, config: Config, root: pathlib.Path, done: Ledger, heading: str
+) -> lifecycle.ExitCode:
+    """Trains and exports a stage, or resumes it; skips a finished one."""
+    if done.is_done(stage.name):
+        logging.info("%s %s: already done", heading, stage.name)
+        return lifecycle.ExitCode.OK
+    steps = wording.counted(config.train.num_steps, "training step")
+    logging.info("%s %s, %s", heading, stage.name, steps)
+    workdir = root / stage.name
+    with done.timed(stage.name):
+        code = loop.train(config, workdir)
+        if code != lifecycle.ExitCode.OK:
+            return code
+        export.export(workdir, root / "bundles" / stage.name)
+    done.finish(stage.name, {"training_steps": config.train.num_steps})
+    return lifecycle.ExitCode.OK
