@@ -19,7 +19,9 @@ from glide_jax.config.defaults import Config
 
 def get_config(size: str) -> ConfigDict:
     """The configuration of a size: tiny, emoji, released or paper."""
-    model = dataclasses.replace(presets.upsampler(size), dropout_prob=0.0)
+    model = dataclasses.replace(
+        presets.upsampler(size), dropout_prob=0.0, residual_low_res=True
+    )
     config = resolve.to_config_dict(
         Config(name=f"upsample256_halve_{size}", model=model)
     )

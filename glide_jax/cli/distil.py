@@ -7,10 +7,11 @@
         --halve.train.num_steps=20000 --output=runs/distil8
 
 The base model's guidance is folded into a student that reads the scale; then each
-student makes half of its teacher's steps, down to --steps. Every stage is a training
-run as of `glide train`, in OUTPUT/NAME; its bundle is OUTPUT/bundles/NAME. The command
-ends with report.json and samples.png, which compare the students with the teacher from
-the same noise. The same command skips finished stages and resumes an interrupted one.
+student makes half of its teacher's steps, down to --steps and --upsampler_steps. Every
+stage is a training run as of `glide train`, in OUTPUT/NAME; its bundle is
+OUTPUT/bundles/NAME. The command ends with report.json and samples.png, which compare
+the students with the teacher from the same noise. The same command skips finished
+stages and resumes an interrupted one.
 """
 
 from __future__ import annotations
@@ -109,7 +110,7 @@ def _requests(values: flags.FlagValues):
     ):
         bundle = values[role].value
         given = {
-            kind: config_flag.read(values, kind, example=f"base64_{kind}:tiny")
+            kind: config_flag.read(values, kind, example="base64_halve:tiny")
             for kind in kinds
             if values[kind].value is not None
         }
@@ -120,13 +121,13 @@ def _requests(values: flags.FlagValues):
                         f"--{name} has no effect without --{role}; give its bundle"
                     )
             continue
-        steps = values[f"{prefix}steps"].value
+        steps = getattr(values, f"{prefix}steps")
         found.append(
             stages.Request(
                 role,
                 pathlib.Path(bundle),
                 steps,
-                values[f"{prefix}teacher_steps"].value or FACTOR * steps,
+                getattr(values, f"{prefix}teacher_steps") or FACTOR * steps,
                 fold=given.get("fold"),
                 halve=given.get(kinds[-1]),
             )

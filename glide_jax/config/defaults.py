@@ -67,6 +67,9 @@ class Text2ImConfig:
     inpaint: bool = setting(False, ARRAYS)
     # adds the guidance scale as an input, trained between these two values; empty: none
     guidance_range: tuple[float, ...] = setting((), ARRAYS, low=0)
+    # adds the enlarged low_res to the x_start that an upsampler predicts (ours): a
+    # student's x_start begins as the small picture
+    residual_low_res: bool = setting(False, IDENTITY)
     # dtype of activations; parameters stay float32
     compute_dtype: str = setting("bfloat16", IDENTITY, choices=choices.DTYPES)
 
@@ -129,6 +132,11 @@ class DiffusionConfig:
     # few steps needs (inferred: 2202.00512)
     prediction: str = setting("eps", IDENTITY, choices=choices.predictions)
 
+    @property
+    def noise(self) -> str:
+        """The noise alone, in which a model and the CLIP that guides it must agree."""
+        return f"schedule={self.schedule} num_timesteps={self.num_timesteps}"
+
 
 @dataclass(frozen=True)
 class DataConfig:
@@ -185,8 +193,8 @@ class TrainConfig:
     # workdir or bundle of the teacher that the run distils; empty: none. A resumed run
     # needs a teacher with the same parameters
     teacher: str = setting("", FREE)
-    # steps of a student that learns to halve its teacher's; 0: a student of a teacher
-    # learns its estimate at every timestep, guided if model.guidance_range is given
+    # steps of a student that learns to halve its teacher's; 0: with a teacher, the run
+    # folds its guidance into the student
     student_steps: int = setting(0, IDENTITY, low=0)
     # gradient accumulation: parts of a batch that are processed in sequence (ours)
     microbatches: int = setting(1, FREE, low=1)

@@ -189,6 +189,13 @@ def _check_student(config: defaults.Config, model: defaults.Text2ImConfig) -> No
         *("model.guidance_range", scales, "is not a range of guidance scales"),
         "give two growing numbers for a base model, e.g. (1.0, 5.0), or ()",
     )
+    reads_both = config.diffusion.prediction == "x_and_eps"
+    _require(
+        not model.residual_low_res or (bool(model.low_res_px) and reads_both),
+        *("model.residual_low_res", model.residual_low_res),
+        "is for an upsampler that predicts x_and_eps",
+        "use False",
+    )
     if not train.teacher:
         for path, value in (
             ("train.student_steps", steps),
@@ -196,6 +203,11 @@ def _check_student(config: defaults.Config, model: defaults.Text2ImConfig) -> No
         ):
             _require(not value, path, value, "needs a teacher", "set train.teacher")
         return
+    _require(
+        bool(steps or scales),
+        *("train.student_steps", steps, "gives the student nothing to learn"),
+        "give its number of steps, or fold guidance by model.guidance_range=(1.0, 5.0)",
+    )
     for path, value, wanted in (
         ("train.loss_type", train.loss_type, "truncated_snr"),
         ("sample.sampler", config.sample.sampler, "ddim"),

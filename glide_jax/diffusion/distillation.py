@@ -12,6 +12,10 @@ alpha, sigma, x_t at the student's timestep t; primes mark the teacher's next ti
 
 The teacher's x_start is clipped to [-1, 1], as in sampling. The loss of both is
 `losses.truncated_snr`.
+
+The x_start of a teacher that predicts eps has the error of eps times sigma / alpha, 2e4
+at the noisy end. Where that factor exceeds NOISY, the clean picture takes its place:
+the mean of the clean pictures of an x_t is the best x_start (ours).
 """
 
 from __future__ import annotations
@@ -20,6 +24,28 @@ import jax.numpy as jnp
 
 from glide_jax import array_types
 from glide_jax.diffusion import guidance, process, sampling_loop, single_step
+
+NOISY = 10.0
+
+
+def reliable_target(
+    tables: process.DiffusionTables,
+    x_target: array_types.Image,
+    x_start: array_types.Image,
+    t: array_types.Timesteps,
+) -> array_types.Image:
+    """Returns x_target, or x_start where the teacher's eps does not determine it.
+
+    Args:
+      tables: the teacher's chain, which `t` indexes.
+      x_target: the teacher's estimate.
+      x_start: the clean picture.
+      t: (b,) indices into `tables`.
+    """
+    if tables.prediction != "eps":
+        return x_target
+    factor = process.gather(tables.sqrt_recipm1_alphas_cumprod, t)
+    return jnp.where(factor > NOISY, x_start, x_target)
 
 
 def folded_target(
@@ -54,6 +80,7 @@ def halved_target(
     tables: process.DiffusionTables,
     x_t: array_types.Image,
     t: array_types.Timesteps,
+    x_start: array_types.Image,
 ) -> array_types.Image:
     """Returns x_target of eq. 2; the teacher is evaluated twice.
 
@@ -62,11 +89,19 @@ def halved_target(
       tables: the teacher's chain, of twice the student's steps.
       x_t: noised images at the student's timestep.
       t: (b,) indices into the student's chain of every second timestep.
+      x_start: the clean pictures.
     """
     image, zeros = jnp.asarray(x_t), jnp.zeros_like(x_t)
     for index in (2 * t + 1, 2 * t):
         output = denoise(image, tables.timesteps[index])
-        image = single_step.ddim_step(tables, output, image, index, zeros).x_prev
+        image = single_step.ddim_step(
+            tables,
+            output,
+            image,
+            index,
+            zeros,
+            denoised_fn=lambda x, at=index: reliable_target(tables, x, x_start, at),
+        ).x_prev
     begin = process.gather(tables.alphas_cumprod, 2 * t + 1)
     end = process.gather(tables.alphas_cumprod_prev, 2 * t)
     ratio = jnp.sqrt((1 - end) / (1 - begin))

@@ -139,14 +139,16 @@ def as_text(report: dict[str, Any]) -> str:
         for scale, found in model["figures"].items():
             line = f"{model['name']:<16}{scale or '-':>6}{model['steps']:>6}"
             line += f"{model['rows']:>5}{model['gflop_per_picture']:>10,.3f}"
-            line += f"{found['mse']:>9.4f}{found['edges']:>7.2f}"
+            line += f"{found['mse']:>9.4f}"
+            line += f"{found['edges']:>7.2f}" if "edges" in found else f"{'-':>7}"
             if "colour" in found:
                 line += f"{found['colour']:>8.1%}{found['shape']:>7.1%}"
                 line += f"{found['background']:>12.1%}"
             lines.append(line)
     lines += [
         f"{report['wall_seconds']:.1f} seconds in all, with the comparisons",
-        "mse and edges compare with the teacher's pictures from the same noise",
+        "mse: from the teacher's picture of the same noise; edges: their contrast over "
+        "that of the original",
     ]
     return "\n".join(lines)
 

@@ -1,4 +1,4 @@
-"""The stages of a distillation: one fold of a base model, then halvings.
+"""The stages of a distillation: one fold of a guided base model, then halvings.
 
     base:       teacher -> base_fold -> base_32 -> base_16 -> base_8 -> base_4
     upsampler:  teacher -> upsampler_16 -> ... -> upsampler_2
@@ -21,7 +21,7 @@ from glide_jax.errors import UserError
 from glide_jax.models import build
 from glide_jax.runtime import lifecycle, wording
 from glide_jax.runtime.ledger import Ledger
-from glide_jax.train import export, init_from, loop
+from glide_jax.train import export, init_from, loop, teachers
 
 
 @dataclasses.dataclass(frozen=True)
@@ -100,15 +100,15 @@ def plan(request: Request, root: pathlib.Path) -> list[Stage]:
             f"--{request.role}={request.teacher} is a student itself; give the model "
             "that it learned from"
         )
-    stages, teacher = [], request.teacher
-    if request.role == "base" and config.train.caption_drop_prob:
-        stages.append(Stage("base_fold", "base", teacher))
-    elif request.role == "base":
+    is_folded = _is_folded(request, config)
+    if request.role == "base" and not is_folded:
         logging.info(
-            "guidance is not folded: %s was trained without empty captions", teacher
+            "guidance is not folded: %s was trained without empty captions",
+            request.teacher,
         )
+    stages = [Stage(f"{role}_fold", role, request.teacher)] if is_folded else []
     for steps in request.halvings():
-        teacher = root / "bundles" / stages[-1].name if stages else teacher
+        teacher = root / "bundles" / stages[-1].name if stages else request.teacher
         stages.append(Stage(f"{role}_{steps}", role, teacher, steps))
     for stage in stages:
         make_config(stage, request, config)
@@ -142,17 +142,16 @@ def make_config(stage: Stage, request: Request, origin: Config) -> Config:
         kind = "halve" if stage.steps else "fold"
         prefix = "base64" if stage.role == "base" else "upsample256"
         given = experiments.load(f"{prefix}_{kind}", find_size(model, stage.role))
-    is_folded = request.role == "base" and bool(origin.train.caption_drop_prob)
-    scales = given.model.guidance_range if is_folded else ()
-    prediction = {"eps": "x_and_eps"}.get(
-        origin.diffusion.prediction, origin.diffusion.prediction
-    )
+    assert isinstance(given.model, Text2ImConfig)
+    is_folded = _is_folded(request, origin)
+    prediction = teachers.student_prediction(origin.diffusion.prediction)
     config = dataclasses.replace(
         given,
         name=f"{origin.name}_{stage.name}",
         model=dataclasses.replace(
             model,
-            guidance_range=scales,
+            guidance_range=given.model.guidance_range if is_folded else (),
+            residual_low_res=bool(model.low_res_px) and prediction == "x_and_eps",
             dropout_prob=0.0,
             compute_dtype=given.model.compute_dtype,
         ),
@@ -178,6 +177,11 @@ def make_config(stage: Stage, request: Request, origin: Config) -> Config:
             "train.caption_drop_prob": origin.train.caption_drop_prob,
         },
     )
+
+
+def _is_folded(request: Request, origin: Config) -> bool:
+    """Whether the first student reads the guidance scale."""
+    return request.role == "base" and bool(origin.train.caption_drop_prob)
 
 
 def find_size(model: Text2ImConfig, role: str) -> str:

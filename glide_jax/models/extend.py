@@ -7,7 +7,8 @@
    of x_start (2202.00512).
 
 New weights are zeros. So 1 and 2 change no output at first, and neither does 3 change
-the predicted eps.
+the predicted eps. The first x_start of 3 is zero, with residual_low_res the small
+picture.
 """
 
 from __future__ import annotations
@@ -98,7 +99,10 @@ def check(from_config: Text2ImConfig, to_config: Text2ImConfig) -> None:
             f"the model to start from reads guidance scales of {before}, and this one "
             f"of {after}; set model.guidance_range={before}"
         )
-    free = ("inpaint", "guidance_range", "dropout_prob", "compute_dtype")
+    free = (
+        *("inpaint", "guidance_range", "residual_low_res"),
+        *("dropout_prob", "compute_dtype"),
+    )
     differing = [
         f"{field.name} {before!r} -> {after!r}"
         for field in dataclasses.fields(Text2ImConfig)

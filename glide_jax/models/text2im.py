@@ -105,9 +105,14 @@ class Text2Im(nn.Module):
         """
         x = assemble_input(self.config, x_t, conditions)
         pooled = jnp.asarray(text.pooled)
-        return self.unet(
+        output = self.unet(
             x, timesteps, pooled, text.keys_values, guidance_scale, dropout_keys
         )
+        if not self.config.residual_low_res:
+            return output
+        # The enlarged low_res is the last condition.
+        eps, x_start = jnp.split(output, 2, axis=-1)
+        return jnp.concatenate([eps, x_start + x[..., -3:]], axis=-1)
 
     def __call__(
         self,

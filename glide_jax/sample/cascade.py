@@ -212,7 +212,8 @@ class Glide(models.Models):
             edited = np.stack(parts)
         else:  # the picture itself, which may be larger than the models'
             edited = np.array(run.repeat(images))
-        record = {**drawn.settings, "strength": strength, **source}
+        steps = run.edited_steps(strength)
+        record = {**drawn.settings, "strength": strength, "steps": steps, **source}
         return dataclasses.replace(drawn, images=edited, settings=record)
 
     def upsample(

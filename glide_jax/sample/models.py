@@ -185,10 +185,10 @@ def check_clip(
             f"{clip_name} reads {clip.model.image_px} px, but {base_name} draws "
             f"{base.model.image_px} px; give a CLIP of that size"
         )
-    if clip.diffusion != base.diffusion:
+    if clip.diffusion.noise != base.diffusion.noise:
         raise UserError(
-            f"{clip_name} was trained under {clip.diffusion}, {base_name} under "
-            f"{base.diffusion}; give a CLIP of the same noise"
+            f"{clip_name} was trained under {clip.diffusion.noise}, {base_name} under "
+            f"{base.diffusion.noise}; give a CLIP of the same noise"
         )
 
 

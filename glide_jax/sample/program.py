@@ -228,12 +228,14 @@ def _input_shapes(
     add("index", jnp.uint32, batch)
     add_caption("tokens", "text_mask", size.text_context)
     add("noise_temperature", jnp.float32)
-    if "cfg" in mode:
+    if "cfg" in mode and not size.guidance_range:
         add_caption("uncond_tokens", "uncond_mask", size.text_context, 1)
     if clip is not None:
         add_caption("clip_tokens", "clip_mask", clip.config.model.text_context)
     for name in options.program_inputs(mode, model.config.sample.sampler):
-        add(name, jnp.float32)
+        # The steps of a student add no noise.
+        if name != "eta" or not model.config.train.student_steps:
+            add(name, jnp.float32)
     if size.low_res_px:
         add("low_res", jnp.uint8, batch, size.low_res_px, size.low_res_px, 3)
     if size.inpaint:

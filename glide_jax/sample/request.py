@@ -12,6 +12,7 @@ import numpy as np
 
 from glide_jax import array_types
 from glide_jax.config import defaults
+from glide_jax.diffusion import respacing
 from glide_jax.errors import UserError
 from glide_jax.runtime import random_streams
 from glide_jax.sample import (
@@ -220,6 +221,23 @@ class SamplingRequest:
             found[name] = None if one is None else dataclasses.asdict(one.sample)
         # Numbers may be numpy's.
         return json.loads(json.dumps(found, default=float))
+
+    def edited_steps(self, strength: float | int) -> dict[str, list[int]]:
+        """Returns the steps that an edit makes and those of a whole picture, by model.
+
+        A student of four steps makes one of them up to a strength of 0.25, two up to
+        0.5, and so on.
+        """
+        found = {}
+        for name, one in (("base", self._base), ("upsampler", self.upsampler)):
+            if one is not None:
+                chain = one.model.config.diffusion
+                kept = respacing.kept_timesteps(
+                    chain.num_timesteps, one.static.respacing, chain.schedule
+                )
+                first = np.float32(strength) * chain.num_timesteps
+                found[name] = [int(np.sum(kept < first)), len(kept)]
+        return found
 
     def _refuse_upsampling(self) -> None:
         """Raises UserError for an option of the upsampler."""

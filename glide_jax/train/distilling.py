@@ -14,8 +14,8 @@ from glide_jax.diffusion import distillation, process, respacing
 from glide_jax.models import build
 from glide_jax.train import teachers
 
-# (teacher's params, x_t, t, tokens, text_mask, scale or None, conditions) -> x_target,
-# with t an index into `student_tables`.
+# (teacher's params, x_start, x_t, t, tokens, text_mask, scale or None, conditions)
+# -> x_target, with t an index into `student_tables`.
 Target = Callable[..., array_types.Image]
 
 
@@ -35,10 +35,8 @@ def make_target(
       teacher_prediction: what the teacher predicts, one of process.PREDICTIONS.
       **hooks: of `build.make_denoiser`.
     """
-    fns = build.make_denoiser(teachers.model_of(config), **hooks)
-    make = _halved if config.train.student_steps else _fitted
-    if teachers.is_fold(config):
-        make = _folded
+    fns = build.make_denoiser(teachers.model_of(config, teacher_prediction), **hooks)
+    make = _folded if teachers.is_fold(config) else _halved
     tables = _tables(config, 2 * config.train.student_steps, teacher_prediction)
 
     def target(*arguments: Any) -> array_types.Image:
@@ -48,7 +46,7 @@ def make_target(
 
 
 def _folded(
-    fns, tables, pad_id, params, x_t, t, tokens, text_mask, scale, conditions
+    fns, tables, pad_id, params, x_start, x_t, t, tokens, text_mask, scale, conditions
 ) -> array_types.Image:
     """Both rows of the teacher, with the caption and with the empty one, as a batch."""
     text = fns.encode(
@@ -65,19 +63,12 @@ def _folded(
         **twice,
     )
     cond, uncond = jnp.split(output, 2)
-    return distillation.folded_target(tables, cond, uncond, x_t, t, scale)
-
-
-def _fitted(
-    fns, tables, pad_id, params, x_t, t, tokens, text_mask, scale, conditions
-) -> array_types.Image:
-    text = fns.encode(params, tokens, text_mask)
-    output = fns.denoise(params, x_t, tables.timesteps[t], text, **conditions)
-    return process.estimate_x_start(tables, output, x_t, t)
+    x_target = distillation.folded_target(tables, cond, uncond, x_t, t, scale)
+    return distillation.reliable_target(tables, x_target, x_start, t)
 
 
 def _halved(
-    fns, tables, pad_id, params, x_t, t, tokens, text_mask, scale, conditions
+    fns, tables, pad_id, params, x_start, x_t, t, tokens, text_mask, scale, conditions
 ) -> array_types.Image:
     text = fns.encode(params, tokens, text_mask)
 
@@ -86,7 +77,7 @@ def _halved(
             params, images, timesteps, text, guidance_scale=scale, **conditions
         )
 
-    return distillation.halved_target(denoise, tables, x_t, t)
+    return distillation.halved_target(denoise, tables, x_t, t, x_start)
 
 
 def _tables(config: Config, steps: int, prediction: str) -> process.DiffusionTables:

@@ -148,7 +148,9 @@ def _make_denoising(context: _Context) -> Objective:
         if target is None:
             terms = _loss_terms(config, tables, model_output, x_start, x_t, noise, t)
         else:
-            x_target = target(*(teacher, x_t, t, tokens, text_mask, scale, conditions))
+            x_target = target(
+                *(teacher, x_start, x_t, t, tokens, text_mask, scale, conditions)
+            )
             terms = losses.truncated_snr(tables, model_output, x_target, x_t, t)
         metrics = {name: _total(terms[name]) for name in terms}
         metrics |= _by_quartile("loss", terms["loss"], t, tables.num_timesteps)

@@ -33,17 +33,22 @@ class Teacher(NamedTuple):
 
 def is_fold(config: Config) -> bool:
     """Whether a run folds guidance into a student."""
-    assert isinstance(config.model, Text2ImConfig)
-    train, scales = config.train, config.model.guidance_range
-    return bool(train.teacher and scales) and not train.student_steps
+    return bool(config.train.teacher) and not config.train.student_steps
 
 
-def model_of(config: Config) -> Text2ImConfig:
-    """The sizes of the teacher of a run, which follow from the student's."""
+def model_of(config: Config, prediction: str = "x_and_eps") -> Text2ImConfig:
+    """The sizes of the teacher of a run, which follow from the student's.
+
+    `prediction` is the teacher's, one of process.PREDICTIONS.
+    """
     model = config.model
     assert isinstance(model, Text2ImConfig)
-    scales = () if is_fold(config) else model.guidance_range
-    return dataclasses.replace(model, guidance_range=scales, dropout_prob=0.0)
+    return dataclasses.replace(
+        model,
+        guidance_range=() if is_fold(config) else model.guidance_range,
+        residual_low_res=model.residual_low_res and prediction == "x_and_eps",
+        dropout_prob=0.0,
+    )
 
 
 def load(config: Config) -> Teacher:
@@ -82,7 +87,7 @@ def check_config(teacher: Config, student: Config) -> None:
             "fold the model that it learned from, or halve this one by "
             "train.student_steps"
         )
-    expected = model_of(student)
+    expected = model_of(student, teacher.diffusion.prediction)
     free = ("dropout_prob", "compute_dtype")
     differing = [
         f"model.{field.name} {found!r} (here {wanted!r})"
@@ -106,9 +111,14 @@ def check_config(teacher: Config, student: Config) -> None:
     _check_steps(teacher, student)
 
 
+def student_prediction(prediction: str) -> str:
+    """What a student predicts, by what its teacher does: eps alone is not enough."""
+    return "x_and_eps" if prediction == "eps" else prediction
+
+
 def _check_prediction(teacher: Config, student: Config) -> None:
     before, after = teacher.diffusion.prediction, student.diffusion.prediction
-    expected = {"eps": "x_and_eps"}.get(before, before)
+    expected = student_prediction(before)
     if after != expected:
         raise UserError(
             f"diffusion.prediction={after}, but a student of a teacher that predicts "

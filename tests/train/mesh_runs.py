@@ -17,7 +17,7 @@ from glide_jax.config import defaults, resolve
 from glide_jax.data import pipeline
 from glide_jax.parallel import device_mesh, sharding
 from glide_jax.runtime import random_streams
-from glide_jax.train import optimizer, placement, train_state
+from glide_jax.train import optimizer, placement, teachers, train_state
 
 ROWS, STEPS = 16, 5
 
@@ -120,7 +120,12 @@ def start(config: defaults.Config, mesh) -> tuple[Any, train_state.TrainState]:
     state = begin(make_params(described.params))
     jitted = placement.jit_train_step(config, objective, mesh, where)
     seed = sharding.replicate(np.int32(config.seed), mesh)
-    return lambda state, batch: jitted(state, batch, seed), state
+    fixed = [seed]
+    if config.train.teacher:
+        abstract = teachers.abstract_params(config, mesh)
+        places = jax.tree.map(lambda leaf: leaf.sharding, abstract)
+        fixed.append(jax.device_put(make_params(abstract), places))
+    return lambda state, batch: jitted(state, batch, *fixed), state
 
 
 def make_params(described: Any) -> Any:
