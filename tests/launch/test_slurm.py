@@ -48,7 +48,7 @@ def experiment(tmp_path_factory):
         "log.every_steps": 10,
         "checkpoint.every_steps": 100,
     }
-    config = small_runs.make_config(tokenizer, changes=changes)
+    config = small_runs.make_config(tokenizer, small_runs.CLIP, changes)
     return small_runs.write_experiment(folder / "small.py", config)
 
 
