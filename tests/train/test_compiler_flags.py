@@ -42,6 +42,7 @@ def losses(make_config, tmp_path):
         config = make_config(model, changes)
         experiment = small_runs.write_experiment(tmp_path / "small.py", config)
         workdir = pathlib.Path(tmp_path, "with" if variables else "without")
+        flags = os.environ.get("XLA_FLAGS", "")
         command = [sys.executable, "-m", "glide_jax.cli.main", "train"]
         result = subprocess.run(
             [*command, f"--config={experiment}", f"--workdir={workdir}"],
@@ -52,10 +53,9 @@ def losses(make_config, tmp_path):
                 # Two devices on a CPU; see tests/fake_devices.py.
                 "JAX_NUM_CPU_DEVICES": "2",
                 "NPROC": "8",
-                # Set by tests/conftest.py.
-                "JAX_DISABLE_MOST_OPTIMIZATIONS": "0",
-                "XLA_FLAGS": "",
                 **variables,
+                # Beside those that tests/conftest.py sets.
+                "XLA_FLAGS": f"{flags} {variables.get('XLA_FLAGS', '')}",
             },
             capture_output=True,
             text=True,
