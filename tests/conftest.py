@@ -18,8 +18,8 @@ import pytest
 if os.environ.setdefault("JAX_PLATFORMS", "cpu") == "cpu":
     # Programs run for milliseconds here; optimising them would take most of the time.
     os.environ.setdefault("JAX_DISABLE_MOST_OPTIMIZATIONS", "1")
-    # The older code generator compiles in less than half of the time. XLA ends a process
-    # that names a flag which it does not know, so only releases with it are given it.
+    # The older code generator compiles in less than half of the time. XLA ends a
+    # process that names an unknown flag, so only releases with it are given it.
     if importlib.metadata.version("jaxlib").startswith("0.10."):
         os.environ.setdefault("XLA_FLAGS", "--xla_cpu_use_fusion_emitters=false")
 

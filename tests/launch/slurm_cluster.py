@@ -16,7 +16,7 @@ PROGRAMS = ("sbatch", "scontrol", "slurmctld", "slurmd", "munged")
 
 # A requeued job starts when the credential of its last start has expired: after
 # cred_expire seconds (120 unless set). A start before that may be refused by its node.
-# It is started when the scheduler looks for such jobs again (every 60 seconds unless set).
+# The scheduler looks for jobs that can start every sched_interval (60 unless set).
 SLURM_CONF = """\
 ClusterName=local
 SlurmctldHost=localhost
