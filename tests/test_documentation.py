@@ -6,7 +6,9 @@ what a test machine lacks. `HOW` has the choice and its reason.
 
 from __future__ import annotations
 
+import dataclasses
 import importlib
+import json
 import pathlib
 import re
 import shlex
@@ -26,6 +28,7 @@ from glide_jax.cli import main
 from glide_jax.config import defaults, resolve
 from glide_jax.data import shapes_world
 from glide_jax.models import build
+from glide_jax.runtime import metric_writers
 from glide_jax.text import sentencepiece_tokenizer, tokenizers
 from tests import fake_devices
 from tests.launch import launchers
@@ -219,21 +222,24 @@ def world(tmp_path_factory, tokenizer) -> pathlib.Path:
 def write_bundles(folder: pathlib.Path, tokenizer) -> None:
     """Bundles of the tiny size with random weights, under every name of the pages."""
     quickstart = "runs/quickstart/bundles"
+    # One level: most of the time is compilation.
+    one_level = {"channel_mult": (1,), "attention_px": ()}
+    base, upsampler = presets.base("tiny"), presets.upsampler("tiny")
+    base = dataclasses.replace(base, **one_level)
+    upsampler = dataclasses.replace(upsampler, **one_level)
     sizes = {
         (
             f"{quickstart}/base_cfg",
             "runs/cfg/bundle",
             "models/base",
             "runs/finetuned/bundle",
-        ): presets.base("tiny"),
-        (f"{quickstart}/upsampler", "runs/up/bundle", "models/up"): presets.upsampler(
-            "tiny"
-        ),
+        ): base,
+        (f"{quickstart}/upsampler", "runs/up/bundle", "models/up"): upsampler,
         (f"{quickstart}/noised_clip", "runs/clip/bundle", "models/clip"): (
             presets.noised_clip("tiny")
         ),
-        ("runs/inpaint/bundle",): presets.base("tiny", inpaint=True),
-        ("runs/up_inpaint/bundle",): presets.upsampler("tiny", inpaint=True),
+        ("runs/inpaint/bundle",): dataclasses.replace(base, inpaint=True),
+        ("runs/up_inpaint/bundle",): dataclasses.replace(upsampler, inpaint=True),
     }
     tokenizers.save(tokenizer, folder / "tokenizer")
     files = {path.name: path.read_bytes() for path in (folder / "tokenizer").iterdir()}
@@ -368,8 +374,31 @@ def test_the_tutorial_runs_from_top_to_bottom(tmp_path, monkeypatch):
                     words += ["--config.model.attention_px=()"]
             words = [re.sub("^--num_images=64", "--num_images=4", w) for w in words]
             assert main.run(words) == 0, line
-    assert (tmp_path / "out" / "circle" / "samples.json").exists()
-    assert (tmp_path / "out" / "evaluation").exists()
+    for phase in ("base", "cfg", "up", "clip"):
+        rows = metric_writers.read_metrics(pathlib.Path("runs", phase, "metrics.jsonl"))
+        assert [row["step"] for row in rows if "loss" in row] == [1, 2]
+        assert all(np.isfinite(list(row.values())).all() for row in rows)
+    # Real pictures above what was drawn for their captions.
+    with Image.open(*pathlib.Path("runs/base/grids").iterdir()) as grid:
+        assert min(grid.size) >= 2 * 16
+    for name, bundles in (("circle", set()), ("clip_guided", {"clip"})):
+        record = json.loads(pathlib.Path("out", name, "samples.json").read_text())
+        assert record["bundles"].keys() == {"base", "upsampler"} | bundles
+        assert len(record["images"]) == 4
+        for entry in record["images"]:
+            assert entry["prompt"] == "a large red circle on a white background"
+            assert read(f"out/{name}/{entry['file']}").shape == (64, 64, 3)
+            assert read(f"out/{name}/{entry['base_file']}").shape == (16, 16, 3)
+    known, wider = read("out/circle/000000.png"), read("out/extended/000000.png")
+    assert wider.shape == (64, 80, 3)
+    np.testing.assert_array_equal(wider[:, :64], known)
+    assert pathlib.Path("out/evaluation/result.json").exists()
+
+
+def read(path: str) -> np.ndarray:
+    """The pixels of a picture."""
+    with Image.open(path) as picture:
+        return np.asarray(picture)
 
 
 @pytest.mark.slow

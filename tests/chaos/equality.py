@@ -9,7 +9,7 @@ from __future__ import annotations
 import json
 import pathlib
 from collections.abc import Iterator
-from typing import Any
+from typing import Any, NamedTuple
 
 import jax
 import numpy as np
@@ -24,6 +24,13 @@ MEASURED = ("speed/", "memory/")
 FILES = ("skipped.jsonl", "bad_records*.jsonl", "grids/*")
 
 
+class Saved(NamedTuple):
+    """The state of a checkpoint, and the files beside it."""
+
+    state: Any
+    past: dict[str, Any]
+
+
 def check_same(
     config: Config, left: pathlib.Path, right: pathlib.Path
 ) -> dict[str, int]:
@@ -32,11 +39,11 @@ def check_same(
     Raises:
       AssertionError: naming all that is not.
     """
-    told = list(differences(config, left, right))
+    states = last_state(config, left), last_state(config, right)
+    told = list(differences(left, right, *states))
     assert not told, "\n".join(told)
-    state, _ = last_state(config, right)
     counts = {
-        "arrays": len(jax.tree.leaves(state)),
+        "arrays": len(jax.tree.leaves(states[1].state)),
         "rows of metrics.jsonl": len(rows(right)),
     }
     for name in FILES:
@@ -45,12 +52,10 @@ def check_same(
 
 
 def differences(
-    config: Config, left: pathlib.Path, right: pathlib.Path
+    left: pathlib.Path, right: pathlib.Path, last: Saved, other_last: Saved
 ) -> Iterator[str]:
-    """A line for each thing that differs."""
-    (state, past), (other, other_past) = (
-        last_state(config, workdir) for workdir in (left, right)
-    )
+    """A line for each thing that differs, of two runs and their newest checkpoints."""
+    (state, past), (other, other_past) = last, other_last
     if jax.tree.structure(state) != jax.tree.structure(other):
         yield "the states are of other trees"
         return
@@ -69,13 +74,13 @@ def differences(
                 yield f"{name}: {_size(files, name)} and {_size(others, name)} bytes"
 
 
-def last_state(config: Config, workdir: pathlib.Path) -> tuple[Any, dict[str, Any]]:
-    """The state of the newest checkpoint, on one device, and the files beside it."""
+def last_state(config: Config, workdir: pathlib.Path) -> Saved:
+    """Reads the newest checkpoint of a run, onto one device."""
     alone = {"mesh.data": -1, "mesh.fsdp": 1, "mesh.tensor": 1}
     run, state = setup.prepare(resolve.override(config, alone), workdir)
     run.checkpoints.close()
     # The settings tell of the mesh, and of train.num_steps.
-    return state, {n: v for n, v in run.past.items() if n != "config"}
+    return Saved(state, {n: v for n, v in run.past.items() if n != "config"})
 
 
 def rows(workdir: pathlib.Path) -> list[str]:

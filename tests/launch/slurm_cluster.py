@@ -16,6 +16,7 @@ PROGRAMS = ("sbatch", "scontrol", "slurmctld", "slurmd", "munged")
 
 # A requeued job starts when the credential of its last start has expired: after
 # cred_expire seconds (120 unless set). A start before that may be refused by its node.
+# The scheduler looks for jobs that can start every sched_interval (60 unless set).
 SLURM_CONF = """\
 ClusterName=local
 SlurmctldHost=localhost
@@ -39,6 +40,7 @@ ReturnToService=2
 SelectType=select/cons_tres
 SelectTypeParameters=CR_Core_Memory
 SlurmdParameters=config_overrides
+SchedulerParameters=sched_interval=2,bf_interval=2
 KillWait=30
 JobRequeue=1
 NodeName=DEFAULT CPUs=2 RealMemory=8000

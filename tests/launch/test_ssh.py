@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import pathlib
@@ -9,15 +10,17 @@ import shutil
 import signal
 import subprocess
 import sys
+from collections.abc import Iterator
 
 import pytest
 
+from tests import local_processes
 from tests.launch import launchers, slurm_cluster
 from tests.train import small_runs
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(900)]
 
-STEPS = 600  # so many that an interruption comes in time on a fast machine too
+STEPS = 100_000  # not reached: an interruption comes in time on any machine
 # Programs that run for milliseconds; see tests/conftest.py.
 QUICK = "JAX_DISABLE_MOST_OPTIMIZATIONS=1"
 SSHD_CONFIG = """\
@@ -89,7 +92,7 @@ def command(tmp_path) -> list[str]:
     """A run of two processes."""
     tokenizer = small_runs.write_tokenizer(tmp_path / "tokenizer")
     changes = {"train.num_steps": STEPS, "log.every_steps": 10}
-    config = small_runs.make_config(tokenizer, changes=changes)
+    config = small_runs.make_config(tokenizer, small_runs.CLIP, changes)
     experiment = small_runs.write_experiment(tmp_path / "small.py", config)
     (port,) = slurm_cluster.free_ports(1)
     return [
@@ -110,8 +113,36 @@ def newest_step(folder) -> int:
     return json.loads(lines[-1])["step"] if lines else 0
 
 
-def wait_for_step(folder, step: int) -> None:
-    slurm_cluster.wait_until(lambda: newest_step(folder) >= step, f"step {step}", 120)
+def saved_steps(folder) -> set[int]:
+    return {int(path.name) for path in (folder / "run" / "checkpoints").iterdir()}
+
+
+def wait_for_step(folder, step: int, launcher: subprocess.Popen) -> None:
+    def has_come() -> bool:
+        assert launcher.poll() is None, (folder / "shown").read_text()
+        return newest_step(folder) >= step
+
+    slurm_cluster.wait_until(has_come, f"step {step}", 120)
+
+
+def environment(programs) -> dict[str, str]:
+    """With the folder's `ssh` in front."""
+    return {**os.environ, "PATH": f"{programs}:{os.environ['PATH']}"}
+
+
+@contextlib.contextmanager
+def started(programs, command, shown: pathlib.Path) -> Iterator[subprocess.Popen]:
+    """A launch in a session of its own, which writes to the file `shown`."""
+    with shown.open("w") as file:
+        launcher = subprocess.Popen(
+            command,
+            env=environment(programs),
+            stdout=file,
+            stderr=file,
+            start_new_session=True,
+        )
+        with local_processes.ended(launcher):
+            yield launcher
 
 
 def control(programs, tmp_path, action):
@@ -121,34 +152,60 @@ def control(programs, tmp_path, action):
     return launchers.run(command, programs=programs)
 
 
-def test_a_run_is_shown_and_stopped_by_name(programs, command, tmp_path):
+def test_a_run_is_shown_stopped_interrupted_and_resumed(programs, command, tmp_path):
     nothing = control(programs, tmp_path, "status")
     assert (nothing.returncode, nothing.stdout) == (1, "")
     assert nothing.stderr == "ssh.sh: there is no run small on first, second\n"
-    environment = {**os.environ, "PATH": f"{programs}:{os.environ['PATH']}"}
-    for _ in range(2):  # the second launch goes on although the first was stopped
-        before = newest_step(tmp_path)
-        with (tmp_path / "shown").open("w") as shown:
-            launcher = subprocess.Popen(
-                command, env=environment, stdout=shown, stderr=shown
-            )
-            wait_for_step(tmp_path, before + 30)
-            status = control(programs, tmp_path, "status")
-            assert status.returncode == 0, status.stderr
-            assert "small on " in status.stdout
-            assert "process 0: pid " in status.stdout
-            assert "process 1: pid " in status.stdout
-            stopped = control(programs, tmp_path, "stop")
-            assert stopped.returncode == 0, stopped.stderr
-            assert launcher.wait(timeout=200) == 42
-        assert newest_step(tmp_path) < STEPS
-        assert "restarting (" not in (tmp_path / "shown").read_text()
-        steps = {int(p.name) for p in (tmp_path / "run" / "checkpoints").iterdir()}
-        assert max(steps) >= newest_step(tmp_path)
+
+    shown = tmp_path / "shown"
+    with started(programs, command, shown) as launcher:
+        wait_for_step(tmp_path, 30, launcher)
+        status = control(programs, tmp_path, "status")
+        assert status.returncode == 0, status.stderr
+        assert "small on " in status.stdout
+        assert "process 0: pid " in status.stdout
+        assert "process 1: pid " in status.stdout
+        stopped = control(programs, tmp_path, "stop")
+        assert stopped.returncode == 0, stopped.stderr
+        assert launcher.wait(timeout=200) == 42
+    assert "restarting (" not in shown.read_text()
     assert control(programs, tmp_path, "stop").returncode == 1
+    first = newest_step(tmp_path)
+    assert 30 <= first < STEPS
+    assert max(saved_steps(tmp_path)) >= first
     copied = {path.name for path in (tmp_path / "checkout").iterdir()}
     assert {"glide_jax", "launch"} <= copied
     assert not {".git", ".venv", "runs"} & copied
+
+    # The second launch goes on although the first was stopped.
+    logs = tmp_path / "run" / "logs"
+
+    def count_ends() -> list[int]:
+        return [path.read_text().count("exit code 42") for path in logs.glob("*.log")]
+
+    ends = sum(count_ends())
+    with started(programs, command, shown) as launcher:
+        wait_for_step(tmp_path, first + 30, launcher)
+        os.killpg(launcher.pid, signal.SIGINT)  # Ctrl-C
+        launcher.wait(timeout=200)
+    slurm_cluster.wait_until(
+        lambda: sum(count_ends()) == ends + 2, "saving on both hosts"
+    )
+    second = newest_step(tmp_path)
+    assert first + 30 <= second < STEPS
+    assert max(saved_steps(tmp_path)) >= second
+
+    last = second + 30
+    result = subprocess.run(
+        [*command, f"--config.train.num_steps={last}"],
+        env=environment(programs),
+        capture_output=True,
+        text=True,
+        timeout=400,
+    )
+    assert result.returncode == 0, result.stdout[-3000:]
+    assert newest_step(tmp_path) == last
+    assert len(list(logs.glob("*.log"))) == 2, "a log for each process"
 
 
 def test_unreachable_hosts_are_reported(programs, tmp_path):
@@ -157,35 +214,3 @@ def test_unreachable_hosts_are_reported(programs, tmp_path):
     assert result.returncode == 2
     assert "first: ssh failed with code 255" in result.stderr
     assert "status: ssh failed with code 1" in result.stderr.splitlines()[-1]
-
-
-def test_an_interrupted_run_saves_and_resumes(programs, command, tmp_path):
-    environment = {**os.environ, "PATH": f"{programs}:{os.environ['PATH']}"}
-    logs = tmp_path / "run" / "logs"
-    with (tmp_path / "shown").open("w") as shown:
-        launcher = subprocess.Popen(
-            command, env=environment, stdout=shown, stderr=shown, start_new_session=True
-        )
-        slurm_cluster.wait_until(
-            lambda: newest_step(tmp_path) >= 30 or launcher.poll() is not None,
-            "step 30",
-            120,
-        )
-        os.killpg(launcher.pid, signal.SIGINT)  # Ctrl-C
-        launcher.wait(timeout=200)
-    codes = "\n".join(path.read_text() for path in logs.glob("*.log"))
-    slurm_cluster.wait_until(
-        lambda: all("exit code 42" in p.read_text() for p in logs.glob("*.log")),
-        f"saving on both hosts: {codes[-3000:]}",
-    )
-    first = newest_step(tmp_path)
-    assert 30 <= first < STEPS
-    saved = {path.name for path in (tmp_path / "run" / "checkpoints").iterdir()}
-    assert saved
-
-    result = subprocess.run(
-        command, env=environment, capture_output=True, text=True, timeout=400
-    )
-    assert result.returncode == 0, result.stdout[-3000:]
-    assert newest_step(tmp_path) == STEPS
-    assert len(list(logs.glob("*.log"))) == 2, "a log for each process"

@@ -112,16 +112,7 @@ def test_the_text_transformer_has_a_separate_policy():
     assert kept_bytes(denoising_loss(("none",), "blocks"), params) < plain
 
 
-@pytest.mark.parametrize(
-    "policy",
-    ["blocks"]
-    + [
-        pytest.param(policy, marks=pytest.mark.slow)
-        for policy in remat.POLICIES[1:]
-        if policy != "blocks"
-    ],
-)
-def test_clips_towers_have_the_gradient_of_none(policy):
+def test_clips_towers_have_the_gradient_of_none():
     x_t = golden_models.inputs("x16")
     tokens, text_mask = golden_models.caption()
     tokens = tokens[:, : CLIP.text_context]
@@ -137,11 +128,10 @@ def test_clips_towers_have_the_gradient_of_none(policy):
 
     params = params_of(CLIP)
     plain = loss_of(build.make_clip(CLIP))
-    other = loss_of(build.make_clip(CLIP, remat=policy, remat_text=policy))
+    other = loss_of(build.make_clip(CLIP, remat="blocks", remat_text="blocks"))
     expected, found = jax.jit(jax.grad(plain))(params), jax.jit(jax.grad(other))(params)
     for ours, theirs in zip(
         jax.tree.leaves(found), jax.tree.leaves(expected), strict=True
     ):
         assert golden_models.error(ours, theirs) < ROUNDING
-    if policy != "offload":  # moved, but not gone
-        assert kept_bytes(other, params) < kept_bytes(plain, params)
+    assert kept_bytes(other, params) < kept_bytes(plain, params)

@@ -82,7 +82,8 @@ def test_an_initial_model_returns_zero():
 def test_half_precision_returns_float32_close_to_float32(dtype):
     half = dataclasses.replace(SMALL, compute_dtype=dtype)
     fns = build.make_denoiser(half)
-    out, expected = _run(SMALL, fns=(fns.encode, jax.jit(fns.denoise))), _run(SMALL)
+    fns = jax.jit(fns.encode), jax.jit(fns.denoise)
+    out, expected = _run(SMALL, fns=fns), _run(SMALL)
     assert out.dtype == np.float32
     # bfloat16 keeps 8 bits: 0.4% a layer, over a dozen layers, in the mean.
     assert np.abs(out - expected).mean() < 0.02 * np.abs(expected).mean()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import functools
 import math
 
 import jax
@@ -22,6 +23,7 @@ def estimate(given) -> memory.DeviceBytes:
     return memory.estimate(given.config, state, given.batch, given.examples)
 
 
+@functools.cache
 def paper(model=PAPER):
     """A run of a paper's model, 16 examples a device, state cut eightfold."""
     config = dataclasses.replace(
@@ -140,6 +142,14 @@ def test_microbatches_hold_all_gradients_from_the_start():
     assert twice.step < once.step
 
 
+@functools.cache
+def published(name: str):
+    """A run of an experiment file at the paper's size."""
+    path = test_golden_configs.ROOT / "experiments" / "configs" / f"{name}.py"
+    config = test_golden_configs.load(path, "paper")
+    return problem.make_problem(config, device_topology.parse("v5p:4x4x8", None, None))
+
+
 @pytest.mark.parametrize(
     ("name", "remat", "gib"),
     [
@@ -151,9 +161,7 @@ def test_microbatches_hold_all_gradients_from_the_start():
 )
 def test_the_formula_is_within_15_percent_of_the_tpu_compiler(name, remat, gib):
     """Of libtpu 0.0.51 on v5p:4x4x8; see experiments/results/plan."""
-    path = test_golden_configs.ROOT / "experiments" / "configs" / f"{name}.py"
-    config = test_golden_configs.load(path, "paper")
-    given = problem.make_problem(config, device_topology.parse("v5p:4x4x8", None, None))
+    given = published(name)
     if remat:
         given = given.with_train(remat=remat)
     assert estimate(given).total / 2**30 == pytest.approx(gib, rel=0.15)

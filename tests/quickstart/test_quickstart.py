@@ -8,12 +8,29 @@ import pytest
 from PIL import Image
 
 from glide_jax.cli import main
+from glide_jax.config import resolve
 from glide_jax.quickstart import phases
 from glide_jax.runtime import ledger
 from tests.quickstart.test_report import assert_documented
 
 
+@pytest.fixture
+def few_operations(monkeypatch):
+    """One level for each U-Net, and few timesteps: most of the time is compilation."""
+    load_config = phases.load_config
+
+    def load(phase, root, scale):
+        config = load_config(phase, root, scale)
+        changes = {"sample.respacing": "5"}
+        if phase.name != "noised_clip":
+            changes |= {"model.channel_mult": (1,), "model.attention_px": ()}
+        return resolve.override(config, changes)
+
+    monkeypatch.setattr(phases, "load_config", load)
+
+
 @pytest.mark.slow
+@pytest.mark.usefixtures("few_operations")
 def test_the_quickstart_ends_with_its_files_and_started_again_does_nothing(tmp_path):
     argv = ["quickstart", f"--output={tmp_path}", "--scale=0.001"]
     assert main.run(argv) == 0

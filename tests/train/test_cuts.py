@@ -82,6 +82,7 @@ PHASES = {
         *[
             pytest.param(phase, SLOW_CUTS, id=f"{phase}-all", marks=pytest.mark.slow)
             for phase in PHASES
+            if phase != "clip"
         ],
     ],
 )

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from glide_jax.config import resolve
-from glide_jax.data import bad_records, mixture, pipeline, schema, sources
+from glide_jax.data import bad_records, mixture, pipeline, schema, shapes_world
 from glide_jax.errors import UserError
 from glide_jax.train import batches, captions, data_check, setup
 
@@ -133,7 +133,7 @@ def test_small_pictures_and_small_sources_are_logged(make_config, caplog):
 
 
 def test_drawn_pictures_are_not_read(make_config):
-    world, stored = sources.open_source("shapes:quickstart"), Records(10)
+    world, stored = shapes_world.ShapesWorld(length=2000), Records(10)
     assert data_check.spread(make_config(), world, 100) == []
     mixed = mixture.Mixture((world, stored), (1.0, 1.0))
     first = len(world)

@@ -27,7 +27,6 @@ TRAIN = [sys.executable, "-m", "glide_jax.cli.main", "train"]
 RUN = {
     "train.num_steps": 4,
     "train.global_batch_size": 8,
-    "train.caption_drop_prob": 0.2,
     "data.tokenizer": "sentencepiece:300",
     "checkpoint.every_steps": 2,
     "checkpoint.keep": 10,
@@ -35,6 +34,7 @@ RUN = {
     "mesh.min_shard_mb": 0,
 }
 PICTURES = {
+    "train.caption_drop_prob": 0.2,
     "train.num_steps": 2,
     "data.validation_sources": ("shapes:quickstart",),
     "log.validation_examples": 8,
@@ -62,7 +62,7 @@ def records(logs: pathlib.Path, steps: range) -> list[list[int]]:
 def whole_run(tokenizer_folder, tmp_path_factory):
     """(experiment, workdir, logs) of 4 steps on 2 processes of 4 devices."""
     folder = tmp_path_factory.mktemp("two_by_four")
-    config = small_runs.make_config(tokenizer_folder, TEXT2IM, RUN)
+    config = small_runs.make_config(tokenizer_folder, CLIP, RUN)
     experiment = small_runs.write_experiment(folder / "experiment.py", config)
     workdir, logs = folder / "run", folder / "logs"
     command = [*TRAIN, f"--config={experiment}", f"--workdir={workdir}"]

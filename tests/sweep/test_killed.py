@@ -1,4 +1,4 @@
-"""A sweep of six training runs, killed in the middle and started again."""
+"""A sweep of four training runs, killed in the middle and started again."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ pytestmark = [pytest.mark.slow, pytest.mark.timeout(1200)]
 STEPS = 40
 RUNS = (
     # Of the data alone, so that all but the first run find their program compiled.
-    "product(listed('data.flip_prob', [0.0, 0.5, 1.0]), "
+    "product(listed('data.flip_prob', [0.0, 1.0]), "
     "listed('data.prefetch_batches', [2, 4]))"
 )
 SAVED = "checkpoints/8/manifest.json"
@@ -62,7 +62,7 @@ def test_a_killed_sweep_resumes(tmp_path, capsys):
         wait_for(lambda: not third.is_locked(), log_path)
         before = training_sweeps.steps(third.folder)
         assert 8 <= before[-1] < STEPS
-        kept = ["finished", "finished", "cut off", *["waiting"] * 3]
+        kept = ["finished", "finished", "cut off", "waiting"]
         assert [entry.state() for entry in entries] == kept
 
         driver = start(path, root, log)
@@ -71,7 +71,7 @@ def test_a_killed_sweep_resumes(tmp_path, capsys):
 
     assert {entry.state() for entry in entries} == {"finished"}
     attempts = [[one.code for one in entry.attempts()] for entry in entries]
-    assert attempts == [[0], [0], [None, 0], [0], [0], [0]], "none is run twice"
+    assert attempts == [[0], [0], [None, 0], [0]], "none is run twice"
     for entry in entries:
         assert training_sweeps.steps(entry.folder) == list(range(1, STEPS + 1))
     # It went on from a checkpoint: the first step was made once.
@@ -82,11 +82,11 @@ def test_a_killed_sweep_resumes(tmp_path, capsys):
     assert main.run(["sweep", *flags]) == 0
     rows = [json.loads(line) for line in rows_path.read_text().splitlines()]
     assert [row["id"] for row in rows] == [run.id for run in runs]
-    assert [row["attempts"] for row in rows] == [1, 1, 2, 1, 1, 1]
+    assert [row["attempts"] for row in rows] == [1, 1, 2, 1]
     assert str(tmp_path / "root") not in rows_path.read_text()
     losses = [row["metrics"]["loss"] for row in rows]
     # What is fetched ahead changes nothing, and so the run that was killed is also
     # told to have come to what the undisturbed one beside it came to.
     assert losses[0::2] == losses[1::2]
-    assert len(set(losses)) == 3
+    assert len(set(losses)) == 2
     assert (root / "plots" / "loss_vs_data.flip_prob.png").is_file()
