@@ -67,6 +67,7 @@ HOW = {
     "sweep experiments": "printed",
     "sweep": "parsed",  # --status and --report of a sweep that has run
     "export": "parsed",  # of a trained workdir: the tutorial's are run
+    "distil": "parsed",  # see tests/distil
     "convert": "parsed",  # PyTorch is optional; see tests/cli/test_convert.py
     "data emoji": "parsed",  # downloads Debian packages
 }
@@ -165,8 +166,8 @@ def test_a_command_of_a_page_names_a_verb_its_flags_and_settings(command):
     main.module_of(verb).define_flags(values)
     given = [word[2:].partition("=")[0] for word in words if word.startswith("--")]
     for name in given:
-        if name.startswith("config."):
-            resolve.check_key(defaults.Config(), name.removeprefix("config."))
+        if "." in name:  # a setting, of --config or of another configuration
+            resolve.check_key(defaults.Config(), name.partition(".")[2])
         else:
             assert name in values
 
@@ -231,10 +232,16 @@ def write_bundles(folder: pathlib.Path, tokenizer) -> None:
         (
             f"{quickstart}/base_cfg",
             "runs/cfg/bundle",
+            "runs/distil/bundles/base_4",
             "models/base",
             "runs/finetuned/bundle",
         ): base,
-        (f"{quickstart}/upsampler", "runs/up/bundle", "models/up"): upsampler,
+        (
+            f"{quickstart}/upsampler",
+            "runs/up/bundle",
+            "runs/distil/bundles/upsampler_2",
+            "models/up",
+        ): upsampler,
         (f"{quickstart}/noised_clip", "runs/clip/bundle", "models/clip"): (
             presets.noised_clip("tiny")
         ),
