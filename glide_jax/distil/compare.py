@@ -13,12 +13,13 @@ DDIM without fresh noise, so that the noise determines its picture.
 from __future__ import annotations
 
 import dataclasses
+import logging
 from typing import Any
 
 import numpy as np
 
 from glide_jax.config.defaults import Config
-from glide_jax.data import pipeline
+from glide_jax.data import pipeline, shapes_world
 from glide_jax.errors import UserError
 from glide_jax.eval import shapes_checker
 from glide_jax.models import build
@@ -81,16 +82,31 @@ def make_task(config: Config, model: restore.SampleModel, count: int) -> Task:
         on_bad=lambda bad: None,
     )
     low_res, mask = batch.get("low_res"), batch.get("inpaint_mask")
+    captions = [model.tokenizer.decode(tokens) for tokens in batch["tokens"]]
     return Task(
-        captions=[model.tokenizer.decode(tokens) for tokens in batch["tokens"]],
+        captions=captions,
         images=image_io.to_pixels(batch["image"]),
         small=None if low_res is None else image_io.to_pixels(low_res),
         masks=None if mask is None else np.asarray(mask)[..., 0],
-        is_shapes=all(
-            name.startswith("shapes:quickstart")
-            for name in config.data.validation_sources
-        ),
+        is_shapes=_is_readable(config, captions),
     )
+
+
+def _is_readable(config: Config, captions: list[str]) -> bool:
+    """Whether the checker can compare pictures with these captions."""
+    named = config.data.validation_sources
+    if not all(name.startswith("shapes:quickstart") for name in named):
+        return False
+    try:
+        for caption in captions:
+            shapes_world.parse_caption(caption)
+    except UserError:
+        logging.warning(
+            "colours and shapes are not read: model.text_context=%d cuts the captions",
+            config.model.text_context,
+        )
+        return False
+    return True
 
 
 def draw(

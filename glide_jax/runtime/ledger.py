@@ -33,7 +33,7 @@ class Ledger:
         self._tasks.setdefault(task, {"seconds": 0.0})["result"] = result
         self._write()
 
-    def keep_setting(self, name: str, value: float | str) -> None:
+    def keep_setting(self, name: str, value: float | int | str) -> None:
         """Stores a setting of the first start.
 
         Raises:
