@@ -8,6 +8,10 @@
         --torch_python=/path/to/torch/env/bin/python --train --batch=2 \\
         --output=experiments/results/benchmark/train_side_by_side.json
 
+    python experiments/benchmarks/side_by_side.py --checkout=glide-text2im \\
+        --torch_python=/path/to/torch/env/bin/python --students --rounds=1 \\
+        --output=experiments/results/benchmark/students_side_by_side.json
+
 Run it with the Python that has glide_jax. Each run is a process of its own, A B A B,
 so that a machine that slows down or warms up does so for both. The file holds every
 row and, by stage, glide_jax's seconds over the other's: below 1 is faster.
@@ -63,7 +67,15 @@ def read_arguments() -> argparse.Namespace:
     parser.add_argument(
         "--train", action="store_true", help="training steps of the base model"
     )
+    parser.add_argument(
+        "--students",
+        action="store_true",
+        help="ours are students of four and two steps, which draw whole pictures; "
+        "--passes is for the checkout alone",
+    )
     arguments = parser.parse_args()
+    if arguments.students and (arguments.train or arguments.base_only):
+        parser.error("--students draws pictures; leave --train and --base_only out")
     sampling = arguments.passes, arguments.base_only, arguments.guidance_mode
     if arguments.train and any(sampling):
         parser.error(
@@ -100,6 +112,14 @@ def make_commands(arguments: argparse.Namespace) -> dict[str, list[str]]:
         theirs.append("--stages=base")
     else:
         ours.append(f"--upsampler_config={CONFIGS / 'upsample256.py'}:released")
+    if arguments.students:
+        ours = [*glide, "sample", f"--config={CONFIGS / 'base64_halve.py'}:released"]
+        ours += [
+            f"--upsampler_config={CONFIGS / 'upsample256_halve.py'}:released",
+            "--upsampler_config.train.student_steps=2",
+            "--upsampler_config.sample.respacing=grid2",
+        ]
+        return {OURS: ours + same[:2], THEIRS: theirs + same}
     return {OURS: ours + same, THEIRS: theirs + same}
 
 

@@ -79,6 +79,12 @@ def check(
         )
     if settings.passes is not None:
         _num_passes(base, str(settings.passes))
+        for config in filter(None, (base, upsampler)):
+            if config.train.student_steps:
+                raise UserError(
+                    f"--passes={settings.passes} has no effect on {config.name!r}, a "
+                    f"student of {config.train.student_steps} steps; leave it out"
+                )
     if upsampler is None:
         return
     px, low_res_px = base.model.image_px, getattr(upsampler.model, "low_res_px", 0)
@@ -163,7 +169,7 @@ def _measure(
     start = time.perf_counter()
     program = draw.compiled(*arguments)
     compile_seconds = time.perf_counter() - start
-    rows = settings.batch * (2 if is_guided else 1)
+    rows = settings.batch * (2 if is_guided and not model.guidance_range else 1)
     return StageTimes(
         config,
         spec,
@@ -246,5 +252,8 @@ def _count_by_xla(
     )
     x_t = jax.ShapeDtypeStruct((rows, size.image_px, size.image_px, 3), jnp.float32)
     timesteps = jax.ShapeDtypeStruct((rows,), jnp.int32)
-    lowered = jax.jit(plain.denoise).lower(params, x_t, timesteps, text)
+    scale = jax.ShapeDtypeStruct((rows,), jnp.float32) if size.guidance_range else None
+    lowered = jax.jit(plain.denoise).lower(
+        params, x_t, timesteps, text, guidance_scale=scale
+    )
     return (lowered.cost_analysis() or {}).get("flops")

@@ -6,6 +6,7 @@
         --batch=8 --compute_dtype=bfloat16 --output=rows.jsonl
     glide benchmark sample --config=experiments/configs/base64.py:released \\
         --compute_dtype=float32 --passes=1
+    glide benchmark sample --config=experiments/configs/base64_halve.py:released
 
 Weights and captions are random; this does not change the time. --passes times this
 number of denoiser passes of each stage, for machines where a whole image takes minutes.

@@ -129,3 +129,24 @@ HALF = dataclasses.replace(
 def test_models_that_form_no_cascade_are_errors(base, upsampler, passes, named):
     with pytest.raises(errors.UserError, match=named):
         sampling.check(base, upsampler, sampling.Settings(passes=passes))
+
+
+def make_student():
+    model = dataclasses.replace(SIZE, guidance_range=(1.0, 5.0))
+    return dataclasses.replace(
+        BASE,
+        model=model,
+        diffusion=defaults.DiffusionConfig(prediction="x_and_eps"),
+        train=defaults.TrainConfig(teacher="runs/t", student_steps=2),
+        sample=defaults.SampleConfig(sampler="ddim", respacing="grid2"),
+    )
+
+
+def test_a_student_makes_its_steps_in_one_row():
+    student = make_student()
+    row = sampling.benchmark(student, None, sampling.Settings())
+    entry = row["stages"]["base"]
+    assert (entry["respacing"], entry["passes"], entry["rows"]) == ("grid2", 2, 1)
+    assert row["seconds_per_image"]["how"] == "measured"
+    with pytest.raises(errors.UserError, match="--passes=3 has no effect"):
+        sampling.check(student, None, sampling.Settings(passes=3))

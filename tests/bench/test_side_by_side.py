@@ -115,3 +115,14 @@ def test_a_single_pass_is_refused_because_the_other_side_has_no_such_chain(
     with pytest.raises(SystemExit):
         side_by_side.read_arguments()
     assert "at least 2 timesteps" in capsys.readouterr().err
+
+
+def test_students_draw_in_their_own_steps_and_the_checkout_in_passes(
+    side_by_side, monkeypatch
+):
+    given = ["--checkout=c", "--torch_python=python", "--output=o", "--students"]
+    monkeypatch.setattr(sys, "argv", ["side_by_side.py", *given, "--passes=2"])
+    ours, theirs = side_by_side.make_commands(side_by_side.read_arguments()).values()
+    assert any("base64_halve.py:released" in word for word in ours)
+    assert "--passes=2" in theirs
+    assert "--passes=2" not in ours
