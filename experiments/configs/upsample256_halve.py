@@ -43,7 +43,7 @@ def tiny(config: ConfigDict) -> None:
     config.data.validation_sources = ("shapes:quickstart",)
     config.data.low_res_corruption = "noise"
     config.data.low_res_corruption_strength = 0.1
-    config.train.num_steps = 400
+    config.train.num_steps = 300
     config.train.global_batch_size = 2
     config.optim.learning_rate = 1e-3
     config.optim.warmup_steps = 20

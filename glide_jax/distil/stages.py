@@ -23,6 +23,9 @@ from glide_jax.runtime import lifecycle, wording
 from glide_jax.runtime.ledger import Ledger
 from glide_jax.train import export, init_from, loop, teachers
 
+# Sampling steps of the bundle of a fold, before any halving.
+FOLD_STEPS = "50"
+
 
 @dataclasses.dataclass(frozen=True)
 class Stage:
@@ -166,7 +169,7 @@ def make_config(stage: Stage, request: Request, origin: Config) -> Config:
             origin.sample,
             sampler="ddim",
             eta=0.0,
-            respacing=f"grid{stage.steps}" if stage.steps else "100",
+            respacing=f"grid{stage.steps}" if stage.steps else FOLD_STEPS,
         ),
     )
     return resolve.override(

@@ -93,7 +93,7 @@ def test_the_settings_of_every_stage_are_those_of_a_run(write, tmp_path):
         )
         assert config.train.caption_drop_prob == 0.2
         assert config.sample.guidance_scale == 2.0
-        wanted = f"grid{stage.steps}" if stage.steps else "100"
+        wanted = f"grid{stage.steps}" if stage.steps else stages.FOLD_STEPS
         assert config.sample.respacing == wanted
     unguided = request(write(presets.base("tiny")))
     assert [s.name for s in stages.plan(unguided, tmp_path)] == ["base_8", "base_4"]
