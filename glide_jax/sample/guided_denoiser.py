@@ -10,12 +10,15 @@ from __future__ import annotations
 import einops
 import jax
 import jax.numpy as jnp
+import numpy as np
 
 from glide_jax import array_types
 from glide_jax.config import defaults
-from glide_jax.diffusion import guidance, process, sampling_loop
+from glide_jax.diffusion import guidance, process, sampling_loop, schedules
 from glide_jax.models import build, noised_clip
 from glide_jax.sample.stage_inputs import Caption, StageInputs
+
+MAX_CLIP_FACTOR = 10.0
 
 
 def reads_scale(config: defaults.Config) -> bool:
@@ -138,7 +141,23 @@ def encode_for_clip(
     return clip_fns.encode_text(clip_params, *_caption_major(inputs.clip_caption))
 
 
+def last_clip_timestep(config: defaults.Config) -> int:
+    """Returns the last timestep at which a CLIP guides the model.
+
+    A gradient moves x_start by sqrt((1 - A) / A) times its size relative to eps, 2e4 at
+    the noisy end. The many steps of other models correct the first ones; a student of
+    few steps is guided where that factor is at most MAX_CLIP_FACTOR.
+    """
+    chain = config.diffusion
+    if not config.train.student_steps:
+        return chain.num_timesteps - 1
+    cumprod = np.cumprod(1 - schedules.make_betas(chain.schedule, chain.num_timesteps))
+    factor = np.sqrt((1 - cumprod) / cumprod)
+    return int(np.flatnonzero(factor <= MAX_CLIP_FACTOR).max(initial=0))
+
+
 def make_gradient(
+    config: defaults.Config,
     clip_fns: build.ClipFns,
     clip_params: array_types.Params,
     text: jax.Array,
@@ -147,8 +166,9 @@ def make_gradient(
     """Returns the gradient of exp(logit_scale) * cosine(x_t, caption), times its scale.
 
     `text` is from `encode_for_clip`. For several captions it is the gradient of the
-    weighted mean of their similarities.
+    weighted mean of their similarities. `config` is that of the denoiser.
     """
+    last = jnp.minimum(inputs.clip_guidance_last, last_clip_timestep(config))
     assert inputs.clip_caption is not None
     num_captions = inputs.clip_caption.tokens.shape[1]
     texts = einops.rearrange(text, "(k b) d -> k b d", k=num_captions)
@@ -163,9 +183,7 @@ def make_gradient(
             each = [noised_clip.similarity(features, text) for text in texts]
             return logit_scale * jnp.sum(weights * jnp.stack(each), axis=0)
 
-        is_active = guidance.is_active(
-            timesteps, inputs.clip_guidance_first, inputs.clip_guidance_last
-        )
+        is_active = guidance.is_active(timesteps, inputs.clip_guidance_first, last)
         scale = jnp.where(is_active, inputs.clip_guidance_scale, 0.0)
         return guidance.similarity_gradient(similarity, x_t, scale[:, None, None, None])
 

@@ -179,7 +179,7 @@ def _make_parts(
         gradient_fn = None
         if clip_fns is not None:
             gradient_fn = guided_denoiser.make_gradient(
-                clip_fns, clip_params, context.clip_text, inputs
+                config, clip_fns, clip_params, context.clip_text, inputs
             )
         return sampling_loop.walk(
             guided_denoiser.make_denoise(
