@@ -50,7 +50,13 @@ def define_flags(values: flags.FlagValues) -> None:
         f"the same for the upsampler; {FACTOR} times --upsampler_steps if left out",
         least=2,
     )
-    add.whole("pictures", "number of pictures that compare each stage", 256, least=2)
+    add.whole(
+        "pictures",
+        "number of pictures that compare each stage of the base model; a quarter as "
+        "many compare the upsampler's",
+        256,
+        least=2,
+    )
     for name in ("fold", "halve", "upsampler_halve"):
         config_flag.define(values, name)
 
@@ -72,11 +78,19 @@ def run(values: flags.FlagValues, arguments: list[str]) -> int:
         origin = stages.first_config(request)
         configs = [stages.make_config(stage, request, origin) for stage in planned]
         chains.append(report.Chain(request, planned, configs))
-    run_folder.prepare(root, flag="--output")
     done = ledger.Ledger(root / "ledger.json")
-    for chain in chains:
-        done.keep_setting(chain.request.role, str(chain.request.teacher))
+    if root.is_dir() and any(root.iterdir()) and not done.is_done("pictures"):
+        raise UserError(
+            f"--output={root} is not empty and has no distillation to continue; give a "
+            "new folder"
+        )
+    run_folder.prepare(root, flag="--output")
     done.keep_setting("pictures", values.pictures)
+    for chain in chains:
+        asked = chain.request
+        done.keep_setting(asked.role, str(asked.teacher))
+        # Stages of another first one would have the names of these.
+        done.keep_setting(f"{asked.prefix}teacher_steps", asked.teacher_steps)
     total, number = sum(len(chain.stages) for chain in chains), 0
     for chain in chains:
         for stage, config in zip(chain.stages, chain.configs, strict=True):
@@ -115,8 +129,8 @@ def _requests(values: flags.FlagValues):
             if values[kind].value is not None
         }
         if bundle is None:
-            for name in (f"{prefix}teacher_steps", *given):
-                if values[name].value is not None:
+            for name in (f"{prefix}steps", f"{prefix}teacher_steps", *given):
+                if values[name].present:
                     raise UserError(
                         f"--{name} has no effect without --{role}; give its bundle"
                     )

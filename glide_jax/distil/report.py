@@ -59,6 +59,9 @@ def measure(chain: Chain, root: pathlib.Path, done: Ledger, count: int) -> None:
         return
     teacher = restore.load_bundle(chain.request.teacher)
     task = compare.make_task(chain.configs[-1], teacher, count)
+    captions = {"captions": task.captions[:SHOWN]}
+    (root / "pictures").mkdir(exist_ok=True)
+    files.write_json(root / "pictures" / f"{role}_captions.json", captions)
     scales = _scales(chain)
     for name in names:
         if done.is_done(f"{name}/figures"):
@@ -77,8 +80,6 @@ def measure(chain: Chain, root: pathlib.Path, done: Ledger, count: int) -> None:
                 reference = drawn if is_teacher else _read(root, names[0], scale)
                 found[_key(scale)] = compare.figures(drawn, reference, task)
         done.finish(f"{name}/figures", found)
-    captions = {"captions": task.captions[:SHOWN]}
-    files.write_json(root / "pictures" / f"{role}_captions.json", captions)
 
 
 def _scales(chain: Chain) -> list[float | None]:
@@ -109,7 +110,7 @@ def make_report(chains: list[Chain], done: Ledger) -> dict[str, Any]:
             rows.append(
                 {
                     "name": stage.name,
-                    "training_steps": config.train.num_steps,
+                    **done.result(stage.name),
                     "seconds": round(done.seconds(stage.name), 1),
                     **_work(config, config.sample.respacing, 1),
                     "figures": done.result(f"{stage.name}/figures"),
@@ -214,9 +215,7 @@ def _path(root: pathlib.Path, name: str, scale: float | None) -> pathlib.Path:
 def _save(
     root: pathlib.Path, name: str, scale: float | None, drawn: np.ndarray
 ) -> None:
-    path = _path(root, name, scale)
-    path.parent.mkdir(exist_ok=True)
-    np.savez_compressed(path, drawn=drawn)
+    np.savez_compressed(_path(root, name, scale), drawn=drawn)
 
 
 def _read(root: pathlib.Path, name: str, scale: float | None) -> np.ndarray:

@@ -15,7 +15,7 @@ import pathlib
 
 from glide_jax import presets
 from glide_jax.checkpoint import bundle
-from glide_jax.config import experiments, resolve
+from glide_jax.config import experiments, resolve, validate
 from glide_jax.config.defaults import Config, Text2ImConfig
 from glide_jax.errors import UserError
 from glide_jax.models import build
@@ -64,6 +64,11 @@ class Request:
     fold: Config | None = None
     halve: Config | None = None
 
+    @property
+    def prefix(self) -> str:
+        """What the names of the model's flags begin with."""
+        return "" if self.role == "base" else "upsampler_"
+
     def halvings(self) -> list[int]:
         """The steps of each student, e.g. 32, 16, 8, 4.
 
@@ -75,11 +80,10 @@ class Request:
             left //= 2
             found.append(left)
         if left != self.steps or not found:
-            prefix = "" if self.role == "base" else "upsampler_"
             raise UserError(
-                f"--{prefix}teacher_steps={self.teacher_steps} cannot be halved to "
-                f"--{prefix}steps={self.steps}; give {self.steps} times a power of two,"
-                f" e.g. {16 * self.steps}"
+                f"--{self.prefix}teacher_steps={self.teacher_steps} cannot be halved "
+                f"to --{self.prefix}steps={self.steps}; give {self.steps} times a "
+                f"power of two, e.g. {16 * self.steps}"
             )
         return found
 
@@ -88,20 +92,28 @@ def plan(request: Request, root: pathlib.Path) -> list[Stage]:
     """Returns the stages of one model in their order, checked.
 
     Raises:
-      UserError: a teacher of another role, one that is folded already, or steps that
-        halving does not reach.
+      UserError: a teacher of another role, one that is a student itself, steps that
+        halving does not reach or that the teacher does not have, or a stage whose
+        settings are inconsistent.
     """
     config = first_config(request)
     role = build.role_of(config.model)
     if role != request.role:
         raise UserError(
-            f"--{request.role}={request.teacher} has the role {role}; give the bundle "
-            f"of a {request.role} model"
+            f"--{request.role}={request.teacher} has the role {role}; give a bundle "
+            f"of the role {request.role}"
         )
     if config.train.teacher:
         raise UserError(
             f"--{request.role}={request.teacher} is a student itself; give the model "
             "that it learned from"
+        )
+    most = config.diffusion.num_timesteps
+    if request.teacher_steps > most:
+        raise UserError(
+            f"--{request.prefix}teacher_steps={request.teacher_steps} is more than the "
+            f"{most} timesteps of --{request.role}={request.teacher}; give at most "
+            f"{most}"
         )
     is_folded = _is_folded(request, config)
     if request.role == "base" and not is_folded:
@@ -113,8 +125,13 @@ def plan(request: Request, root: pathlib.Path) -> list[Stage]:
     for steps in request.halvings():
         teacher = root / "bundles" / stages[-1].name if stages else request.teacher
         stages.append(Stage(f"{role}_{steps}", role, teacher, steps))
+    # Now, as a later stage would fail only after hours.
+    before = config
     for stage in stages:
-        make_config(stage, request, config)
+        student = make_config(stage, request, config)
+        validate.validate(student)
+        teachers.check_config(before, student)
+        before = student
     return stages
 
 
@@ -136,16 +153,21 @@ def make_config(stage: Stage, request: Request, origin: Config) -> Config:
     the mesh are those of the experiment.
 
     Raises:
-      UserError: no experiment fits the sizes of the first teacher.
+      UserError: no experiment fits the sizes of the first teacher, or a given one is
+        of another family.
     """
     model = origin.model
     assert isinstance(model, Text2ImConfig)
     given = request.halve if stage.steps else request.fold
+    kind = "halve" if stage.steps else "fold"
+    prefix = "base64" if stage.role == "base" else "upsample256"
     if given is None:
-        kind = "halve" if stage.steps else "fold"
-        prefix = "base64" if stage.role == "base" else "upsample256"
         given = experiments.load(f"{prefix}_{kind}", find_size(model, stage.role))
-    assert isinstance(given.model, Text2ImConfig)
+    if not isinstance(given.model, Text2ImConfig):
+        raise UserError(
+            f"{given.name} is no experiment of a {stage.role} model, but of a "
+            f"{given.model.family}; give one like {prefix}_{kind}"
+        )
     is_folded = _is_folded(request, origin)
     prediction = teachers.student_prediction(origin.diffusion.prediction)
     config = dataclasses.replace(

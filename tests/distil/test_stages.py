@@ -14,7 +14,7 @@ from PIL import Image
 from glide_jax import presets
 from glide_jax.checkpoint import bundle
 from glide_jax.cli import main
-from glide_jax.config import defaults, resolve
+from glide_jax.config import defaults, experiments, resolve
 from glide_jax.distil import compare, stages
 from glide_jax.errors import UserError
 from glide_jax.models import build
@@ -99,6 +99,20 @@ def test_the_settings_of_every_stage_are_those_of_a_run(write, tmp_path):
     assert [s.name for s in stages.plan(unguided, tmp_path)] == ["base_8", "base_4"]
 
 
+def test_a_stage_that_would_fail_later_is_refused_at_first(write, tmp_path):
+    base = write(presets.base("tiny"), GUIDED)
+    with pytest.raises(UserError, match="more than the 1000 timesteps"):
+        stages.plan(request(base, steps=100, teacher_steps=1600), tmp_path)
+    for name, message in (
+        ("base64", r"train\.loss_type='hybrid'"),
+        ("upsample256_halve", r"model\.guidance_range"),
+        ("noised_clip64", "no experiment of a base model"),
+    ):
+        given = experiments.load(name, "tiny")
+        with pytest.raises(UserError, match=message):
+            stages.plan(request(base, halve=given), tmp_path)
+
+
 def test_models_that_cannot_be_distilled_are_refused(write, tmp_path):
     with pytest.raises(UserError, match="is not a bundle"):
         stages.plan(request(tmp_path), tmp_path)
@@ -115,12 +129,35 @@ def test_models_that_cannot_be_distilled_are_refused(write, tmp_path):
     [
         ([], "--base and --upsampler are missing"),
         (["--upsampler_teacher_steps=4"], "no effect without --upsampler"),
+        (
+            ["--upsampler_steps=4"],
+            "--upsampler_steps has no effect without --upsampler",
+        ),
     ],
 )
 def test_missing_models_are_named(flags, message, tmp_path, capsys):
     assert main.run(["distil", f"--output={tmp_path / 'out'}", *flags]) == 2
     assert message in capsys.readouterr().err
     assert not (tmp_path / "out").exists()
+
+
+def test_a_folder_of_something_else_and_other_stages_are_refused(
+    write, tmp_path, capsys
+):
+    argv = ["distil", f"--base={write(presets.base('tiny'))}"]
+    other = tmp_path / "other"
+    other.mkdir()
+    (other / "report.json").write_text("{}")
+    assert main.run([*argv, f"--output={other}"]) == 2
+    assert "is not empty and has no distillation" in capsys.readouterr().err
+    assert [path.name for path in other.iterdir()] == ["report.json"]
+    begun = tmp_path / "begun"
+    begun.mkdir()
+    done = ledger.Ledger(begun / "ledger.json")
+    done.keep_setting("pictures", 256)
+    done.keep_setting("teacher_steps", 16)
+    assert main.run([*argv, f"--output={begun}", "--teacher_steps=8"]) == 2
+    assert "--teacher_steps=8 differs from 16" in capsys.readouterr().err
 
 
 def test_figures_compare_with_the_teacher_and_the_original():
