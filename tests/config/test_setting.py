@@ -72,7 +72,11 @@ def test_the_settings_that_identify_a_run():
     }
     assert found == NOT_FREE
     not_arrays = {path for path in model if rules[path].on_resume != ARRAYS}
-    assert not_arrays == {"model.dropout_prob", "model.compute_dtype"}
+    assert not_arrays == {
+        "model.dropout_prob",
+        "model.compute_dtype",
+        "model.residual_low_res",
+    }
     assert all(rules[path].on_resume == IDENTITY for path in not_arrays)
 
 
