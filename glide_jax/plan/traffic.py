@@ -7,6 +7,9 @@ With parameters sharded over fsdp, and examples over data and fsdp, each microba
     all-reduces the gradient shards over data (replicated tensors: over data and fsdp),
     and with tensor parallelism all-reduces activations over tensor.
 
+A student's step also gathers the parameters of its teacher, in each of its passes; the
+sums of its activations are not counted.
+
 Bytes are those that one device receives per step with ring algorithms: for an array of
 G bytes over p devices, a gather or a scatter moves G (p - 1) / p, an all-reduce twice
 that. If an axis spans both networks, the slow part operates on the 1/p_fast share that
@@ -26,6 +29,7 @@ from glide_jax.config.defaults import Config, NoisedClipConfig, Text2ImConfig
 from glide_jax.models import layout
 from glide_jax.plan import activations
 from glide_jax.plan.device_topology import Span, Topology
+from glide_jax.train import teachers
 
 FLOAT32 = 4
 
@@ -84,6 +88,12 @@ def collectives(
         ),
         *_activation_sums(config, spans),
     ]
+    if config.train.teacher:
+        # Sharded like the student; a fold passes both rows at once.
+        passes = 1 if teachers.is_fold(config) else 2
+        rows.append(
+            _gather("teacher's parameters", passes * gathered, len(sharded), fsdp)
+        )
     if isinstance(config.model, NoisedClipConfig):
         rows.append(_feature_gather(config, config.model, both))
     return [

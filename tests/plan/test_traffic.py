@@ -49,6 +49,24 @@ def test_parameters_are_gathered_twice_and_gradients_scattered_and_summed():
     assert all(row.slow_bytes == 0 for row in rows.values())
 
 
+@pytest.mark.parametrize(("steps", "passes"), [(0, 1), (4, 2)])
+def test_a_students_step_gathers_its_teacher_in_every_pass(steps, passes):
+    given = plans.small(
+        model={"guidance_range": (1.0, 5.0)},
+        diffusion={"prediction": "x_and_eps"},
+        train={
+            "teacher": "runs/t",
+            "student_steps": steps,
+            "loss_type": "truncated_snr",
+        },
+        sample={"sampler": "ddim", "respacing": f"grid{steps}" if steps else "50"},
+    )
+    rows = by_name(given)
+    once = rows["parameters, forward", "all-gather"].fast_bytes
+    found = rows["teacher's parameters", "all-gather"].fast_bytes
+    assert found == passes * once > 0
+
+
 def test_over_slices_only_sums_of_gradients_cross_the_slow_network():
     given = plans.small("v5p:2x2x2", 2)  # data 2 in each of 2 slices, fsdp 4
     cut, _ = counts(given)
