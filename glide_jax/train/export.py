@@ -254,7 +254,8 @@ def _training_rows(config: defaults.Config, step: int, decay: str) -> dict[str, 
         ),
         "trained": f"{wording.counted(step, 'step')} of"
         f" {wording.counted(train.global_batch_size, 'image')}",
-        "started from": train.init_from or "initialisation",
+        "started from": train.init_from or train.teacher or "initialisation",
+        **({"teacher": train.teacher} if train.teacher else {}),
         "objective": "contrastive"
         if role(config) == "noised CLIP"
         else train.loss_type,
@@ -274,6 +275,10 @@ def _sampling_rows(config: defaults.Config) -> dict[str, object]:
     }
     if role(config).endswith("base model"):
         rows["guidance scale"] = sample.guidance_scale
+        model = config.model
+        if isinstance(model, defaults.Text2ImConfig) and model.guidance_range:
+            low, high = model.guidance_range
+            rows["guidance scales it reads"] = f"{low:g} to {high:g}, in one row"
         rows["CLIP guidance scale"] = sample.clip_guidance_scale
     return rows
 

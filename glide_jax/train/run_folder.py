@@ -258,7 +258,7 @@ def _is_allowed(difference: str, allow_change: Collection[str]) -> bool:
 
 
 def save_config(workdir: pathlib.Path, config: Config) -> None:
-    """Writes config.json, and the manifest of it and the tokenizer; on one process.
+    """Writes config.json, and the manifest of the stored files; on one process.
 
     The manifest lists drafts under their final names, so that `glide verify` finds a
     complete folder wherever this is interrupted; see `manifest.DRAFT`.
@@ -267,6 +267,7 @@ def save_config(workdir: pathlib.Path, config: Config) -> None:
         draft = workdir / f"config.json{manifest.DRAFT}"
         files.write_text(draft, resolve.to_json(config))
         names = [f"tokenizer/{path.name}" for path in workdir.glob("tokenizer/*")]
+        names += [path.name for path in workdir.glob(TEACHER)]
         facts = manifest.hash_files(workdir, [draft.name, *sorted(names)])
         facts["config.json"] = facts.pop(draft.name)
         manifest.write(

@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 
 from glide_jax.checkpoint import bundle
+from glide_jax.cli import main
 from glide_jax.config import resolve
 from glide_jax.errors import UserError
 from glide_jax.plan import device_topology, memory, problem
@@ -115,6 +116,12 @@ def test_checkpoints_have_the_digest_of_the_teacher_and_not_its_weights(
     export.export(tmp_path, tmp_path / "bundle")
     facts = json.loads((tmp_path / "bundle" / "teacher.json").read_text())
     assert facts["params_sha256"] == expected
+    card = (tmp_path / "bundle" / "README.md").read_text()
+    assert f"| teacher | {teacher} |" in card
+    assert "| guidance scales it reads | 1 to 5, in one row |" in card
+    # Damage of the record is found, as that of the settings is.
+    (tmp_path / "teacher.json").write_text("{}")
+    assert main.run(["verify", str(tmp_path)]) != 0
 
 
 def test_another_teacher_is_refused_when_a_student_resumes(make_config, fold, tmp_path):
