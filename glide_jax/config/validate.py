@@ -189,6 +189,16 @@ def _check_student(config: defaults.Config, model: defaults.Text2ImConfig) -> No
         *("model.guidance_range", scales, "is not a range of guidance scales"),
         "give two growing numbers for a base model, e.g. (1.0, 5.0), or ()",
     )
+    scale = config.sample.guidance_scale
+    _require(
+        not scales or scales[0] <= scale <= scales[1],
+        *(
+            "sample.guidance_scale",
+            scale,
+            f"is outside of model.guidance_range={scales}",
+        ),
+        "give a scale of the range, or train a wider one",
+    )
     reads_both = config.diffusion.prediction == "x_and_eps"
     _require(
         not model.residual_low_res or (bool(model.low_res_px) and reads_both),
