@@ -197,6 +197,7 @@ class Glide(models.Models):
         progress: batches.Progress | None,
     ) -> request.CascadeOutput:
         """Edits pictures as squares at the models' size."""
+        steps = run.edited_steps(strength)
         size = images.shape[1], images.shape[2]
         square = region.around_all(*size)
         whole = [region.cut(image, square) for image in images]
@@ -212,7 +213,6 @@ class Glide(models.Models):
             edited = np.stack(parts)
         else:  # the picture itself, which may be larger than the models'
             edited = np.array(run.repeat(images))
-        steps = run.edited_steps(strength)
         record = {**drawn.settings, "strength": strength, "steps": steps, **source}
         return dataclasses.replace(drawn, images=edited, settings=record)
 

@@ -225,8 +225,11 @@ class SamplingRequest:
     def edited_steps(self, strength: float | int) -> dict[str, list[int]]:
         """Returns the steps that an edit makes and those of a whole picture, by model.
 
-        A student of four steps makes one of them up to a strength of 0.25, two up to
-        0.5, and so on.
+        A student of four steps makes none of them below a strength of 0.25, one below
+        0.5, and so on; all four at 1.
+
+        Raises:
+          UserError: the strength is above 0 and a model makes no step.
         """
         found = {}
         for name, one in (("base", self._base), ("upsampler", self.upsampler)):
@@ -237,6 +240,13 @@ class SamplingRequest:
                 )
                 first = np.float32(strength) * chain.num_timesteps
                 found[name] = [int(np.sum(kept < first)), len(kept)]
+                if strength and not found[name][0]:
+                    # Nor does an upsampler keep the edit of the base model then.
+                    raise UserError(
+                        f"strength={strength:g} makes none of the {len(kept)} steps of "
+                        f"{one.model.config.name!r}; give at least "
+                        f"{(kept[0] + 1) / chain.num_timesteps:g}"
+                    )
         return found
 
     def _refuse_upsampling(self) -> None:

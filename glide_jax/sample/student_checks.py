@@ -24,10 +24,10 @@ def check_steps(
       inverts: whether a picture is inverted to noise.
     """
     steps = config.train.student_steps
-    if config.diffusion.prediction == "x_and_eps" and sampler == "ddpm":
+    if config.train.loss_type == "truncated_snr" and sampler == "ddpm":
         raise UserError(
             f"sampler=ddpm needs a variance, which {config.name!r} does not predict "
-            "(diffusion.prediction=x_and_eps); use ddim, or leave the option out"
+            "(train.loss_type=truncated_snr); use ddim, or leave the option out"
         )
     if not steps:
         return
@@ -77,7 +77,10 @@ def check_options(
     if negative_prompt:
         _refuse(config, "negative_prompt", negative_prompt, one_row)
     if is_blended:
-        _refuse(config, "prompt", "several captions a picture", one_row)
+        raise UserError(
+            f"several captions a picture are not for {config.name!r}, a distilled "
+            f"student: {one_row}; give one, or use the teacher's bundle"
+        )
     scale = sample.guidance_scale if "cfg" in guidance_mode else 1.0
     low, high = model.guidance_range
     if not low <= scale <= high:

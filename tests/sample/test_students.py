@@ -112,12 +112,16 @@ def test_guidance_makes_one_row_of_an_image(students):
 def test_an_edit_walks_the_native_steps_and_says_how_many(glide):
     picture = np.random.default_rng(0).integers(0, 256, (16, 16, 3), np.uint8)
     drawn = {}
-    for strength, walked in ((0.3, 0), (0.5, 1), (0.9, 1), (1.0, 2)):
+    for strength, walked in ((0.5, 1), (0.9, 1), (1.0, 2)):
         out = glide.edit(picture, PROMPT, strength=strength)
         assert out.settings["steps"]["base"] == [walked, 2]
         drawn[strength] = out.images
     np.testing.assert_array_equal(drawn[0.5], drawn[0.9])
     assert np.any(drawn[0.5] != drawn[1.0])
+    with pytest.raises(UserError, match=r"strength=0\.3 makes none .* at least 0\.5"):
+        glide.edit(picture, PROMPT, strength=0.3)
+    kept = glide.edit(picture, PROMPT, strength=0).images[0]
+    np.testing.assert_array_equal(kept, picture)
 
 
 def test_a_student_fills_extends_and_is_guided_by_a_clip(models, students):
