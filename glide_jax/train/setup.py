@@ -93,9 +93,10 @@ class TrainingRun:
             "tokenizer_digest": self.tokenizer.digest(),
             "records": self.num_records,
             "data_order": sources.ORDER_VERSION,
-            "teacher_digest": self.teacher_digest,
             **counters,
         }
+        if self.teacher_digest:
+            meta["teacher_digest"] = self.teacher_digest
         items = train_state.to_items(state)
         self.checkpoints.save(step, items, meta, metrics, bad_from=bad_from)
 
