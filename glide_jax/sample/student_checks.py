@@ -66,6 +66,11 @@ def check_options(
       guidance_rescale: of the call; 0 is off.
       is_blended: whether a picture has several captions.
     """
+    if config.train.student_steps == 1 and "clip" in guidance_mode:
+        _refuse(
+            *(config, "guidance_mode", guidance_mode),
+            "a CLIP guides every step but the first, and it has one",
+        )
     if config.train.student_steps and sample.eta:
         _refuse(config, "eta", sample.eta, "its steps add no noise")
     model = config.model
