@@ -177,7 +177,11 @@ def flat(tree: Any) -> dict[str, np.ndarray]:
 
 def gradient_at(config: defaults.Config, params: Any) -> dict[str, np.ndarray]:
     """The gradient of the first batch at these parameters, on one device."""
-    objective = placement.make_objective(config, make_mesh(1, 1, 1), 0)
+    mesh = make_mesh(1, 1, 1)
+    objective = placement.make_objective(config, mesh, 0)
+    if config.train.teacher:
+        teacher = make_params(teachers.abstract_params(config, mesh))
+        objective = objective.with_teacher(teacher)
     batch = make_batch(config, 0)
 
     def loss(params):
