@@ -13,6 +13,7 @@ from PIL import Image
 from glide_jax.config.defaults import Config
 from glide_jax.diffusion import respacing
 from glide_jax.distil import compare, stages
+from glide_jax.errors import UserError
 from glide_jax.eval import contact_sheet
 from glide_jax.models import build
 from glide_jax.runtime import files
@@ -219,5 +220,11 @@ def _save(
 
 
 def _read(root: pathlib.Path, name: str, scale: float | None) -> np.ndarray:
-    with np.load(_path(root, name, scale)) as file:
+    path = _path(root, name, scale)
+    if not path.is_file():
+        raise UserError(
+            f"{path} is missing, and the comparison needs it; restore it, or use "
+            "another --output"
+        )
+    with np.load(path) as file:
         return file["drawn"]
