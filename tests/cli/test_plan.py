@@ -37,7 +37,7 @@ def test_the_report_has_the_published_sizes(capsys):
 def test_the_report_is_complete_and_adds_up(capsys):
     report = planned(capsys, f"{BASE}:paper", WHERE, "--price=4.2", "--mfu=0.5")
     sizes = report["bytes_per_device"]
-    at_once = ("params", "moments", "ema", "batch", "step")
+    at_once = ("params", "moments", "ema", "teacher", "batch", "step")
     assert sizes["total"] == sum(sizes[part] for part in at_once)
     assert set(sizes) == {*at_once, "grads", "activations", "work", "total"}
     assert report["topology"]["sold_as"] == "v5p-256"
