@@ -62,6 +62,7 @@ def test_streams_keep_their_numbers():
         "noise": 3,
         "dropout": 4,
         "validation": 5,
+        "guidance_scale": 6,
     }
 
 

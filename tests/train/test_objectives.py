@@ -115,7 +115,9 @@ def test_every_draw_changes_with_the_step_and_not_with_the_call(make_config):
 
 def test_power_sampling_visits_high_noise_more_and_is_not_corrected_for(make_config):
     changes = {"train.timestep_sampling": "power", "train.timestep_power": 2.0}
-    draw = objectives._make_timestep_draw(make_config(changes=changes), True)
+    config = make_config(changes=changes)
+    steps = config.diffusion.num_timesteps
+    draw = objectives._make_timestep_draw(config, True, steps)
     t, weights = draw(keys(4000, "timestep"), jnp.arange(4000), {})
     # p(t) rises as t^2, so the mean of t / T is 3 / 4; its deviation is below 0.2.
     assert abs(float(jnp.mean(t)) / 1000 - 0.75) < 5 * 0.2 / np.sqrt(4000)
@@ -129,7 +131,9 @@ def test_sampling_by_loss_is_corrected_for_once_every_timestep_has_its_history(
         "train.timestep_sampling": "loss_second_moment",
         "diffusion.num_timesteps": 4,
     }
-    draw = objectives._make_timestep_draw(make_config(changes=changes), True)
+    config = make_config(changes=changes)
+    steps = config.diffusion.num_timesteps
+    draw = objectives._make_timestep_draw(config, True, steps)
     empty = timestep_sampling.init_loss_second_moment(4)
     _, weights = draw(keys(8, "timestep"), jnp.arange(8), empty)
     np.testing.assert_allclose(weights, 1.0, rtol=1e-6)
