@@ -79,7 +79,7 @@ def test_a_chip_of_two_devices_is_one_chip(known_chip):
 
 
 def test_a_device_of_unknown_peak_has_a_rate_but_no_utilisation():
-    rates = run_log.rates(TEXT2IM, 10.0, num_chips=1.0)
+    rates = run_log.rates(defaults.Config(model=TEXT2IM), 10.0, num_chips=1.0)
     assert rates["tflops_per_second_per_chip"] > 0
     assert "mfu" not in rates
 
