@@ -20,6 +20,7 @@ the mean of the clean pictures of an x_t is the best x_start (ours).
 
 from __future__ import annotations
 
+import jax
 import jax.numpy as jnp
 
 from glide_jax import array_types
@@ -91,17 +92,22 @@ def halved_target(
       t: (b,) indices into the student's chain of every second timestep.
       x_start: the clean pictures.
     """
-    image, zeros = jnp.asarray(x_t), jnp.zeros_like(x_t)
-    for index in (2 * t + 1, 2 * t):
+    zeros = jnp.zeros_like(x_t)
+
+    def step(image, index):
         output = denoise(image, tables.timesteps[index])
-        image = single_step.ddim_step(
+        stepped = single_step.ddim_step(
             tables,
             output,
             image,
             index,
             zeros,
-            denoised_fn=lambda x, at=index: reliable_target(tables, x, x_start, at),
-        ).x_prev
+            denoised_fn=lambda x: reliable_target(tables, x, x_start, index),
+        )
+        return stepped.x_prev, None
+
+    # A loop, so that the teacher is compiled once.
+    image, _ = jax.lax.scan(step, jnp.asarray(x_t), jnp.stack([2 * t + 1, 2 * t]))
     begin = process.gather(tables.alphas_cumprod, 2 * t + 1)
     end = process.gather(tables.alphas_cumprod_prev, 2 * t)
     ratio = jnp.sqrt((1 - end) / (1 - begin))

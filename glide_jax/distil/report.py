@@ -63,7 +63,6 @@ def measure(chain: Chain, root: pathlib.Path, done: Ledger, count: int) -> None:
     captions = {"captions": task.captions[:SHOWN]}
     (root / "pictures").mkdir(exist_ok=True)
     files.write_json(root / "pictures" / f"{role}_captions.json", captions)
-    scales = _scales(chain)
     for name in names:
         if done.is_done(f"{name}/figures"):
             continue
@@ -72,7 +71,9 @@ def measure(chain: Chain, root: pathlib.Path, done: Ledger, count: int) -> None:
         model = teacher if is_teacher else restore.load_bundle(folder)
         with done.timed(f"{name}/figures"):
             found = {}
-            for scale in scales:
+            # The curve is that of the first teacher and of the last student.
+            is_between = name not in (names[0], names[-1])
+            for scale in [_shown_scale(chain)] if is_between else _scales(chain):
                 title = f"{name}, scale {scale:g}" if scale else name
                 drawn = compare.draw(
                     model, task, title, scale=scale, is_reference=is_teacher
@@ -90,6 +91,12 @@ def _scales(chain: Chain) -> list[float | None]:
     if not limits:
         return [None]
     return [scale for scale in SCALES if limits[0] <= scale <= limits[1]]
+
+
+def _shown_scale(chain: Chain) -> float | None:
+    """The guidance scale at which every stage is compared."""
+    scales = _scales(chain)
+    return 3.0 if 3.0 in scales else scales[-1]
 
 
 def make_report(chains: list[Chain], done: Ledger) -> dict[str, Any]:
@@ -180,8 +187,7 @@ def _section(
 ) -> contact_sheet.Section:
     role = chain.request.role
     names = [f"{role}_teacher", *(stage.name for stage in chain.stages)]
-    scales = _scales(chain)
-    scale = 3.0 if 3.0 in scales else scales[-1]
+    scale = _shown_scale(chain)
     by_name = {model["name"]: model for model in report["models"]}
     titles = []
     for name in names:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import re
 import sys
+import time
 
 import pytest
 
@@ -119,6 +120,21 @@ def wait_for_requeue(cluster, number, restarts):
     slurm_cluster.wait_until(is_pending, f"restart {restarts}", 90)
 
 
+def wait_for_end(cluster, number, workdir) -> dict[str, str]:
+    """The job, when it is over; the logs if it makes no step for three minutes.
+
+    How long the remaining steps take depends on the machine.
+    """
+    seen, since = newest_step(workdir), time.monotonic()
+    while (job := cluster.job(number))["JobState"] not in ("COMPLETED", "FAILED"):
+        if (step := newest_step(workdir)) > seen:
+            seen, since = step, time.monotonic()
+        stalled_secs = time.monotonic() - since
+        assert stalled_secs < 180, f"no step after {seen}: {job}\n{logs(workdir)}"
+        time.sleep(0.2)
+    return job
+
+
 def saved_steps(workdir) -> list[int]:
     return sorted(int(path.name) for path in (workdir / "checkpoints").iterdir())
 
@@ -144,11 +160,7 @@ def test_a_run_finishes_after_requeue_and_preemption(cluster, experiment, tmp_pa
     wait_for_requeue(cluster, number, 2)
     assert newest_step(workdir) < STEPS
 
-    def is_over() -> bool:
-        return cluster.job(number)["JobState"] in ("COMPLETED", "FAILED")
-
-    slurm_cluster.wait_until(is_over, "the end", 180)
-    job = cluster.job(number)
+    job = wait_for_end(cluster, number, workdir)
     assert job["JobState"] == "COMPLETED", logs(workdir)
     assert (job["ExitCode"], job["Restarts"]) == ("0:0", "2")
     assert saved_steps(workdir)[-1] == STEPS
@@ -167,11 +179,7 @@ def test_a_user_error_ends_the_job(cluster, experiment, tmp_path):
     source = "--config.data.sources=('folder:/absent',)"
     number = submit(cluster, experiment, workdir, source, "--nodes=1")
 
-    def is_over() -> bool:
-        return cluster.job(number)["JobState"] in ("COMPLETED", "FAILED")
-
-    slurm_cluster.wait_until(is_over, "the end", 120)
-    job = cluster.job(number)
+    job = wait_for_end(cluster, number, workdir)
     assert (job["JobState"], job["ExitCode"], job["Restarts"]) == ("FAILED", "2:0", "0")
     assert "/absent" in logs(workdir)
 

@@ -1,0 +1,140 @@
+"""Compiles the train step of every phase for eight described H100, on every mesh.
+
+    python experiments/figures/phase_table.py
+
+Each row is what `glide plan --chips=h100:8 --compile` says of one phase, size and mesh.
+Rows that experiments/results/plan/phases_h100.jsonl already has are kept, so that a run
+that was cut off continues; all rows take two hours of one core. The table is
+experiments/results/plan/phases_h100.md.
+"""
+
+from __future__ import annotations
+
+import json
+import pathlib
+import subprocess
+import sys
+import time
+
+RESULTS = pathlib.Path("experiments/results/plan")
+ROWS, PAGE_PATH = RESULTS / "phases_h100.jsonl", RESULTS / "phases_h100.md"
+PHASES = (
+    *("base64", "base64_cfg", "base64_inpaint"),
+    *("upsample256", "upsample256_inpaint", "noised_clip64"),
+)
+SIZES = ("released", "paper")
+MESHES = {
+    "data=8": {"data": 8, "fsdp": 1},
+    "fsdp=8": {"data": 1, "fsdp": 8},
+    "data=2 fsdp=4": {"data": 2, "fsdp": 4},
+    "data=2 fsdp=2 tensor=2": {"data": 2, "fsdp": 2, "tensor": 2},
+}
+# Images of a step: one microbatch with room on eight cards that hold the state whole.
+BATCH = {"base64": 32, "upsample256": 16, "noised_clip64": 256}
+GIB = 2**30
+
+
+def make_flags(phase: str, size: str, mesh: str) -> list[str]:
+    """Of `glide plan`, for one row."""
+    batch = BATCH[phase.split("_")[0] if phase not in BATCH else phase]
+    return [
+        f"--config=experiments/configs/{phase}.py:{size}",
+        "--chips=h100:8",
+        "--compile",
+        f"--config.train.global_batch_size={batch}",
+        "--config.train.microbatches=1",
+        *(f"--config.mesh.{axis}={length}" for axis, length in MESHES[mesh].items()),
+    ]
+
+
+def compile_row(phase: str, size: str, mesh: str) -> dict:
+    """What the command says, or why it refuses."""
+    command = [pathlib.Path(sys.executable).with_name("glide"), "plan"]
+    flags = make_flags(phase, size, mesh)
+    start = time.monotonic()
+    done = subprocess.run([*command, *flags, "--json"], capture_output=True, text=True)
+    row = {
+        "phase": phase,
+        "size": size,
+        "mesh": mesh,
+        "flags": flags,
+        "command_secs": round(time.monotonic() - start, 1),
+    }
+    if done.returncode:
+        lines = done.stderr.strip().splitlines()
+        return row | {"error": lines[-1] if lines else f"exit {done.returncode}"}
+    plan = json.loads(done.stdout)
+    compiler, bound = plan["compiler"], plan["compiler"]["roofline"]
+    return row | {
+        "formula_bytes": plan["bytes_per_device"]["total"],
+        "available_bytes": plan["bytes_available_per_device"],
+        "compiler_bytes": compiler["total_bytes"],
+        "compiler": compiler["compiler"],
+        "compile_secs": compiler["seconds"],
+        "bound_secs": bound["seconds"],
+        "attention": bound["attention"],
+        "kernels": bound["kernels"],
+    }
+
+
+def make_cells(row: dict) -> list[str]:
+    """A line of the table."""
+    named = [f"{row['phase']}:{row['size']}", row["mesh"]]
+    if "error" in row:
+        return [*named, row["error"], "", "", "", ""]
+    found, formula = row["compiler_bytes"], row["formula_bytes"]
+    fits = found <= row["available_bytes"]
+    return [
+        *named,
+        "" if fits else "does not fit",
+        f"{found / GIB:.1f}",
+        f"{formula / GIB:.1f} ({formula / found - 1:+.0%})",
+        f"{row['attention']:,}",
+        f"{row['compile_secs']:.0f}",
+    ]
+
+
+def read_rows() -> list[dict]:
+    if not ROWS.exists():
+        return []
+    return [json.loads(line) for line in ROWS.read_text().splitlines()]
+
+
+def run() -> None:
+    """Compiles what is missing, and writes the table after each row."""
+    rows = read_rows()
+    known = {(row["phase"], row["size"], row["mesh"]) for row in rows}
+    for size in SIZES:
+        for phase in PHASES:
+            for mesh in MESHES:
+                if (phase, size, mesh) in known:
+                    continue
+                row = compile_row(phase, size, mesh)
+                with ROWS.open("a") as file:
+                    file.write(json.dumps(row) + "\n")
+                rows.append(row)
+                print(" | ".join(make_cells(row)), flush=True)
+                write_page(rows)
+    write_page(rows)
+
+
+def write_page(rows: list[dict]) -> None:
+    columns = ["phase", "mesh", "note", "compiler, GiB", "formula, GiB"]
+    columns += ["fused attention", "compile, s"]
+    table = [columns, ["---"] * len(columns), *map(make_cells, rows)]
+    lines = "\n".join(f"| {' | '.join(cells)} |" for cells in table)
+    PAGE_PATH.write_text(PAGE.format(table=lines))
+
+
+PAGE = """# Every phase, compiled for eight H100
+
+`python experiments/figures/phase_table.py` wrote this page: the train step of each
+phase, size and mesh, by `glide plan --chips=h100:8 --compile`. GiB are those of one
+device. The global batch is 32 images of a base model, 16 of an upsampler, 256 of the
+noised CLIP, in one microbatch. The commands are in phases_h100.jsonl.
+
+{table}
+"""
+
+if __name__ == "__main__":
+    run()
