@@ -60,7 +60,7 @@ class Measurements:
             "checker_on_real": self._check_real,
             **{name: functools.partial(self._sample, name) for name in MODES},
             "upsampled": self._upsample,
-            "inpaint": self._inpaint,
+            "inpaint": self.inpaint,
         }
         left = [name for name in tasks if not self._ledger.is_done(name)]
         logging.info("sampling and scoring%s", "" if left else ": already done")
@@ -112,7 +112,8 @@ class Measurements:
         found = shapes_checker.score(drawn, _captions(scenes))
         return _shares(found), {"drawn": drawn}
 
-    def _inpaint(self) -> tuple[Any, dict]:
+    def inpaint(self) -> tuple[Any, dict]:
+        """Returns the figures of filled holes, and the pictures by name."""
         count = self._counts.of(INPAINTED)
         models = self._cascade("base_inpaint", upsampler="upsampler_inpaint")
         px = self._model("upsampler_inpaint").config.model.image_px
