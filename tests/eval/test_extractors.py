@@ -12,7 +12,7 @@ from glide_jax.convert import inception
 from glide_jax.eval import extractors
 from glide_jax.sample import rerank
 from tests import fake_devices
-from tests.models import golden_inception
+from tests.models import golden_efficientnet, golden_inception
 from tests.sample.conftest import bundles, models, tokenizer  # noqa: F401
 
 CLASSES = ("a big r circle", "a small g circle", "a big b circle")
@@ -106,6 +106,8 @@ def test_bad_specifications_are_refused_in_one_line(bundles, tmp_path):  # noqa:
         f"inception:{weights}": "published file of Inception",
         f"inception_tf1:{tmp_path / 'absent.pth'}": "is not a file",
         "clip:": "of a known kind",
+        "efficientnet_lite0:": "of a known kind",
+        f"efficientnet_lite0:{weights}": "does not have the weights of EfficientNet",
         f"clip:{tmp_path}": "is not a bundle",
         f"clip:{bundles['base']}": "the bundle of a noised CLIP",
         f"clip:{damaged}": "SHA-256 differs",
@@ -119,6 +121,8 @@ def test_bad_specifications_are_refused_in_one_line(bundles, tmp_path):  # noqa:
 def test_classes_are_for_a_clip_and_more_than_one(bundles, tmp_path):  # noqa: F811
     with pytest.raises(errors.UserError, match="1008 of its own"):
         extractors.load(f"inception:{tmp_path / 'weights.pth'}", classes=CLASSES)
+    with pytest.raises(errors.UserError, match="1000 of its own"):
+        extractors.load("efficientnet_lite0", classes=CLASSES)
     with pytest.raises(errors.UserError, match="at least two"):
         extractors.load(f"clip:{bundles['clip']}", classes=["a circle"])
 
@@ -126,6 +130,19 @@ def test_classes_are_for_a_clip_and_more_than_one(bundles, tmp_path):  # noqa: F
 def test_no_picture_is_refused(clip):
     with pytest.raises(errors.UserError, match="no pictures"):
         clip(pictures(0))
+
+
+def test_efficientnet_gives_pool_and_logits_but_nothing_spatial():
+    extractor = extractors.EfficientNetExtractor(golden_efficientnet.params())
+    assert isinstance(extractor, extractors.Extractor)
+    assert (extractor.name, extractor.digest) == ("efficientnet_lite0", "579344248a93")
+    found = extractor(golden_efficientnet.pictures())
+    assert found.spatial is None
+    for ours, theirs in zip(
+        (found.pool, found.logits), golden_efficientnet.answers("drawn"), strict=True
+    ):
+        # As in tests/models/test_efficientnet.py.
+        np.testing.assert_allclose(ours, theirs, rtol=0, atol=1e-4)
 
 
 def test_the_inception_sees_what_pytorch_sees_in_a_padded_batch(monkeypatch):
