@@ -8,8 +8,9 @@ import numpy as np
 import pytest
 
 from glide_jax import errors
-from glide_jax.convert import inception
+from glide_jax.convert import efficientnet, inception, tensor_files
 from glide_jax.eval import extractors
+from glide_jax.runtime import user_cache
 from glide_jax.sample import rerank
 from tests import fake_devices
 from tests.models import golden_efficientnet, golden_inception
@@ -132,8 +133,13 @@ def test_no_picture_is_refused(clip):
         clip(pictures(0))
 
 
-def test_efficientnet_gives_pool_and_logits_but_nothing_spatial():
-    extractor = extractors.EfficientNetExtractor(golden_efficientnet.params())
+def test_efficientnet_gives_pool_and_logits_but_nothing_spatial(tmp_path, monkeypatch):
+    tensors = golden_efficientnet.state_dict()
+    tensor_files.write(tmp_path / efficientnet.CACHED, tensors)
+    monkeypatch.setenv(user_cache.FOLDER_VARIABLE, str(tmp_path))
+    digest = efficientnet.content_digest(tensors)
+    monkeypatch.setattr(efficientnet, "CONTENT_DIGEST", digest)
+    extractor = extractors.load("efficientnet_lite0")
     assert isinstance(extractor, extractors.Extractor)
     assert (extractor.name, extractor.digest) == ("efficientnet_lite0", "579344248a93")
     found = extractor(golden_efficientnet.pictures())
@@ -165,6 +171,7 @@ def test_features_are_the_same_over_a_mesh(bundles, clip, tmp_path):  # noqa: F8
         import numpy as np
         from glide_jax.config import defaults
         from glide_jax.eval import extractors
+from glide_jax.runtime import user_cache
         from glide_jax.parallel import device_mesh
         mesh = device_mesh.make_mesh(defaults.MeshConfig(data=4, fsdp=2))
         clip = extractors.load(
@@ -188,6 +195,7 @@ def test_the_inception_over_a_mesh_sees_what_pytorch_sees(tmp_path):
         import numpy as np
         from glide_jax.config import defaults
         from glide_jax.eval import extractors
+from glide_jax.runtime import user_cache
         from glide_jax.parallel import device_mesh
         from tests.models import golden_inception
         mesh = device_mesh.make_mesh(defaults.MeshConfig(data=4, fsdp=2))
