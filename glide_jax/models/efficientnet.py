@@ -17,6 +17,7 @@ side, which would hide the edges of a generated picture.
 
 from __future__ import annotations
 
+import functools
 from typing import Any, NamedTuple
 
 import jax
@@ -190,8 +191,9 @@ def _depthwise(x: jax.Array, kernel: jax.Array, stride: int) -> jax.Array:
     rows, columns = (
         [slice(i, i + side, stride) for i in range(size)] for side in (height, width)
     )
-    return sum(
+    shifted = [
         padded[:, row, column] * kernel[i, j, 0]
         for i, row in enumerate(rows)
         for j, column in enumerate(columns)
-    )
+    ]
+    return functools.reduce(jnp.add, shifted)
