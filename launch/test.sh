@@ -50,6 +50,7 @@ if [ "${1:-}" = "--all" ]; then
   # libtpu compiles train steps for TPUs on any CPU. Without it those tests skip.
   make_environment "[tpu]" || echo "libtpu is not installed: nothing is compiled for TPUs." >&2
   make_environment "[wandb]"
+  make_environment "[judge]"
   # Programs are compiled for GPUs on any CPU.
   make_environment "[gpu-compile]" ||
     echo "the CUDA compiler is not installed: nothing is compiled for GPUs." >&2

@@ -12,10 +12,11 @@
 Pictures are drawn, or read by --images from a .npz file (arr_0), a folder or a data
 source, in batches of which only the features are kept. Without --metrics, every metric
 is computed that the reference, the features, the CLIP and the captions allow. Values of
-other features than inception's carry their name: noised_clip_fid, and
-inception_tf1_fid of pictures resized as in OpenAI's evaluator. --loss_source adds the
-validation loss and bits per dimension of --base by quarter of the noise; without
-pictures --base may be an upsampler.
+other features than inception's carry their name: noised_clip_fid, inception_tf1_fid of
+pictures resized as in OpenAI's evaluator, and efficientnet_lite0_fd of a classifier of
+photographs, which guides nothing. --loss_source adds the validation loss and bits per
+dimension of --base by quarter of the noise; without pictures --base may be an
+upsampler.
 
 A signal ends the command with exit code 42 after the current batch, and the same
 command continues from there; unfinished losses are measured again. Other settings in
@@ -84,7 +85,8 @@ def define_flags(values: flags.FlagValues) -> None:
     meaning += "order of its samples.json"
     add.path_or_source("images", meaning)
     add.whole("px", "side at which --images reads a data source", least=8)
-    meaning = "extractor: inception_tf1:FILE, inception:FILE or clip:BUNDLE"
+    meaning = "extractor: inception_tf1:FILE, inception:FILE, efficientnet_lite0 or "
+    meaning += "clip:BUNDLE"
     add.kind_and_path("features", meaning)
     add.path("reference", "file of real pictures from glide evaluate reference")
     meaning = "bundle of the noised CLIP that encodes captions; by default that of "

@@ -35,7 +35,8 @@ def define_flags(values: flags.FlagValues) -> None:
     meaning = "folder, .npz file or data source, whose validation split is read"
     add.path_or_source("source", meaning)
     add.whole("px", "side of the pictures that are compared with it", least=8)
-    add.kind_and_path("features", "inception_tf1:FILE, inception:FILE or clip:BUNDLE")
+    meaning = "inception_tf1:FILE, inception:FILE, efficientnet_lite0 or clip:BUNDLE"
+    add.kind_and_path("features", meaning)
     add.path("output", "file to write, e.g. ref.npz")
     add.whole("max_images", "pictures to read at most; all by default", least=2)
     add.switch("keep_images", "store the pictures, too, for other evaluators", False)

@@ -329,7 +329,7 @@ class EvaluateConfig:
 
     # steps between evaluations, also run at the end; 0: never (ours)
     every_steps: int = setting(0, FREE, low=0)
-    # feature extractor: inception:FILE, inception_tf1:FILE or clip:BUNDLE
+    # extractor: inception:FILE, inception_tf1:FILE, efficientnet_lite0 or clip:BUNDLE
     features: str = setting("", FREE)
     # reference file of `glide evaluate reference`, at model.image_px
     reference: str = setting("", FREE)

@@ -4,6 +4,8 @@
                       resized as in pytorch-fid
   inception_tf1:FILE  the same, resized as in OpenAI's evaluator: for values that are
                       comparable with its own, and for its reference batches
+  efficientnet_lite0  a classifier of photographs, from its installed package or, as
+                      efficientnet_lite0:FILE, from its weight file; it guides nothing
   clip:BUNDLE         a noised CLIP, trained here or converted, at its least noise. It
                       needs no download. Its values are not comparable with published
                       ones, and their names begin with noised_clip.
@@ -27,10 +29,11 @@ from jaxtyping import Float
 from PIL import Image
 
 from glide_jax import array_types
+from glide_jax.convert import efficientnet as efficientnet_weights
 from glide_jax.convert import inception as inception_weights
 from glide_jax.data import transforms
 from glide_jax.errors import UserError
-from glide_jax.models import build, inception, noised_clip
+from glide_jax.models import build, efficientnet, inception, noised_clip
 from glide_jax.parallel import sharding
 from glide_jax.runtime import paths
 from glide_jax.sample import batches, image_io, prompt_tokens, restore
@@ -39,6 +42,7 @@ DIGEST_LENGTH = 12  # hexadecimal digits
 BATCH_SIZE = 64  # that of OpenAI's evaluator
 # Resizing of `models.inception`, by the name of the extractor.
 _RESIZING = {"inception": "pytorch_fid", "inception_tf1": "tf1"}
+EFFICIENTNET = "efficientnet_lite0"
 
 
 class Features(NamedTuple):
@@ -61,8 +65,8 @@ class Extractor(Protocol):
     """Maps pictures (n, h, w, 3), uint8, to their features.
 
     Attributes:
-      name: "inception", "inception_tf1" or "noised_clip"; the names of values of the
-        last two begin with it.
+      name: "inception", "inception_tf1", "efficientnet_lite0" or "noised_clip"; the
+        names of values of all but the first begin with it.
       digest: The first 12 hexadecimal digits of a SHA-256 of the weights.
       px: The side at which the network reads pictures.
     """
@@ -83,7 +87,7 @@ def load(
     classes: Sequence[str] = (),
     batch_size: int = BATCH_SIZE,
 ) -> Extractor:
-    """Returns the extractor "inception:FILE", "inception_tf1:FILE" or "clip:BUNDLE".
+    """Returns the extractor of a spec, as the module's documentation lists them.
 
     Args:
       spec: The network and the path of its weights.
@@ -95,24 +99,30 @@ def load(
 
     Raises:
       UserError: The network is unknown; the weights are missing, damaged or of another
-        kind of model; classes are given for the Inception, or only one.
+        kind of model; classes are given for a network with its own, or only one.
     """
     kind, _, place = spec.partition(":")
-    if not place or kind not in (*_RESIZING, "clip"):
+    is_known = kind in (*_RESIZING, "clip", EFFICIENTNET)
+    if not is_known or not (place or spec == EFFICIENTNET):
         raise UserError(
             f"features {spec!r} are not KIND:PATH of a known kind; give clip:BUNDLE, a "
-            "noised CLIP, or inception:FILE or inception_tf1:FILE, FID's published "
-            "weights"
+            "noised CLIP, inception:FILE or inception_tf1:FILE, FID's published "
+            f"weights, or {EFFICIENTNET}"
         )
-    place = paths.local_text(place, f"features {kind}")
+    if place:
+        place = paths.local_text(place, f"features {kind}")
     if kind == "clip":
         model = restore.load_bundle(place, compute_dtype="float32", mesh=mesh)
         return ClipExtractor(model, classes, batch_size=batch_size, mesh=mesh)
     if classes:
+        network = efficientnet if kind == EFFICIENTNET else inception
         raise UserError(
-            f"{len(classes)} classes for {kind}, which has {inception.NUM_CLASSES} of "
+            f"{len(classes)} classes for {kind}, which has {network.NUM_CLASSES} of "
             "its own; give none, or features of a CLIP"
         )
+    if kind == EFFICIENTNET:
+        params = efficientnet_weights.read(place)
+        return EfficientNetExtractor(params, batch_size=batch_size, mesh=mesh)
     params, digest = inception_weights.read(place)
     return InceptionExtractor(params, kind, digest, batch_size=batch_size, mesh=mesh)
 
@@ -149,6 +159,34 @@ class InceptionExtractor:
             self._extract, self._params, (pixels,), self._batch_size, self._mesh
         )
         return Features(*features)
+
+
+class EfficientNetExtractor:
+    """EfficientNet-Lite0; `models.efficientnet` defines the two features."""
+
+    name = EFFICIENTNET
+    digest = efficientnet_weights.DIGEST[:DIGEST_LENGTH]
+    px = efficientnet.PX
+
+    def __init__(
+        self,
+        params: array_types.Params,
+        *,
+        batch_size: int = BATCH_SIZE,
+        mesh: Mesh | None = None,
+    ):
+        """Takes the weights."""
+        self._mesh, self._batch_size = mesh, batch_size
+        place = None if mesh is None else sharding.replicated(mesh)
+        self._params = jax.device_put(params, place)
+        self._extract = measured(efficientnet.extract)
+
+    def __call__(self, pixels: image_io.PixelBatch) -> Features:
+        """Returns features of pictures of any size; `spatial` is None."""
+        features = in_batches(
+            self._extract, self._params, (pixels,), self._batch_size, self._mesh
+        )
+        return Features(features.pool, None, features.logits)
 
 
 class ClipExtractor:

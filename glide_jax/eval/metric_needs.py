@@ -75,7 +75,8 @@ def available(
     captions = [] if pictures is None else pictures.captions or []
     have["repeats"] = len(set(captions)) < len(captions)
     if extractor is not None:
-        shape = (batch_size, extractor.px, extractor.px, 3)
+        px = extractor.px if pictures is None else pictures.px
+        shape = (batch_size, px, px, 3)
         features = extractor(np.full(shape, 127, np.uint8))
         has_reference_spatial = reference is None or reference.spatial is not None
         have["features"] = True

@@ -6,7 +6,8 @@ documentation and the direction of "best" in reports read it.
 The names of values carry the extractor: noised_clip_fid is not the FID of the
 literature, and inception_tf1_fid, of pictures resized as in OpenAI's evaluator, differs
 from that of pytorch-fid. Values of the extractor `inception`, which resizes as
-pytorch-fid does, have no prefix.
+pytorch-fid does, have no prefix. efficientnet_lite0_fd and efficientnet_lite0_kd are
+FID and KID by another network, and no published number compares with them.
 """
 
 from __future__ import annotations
@@ -38,6 +39,10 @@ EXACT, FLOAT16 = "exact", "float16"
 PR_DISTANCES = (EXACT, FLOAT16)
 # The extractor whose values have no prefix: the one that most papers mean.
 PLAIN = "inception"
+# Extractors whose Frechet and kernel distances do not have the I of Inception, and the
+# names of those.
+NOT_INCEPTION = ("efficientnet_lite0",)
+_WITHOUT_I = {"fid": "fd", "sfid": "sfd", "kid": "kd"}
 # 1706.08500's authors: with fewer pictures FID is biased upwards.
 STABLE_FID = 10_000
 # With fewer pictures than a part of the evaluator's, the marginal of the classes looks
@@ -247,19 +252,32 @@ def compute(
     for name, metric in METRICS.items():
         if name not in names:
             continue
-        prefix = "" if extractor == PLAIN or not metric.has_prefix else f"{extractor}_"
         values, remarks = metric.compute(inputs)
-        results.metrics.update({f"{prefix}{n}": v for n, v in values.items()})
-        results.warnings.extend(f"{prefix}{n}: {text}" for n, text in remarks.items())
+        owner = extractor if metric.has_prefix else PLAIN
+        results.metrics.update({full_name(n, owner): v for n, v in values.items()})
+        results.warnings.extend(
+            f"{full_name(n, owner)}: {text}" for n, text in remarks.items()
+        )
     return results
+
+
+def full_name(value: str, extractor: str) -> str:
+    """Returns the name of an extractor's value: "fid", "noised_clip_fid" and so on."""
+    if extractor == PLAIN:
+        return value
+    if extractor in NOT_INCEPTION:
+        first, mark, rest = value.partition("_")
+        value = f"{_WITHOUT_I.get(first, first)}{mark}{rest}"
+    return f"{extractor}_{value}"
 
 
 def is_value(name: str, value: str) -> bool:
     """Returns whether `name` is `value`, with any prefix and arithmetic.
 
-    "inception_tf1_precision_float16" is "precision".
+    "inception_tf1_precision_float16" is "precision", "efficientnet_lite0_fd" is "fid".
     """
-    return bool(re.search(rf"(^|[/_]){value}(_{FLOAT16})?$", name))
+    names = "|".join({value, _WITHOUT_I.get(value, value)})
+    return bool(re.search(rf"(^|[/_])({names})(_{FLOAT16})?$", name))
 
 
 def better(name: str) -> str | None:

@@ -124,6 +124,7 @@ READERS = {
     "tokenizer": tokenizers.make_tokenizer,
     "clip": lambda path: extractors.load(f"clip:{path}"),
     "inception": lambda path: extractors.load(f"inception:{path}"),
+    "efficientnet": lambda path: extractors.load(f"efficientnet_lite0:{path}"),
     "reference": lambda path: reference_files.read(path, stand_in.QuarterMeans(), 8),
     "tfds": tfds_records.TfdsRecords,
 }

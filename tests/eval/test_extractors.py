@@ -8,11 +8,12 @@ import numpy as np
 import pytest
 
 from glide_jax import errors
-from glide_jax.convert import inception
+from glide_jax.convert import efficientnet, inception, tensor_files
 from glide_jax.eval import extractors
+from glide_jax.runtime import user_cache
 from glide_jax.sample import rerank
 from tests import fake_devices
-from tests.models import golden_inception
+from tests.models import golden_efficientnet, golden_inception
 from tests.sample.conftest import bundles, models, tokenizer  # noqa: F401
 
 CLASSES = ("a big r circle", "a small g circle", "a big b circle")
@@ -106,6 +107,8 @@ def test_bad_specifications_are_refused_in_one_line(bundles, tmp_path):  # noqa:
         f"inception:{weights}": "published file of Inception",
         f"inception_tf1:{tmp_path / 'absent.pth'}": "is not a file",
         "clip:": "of a known kind",
+        "efficientnet_lite0:": "of a known kind",
+        f"efficientnet_lite0:{weights}": "does not have the weights of EfficientNet",
         f"clip:{tmp_path}": "is not a bundle",
         f"clip:{bundles['base']}": "the bundle of a noised CLIP",
         f"clip:{damaged}": "SHA-256 differs",
@@ -119,6 +122,8 @@ def test_bad_specifications_are_refused_in_one_line(bundles, tmp_path):  # noqa:
 def test_classes_are_for_a_clip_and_more_than_one(bundles, tmp_path):  # noqa: F811
     with pytest.raises(errors.UserError, match="1008 of its own"):
         extractors.load(f"inception:{tmp_path / 'weights.pth'}", classes=CLASSES)
+    with pytest.raises(errors.UserError, match="1000 of its own"):
+        extractors.load("efficientnet_lite0", classes=CLASSES)
     with pytest.raises(errors.UserError, match="at least two"):
         extractors.load(f"clip:{bundles['clip']}", classes=["a circle"])
 
@@ -126,6 +131,24 @@ def test_classes_are_for_a_clip_and_more_than_one(bundles, tmp_path):  # noqa: F
 def test_no_picture_is_refused(clip):
     with pytest.raises(errors.UserError, match="no pictures"):
         clip(pictures(0))
+
+
+def test_efficientnet_gives_pool_and_logits_but_nothing_spatial(tmp_path, monkeypatch):
+    tensors = golden_efficientnet.state_dict()
+    tensor_files.write(tmp_path / efficientnet.CACHED, tensors)
+    monkeypatch.setenv(user_cache.FOLDER_VARIABLE, str(tmp_path))
+    digest = efficientnet.content_digest(tensors)
+    monkeypatch.setattr(efficientnet, "CONTENT_DIGEST", digest)
+    extractor = extractors.load("efficientnet_lite0")
+    assert isinstance(extractor, extractors.Extractor)
+    assert (extractor.name, extractor.digest) == ("efficientnet_lite0", "579344248a93")
+    found = extractor(golden_efficientnet.pictures())
+    assert found.spatial is None
+    for ours, theirs in zip(
+        (found.pool, found.logits), golden_efficientnet.answers("drawn"), strict=True
+    ):
+        # As in tests/models/test_efficientnet.py.
+        np.testing.assert_allclose(ours, theirs, rtol=0, atol=1e-4)
 
 
 def test_the_inception_sees_what_pytorch_sees_in_a_padded_batch(monkeypatch):
@@ -148,6 +171,7 @@ def test_features_are_the_same_over_a_mesh(bundles, clip, tmp_path):  # noqa: F8
         import numpy as np
         from glide_jax.config import defaults
         from glide_jax.eval import extractors
+from glide_jax.runtime import user_cache
         from glide_jax.parallel import device_mesh
         mesh = device_mesh.make_mesh(defaults.MeshConfig(data=4, fsdp=2))
         clip = extractors.load(
@@ -171,6 +195,7 @@ def test_the_inception_over_a_mesh_sees_what_pytorch_sees(tmp_path):
         import numpy as np
         from glide_jax.config import defaults
         from glide_jax.eval import extractors
+from glide_jax.runtime import user_cache
         from glide_jax.parallel import device_mesh
         from tests.models import golden_inception
         mesh = device_mesh.make_mesh(defaults.MeshConfig(data=4, fsdp=2))

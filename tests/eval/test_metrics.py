@@ -90,6 +90,15 @@ def test_figures_of_other_features_carry_their_name(tmp_path):
     assert found.warnings[0].startswith("noised_clip_fid: 60 pictures against 90")
 
 
+def test_distances_of_a_network_that_is_no_inception_are_not_named_after_it(tmp_path):
+    extractor = stand_in.QuarterMeans("efficientnet_lite0")
+    found = judged(tmp_path, "a", DRAWN, extractor=extractor)
+    names = ("fd", "sfd", "kd", "kd_standard_error")
+    names += ("precision", "recall", "inception_score")
+    assert found.metrics.keys() == {f"efficientnet_lite0_{name}" for name in names}
+    assert found.warnings[0].startswith("efficientnet_lite0_fd: 60 pictures against")
+
+
 def test_too_few_pictures_are_logged_with_their_number_and_the_rank(tmp_path):
     warnings = judged(tmp_path, "a", DRAWN[:9]).warnings
     assert "fid: 9 pictures against 90; below 10,000" in warnings[0]

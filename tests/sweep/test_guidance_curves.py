@@ -62,6 +62,15 @@ def test_figures_of_every_extractor_are_drawn(prefix):
     assert names["clip_score"] == "noised_clip_score"
 
 
+def test_the_distance_of_a_network_that_is_no_inception_is_drawn():
+    rows = [of_inception(row, "efficientnet_lite0_") for row in SWEEP]
+    for row in rows:
+        values = row["metrics"]
+        values["efficientnet_lite0_fd"] = values.pop("efficientnet_lite0_fid")
+    names = guidance_curves.of_rows(rows).names
+    assert names["fid"] == "efficientnet_lite0_fd"
+
+
 def in_float16(row):
     """A row of `glide evaluate --pr_distances=float16`."""
     shares = ("noised_clip_precision", "noised_clip_recall")

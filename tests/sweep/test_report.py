@@ -281,6 +281,8 @@ def test_a_standard_error_is_an_error_bar_and_a_detail_is_plotted_on_request(
         ("validation/loss", 1.0),
         ("inception_tf1_fid", 1.0),
         ("noised_clip_kid", 1.0),
+        ("efficientnet_lite0_fd", 1.0),
+        ("efficientnet_lite0_kd", 1.0),
         ("noised_clip_score", 2.0),
         ("noised_clip_retrieval_q3", 2.0),
         ("inception_score", 2.0),
