@@ -93,6 +93,7 @@ setup(
         # Only `glide convert` reads and writes .pt files; before 2.6 a crafted file
         # could run code past weights_only (CVE-2025-32434).
         "torch": ["torch>=2.6,<3"],
+        "icons": ["resvg-py>=0.5,<0.6"],  # draws the SVG files of `glide data icons`
         "wandb": ["wandb>=0.19,<1"],  # log.wandb_project
         "docs": [
             "ipykernel>=6.29,<8",  # runs the notebook
@@ -110,6 +111,7 @@ setup(
             "pyyaml>=6,<7",  # tests parse model cards and manifests
             "pytest-timeout>=2.3,<3",
             "pytest-xdist>=3.6,<4",  # tests on up to four cores
+            "resvg-py>=0.5,<0.6",  # as [icons]
             "ruff>=0.9,<1",
             "setuptools>=68",  # a test builds the wheel, with `wheel`
             "wheel>=0.43",

@@ -70,6 +70,7 @@ HOW = {
     "distil": "parsed",  # see tests/distil
     "convert": "parsed",  # PyTorch is optional; see tests/cli/test_convert.py
     "data emoji": "parsed",  # downloads Debian packages
+    "data icons": "parsed",  # downloads packages of npm and apt
 }
 
 
