@@ -48,6 +48,8 @@ def run(values: flags.FlagValues, arguments: list[str]) -> int:
     ):
         icon_splits.check_output(folder)
         found = icons.fetch(icon_packages.cache_folder(), poll)
+        for remark in found.remarks:
+            print(remark, flush=True)
         drawings = icons.list_drawings(found, skin_tones=values.skin_tones)
         with progress.ProgressBar(len(drawings), "drawing icons") as bar:
 
@@ -64,8 +66,6 @@ def run(values: flags.FlagValues, arguments: list[str]) -> int:
         counts, total = icon_splits.write(
             folder, found, on_progress=poll, complete=complete
         )
-    for remark in found.remarks:
-        print(remark)
     for (style, reason), count in sorted(found.skipped.items()):
         print(f"left out, {style}: {count} ({reason})")
     for name, count in counts.items():

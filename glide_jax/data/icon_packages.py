@@ -31,12 +31,12 @@ _log = logging.getLogger(__name__)
 # Where Debian's package openclipart-svg is installed.
 INSTALLED = pathlib.Path("/usr/share/openclipart/svg")
 NPM, APT = "npm", "apt"
-# npm waits minutes for a network by default.
+# npm waits for minutes if there is no network, by default.
 _NPM_PACK = (
     "npm",
     "pack",
     "--loglevel=error",
-    "--fetch-retries=1",
+    "--fetch-retries=0",
     "--fetch-timeout=60000",
 )
 
@@ -183,8 +183,12 @@ def _run(command: tuple[str, ...], cwd: pathlib.Path | None) -> str:
         command, cwd=cwd, capture_output=True, text=True, errors="replace", check=False
     )
     if done.returncode:
-        lines = [line for line in done.stderr.splitlines() if line.strip()] or ["?"]
-        raise UnreachableError(f"{' '.join(command)} fails: {'; '.join(lines[:3])}")
+        # apt-get warns (W:) before it says what is wrong (E:).
+        lines = [
+            line for line in done.stderr.splitlines() if line[:2] not in ("", "W:")
+        ]
+        what = " ".join(command[:2])
+        raise UnreachableError(f"{what} fails: {'; '.join(lines[:3])}")
     return done.stdout
 
 

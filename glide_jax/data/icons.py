@@ -181,8 +181,8 @@ def fetch(
     named = {fetched.package for fetched in found.fetched}
     if not any(source.package in named for source in SOURCES):
         raise UserError(
-            f"no package of pictures can be reached ({found.remarks[-1]}); connect to "
-            f"a network once, or copy the package files to {folder}"
+            f"no package of pictures can be reached ({'; '.join(found.remarks[-2:])});"
+            f" connect to a network once, or copy the package files to {folder}"
         )
     return found
 
