@@ -44,7 +44,7 @@ PAGES = [
 TUTORIAL = DOCS / "tutorial.md"
 
 # Data and bundles that only the reader has, or that another page makes.
-LACKING = ("SOURCE", "emoji", "runs/judge", "coco", "runs/base64_cfg")
+LACKING = ("SOURCE", "emoji", "runs/icons", "runs/judge", "coco", "runs/base64_cfg")
 
 # How a command is checked, by the first words that fit; all of them are parsed.
 HOW = {

@@ -232,6 +232,10 @@ def _icons(
     for code, icon in icon_packages.read_json(fetched, "chars.json").items():
         codes[icon].append(code)
     style = source.style.name
+    if aliases := content.get("aliases"):
+        skipped[style, "it is a further name of a picture, or mirrors one"] = len(
+            aliases
+        )
     for place, icon in content["icons"].items():
         if icon.get("hidden") or place not in codes:
             skipped[style, "it is an old name of another emoji"] += 1

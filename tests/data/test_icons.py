@@ -63,6 +63,7 @@ def write_icons(folder, source, colour):
         "icons.json": {
             "icons": {slug: {"body": body} for slug, body in bodies.items()}
             | {"old-name": {"body": shape("red"), "hidden": True}},
+            "aliases": {"twin": {"parent": "red-apple"}},
             "width": 16,
             "height": 16,
         },
@@ -153,6 +154,7 @@ def test_the_set_has_pictures_captions_splits_and_a_card(tmp_path, capsys):
         "left out, Noto: 1 (it has a skin tone (--skin_tones includes them))",
         "left out, Noto: 1 (it is an old name of another emoji)",
         "left out, Noto: 1 (it equals another picture)",
+        "left out, Noto: 1 (it is a further name of a picture, or mirrors one)",
         "left out, clip art: 1 (it has letters, whose font this machine may lack)",
         "left out, clip art: 1 (the file is not valid SVG)",
         "left out, clip art: 1 (it is blank)",
