@@ -1,8 +1,7 @@
 """Build a captioned set of icons: four styles of emoji, and clip art.
 
     glide data icons --output=runs/icons
-    glide train ... \\
-        '--config.data.sources=webdataset:runs/icons/train?captions=random'
+    glide data check 'webdataset:runs/icons/train?captions=random'
 
 It downloads packages by npm and apt-get, once, to the user's cache folder, and draws
 them with resvg-py (`pip install -e ".[icons]"`). A package that cannot be reached is
