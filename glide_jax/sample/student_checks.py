@@ -79,7 +79,9 @@ def check_options(
         )
     if is_noiseless(config) and sample.eta:
         _refuse(config, "eta", sample.eta, "its steps add no noise")
-    if config.train.student_loss == "match_moments" and sample.eta != 1.0:
+    # Of another sampler, which has no eta, `check_steps` tells.
+    is_noisy = config.train.student_loss == "match_moments"
+    if is_noisy and sample.sampler == "ddim" and sample.eta != 1.0:
         raise UserError(
             f"eta={sample.eta:g} does not fit {config.name!r}, a student that learned "
             "with fresh noise in each step; leave the option out, which is eta=1"
