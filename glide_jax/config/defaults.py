@@ -193,11 +193,9 @@ class TrainConfig:
     # workdir or bundle of the teacher that the run distils; empty: none. A resumed run
     # needs a teacher with the same parameters
     teacher: str = setting("", FREE)
-    # steps of a student of few steps; 0: with a teacher, the run folds its guidance
-    # into the student
+    # steps of a student of few steps; 0: with a teacher, the run folds its guidance in
     student_steps: int = setting(0, IDENTITY, low=0)
-    # how a student of few steps learns: one step for two of its teacher's, or the
-    # moments of a teacher of every timestep, with a second network beside the student
+    # how it learns: one step for two of its teacher's, or with a second network
     student_loss: str = setting("halve", ARRAYS, choices=choices.STUDENT_LOSSES)
     # gradient accumulation: parts of a batch that are processed in sequence (ours)
     microbatches: int = setting(1, FREE, low=1)
