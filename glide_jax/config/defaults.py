@@ -195,7 +195,7 @@ class TrainConfig:
     teacher: str = setting("", FREE)
     # steps of a student of few steps; 0: with a teacher, the run folds its guidance in
     student_steps: int = setting(0, IDENTITY, low=0)
-    # how it learns: one step for two of its teacher's, or with a second network
+    # loss of a student of few steps (2202.00512, 2406.04103); see docs/few_steps.md
     student_loss: str = setting("halve", ARRAYS, choices=choices.STUDENT_LOSSES)
     # gradient accumulation: parts of a batch that are processed in sequence (ours)
     microbatches: int = setting(1, FREE, low=1)
