@@ -135,7 +135,10 @@ def make_state(
         lambda params: train_state.make_state(config, params, optim),
         out_shardings=where,
     )
-    return begin(jax.device_put(weights.random_params(config.model), where.params))
+    params = weights.random_params(config.model)
+    if teachers.matches_moments(config):
+        params = train_state.with_auxiliary(params, params)
+    return begin(jax.device_put(params, where.params))
 
 
 def make_teacher(config: defaults.Config, like: Any) -> array_types.Params:

@@ -14,6 +14,7 @@ TIMESTEP_SAMPLINGS = ("uniform", "loss_second_moment", "power")
 REMAT_POLICIES = ("none", "dots", "blocks", "full", "offload")
 OPTIMIZERS = ("adamw", "adafactor", "lion")
 MOMENTS_DTYPES = ("float32", "bfloat16")
+STUDENT_LOSSES = ("halve", "match_moments")
 LEARNING_RATE_SCHEDULES = ("constant", "cosine", "linear")
 
 

@@ -193,9 +193,10 @@ class TrainConfig:
     # workdir or bundle of the teacher that the run distils; empty: none. A resumed run
     # needs a teacher with the same parameters
     teacher: str = setting("", FREE)
-    # steps of a student that learns to halve its teacher's; 0: with a teacher, the run
-    # folds its guidance into the student
+    # steps of a student of few steps; 0: with a teacher, the run folds its guidance in
     student_steps: int = setting(0, IDENTITY, low=0)
+    # loss of a student of few steps (2202.00512, 2406.04103); see docs/few_steps.md
+    student_loss: str = setting("halve", ARRAYS, choices=choices.STUDENT_LOSSES)
     # gradient accumulation: parts of a batch that are processed in sequence (ours)
     microbatches: int = setting(1, FREE, low=1)
     # activations that the backward pass recomputes, see models/remat.py; one policy, or

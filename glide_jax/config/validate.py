@@ -135,7 +135,7 @@ def _check_clip_training(config: defaults.Config) -> None:
         "needs a loss per timestep, which the contrastive loss does not have",
         "use uniform or power with model.family=noised_clip",
     )
-    for name in ("loss_type", "low_pass_factors"):
+    for name in ("loss_type", "low_pass_factors", "student_loss"):
         value, default = getattr(train, name), getattr(defaults.TrainConfig, name)
         rule = "has no effect with model.family=noised_clip"
         remedy = f"leave it at {default!r}"
@@ -183,6 +183,7 @@ def _check_student(config: defaults.Config, model: defaults.Text2ImConfig) -> No
         config.train.student_steps,
         model.guidance_range,
     )
+    matches = train.student_loss == "match_moments"
     is_range = len(scales) == 2 and scales[0] < scales[1] and not model.low_res_px
     _require(
         not scales or is_range,
@@ -212,6 +213,12 @@ def _check_student(config: defaults.Config, model: defaults.Text2ImConfig) -> No
             ("model.guidance_range", scales),
         ):
             _require(not value, path, value, "needs a teacher", "set train.teacher")
+    _require(
+        bool(steps) or not matches,
+        *("train.student_loss", train.student_loss, "is for a student of few steps"),
+        "give train.student_steps and train.teacher",
+    )
+    if not train.teacher:
         return
     _require(
         bool(steps or scales),
@@ -221,7 +228,7 @@ def _check_student(config: defaults.Config, model: defaults.Text2ImConfig) -> No
     for path, value, wanted in (
         ("train.loss_type", train.loss_type, "truncated_snr"),
         ("sample.sampler", config.sample.sampler, "ddim"),
-        ("sample.eta", config.sample.eta, 0.0),
+        ("sample.eta", config.sample.eta, 1.0 if matches else 0.0),
         ("sample.respacing", config.sample.respacing, f"grid{steps}"),
         ("train.low_pass_factors", train.low_pass_factors, ()),
     ):

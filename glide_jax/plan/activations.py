@@ -41,6 +41,8 @@ import dataclasses
 
 from glide_jax.config.defaults import Config, NoisedClipConfig, Text2ImConfig
 from glide_jax.models import layout
+from glide_jax.train import teachers
+from glide_jax.train.train_state import AUXILIARY
 
 FEW_EXAMPLES = 8
 LARGE_PX = 64
@@ -83,7 +85,13 @@ def parts(config: Config, examples: int) -> list[Part]:
         sizes = length, model.image_width, model.image_heads, model.image_layers
         image = _stack("image/layers", train.remat[0], *sizes)
         return [image, _text(config), _contrast(config)]
-    return [_text(config), *_unet(config, model, is_few=examples < FEW_EXAMPLES)]
+    own = [_text(config), *_unet(config, model, is_few=examples < FEW_EXAMPLES)]
+    if not teachers.matches_moments(config):
+        return own
+    # The second network runs on what the student has made.
+    return own + [
+        dataclasses.replace(part, name=f"{AUXILIARY}/{part.name}") for part in own
+    ]
 
 
 def compute_bytes(config: Config) -> int:

@@ -3,8 +3,8 @@
 A training step of B images takes 3 B F operations, where F is the forward pass of one
 image (models/flops.py): the backward pass costs two forward passes. Recomputation by
 rematerialisation is not counted, as usual for MFU (PaLM, arXiv 2204.02311, appendix B):
-MFU is 3 B F / (seconds * chips * peak). A student's step adds B T, the two passes of
-its teacher. So
+MFU is 3 B F / (seconds * chips * peak). A student's step adds B T, the passes of its
+teacher; where two networks of one size train, F is that of both. So
 
     seconds per step = max(B (3 F + T) / (chips * peak * MFU),
                            seconds on either network)
@@ -37,7 +37,7 @@ class Cost:
     """The estimated cost of a training phase.
 
     Attributes:
-      forward_flops: of one image, by part.
+      forward_flops: of one image, by part; of one network where two train.
       teacher_flops: of one image, T; 0 without a teacher.
       flops_per_step: B (3 F + T).
       seconds_per_step: expected.
@@ -165,7 +165,8 @@ def estimate(
     """
     forward = build.forward_flops(config.model)
     teacher = teachers.forward_flops(config)
-    per_image = BACKWARD_AND_FORWARD * sum(forward.values()) + teacher
+    own = teachers.trained_networks(config) * sum(forward.values())
+    per_image = BACKWARD_AND_FORWARD * own + teacher
     per_step = config.train.global_batch_size * per_image
     peak = topology.num_chips * topology.machine.peak_flops
     seconds = {"compute": per_step / (peak * mfu), **network_seconds}

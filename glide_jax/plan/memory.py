@@ -22,7 +22,7 @@ from glide_jax.config.defaults import Config
 from glide_jax.parallel import sharding
 from glide_jax.plan import activations
 from glide_jax.plan.device_topology import Topology
-from glide_jax.train.train_state import COUNTERS, TrainState
+from glide_jax.train.train_state import AUXILIARY, COUNTERS, TrainState
 
 FLOAT32 = 4
 
@@ -62,7 +62,8 @@ class StateBytes:
 
     Attributes:
       params, moments, ema, rest: its parts.
-      blocks: parameters by the first two names of their path.
+      blocks: parameters by the first two names of their path; by three in the network
+        that trains beside a student.
       cut: number of fsdp shards.
     """
 
@@ -180,7 +181,7 @@ def estimate(
             peak, work_at_peak = needed, waiting + work
         freed = _kept(part, state, examples, size)
         left -= freed
-        if part.name == "unet/middle":
+        if part.name.endswith("unet/middle"):
             waiting = 0
         elif part.late:
             waiting += freed + examples * size * part.late
@@ -259,10 +260,11 @@ def _placed(tree: Any) -> Placed:
 
 
 def _blocks(params: Any) -> dict[str, BlockParams]:
-    """Groups parameters by block, or by stack of layers."""
+    """Groups parameters by block or stack of layers, as `activations.parts` does."""
     leaves: dict[str, list[Any]] = {}
     for path, leaf in jax.tree_util.tree_leaves_with_path(params):
-        name = "/".join(str(key.key) for key in path[:2])
+        keys = [str(key.key) for key in path]
+        name = "/".join(keys[: 3 if keys[0] == AUXILIARY else 2])
         leaves.setdefault(name, []).append(leaf)
     return {
         name: BlockParams(

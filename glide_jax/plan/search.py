@@ -17,6 +17,7 @@ from glide_jax.config.defaults import Config, NoisedClipConfig
 from glide_jax.models import build, flops, layout
 from glide_jax.parallel import device_mesh
 from glide_jax.plan import activations, cost, memory, problem, traffic
+from glide_jax.train import teachers
 
 FREE_SHARE = 0.1
 SHOWN = 8  # options in a report
@@ -137,7 +138,8 @@ def _evaluate(given: problem.Problem, state: memory.StateBytes, mfu: float) -> O
     device = memory.estimate(config, state, given.batch, given.examples, given.teacher)
     rows = traffic.collectives(config, given.state.params, given.spans)
     plain = cost.estimate(config, where, network_seconds={}, mfu=mfu)
-    again = config.train.global_batch_size * recomputed_flops(config)
+    networks = teachers.trained_networks(config)
+    again = config.train.global_batch_size * networks * recomputed_flops(config)
     computing = plain.seconds_per_step * (1 + again / plain.flops_per_step)
     train = config.train
     return Option(

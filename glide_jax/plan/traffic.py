@@ -89,10 +89,13 @@ def collectives(
         *_activation_sums(config, spans),
     ]
     if config.train.teacher:
-        # Sharded like the student; a fold passes both rows at once.
-        passes = 1 if teachers.is_fold(config) else 2
+        # Sharded like the student. Only halving makes two passes: a fold passes both
+        # rows at once. Where two networks train, their teacher has the size of one.
+        halves = not teachers.is_fold(config) and not teachers.matches_moments(config)
+        networks = teachers.trained_networks(config)
+        size = (2 if halves else 1) * gathered / networks
         rows.append(
-            _gather("teacher's parameters", passes * gathered, len(sharded), fsdp)
+            _gather("teacher's parameters", size, len(sharded) // networks, fsdp)
         )
     if isinstance(config.model, NoisedClipConfig):
         rows.append(_feature_gather(config, config.model, both))
@@ -156,7 +159,8 @@ def _activation_sums(config: Config, spans: dict[str, Span]) -> list[Collective]
         return []
     shards = spans["data"].size * spans["fsdp"].size
     examples = config.train.global_batch_size / shards / config.train.microbatches
-    sizes = list(_summed_activations(config.model))
+    networks = teachers.trained_networks(config)
+    sizes = networks * list(_summed_activations(config.model))
     total = 2 * examples * sum(sizes) * activations.compute_bytes(config)
     return [_sum("activations", "tensor", total, 2 * len(sizes), tensor)]
 

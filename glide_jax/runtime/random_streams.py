@@ -31,6 +31,8 @@ STREAMS = {
     "dropout": 4,
     "validation": 5,
     "guidance_scale": 6,
+    "earlier_timestep": 7,
+    "posterior_noise": 8,
 }
 # Streams of the data. They are separate so that, for example, masks never correlate
 # with the order of records.

@@ -37,6 +37,7 @@ from glide_jax.sample import (
     restore,
     stage,
     stage_inputs,
+    student_checks,
 )
 from glide_jax.text import tokenizers
 
@@ -233,8 +234,8 @@ def _input_shapes(
     if clip is not None:
         add_caption("clip_tokens", "clip_mask", clip.config.model.text_context)
     for name in options.program_inputs(mode, model.config.sample.sampler):
-        # The steps of a student add no noise.
-        if name != "eta" or not model.config.train.student_steps:
+        # The steps of a student of halved steps add no noise.
+        if name != "eta" or not student_checks.is_noiseless(model.config):
             add(name, jnp.float32)
     if size.low_res_px:
         add("low_res", jnp.uint8, batch, size.low_res_px, size.low_res_px, 3)

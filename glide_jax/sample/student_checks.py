@@ -1,6 +1,6 @@
 """Options that a distilled student refuses, with one-line errors.
 
-A student of halved steps (train.student_steps) draws in its own steps; one that reads
+A student of few steps (train.student_steps) draws in its own steps; one that reads
 the guidance scale (model.guidance_range) draws in one row, without an empty caption.
 """
 
@@ -47,6 +47,12 @@ def check_steps(
         )
 
 
+def is_noiseless(config: defaults.Config) -> bool:
+    """Whether a model is a student whose steps add no noise."""
+    train = config.train
+    return bool(train.student_steps) and train.student_loss == "halve"
+
+
 def check_options(
     config: defaults.Config,
     sample: defaults.SampleConfig,
@@ -71,8 +77,15 @@ def check_options(
             *(config, "guidance_mode", guidance_mode),
             "a CLIP guides every step but the first, and it has one",
         )
-    if config.train.student_steps and sample.eta:
+    if is_noiseless(config) and sample.eta:
         _refuse(config, "eta", sample.eta, "its steps add no noise")
+    # Of another sampler, which has no eta, `check_steps` tells.
+    is_noisy = config.train.student_loss == "match_moments"
+    if is_noisy and sample.sampler == "ddim" and sample.eta != 1.0:
+        raise UserError(
+            f"eta={sample.eta:g} does not fit {config.name!r}, a student that learned "
+            "with fresh noise in each step; leave the option out, which is eta=1"
+        )
     model = config.model
     if config.diffusion.prediction == "x_and_eps" and guidance_rescale:
         _refuse(config, "guidance_rescale", guidance_rescale, "it has no guided row")

@@ -1,22 +1,45 @@
-"""What a student learns from its teacher; see diffusion/distillation.py."""
+"""How a student learns; see diffusion/distillation.py and diffusion/moments.py."""
 
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 
 from glide_jax import array_types
 from glide_jax.config.defaults import Config
-from glide_jax.diffusion import distillation, process, respacing
+from glide_jax.diffusion import distillation, losses, moments, process, respacing
 from glide_jax.models import build
 from glide_jax.train import teachers
+from glide_jax.train.train_state import AUXILIARY
 
-# (teacher's params, x_start, x_t, t, tokens, text_mask, scale or None, conditions)
-# -> x_target, with t an index into `student_tables`.
-Target = Callable[..., array_types.Image]
+# Terms of the loss per example, "loss" among them.
+Terms = dict[str, array_types.PerExample]
+# (params, teacher's params, model_output, Examples, keys_of) -> Terms
+StudentLoss = Callable[..., Terms]
+
+
+class Examples(NamedTuple):
+    """What a student and its teacher read.
+
+    Attributes:
+      x_start: clean pictures.
+      x_t: noised pictures.
+      t: (B,) indices into `student_tables`.
+      tokens, text_mask: captions, some of them empty.
+      scale: guidance scales, or None.
+      conditions: low_res, or the known pixels and their mask.
+    """
+
+    x_start: array_types.Image
+    x_t: array_types.Image
+    t: array_types.Timesteps
+    tokens: array_types.Tokens
+    text_mask: array_types.TextMask
+    scale: array_types.PerExample | None
+    conditions: dict[str, Any]
 
 
 def student_tables(config: Config) -> process.DiffusionTables:
@@ -24,10 +47,10 @@ def student_tables(config: Config) -> process.DiffusionTables:
     return _tables(config, config.train.student_steps, config.diffusion.prediction)
 
 
-def make_target(
+def make_loss(
     config: Config, pad_id: int, teacher_prediction: str, **hooks: Any
-) -> Target:
-    """Returns the target of a run with a teacher.
+) -> StudentLoss:
+    """Returns the loss of a run with a teacher.
 
     Args:
       config: settings of the student.
@@ -36,13 +59,54 @@ def make_target(
       **hooks: of `build.make_denoiser`.
     """
     fns = build.make_denoiser(teachers.model_of(config, teacher_prediction), **hooks)
+    if teachers.matches_moments(config):
+        return _matching(config, fns)
     make = _folded if teachers.is_fold(config) else _halved
     tables = _tables(config, 2 * config.train.student_steps, teacher_prediction)
+    own_tables = student_tables(config)
 
-    def target(*arguments: Any) -> array_types.Image:
-        return jax.lax.stop_gradient(make(fns, tables, pad_id, *arguments))
+    def loss(params, teacher, model_output, examples, keys_of) -> Terms:
+        target = jax.lax.stop_gradient(make(fns, tables, pad_id, teacher, *examples))
+        return losses.truncated_snr(
+            own_tables, model_output, target, examples.x_t, examples.t
+        )
 
-    return target
+    return loss
+
+
+def _matching(config: Config, fns: build.DenoiserFns) -> StudentLoss:
+    """The losses of the student and of the network beside it, `diffusion.moments`."""
+    tables = student_tables(config)
+    chain = _tables(config, 0, config.diffusion.prediction)
+
+    def loss(params, teacher, model_output, examples, keys_of) -> Terms:
+        _, x_t, index, tokens, text_mask, scale, conditions = examples
+        x_student = process.predict(tables, model_output, x_t, index).x_start
+        t, first = tables.timesteps[index], jnp.maximum(index - 1, 0)
+        next_t = jnp.where(index > 0, tables.timesteps[first], 0)
+        draw_s = jax.vmap(lambda key, low, high: jax.random.randint(key, (), low, high))
+        s = draw_s(keys_of("earlier_timestep"), next_t, t)
+        draw_noise = jax.vmap(lambda key: jax.random.normal(key, x_t.shape[1:]))
+        z_s = moments.posterior_sample(
+            chain,
+            jnp.clip(jax.lax.stop_gradient(x_student), -1, 1),
+            *(x_t, t, s, draw_noise(keys_of("posterior_noise"))),
+        )
+
+        def estimate(network) -> array_types.Image:
+            text = fns.encode(network, tokens, text_mask)
+            output = fns.denoise(
+                network, z_s, s, text, guidance_scale=scale, **conditions
+            )
+            return process.predict(chain, output, z_s, s).x_start
+
+        found = moments.matching_losses(
+            x_student, estimate(params[AUXILIARY]), estimate(teacher)
+        )
+        total = moments.weight(chain, s) * sum(found.values())
+        return {"loss": total} | {k: v for k, v in found.items() if k != "student"}
+
+    return loss
 
 
 def _folded(

@@ -19,7 +19,7 @@ from glide_jax import array_types
 from glide_jax.config.defaults import Config, NoisedClipConfig, Text2ImConfig
 from glide_jax.diffusion import losses, process, schedules, timestep_sampling
 from glide_jax.models import build
-from glide_jax.train import distilling
+from glide_jax.train import distilling, teachers, train_state
 
 Batch = Mapping[str, array_types.Array]
 Metrics = dict[str, tuple[jax.Array, jax.Array]]
@@ -95,24 +95,22 @@ class _Context(NamedTuple):
 def _make_denoising(context: _Context) -> Objective:
     """Predicts the noise of x_t from caption and conditions (arXiv 2112.10741).
 
-    A student (train.teacher) predicts what its teacher makes of x_t instead.
+    A student (train.teacher) learns from its teacher instead, see `distilling`.
     """
     config, pad_id, is_training, constrain, attention, teacher_prediction = context
     model = config.model
     assert isinstance(model, Text2ImConfig)
-    fns = build.make_denoiser(
-        model,
-        constrain=constrain,
-        attention=attention,
-        remat=config.train.remat,
-        remat_text=config.train.remat_text,
-    )
-    tables, target = _tables(config), None
+    hooks: dict[str, Any] = {
+        "constrain": constrain,
+        "attention": attention,
+        "remat": config.train.remat,
+        "remat_text": config.train.remat_text,
+    }
+    fns = build.make_denoiser(model, **hooks)
+    tables, student_loss = _tables(config), None
     if config.train.teacher:
         tables = distilling.student_tables(config)
-        target = distilling.make_target(
-            config, pad_id, teacher_prediction, constrain=constrain, attention=attention
-        )
+        student_loss = distilling.make_loss(config, pad_id, teacher_prediction, **hooks)
     draw_t = _make_timestep_draw(config, is_training, tables.num_timesteps)
     drop_prob = config.train.caption_drop_prob if is_training else 0.0
     has_dropout = is_training and model.dropout_prob > 0
@@ -128,7 +126,8 @@ def _make_denoising(context: _Context) -> Objective:
         t, weights = draw_t(keys_of("timestep"), batch["example_index"], resampler)
         noise = _normal(keys_of("noise"), x_start)
         x_t = process.q_sample(tables, x_start, t, noise)
-        text = fns.encode(params, tokens, text_mask)
+        own = train_state.without_auxiliary(params)
+        text = fns.encode(own, tokens, text_mask)
         conditions = {"low_res": batch.get("low_res")}
         if model.inpaint:
             conditions["inpaint_image"] = x_start
@@ -137,7 +136,7 @@ def _make_denoising(context: _Context) -> Objective:
         if model.guidance_range:
             scale = _uniform(keys_of("guidance_scale"), *model.guidance_range)
         model_output = fns.denoise(
-            params,
+            own,
             x_t,
             tables.timesteps[t],
             text,
@@ -145,19 +144,30 @@ def _make_denoising(context: _Context) -> Objective:
             dropout_keys=keys_of("dropout") if has_dropout else None,
             **conditions,
         )
-        if target is None:
+        if student_loss is None:
             terms = _loss_terms(config, tables, model_output, x_start, x_t, noise, t)
         else:
-            x_target = target(
-                *(teacher, x_start, x_t, t, tokens, text_mask, scale, conditions)
-            )
-            terms = losses.truncated_snr(tables, model_output, x_target, x_t, t)
+            read = x_start, x_t, t, tokens, text_mask, scale, conditions
+            examples = distilling.Examples(*read)
+            terms = student_loss(params, teacher, model_output, examples, keys_of)
         metrics = {name: _total(terms[name]) for name in terms}
         metrics |= _by_quartile("loss", terms["loss"], t, tables.num_timesteps)
         aux = Aux(t, terms["loss"], metrics)
         return jnp.mean(weights * terms["loss"]), aux
 
-    return Objective(fns.init, loss, lambda params: params)
+    return Objective(_make_init(config, fns), loss, lambda params: params)
+
+
+def _make_init(config: Config, fns: build.DenoiserFns) -> Callable:
+    """key -> parameters; both of two networks start alike."""
+    if not teachers.matches_moments(config):
+        return fns.init
+
+    def init(key):
+        params = fns.init(key)
+        return train_state.with_auxiliary(params, params)
+
+    return init
 
 
 def _loss_terms(

@@ -106,7 +106,8 @@ class PeriodicEval:
         """Validates the first average on held-out examples; False if interrupted."""
         run = self._run
         sums: dict[str, np.ndarray] = {}
-        params = first_average(run, state)
+        # A network that trains beside the model has no average.
+        params = {**state.params, **first_average(run, state)}
         for batch in run.validation:
             if self._is_stopping():
                 return False

@@ -180,15 +180,15 @@ TRAIN_TO_FORWARD = 3
 # A run is input-bound if its steps wait for data for more than this fraction.
 INPUT_BOUND_FRAC = 0.5
 FORMULA = (
-    "(3 * forward FLOPs of an image + those of a teacher) * images/s / (chips * peak "
-    "FLOP/s of a chip)"
+    "(3 * forward FLOPs of an image, of each trained network, + those of a teacher) * "
+    "images/s / (chips * peak FLOP/s of a chip)"
 )
 
 
 def train_flops(config: Config) -> float:
     """FLOPs of one image in one training step, with those of a student's teacher."""
     own = TRAIN_TO_FORWARD * sum(build.forward_flops(config.model).values())
-    return own + teachers.forward_flops(config)
+    return teachers.trained_networks(config) * own + teachers.forward_flops(config)
 
 
 def count_chips() -> float:

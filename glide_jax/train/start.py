@@ -15,7 +15,7 @@ from glide_jax.data import schema, sources
 from glide_jax.errors import UserError
 from glide_jax.parallel import distributed
 from glide_jax.text import tokenizers
-from glide_jax.train import captions, init_from, run_folder, teachers
+from glide_jax.train import captions, init_from, run_folder, teachers, train_state
 
 
 @dataclasses.dataclass(frozen=True)
@@ -94,6 +94,9 @@ def check(
             "starting from random weights (--config.train.init_from=PATH starts from a "
             "workdir or a bundle)"
         )
+    if initial is not None and teacher is not None and teachers.matches_moments(config):
+        params, extended = initial
+        initial = train_state.with_auxiliary(params, teacher.origin.params), extended
     tokenizer = captions.find_tokenizer(
         config, source, origin, may_download=may_download
     )

@@ -1,7 +1,8 @@
 """The teacher of a distillation: its weights, and whether a student can learn from it.
 
 A run with train.teacher folds the teacher's guidance into a student that reads the
-scale (train.student_steps=0), or halves the steps of the teacher.
+scale (train.student_steps=0), halves the steps of the teacher, or matches the moments
+of its pictures (train.student_loss).
 """
 
 from __future__ import annotations
@@ -34,6 +35,16 @@ class Teacher(NamedTuple):
 def is_fold(config: Config) -> bool:
     """Whether a run folds guidance into a student."""
     return bool(config.train.teacher) and not config.train.student_steps
+
+
+def matches_moments(config: Config) -> bool:
+    """Whether a second network trains beside the student; see diffusion/moments.py."""
+    return config.train.student_loss == "match_moments"
+
+
+def trained_networks(config: Config) -> int:
+    """Number of networks of the model's size that a run trains."""
+    return 2 if matches_moments(config) else 1
 
 
 def model_of(config: Config, prediction: str = "x_and_eps") -> Text2ImConfig:
@@ -128,6 +139,9 @@ def _check_prediction(teacher: Config, student: Config) -> None:
 
 def _check_steps(teacher: Config, student: Config) -> None:
     steps, native = student.train.student_steps, teacher.train.student_steps
+    if matches_moments(student):
+        _check_moments(teacher, student)
+        return
     if native and not steps:
         raise UserError(
             f"train.teacher={student.train.teacher} draws in {native} steps, and a "
@@ -140,6 +154,27 @@ def _check_steps(teacher: Config, student: Config) -> None:
             if native % 2 == 0
             else f"train.teacher={student.train.teacher} draws in {native} steps, "
             "which cannot be halved"
+        )
+    if teacher.train.student_loss != "halve":
+        raise UserError(
+            f"train.teacher={student.train.teacher} adds noise in each of its steps, "
+            "and halving needs steps without; give the model that it learned from"
+        )
+
+
+def _check_moments(teacher: Config, student: Config) -> None:
+    path, native = student.train.teacher, teacher.train.student_steps
+    if native:
+        raise UserError(
+            f"train.teacher={path} is a student of {native} steps, and moments are "
+            "matched at every timestep; give the model that it learned from, and this "
+            "one as train.init_from"
+        )
+    if teacher.diffusion.prediction == "eps":
+        raise UserError(
+            f"train.teacher={path} predicts eps, which does not determine the picture "
+            "at the noisy end; give a base model with folded guidance, or use "
+            "train.student_loss=halve"
         )
 
 
@@ -181,13 +216,17 @@ def put(teacher: Teacher, config: Config, mesh: Mesh) -> array_types.Params:
 def forward_flops(config: Config) -> float:
     """FLOPs of the teacher for one image of a training step; 0 without a teacher.
 
-    The teacher makes two passes: with and without the caption, or at two timesteps.
+    The teacher makes two passes, with and without the caption or at two timesteps, but
+    one for moments.
     """
     if not config.train.teacher:
         return 0.0
     parts = build.forward_flops(model_of(config))
     captions = 2 if is_fold(config) else 1
-    return 2 * parts["unet"] + captions * (parts["text"] + parts["text_keys_values"])
+    passes = 1 if matches_moments(config) else 2
+    return passes * parts["unet"] + captions * (
+        parts["text"] + parts["text_keys_values"]
+    )
 
 
 def facts(teacher: Teacher, config: Config) -> Mapping[str, Any]:

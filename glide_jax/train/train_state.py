@@ -22,6 +22,10 @@ COUNTERS = (
     "loss_average",
 )
 
+# The entry of the parameters that holds the second network of train.student_loss=
+# match_moments. It has no averages, and is not exported.
+AUXILIARY = "auxiliary"
+
 
 @jax.tree_util.register_dataclass
 @dataclasses.dataclass(frozen=True)
@@ -35,8 +39,8 @@ class TrainState:
       log2_loss_scale: float32 scalar; 0 unless compute_dtype is float16.
       skipped_in_a_row: int32 scalar, updates skipped since the last one applied.
       loss_average: float32 scalar, average loss of the applied updates.
-      params: float32 parameters.
-      ema_params: averages of the parameters, keyed by decay as a string.
+      params: float32 parameters; see AUXILIARY.
+      ema_params: averages of the model's parameters, keyed by decay as a string.
       opt_state: state of the optax chain.
       resampler: loss-second-moment history, or {} if timesteps need none.
     """
@@ -72,7 +76,8 @@ def make_state(
         loss_average=jnp.zeros((), jnp.float32),
         params=params,
         ema_params={
-            str(decay): jax.tree.map(jnp.copy, params) for decay in config.ema.decays
+            str(decay): jax.tree.map(jnp.copy, without_auxiliary(params))
+            for decay in config.ema.decays
         },
         opt_state=optimizer.init(params),
         resampler=history,
@@ -80,6 +85,18 @@ def make_state(
     # Initializers return weakly typed zeros and ones, but a step does not: it would be
     # compiled a second time for its own output.
     return jax.tree.map(lambda leaf: leaf.astype(leaf.dtype), state)
+
+
+def with_auxiliary(
+    params: array_types.Params, auxiliary: array_types.Params
+) -> array_types.Params:
+    """The parameters of a model and those of the network that trains beside it."""
+    return {**params, AUXILIARY: auxiliary}
+
+
+def without_auxiliary(params: array_types.Params) -> array_types.Params:
+    """The parameters of the model alone."""
+    return {name: part for name, part in params.items() if name != AUXILIARY}
 
 
 def to_items(state: TrainState) -> dict[str, Any]:
@@ -132,6 +149,7 @@ def update_averages(
     With ema.every_steps = n the averages are updated every n-th step only, with
     d_k ** n: the same horizon for 1/n of the memory traffic.
     """
+    params = without_auxiliary(params)
 
     def average_all():
         return {

@@ -56,6 +56,7 @@ NOT_FREE = {
     "train.timestep_power": IDENTITY,
     "train.init_from": IDENTITY,
     "train.student_steps": IDENTITY,
+    "train.student_loss": ARRAYS,
     "optim.name": ARRAYS,
     "optim.moments_dtype": IDENTITY,
     "ema.decays": ARRAYS,

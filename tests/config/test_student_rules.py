@@ -8,9 +8,10 @@ from glide_jax.config import experiments, resolve, validate
 from glide_jax.errors import UserError
 
 BASE, UPSAMPLER = "base64_halve", "upsample256_halve"
+MOMENTS = "base64_moments"
 
 
-@pytest.mark.parametrize("name", ["base64_fold", BASE, UPSAMPLER])
+@pytest.mark.parametrize("name", ["base64_fold", BASE, UPSAMPLER, MOMENTS])
 def test_the_experiments_are_consistent(name):
     for size in ("tiny", "emoji", "released", "paper"):
         validate.validate(experiments.load(name, size))
@@ -30,6 +31,8 @@ def test_the_experiments_are_consistent(name):
         (BASE, {"train.teacher": ""}, "set train.teacher"),
         (BASE, {"model.residual_low_res": True}, "for an upsampler"),
         (BASE, {"train.timestep_sampling": "loss_second_moment"}, "uniform or power"),
+        (MOMENTS, {"sample.eta": 0.0}, "use 1.0"),
+        (MOMENTS, {"train.student_steps": 0}, "is for a student of few steps"),
         (UPSAMPLER, {"model.guidance_range": (1.0, 5.0)}, "for a base model"),
         (
             UPSAMPLER,

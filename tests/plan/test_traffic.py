@@ -49,17 +49,26 @@ def test_parameters_are_gathered_twice_and_gradients_scattered_and_summed():
     assert all(row.slow_bytes == 0 for row in rows.values())
 
 
-@pytest.mark.parametrize(("steps", "passes"), [(0, 1), (4, 2)])
-def test_a_students_step_gathers_its_teacher_in_every_pass(steps, passes):
+@pytest.mark.parametrize(
+    ("steps", "loss", "passes"),
+    # Two networks are gathered, and a teacher of the size of one.
+    [(0, "halve", 1), (4, "halve", 2), (4, "match_moments", 1 / 2)],
+)
+def test_a_students_step_gathers_its_teacher_in_every_pass(steps, loss, passes):
     given = plans.small(
         model={"guidance_range": (1.0, 5.0)},
         diffusion={"prediction": "x_and_eps"},
         train={
             "teacher": "runs/t",
             "student_steps": steps,
+            "student_loss": loss,
             "loss_type": "truncated_snr",
         },
-        sample={"sampler": "ddim", "respacing": f"grid{steps}" if steps else "50"},
+        sample={
+            "sampler": "ddim",
+            "respacing": f"grid{steps}" if steps else "50",
+            "eta": float(loss == "match_moments"),
+        },
     )
     rows = by_name(given)
     once = rows["parameters, forward", "all-gather"].fast_bytes

@@ -63,6 +63,8 @@ def test_streams_keep_their_numbers():
         "dropout": 4,
         "validation": 5,
         "guidance_scale": 6,
+        "earlier_timestep": 7,
+        "posterior_noise": 8,
     }
 
 

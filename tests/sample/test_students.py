@@ -79,6 +79,20 @@ def test_options_without_effect_are_refused_by_name(glide, options, message):
     assert "\n" not in str(caught.value)
 
 
+def test_a_student_of_moments_draws_with_fresh_noise(students):
+    base = students["base"]
+    changes = {"train.student_loss": "match_moments", "sample.eta": 1.0}
+    noisy = dataclasses.replace(base, config=resolve.override(base.config, changes))
+    plain = cascade.Glide(base).sample(PROMPT, seed=1)
+    drawn = cascade.Glide(noisy).sample(PROMPT, seed=1)
+    assert (plain.settings["base"]["eta"], drawn.settings["base"]["eta"]) == (0.0, 1.0)
+    assert np.any(plain.images != drawn.images)
+    with pytest.raises(UserError, match="eta=0 does not fit"):
+        cascade.Glide(noisy).sample(PROMPT, eta=0.0)
+    with pytest.raises(UserError, match="sampler=plms does not fit"):
+        cascade.Glide(noisy).sample(PROMPT, sampler="plms")
+
+
 def test_several_captions_and_inversion_are_refused(glide):
     with pytest.raises(UserError, match="several captions"):
         glide.sample({PROMPT: 0.5, "a small g circle": 0.5})

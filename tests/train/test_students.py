@@ -13,8 +13,8 @@ from glide_jax.checkpoint import bundle
 from glide_jax.cli import main
 from glide_jax.config import resolve
 from glide_jax.errors import UserError
-from glide_jax.plan import device_topology, memory, problem
-from glide_jax.runtime import lifecycle
+from glide_jax.plan import cost, device_topology, memory, problem
+from glide_jax.runtime import lifecycle, metric_writers
 from glide_jax.sample import cascade
 from glide_jax.text import sentencepiece_tokenizer, tokenizers
 from glide_jax.train import (
@@ -25,6 +25,7 @@ from glide_jax.train import (
     setup,
     start,
     teachers,
+    train_state,
 )
 from tests import fake_devices
 from tests.train import small_runs
@@ -38,6 +39,13 @@ STUDENT = {
     "train.caption_drop_prob": 0.2,
     "train.loss_type": "truncated_snr",
     "sample.sampler": "ddim",
+}
+MOMENTS = {
+    **STUDENT,
+    "train.student_loss": "match_moments",
+    "train.student_steps": 2,
+    "sample.respacing": "grid2",
+    "sample.eta": 1.0,
 }
 HALVED = {**STUDENT, "train.student_steps": 2, "sample.respacing": "grid2"}
 
@@ -80,12 +88,12 @@ def final_state(config, workdir):
     return state
 
 
-@pytest.mark.parametrize("kind", ["fold", "halve"])
+@pytest.mark.parametrize("kind", ["fold", "halve", "moments"])
 def test_a_student_cut_in_two_is_the_same_student(
     make_config, teacher, fold, tmp_path, kind
 ):
-    changes = {"fold": STUDENT, "halve": HALVED}[kind]
-    changes = {**changes, "train.teacher": {"fold": teacher, "halve": fold}[kind]}
+    changes = {"fold": STUDENT, "halve": HALVED, "moments": MOMENTS}[kind]
+    changes = {**changes, "train.teacher": teacher if kind == "fold" else fold}
     config = make_config(FOLDED, {**changes, "train.microbatches": 2})
     whole, cut = tmp_path / "whole", tmp_path / "cut"
     assert loop.train(config, whole) == lifecycle.ExitCode.OK
@@ -124,6 +132,31 @@ def test_checkpoints_have_the_digest_of_the_teacher_and_not_its_weights(
     assert main.run(["verify", str(tmp_path)]) != 0
 
 
+def test_a_second_network_learns_beside_the_student_and_stays_in_the_workdir(
+    make_config, fold, tmp_path
+):
+    changes = {**MOMENTS, "train.teacher": fold, "log.validate_every_steps": 2}
+    config = make_config(FOLDED, changes)
+    run, state = setup.prepare(config, tmp_path / "run")
+    run.checkpoints.close()
+    params = jax.tree.map(np.asarray, state.params)
+    second = params.pop(train_state.AUXILIARY)
+    origin = teachers.load(config).origin.params
+    for start_of in (params, second, *state.ema_params.values()):
+        assert_trees_equal(jax.tree.map(np.asarray, start_of), origin)
+    exported = bundle.read_bundle(make_bundle(config, tmp_path))
+    assert bundle.flatten(exported.params).keys() == bundle.flatten(params).keys()
+    state = final_state(config, tmp_path / "run")
+    after = dict(state.params)
+    second_after = after.pop(train_state.AUXILIARY)
+    kernels = [tree["unet"]["conv_out"]["kernel"] for tree in (after, second_after)]
+    first = params["unet"]["conv_out"]["kernel"]
+    assert all(np.any(kernel != first) for kernel in kernels)
+    assert np.any(kernels[0] != kernels[1])
+    rows = metric_writers.read_metrics(tmp_path / "run" / "metrics.jsonl")
+    assert {"moment_mse", "validation/moment_mse"} <= set().union(*rows)
+
+
 def test_another_teacher_is_refused_when_a_student_resumes(make_config, fold, tmp_path):
     config = make_config(FOLDED, {**HALVED, "train.teacher": fold})
     config = resolve.override(config, {"train.num_steps": 1})
@@ -135,6 +168,7 @@ def test_another_teacher_is_refused_when_a_student_resumes(make_config, fold, tm
         )
 
 
+FOLD = {"model.guidance_range": (1.0, 5.0), "diffusion.prediction": "x_and_eps"}
 # The settings of a student and of its teacher, and what the error says.
 MISFITS = {
     "family": ({}, {"model": CLIP}, "noised_clip model"),
@@ -155,6 +189,17 @@ MISFITS = {
             "train.student_steps": 16,
         },
         r"train\.student_steps=2 .* use 8",
+    ),
+    "moments of a student of few steps": (
+        MOMENTS,
+        {**FOLD, "train.student_steps": 4},
+        "is a student of 4 steps, .* as train.init_from",
+    ),
+    "moments of eps": (MOMENTS, {"model.guidance_range": (1.0, 5.0)}, "predicts eps"),
+    "half of noisy steps": (
+        HALVED,
+        {**FOLD, "train.student_steps": 4, "train.student_loss": "match_moments"},
+        "adds noise in each of its steps",
     ),
 }
 
@@ -232,6 +277,28 @@ def test_a_plan_counts_the_teacher(make_config):
     assert 0 < teachers.forward_flops(halved) < teachers.forward_flops(plain)
 
 
+def test_a_plan_counts_both_networks_that_learn(make_config):
+    found = []
+    for changes in (HALVED, MOMENTS):
+        config = make_config(FOLDED, {**changes, "train.teacher": "runs/t"})
+        where = device_topology.parse("v5e:2x2", None, None)
+        given = problem.make_problem(config, where)
+        state = memory.measure_state(given.state)
+        arguments = given.config, state, given.batch, given.examples, given.teacher
+        per_image = cost.estimate(config, where, network_seconds={}).flops_per_step
+        own = per_image / config.train.global_batch_size
+        own -= teachers.forward_flops(config)
+        found.append((memory.estimate(*arguments), own))
+    (one, flops), (two, flops_of_two) = found
+    assert two.params == 2 * one.params
+    assert two.grads == 2 * one.grads
+    assert two.activations == 2 * one.activations
+    # Adam's two moments of each network, and averages of the student alone.
+    assert two.moments == pytest.approx(2 * one.moments, rel=1e-4)
+    assert (two.ema, two.teacher) == (one.ema, one.teacher)
+    assert flops_of_two == pytest.approx(2 * flops)
+
+
 def test_a_dry_run_reads_the_teacher(make_config, teacher):
     config = make_config(FOLDED, {**STUDENT, "train.teacher": teacher})
     checked = setup.check(config, None)
@@ -247,11 +314,12 @@ def test_a_student_trains_on_a_mesh_as_on_one_device():
         from tests.train import mesh_runs
 
         model = dataclasses.replace(mesh_runs.BASE, guidance_range=(1.0, 5.0))
-        for steps in (0, 2):
+        for steps, loss in ((0, "halve"), (2, "halve"), (2, "match_moments")):
             config = mesh_runs.make_config("base", {
                 "diffusion.prediction": "x_and_eps",
                 "train.teacher": "runs/t",
                 "train.student_steps": steps,
+                "train.student_loss": loss,
                 "train.loss_type": "truncated_snr",
             })
             config = dataclasses.replace(config, model=model)
