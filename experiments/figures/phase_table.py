@@ -10,6 +10,7 @@ experiments/results/plan/phases_h100.md.
 
 from __future__ import annotations
 
+import itertools
 import json
 import pathlib
 import subprocess
@@ -22,12 +23,13 @@ PHASES = (
     *("base64", "base64_cfg", "base64_inpaint"),
     *("upsample256", "upsample256_inpaint", "noised_clip64"),
 )
-SIZES = ("released", "paper")
+SIZES = ("paper", "released")
+# In the order in which they are compiled.
 MESHES = {
-    "data=8": {"data": 8, "fsdp": 1},
     "fsdp=8": {"data": 1, "fsdp": 8},
-    "data=2 fsdp=4": {"data": 2, "fsdp": 4},
     "data=2 fsdp=2 tensor=2": {"data": 2, "fsdp": 2, "tensor": 2},
+    "data=2 fsdp=4": {"data": 2, "fsdp": 4},
+    "data=8": {"data": 8, "fsdp": 1},
 }
 # Images of a step: one microbatch with room on eight cards that hold the state whole.
 BATCH = {"base64": 32, "upsample256": 16, "noised_clip64": 256}
@@ -104,23 +106,29 @@ def run() -> None:
     """Compiles what is missing, and writes the table after each row."""
     rows = read_rows()
     known = {(row["phase"], row["size"], row["mesh"]) for row in rows}
-    for size in SIZES:
-        for phase in PHASES:
-            for mesh in MESHES:
-                if (phase, size, mesh) in known:
-                    continue
-                row = compile_row(phase, size, mesh)
-                with ROWS.open("a") as file:
-                    file.write(json.dumps(row) + "\n")
-                rows.append(row)
-                print(" | ".join(make_cells(row)), flush=True)
-                write_page(rows)
+    for mesh, size, phase in itertools.product(MESHES, SIZES, PHASES):
+        if (phase, size, mesh) in known:
+            continue
+        row = compile_row(phase, size, mesh)
+        with ROWS.open("a") as file:
+            file.write(json.dumps(row) + "\n")
+        rows.append(row)
+        print(" | ".join(make_cells(row)), flush=True)
+        write_page(rows)
     write_page(rows)
 
 
 def write_page(rows: list[dict]) -> None:
     columns = ["phase", "mesh", "note", "compiler, GiB", "formula, GiB"]
     columns += ["fused attention", "compile, s"]
+    orders = PHASES, SIZES, tuple(MESHES)
+    rows = sorted(
+        rows,
+        key=lambda row: [
+            order.index(row[name])
+            for order, name in zip(orders, ("phase", "size", "mesh"), strict=True)
+        ],
+    )
     table = [columns, ["---"] * len(columns), *map(make_cells, rows)]
     lines = "\n".join(f"| {' | '.join(cells)} |" for cells in table)
     PAGE_PATH.write_text(PAGE.format(table=lines))
