@@ -178,11 +178,8 @@ def _check_prediction(config: defaults.Config) -> None:
 
 def _check_student(config: defaults.Config, model: defaults.Text2ImConfig) -> None:
     """Checks the settings of a distillation against each other."""
-    train, steps, scales = (
-        config.train,
-        config.train.student_steps,
-        model.guidance_range,
-    )
+    train, scales = config.train, model.guidance_range
+    steps = train.student_steps
     matches = train.student_loss == "match_moments"
     is_range = len(scales) == 2 and scales[0] < scales[1] and not model.low_res_px
     _require(
@@ -191,13 +188,10 @@ def _check_student(config: defaults.Config, model: defaults.Text2ImConfig) -> No
         "give two growing numbers for a base model, e.g. (1.0, 5.0), or ()",
     )
     scale = config.sample.guidance_scale
+    outside = f"is outside of model.guidance_range={scales}"
     _require(
         not scales or scales[0] <= scale <= scales[1],
-        *(
-            "sample.guidance_scale",
-            scale,
-            f"is outside of model.guidance_range={scales}",
-        ),
+        *("sample.guidance_scale", scale, outside),
         "give a scale of the range, or train a wider one",
     )
     reads_both = config.diffusion.prediction == "x_and_eps"

@@ -60,9 +60,11 @@ def read(path: str | pathlib.Path = "") -> array_types.Params:
     if source.suffix == ".safetensors":
         tensors = tensor_files.read(source)
         if content_digest(tensors) != CONTENT_DIGEST:
+            remedy = f"give {PUBLISHED}: {_REMEDY}"
+            if source == cached:
+                remedy = "delete it, and it is made again from the published file"
             raise UserError(
-                f"{source} does not have the weights of EfficientNet-Lite0; delete it, "
-                "and it is made again from the published file"
+                f"{source} does not have the weights of EfficientNet-Lite0; {remedy}"
             )
         return from_torch(tensors)
     tensors = _read_published(source)

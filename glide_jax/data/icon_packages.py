@@ -102,8 +102,10 @@ def fetch(package: Package, folder: pathlib.Path) -> Fetched:
       UnreachableError: none of these is possible.
       UserError: `folder` cannot be written.
     """
-    if package.manager == APT and INSTALLED.is_dir():
-        return _describe(package, INSTALLED, _installed_version(package.name))
+    if package.manager == APT:
+        if INSTALLED.is_dir():
+            return _describe(package, INSTALLED, _installed_version(package.name))
+        _require("dpkg-deb")  # reads the package file
     path = _cached(package, folder) or _download(package, folder)
     version = path.name.removeprefix(package.stem).removesuffix(package.suffix)
     if package.manager == APT:
@@ -171,14 +173,19 @@ def _pack(package: Package, place: pathlib.Path) -> None:
         _run((*_NPM_PACK, package.name), cwd=place)
 
 
+def _require(program: str) -> None:
+    """Raises UnreachableError unless a program is installed."""
+    if shutil.which(program) is None:
+        raise UnreachableError(f"{program} is not installed; install it")
+
+
 def _run(command: tuple[str, ...], cwd: pathlib.Path | None) -> str:
     """Runs a command and returns what it prints.
 
     Raises:
       UnreachableError: it is not installed, or fails.
     """
-    if shutil.which(command[0]) is None:
-        raise UnreachableError(f"{command[0]} is not installed; install it")
+    _require(command[0])
     done = subprocess.run(
         command, cwd=cwd, capture_output=True, text=True, errors="replace", check=False
     )

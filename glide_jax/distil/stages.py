@@ -154,7 +154,7 @@ def make_config(stage: Stage, request: Request, origin: Config) -> Config:
 
     Raises:
       UserError: no experiment fits the sizes of the first teacher, or a given one is
-        of another family.
+        of another family or loss.
     """
     model = origin.model
     assert isinstance(model, Text2ImConfig)
@@ -163,11 +163,8 @@ def make_config(stage: Stage, request: Request, origin: Config) -> Config:
     prefix = "base64" if stage.role == "base" else "upsample256"
     if given is None:
         given = experiments.load(f"{prefix}_{kind}", find_size(model, stage.role))
-    if not isinstance(given.model, Text2ImConfig):
-        raise UserError(
-            f"{given.name} is no experiment of a {stage.role} model, but of a "
-            f"{given.model.family}; give one like {prefix}_{kind}"
-        )
+    _check_given(given, stage, like=f"{prefix}_{kind}")
+    assert isinstance(given.model, Text2ImConfig)
     is_folded = _is_folded(request, origin)
     prediction = teachers.student_prediction(origin.diffusion.prediction)
     config = dataclasses.replace(
@@ -202,6 +199,20 @@ def make_config(stage: Stage, request: Request, origin: Config) -> Config:
             "train.caption_drop_prob": origin.train.caption_drop_prob,
         },
     )
+
+
+def _check_given(given: Config, stage: Stage, *, like: str) -> None:
+    """Refuses the settings of another model or of another loss."""
+    if not isinstance(given.model, Text2ImConfig):
+        raise UserError(
+            f"{given.name} is no experiment of a {stage.role} model, but of a "
+            f"{given.model.family}; give one like {like}"
+        )
+    if given.train.student_loss != "halve":
+        raise UserError(
+            f"{given.name} has train.student_loss={given.train.student_loss}, and a "
+            f"distillation halves; give one like {like}, or use `glide train`"
+        )
 
 
 def _is_folded(request: Request, origin: Config) -> bool:

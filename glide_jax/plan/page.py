@@ -181,13 +181,14 @@ def _bound(
 def _time(report: dict[str, Any]) -> list[str]:
     run, where = report["run"], report["topology"]
     peak, gflop = where["peak_flops_per_chip"] / 1e12, report["forward_gflop_per_image"]
-    teacher = report["teacher_gflop_per_image"]
-    teacher = f", and {teacher:,.1f} GFLOP of the teacher an image" if teacher else ""
+    teacher, networks = report["teacher_gflop_per_image"], report["trained_networks"]
+    teacher = f", and {teacher:,.1f} of the teacher an image" if teacher else ""
+    both = f" x {networks} networks" if networks > 1 else ""
     lines = [
         f"TIME at an assumed MFU of {report['mfu']:.0%} of {where['chips']} x "
         f"{peak:,.0f} TFLOP/s",
         f"  {report['flops_per_step'] / 1e15:,.2f} PFLOP a step = 3 x "
-        f"{run['global_batch_size']:,} x {gflop:,.1f} GFLOP{teacher}",
+        f"{run['global_batch_size']:,} x {gflop:,.1f} GFLOP{both}{teacher}",
         f"  {report['seconds_per_step']:,.3f} s a step, limited by "
         f"{report['limited_by']}",
         f"  {wording.counted(run['num_steps'], 'step')}: {report['days']:,.1f} days, "

@@ -17,6 +17,7 @@ from glide_jax.plan import (
     search,
     traffic,
 )
+from glide_jax.train import teachers
 
 
 def make_report(
@@ -146,6 +147,7 @@ def _cost(given: problem.Problem, mfu: float, price: float | None) -> dict[str, 
     return {
         "forward_gflop_per_image": sum(forward.values()) / 1e9,
         "forward_gflop_by_part": {part: n / 1e9 for part, n in forward.items()},
+        "trained_networks": teachers.trained_networks(config),
         "teacher_gflop_per_image": costs.teacher_flops / 1e9,
         "flops_per_step": costs.flops_per_step,
         "mfu": mfu,

@@ -15,7 +15,7 @@ from glide_jax.config import defaults, resolve
 from glide_jax.errors import UserError
 from glide_jax.models import build
 from glide_jax.runtime import metric_writers, wording
-from glide_jax.train import init_from, run_folder
+from glide_jax.train import init_from, run_folder, teachers
 
 GRID = "grid.png"
 
@@ -256,14 +256,19 @@ def _training_rows(config: defaults.Config, step: int, decay: str) -> dict[str, 
         f" {wording.counted(train.global_batch_size, 'image')}",
         "started from": train.init_from or train.teacher or "initialisation",
         **({"teacher": train.teacher} if train.teacher else {}),
-        "objective": "contrastive"
-        if role(config) == "noised CLIP"
-        else train.loss_type,
+        "objective": _objective(config),
         "captions dropped": f"{train.caption_drop_prob:.0%}",
         "learning rate": f"{optim.learning_rate} ({optim.schedule})",
         "average": decay,
         "seed": config.seed,
     }
+
+
+def _objective(config: defaults.Config) -> str:
+    if role(config) == "noised CLIP":
+        return "contrastive"
+    train = config.train
+    return train.student_loss if teachers.matches_moments(config) else train.loss_type
 
 
 def _sampling_rows(config: defaults.Config) -> dict[str, object]:

@@ -80,6 +80,19 @@ def check(
             return RunStart(checkpoints, False, tokenizer, None, teacher)
         run_folder.check_begins(workdir, config)
         run_folder.check_writable(workdir)
+    origin, initial = _find_initial(config, teacher)
+    tokenizer = captions.find_tokenizer(
+        config, source, origin, may_download=may_download
+    )
+    if teacher is not None and tokenizer is not None:
+        _check_vocabulary(config, teacher, tokenizer)
+    return RunStart(checkpoints, True, tokenizer, initial, teacher)
+
+
+def _find_initial(
+    config: Config, teacher: teachers.Teacher | None
+) -> tuple[init_from.Origin | None, tuple[array_types.Params, list[str]] | None]:
+    """What a fresh run starts from, and its parameters in the shapes of the run."""
     origin = initial = None
     if config.train.init_from:
         origin = init_from.load(config.train.init_from)
@@ -97,12 +110,7 @@ def check(
     if initial is not None and teacher is not None and teachers.matches_moments(config):
         params, extended = initial
         initial = train_state.with_auxiliary(params, teacher.origin.params), extended
-    tokenizer = captions.find_tokenizer(
-        config, source, origin, may_download=may_download
-    )
-    if teacher is not None and tokenizer is not None:
-        _check_vocabulary(config, teacher, tokenizer)
-    return RunStart(checkpoints, True, tokenizer, initial, teacher)
+    return origin, initial
 
 
 def _check_vocabulary(

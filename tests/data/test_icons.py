@@ -292,11 +292,14 @@ def test_mistakes_and_failures_are_one_line(tmp_path, cache, capsys, monkeypatch
         path.unlink()
     assert main.run(command) == 2
     assert "no package of pictures can be reached" in capsys.readouterr().err
-    # A newer version is used, and said.
+    # A newer version is used, and said; an archive that nothing reads is left out.
     write_icons(cache, icons.SOURCES[0], "green")
     noto.rename(cache / "iconify-json-noto-9.0.0.tgz")
+    (cache / "openclipart-svg_1%3a0.18_all.deb").touch()
     assert main.run(command) == 0
-    assert "noto has version 9.0.0, not 1.2.9" in capsys.readouterr().out
+    printed = capsys.readouterr().out
+    assert "noto has version 9.0.0, not 1.2.9" in printed
+    assert "openclipart-svg is left out: dpkg-deb is not installed" in printed
 
 
 def test_a_full_disk_is_one_line_and_leaves_nothing(tmp_path, cache, capsys):

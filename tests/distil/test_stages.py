@@ -107,6 +107,7 @@ def test_a_stage_that_would_fail_later_is_refused_at_first(write, tmp_path):
         ("base64", r"train\.loss_type='hybrid'"),
         ("upsample256_halve", r"model\.guidance_range"),
         ("noised_clip64", "no experiment of a base model"),
+        ("base64_moments", "a distillation halves; give one like base64_halve"),
     ):
         given = experiments.load(name, "tiny")
         with pytest.raises(UserError, match=message):

@@ -146,6 +146,9 @@ def test_a_second_network_learns_beside_the_student_and_stays_in_the_workdir(
         assert_trees_equal(jax.tree.map(np.asarray, start_of), origin)
     exported = bundle.read_bundle(make_bundle(config, tmp_path))
     assert bundle.flatten(exported.params).keys() == bundle.flatten(params).keys()
+    assert (
+        "| objective | match_moments |" in (exported.folder / "README.md").read_text()
+    )
     state = final_state(config, tmp_path / "run")
     after = dict(state.params)
     second_after = after.pop(train_state.AUXILIARY)
