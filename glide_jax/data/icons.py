@@ -228,6 +228,13 @@ def _icons(
     """Yields the icons of a package in Iconify's format."""
     content = icon_packages.read_json(fetched, "icons.json")
     info = icon_packages.read_json(fetched, "info.json")
+    try:
+        author, license_name = info["author"]["name"], info["license"]["spdx"]
+    except KeyError as error:
+        raise UserError(
+            f"{fetched.path} names no {error.args[0]} in info.json; remove it, and "
+            f"version {source.package.version} is downloaded"
+        ) from error
     codes = collections.defaultdict(list)
     for code, icon in icon_packages.read_json(fetched, "chars.json").items():
         codes[icon].append(code)
@@ -254,8 +261,7 @@ def _icons(
             f'{size["left"]} {size["top"]} {size["width"]} {size["height"]}">'
             f"{icon['body']}</svg>"
         )
-        author = info["author"]["name"]
-        yield Drawing(source, place, text, info["license"]["spdx"], author, svg)
+        yield Drawing(source, place, text, license_name, author, svg)
 
 
 def _clip_art(

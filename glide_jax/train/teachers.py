@@ -173,8 +173,8 @@ def _check_moments(teacher: Config, student: Config) -> None:
     if teacher.diffusion.prediction == "eps":
         raise UserError(
             f"train.teacher={path} predicts eps, which does not determine the picture "
-            "at the noisy end; give a base model with folded guidance, or use "
-            "train.student_loss=halve"
+            "at the noisy end; give a base model with folded guidance, or one that "
+            "predicts v, or use train.student_loss=halve"
         )
 
 
