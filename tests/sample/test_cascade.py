@@ -66,13 +66,13 @@ def test_pictures_of_several_seeds_are_drawn_at_once(both, drawn):
     # In a batch of one size, a picture does not depend on its place and neighbours.
     np.testing.assert_array_equal(mixed.images[0], drawn.images[1])
     assert not np.array_equal(mixed.images[0], mixed.images[2])
-    for seeds, options, line in (
+    for seeds, given, line in (
         ([(7, 0)], {}, "1 seeds for 3 pictures"),
         ([(7, 0)] * 3, {"seed": 1}, "seeds replace seed"),
         ([(7, 0), (7, -1), (7, 2)], {}, "first_index=-1"),
     ):
         with pytest.raises(errors.UserError, match=line):
-            both.sample(PROMPTS, seeds=seeds, **options)
+            both.sample(PROMPTS, seeds=seeds, **given)
 
 
 def test_another_seed_gives_other_pictures(both, drawn):
