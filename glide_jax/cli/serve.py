@@ -75,6 +75,11 @@ def run(fv: flags.FlagValues, args: list[str]) -> int:
             f"the server needs {', '.join(missing)}, not installed here; pip install "
             '-e ".[serve]"'
         )
+    if fv.max_queue < fv.max_pictures:
+        raise UserError(
+            f"--max_queue={fv.max_queue} cannot hold a request of --max_pictures="
+            f"{fv.max_pictures}; give at least as many"
+        )
     from glide_jax.serve import service
 
     token = _read_token(fv)

@@ -193,6 +193,7 @@ def make_app(
     app.add_exception_handler(RequestError, _error)
     app.add_exception_handler(ClientDisconnect, _disconnected)
     app.add_exception_handler(HTTPException, _http_error)
+    app.add_exception_handler(Exception, _bug)
     return guard.Guard(
         app,
         metrics=counted,
@@ -255,6 +256,11 @@ async def _error(request: fastapi.Request, error: Exception) -> Response:
 
 async def _disconnected(request: fastapi.Request, error: Exception) -> Response:
     return Response(status_code=CLIENT_LEFT)  # within its body
+
+
+async def _bug(request: fastapi.Request, error: Exception) -> Response:
+    own = RequestError(500, "an unexpected error; see the log")  # uvicorn logs it
+    return JSONResponse(own.body(), own.status)
 
 
 async def _http_error(request: fastapi.Request, error: Exception) -> Response:

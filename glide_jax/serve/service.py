@@ -147,6 +147,8 @@ def listen(host: str, port: int, *, has_token: bool) -> socket.socket:
             f"--host={host} is reached by other machines; give --token or "
             "--token_file, or --host=127.0.0.1"
         )
+    if port > 65535:
+        raise UserError(f"--port={port} is not a port; give 0 to 65535")
     try:
         family, kind, _, _, address = socket.getaddrinfo(
             host, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE
@@ -155,10 +157,9 @@ def listen(host: str, port: int, *, has_token: bool) -> socket.socket:
         listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         listener.bind(address)
         listener.listen(128)
-    except OSError as error:
+    except (OSError, UnicodeError) as error:
         raise UserError(
-            f"cannot listen at {host}:{port} ({error.strerror}); give another --host "
-            "or --port"
+            f"cannot listen at {host}:{port} ({error}); give another --host or --port"
         ) from error
     return listener
 

@@ -41,6 +41,8 @@ from tests.serve.conftest import TOKEN, serving  # noqa: E402
         (["--token="], "--token is empty"),
         (["--token_file=absent.txt"], "absent.txt cannot be read"),
         (["--host=192.0.2.1", "--token=a"], "cannot listen at 192.0.2.1:8000"),
+        (["--port=65536"], "--port=65536 is not a port"),
+        (["--max_queue=4"], "--max_queue=4 cannot hold a request of --max_pictures=10"),
         (["--port=0"], "--base is missing"),
     ],
 )

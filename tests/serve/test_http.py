@@ -17,6 +17,7 @@ pytest.importorskip("fastapi", reason="needs the extra [serve]")
 httpx = pytest.importorskip("httpx")
 openai = pytest.importorskip("openai")
 
+from tests import fake_devices  # noqa: E402
 from tests.serve.conftest import BATCH, TOKEN, serving  # noqa: E402
 
 HEADERS = {"Authorization": f"Bearer {TOKEN}"}
@@ -119,6 +120,20 @@ def test_edits_repaint_what_is_transparent(server, client):
     np.testing.assert_array_equal(pictures(by_mask), expected)
     np.testing.assert_array_equal(pictures(by_mask)[0][:2], PHOTO[:2])
     assert len(edit(png(HOLE)).data) == 2  # its own transparency
+
+
+def test_the_example_of_the_page_runs(server, tmp_path, monkeypatch):
+    page = (fake_devices.ROOT / "docs" / "serving.md").read_text()
+    (code,) = re.findall(r"^```py\n(.*?)^```", page, re.DOTALL | re.MULTILINE)
+    monkeypatch.setenv("OPENAI_BASE_URL", f"{server.url}/v1")
+    monkeypatch.setenv("OPENAI_API_KEY", TOKEN)
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "photo.png").write_bytes(png(PHOTO))
+    (tmp_path / "mask.png").write_bytes(png(HOLE))
+    names: dict = {}
+    exec(compile(code, "serving.md", "exec"), names)
+    assert Image.open("7_1.png").size == (8, 8)
+    assert pictures(names["repainted"])[0].shape == PHOTO.shape
 
 
 def test_the_models_are_listed_and_the_server_is_healthy(server, client):
