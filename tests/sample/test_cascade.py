@@ -264,6 +264,9 @@ def test_the_best_of_several_candidates_is_the_one_nearest_to_its_prompt(models)
     # Drawn alone by its index it is the same picture.
     alone = glide.sample(asked[1], seed=1, first_index=chosen[1])
     assert_within(alone.images, best.images[1:], 2)
+    given = glide.sample(asked, candidates=3, seeds=[(1, 0), (1, 3)])
+    assert given.seeds == best.seeds
+    np.testing.assert_array_equal(given.images, best.images)
     with pytest.raises(errors.UserError, match="candidates=3 are compared by"):
         cascade.Glide(models["base"]).sample(asked, candidates=3)
 

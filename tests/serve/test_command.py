@@ -68,6 +68,7 @@ def test_without_the_extra_the_line_names_it(monkeypatch, capsys):
 def test_a_signal_ends_the_server_when_its_requests_are_answered(bundles, drain_s):
     command = [sys.executable, "-m", "glide_jax.cli.main", "serve", "--port=0"]
     command += [f"--base={bundles['base']}", f"--token={TOKEN}", f"--drain_s={drain_s}"]
+    command += ["--noexact"] if drain_s else []
     command += ["--max_delay_ms=60000"]  # so that the request waits for the signal
     server = subprocess.Popen(
         command,
@@ -96,6 +97,10 @@ def test_a_signal_ends_the_server_when_its_requests_are_answered(bundles, drain_
     if drain_s:
         assert answer.status_code == 200
         assert "stopped by SIGTERM with every request answered" in said
+        glide = cascade.Glide.load(bundles["base"])
+        alone = glide.sample(test_http.PROMPT, seed=1)  # not in a full batch either
+        text = answer.json()["data"][0]["b64_json"]
+        np.testing.assert_array_equal(test_http.decode(text), alone.images[0])
     else:
         assert (answer.status_code, answer.headers["Retry-After"]) == (503, "10")
         assert "requests given up that took longer than --drain_s=0" in said
