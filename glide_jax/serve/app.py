@@ -263,8 +263,7 @@ async def _bug(request: fastapi.Request, error: Exception) -> Response:
     return JSONResponse(own.body(), own.status)
 
 
-async def _http_error(request: fastapi.Request, error: Exception) -> Response:
+async def _http_error(request: fastapi.Request, error: Any) -> Response:
     """Answers what the framework refuses: a path, a method, a broken form."""
-    assert isinstance(error, HTTPException)
     own = RequestError(error.status_code, str(error.detail))
     return JSONResponse(own.body(), error.status_code, error.headers)
