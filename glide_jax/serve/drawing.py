@@ -38,7 +38,7 @@ class Row(NamedTuple):
       prompt: its caption.
       seed, index: the numbers of its noise, as of `glide sample`.
       picture: uint8 (H, W, 3), the one that is changed, or None.
-      known: float32 (H, W), 1 = kept, or None.
+      known: bool (H, W), True = kept, or None.
       source_prompt: caption of `picture`, or None.
     """
 

@@ -295,7 +295,7 @@ class Reader:
             repainted = transparent if transparent.any() else None
         if repainted is None:
             return picture, None
-        return picture, (~repainted).astype(np.float32)
+        return picture, ~repainted
 
     def _decode(self, content: bytes, name: str) -> Any:
         try:
