@@ -81,17 +81,19 @@ def decode(content: bytes, key: str) -> Image.Image:
     return as_srgb(load(content, key), key)
 
 
-def load(content: bytes, key: str, *, max_pixels: int = MAX_PIXELS) -> Image.Image:
+def load(content: bytes, key: str, *, max_pixels: int | None = None) -> Image.Image:
     """Decodes a file to an upright picture in its stored mode.
 
     Args:
       content: the bytes of the file.
       key: its name, for errors.
-      max_pixels: a larger picture is a decompression bomb.
+      max_pixels: a larger picture is a decompression bomb; None: MAX_PIXELS.
 
     Raises:
       BadRecordError: as `decode`.
     """
+    if max_pixels is None:
+        max_pixels = MAX_PIXELS
     try:
         content, metadata = picture_metadata.split(content)
         _check_jpeg_scans(content, key)
