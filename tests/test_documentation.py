@@ -56,6 +56,7 @@ HOW = {
     "inpaint": "at toy size",
     "edit": "at toy size",
     "upsample": "at toy size",
+    "serve": "parsed",  # it runs until a signal; see tests/serve
     "data check": "at toy size",
     "evaluate reference": "at toy size",
     "evaluate pairs": "at toy size",

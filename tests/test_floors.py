@@ -22,8 +22,8 @@ FLOORS = (
     ("eval", "bench", "study"),
     # hooks/ joins train/ with sample/ and eval/. quickstart/ and distil/ are programs
     # of their own: they train, sample and measure. sweep/ starts programs and reads
-    # what they leave.
-    ("hooks", "quickstart", "distil", "sweep"),
+    # what they leave. serve/ puts sample/ behind HTTP.
+    ("hooks", "quickstart", "distil", "sweep", "serve"),
     ("cli",),
 )
 FLOOR_OF = {part: floor for floor, parts in enumerate(FLOORS) for part in parts}
@@ -44,6 +44,10 @@ HOMES = {
     "resvg_py": ("data",),
     "matplotlib": ("eval", "study", "sweep"),
     "optax": ("train",),
+    "fastapi": ("serve",),
+    "starlette": ("serve",),
+    "uvicorn": ("serve",),
+    "prometheus_client": ("serve",),
     "ml_collections": ("config", "cli"),
     "tensorflow": (),
     "torch": ("convert",),

@@ -67,6 +67,7 @@ VERB_GROUPS = {
         "inpaint": "repaint a part of a picture, or extend it beyond its sides",
         "edit": "change a picture, or finish a sketch",
         "upsample": "enlarge pictures of any size by the upsampler's factor",
+        "serve": "answer requests for pictures over HTTP, as OpenAI's clients ask",
     },
     "evaluate": {
         "evaluate": "FID, precision, CLIP score and losses of models or pictures",

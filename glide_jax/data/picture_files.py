@@ -81,18 +81,25 @@ def decode(content: bytes, key: str) -> Image.Image:
     return as_srgb(load(content, key), key)
 
 
-def load(content: bytes, key: str) -> Image.Image:
+def load(content: bytes, key: str, *, max_pixels: int | None = None) -> Image.Image:
     """Decodes a file to an upright picture in its stored mode.
+
+    Args:
+      content: the bytes of the file.
+      key: its name, for errors.
+      max_pixels: a larger picture is a decompression bomb; None: MAX_PIXELS.
 
     Raises:
       BadRecordError: as `decode`.
     """
+    if max_pixels is None:
+        max_pixels = MAX_PIXELS
     try:
         content, metadata = picture_metadata.split(content)
         _check_jpeg_scans(content, key)
-        _check_size(*_webp_size(content), key)
+        _check_size(*_webp_size(content), key, max_pixels)
         image = Image.open(io.BytesIO(content), formats=FORMATS)
-        _check_size(*image.size, key)
+        _check_size(*image.size, key, max_pixels)
         _check_ppm(content, image, key)
         if image.mode == "F":
             raise schema.BadRecordError("broken image", key, "floating-point pixels")
@@ -271,12 +278,12 @@ def _webp_size(content: bytes) -> tuple[int, int]:
     return width & 0x3FFF, height & 0x3FFF
 
 
-def _check_size(width: int, height: int, key: str) -> None:
+def _check_size(width: int, height: int, key: str, max_pixels: int) -> None:
     """Raises BadRecordError for sizes that are too expensive to decode."""
     size = f"{width} x {height} pixels"
     if min(width, height) < 1:
         raise schema.BadRecordError("broken image", key, size)
-    if width * height > MAX_PIXELS:
+    if width * height > max_pixels:
         raise schema.BadRecordError("decompression bomb", key, size)
     if max(width, height) > MAX_ASPECT * min(width, height):
         limit = f"{size}, more than {MAX_ASPECT} to 1"

@@ -98,11 +98,14 @@ def validation_keys(
 
 
 def image_keys(
-    seed: int, indices: np.ndarray, stage: int | np.ndarray
+    seed: int | np.ndarray, indices: np.ndarray, stage: int | np.ndarray
 ) -> array_types.PRNGKeys:
-    """Keys of images by index, (B,): fold_in(fold_in(key(seed), index), stage)."""
+    """Keys of images by index, (B,): fold_in(fold_in(key(seed), index), stage).
+
+    The images have one seed, or each its own.
+    """
     indices = np.asarray(indices).astype(np.uint32)
-    seeds = np.full(len(indices), seed, np.uint32)
+    seeds = np.broadcast_to(np.asarray(seed).astype(np.uint32), indices.shape)
     return keys_of(jnp.asarray(seeds), jnp.asarray(indices), stage)
 
 

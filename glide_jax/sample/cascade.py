@@ -40,7 +40,8 @@ class Glide(models.Models):
     one picture. Pictures are PIL images or uint8 arrays, one or several; one picture
     serves several prompts, one prompt several pictures. `num_images` is the number of
     pictures of each prompt, `progress` a `batches.Progress`, and `**options` are the
-    fields of `options.SamplingOptions`.
+    fields of `options.SamplingOptions`. `seeds` are (seed, index) of each picture, in
+    place of the options seed and first_index, for pictures of several seeds.
     """
 
     def __init__(
@@ -62,6 +63,7 @@ class Glide(models.Models):
         prompts: Prompts,
         *,
         num_images: int = 1,
+        seeds: request.Seeds | None = None,
         progress: batches.Progress | None = None,
         **options: Unpack[sampling_options.SamplingKeywords],
     ) -> request.CascadeOutput:
@@ -71,7 +73,7 @@ class Glide(models.Models):
           UserError: no prompts, an option that is unknown or out of range, or one that
             needs a CLIP without a CLIP.
         """
-        run = self._start(prompts, num_images, options)
+        run = self._start(prompts, num_images, options, seeds=seeds)
         return self._draw(run, lambda px: {}, progress)
 
     def inpaint(
@@ -81,6 +83,7 @@ class Glide(models.Models):
         prompts: Prompts,
         *,
         num_images: int = 1,
+        seeds: request.Seeds | None = None,
         progress: batches.Progress | None = None,
         **options: Unpack[sampling_options.SamplingKeywords],
     ) -> request.CascadeOutput:
@@ -94,6 +97,7 @@ class Glide(models.Models):
             feather_px of an unknown one.
           prompts: captions of the finished pictures.
           num_images: see the class.
+          seeds: see the class.
           progress: see the class.
           **options: see the class.
 
@@ -103,7 +107,9 @@ class Glide(models.Models):
             everywhere, or a soft edge as wide as the known part.
         """
         images = image_io.as_pixels(images)
-        run = self._start(prompts, num_images, options, len(images), fills=True)
+        run = self._start(
+            prompts, num_images, options, len(images), seeds=seeds, fills=True
+        )
         images = run.repeat(images)
         inpaint_conditions.check_pictures(images, run.count)
         size, feather_px = images.shape[1:3], run.options.feather_px
@@ -144,6 +150,7 @@ class Glide(models.Models):
         strength: float | int = 0.6,
         source_prompts: Prompts | None = None,
         num_images: int = 1,
+        seeds: request.Seeds | None = None,
         progress: batches.Progress | None = None,
         **options: Unpack[sampling_options.SamplingKeywords],
     ) -> request.CascadeOutput:
@@ -161,6 +168,7 @@ class Glide(models.Models):
             DDIM inversion, which keeps more of a real picture, and both models sample
             by ddim.
           num_images: see the class.
+          seeds: see the class.
           progress: see the class.
           **options: see the class.
 
@@ -180,6 +188,7 @@ class Glide(models.Models):
             num_images,
             options,
             len(images),
+            seeds=seeds,
             inverts=source_prompts is not None,
         )
         inpaint_conditions.check_pictures(run.repeat(images), run.count)
@@ -374,5 +383,5 @@ class Glide(models.Models):
 def _pictures(
     run: request.SamplingRequest, high: np.ndarray, low: np.ndarray, indices: np.ndarray
 ) -> request.CascadeOutput:
-    seeds = tuple((run.options.seed, int(index)) for index in indices)
+    seeds = tuple(zip(run.seeds.tolist(), indices.tolist(), strict=True))
     return request.CascadeOutput(high, low, seeds, run.settings())

@@ -25,6 +25,9 @@ from glide_jax.sample import (
 )
 from glide_jax.sample import options as sampling_options
 
+# (seed, index) of each picture
+Seeds = Sequence[tuple[int, int]]
+
 
 @dataclasses.dataclass(frozen=True)
 class CascadeOutput:
@@ -69,6 +72,7 @@ class SamplingRequest:
         options: sampling_options.SamplingKeywords,
         *,
         num_pictures: int = 1,
+        seeds: Seeds | None = None,
         fills: bool = False,
         inverts: bool = False,
         square: int = 0,
@@ -82,6 +86,7 @@ class SamplingRequest:
           num_images: number of pictures of each prompt.
           options: fields of SamplingOptions.
           num_pictures: number of pictures to fill or edit; one prompt serves all.
+          seeds: (seed, index) of each picture, see `cascade.Glide`.
           fills: whether known pixels are kept.
           inverts: whether pictures are inverted.
           square: number of the square of a picture; each has its own noise.
@@ -97,6 +102,7 @@ class SamplingRequest:
         self._num_images, self._square = num_images, square
         self.options = sampling_options.make_options(options)
         sampling_options.check_indices(self.options, self.count)
+        self._given = None if seeds is None else self._checked_seeds(seeds, options)
         if self.options.candidates > 1 and self._clip is None:
             raise UserError(
                 f"candidates={self.options.candidates} are compared by a noised CLIP "
@@ -154,9 +160,19 @@ class SamplingRequest:
         """The number of pictures that are returned."""
         return len(self.prompts)
 
+    @property
+    def seeds(self) -> np.ndarray:
+        """The seed of each picture, (count,)."""
+        if self._given is None:
+            return np.full(self.count, self.options.seed)
+        return self._given[:, 0]
+
     def indices(self, count: int) -> np.ndarray:
         """Returns the indices of the first `count` images drawn."""
-        return self.options.first_index + np.arange(count)
+        if self._given is None:
+            return self.options.first_index + np.arange(count)
+        candidates = np.arange(count // self.count)
+        return (self._given[:, 1:] + candidates).reshape(-1)
 
     def repeat(self, arrays: np.ndarray) -> np.ndarray:
         """Returns one picture for every prompt, or each of several `num_images` times.
@@ -179,7 +195,7 @@ class SamplingRequest:
         if "clip" in mode and self._clip is not None:
             clip_caption = prompt_tokens.encode(self._clip, asked)
         return stage_inputs.StageInputs(
-            keys=self._keys(self.indices(len(rows)), random_streams.BASE_STAGE),
+            keys=self._keys(rows, self.indices(len(rows)), random_streams.BASE_STAGE),
             caption=prompt_tokens.encode(model, asked),
             weights=prompt_tokens.weights(asked),
             empty=empty,
@@ -204,7 +220,9 @@ class SamplingRequest:
         squares, rows = np.divmod(np.arange(len(low)), self.count)
         asked = [self.prompts[row] for row in rows]
         return stage_inputs.StageInputs(
-            keys=self._keys(indices[rows], random_streams.UPSAMPLER_STAGE, squares),
+            keys=self._keys(
+                rows, indices[rows], random_streams.UPSAMPLER_STAGE, squares
+            ),
             caption=prompt_tokens.encode(model, asked),
             weights=prompt_tokens.weights(asked),
             **self.options.traced("upsampler", sample),
@@ -219,6 +237,8 @@ class SamplingRequest:
         found = dataclasses.asdict(self.options)
         for name, one in stages.items():
             found[name] = None if one is None else dataclasses.asdict(one.sample)
+        if self._given is not None:  # see CascadeOutput.seeds
+            found["seed"] = found["first_index"] = None
         # Numbers may be numpy's.
         return json.loads(json.dumps(found, default=float))
 
@@ -267,11 +287,33 @@ class SamplingRequest:
         stage.check(model.config, static, has_clip=self._clip is not None)
         return StageRequest(model, sample, static)
 
+    def _checked_seeds(
+        self, seeds: Seeds, options: sampling_options.SamplingKeywords
+    ) -> np.ndarray:
+        """Returns (seed, index) of each picture, (count, 2); raises UserError."""
+        if "seed" in options or "first_index" in options:
+            raise UserError("seeds replace seed and first_index; give one of them")
+        if len(seeds) != self.count:
+            raise UserError(
+                f"there are {len(seeds)} seeds for {self.count} pictures; give (seed, "
+                "index) of each picture"
+            )
+        for seed, index in seeds:
+            one = {"seed": seed, "first_index": index}
+            chosen = dataclasses.replace(self.options, **one)
+            chosen.check()
+            sampling_options.check_indices(chosen, 1)
+        return np.asarray(seeds, np.int64)
+
     def _keys(
-        self, indices: np.ndarray, stream: int, squares: np.ndarray | int = 0
+        self,
+        rows: np.ndarray,
+        indices: np.ndarray,
+        stream: int,
+        squares: np.ndarray | int = 0,
     ) -> array_types.PRNGKeys:
         streams = stream + random_streams.NUM_STAGES * (self._square + squares)
-        return random_streams.image_keys(self.options.seed, indices, streams)
+        return random_streams.image_keys(self.seeds[rows], indices, streams)
 
 
 def _of_rows(

@@ -58,6 +58,23 @@ def test_an_image_is_the_same_in_any_batch(both, drawn):
     assert_within(alone.base_images, drawn.base_images, 2)
 
 
+def test_pictures_of_several_seeds_are_drawn_at_once(both, drawn):
+    asked = [PROMPTS[1], PROMPTS[0], PROMPTS[1]]
+    mixed = both.sample(asked, seeds=[(7, 1), (8, 0), (8, 0)], batch_size=2)
+    assert mixed.seeds == ((7, 1), (8, 0), (8, 0))
+    assert mixed.settings["seed"] is None
+    # In a batch of one size, a picture does not depend on its place and neighbours.
+    np.testing.assert_array_equal(mixed.images[0], drawn.images[1])
+    assert not np.array_equal(mixed.images[0], mixed.images[2])
+    for seeds, given, line in (
+        ([(7, 0)], {}, "1 seeds for 3 pictures"),
+        ([(7, 0)] * 3, {"seed": 1}, "seeds replace seed"),
+        ([(7, 0), (7, -1), (7, 2)], {}, "first_index=-1"),
+    ):
+        with pytest.raises(errors.UserError, match=line):
+            both.sample(PROMPTS, seeds=seeds, **given)
+
+
 def test_another_seed_gives_other_pictures(both, drawn):
     other = both.sample(PROMPTS[:2], seed=8, batch_size=2)
     assert not np.array_equal(other.base_images, drawn.base_images[:2])
@@ -247,6 +264,9 @@ def test_the_best_of_several_candidates_is_the_one_nearest_to_its_prompt(models)
     # Drawn alone by its index it is the same picture.
     alone = glide.sample(asked[1], seed=1, first_index=chosen[1])
     assert_within(alone.images, best.images[1:], 2)
+    given = glide.sample(asked, candidates=3, seeds=[(1, 0), (1, 3)])
+    assert given.seeds == best.seeds
+    np.testing.assert_array_equal(given.images, best.images)
     with pytest.raises(errors.UserError, match="candidates=3 are compared by"):
         cascade.Glide(models["base"]).sample(asked, candidates=3)
 

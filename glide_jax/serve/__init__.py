@@ -1,0 +1,1 @@
+"""An HTTP server that draws pictures, its requests joined in batches."""
