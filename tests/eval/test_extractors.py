@@ -171,7 +171,6 @@ def test_features_are_the_same_over_a_mesh(bundles, clip, tmp_path):  # noqa: F8
         import numpy as np
         from glide_jax.config import defaults
         from glide_jax.eval import extractors
-from glide_jax.runtime import user_cache
         from glide_jax.parallel import device_mesh
         mesh = device_mesh.make_mesh(defaults.MeshConfig(data=4, fsdp=2))
         clip = extractors.load(
@@ -195,7 +194,6 @@ def test_the_inception_over_a_mesh_sees_what_pytorch_sees(tmp_path):
         import numpy as np
         from glide_jax.config import defaults
         from glide_jax.eval import extractors
-from glide_jax.runtime import user_cache
         from glide_jax.parallel import device_mesh
         from tests.models import golden_inception
         mesh = device_mesh.make_mesh(defaults.MeshConfig(data=4, fsdp=2))

@@ -153,7 +153,7 @@ def published(name: str):
 @pytest.mark.parametrize(
     ("name", "remat", "gib"),
     [
-        ("base64", None, 26.52),
+        ("base64", None, 24.48),
         ("upsample256", None, 10.18),
         ("upsample256", ("none",), 27.95),
         ("noised_clip64", None, 34.56),
