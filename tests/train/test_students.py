@@ -317,7 +317,11 @@ def test_a_student_trains_on_a_mesh_as_on_one_device():
         from tests.train import mesh_runs
 
         model = dataclasses.replace(mesh_runs.BASE, guidance_range=(1.0, 5.0))
-        for steps, loss in ((0, "halve"), (2, "halve"), (2, "match_moments")):
+        # The gradient of match_moments is the difference of two networks that start
+        # alike, in which rounding weighs more.
+        for steps, loss, rtol in (
+            (0, "halve", 1e-5), (2, "halve", 1e-5), (2, "match_moments", 1e-4)
+        ):
             config = mesh_runs.make_config("base", {
                 "diffusion.prediction": "x_and_eps",
                 "train.teacher": "runs/t",
@@ -328,7 +332,7 @@ def test_a_student_trains_on_a_mesh_as_on_one_device():
             config = dataclasses.replace(config, model=model)
             expected = mesh_runs.run(config, mesh_runs.make_mesh(1, 1, 1))
             found = mesh_runs.run(config, mesh_runs.make_mesh(2, 2, 2))
-            mesh_runs.assert_same(found, expected, config, rtol=1e-5)
+            mesh_runs.assert_same(found, expected, config, rtol=rtol)
         """,
         timeout_secs=600,
     )
