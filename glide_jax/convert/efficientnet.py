@@ -191,7 +191,7 @@ def _unpickle(content: bytes) -> dict[str, np.ndarray]:
     The file has five pickles: a magic number, the version, the machine, the tensors
     without their numbers, and the keys of storages in the order in which these follow,
     each as a count and its numbers. Kernels are stored transposed, with the strides of
-    that. Other files do not come here, so that no tensor begins within its storage.
+    that. The digest is checked before, so every tensor begins where its storage does.
     """
     file = io.BytesIO(content)
     *_, tensors, keys = [_Unpickler(file).load() for _ in range(5)]
@@ -214,7 +214,7 @@ def _unpickle(content: bytes) -> dict[str, np.ndarray]:
 
 
 class _Stored(NamedTuple):
-    """A tensor in the file: its storage, and how it lies there, counted in numbers."""
+    """A tensor of the file: the key of its storage, and its strides in elements."""
 
     key: str
     dtype: np.dtype
