@@ -7,27 +7,25 @@ import dataclasses
 import hashlib
 import json
 import logging
-import math
 import pathlib
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from absl import flags
 
-from glide_jax.cli import output_folders, sampling, stopping
+from glide_jax.cli import processes, sampling
+from glide_jax.errors import UserError
 from glide_jax.runtime import wording
 
 if TYPE_CHECKING:
     import numpy as np
 
+    from glide_jax.cli import picture_writer
     from glide_jax.sample.cascade import Glide
     from glide_jax.sample.options import SamplingOptions
-    from glide_jax.sample.output_folder import Start
     from glide_jax.sample.prompt_tokens import Prompt
     from glide_jax.sample.request import CascadeOutput
 
-# Most pictures in grid.png.
-MAX_GRID = 100
 _MODELS = ("base", "upsampler", "clip")
 # Flags that change no picture, or that samples.json has as prompts and digests.
 _NOT_COMPARED = (
@@ -84,49 +82,49 @@ class Work:
 def run(values: flags.FlagValues, work: Work) -> None:
     """Draws and writes the pictures batch by batch; continues an interrupted run.
 
-    The batches of an interrupted run have the same pictures.
+    The batches of an interrupted run have the same pictures. Several processes share
+    the batches out among them.
 
     Raises:
       UserError: as `Glide`'s methods and `output_folder.start`.
     """
+    from glide_jax.cli import picture_writer
+    from glide_jax.parallel import sharing
     from glide_jax.sample import options as sampling_options
     from glide_jax.sample import output_folder
 
     options = sampling.read_options(values)
     chosen = sampling_options.make_options(options)
     sampling_options.check_indices(chosen, len(work.prompts))
-    with _open(values, work, chosen) as (folder, start):
+    output = sampling.output_of(values)
+    with processes.joined(values), processes.shared_folder(output) as folder:
+        left = _find_left(values, work, chosen, folder)
         models = work.load(values)
-        count, at_once = len(work.prompts), work.at_once or chosen.batch_size
-        passes = chosen.candidates + models.num_stages - 1
-        squares = [work.num_squares(models, number) for number in range(count)]
-        writer = _Writer(values, work, models, folder, start)
-        with (
-            _repetitions_hidden(),
-            sampling.progress_bar(
-                sum(squares),
-                "squares drawn" if max(squares) > 1 else "pictures drawn",
-                initial=sum(squares[: start.num_done]),
-                kept=writer.kept,
-            ) as advance,
-        ):
-            # Printed when the work begins, so that an error is one line.
-            statements = iter(work.statements(models))
+        record = {
+            "verb": work.verb,
+            **work.inputs,
+            "asked": _asked(values, work.prompts),
+            "bundles": sampling.name_bundles(models),
+        }
 
-            def progress(finished: float | int) -> None:
-                for line in statements:
-                    print(line)
-                advance(finished / passes)
+        def sheets(
+            large: list[np.ndarray], small: list[np.ndarray]
+        ) -> dict[str, np.ndarray]:
+            assert work.sheets is not None
+            return work.sheets(Drawn(work.prompts, large, small), models)
 
-            for first in range(start.num_done, count, at_once):
-                index = start.first_index + first * chosen.candidates
-                result = work.draw(
-                    models,
-                    range(first, min(first + at_once, count)),
-                    progress=progress,
-                    **{**options, "first_index": index},
-                )
-                writer.write(result)
+        writer = picture_writer.Writer(
+            work.prompts,
+            models,
+            folder,
+            left,
+            record,
+            num_images=values.num_images if "num_images" in values else 1,
+            sheets=sheets if work.sheets else None,
+        )
+        _draw(work, models, left, writer, options, chosen)
+        if not sharing.is_first():
+            return
     record = output_folder.read_record(folder) or {"images": []}
     entries, own = record["images"], output_folder.own_entries(record)
     if len(own) == len(entries):
@@ -139,104 +137,71 @@ def run(values: flags.FlagValues, work: Work) -> None:
         )
 
 
-class _Writer:
-    """Writes the pictures of a run into its folder, in the order of the prompts."""
+def _draw(
+    work: Work,
+    models: Glide,
+    left: picture_writer.Left,
+    writer: picture_writer.Writer,
+    options: dict[str, Any],
+    chosen: SamplingOptions,
+) -> None:
+    """Draws the batches of this process; process 0 collects those of all."""
+    from glide_jax.parallel import sharing
 
-    def __init__(
-        self,
-        values: flags.FlagValues,
-        work: Work,
-        models: Glide,
-        folder: pathlib.Path,
-        start: Start,
+    passes = chosen.candidates + models.num_stages - 1
+    mine = sharing.own(left.batches)
+    done = [(0, left.num_done), *left.parts]
+    before, squares = (
+        sum(work.num_squares(models, n) for span in spans for n in range(*span))
+        for spans in (done, mine)
+    )
+    is_one_each = squares == sum(stop - first for first, stop in mine)
+    with (
+        _repetitions_hidden(),
+        sampling.progress_bar(
+            before + squares,
+            "pictures drawn" if is_one_each else "squares drawn",
+            initial=before,
+            kept=writer.kept,
+            enabled=sharing.is_first(),
+        ) as advance,
     ):
-        self._work, self._models, self._folder = work, models, folder
-        self._first_index, self._num_done = start
-        num_images = values.num_images if "num_images" in values else 1
-        self._columns = _grid_columns(num_images, len(work.prompts))
-        self._record = {
-            "verb": work.verb,
-            **work.inputs,
-            "asked": _asked(values, work.prompts),
-            "bundles": sampling.name_bundles(models),
-        }
+        # Printed when the work begins, so that an error is one line.
+        statements = iter(work.statements(models) if sharing.is_first() else ())
 
-    def kept(self) -> str:
-        """Returns a line about the pictures that a signal leaves."""
-        if not self._num_done:
-            return stopping.NOTHING_KEPT
-        asked = wording.counted(len(self._work.prompts), "picture")
-        return f"{self._num_done:,} of {asked} kept; the same command continues"
+        def progress(finished: float | int) -> None:
+            for line in statements:
+                print(line)
+            advance(finished / passes)
 
-    def write(self, result: CascadeOutput) -> None:
-        """Writes the next pictures, and the sheets with the last ones."""
-        from glide_jax.sample import output_folder
-
-        first, stop = self._num_done, self._num_done + len(result.images)
-        pictures, entries = [], []
-        for i, prompt in enumerate(self._work.prompts[first:stop]):
-            index = result.seeds[i][1]
-            entry = {"index": index, "prompt": prompt, "file": f"{index:06d}.png"}
-            pictures.append((entry["file"], result.images[i]))
-            if self._models.num_stages > 1:
-                entry["base_file"] = f"{index:06d}_base.png"
-                pictures.append((entry["base_file"], result.base_images[i]))
-            entries.append(entry)
-        if stop == len(self._work.prompts):
-            pictures += self._sheets(result)
-        settings = {**result.settings, "first_index": self._first_index}
-        record = {**self._record, "settings": settings, "images": entries}
-        output_folder.add(self._folder, pictures, record)
-        self._num_done = stop
-
-    def _sheets(self, result: CascadeOutput) -> list[tuple[str, np.ndarray]]:
-        """Returns the sheets of the run; `result` has the last pictures."""
-        from glide_jax.eval import contact_sheet
-        from glide_jax.sample import prompt_tokens
-
-        count = len(self._work.prompts)
-        has_grid = 1 < count <= MAX_GRID
-        if not has_grid and self._work.sheets is None:
-            return []
-        drawn = self._all_drawn(result)
-        sheets = {}
-        if has_grid:
-            captions = [prompt_tokens.as_text(prompt) for prompt in drawn.prompts]
-            grid = contact_sheet.draw_grid(drawn.images, captions, self._columns)
-            sheets["grid.png"] = grid
-        if self._work.sheets is not None:
-            sheets |= self._work.sheets(drawn, self._models)
-        return list(sheets.items())
-
-    def _all_drawn(self, result: CascadeOutput) -> Drawn:
-        """Returns all pictures, those of earlier batches read from the folder."""
-        from glide_jax.sample import image_io, output_folder
-
-        own = []
-        if self._num_done and (record := output_folder.read_record(self._folder)):
-            own = output_folder.own_entries(record)
-
-        def joined(name: str, last: np.ndarray) -> list[np.ndarray]:
-            files = [self._folder / entry[name] for entry in own]
-            return [*map(image_io.read_image, files), *last]
-
-        large = small = joined("file", result.images)
-        if self._models.num_stages > 1:
-            small = joined("base_file", result.base_images)
-        return Drawn(self._work.prompts, large, small)
+        for first, stop in mine:
+            index = left.first_index + first * chosen.candidates
+            result = work.draw(
+                models,
+                range(first, stop),
+                progress=progress,
+                **{**options, "first_index": index},
+            )
+            writer.write(result, (first, stop))
+        sharing.wait_for_all("pictures", lambda: advance(0))
+        writer.finish()
 
 
-@contextlib.contextmanager
-def _open(
-    values: flags.FlagValues, work: Work, chosen: SamplingOptions
-) -> Iterator[tuple[pathlib.Path, Start]]:
-    """Yields the output folder and the start of the run in it.
+def _find_left(
+    values: flags.FlagValues,
+    work: Work,
+    chosen: SamplingOptions,
+    folder: pathlib.Path,
+) -> picture_writer.Left:
+    """Returns what is left of the run; process 0 finds it out for all.
 
     Raises:
-      UserError: a folder that cannot be written or that another program writes to, or
-        as `output_folder.start`.
+      UserError: as `output_folder.start` and `part_folders.complete`, or inputs that
+        are not those of process 0.
     """
-    from glide_jax.sample import output_folder, restore
+    from glide_jax.cli import picture_writer
+    from glide_jax.parallel import distributed, sharing
+    from glide_jax.sample import output_folder, part_folders, restore
 
     folders = {name: values[name].value for name in _MODELS if name in values}
     request = {
@@ -244,26 +209,40 @@ def _open(
         **work.inputs,
         "asked": _asked(values, work.prompts),
         "bundles": {
-            name: {"digest": restore.bundle_digest(pathlib.Path(folder))}
+            name: {"digest": restore.bundle_digest(pathlib.Path(place))}
             # A missing one is refused when the models are read.
-            for name, folder in folders.items()
-            if folder and (pathlib.Path(folder) / "bundle.json").is_file()
+            for name, place in folders.items()
+            if place and (pathlib.Path(place) / "bundle.json").is_file()
         },
     }
-    with (
-        output_folders.made_folder(sampling.output_of(values)) as folder,
-        output_folders.alone(folder),
-    ):
-        yield (
+
+    def find() -> dict[str, Any]:
+        first_index, num_done = output_folder.start(
             folder,
-            output_folder.start(
-                folder,
-                request,
-                append=values.append,
-                first_index=_given_first_index(values),
-                span=len(work.prompts) * chosen.candidates,
-            ),
+            request,
+            append=values.append,
+            first_index=_given_first_index(values),
+            span=len(work.prompts) * chosen.candidates,
         )
+        parts = part_folders.complete(folder, request, first_index)
+        return {"start": [first_index, num_done, parts], "request": request}
+
+    found = sharing.agree("start of the pictures", find)
+    if other := output_folder.difference(found["request"], request):
+        raise UserError(
+            f"process 0 has other inputs than process {distributed.process_id()}:"
+            f" {other}; give every process the same files"
+        )
+    first_index, num_done, parts = found["start"]
+    parts = [(first, stop) for first, stop in parts]
+    if parts:
+        logging.info(
+            "%s are drawn in parts; continuing with the others",
+            wording.counted(sum(stop - first for first, stop in parts), "picture"),
+        )
+    gaps = sharing.missing([(0, num_done), *parts], len(work.prompts))
+    batches = sharing.cut(gaps, work.at_once or chosen.batch_size)
+    return picture_writer.Left(first_index, num_done, parts, batches)
 
 
 def _asked(values: flags.FlagValues, prompts: Sequence[Prompt]) -> dict[str, Any]:
@@ -289,11 +268,6 @@ def _asked(values: flags.FlagValues, prompts: Sequence[Prompt]) -> dict[str, Any
 def _given_first_index(values: flags.FlagValues) -> int | None:
     flag = values["first_index"]
     return flag.value if flag.present else None
-
-
-def _grid_columns(num_images: int, count: int) -> int:
-    """Returns the columns: a row per prompt, or a square for one or single pictures."""
-    return num_images if 1 < num_images < count else math.isqrt(count - 1) + 1
 
 
 @contextlib.contextmanager

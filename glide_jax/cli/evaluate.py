@@ -46,7 +46,7 @@ from absl import flags
 
 from glide_jax.cli import (
     define,
-    output_folders,
+    processes,
     sampling,
     stopping,
 )
@@ -119,52 +119,63 @@ def run(values: flags.FlagValues, arguments: list[str]) -> int:
         for path in guidance_plots.write(pathlib.Path(values.curves), values.output):
             print(path)
         return 0
-    from glide_jax.eval import metrics, runner
-    from glide_jax.sample import restore
-
+    folder = sampling.output_of(values)
     with (
+        processes.joined(values),
         stopping.on_signal(stopping.ALL_KEPT) as poll,
         dedupe_warnings(),
-        output_folders.made_folder(sampling.output_of(values)) as output,
-        output_folders.alone(output),
+        processes.shared_folder(folder) as output,
     ):
-        models = sampling.load_models(values) if _is_drawing(values) else None
-        mesh = runner.make_mesh(values.fsdp)
-        results, settings = metrics.Results({}, []), {}
-        pictures = _open_pictures(values, models)
-        if pictures is not None:
-            results, settings = runner.evaluate_pictures(
-                pictures,
-                _request(values),
-                output,
-                mesh=mesh,
-                on_batch=lambda count: poll(),
-            )
-        if values.loss_source:
-            # Without pictures the model may be an upsampler.
-            model = models.base if models else None
-            model = model or restore.load_bundle(
-                values.base, compute_dtype=values.compute_dtype, mesh=mesh
-            )
-            losses, settings["losses"] = runner.evaluate_losses(
-                model,
-                values.loss_source,
-                values.num_losses,
-                output,
-                batch_size=values.batch_size,
-                mesh=mesh,
-                on_batch=lambda count: poll(),
-            )
-            results.metrics.update(losses)
-        given = [values[name].serialize() for name in values if values[name].present]
-        command = shlex.join(["glide", "evaluate", *given])
-        runner.write_result(output, results, settings, command)
+        _evaluate(values, output, poll)
+    return 0
+
+
+def _evaluate(
+    values: flags.FlagValues, output: pathlib.Path, poll: stopping.Poll
+) -> None:
+    """Evaluates into a folder; only process 0 has figures, which it prints."""
+    from glide_jax.eval import metrics, runner
+    from glide_jax.parallel import device_mesh, sharing
+    from glide_jax.sample import restore
+
+    models = sampling.load_models(values) if _is_drawing(values) else None
+    mesh = device_mesh.make_local_mesh(values.fsdp)
+    results, settings = metrics.Results({}, []), {}
+    pictures = _open_pictures(values, models)
+    if pictures is not None:
+        results, settings = runner.evaluate_pictures(
+            pictures,
+            _request(values),
+            output,
+            mesh=mesh,
+            on_batch=lambda count: poll(),
+        )
+    if not sharing.is_first():
+        return
+    if values.loss_source:
+        # Without pictures the model may be an upsampler.
+        model = models.base if models else None
+        model = model or restore.load_bundle(
+            values.base, compute_dtype=values.compute_dtype, mesh=mesh
+        )
+        losses, settings["losses"] = runner.evaluate_losses(
+            model,
+            values.loss_source,
+            values.num_losses,
+            output,
+            batch_size=values.batch_size,
+            mesh=mesh,
+            on_batch=lambda count: poll(),
+        )
+        results.metrics.update(losses)
+    given = [values[name].serialize() for name in values if values[name].present]
+    command = shlex.join(["glide", "evaluate", *given])
+    runner.write_result(output, results, settings, command)
     for line in results.warnings:
         logging.warning(line)
     for name, value in results.metrics.items():
         print(f"{name:<36} {value:.6g}")
     print(f"result.json is in {output}")
-    return 0
 
 
 @contextlib.contextmanager

@@ -24,7 +24,7 @@ import pathlib
 
 from absl import flags
 
-from glide_jax.cli import define, output_folders, stopping
+from glide_jax.cli import define, processes, stopping
 from glide_jax.errors import UserError
 from glide_jax.runtime import wording
 
@@ -45,7 +45,8 @@ def define_flags(values: flags.FlagValues) -> None:
 
 def run(values: flags.FlagValues, arguments: list[str]) -> int:
     """Writes the file."""
-    from glide_jax.eval import extractors, reference_files, runner
+    from glide_jax.eval import extractors, reference_files
+    from glide_jax.parallel import device_mesh, sharing
     from glide_jax.runtime import progress
 
     if arguments:
@@ -59,15 +60,17 @@ def run(values: flags.FlagValues, arguments: list[str]) -> int:
             f"--output={path} does not end in .npz; give e.g. --output=ref.npz"
         )
     with (
+        processes.joined(values),
         stopping.on_signal(stopping.ALL_KEPT) as poll,
-        output_folders.made_folder(str(path.parent)),
-        output_folders.alone(path),
+        processes.shared_folder(str(path.parent), path),
     ):
         pictures = reference_files.open_pictures(
             values.source, values.px, values.max_images
         )
-        extractor = extractors.load(values.features, mesh=runner.make_mesh())
-        with progress.ProgressBar(pictures.count, "pictures read") as bar:
+        extractor = extractors.load(values.features, mesh=device_mesh.make_local_mesh())
+        with progress.ProgressBar(
+            pictures.count, "pictures read", enabled=sharing.is_first()
+        ) as bar:
 
             def on_batch(count: int) -> None:
                 bar.update(count)
@@ -81,6 +84,8 @@ def run(values: flags.FlagValues, arguments: list[str]) -> int:
                 batch_size=values.batch_size,
                 on_batch=on_batch,
             )
+    if not sharing.is_first():
+        return 0
     left_out = f", {record['unreadable']} left out" if record["unreadable"] else ""
     print(
         f"{wording.counted(record['count'], 'picture')} of {record['px']} px by"

@@ -181,6 +181,7 @@ def progress_bar(
     *,
     initial: int = 0,
     kept: str | Callable[[], str] = stopping.NOTHING_KEPT,
+    enabled: bool = True,
 ) -> Iterator[Callable[[float | int], None]]:
     """Yields the update of a bar that is shown on the first update.
 
@@ -194,7 +195,9 @@ def progress_bar(
 
         def update(finished: float | int) -> None:
             if not bars:
-                bar = progress.ProgressBar(total, description, initial=initial)
+                bar = progress.ProgressBar(
+                    total, description, initial=initial, enabled=enabled
+                )
                 bars.append(stack.enter_context(bar))
             bars[0].update(finished)
             poll()

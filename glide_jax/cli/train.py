@@ -19,15 +19,13 @@ launch/local.sh starts several processes on one machine.
 
 from __future__ import annotations
 
-import logging
-import os
 import pathlib
 import signal
 from typing import TYPE_CHECKING
 
 from absl import flags
 
-from glide_jax.cli import config_flag, define
+from glide_jax.cli import config_flag, define, processes
 from glide_jax.errors import UserError
 from glide_jax.runtime import lifecycle
 
@@ -115,7 +113,7 @@ def run(values: flags.FlagValues, arguments: list[str]) -> int:
         raise UserError("--workdir is missing, e.g. --workdir=runs/base")
     workdir = pathlib.Path(values.workdir)
     with distributed.Together(config), run_folder.needs_room(workdir):
-        _quiet_others(distributed.process_id())
+        processes.quiet_others(distributed.process_id())
         return loop.train(
             config,
             workdir,
@@ -144,13 +142,3 @@ def _dry_run(config: defaults.Config, values: flags.FlagValues) -> None:
     print(dry_run.report(config, checked.placed), flush=True)
     for line in dry_run.read_data(config, checked, values.check_records):
         print(line)
-
-
-def _quiet_others(process_id: int) -> None:
-    """Logs progress on the first process only; the others log warnings, numbered."""
-    if process_id > 0:
-        root = logging.getLogger()
-        if "GLIDE_JAX_LOG" not in os.environ:
-            root.setLevel(logging.WARNING)
-        for handler in root.handlers:
-            handler.setFormatter(logging.Formatter(f"[{process_id}] %(message)s"))

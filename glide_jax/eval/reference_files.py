@@ -34,6 +34,7 @@ from glide_jax.eval import (
     picture_sets,
     running_stats,
 )
+from glide_jax.parallel import sharing
 from glide_jax.runtime import paths
 
 RECORD = "glide_jax"
@@ -82,7 +83,8 @@ def build(
       on_batch: Called with the number of pictures of each batch.
 
     Returns:
-      The record in the file.
+      The record in the file; on other processes than process 0, which writes it, only
+      the settings.
 
     Raises:
       UserError: Fewer than two pictures can be read, an interrupted call had other
@@ -95,7 +97,7 @@ def build(
         "protocol": PROTOCOL,
         **pictures.record,
     }
-    cache = feature_cache.FeatureCache(
+    cache = feature_passes.open_cache(
         path.with_name(f"{path.name}.parts"), {**settings, "keep_images": keep_images}
     )
     networks = feature_passes.Networks(
@@ -104,6 +106,8 @@ def build(
     feature_passes.collect(
         pictures, networks, cache, batch_size=batch_size, on_batch=on_batch
     )
+    if not sharing.is_first():
+        return settings
     pool = cache.gaussian("pool")
     name = extractor.name
     unreadable = pictures.count - pool.count

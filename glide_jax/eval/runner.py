@@ -15,12 +15,10 @@ import pathlib
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
-import jax
 import numpy as np
 from jax.sharding import Mesh
 
 from glide_jax.bench import machine
-from glide_jax.config import defaults
 from glide_jax.data import sources
 from glide_jax.errors import UserError
 from glide_jax.eval import (
@@ -36,7 +34,7 @@ from glide_jax.eval import (
     picture_sets,
     reference_files,
 )
-from glide_jax.parallel import device_mesh
+from glide_jax.parallel import sharing
 from glide_jax.runtime import files, progress
 from glide_jax.sample import image_io, restore
 
@@ -78,8 +76,12 @@ def evaluate_pictures(
 ) -> tuple[metrics.Results, dict[str, Any]]:
     """Evaluates pictures in the folder `output`, where an interrupted call continues.
 
+    Among several processes each evaluates some of the pictures, and only process 0
+    computes metrics and writes files other than features.
+
     Returns:
-      The metrics, and the settings that they depend on, as JSON values.
+      The metrics, none but on process 0, and the settings that they depend on, as JSON
+      values.
 
     Raises:
       UserError: A file cannot be used, a metric cannot be computed, or `output` holds
@@ -93,7 +95,10 @@ def evaluate_pictures(
         output, pictures, networks, classes=classes, save_images=request.save_images
     )
     with progress.ProgressBar(
-        pictures.count, "pictures evaluated", initial=cache.next_index
+        pictures.count,
+        "pictures evaluated",
+        initial=sum(stop - first for first, stop in cache.spans),
+        enabled=sharing.is_first(),
     ) as bar:
 
         def on_progress(count: int) -> None:
@@ -110,7 +115,8 @@ def evaluate_pictures(
             on_batch=on_progress,
             pr_distances=request.pr_distances,
         )
-    write_pictures(output, cache, request.save_images)
+    if sharing.is_first():
+        write_pictures(output, cache, request.save_images)
     settings = {
         **cache.settings,
         "metrics": names,
@@ -198,13 +204,6 @@ def clip_bundle(features: str, judge: str, clip: str) -> str:
     return judge or (place if kind == "clip" else "") or clip
 
 
-def make_mesh(fsdp: int = 1) -> Mesh | None:
-    """Returns a mesh of all devices of this machine, None for a single device."""
-    if jax.device_count() == 1:
-        return None
-    return device_mesh.make_mesh(defaults.MeshConfig(data=-1, fsdp=fsdp))
-
-
 def open_cache(
     output: pathlib.Path,
     pictures: picture_sets.PictureSet,
@@ -229,7 +228,7 @@ def open_cache(
         "judge": None if clip is None else f"noised_clip {clip.digest}",
         "save_images": save_images,
     }
-    return feature_cache.FeatureCache(output / "parts", settings)
+    return feature_passes.open_cache(output / "parts", settings)
 
 
 def describe(extractor: extractors.Extractor) -> str:
@@ -248,10 +247,15 @@ def evaluate(
     on_batch: feature_passes.OnBatch,
     pr_distances: str = metrics.EXACT,
 ) -> metrics.Results:
-    """Extracts the features that `cache` lacks, and computes the metrics `names`."""
+    """Extracts the features that `cache` lacks, and computes the metrics `names`.
+
+    Of several processes only process 0 computes metrics.
+    """
     feature_passes.collect(
         pictures, networks, cache, batch_size=batch_size, on_batch=on_batch
     )
+    if not sharing.is_first():
+        return metrics.Results({}, [])
     results = metrics.compute(
         cache,
         names,

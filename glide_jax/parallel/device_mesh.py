@@ -14,6 +14,7 @@ from jax.sharding import AbstractMesh, AxisType, Mesh
 from glide_jax import array_types
 from glide_jax.config import defaults
 from glide_jax.errors import UserError
+from glide_jax.runtime import wording
 
 AXES = ("data", "fsdp", "tensor")
 BATCH_AXES = ("data", "fsdp")  # both hold different examples
@@ -47,6 +48,30 @@ def make_mesh(
         # The shape does not factor into the torus (e.g. 8x8 on 4x4x4): any order is
         # correct, only collectives take longer routes.
         return Mesh(np.reshape(devices, ici), AXES, axis_types=axis_types)
+
+
+def make_local_mesh(fsdp: int = 1) -> Mesh | None:
+    """Returns a mesh of this process's devices; None for a single device.
+
+    Sampling and evaluation run on it: processes share the pictures out among them, and
+    each draws its own.
+
+    Args:
+      fsdp: number of devices over which the parameters of a model are sharded.
+
+    Raises:
+      UserError: `fsdp` does not divide the number of devices.
+    """
+    devices = jax.local_devices()
+    if len(devices) % fsdp:
+        raise UserError(
+            f"fsdp={fsdp} does not divide the {wording.counted(len(devices), 'device')}"
+            " of this process, and a model is drawn from by the devices of one process;"
+            " use a number that does, or a process with more devices"
+        )
+    if len(devices) == 1:
+        return None
+    return make_mesh(defaults.MeshConfig(data=-1, fsdp=fsdp), devices)
 
 
 def make_abstract_mesh(

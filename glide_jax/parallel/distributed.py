@@ -18,7 +18,7 @@ import socket
 import sys
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from types import TracebackType
 from typing import Any
 
@@ -62,6 +62,11 @@ def process_id() -> int:
     return _state().process_id
 
 
+def process_count() -> int:
+    """Returns the number of processes, without initializing the devices."""
+    return _state().num_processes
+
+
 class Together:
     """Joins the processes given by the environment, while the `with` block runs.
 
@@ -70,8 +75,17 @@ class Together:
     waiting for: a step, a checkpoint, the next barrier.
     """
 
-    def __init__(self, config: Config) -> None:
-        self._config = config
+    def __init__(
+        self, asked: Config | Mapping[str, Any], *, are_apart: bool = False
+    ) -> None:
+        """Takes what all processes must have been given.
+
+        Args:
+          asked: the settings of a run, or the flags of a command and their values.
+          are_apart: whether each process computes on its own devices only. Otherwise
+            they run one program on the devices of all.
+        """
+        self._asked, self._are_apart = asked, are_apart
         self._is_over = threading.Event()
 
     def __enter__(self) -> Together:
@@ -87,12 +101,13 @@ class Together:
         _connect(cluster)
         threading.Thread(target=self._listen, daemon=True).start()
         try:
-            check_facts(self._config)
+            check_facts(self._asked)
         except UserError as error:
             self._report_failure(error)
             raise
         wait_for_all("start")
-        _compile_together()
+        if not self._are_apart:
+            _compile_together()
         return self
 
     def __exit__(
@@ -118,7 +133,8 @@ class Together:
         """Ends the other processes; this one ends with its own traceback or line."""
         self._is_over.set()
         code = _exit_code(error)
-        kind = "" if isinstance(error, UserError) else f"{type(error).__name__}: "
+        is_told = isinstance(error, (UserError, lifecycle.StoppedError))
+        kind = "" if is_told else f"{type(error).__name__}: "
         line = f"{_own_name()}: {kind}{str(error).partition(chr(10))[0]}"
         try:
             key = f"{_FAILED}/{process_id()}"
@@ -177,6 +193,20 @@ def wait_for_all(name: str) -> None:
     """A barrier of all processes; each name may be used once in a run."""
     if is_joined():
         _state().client.wait_at_barrier(f"glide_jax/{name}", _FOREVER_MS)
+
+
+def arrive(name: str) -> None:
+    """Notes that this process is at a place; each name may be used once in a run."""
+    if is_joined():
+        _state().client.key_value_set(f"glide_jax/{name}/{process_id()}", "")
+
+
+def have_all_arrived(name: str) -> bool:
+    """Whether all processes are at a place where they `arrive`."""
+    if not is_joined():
+        return True
+    here = _state().client.key_value_dir_get(f"glide_jax/{name}")
+    return len(here) == process_count()
 
 
 class StopPoll:
@@ -240,7 +270,7 @@ def _compile_together() -> None:
         jax.config.update("jax_enable_compilation_cache", False)
 
 
-def check_facts(config: Config) -> None:
+def check_facts(asked: Config | Mapping[str, Any]) -> None:
     """Raises UserError if the facts of this process differ from process 0's."""
     versions = {
         "glide_jax": f"{glide_jax.__version__} with code {code_digest()[:12]}",
@@ -248,7 +278,12 @@ def check_facts(config: Config) -> None:
         "jaxlib": jaxlib.version.__version__,
         "python": ".".join(map(str, sys.version_info[:2])),
     }
-    mine = [socket.gethostname(), versions, resolve.to_json(config)]
+    is_run = isinstance(asked, Config)
+    mine = [
+        socket.gethostname(),
+        versions,
+        resolve.to_json(asked) if is_run else json.dumps(dict(asked)),
+    ]
     facts = from_first("facts", lambda: json.dumps(mine).encode())
     host, first_versions, settings = json.loads(facts)
     for name, version in versions.items():
@@ -257,13 +292,26 @@ def check_facts(config: Config) -> None:
                 f"{_own_name()} runs {name} {version}, process 0 ({host}) "
                 f"{first_versions[name]}; install the same on every host"
             )
-    differences = resolve.differences(resolve.from_json(settings), config)
+    if is_run:
+        what, remedy = "settings", "the same --config and the same flags after it"
+        differences = resolve.differences(resolve.from_json(settings), asked)
+    else:
+        what, remedy = "flags", "the same flags"
+        differences = _flag_differences(json.loads(settings), json.loads(mine[2]))
     if differences:
         raise UserError(
-            f"{_own_name()} has other settings than process 0 ({host}): "
-            f"{'; '.join(differences)}; start every process with the same --config "
-            "and the same flags after it"
+            f"{_own_name()} has other {what} than process 0 ({host}): "
+            f"{'; '.join(differences)}; start every process with {remedy}"
         )
+
+
+def _flag_differences(first: dict[str, Any], own: dict[str, Any]) -> list[str]:
+    """Returns a text for each flag with another value than process 0's."""
+    return [
+        f"--{name}: {first.get(name, 'not given')} -> {own.get(name, 'not given')}"
+        for name in dict.fromkeys([*first, *own])
+        if first.get(name) != own.get(name)
+    ]
 
 
 def code_digest(folder: pathlib.Path = pathlib.Path(__file__).parents[1]) -> str:
@@ -282,6 +330,8 @@ def _exit_code(error: BaseException) -> int:
     """Returns the exit code of the command line for an error."""
     if isinstance(error, UserError):
         return error.exit_code
+    if isinstance(error, lifecycle.StoppedError):
+        return lifecycle.ExitCode.PREEMPTED
     if isinstance(error, KeyboardInterrupt):
         return lifecycle.ExitCode.INTERRUPTED
     return lifecycle.ExitCode.PEER_LOST if is_peer_lost(error) else 1

@@ -5,7 +5,6 @@ from __future__ import annotations
 import pathlib
 from typing import TypeVar
 
-import jax
 from jax.sharding import Mesh
 
 from glide_jax.config import defaults
@@ -57,7 +56,7 @@ class Models:
         fsdp: int = 1,
         compute_dtype: str | None = None,
     ) -> _Loaded:
-        """Loads models from bundles onto every device of this machine.
+        """Loads models from bundles onto every device of this process.
 
         Args:
           base: folder that `glide export` or `glide convert` wrote; None: pictures
@@ -73,11 +72,7 @@ class Models:
           UserError: a folder that is not a bundle or is damaged, bundles that do not
             fit together, or devices that fsdp does not divide.
         """
-        mesh = None
-        if jax.device_count() > 1:
-            mesh = device_mesh.make_mesh(defaults.MeshConfig(data=-1, fsdp=fsdp))
-        elif fsdp != 1:
-            raise UserError(f"fsdp={fsdp}, but there is one device; leave it 1")
+        mesh = device_mesh.make_local_mesh(fsdp)
         models = [
             None
             if folder is None

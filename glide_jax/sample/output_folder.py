@@ -65,7 +65,7 @@ def start(
     before = read_record(folder)
     if before is not None and is_unfinished(before):
         there, held = len(own_entries(before)), how_many(before)
-        other = _difference(before, request)
+        other = difference(before, request)
         if other is None:
             settings = before["settings"]
             first = settings["first_index"]
@@ -110,7 +110,7 @@ def own_entries(record: dict[str, Any]) -> list[dict[str, Any]]:
     return [entry for entry in record["images"] if "run" not in entry]
 
 
-def _difference(before: dict[str, Any], request: dict[str, Any]) -> str | None:
+def difference(before: dict[str, Any], request: dict[str, Any]) -> str | None:
     """Returns the first difference of two requests, or None."""
     there, here = _identity(before), _identity(request)
     for name in dict.fromkeys([*here, *there]):
@@ -228,6 +228,8 @@ def add(
     folder: pathlib.Path,
     pictures: Sequence[tuple[str, np.ndarray]],
     record: dict[str, Any],
+    *,
+    drawn: Sequence[pathlib.Path] = (),
 ) -> int:
     """Writes PNG files of a run, and adds them to samples.json.
 
@@ -238,6 +240,8 @@ def add(
       folder: an existing folder; see `start`.
       pictures: names and pixels, uint8 (H, W, 3).
       record: record of the run, with the entries of the new pictures as "images".
+      drawn: files of these pictures that are written already, see `part_folders`; they
+        are moved into the folder as well, unless they are there.
 
     Returns:
       The number of pictures in samples.json.
@@ -249,7 +253,7 @@ def add(
     continues = (
         before is not None
         and is_unfinished(before)
-        and _difference(before, record) is None
+        and difference(before, record) is None
     )
     if before is None:
         held = {"images": []}
@@ -263,6 +267,9 @@ def add(
             image_io.write_all(draft, pictures, whole)
             if not continues:
                 _announce(folder, draft, {**record, **held})
+            for file in drawn:
+                if file.exists():
+                    files.rename(file, folder / file.name)
             # samples.json is last, so that the pictures in it exist.
             for name in [*(name for name, _ in pictures), RECORD]:
                 files.rename(draft / name, folder / name)

@@ -28,18 +28,17 @@ from glide_jax.config import defaults, resolve
 from glide_jax.config.defaults import Config, TrainConfig
 from glide_jax.config.setting import ARRAYS, FREE, HISTORY
 from glide_jax.errors import NoCheckpointError, UserError
-from glide_jax.parallel import distributed
+from glide_jax.parallel import distributed, sharing
 from glide_jax.runtime import files, locks, metric_writers
 from glide_jax.text import tokenizers
 
 # Consecutive failed checkpoint writes that end a run, which would lose its work.
 MAX_FAILED_WRITES = 3
-# NFS clients cache the absence of a file for this long.
-SEEN_WITHIN_SECS = 60
+SEEN_WITHIN_SECS = sharing.SEEN_WITHIN_SECS
 # Errors of the operating system when a file cannot grow.
 NO_ROOM = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 TEACHER = "teacher.json"
-SHARED_REMEDY = "--workdir must be one folder on a disk that all hosts share"
+SHARED_REMEDY = "{} must be one folder on a disk that all hosts share"
 
 
 def checkpoints(workdir: pathlib.Path) -> pathlib.Path:
@@ -141,7 +140,7 @@ def prepare(workdir: pathlib.Path, *, flag: str = "--workdir") -> None:
     if not _wait_for_text(probe, mark):
         raise UserError(
             f"{flag}={workdir} is a different folder on {socket.gethostname()} than on "
-            f"the host of process 0; {SHARED_REMEDY}"
+            f"the host of process 0; {SHARED_REMEDY.format(flag)}"
         )
     distributed.wait_for_all("workdir seen")
     if jax.process_index() == 0:

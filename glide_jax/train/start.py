@@ -134,7 +134,7 @@ def _open_checkpoints(
     distributed.check_equal(
         "the newest checkpoint in --workdir",
         checkpoints.latest_step(),
-        run_folder.SHARED_REMEDY,
+        run_folder.SHARED_REMEDY.format("--workdir"),
     )
     return checkpoints
 
