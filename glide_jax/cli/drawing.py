@@ -241,7 +241,7 @@ def _find_left(
             wording.counted(sum(stop - first for first, stop in parts), "picture"),
         )
     gaps = sharing.missing([(0, num_done), *parts], len(work.prompts))
-    batches = sharing.cut(gaps, work.at_once or chosen.batch_size)
+    batches = sharing.cut(gaps, work.at_once or chosen.batch_size, len(work.prompts))
     return picture_writer.Left(first_index, num_done, parts, batches)
 
 

@@ -43,7 +43,8 @@ def define_flags(values: flags.FlagValues) -> None:
     add.text("chips", "GPUs: kind and number, e.g. h100:64")
     meaning = "assumed share of the chips' peak that the model's operations reach"
     add.number("mfu", meaning, DEFAULT_MFU)
-    meaning = "also estimate sampling of this many images, by config.sample"
+    meaning = "also estimate sampling of this many images, by config.sample, on all "
+    meaning += "hosts, and judging them"
     add.whole("pictures", meaning, least=1)
     _define_sampling(values, add)
     add.number("price", "of one chip for one hour, in any currency, e.g. 4.20")

@@ -59,7 +59,7 @@ def collect(
     gaps = sharing.agree(
         "missing features", lambda: sharing.missing(cache.spans, pictures.count)
     )
-    batches = sharing.cut(gaps, batch_size)
+    batches = sharing.cut(gaps, batch_size, pictures.count)
     for first, stop in sharing.own(batches):
         batch = extract(pictures.read(first, stop), networks)
         cache.commit(stop, batch, first=first)

@@ -46,11 +46,18 @@ def missing(done: Iterable[Span], count: int) -> list[Span]:
     return gaps + ([(end, count)] if end < count else [])
 
 
-def cut(gaps: Iterable[Span], at_once: int) -> list[Span]:
-    """Cuts spans into batches of at most `at_once`, so that every process gets some."""
-    gaps = list(gaps)
-    left = sum(stop - first for first, stop in gaps)
-    size = max(1, min(at_once, math.ceil(left / distributed.process_count())))
+def cut(gaps: Iterable[Span], at_once: int, count: int) -> list[Span]:
+    """Cuts gaps into batches of at most `at_once`, so that every process gets some.
+
+    The size does not depend on what is missing: a compiler may round another batch size
+    differently, and a resumed run has the pictures of one that was not interrupted.
+
+    Args:
+      gaps: from `missing`.
+      at_once: largest batch.
+      count: number of all pictures.
+    """
+    size = max(1, min(at_once, math.ceil(count / distributed.process_count())))
     return [
         (start, min(start + size, stop))
         for first, stop in gaps

@@ -16,11 +16,17 @@ Sampling an image takes one pass of the text transformer and, at each step that
 sample.respacing keeps, one pass of the U-Net (two with Heun's sampler), twice that with
 classifier-free guidance. A noised CLIP that guides adds one pass of its text tower and,
 at each call, one of its image tower, and as much again for the gradient of its input.
+
+Processes share images out by index, see parallel/sharing.py. Judging n of them takes a
+pass of InceptionV3 an image on the chips; then process 0 compares d = 2,048 features of
+each with those of n real images, in float64 on its cores, while the chips wait: 8 n^2 d
+operations for the kernel distance and 6 n^2 d for precision and recall.
 """
 
 from __future__ import annotations
 
 import dataclasses
+import math
 
 from glide_jax.config.defaults import Config, Text2ImConfig
 from glide_jax.diffusion import respacing, samplers
@@ -30,6 +36,12 @@ from glide_jax.train import teachers
 
 BACKWARD_AND_FORWARD = 3
 DEFAULT_MFU = 0.4
+# Of an image of 299 px, as XLA counts the operations of models/inception.py.
+JUDGE_FLOPS = 11.0e9
+FEATURES = 2048
+COMPARISONS = 14
+# Assumed of float64 on the cores of process 0: eight of them at 12.5 GFLOP/s.
+HOST_FLOPS = 1e11
 
 
 @dataclasses.dataclass(frozen=True)
@@ -58,6 +70,25 @@ class Cost:
 
 
 @dataclasses.dataclass(frozen=True)
+class Judging:
+    """The estimated cost of judging images by Inception's features.
+
+    Attributes:
+      flops_per_picture: operations per image, on the chips.
+      comparison_flops: operations of all comparisons, on the cores of process 0.
+      hours: for both, one after the other.
+      chip_hours: over all chips, which wait while process 0 compares.
+      price: of the chip-hours; None without a price of a chip-hour.
+    """
+
+    flops_per_picture: float
+    comparison_flops: float
+    hours: float
+    chip_hours: float
+    price: float | None
+
+
+@dataclasses.dataclass(frozen=True)
 class Drawing:
     """The estimated cost of sampling images with one model.
 
@@ -66,18 +97,24 @@ class Drawing:
       guidance_mode: one of `options.GUIDANCE_MODES`.
       passes: of the U-Net per image.
       flops_per_picture: operations per image.
+      hosts: number of hosts that share the images out.
+      pictures_per_host: most images of a host.
       hours: for all images.
       chip_hours: over all chips.
       price: of the chip-hours; None without a price of a chip-hour.
+      judging: the cost of judging the images, the same for every model of a cascade.
     """
 
     pictures: int
     guidance_mode: str
     passes: int
     flops_per_picture: float
+    hosts: int
+    pictures_per_host: int
     hours: float
     chip_hours: float
     price: float | None
+    judging: Judging
 
 
 def estimate_drawing(
@@ -124,7 +161,25 @@ def estimate_drawing(
         guidance_mode=guidance_mode,
         passes=passes,
         flops_per_picture=each,
+        hosts=topology.num_hosts,
+        pictures_per_host=math.ceil(pictures / topology.num_hosts),
         hours=hours,
+        chip_hours=chip_hours,
+        price=None if price is None else price * chip_hours,
+        judging=_judging(topology, pictures, peak * mfu, price),
+    )
+
+
+def _judging(
+    topology: Topology, pictures: int, flops_per_second: float, price: float | None
+) -> Judging:
+    compared = COMPARISONS * pictures**2 * FEATURES
+    seconds = pictures * JUDGE_FLOPS / flops_per_second + compared / HOST_FLOPS
+    chip_hours = seconds / 3600 * topology.num_chips
+    return Judging(
+        flops_per_picture=JUDGE_FLOPS,
+        comparison_flops=compared,
+        hours=seconds / 3600,
         chip_hours=chip_hours,
         price=None if price is None else price * chip_hours,
     )

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
+from glide_jax.plan import cost
 from glide_jax.runtime import wording
 
 GIB = 2**30
@@ -206,13 +207,26 @@ def _drawing(report: dict[str, Any]) -> list[str]:
     drawn = report["drawing"]
     if not drawn:
         return []
-    cost = "" if drawn["price"] is None else f", cost {drawn['price']:,.2f}"
+    judged = drawn["judging"]
     return [
         f"DRAWING {wording.counted(drawn['pictures'], 'picture')} at that MFU",
         f"  {drawn['flops_per_picture'] / 1e12:,.1f} TFLOP each: the caption once, "
         f"{drawn['passes']} passes of the U-Net, guidance {drawn['guidance_mode']}",
-        f"  {drawn['hours']:,.2f} hours, {drawn['chip_hours']:,.2f} chip-hours{cost}",
+        f"  shared out among {wording.counted(drawn['hosts'], 'host')}, at most "
+        f"{wording.counted(drawn['pictures_per_host'], 'picture')} each",
+        f"  {_hours(drawn)}",
+        "JUDGING these pictures by InceptionV3 against as many real ones, once for a "
+        "cascade",
+        f"  {judged['flops_per_picture'] / 1e9:,.1f} GFLOP each at that MFU, then "
+        f"{judged['comparison_flops'] / 1e12:,.1f} TFLOP on process 0, assumed "
+        f"{cost.HOST_FLOPS / 1e9:,.0f} GFLOP/s",
+        f"  {_hours(judged)}",
     ]
+
+
+def _hours(found: dict[str, Any]) -> str:
+    price = "" if found["price"] is None else f", cost {found['price']:,.2f}"
+    return f"{found['hours']:,.2f} hours, {found['chip_hours']:,.2f} chip-hours{price}"
 
 
 def _sampler(report: dict[str, Any]) -> list[str]:

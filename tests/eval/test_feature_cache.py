@@ -94,3 +94,18 @@ def test_nothing_of_them_is_left_when_they_are_removed(tmp_path):
     (tmp_path / "p" / "00000009-00000010.npz").write_bytes(b"stale")
     kept.remove()
     assert list(tmp_path.iterdir()) == []
+
+
+def test_parts_of_several_processes_fill_one_cache(tmp_path):
+    first = feature_cache.FeatureCache(tmp_path / "p", SETTINGS)
+    other = feature_cache.FeatureCache(tmp_path / "p", SETTINGS, is_first=False)
+    other.commit(6, {"pool": np.full(2, 6)}, first=4)
+    first.commit(2, {"pool": np.full(2, 2)}, first=0)
+    assert first.spans == [(0, 2)]
+    # As after the loss of both: a gap is left, and what is behind it is kept.
+    again = feature_cache.FeatureCache(tmp_path / "p", SETTINGS)
+    assert again.spans == [(0, 2), (4, 6)]
+    assert again.next_index == 2
+    other.commit(4, {"pool": np.full(2, 4)}, first=2)
+    again.add((2, 4))
+    assert again.rows("pool").tolist() == [2, 2, 4, 4, 6, 6]

@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import dataclasses
 
+import jax
 import pytest
 
 from glide_jax import presets
 from glide_jax.config import defaults
+from glide_jax.models import inception
 from glide_jax.plan import cost, device_topology
 
 WHERE = device_topology.parse("v5p:4x4x8", None, None)
@@ -73,6 +75,18 @@ def test_sampling_encodes_captions_once_and_runs_the_unet_each_step(
     assert found.hours == pytest.approx(seconds / 3600)
     assert found.chip_hours == pytest.approx(128 * found.hours)
     assert found.price == pytest.approx(2 * found.chip_hours)
+    assert (found.hosts, found.pictures_per_host) == (32, 938)
+    # 30,000 passes on the chips, and 14 x 30,000^2 x 2,048 operations on one host.
+    judged = 30_000 * 11e9 / (128 * 459e12 * 0.5) + 25.8e12 / 1e11
+    assert found.judging.hours == pytest.approx(judged / 3600, rel=1e-3)
+    assert found.judging.price == pytest.approx(2 * 128 * found.judging.hours)
+
+
+def test_the_judges_operations_are_those_of_its_program():
+    images = jax.ShapeDtypeStruct((1, inception.PX, inception.PX, 3), "float32")
+    program = jax.jit(inception.apply).lower(inception.abstract_params(), images)
+    counted = program.cost_analysis()["flops"]
+    assert counted == pytest.approx(cost.JUDGE_FLOPS, rel=0.01)
 
 
 def test_sampling_with_a_clip_has_no_cost():
