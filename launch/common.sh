@@ -4,6 +4,7 @@
 #   launch/ENGINE.sh --config=FILE[:SIZE] --name=NAME [--workdir=WHERE] [--restarts=N]
 #       [--setup=COMMAND] [--config.section.key=value ...] [flags of the engine]
 #       [--dry_run] [--nocheck]
+#   launch/ENGINE.sh --name=NAME [--workdir=WHERE] [flags as above] -- VERB [flags of VERB]
 #   launch/ENGINE.sh status --name=NAME [location flags of the engine] [--dry_run]
 #   launch/ENGINE.sh stop --name=NAME [location flags of the engine] [--dry_run]
 #
@@ -17,6 +18,10 @@
 #             --dry_run --devices=N` runs on this machine, for the run's number of devices,
 #             before anything is submitted. Without an environment (VIRTUAL_ENV or .venv) the
 #             check is skipped with a warning
+#
+# The second form draws or judges pictures on all hosts instead of training: VERB is sample,
+# inpaint, edit, upsample or evaluate, and --workdir is its --output. Its flags are checked on
+# the hosts, before anything is drawn.
 #
 # status  shows the run. Exit code: 0 if the run exists, 1 if not, 2 for a user error or a
 #         failure of the engine's program
@@ -38,17 +43,22 @@ die() {
 
 # read_flags "FLAGS OF THE ENGINE" "FLAGS OF status AND stop" "$@": sets $some_flag for
 # --some_flag=value, the other flags to ""; collects --config.KEY=VALUE in the array
-# `settings`; sets $action to status, stop or "".
+# `settings` and the words after -- in the array `work`; sets $action to status, stop or "".
 read_flags() {
   local known="$COMMON_FLAGS $1" argument key given=" "
   for key in $known; do printf -v "$key" '%s' ''; done
-  settings=() action=""
+  settings=() work=() action=""
   if [[ "${3:-}" == status || "${3:-}" == stop ]]; then
     action="$3" known="name dry_run $2"
     shift
   fi
   shift 2
+  split_work "$@"
+  set -- "${@:1:$#-${#work[@]}}"
+  [[ -z "$action" || ${#work[@]} -eq 0 ]] ||
+    die "$action takes no command; leave out -- and what follows"
   for argument in "$@"; do
+    [[ "$argument" != -- || ${#work[@]} -eq 0 ]] || continue
     case "$argument" in
       *$'\n'*) die "${argument%%$'\n'*}... has a line break; give each flag in one line" ;;
       --help | -h) show_usage && exit 0 ;;
@@ -75,6 +85,34 @@ read_flags() {
     fi
   done
   restarts="${restarts:-100}"
+}
+
+# split_work "$@": sets the array `work` to the words after the first --.
+split_work() {
+  while [ $# -gt 0 ]; do
+    if [ "$1" = -- ]; then
+      work=("${@:2}")
+      return
+    fi
+    shift
+  done
+}
+
+# check_work: exits with an error unless `work` is a verb that several hosts share, with flags.
+check_work() {
+  local word
+  case "${work[0]}" in
+    sample | inpaint | edit | upsample | evaluate) ;;
+    *) die "${work[0]} is not a verb that hosts share; after -- use sample, inpaint, edit, upsample or evaluate, or --config instead to train" ;;
+  esac
+  [[ -z "$config" && ${#settings[@]} -eq 0 ]] ||
+    die "--config is for training, and ${work[0]} is given after --; leave one of them out"
+  for word in "${work[@]:1}"; do
+    [[ "$word" != --output && "$word" != --output=* ]] ||
+      die "$word: the output of ${work[0]} is --workdir; leave it out"
+    [[ "$word" == --* ]] || die "$word is not a flag of ${work[0]}; write --FLAG=VALUE"
+    [[ "$word" != *$'\n'* ]] || die "${word%%$'\n'*}... has a line break; give each flag in one line"
+  done
 }
 
 # show_usage: prints the header comments of the called script and of this file.
@@ -143,6 +181,12 @@ check_run() {
   [[ -z "$config" || -f "$ROOT/${config%%:*}" || ("$config" == /* && -f "${config%%:*}") ]] ||
     die "--config=$config: there is no file ${config%%:*} in $ROOT; use one such as experiments/configs/base64.py:paper"
   [ -z "$name" ] || check_name "$1" "$2"
+  if [ ${#work[@]} -gt 0 ]; then
+    check_work
+    need name judge "${@:3}"
+    check_number restarts 0
+    return
+  fi
   need config experiments/configs/base64.py:paper name base64 "${@:3}"
   check_number restarts 0
 }
@@ -221,7 +265,7 @@ need_program() {
 # for this number of devices, and of TPU slices.
 check_settings() {
   local python="${VIRTUAL_ENV:-$ROOT/.venv}/bin/python" output
-  if [ -n "$nocheck" ]; then return; fi
+  if [[ -n "$nocheck" || ${#work[@]} -gt 0 ]]; then return; fi
   if ! "$python" -c 'import importlib.util as u; raise SystemExit(not (u.find_spec("jax") and u.find_spec("flax")))' 2>/dev/null; then
     echo "$(basename "$0"): the settings are not checked, because this checkout has no environment; to create it: cd $ROOT && bash -c '. launch/environment.sh && make_environment \"\"'" >&2
     return
@@ -236,7 +280,11 @@ check_settings() {
 host_command() {
   command=(launch/run_on_host.sh "--name=$name" "--workdir=$workdir" "$@")
   [ -z "$setup" ] || command+=("--setup=$setup")
-  command+=(-- "--config=$config" ${settings[@]+"${settings[@]}"})
+  if [ ${#work[@]} -gt 0 ]; then
+    command+=(-- "${work[@]}")
+  else
+    command+=(-- "--config=$config" ${settings[@]+"${settings[@]}"})
+  fi
 }
 
 # quoted ARGUMENT ...: prints the arguments quoted for a shell, on one line.

@@ -61,7 +61,7 @@ fi
 need_program kubectl "install it (gcloud components install kubectl)"
 # The image has the checkout in another folder.
 config="${config#"$ROOT/"}"
-[[ "$config" == experiments/* ]] ||
+[[ -z "$config" || "$config" == experiments/* ]] ||
   echo "gke.sh: --config=$config is not copied by launch/Dockerfile; the image must have it at this path" >&2
 
 check_settings $((devices * slices)) "$slices"

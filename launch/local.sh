@@ -1,8 +1,11 @@
 #!/usr/bin/env bash
-# Trains with several processes on this machine, with the same code as on several hosts:
+# Trains, samples or evaluates with several processes on this machine, with the same code as on
+# several hosts:
 #
 #   launch/local.sh --processes=2 --devices=4 -- \
 #       glide train --config=experiments/configs/base64.py:tiny --workdir=runs/base
+#   launch/local.sh --processes=2 --devices=4 -- \
+#       glide evaluate --base=runs/base/bundle --captions_of=shapes:quickstart ...
 #
 # --processes  number of processes (default: 2)
 # --devices    number of emulated CPU devices per process; default: the machine's devices

@@ -1,9 +1,13 @@
 #!/usr/bin/env bash
 # Run by every launcher on every host: creates the environment, sets the compiler flags,
-# trains, writes the log, and exits with the exit code of `glide train`.
+# trains, or draws or judges pictures, writes the log, and exits with the exit code of `glide`.
 #
 #   launch/run_on_host.sh --name=NAME --workdir=WHERE [--chip=v5p] [--slices=2] [--setup=COMMAND]
 #       [--restarts=N] [--grace=SECONDS] [--codes=FOLDER] -- --config=FILE:SIZE [--config.section.key=value ...]
+#   launch/run_on_host.sh [the same] -- VERB [flags of VERB]
+#
+# The first form is `glide train`, whose --workdir is the folder; the second is another verb,
+# whose --output it is.
 #
 # Log: WORKDIR/logs/HOST.log (HOST.N.log for process N), including the preparation. If a host
 # cannot be prepared, the exit code is 5; if the bucket cannot be mounted, gcloud or aws
@@ -99,10 +103,15 @@ child=""
 # The tee that writes the log ignores signals, so that the log is complete. Signals to this
 # script, including the loss of its terminal, are forwarded to the run. Each of them
 # interrupts `wait`, hence the loop.
-train() {
+run_glide() {
   local pipe code
   # The user's value of the flag takes precedence.
   if [[ " $* " == *" --config.train.grace_secs="* ]]; then grace=""; fi
+  if [[ "$1" == --* ]]; then
+    set -- train "--workdir=$folder" "$1" ${grace:+"--config.train.grace_secs=$grace"} "${@:2}"
+  else
+    set -- "$1" "--output=$folder" "${@:2}"
+  fi
   pipe="$(mktemp -u)"
   mkfifo "$pipe"
   (
@@ -112,8 +121,7 @@ train() {
   local tee=$!
   (
     trap '' HUP
-    exec "${glide[@]}" train "--workdir=$folder" "$1" \
-      ${grace:+"--config.train.grace_secs=$grace"} "${@:2}" >"$pipe" 2>&1
+    exec "${glide[@]}" "$@" >"$pipe" 2>&1
   ) &
   child=$!
   [ -z "${STOP_REQUESTED:-}" ] || stop # the signal came before the child existed
@@ -132,7 +140,7 @@ stop() {
 trap stop TERM INT HUP
 
 note "$(hostname) ${flags//$'\n'/; }"
-run_with_restarts "$restarts" train "$@"
+run_with_restarts "$restarts" run_glide "$@"
 code=$?
 note "exit code $code"
 [ -z "$codes" ] || echo "$code" >"$codes/exit.$(hostname).$process"
