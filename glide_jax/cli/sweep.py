@@ -11,6 +11,9 @@ others. A sweep file names the command of its runs as COMMAND, and returns their
 overrides from sweep(); experiments/sweeps holds examples. If data or a bundle of a run
 is missing, no run is started; see --check_inputs. A finished run whose bundles or
 configuration have changed since is refused, since its command has another meaning now.
+
+A run takes one machine, or several: --only=ID, started on every host as `glide train`
+is, runs that run on all of them. With --runner=slurm, --nodes=N does so.
 """
 
 from __future__ import annotations
@@ -20,6 +23,7 @@ import functools
 import importlib
 import logging
 import math
+import os
 import pathlib
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
@@ -104,10 +108,24 @@ def run(values: flags.FlagValues, arguments: list[str]) -> int:
         return show(values, shown, root)
     if values.only:
         plan = start.plan_of_run(values.only, root, arguments)
+        work, kind = run_supervisor.run, {}
+        if process_id := _process_id():
+            work, kind = run_supervisor.assist, {"process_id": process_id}
         with lifecycle.StopRequest() as stop:
-            return run_supervisor.run(
-                plan, plan.run(values.only), root, stop, restarts=values.restarts
+            return work(
+                plan,
+                plan.run(values.only),
+                root,
+                stop,
+                restarts=values.restarts,
+                **kind,
             )
+    if values.runner == "local" and _process_id() is not None:
+        raise UserError(
+            "--runner=local starts runs on one machine, and this is one of several"
+            " processes; start each run on all of them by --only=ID, as --runner=print"
+            " shows it"
+        )
     plan = start.make_plan(arguments)
     verb = _verb(plan)
     runner = runners.RUNNERS[values.runner]
@@ -129,6 +147,19 @@ def run(values: flags.FlagValues, arguments: list[str]) -> int:
         dry_run=values.dry_run,
         show=print,
     )
+
+
+def _process_id() -> int | None:
+    """Returns the index of this process; None if it is alone."""
+    from glide_jax.parallel import cluster_env
+
+    cluster = cluster_env.find(os.environ)
+    if cluster is not None and cluster.coordinator is None:
+        raise UserError(
+            "GLIDE_JAX_COORDINATOR=auto does not tell a sweep which process this is;"
+            " set host:port, GLIDE_JAX_NUM_PROCESSES and GLIDE_JAX_PROCESS_ID"
+        )
+    return None if cluster is None else cluster.process_id
 
 
 def _check_flags(values: flags.FlagValues) -> None:

@@ -13,6 +13,7 @@ import shlex
 import subprocess
 import sys
 import time
+from collections.abc import Sequence
 from typing import IO
 
 from glide_jax.runtime import lifecycle
@@ -55,6 +56,38 @@ def run(
     return lifecycle.ExitCode.OK
 
 
+def assist(
+    plan: run_list.Plan,
+    run: run_list.SweepRun,
+    root: pathlib.Path,
+    stop: lifecycle.StopRequest,
+    *,
+    restarts: int,
+    process_id: int,
+) -> int:
+    """Runs a run's command as one of several processes; returns its exit code.
+
+    Process 0 calls `run`, which keeps the record. This process starts and restarts the
+    command by the same rule, and logs it to ROOT/logs/ID.N.log.
+    """
+    record = RunRecord(root, run.id)
+    log = record.log.with_suffix(f".{process_id}.log")
+    log.parent.mkdir(parents=True, exist_ok=True)
+    words = run_list.arguments(plan, run, root)
+    code = lifecycle.ExitCode.OK
+    for restart in range(restarts + 1):
+        if record.is_finished:
+            return lifecycle.ExitCode.OK
+        if stop.requested:
+            return lifecycle.ExitCode.PREEMPTED
+        code = _start(words, log, (), stop)
+        if not lifecycle.is_retryable(code):
+            return code
+        if restart < restarts:
+            _pause(stop)
+    return code
+
+
 def _run_until_end(
     plan: run_list.Plan,
     run: run_list.SweepRun,
@@ -72,7 +105,8 @@ def _run_until_end(
         if stop.requested:
             return lifecycle.ExitCode.PREEMPTED
         record.begin()
-        code = _start(words, record, lock, stop)
+        # The process holds the lock until it ends.
+        code = _start(words, record.log, (lock.fileno(),), stop)
         if code == lifecycle.ExitCode.OK:
             code = _collect(plan, record, words)
         record.end(code)
@@ -88,10 +122,13 @@ def _run_until_end(
 
 
 def _start(
-    words: list[str], record: RunRecord, lock: IO, stop: lifecycle.StopRequest
+    words: list[str],
+    path: pathlib.Path,
+    open_files: Sequence[int],
+    stop: lifecycle.StopRequest,
 ) -> int:
     """Runs one attempt; a request to stop is passed on, and the end is awaited."""
-    with record.log.open("a") as log:
+    with path.open("a") as log:
         now = time.strftime("%FT%TZ", time.gmtime())
         log.write(f"{now} {os.uname().nodename}: {shlex.join(['glide', *words])}\n")
         log.flush()
@@ -100,7 +137,7 @@ def _start(
             stdin=subprocess.DEVNULL,
             stdout=log,
             stderr=log,
-            pass_fds=[lock.fileno()],  # the process holds the lock until it ends
+            pass_fds=open_files,
         )
         code = _wait(process, stop)
         log.write(f"{time.strftime('%FT%TZ', time.gmtime())} exit code {code}\n")

@@ -37,9 +37,10 @@ def _option(meaning: str, default: Any = "") -> Any:
 class SlurmOptions:
     """Options of an array job of Slurm."""
 
-    gpus: int | None = _option("GPUs of a run, all on one node; none by default", None)
-    cpus: int | None = _option("cores of a run; the cluster's default, often 1", None)
-    mem: str = _option("memory of a run, e.g. 64G; the cluster's default")
+    nodes: int | None = _option("nodes of a run, one by default", None)
+    gpus: int | None = _option("GPUs of a node; none by default", None)
+    cpus: int | None = _option("cores of a node; the cluster's default, often 1", None)
+    mem: str = _option("memory of a node, e.g. 64G; the cluster's default")
     partition: str = _option("partition, as for sbatch")
     account: str = _option("account, as for sbatch")
     time: str = _option("time limit of a task, which is requeued then, e.g. 12:00:00")
@@ -108,6 +109,7 @@ def slurm_script(job: Job, options: SlurmOptions) -> str:
             "NAME": job.name,
             "LAST": str(len(job.ids) - 1),
             "PARALLEL": str(job.parallel),
+            "NODES": str(options.nodes or 1),
             "CPUS": f"#SBATCH --cpus-per-task={cpus}" if cpus else "",
             "MEM": f"#SBATCH --mem={mem}" if mem else "",
             "GPUS": f"#SBATCH --gpus-per-node={gpus}" if gpus else "",

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import pathlib
+import shlex
 import signal
 import subprocess
 import sys
@@ -32,13 +33,14 @@ def together(logs: pathlib.Path, command: list[str], **keywords) -> None:
 
 
 def cut_off(logs: pathlib.Path, command: list[str], parts: pathlib.Path, whom) -> None:
-    """Starts two processes, and kills `whom` (a number; None: all) at the first part.
+    """Starts two processes, and kills `whom` (a number; None: all) at the next part.
 
     The launcher, if it is left, ends with the code of a run to start again.
     """
+    before = set(parts.glob("[0-9]*"))
     launcher = local_processes.start(logs, [*GLIDE, *command], devices=DEVICES)
     with local_processes.ended(launcher):
-        while not any(parts.glob("[0-9]*")):
+        while before == set(parts.glob("[0-9]*")):
             assert launcher.poll() is None, local_processes.logs_of(logs)
             time.sleep(0.02)
         if whom is None:
@@ -113,6 +115,38 @@ def test_figures_are_those_of_one_process_after_the_loss_of_all(bundles, tmp_pat
         (tmp_path / name / "samples.npz").read_bytes() for name in ("one", "two")
     ]
     assert pictures[0] == pictures[1]
+
+
+@pytest.mark.slow
+def test_a_run_of_a_sweep_takes_all_processes(bundles, tmp_path):
+    rng = np.random.default_rng(0)
+    pictures = rng.integers(0, 256, (8, 8, 8, 3), np.uint8)
+    np.savez(tmp_path / "pictures.npz", arr_0=pictures)
+    (tmp_path / "captions.txt").write_text("a big r circle\n" * 8)
+    (tmp_path / "judge.py").write_text(
+        'COMMAND = "evaluate --metrics=clip_score --batch_size=2"\n\n\n'
+        'def sweep():\n    return [{"save_images": 8}]\n'
+    )
+    root = tmp_path / "root"
+    shared = [f"--images={tmp_path / 'pictures.npz'}", f"--judge={bundles['clip']}"]
+    shared += [f"--prompt_file={tmp_path / 'captions.txt'}"]
+    whole = ["sweep", str(tmp_path / "judge.py"), f"--root={root}", "--", *shared]
+    together(tmp_path / "refused", whole, expected=2)
+    said = (tmp_path / "refused" / "process1.log").read_text()
+    assert "start each run on all of them by --only=ID" in said
+    command = subprocess.run(
+        [*GLIDE, *whole[:3], "--runner=print", *whole[3:]],
+        env=local_processes.environment(),
+        capture_output=True,
+        text=True,
+        check=True,
+    ).stdout
+    together(tmp_path / "logs", shlex.split(command)[1:])
+    (result,) = root.glob("runs/*/result.json")
+    assert json.loads(result.read_text())["machine"]["devices"] == 2 * DEVICES
+    assert len(list((result.parent / "parts").glob("[0-9]*.npz"))) == 4
+    (log,) = root.glob("logs/*.1.log")
+    assert "exit code 0" in log.read_text()
 
 
 def test_processes_with_other_flags_end_before_any_work(bundles, tmp_path):
