@@ -39,10 +39,29 @@ def refused(*command: str) -> str:
         ((*RUN, "--workdir="), "--workdir= has no value"),
         ((*RUN, "--setup=a\nb"), "--setup=a... has a line break"),
         ((launchers.CONFIG, "--name=a b"), "--name=a b is not a valid name; use up to"),
+        (("--dry_run", "--", "train"), "train is not a verb that hosts share"),
     ],
 )
 def test_common_flags_are_checked(script, flags, named):
     assert named in refused(script, *flags)
+
+
+@pytest.mark.parametrize(
+    ("words", "named"),
+    [
+        (
+            ("--name=judge", "--", "evaluate", "--output=x"),
+            "is --workdir; leave it out",
+        ),
+        (("--name=judge", "--", "evaluate", "elo"), "elo is not a flag of evaluate"),
+        (("--name=judge", "--", "sample", "--prompt=a\nb"), "has a line break"),
+        ((*RUN, "--", "sample"), "--config is for training, and sample is given after"),
+        (("--", "sample", "--prompt=x"), "--name is missing"),
+        (("--name=judge", "--"), "-- is not a flag"),
+    ],
+)
+def test_the_words_of_another_verb_are_checked(words, named):
+    assert named in refused("slurm.sh", "--dry_run", *words)
 
 
 @pytest.mark.parametrize(

@@ -19,6 +19,7 @@ import pytest
 from tests.launch import launchers
 
 HOST = socket.gethostname()
+WORDS = ("--config=a.py:tiny", "--config.data.sources=('x y',)")
 
 
 def handle_signals() -> None:
@@ -32,7 +33,9 @@ def host(tmp_path):
     """host(SCRIPT, FLAGS...) -> the started run_on_host.sh; SCRIPT is what trains."""
     started = []
 
-    def start(script: str, *flags: str, **environment: str) -> subprocess.Popen:
+    def start(
+        script: str, *flags: str, words: tuple[str, ...] = WORDS, **environment: str
+    ) -> subprocess.Popen:
         launchers.write_program(
             tmp_path / "bin",
             "python",
@@ -45,8 +48,7 @@ def host(tmp_path):
                 f"--workdir={tmp_path}/run",
                 *flags,
                 "--",
-                "--config=a.py:tiny",
-                "--config.data.sources=('x y',)",
+                *words,
             ],
             env={
                 **os.environ,
@@ -95,7 +97,17 @@ def test_arguments_are_passed_unchanged(host, tmp_path):
     assert host(script).wait(timeout=30) == 0
     assert (tmp_path / "arguments").read_text().splitlines() == [
         *("-m", "glide_jax.cli.main", "train", f"--workdir={tmp_path}/run"),
-        *("--config=a.py:tiny", "--config.data.sources=('x y',)"),
+        *WORDS,
+    ]
+
+
+def test_another_verb_writes_into_the_workdir(host, tmp_path):
+    script = f'printf "%s\n" "$@" >"{tmp_path}/arguments"'
+    words = ("evaluate", "--base=a b", "--num_images=4")
+    assert host(script, "--grace=170", words=words).wait(timeout=30) == 0
+    assert (tmp_path / "arguments").read_text().splitlines() == [
+        *("-m", "glide_jax.cli.main", "evaluate", f"--output={tmp_path}/run"),
+        *words[1:],
     ]
 
 

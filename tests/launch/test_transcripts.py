@@ -37,6 +37,16 @@ def test_a_dry_run_prints_its_golden_transcript(engine):
     assert launchers.dry_run(launchers.COMMANDS[engine]) == golden(engine)
 
 
+@engines
+def test_every_engine_hands_another_verb_to_the_hosts(engine):
+    flags = [flag for flag in launchers.COMMANDS[engine] if "--config" not in flag]
+    words = ["--", "evaluate", "--base=/nfs/base", "--num_images=30000"]
+    text = launchers.run((*flags, "--dry_run", *words)).stdout
+    found = re.search(r'--"?\s+(- )?"?evaluate"?\s+(- )?"?--base=/nfs/base', text)
+    assert found, text
+    assert "--config" not in text
+
+
 @pytest.mark.parametrize("engine", launchers.CONTROLS)
 def test_a_dry_run_of_stop_prints_its_golden_transcript(engine):
     text = launchers.dry_controls(engine)
