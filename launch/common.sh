@@ -45,7 +45,7 @@ die() {
 # --some_flag=value, the other flags to ""; collects --config.KEY=VALUE in the array
 # `settings` and the words after -- in the array `work`; sets $action to status, stop or "".
 read_flags() {
-  local known="$COMMON_FLAGS $1" argument key given=" "
+  local known="$COMMON_FLAGS $1" argument key given=" " own word
   for key in $known; do printf -v "$key" '%s' ''; done
   settings=() work=() action=""
   if [[ "${3:-}" == status || "${3:-}" == stop ]]; then
@@ -54,11 +54,10 @@ read_flags() {
   fi
   shift 2
   split_work "$@"
-  set -- "${@:1:$#-${#work[@]}}"
+  set -- "${@:1:$own}"
   [[ -z "$action" || ${#work[@]} -eq 0 ]] ||
     die "$action takes no command; leave out -- and what follows"
   for argument in "$@"; do
-    [[ "$argument" != -- || ${#work[@]} -eq 0 ]] || continue
     case "$argument" in
       *$'\n'*) die "${argument%%$'\n'*}... has a line break; give each flag in one line" ;;
       --help | -h) show_usage && exit 0 ;;
@@ -87,15 +86,21 @@ read_flags() {
   restarts="${restarts:-100}"
 }
 
-# split_work "$@": sets the array `work` to the words after the first --.
+# split_work "$@": sets the array `work` to the words after the first --, and $own to the number
+# of words before them. --dry_run and --nocheck are the launcher's wherever they are.
 split_work() {
-  while [ $# -gt 0 ]; do
-    if [ "$1" = -- ]; then
-      work=("${@:2}")
-      return
-    fi
+  own=0
+  while [[ $# -gt 0 && "$1" != -- ]]; do
+    own=$((own + 1))
     shift
   done
+  for word in "${@:2}"; do
+    case "$word" in
+      --dry_run | --nocheck) printf -v "${word#--}" yes ;;
+      *) work+=("$word") ;;
+    esac
+  done
+  [ ${#work[@]} -gt 0 ] || own=$((own + ($# > 0)))
 }
 
 # check_work: exits with an error unless `work` is a verb that several hosts share, with flags.
