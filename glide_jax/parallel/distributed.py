@@ -98,6 +98,8 @@ class Together:
         cluster = cluster_env.find(os.environ)
         if cluster is None:
             return self
+        # It passes SIGTERM on to all processes; those that are apart end by themselves.
+        jax.config.update("jax_enable_preemption_service", not self._are_apart)
         _connect(cluster)
         threading.Thread(target=self._listen, daemon=True).start()
         try:
