@@ -9,7 +9,9 @@ import time
 
 import pytest
 
+from glide_jax.text import sentencepiece_tokenizer
 from tests.launch import launchers, slurm_cluster
+from tests.sample import conftest as tiny_models
 from tests.train import small_runs
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(1200)]
@@ -307,3 +309,26 @@ def test_invalid_settings_are_errors_before_a_job_is_queued(
     assert result.returncode == 2
     assert "num_steps" in result.stderr
     assert not (tmp_path / "run").exists()
+
+
+def test_two_nodes_share_pictures_out(cluster, tmp_path):
+    proto = sentencepiece_tokenizer.train_sentencepiece(tiny_models.CAPTIONS, 300)
+    tokenizer = sentencepiece_tokenizer.SentencePieceTokenizer(proto)
+    model = tiny_models._make_model("base", tokenizer)
+    bundle = tiny_models.write_bundle(tmp_path / "base", model)
+    workdir = tmp_path / "pictures"
+    flags = ("--name=pictures", f"--workdir={workdir}", "--nodes=2")
+    words = ("--prompt=a big r circle", "--num_images=4", "--respacing=2")
+    result = launchers.run(
+        ("slurm.sh", *flags, "--", "sample", f"--base={bundle}", *words),
+        environment=cluster.environment,
+    )
+    assert result.returncode == 0, result.stderr
+    number = re.fullmatch(r"Submitted batch job (\d+)\n", result.stdout)[1]
+    job = wait_for_state(cluster, number, "COMPLETED", "FAILED", timeout_secs=600)
+    assert job["JobState"] == "COMPLETED", logs(workdir)
+    record = json.loads((workdir / "samples.json").read_text())
+    assert [entry["index"] for entry in record["images"]] == [0, 1, 2, 3]
+    assert all((workdir / entry["file"]).exists() for entry in record["images"])
+    # Half of them each: the first process counts its own.
+    assert "pictures drawn: 2/2" in logs(workdir)
