@@ -98,6 +98,9 @@ _UPSAMPLER = {
         patch_px=4,
         channel_mult=(1, 2, 2),
         attention_px=(8,),
+        text_context=32,
+        vocab_size=1024,
+        text_width=64,
         text_layers=1,
     ),
     "released": Text2ImConfig(

@@ -76,7 +76,7 @@ def icons(config: ConfigDict) -> None:
     # The smallest noise needs most of a patch's channels and is hardly seen.
     config.train.loss_weighting = "min_snr"
     config.train.loss_weighting_snr = 20.0
-    config.data.tokenizer = "sentencepiece:4096"
+    config.data.tokenizer = "sentencepiece:1024"
     config.data.low_res_corruption = "noise"
     config.data.low_res_corruption_strength = 0.1
     config.train.num_steps = 4000
