@@ -154,9 +154,9 @@ _NOISED_CLIP = {
     "icons": NoisedClipConfig(
         image_px=32,
         patch_px=4,
-        image_width=192,
-        image_layers=4,
-        image_heads=3,
+        image_width=128,
+        image_layers=3,
+        image_heads=2,
         text_context=24,
         vocab_size=4096,
         text_width=128,
