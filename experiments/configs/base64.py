@@ -53,7 +53,8 @@ def icons(config: ConfigDict) -> None:
     config.optim.learning_rate = 1.5e-3
     config.optim.warmup_steps = 300
     config.log.grid_every_steps = 2000
-    config.sample.respacing = "50"
+    config.sample.sampler = "dpm_solver_pp"
+    config.sample.respacing = "25"
 
 
 def released(config: ConfigDict) -> None:

@@ -52,7 +52,8 @@ def icons(config: ConfigDict) -> None:
     config.train.global_batch_size = 32
     config.optim.learning_rate = 5e-4
     config.optim.warmup_steps = 100
-    config.sample.respacing = "50"
+    config.sample.sampler = "dpm_solver_pp"
+    config.sample.respacing = "25"
 
 
 def released(config: ConfigDict) -> None:
