@@ -56,9 +56,10 @@ def collect(
     Raises:
       UserError: The features that another process wrote are not on the shared disk.
     """
-    gaps = sharing.agree(
+    found = sharing.agree(
         "missing features", lambda: sharing.missing(cache.spans, pictures.count)
     )
+    gaps = [(first, stop) for first, stop in found]
     batches = sharing.cut(gaps, batch_size, pictures.count)
     for first, stop in sharing.own(batches):
         batch = extract(pictures.read(first, stop), networks)
