@@ -39,7 +39,7 @@ PACKAGE = "glide_jax"
 # In the order in which the parts build upon each other; others follow by name.
 ORDER = (
     *("diffusion", "models", "text", "data", "parallel", "checkpoint", "config"),
-    *("train", "sample", "serve", "hooks", "eval", "study", "sweep", "convert", "plan"),
+    *("train", "sample", "serve", "demo", "hooks", "eval", "study", "sweep", "convert", "plan"),
     *("bench", "quickstart", "runtime", "cli"),
 )
 

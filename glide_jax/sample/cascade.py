@@ -376,7 +376,7 @@ class Glide(models.Models):
             name = "base" if model is self._base else "upsampler"
             on_step = batches.as_on_step(progress, name)
         return batches.draw_in_batches(
-            lambda *batch: program(model.params, clip_params, *batch, on_step),
+            lambda *batch: program(model.params, clip_params, *batch, on_step=on_step),
             inputs,
             run.options.batch_size,
             progress,

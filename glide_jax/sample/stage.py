@@ -205,7 +205,7 @@ def _make_estimate(
     fns: build.DenoiserFns,
     settings: StageSettings,
     clip_fns: build.ClipFns | None,
-) -> Callable[..., jax.Array]:
+) -> Callable[..., array_types.Image]:
     """Returns the function that predicts x_start between two steps; see `Stage`."""
     tables = _tables(config, settings)
 
