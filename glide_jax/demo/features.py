@@ -52,14 +52,15 @@ class Features:
         if name == "inpaint_mode":
             return len(self.inpaint_modes) > 1
         prefix = "upsampler_" if name.startswith("upsampler_") else ""
-        known = self.upsampler_samplers if prefix else self.samplers
+        own_steps = not (self.upsampler_samplers if prefix else self.samplers)
+        inverts = given.get("inverts", False)
         if name.endswith("respacing"):
-            return bool(known)
+            return not own_steps
         if name.endswith("sampler"):
-            return bool(known) and not given.get("inverts", False)
+            return not (own_steps or inverts)
         if name.endswith("eta"):
-            sampler = samplers.SAMPLERS[given[f"{prefix}sampler"]]
-            return bool(known) and sampler.uses_eta and not given.get("inverts", False)
+            reads_eta = not (own_steps or inverts)
+            return reads_eta and samplers.SAMPLERS[given[f"{prefix}sampler"]].uses_eta
         return True
 
     def chosen(
