@@ -44,7 +44,7 @@ class Text2ImConfig:
     channel_mult: tuple[int, ...] = setting((1, 2, 3, 4), ARRAYS, low=1)
     # residual blocks of each level (published)
     num_res_blocks: int = setting(3, ARRAYS, low=1)
-    # sides of the levels with attention, pixels (published)
+    # sides of the levels with attention, positions (published)
     attention_px: tuple[int, ...] = setting((32, 16, 8), ARRAYS, low=1)
     # channels of each attention head (published)
     head_channels: int = setting(64, ARRAYS, low=1)
@@ -61,6 +61,9 @@ class Text2ImConfig:
     text_layers: int = setting(16, ARRAYS, low=1)
     # attention heads of the text transformer (published)
     text_heads: int = setting(8, ARRAYS, low=1)
+    # side of the squares of pixels that the U-Net reads and writes as channels of one
+    # position; its levels then count positions (inferred: 2301.11093); 1: as published
+    patch_px: int = setting(1, ARRAYS, low=1)
     # side of the upsampler's low-resolution condition, pixels; 0: not an upsampler
     low_res_px: int = setting(0, ARRAYS, low=0)
     # adds four input channels: the known pixels and their mask
@@ -72,6 +75,11 @@ class Text2ImConfig:
     residual_low_res: bool = setting(False, IDENTITY)
     # dtype of activations; parameters stay float32
     compute_dtype: str = setting("bfloat16", IDENTITY, choices=choices.DTYPES)
+
+    @property
+    def grid_px(self) -> int:
+        """Side of the U-Net's first level, positions."""
+        return self.image_px // self.patch_px
 
     @property
     def input_channels(self) -> int:
@@ -179,6 +187,12 @@ class TrainConfig:
     caption_drop_prob: float = setting(0.0, IDENTITY, low=0, high=1)
     # terms of the denoising loss (inferred); hybrid is mse_vb at 1000 timesteps
     loss_type: str = setting("hybrid", IDENTITY, choices=choices.loss_types)
+    # weight of the squared error by timestep, see diffusion/losses.py (2303.09556,
+    # 2410.19324); none: that of the predicted quantity
+    loss_weighting: str = setting("none", IDENTITY, choices=choices.loss_weightings)
+    # min_snr, sigmoid: signal-to-noise ratio from which on the error of x_start keeps
+    # its weight
+    loss_weighting_snr: float = setting(5.0, IDENTITY, above=0)
     # adds, for each factor f, the squared error of the f x f means of the predicted
     # noise; short runs then learn the low frequencies of large images earlier (ours)
     low_pass_factors: tuple[int, ...] = setting((), IDENTITY, low=2)

@@ -22,6 +22,7 @@ def test_the_experiments_are_consistent(name):
     [
         (BASE, {"train.loss_type": "hybrid"}, "use truncated_snr"),
         (BASE, {"train.low_pass_factors": (2,)}, "leave it empty"),
+        (BASE, {"train.loss_weighting": "min_snr"}, "does not have; use none"),
         (BASE, {"sample.sampler": "ddpm"}, "use ddim"),
         (BASE, {"sample.sampler": "plms"}, "use 'ddim'"),
         (BASE, {"sample.respacing": "grid8"}, "use 'grid4'"),
