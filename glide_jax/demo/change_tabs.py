@@ -119,7 +119,7 @@ class FillTab(_PaintedTab):
                 )
                 button = gr.Button("Fill", variant="primary", elem_id="fill-go")
                 self._controls = tabs.make_controls(
-                    own.features["fill"], self._glide, more=controls.INPAINT
+                    "fill", own.features["fill"], self._glide, more=controls.INPAINT
                 )
             with gr.Column(scale=3):
                 self.panel = panel.Panel(own, "fill")
@@ -198,7 +198,7 @@ class EditTab(_PaintedTab):
                 )
                 button = gr.Button("Edit", variant="primary", elem_id="edit-go")
                 self._controls = tabs.make_controls(
-                    found, self._glide, inverts=self._inverts
+                    "edit", found, self._glide, inverts=self._inverts
                 )
             with gr.Column(scale=3):
                 self.panel = panel.Panel(own, "edit")

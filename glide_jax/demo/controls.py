@@ -48,6 +48,7 @@ class Controls:
 
     def __init__(
         self,
+        tab: str,
         found: Features,
         glide: cascade.Glide,
         names: Sequence[str],
@@ -56,12 +57,14 @@ class Controls:
         """Makes the inputs, in the layout that is open.
 
         Args:
+          tab: its name, the first part of the identities of the inputs.
           found: what the models support.
           glide: the models.
           names: of the options.
           inverts: the checkbox of inversion, or None.
         """
-        self._features, self._glide, self._inverts = found, glide, inverts
+        self._tab, self._inverts = tab, inverts
+        self._features, self._glide = found, glide
         self.components = {
             name: self._make(name) for name in names if self._can_apply(name)
         }
@@ -116,7 +119,7 @@ class Controls:
             "label": label,
             "info": about.help.removesuffix("; the bundle's if left out"),
             "visible": self._features.applies(name, {}),
-            "elem_id": None,
+            "elem_id": f"{self._tab}-{name}",
         }
         if about.kind == "choice":
             choices = [(_MODES.get(one, one), one) for one in self._choices(name)]

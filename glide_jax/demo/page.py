@@ -26,6 +26,7 @@ _CSS = """
 .status .refusal { color: #b00020; font-weight: 600; }
 .dark .status .refusal { color: #ff8a95; }
 .pictures img { image-rendering: pixelated; }
+.pictures .grid-wrap { height: auto; min-height: 0; max-height: 40rem; }
 """
 
 

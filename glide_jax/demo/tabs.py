@@ -58,7 +58,7 @@ class DrawTab:
                     "draw", own.limits.pictures, studio.WARM_PICTURES
                 )
                 button = gr.Button("Draw", variant="primary", elem_id="draw-go")
-                self._controls = make_controls(found, glide)
+                self._controls = make_controls("draw", found, glide)
             with gr.Column(scale=3):
                 self.panel = panel.Panel(own, "draw")
         inputs = {self._prompt, self._count, self._seed}
@@ -98,7 +98,7 @@ class CompareTab:
                 self._count, self._seed = make_numbers("compare", 4, 1)
                 button = gr.Button("Compare", variant="primary", elem_id="compare-go")
                 names = [n for n in controls.GUIDANCE if n != "guidance_scale"]
-                self._controls = make_controls(found, glide, guidance=names)
+                self._controls = make_controls("compare", found, glide, guidance=names)
             with gr.Column(scale=3):
                 self.panel = panel.Panel(own, "compare", has_gallery=False)
                 self._strip = gr.Image(
@@ -146,6 +146,7 @@ def _as_strip(item: history.Item | None) -> list[Any]:
 
 
 def make_controls(
+    tab: str,
     found: features.Features,
     glide: cascade.Glide,
     *,
@@ -158,4 +159,4 @@ def make_controls(
     if glide.upsampler is not None:
         names += controls.UPSAMPLER
     with gr.Accordion("Settings"):
-        return controls.Controls(found, glide, names, inverts)
+        return controls.Controls(tab, found, glide, names, inverts)

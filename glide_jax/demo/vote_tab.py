@@ -68,7 +68,9 @@ class VoteTab:
         for name in ("A", "B"):
             with gr.Accordion(f"Setting {name}", elem_id=f"vote-{name}"):
                 names = [*controls.GUIDANCE, *controls.STEPS]
-                found = controls.Controls(self._features, own.models.draw, names)
+                found = controls.Controls(
+                    f"vote-{name}", self._features, own.models.draw, names
+                )
                 self._settings.append(found)
         self._next = gr.Button("Next pair", variant="primary", elem_id="vote-next")
 

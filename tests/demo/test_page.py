@@ -29,6 +29,7 @@ sync_api = pytest.importorskip(
 PROMPT = "a big r circle"
 # A step of these models takes a millisecond; compilation on a busy core, a minute.
 WAIT_MS = 300_000
+MODES = "#draw-guidance_mode"
 
 
 @pytest.fixture(scope="module")
@@ -79,7 +80,9 @@ def page(served):
     with sync_api.sync_playwright() as playwright:
         browser = _open(playwright)
         try:
-            window = browser.new_page(viewport={"width": 1300, "height": 1200})
+            window = browser.new_page(
+                viewport={"width": 1300, "height": 1200}, locale="en-US"
+            )
             window.on("request", note)
             window.set_default_timeout(WAIT_MS)
             window.goto(served[0])
@@ -156,11 +159,11 @@ def test_an_empty_prompt_and_a_bad_seed_are_refused_in_one_line(page):
 
 
 def test_options_without_an_effect_are_not_shown(page):
-    negative = page.get_by_label("negative prompt").first
+    negative, guidance = map(page.locator, ("#draw-negative_prompt", MODES))
     assert negative.is_visible()
-    page.get_by_label("none", exact=True).first.check()
+    guidance.get_by_label("none", exact=True).check()
     negative.wait_for(state="hidden")
-    page.get_by_label("classifier-free", exact=True).first.check()
+    guidance.get_by_label("classifier-free", exact=True).check()
     negative.wait_for()
 
 
@@ -168,22 +171,20 @@ def test_a_long_picture_is_cancelled(page, served):
     write(page, "draw-prompt", PROMPT)
     write(page, "draw-seed", "")
     write(page, "draw-count", "16")
-    field = page.get_by_label("respacing", exact=True).first
-    before = field.input_value()
-    field.fill("1000")
+    write(page, "draw-respacing", "1000")
     page.click("#draw-go")
     page.get_by_text(re.compile(r"base model, step \d+ of 1000")).first.wait_for()
     page.wait_for_selector("#draw-status img.preview")  # the prediction
     shot(page, "preview")
     page.click("#draw-cancel")
     page.get_by_text("Cancelled.").wait_for()
-    field.fill(before)
     assert newest(served[1]).name == "0001"  # nothing was kept
 
 
 def stroke(page, editor: str, start: tuple[float, float], end: tuple[float, float]):
     """Paints a line with the mouse; places are shares of the canvas."""
-    page.click(f"#{editor} [aria-label='Brush'], #{editor} [title='Brush']")
+    brush = page.locator(f"#{editor} button[aria-label*='brush' i]").first
+    brush.click()
     box = page.locator(f"#{editor} canvas").first.bounding_box()
 
     def place(share):
@@ -274,7 +275,7 @@ def test_votes_change_the_ratings(page, served):
     write(page, "vote-prompts", PROMPT)
     page.click("#vote-next")
     page.get_by_text("change one, so that there is something to compare").wait_for()
-    page.locator("#vote-A").get_by_label("none", exact=True).check()
+    page.locator("#vote-A-guidance_mode").get_by_label("none", exact=True).check()
     for number, answer in enumerate(["left", "neither"]):
         page.click("#vote-next")
         page.wait_for_selector(f"#vote-go-{answer}:not([disabled])")
