@@ -51,7 +51,7 @@ class _PaintedTab:
             painting.blank() if is_white else None,
             label="picture",
             show_label=False,
-            height=560,
+            height=440,
             sources=(),
             transforms=(),
             brush=brush,

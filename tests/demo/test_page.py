@@ -201,7 +201,7 @@ def stroke(page, editor: str, start: tuple[float, float], end: tuple[float, floa
 def test_a_painted_part_is_filled_and_the_result_is_painted_again(page, served):
     page.click("#draw-to-fill")
     page.wait_for_selector("#fill-editor canvas")
-    page.wait_for_timeout(1500)
+    page.get_by_text("nothing is painted").wait_for()  # the picture is in the editor
     stroke(page, "fill-editor", (0.3, 0.45), (0.7, 0.45))
     page.get_by_text("of the picture is repainted, the rest is kept").wait_for()
     write(page, "fill-prompt", PROMPT)
