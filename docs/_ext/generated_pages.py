@@ -31,7 +31,6 @@ COPIED = {
     "experiments/results/plan/README.md": "plans.md",
     "experiments/results/chaos/report.md": "chaos.md",
     "experiments/results/curves/quickstart.md": "curves_quickstart.md",
-    "experiments/results/curves/emoji.md": "curves_emoji.md",
     "CONTRIBUTING.md": "contributing.md",
     "CHANGELOG.md": "changelog.md",
 }
@@ -39,8 +38,8 @@ PACKAGE = "glide_jax"
 # In the order in which the parts build upon each other; others follow by name.
 ORDER = (
     *("diffusion", "models", "text", "data", "parallel", "checkpoint", "config"),
-    *("train", "sample", "serve", "demo", "hooks", "eval", "study", "sweep", "convert", "plan"),
-    *("bench", "quickstart", "runtime", "cli"),
+    *("train", "sample", "serve", "demo", "hooks", "eval", "study", "sweep", "convert"),
+    *("plan", "bench", "quickstart", "runtime", "cli"),
 )
 
 
