@@ -103,6 +103,8 @@ setup(
             "python-multipart>=0.0.18,<0.1",  # uploads; before 0.0.18 CVE-2024-53981
             "uvicorn>=0.30,<1",  # HTTP
         ],
+        # `glide demo`; it brings fastapi, uvicorn and python-multipart of [serve].
+        "demo": ["gradio>=6.31,<7"],  # the page in the browser
         "wandb": ["wandb>=0.19,<1"],  # log.wandb_project
         "docs": [
             "ipykernel>=6.29,<8",  # runs the notebook
@@ -118,6 +120,7 @@ setup(
             "fastapi>=0.115,<1",  # as [serve]
             "httpx>=0.27,<1",  # requests to a server in tests
             "openai>=1.60,<4",  # the client whose requests the server answers
+            "playwright>=1.50,<2",  # drives Chromium through the page of [demo]
             "prometheus-client>=0.20,<1",  # as [serve]
             "pyright>=1.1.400,<2",
             "pytest>=8,<10",

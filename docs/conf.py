@@ -74,6 +74,7 @@ autodoc_default_options = {
     "exclude-members": "__weakref__, __new__, __init__",
 }
 autodoc_inherit_docstrings = False
+autodoc_mock_imports = ["gradio"]  # of the extra [demo], 100 MB
 autodoc_preserve_defaults = True
 python_maximum_signature_line_length = 88
 add_module_names = False

@@ -10,7 +10,7 @@ cd "$(dirname "$0")/.."
 # Tests whose programs cannot be installed are skipped with the reason.
 install_debian_packages() {
   local packages=(slurm-wlm munge openssh-server rsync shellcheck) as_root=()
-  # For the vote page and the completion scripts; 137 MB with dependencies.
+  # For the vote page, glide demo and the completion scripts; 137 MB with dependencies.
   packages+=(chromium chromium-driver zsh)
   if dpkg -s "${packages[@]}" >/dev/null 2>&1; then return; fi
   if ! command -v apt-get >/dev/null; then
@@ -55,6 +55,9 @@ if [ "${1:-}" = "--all" ]; then
   make_environment "[gpu-compile]" ||
     echo "the CUDA compiler is not installed: nothing is compiled for GPUs." >&2
   make_environment "[docs]"
+  # The page in the browser, with Debian's Chromium.
+  make_environment "[demo]" ||
+    echo "gradio is not installed: the page of glide demo is not tested." >&2
 fi
 make_environment "[dev]"
 export JAX_PLATFORMS=cpu

@@ -57,6 +57,8 @@ HOW = {
     "edit": "at toy size",
     "upsample": "at toy size",
     "serve": "parsed",  # it runs until a signal; see tests/serve
+    "demo": "parsed",  # as serve; see tests/demo
+    "benchmark serve": "parsed",  # see tests/serve
     "data check": "at toy size",
     "evaluate reference": "at toy size",
     "evaluate pairs": "at toy size",

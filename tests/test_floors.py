@@ -22,8 +22,9 @@ FLOORS = (
     ("eval", "bench", "study"),
     # hooks/ joins train/ with sample/ and eval/. quickstart/ and distil/ are programs
     # of their own: they train, sample and measure. sweep/ starts programs and reads
-    # what they leave. serve/ puts sample/ behind HTTP.
-    ("hooks", "quickstart", "distil", "sweep", "serve"),
+    # what they leave. serve/ puts sample/ behind HTTP, demo/ behind a page; it queues
+    # and listens by parts of serve/.
+    ("hooks", "quickstart", "distil", "sweep", "serve", "demo"),
     ("cli",),
 )
 FLOOR_OF = {part: floor for floor, parts in enumerate(FLOORS) for part in parts}
@@ -44,9 +45,10 @@ HOMES = {
     "resvg_py": ("data",),
     "matplotlib": ("eval", "study", "sweep"),
     "optax": ("train",),
-    "fastapi": ("serve",),
+    "fastapi": ("serve", "demo"),
     "starlette": ("serve",),
     "uvicorn": ("serve",),
+    "gradio": ("demo",),
     "prometheus_client": ("serve",),
     "ml_collections": ("config", "cli"),
     "tensorflow": (),

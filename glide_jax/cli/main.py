@@ -66,6 +66,7 @@ VERB_GROUPS = {
         "inpaint": "repaint a part of a picture, or extend it beyond its sides",
         "edit": "change a picture, or finish a sketch",
         "upsample": "enlarge pictures of any size by the upsampler's factor",
+        "demo": "open a page that draws, repaints, edits, compares and votes",
         "serve": "answer requests for pictures over HTTP, as OpenAI's clients ask",
     },
     "evaluate": {
@@ -80,6 +81,7 @@ VERB_GROUPS = {
         "verify": "check the files of a workdir or a bundle for damage",
         "benchmark sample": "time the sampler on this machine",
         "benchmark train": "time a training step on this machine",
+        "benchmark serve": "time a server, many clients against one at a time",
         "settings": "every setting of a run, with default and meaning",
         "completion": "print a script that completes verbs and flags in a shell",
         "flags": "print the compiler flags of a chip for a shell",

@@ -80,13 +80,13 @@ def run(fv: flags.FlagValues, args: list[str]) -> int:
             f"--max_queue={fv.max_queue} cannot hold a request of --max_pictures="
             f"{fv.max_pictures}; give at least as many"
         )
-    from glide_jax.serve import service
+    from glide_jax.serve import listening
 
     token = _read_token(fv)
-    listener = service.listen(fv.host, fv.port, has_token=token is not None)
+    listener = listening.listen(fv.host, fv.port, has_token=token is not None)
     with listener, lifecycle.StopRequest() as stop:
         server = _make(fv, token)
-        server.warm_up()
+        server.warm_up(stop.check)
         server.start(listener)
         host, port = listener.getsockname()[:2]
         host = f"[{host}]" if ":" in host else host

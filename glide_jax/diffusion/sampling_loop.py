@@ -12,7 +12,7 @@ import jax
 import jax.numpy as jnp
 
 from glide_jax import array_types
-from glide_jax.diffusion import multistep, process, samplers, single_step
+from glide_jax.diffusion import guidance, multistep, process, samplers, single_step
 from glide_jax.runtime import random_streams
 
 # (x_t, timesteps on the training chain) -> model_output
@@ -175,6 +175,35 @@ def walk(
         )
 
     return jax.lax.fori_loop(first, stop, body, state)
+
+
+def predict(
+    denoise: Denoise,
+    tables: process.DiffusionTables,
+    state: WalkState,
+    num_left: multistep.Count,
+    *,
+    gradient_fn: GradientFn | None = None,
+    denoised_fn: process.DenoisedFn | None = None,
+    clip_denoised: bool = True,
+) -> array_types.Image:
+    """Returns the x_start that the network predicts between two steps, (b, h, w, c).
+
+    `num_left` is the number of steps still to make; with 0, x_t itself is x_start. The
+    other arguments are those of `walk`.
+    """
+    t = jnp.full(state.x_t.shape[:1], jnp.maximum(num_left - 1, 0), jnp.int32)
+    timesteps = tables.timesteps[t]
+    predicted, _ = guidance.estimate(
+        tables,
+        denoise(state.x_t, timesteps),
+        state.x_t,
+        t,
+        None if gradient_fn is None else gradient_fn(state.x_t, timesteps),
+        clip_denoised,
+        denoised_fn,
+    )
+    return jnp.where(num_left > 0, predicted, state.x_t)
 
 
 def invert(

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any
+from typing import Any, NamedTuple
 
 import jax
 import numpy as np
@@ -16,6 +16,38 @@ from glide_jax.sample.stage_inputs import StageInputs
 # Called with 0 when a stage begins, then with the number of images finished since the
 # last call, which may be a fraction. The numbers of a stage sum to its images.
 Progress = Callable[[float | int], None]
+
+
+class Step(NamedTuple):
+    """One step of a batch.
+
+    Attributes:
+      stage: "base" or "upsampler".
+      num_made, total: the steps that are made, and all of the batch.
+      estimate: returns the pictures that the model predicts now, uint8 (B, H, W, 3),
+        the pictures of the batch first and perhaps others that pad it. A call costs as
+        much as a step, and on its first use compiles a program.
+    """
+
+    stage: str
+    num_made: int
+    total: int
+    estimate: Callable[[], image_io.PixelBatch]
+
+
+class StepProgress:
+    """A `Progress` that is also called after every step; either method may raise.
+
+    The pictures are the same. Other callbacks are called about 16 times a stage.
+    """
+
+    def __call__(self, finished: float | int) -> None:
+        """See `Progress`."""
+
+    def on_step(self, step: Step) -> None:
+        """Called after each step."""
+
+
 # (inputs, callback for shares of the work) -> x_start (B, H, W, 3)
 Draw = Callable[[StageInputs, segments.OnShare | None], jax.Array]
 
@@ -51,6 +83,17 @@ def draw_in_batches(
         on_share = _scaled(progress, wanted)
         pictures.append(image_io.to_pixels(draw(batch, on_share))[:wanted])
     return np.concatenate(pictures)
+
+
+def as_on_step(progress: StepProgress, stage: str) -> segments.OnStep:
+    """Returns the callback of one stage."""
+
+    def on_step(num_made: int, total: int, estimate: Callable[[], jax.Array]) -> None:
+        progress.on_step(
+            Step(stage, num_made, total, lambda: image_io.to_pixels(estimate()))
+        )
+
+    return on_step
 
 
 def _scaled(progress: Progress | None, count: int) -> segments.OnShare | None:

@@ -371,8 +371,12 @@ class Glide(models.Models):
                 model.config, model.denoiser, static, clip_fns
             )
         program = self._stages[key]
+        on_step = None
+        if isinstance(progress, batches.StepProgress):
+            name = "base" if model is self._base else "upsampler"
+            on_step = batches.as_on_step(progress, name)
         return batches.draw_in_batches(
-            lambda *batch: program(model.params, clip_params, *batch),
+            lambda *batch: program(model.params, clip_params, *batch, on_step=on_step),
             inputs,
             run.options.batch_size,
             progress,

@@ -16,6 +16,7 @@ from glide_jax import array_types
 from glide_jax.config import defaults
 from glide_jax.diffusion import guidance, process, sampling_loop, schedules
 from glide_jax.models import build, noised_clip
+from glide_jax.sample import segments
 from glide_jax.sample.stage_inputs import Caption, StageInputs
 
 MAX_CLIP_FACTOR = 10.0
@@ -188,6 +189,38 @@ def make_gradient(
         return guidance.similarity_gradient(similarity, x_t, scale[:, None, None, None])
 
     return gradient_fn
+
+
+def make_calls(
+    config: defaults.Config,
+    fns: build.DenoiserFns,
+    clip_fns: build.ClipFns | None,
+    params: array_types.Params,
+    clip_params: array_types.Params | None,
+    inputs: StageInputs,
+    context: segments.Context,
+    *,
+    guidance_mode: str,
+    sees_known: bool,
+) -> tuple[sampling_loop.Denoise, sampling_loop.GradientFn | None]:
+    """Returns the calls of the networks in a step: the denoiser's, the CLIP's or None.
+
+    Without `sees_known` the denoiser does not read the known pixels.
+    """
+    seen = inputs
+    if not sees_known:
+        seen = inputs._replace(inpaint_image=None, inpaint_mask=None)
+    denoise = make_denoise(
+        config, fns, params, context.text, seen, is_guided="cfg" in guidance_mode
+    )
+    if "clip" not in guidance_mode:
+        return denoise, None
+    assert clip_fns is not None
+    assert clip_params is not None
+    assert context.clip_text is not None
+    return denoise, make_gradient(
+        config, clip_fns, clip_params, context.clip_text, inputs
+    )
 
 
 def _weights(inputs: StageInputs) -> jax.Array:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
@@ -16,6 +17,9 @@ from glide_jax.sample.stage_inputs import StageInputs
 
 # Called with the share of the work done since the last call; the shares sum to 1.
 OnShare = Callable[[float], None]
+# Called after each step with the number of steps made, that of all, and a function that
+# returns the predicted x_start, (B, H, W, 3).
+OnStep = Callable[[int, int, Callable[[], jax.Array]], None]
 
 # Numbers of segments are powers of two, so that their shares are exact.
 MAX_SEGMENTS = 16
@@ -57,9 +61,14 @@ class Stage:
       num_segments: number of calls of `Parts.advance`.
     """
 
-    def __init__(self, parts: Parts, num_segments: int):
-        """Takes jitted or compiled parts, and the number of segments."""
+    def __init__(self, parts: Parts, num_segments: int, estimate: Any = None):
+        """Takes jitted or compiled parts, and the number of segments.
+
+        `estimate` is (params, clip_params, inputs, context, state, steps made) ->
+        predicted x_start; only `on_step` needs it.
+        """
         self._parts, self.num_segments = parts, num_segments
+        self._estimate = estimate
 
     def __call__(
         self,
@@ -67,20 +76,35 @@ class Stage:
         clip_params: array_types.Params | None,
         inputs: StageInputs,
         on_share: OnShare | None = None,
+        on_step: OnStep | None = None,
     ) -> jax.Array:
-        """Returns x_start, (B, H, W, 3) float32; `on_share` may raise to stop."""
+        """Returns x_start, (B, H, W, 3) float32; the callbacks may raise to stop.
+
+        With `on_step` each step is a segment of its own, of the same program.
+        """
         inputs = _on_devices(inputs)
         context, state = self._parts.begin(params, clip_params, inputs)
-        for segment in range(self.num_segments):
+        num_segments = self.num_segments
+        if on_step is not None:
+            num_segments = max(1, int(context.num_steps))
+        for segment in range(num_segments):
             # A state on other devices would compile the segments again.
             state = jax.device_put(state, inputs.keys.sharding)
             state = self._parts.advance(
                 *(params, clip_params, inputs, context, state),
-                *(np.int32(segment), np.int32(self.num_segments)),
+                *(np.int32(segment), np.int32(num_segments)),
             )
             if on_share is not None:
                 jax.block_until_ready(state)
-                on_share(1 / self.num_segments)
+                on_share(1 / num_segments)
+            if on_step is not None:
+                made = np.int32(segment + 1)
+                arguments = params, clip_params, inputs, context, state, made
+                on_step(
+                    segment + 1,
+                    num_segments,
+                    functools.partial(self._estimate, *arguments),
+                )
         return self._parts.finish(inputs, state)
 
     def compiled(

@@ -113,7 +113,8 @@ def make_stage(
     parts = _make_parts(config, fns, settings, clip_fns)
     longest = num_steps(config, settings)
     num_segments = min(segments.MAX_SEGMENTS, 1 << (longest.bit_length() - 1))
-    return Stage(segments.Parts(*map(jax.jit, parts)), num_segments)
+    estimate = _make_estimate(config, fns, settings, clip_fns)
+    return Stage(segments.Parts(*map(jax.jit, parts)), num_segments, jax.jit(estimate))
 
 
 def num_steps(config: defaults.Config, settings: StageSettings) -> int:
@@ -158,33 +159,27 @@ def _make_parts(
 ) -> segments.Parts:
     """Returns the parts of the program; raises UserError as `make_program`."""
     check(config, settings, has_clip=clip_fns is not None)
-    tables = _tables(config, settings)
-    is_guided = "cfg" in settings.guidance_mode
-    if "clip" not in settings.guidance_mode:
-        clip_fns = None
+    tables, mode = _tables(config, settings), settings.guidance_mode
 
     def begin(params, clip_params, inputs):
-        text = guided_denoiser.encode(config, fns, params, inputs, is_guided=is_guided)
+        text = guided_denoiser.encode(
+            config, fns, params, inputs, is_guided="cfg" in mode
+        )
         clip_text = None
-        if clip_fns is not None:
+        if clip_fns is not None and "clip" in mode:
             clip_text = guided_denoiser.encode_for_clip(clip_fns, clip_params, inputs)
         num_steps, x_init = _start(config, fns, params, inputs, tables, settings)
         state = sampling_loop.start(x_init, settings.sampler)
         return segments.Context(text, clip_text, num_steps), state
 
     def advance(params, clip_params, inputs, context, state, segment, num_segments):
-        seen = inputs
-        if settings.inpaint_mode != "pinned":
-            seen = inputs._replace(inpaint_image=None, inpaint_mask=None)
-        gradient_fn = None
-        if clip_fns is not None:
-            gradient_fn = guided_denoiser.make_gradient(
-                config, clip_fns, clip_params, context.clip_text, inputs
-            )
+        denoise, gradient_fn = guided_denoiser.make_calls(
+            *(config, fns, clip_fns, params, clip_params, inputs, context),
+            guidance_mode=settings.guidance_mode,
+            sees_known=settings.inpaint_mode == "pinned",
+        )
         return sampling_loop.walk(
-            guided_denoiser.make_denoise(
-                config, fns, params, context.text, seen, is_guided=is_guided
-            ),
+            denoise,
             tables,
             state,
             inputs.keys,
@@ -203,6 +198,31 @@ def _make_parts(
         return _pin_last(state.x_t, inputs, settings)
 
     return segments.Parts(begin, advance, finish)
+
+
+def _make_estimate(
+    config: defaults.Config,
+    fns: build.DenoiserFns,
+    settings: StageSettings,
+    clip_fns: build.ClipFns | None,
+) -> Callable[..., array_types.Image]:
+    """Returns the function that predicts x_start between two steps; see `Stage`."""
+    tables = _tables(config, settings)
+
+    def estimate(params, clip_params, inputs, context, state, num_made):
+        denoise, gradient_fn = guided_denoiser.make_calls(
+            *(config, fns, clip_fns, params, clip_params, inputs, context),
+            guidance_mode=settings.guidance_mode,
+            sees_known=settings.inpaint_mode == "pinned",
+        )
+        return sampling_loop.predict(
+            *(denoise, tables, state, context.num_steps - num_made),
+            gradient_fn=gradient_fn,
+            denoised_fn=_make_denoised(inputs, settings),
+            clip_denoised=not settings.is_thresholded,
+        )
+
+    return estimate
 
 
 def _tables(

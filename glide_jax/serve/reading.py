@@ -10,6 +10,7 @@ import contextlib
 import dataclasses
 import json
 import secrets
+import threading
 from collections.abc import Iterator, Mapping
 from typing import Any, NamedTuple
 
@@ -86,6 +87,7 @@ class Reader:
         self._glide, self.model_name = glide, model_name
         self._limits, self._defaults = limits or Limits(), dict(defaults or {})
         self._programs: set[Any] = set()
+        self._lock = threading.Lock()  # requests are read in several threads
         self._names = [n for n in options.names() if n not in _NO_FIELDS]
 
     def read(
@@ -133,9 +135,12 @@ class Reader:
             strength,
             source is not None,
         )
-        self._check_models(group, prompt, count, {"seed": seed, "first_index": first})
+        program = self._check_models(
+            group, prompt, count, {"seed": seed, "first_index": first}
+        )
         if known is not None:
             self._check_mask(known, group)
+        self._count_program(program)
         step = chosen.get("candidates", 1)
         rows = [
             Row(prompt, seed, first + i * step, picture, known, source)
@@ -154,6 +159,7 @@ class Reader:
                 if name in given:
                     raise unusable(f"{name} is for an edit with a mask", name)
                 chosen.pop(name, None)
+        _drop_idle(chosen, given)
         return {**chosen, **given}
 
     def _check_names(self, fields: Mapping[str, Any]) -> None:
@@ -229,8 +235,12 @@ class Reader:
 
     def _check_models(
         self, group: Group, prompt: str, count: int, seeds: dict[str, Any]
-    ) -> None:
-        """Raises RequestError for what the models would refuse, or too much work."""
+    ) -> Any:
+        """Returns what the program of a group is compiled for.
+
+        Raises:
+          RequestError: what the models would refuse, or too much work.
+        """
         given: Any = {**dict(group.options), **seeds}
         if group.inverts:
             given.setdefault("sampler", "ddim")
@@ -257,9 +267,13 @@ class Reader:
                 options.check_strength(group.strength)
                 run.edited_steps(group.strength)
         static = None if run.upsampler is None else run.upsampler.static
-        program = (group.verb, run.base.static, static, given.get("candidates", 1))
-        if program not in self._programs:
-            if len(self._programs) >= self._limits.programs:
+        return group.verb, run.base.static, static, given.get("candidates", 1)
+
+    def _count_program(self, program: Any) -> None:
+        """Raises RequestError for one program too many."""
+        with self._lock:
+            full = len(self._programs) >= self._limits.programs
+            if full and program not in self._programs:
                 raise unusable(
                     f"this server has compiled {self._limits.programs} combinations of "
                     "options and compiles no more; leave out sampler, respacing and "
@@ -316,6 +330,17 @@ class Reader:
             inpaint_conditions.checked_masks(
                 known[None], known.shape, self._glide.base_px, feather
             )
+
+
+def _drop_idle(defaults: dict[str, Any], given: Mapping[str, Any]) -> None:
+    """Removes the server's values that have no effect with those of a request."""
+    mode = given.get("guidance_mode", defaults.get("guidance_mode", "cfg"))
+    for name in list(defaults):
+        needs = options.about(name).needs
+        prefix = name.removesuffix("eta")
+        of_other_sampler = name.endswith("eta") and f"{prefix}sampler" in given
+        if of_other_sampler or (needs and needs not in mode.split("+")):
+            del defaults[name]
 
 
 @contextlib.contextmanager

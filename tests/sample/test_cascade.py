@@ -10,7 +10,7 @@ from PIL import Image
 
 from glide_jax import errors
 from glide_jax.config import defaults
-from glide_jax.sample import cascade, image_io, options, request, rerank
+from glide_jax.sample import batches, cascade, image_io, options, request, rerank
 from glide_jax.text import sentencepiece_tokenizer
 
 PROMPTS = ["a big r circle", "a small g circle", "a big b circle"]
@@ -145,6 +145,44 @@ def test_progress_counts_every_image_of_every_stage_once(both):
     # A bundle of the tests walks 4 timesteps, each of which is told of.
     assert finished == [0, *[0.5] * 4, *[0.25] * 4] * both.num_stages
     assert sum(finished) == len(PROMPTS) * both.num_stages
+
+
+class Watched(batches.StepProgress):
+    """Notes every step with its estimate, and ends at one of them."""
+
+    def __init__(self, end=None):
+        self.steps, self._end = [], end
+
+    def on_step(self, step):
+        self.steps.append((step.stage, step.num_made, step.total, step.estimate()))
+        if self.steps[-1][:2] == self._end:
+            raise KeyboardInterrupt
+
+
+def test_a_walk_of_single_steps_draws_the_same_and_predicts_the_picture(both, drawn):
+    watched = Watched()
+    again = both.sample(PROMPTS, seed=7, batch_size=2, progress=watched)
+    np.testing.assert_array_equal(again.images, drawn.images)
+    batch = [(name, i, 4) for name in ("base", "upsampler") for i in range(1, 5)]
+    assert sorted(step[:3] for step in watched.steps) == sorted(batch * 2)
+    # The last step returns what is predicted before it.
+    before = next(step[3] for step in watched.steps if step[:2] == ("upsampler", 3))
+    assert_within(before, drawn.images[:2], 1)
+    after = next(step[3] for step in watched.steps if step[:2] == ("upsampler", 4))
+    np.testing.assert_array_equal(after, drawn.images[:2])
+    first = watched.steps[0][3]
+    assert np.abs(first.astype(int) - drawn.base_images[:2]).max() > 2
+    stopped = Watched(("base", 2))
+    with pytest.raises(KeyboardInterrupt):
+        both.sample(PROMPTS, seed=7, batch_size=2, progress=stopped)
+    assert len(stopped.steps) == 2
+
+
+def test_an_edit_tells_of_the_steps_that_it_makes(both):
+    watched = Watched()
+    pictures = make_pictures(1, 16)
+    both.edit(pictures, PROMPTS[0], strength=0.5, progress=watched)
+    assert [step[1:3] for step in watched.steps] == [(1, 2), (2, 2)] * 2
 
 
 @pytest.mark.parametrize(("value", "extent"), [(1, "nothing"), (0, "everything")])

@@ -28,7 +28,7 @@ class Running:
 @contextlib.contextmanager
 def serving(glide, *, batching=None, limits=None, access=None):
     """Starts a server with the token of the tests, and stops it."""
-    from glide_jax.serve import app, reading, service
+    from glide_jax.serve import app, listening, reading, service
 
     own = service.Service(
         glide,
@@ -37,7 +37,7 @@ def serving(glide, *, batching=None, limits=None, access=None):
         limits=reading.Limits(**(limits or {})),
         access=app.Access(**{"token": TOKEN, **(access or {})}),
     )
-    with service.listen("127.0.0.1", 0, has_token=True) as listener:
+    with listening.listen("127.0.0.1", 0, has_token=True) as listener:
         own.start(listener)
         port = listener.getsockname()[1]
         try:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import random
 import re
@@ -104,6 +105,22 @@ def test_a_signal_ends_the_server_when_its_requests_are_answered(bundles, drain_
     else:
         assert (answer.status_code, answer.headers["Retry-After"]) == (503, "10")
         assert "requests given up that took longer than --drain_s=0" in said
+
+
+@pytest.mark.slow
+def test_a_benchmark_starts_a_server_for_its_time(
+    bundles, tmp_path, monkeypatch, capfd
+):
+    monkeypatch.setenv("PYTHONPATH", os.pathsep.join(filter(None, sys.path)))
+    output = tmp_path / "rows.jsonl"
+    flags = [f"--base={bundles['base']}", "--batch_size=2", f"--output={output}"]
+    flags += ["--clients=2", "--requests=4", "--respacing=2"]
+    assert main.run(["benchmark", "serve", *flags]) == 0
+    row = json.loads(output.read_text())
+    assert (row["batch_size"], row["options"]) == (2, {"respacing": "2"})
+    assert row["machine"]["platform"] == "cpu"
+    assert main.run(["benchmark", "serve", "--base=absent"]) == 2
+    assert "the server did not start" in capfd.readouterr().err
 
 
 CLIENTS, REQUESTS = 8, 200

@@ -17,6 +17,8 @@ pytest.importorskip("fastapi", reason="needs the extra [serve]")
 httpx = pytest.importorskip("httpx")
 openai = pytest.importorskip("openai")
 
+from glide_jax.cli import main  # noqa: E402
+from glide_jax.serve import answers, reading  # noqa: E402
 from tests import fake_devices  # noqa: E402
 from tests.serve.conftest import BATCH, TOKEN, serving  # noqa: E402
 
@@ -136,6 +138,39 @@ def test_the_example_of_the_page_runs(server, tmp_path, monkeypatch):
     assert pictures(names["repainted"])[0].shape == PHOTO.shape
 
 
+def test_a_benchmark_compares_many_clients_with_one(server, tmp_path, capsys):
+    token = tmp_path / "token.txt"
+    token.write_text(f"{TOKEN}\n")
+    flags = [f"--token_file={token}", "--clients=4", "--requests=4"]
+    command = ["benchmark", "serve", f"--url={server.url}", *flags]
+    assert main.run([*command, f"--prompt={PROMPT}"]) == 0
+    row = json.loads(capsys.readouterr().out)
+    assert (row["clients"], row["requests"]) == (4, 4)
+    rates = [row[n]["pictures_per_second"] for n in ("together", "one_at_a_time")]
+    assert row["speedup"] == pytest.approx(rates[0] / rates[1], rel=1e-3)
+    assert main.run([*command, f"--prompt={'x' * 51}"]) == 2
+    said = capsys.readouterr().err
+    assert "answers 422: prompt has 51 characters" in said
+    assert said.count("\n") == 1
+
+
+@pytest.mark.parametrize(
+    ("flags", "line"),
+    [
+        ([], "give either --base=BUNDLE or --url="),
+        (["--url=here"], "--url=here is not the address of a server"),
+        (["--url=http://127.0.0.1:9"], "cannot be asked"),
+        (["--url=http://x", "--batch_size=2"], "--batch_size is for a server that is"),
+        (["--base=x", "--token_file=y"], "--token_file is for a running server"),
+    ],
+)
+def test_a_benchmark_that_has_no_server_says_why_in_one_line(flags, line, capsys):
+    assert main.run(["benchmark", "serve", *flags]) == 2
+    said = capsys.readouterr().err
+    assert line in said
+    assert said.count("\n") == 1
+
+
 def test_the_models_are_listed_and_the_server_is_healthy(server, client):
     assert [model.id for model in client.models.list()] == ["small"]
     assert client.models.retrieve("small").owned_by == "glide_jax"
@@ -229,6 +264,43 @@ def test_without_the_token_nothing_but_the_health_is_told(server, header):
         answer = httpx.get(f"{server.url}{path}", headers=header)
         check_refused(answer, 401, "the token is missing or wrong")
         assert answer.headers["WWW-Authenticate"] == "Bearer"
+
+
+def test_the_servers_values_give_way_to_those_of_a_request(inpainter):
+    defaults = {"guidance_scale": 2.0, "negative_prompt": "r", "sampler": "ddim"}
+    own = reading.Reader(inpainter, model_name="x", defaults={**defaults, "eta": 0.5})
+    for given, kept in (
+        ({}, {**defaults, "eta": 0.5}),
+        ({"guidance_mode": "none"}, {"sampler": "ddim", "eta": 0.5}),
+        ({"sampler": "plms"}, {"guidance_scale": 2.0, "negative_prompt": "r"}),
+    ):
+        asked = own.read({"prompt": PROMPT, **given})
+        assert dict(asked.group.options) == {**kept, **given}
+
+
+def test_a_request_that_is_refused_takes_no_program(inpainter):
+    own = reading.Reader(inpainter, model_name="x", limits=reading.Limits(programs=1))
+    soft = {"prompt": PROMPT, "feather_px": 900}
+    with pytest.raises(answers.RequestError, match="feather_px=900"):
+        own.read(soft, png(HOLE))
+    own.read({"prompt": PROMPT})
+    with pytest.raises(answers.RequestError, match="compiles no more"):
+        own.read({"prompt": PROMPT}, png(HOLE))
+
+
+def test_pages_of_other_sites_cannot_use_a_server_without_a_token(inpainter):
+    with serving(inpainter, access={"token": None}) as running:
+        port = running.url.rpartition(":")[2]
+        for header, status in (
+            ({}, 200),
+            ({"Host": f"localhost:{port}", "Origin": running.url}, 200),
+            ({"Host": f"rebound.example:{port}"}, 403),
+            ({"Origin": "https://other.example"}, 403),
+            ({"Origin": "null"}, 403),
+        ):
+            answer = httpx.get(f"{running.url}/v1/models", headers=header)
+            assert answer.status_code == status
+        assert "use http://127.0.0.1" in answer.json()["error"]["message"]
 
 
 def test_a_deadline_and_a_client_that_leaves_empty_the_queue(inpainter):

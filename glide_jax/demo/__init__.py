@@ -1,0 +1,1 @@
+"""A page in the browser that draws, repaints, edits, compares and votes."""
