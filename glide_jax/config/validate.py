@@ -15,9 +15,9 @@ from glide_jax.errors import UserError
 
 def validate(config: defaults.Config) -> None:
     """Raises UserError at the first rule that the settings break."""
-    _check_values("", config)
+    check_values("", config)
     for name in ("model", *defaults.SECTIONS):
-        _check_values(f"{name}.", getattr(config, name))
+        check_values(f"{name}.", getattr(config, name))
     if isinstance(config.model, defaults.Text2ImConfig):
         _check_text2im(config.model)
         _check_respacing(config)
@@ -35,7 +35,12 @@ def validate(config: defaults.Config) -> None:
     _check_sample(config)
 
 
-def _check_values(prefix: str, section: Any) -> None:
+def check_values(prefix: str, section: Any) -> None:
+    """Checks each setting of a section against its own rule.
+
+    Raises:
+      UserError: the first value that is not allowed, with `prefix` before its name.
+    """
     for name, rule in rules_of(type(section)).items():
         value = getattr(section, name)
         if not rule.allows(value):
