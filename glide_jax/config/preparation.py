@@ -79,9 +79,9 @@ class DuplicateConfig:
     exact: bool = setting(True, IDENTITY)
     # largest distance of perceptual hashes of near duplicates, bits; -1: off
     max_distance: int = setting(4, IDENTITY, low=-1, high=MAX_DISTANCE)
-    # largest mean difference of their signatures, in levels of 256, which confirms
+    # largest difference of a cell of their signatures, in levels of 256, which confirms
     # what the hash suggests (ours, measured: see docs/data_preparation.md)
-    max_difference: float = setting(6.0, IDENTITY, low=0)
+    max_difference: int = setting(12, IDENTITY, low=0, high=255)
 
 
 @dataclass(frozen=True)

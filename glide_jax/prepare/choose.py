@@ -198,7 +198,7 @@ def _bands(row: Row, distance: int) -> Iterator[tuple[tuple[int, int], Marked]]:
 
 
 def _find_near(
-    group: tuple[Any, Iterable[Marked]], distance: int, difference: float
+    group: tuple[Any, Iterable[Marked]], distance: int, difference: int
 ) -> Iterator[tuple[int, tuple[tuple[int, int], int, str]]]:
     """Yields (index, (rank, distance, key) of a better near duplicate) of a band."""
     rows = sorted(group[1])

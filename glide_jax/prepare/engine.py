@@ -5,10 +5,7 @@ from __future__ import annotations
 import dataclasses
 import importlib
 import logging
-import os
 import shlex
-import threading
-import time
 from collections.abc import Callable
 
 import apache_beam as beam
@@ -17,7 +14,6 @@ from apache_beam.options import pipeline_options
 from glide_jax.errors import UserError
 
 LOCAL = "local"
-_POLL_SECS = 2.0
 
 
 @dataclasses.dataclass(frozen=True)
@@ -90,6 +86,7 @@ class Engine:
         return [
             f"--direct_running_mode={mode}",
             f"--direct_num_workers={self.processes}",
+            "--default_sdk_harness_log_level=ERROR",
             *self.words,
         ]
 
@@ -161,19 +158,3 @@ def _make(name: str) -> beam.runners.PipelineRunner:
     check_installed(name)
     module, _, class_name = RUNNERS[name].path.rpartition(".")
     return getattr(importlib.import_module(module), class_name)()
-
-
-def end_with_parent() -> None:
-    """Ends this process soon after its parent.
-
-    A worker waits for work by a pipe that it holds open itself, and would outlive a
-    parent that is killed.
-    """
-    parent = os.getppid()
-
-    def watch() -> None:
-        while os.getppid() == parent:
-            time.sleep(_POLL_SECS)
-        os._exit(1)
-
-    threading.Thread(target=watch, daemon=True).start()

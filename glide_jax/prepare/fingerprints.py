@@ -105,9 +105,9 @@ class Pairs(NamedTuple):
 
 
 def near_pairs(
-    hashes: Hashes, signatures: Signatures, distance: int, difference: float
+    hashes: Hashes, signatures: Signatures, distance: int, difference: int
 ) -> Iterator[Pairs]:
-    """Yields all pairs within `distance` bits and a mean `difference` of levels.
+    """Yields all pairs within `distance` bits and `difference` levels in each cell.
 
     Up to _BLOCK rows are compared each with each. More, e.g. drawings on white that
     share a band, are first divided by bands of the bits in which they differ.
@@ -120,7 +120,7 @@ def _search(
     signatures: Signatures,
     rows: Rows,
     distance: int,
-    difference: float,
+    difference: int,
 ) -> Iterator[Pairs]:
     words = hashes[rows]
     varying = int(np.bitwise_or.reduce(words ^ words[:1])) if len(rows) else 0
@@ -145,7 +145,7 @@ def _compare(
     signatures: Signatures,
     rows: Rows,
     distance: int,
-    difference: float,
+    difference: int,
 ) -> Iterator[Pairs]:
     """Compares rows each with each, in blocks."""
     rows = np.sort(rows)
@@ -159,7 +159,7 @@ def _compare(
             i, j = i[keep], j[keep]
             levels = signatures[left[i]].astype(np.int16)
             levels -= signatures[right[j]]
-            near = np.abs(levels).mean(axis=1) <= difference
+            near = np.abs(levels).max(axis=1, initial=0) <= difference
             i, j = i[near], j[near]
             if len(i):
                 yield Pairs(left[i], right[j], apart[i, j].astype(np.int64))
@@ -173,7 +173,7 @@ class HashIndex:
         hashes: Hashes,
         signatures: Signatures,
         distance: int,
-        difference: float,
+        difference: int,
     ) -> None:
         self._hashes, self._signatures = hashes, signatures
         self._distance, self._difference = distance, difference
@@ -193,7 +193,7 @@ class HashIndex:
         apart = np.bitwise_count(self._hashes[rows] ^ np.uint64(word))
         levels = self._signatures[rows].astype(np.int16)
         levels -= np.frombuffer(signature, np.uint8)
-        near = np.abs(levels).mean(axis=1) <= self._difference
+        near = np.abs(levels).max(axis=1, initial=0) <= self._difference
         near &= apart <= self._distance
         if not near.any():
             return None

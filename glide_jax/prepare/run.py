@@ -52,13 +52,14 @@ class Run:
         """Stage 1; returns the number of pairs."""
         name = "read validation" if is_validation else "read"
         source = job.open_pairs(self.work.config, is_validation=is_validation)
-        folder = self.work.facts(is_validation=is_validation)
+        pairs = scan.Set(self.work, is_validation, columns)
+        folder = pairs.folder
         if self.ledger.is_done(name):
             return self.ledger.result(name)
         left = scan.missing(folder, len(source))
         if left:
-            stage = scan.ReadAll(self.work, is_validation, columns)
-            self._run(name, folder, len(source) // job.CHUNK + 1, left, stage)
+            parts = -(-len(source) // job.CHUNK)
+            self._run(name, folder, parts, left, scan.ReadAll(pairs))
         if scan.missing(folder, len(source)):
             raise RuntimeError(f"{folder} has no facts of some pairs")
         self.ledger.finish(name, len(source))

@@ -11,13 +11,13 @@ gets the fault "crash", and all others have their facts.
 from __future__ import annotations
 
 import dataclasses
+import functools
 import pathlib
-import time
 from collections.abc import Iterator
 
 import apache_beam as beam
 
-from glide_jax.prepare import facts, job, languages, scores
+from glide_jax.prepare import facts, isolation, job, languages, scores
 
 # Pairs of a span, and the seconds after which its process counts as hanging, from the
 # first attempt to the last one. Models are compiled within these.
@@ -26,6 +26,26 @@ ATTEMPTS = ((job.CHUNK, 3600), (32, 600), (1, 300))
 _BATCH = 64
 
 Span = tuple[int, int]
+
+
+@dataclasses.dataclass(frozen=True)
+class Set:
+    """The pairs that are read.
+
+    Attributes:
+      work: the preparation.
+      is_validation: whether they are those of the validation sources.
+      columns: number of scores of a pair.
+    """
+
+    work: job.Job
+    is_validation: bool
+    columns: int
+
+    @property
+    def folder(self) -> pathlib.Path:
+        """The folder of the facts."""
+        return self.work.facts(is_validation=self.is_validation)
 
 
 def part_path(folder: pathlib.Path, span: Span) -> pathlib.Path:
@@ -39,38 +59,56 @@ def spans(start: int, stop: int, size: int) -> list[Span]:
 
 
 class ReadSpan(beam.DoFn):
-    """Reads the pairs of a span and writes their facts."""
+    """Writes the facts of the pairs of a span, read in a process of its own."""
 
-    def __init__(self, work: job.Job, is_validation: bool, columns: int) -> None:
-        self._job, self._is_validation, self._columns = work, is_validation, columns
+    def __init__(self, set_: Set, secs: float) -> None:
+        self._set, self._secs = set_, secs
 
     def setup(self) -> None:
-        """Opens what a worker reads by."""
-        config = self._job.config
-        self._source = job.open_pairs(config, is_validation=self._is_validation)
-        self._folder = self._job.facts(is_validation=self._is_validation)
+        """Prepares the process, which starts with the first span."""
+        self._isolated = isolation.Isolated()
+
+    def process(self, span: Span) -> Iterator[int]:
+        """Yields the number of pairs; raises if one of them ends the process."""
+        yield self._isolated.call(read_span, self._set, span, secs=self._secs)
+
+    def teardown(self) -> None:
+        """Ends the process."""
+        self._isolated.close()
+
+
+def read_span(set_: Set, span: Span) -> int:
+    """Writes the facts of the pairs of a span; returns their number."""
+    reader = _reader(set_)
+    rows: list[facts.Facts] = []
+    for first, stop in spans(*span, _BATCH):
+        rows += reader.read(range(first, stop))
+    facts.write(part_path(set_.folder, span), rows)
+    return len(rows)
+
+
+@functools.lru_cache(maxsize=1)
+def _reader(set_: Set) -> Reader:
+    return Reader(set_)
+
+
+class Reader:
+    """Reads pairs, with the models that their facts need."""
+
+    def __init__(self, set_: Set) -> None:
+        config = set_.work.config
+        self._source = job.open_pairs(config, is_validation=set_.is_validation)
+        self._max_pixels, self._columns = config.picture.max_pixels, set_.columns
         self._detect = (
             languages.make_detector() if config.caption.languages else languages.none
         )
-        self._scorer = scores.make_scorer(self._job) if self._columns else None
+        self._scorer = scores.make_scorer(set_.work) if set_.columns else None
 
-    def process(self, span: Span) -> Iterator[tuple[int, float]]:
-        """Yields (pairs, seconds), unless the facts are there already."""
-        path = part_path(self._folder, span)
-        if path.exists():
-            return
-        start = time.monotonic()
-        rows: list[facts.Facts] = []
-        for first, stop in spans(*span, _BATCH):
-            rows += self._read(range(first, stop))
-        facts.write(path, rows)
-        yield len(rows), time.monotonic() - start
-
-    def _read(self, indices: range) -> list[facts.Facts]:
-        max_pixels = self._job.config.picture.max_pixels
+    def read(self, indices: range) -> list[facts.Facts]:
+        """Returns the facts of pairs; never raises for a bad pair."""
         rows, pictures = [], []
         for index in indices:
-            row, image = facts.read(self._source, index, max_pixels=max_pixels)
+            row, image = facts.read(self._source, index, max_pixels=self._max_pixels)
             if image is not None:
                 row.language, row.confidence = self._detect(row.caption)
                 if self._scorer is not None:
@@ -88,55 +126,43 @@ class ReadSpan(beam.DoFn):
 class WriteCrash(beam.DoFn):
     """Writes the facts of a pair that ended its process."""
 
-    def __init__(self, work: job.Job, is_validation: bool, columns: int) -> None:
-        self._job, self._is_validation, self._columns = work, is_validation, columns
+    def __init__(self, set_: Set) -> None:
+        self._set = set_
 
     def process(self, failed: tuple[Span, tuple]) -> None:
         """Takes the span of one pair with the error of its last attempt."""
         span, (_, error, _) = failed
-        folder = self._job.facts(is_validation=self._is_validation)
         row = facts.Facts(
             span[0],
             f"record {span[0]}",
             facts.CRASH,
             " ".join(error.split())[:300],
-            scores=(0.0,) * self._columns,
+            scores=(0.0,) * self._set.columns,
         )
-        facts.write(part_path(folder, span), [row])
+        facts.write(part_path(self._set.folder, span), [row])
 
 
 @dataclasses.dataclass
 class ReadAll(beam.PTransform):
-    """Reads spans; a PCollection of (pairs, seconds).
+    """Spans -> the numbers of pairs whose facts are written."""
 
-    Attributes:
-      work: the preparation.
-      is_validation: whether the validation sources are read.
-      columns: number of scores of a pair.
-    """
-
-    work: job.Job
-    is_validation: bool
-    columns: int
+    pairs: Set
 
     def expand(self, found: beam.PCollection) -> beam.PCollection:
         """Adds the attempts, each in smaller spans than the one before."""
-        arguments = (self.work, self.is_validation, self.columns)
         read, failed = [], found
-        for size, seconds in ATTEMPTS:
+        for size, secs in ATTEMPTS:
             good, failed = (
                 failed
                 | f"split to {size}" >> beam.FlatMap(_split, size)
                 | f"spread {size}" >> beam.Reshuffle()
                 | f"read {size}"
-                >> beam.ParDo(ReadSpan(*arguments)).with_exception_handling(
-                    use_subprocess=True, timeout=seconds
-                )
+                >> beam.ParDo(ReadSpan(self.pairs, secs)).with_exception_handling()
             )
             read.append(good)
             if size > 1:
                 failed = failed | f"failed {size}" >> beam.Map(_span_of)
-        failed | "crashes" >> beam.ParDo(WriteCrash(*arguments))
+        failed | "crashes" >> beam.ParDo(WriteCrash(self.pairs))
         return tuple(read) | beam.Flatten()
 
 
