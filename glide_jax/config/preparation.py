@@ -8,6 +8,8 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import re
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -158,8 +160,7 @@ def from_config_dict(config_dict: ml_collections.ConfigDict) -> PrepareConfig:
     Raises:
       UserError: an unknown key, a value of the wrong type, or one that is not allowed.
     """
-    nested = config_dict.to_dict()
-    config = resolve.from_sections(PrepareConfig, nested, ("seed",), SECTIONS)
+    config = from_json(config_dict.to_dict())
     validate.check_values("", config)
     for name in SECTIONS:
         validate.check_values(f"{name}.", getattr(config, name))
@@ -168,7 +169,24 @@ def from_config_dict(config_dict: ml_collections.ConfigDict) -> PrepareConfig:
             "data.sources is empty; name the pairs to read, e.g."
             " --config.data.sources=webdataset:raw"
         )
+    for pattern in config.caption.boilerplate:
+        try:
+            re.compile(pattern)
+        except re.error as error:
+            raise UserError(
+                f"caption.boilerplate: {pattern!r} is not a regular expression"
+                f" ({error}); correct it"
+            ) from error
     return config
+
+
+def from_json(nested: Mapping[str, Any]) -> PrepareConfig:
+    """Returns the settings of the values of `to_json`; missing ones are the defaults.
+
+    Raises:
+      UserError: an unknown key, or a value of the wrong type.
+    """
+    return resolve.from_sections(PrepareConfig, nested, ("seed",), SECTIONS)
 
 
 def to_json(config: PrepareConfig) -> str:

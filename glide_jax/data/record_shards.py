@@ -11,7 +11,7 @@ import contextlib
 import io
 import pathlib
 from collections.abc import Iterable, Mapping, Sequence
-from typing import Any, Protocol
+from typing import Any, Protocol, runtime_checkable
 
 import numpy as np
 import tensorflow_datasets as tfds
@@ -25,6 +25,7 @@ _TYPES = {int: np.int64, float: np.float32, str: tfds.features.Text}
 _OPTIONS = "group_size:1"
 
 
+@runtime_checkable
 class Naming(Protocol):
     """The names of a data set and of one of its splits."""
 

@@ -109,6 +109,11 @@ def make(name: str, processes: int, words: str) -> Engine:
     Raises:
       UserError: the runner is not installed, an option is missing or unknown.
     """
+    if name not in RUNNERS:
+        *others, last = RUNNERS
+        raise UserError(
+            f"--runner={name} is not known; use {', '.join(others)} or {last}"
+        )
     engine = Engine(name, processes, tuple(shlex.split(words)))
     if name != LOCAL and processes != 1:
         raise UserError(

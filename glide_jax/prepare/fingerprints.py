@@ -30,7 +30,7 @@ DIGEST_BYTES = 16
 # Members of a group that are compared each with each at once: 4096 x 4096 words.
 _BLOCK = 4096
 
-Rows = Int[np.ndarray, "n"]
+Rows = Int[np.ndarray, "r"]
 Hashes = UInt64[np.ndarray, "n"]
 Signatures = UInt8[np.ndarray, "n 43"]
 

@@ -26,27 +26,27 @@ class Isolated:
         self._pool: futures.ProcessPoolExecutor | None = None
         self._pid = 0
 
-    def call(self, function: Callable[..., Any], *arguments: Any, secs: float) -> Any:
-        """Returns the result of a module's function.
+    def call(
+        self, function: Callable[..., Any], *arguments: Any, secs: float
+    ) -> BaseException | None:
+        """Calls a module's function; returns why it failed, or None.
 
-        Raises:
-          BrokenProcessPool: the process ended.
-          TimeoutError: it took more than `secs`.
-          Exception: what the function raised.
+        Returns:
+          What the function raised, BrokenProcessPool if it ended its process, or
+          TimeoutError if it took more than `secs`.
         """
         if self._pool is None:
             self._pool = futures.ProcessPoolExecutor(
                 1, multiprocessing.get_context("spawn"), initializer=_end_with_parent
             )
             self._pid = self._pool.submit(os.getpid).result()
-        is_done = False
         try:
-            result = self._pool.submit(function, *arguments).result(secs)
-            is_done = True
-        finally:
-            if not is_done:
-                self.close()
-        return result
+            error = self._pool.submit(function, *arguments).exception(secs)
+        except TimeoutError as late:
+            error = late
+        if error is not None:
+            self.close()
+        return error
 
     def close(self) -> None:
         """Ends the process."""

@@ -5,7 +5,6 @@ from __future__ import annotations
 import collections
 import contextlib
 import dataclasses
-import logging
 import pathlib
 import shutil
 import threading
@@ -16,10 +15,21 @@ import apache_beam as beam
 import pyarrow.parquet
 
 from glide_jax.errors import UserError
-from glide_jax.prepare import choose, engine, job, report, rules, scan, scores, shards
+from glide_jax.prepare import (
+    choose,
+    engine,
+    job,
+    reading,
+    report,
+    rules,
+    scan,
+    scores,
+    shards,
+)
 from glide_jax.runtime import ledger, progress, wording
 
-_log = logging.getLogger(__name__)
+# More crashes are a fault of the machine and not of pictures: a number and a share.
+MIN_CRASHES, MAX_CRASHES = 10, 0.01
 
 
 @dataclasses.dataclass
@@ -35,9 +45,6 @@ class Run:
     def prepare(self) -> dict[str, Any]:
         """Runs the stages that are left; returns the manifest."""
         config = self.work.config
-        sets = [False, *([True] if config.data.validation_sources else [])]
-        for is_validation in sets:  # a mistake ends it before anything is written
-            job.open_pairs(config, is_validation=is_validation)
         self.work.work.mkdir(parents=True, exist_ok=True)
         self.work.keep_settings()
         trained = scores.train(self.work, self.ledger)
@@ -45,17 +52,18 @@ class Run:
             self._scan(is_validation=True, columns=0)
         num_pairs = self._scan(is_validation=False, columns=len(trained))
         chosen = self._choose(num_pairs, trained)
-        self._write(chosen, tuple(name for name, _ in trained))
-        return report.write(self.work, self.ledger, chosen)
+        self._write(chosen, trained)
+        return report.write(self.work, self.ledger, chosen, trained)
 
     def _scan(self, *, is_validation: bool, columns: int) -> int:
         """Stage 1; returns the number of pairs."""
         name = "read validation" if is_validation else "read"
         source = job.open_pairs(self.work.config, is_validation=is_validation)
-        pairs = scan.Set(self.work, is_validation, columns)
+        pairs = reading.Set(self.work, is_validation, columns)
         folder = pairs.folder
+        pairs.keep_length(len(source))
         if self.ledger.is_done(name):
-            return self.ledger.result(name)
+            return len(source)
         left = scan.missing(folder, len(source))
         if left:
             parts = -(-len(source) // job.CHUNK)
@@ -65,7 +73,7 @@ class Run:
         self.ledger.finish(name, len(source))
         return len(source)
 
-    def _choose(self, num_pairs: int, trained: tuple) -> dict[str, Any]:
+    def _choose(self, num_pairs: int, trained: scores.Columns) -> dict[str, Any]:
         """Stage 2; returns counts."""
         if self.ledger.is_done("choose"):
             return self.ledger.result("choose")
@@ -82,6 +90,13 @@ class Run:
             raise RuntimeError(
                 f"{num_pairs} pairs read, {sum(kept)} kept and {counts} dropped"
             )
+        crashes = counts.get(rules.CRASH, 0)
+        if crashes > max(MIN_CRASHES, MAX_CRASHES * num_pairs):
+            raise UserError(
+                f"{crashes} of {wording.counted(num_pairs, 'pair')} ended their"
+                f" process; read the reasons in {self.work.dropped}, repair the machine,"
+                f" remove {facts} and run again"
+            )
         if not kept:
             most = max(counts, key=counts.__getitem__)
             raise UserError(
@@ -92,7 +107,7 @@ class Run:
         self.ledger.finish("choose", result)
         return result
 
-    def _write(self, chosen: dict[str, Any], columns: tuple[str, ...]) -> None:
+    def _write(self, chosen: dict[str, Any], columns: scores.Columns) -> None:
         """Stage 3."""
         if self.ledger.is_done("write"):
             return
@@ -124,7 +139,7 @@ class WriteAll(beam.PTransform):
     """(number, number of shards) -> written shards."""
 
     work: job.Job
-    columns: tuple[str, ...]
+    columns: scores.Columns
 
     def expand(self, places: beam.PCollection) -> beam.PCollection:
         """Adds the stage."""

@@ -8,6 +8,7 @@ their bytes. The same pairs give the same bytes of a shard, whichever worker wri
 
 from __future__ import annotations
 
+import collections
 import hashlib
 import io
 import json
@@ -24,7 +25,7 @@ from PIL import Image
 
 from glide_jax.config import preparation
 from glide_jax.data import record_shards, schema
-from glide_jax.prepare import facts, job, rules
+from glide_jax.prepare import facts, job, rules, scores
 from glide_jax.runtime import files
 
 # By the first bytes of a file.
@@ -75,10 +76,22 @@ def as_file(example: schema.Example) -> bytes:
     return stream.getvalue()
 
 
+# A pair without content, for the types of its columns.
+EMPTY = Pair(
+    0,
+    b"",
+    ("",),
+    {
+        **{"index": 0, "key": "", "width": 0, "height": 0, "num_words": 0},
+        **{"language": "", "scores": collections.defaultdict(float)},
+    },
+)
+
+
 class WriteShard(beam.DoFn):
     """Writes a shard and then its record, unless it has one."""
 
-    def __init__(self, work: job.Job, columns: tuple[str, ...]) -> None:
+    def __init__(self, work: job.Job, columns: scores.Columns) -> None:
         self._job, self._columns = work, columns
 
     def setup(self) -> None:
@@ -139,7 +152,7 @@ class WriteShard(beam.DoFn):
 
         def examples() -> Iterator[dict[str, Any]]:
             for pair in pairs:
-                row = _columns_of(pair, self._columns)
+                row = columns_of(pair, self._columns)
                 rows.append(row)
                 yield {
                     "image": pair.image,
@@ -159,7 +172,7 @@ def records_folder(work: job.Job) -> pathlib.Path:
 
 
 def write_tar(
-    folder: pathlib.Path, number: int, pairs: Iterable[Pair], columns: tuple[str, ...]
+    folder: pathlib.Path, number: int, pairs: Iterable[Pair], columns: scores.Columns
 ) -> tuple[list[pathlib.Path], list[dict]]:
     """Writes NNNNN.tar and NNNNN.parquet; returns them and the rows."""
     folder.mkdir(parents=True, exist_ok=True)
@@ -176,7 +189,7 @@ def write_tar(
                 record = {"key": pair.key, "caption": pair.captions}
                 text = json.dumps(record, ensure_ascii=False)
                 _add(tar, f"{pair.key}.json", text.encode())
-            rows.append(_columns_of(pair, columns))
+            rows.append(columns_of(pair, columns))
     table_path = path.with_suffix(".parquet")
     facts.write_table(table_path, pa.Table.from_pylist(rows))
     return [path, table_path], rows
@@ -189,10 +202,10 @@ def _add(tar: tarfile.TarFile, name: str, content: bytes) -> None:
     tar.addfile(info, io.BytesIO(content))
 
 
-def _columns_of(pair: Pair, columns: tuple[str, ...]) -> dict[str, Any]:
+def columns_of(pair: Pair, columns: scores.Columns) -> dict[str, Any]:
     """The columns of a pair beside its shard."""
     row = pair.row
-    scores = dict(zip(columns, row["scores"], strict=True))
+    found = {name: row["scores"][i] for i, (name, _) in enumerate(columns)}
     return {
         "key": pair.key,
         "caption": pair.captions[0],
@@ -201,7 +214,7 @@ def _columns_of(pair: Pair, columns: tuple[str, ...]) -> dict[str, Any]:
         "caption_words": row["num_words"],
         "caption_chars": len(pair.captions[0]),
         "language": row["language"],
-        **scores,
+        **found,
         "source_index": row["index"],
         "source_key": row["key"],
     }
