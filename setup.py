@@ -44,6 +44,7 @@ REQUIRES = [
 # Project files that `glide` reads; see glide_jax/runtime/paths.py.
 PROJECT_FILES = (
     "experiments/configs/*.py",
+    "experiments/data/*.py",
     "experiments/sweeps/*.py",
     "launch/restart.sh",
     "launch/templates/sweep*",
@@ -102,6 +103,13 @@ setup(
             "prometheus-client>=0.20,<1",  # /metrics
             "python-multipart>=0.0.18,<0.1",  # uploads; before 0.0.18 CVE-2024-53981
             "uvicorn>=0.30,<1",  # HTTP
+        ],
+        # `glide data prepare`, in an environment of its own: apache-beam excludes new
+        # pyarrow, pillow, protobuf and beartype; see docs/data_preparation.md.
+        "prepare": [
+            "apache-beam>=2.70,<3",  # the pipeline and its engines
+            "py3langid>=0.4,<0.5",  # languages of captions, with its model
+            "scikit-learn>=1.5,<2",  # classifiers from examples
         ],
         "wandb": ["wandb>=0.19,<1"],  # log.wandb_project
         "docs": [

@@ -25,7 +25,7 @@ from PIL import Image
 from glide_jax import presets
 from glide_jax.checkpoint import bundle
 from glide_jax.cli import main
-from glide_jax.config import defaults, resolve
+from glide_jax.config import defaults, preparation, resolve
 from glide_jax.data import shapes_world
 from glide_jax.models import build
 from glide_jax.runtime import metric_writers
@@ -73,6 +73,7 @@ HOW = {
     "convert": "parsed",  # PyTorch is optional; see tests/cli/test_convert.py
     "data emoji": "parsed",  # downloads Debian packages
     "data icons": "parsed",  # downloads packages of npm and apt
+    "data prepare": "parsed",  # Apache Beam is optional; see tests/prepare
 }
 
 
@@ -170,7 +171,8 @@ def test_a_command_of_a_page_names_a_verb_its_flags_and_settings(command):
     given = [word[2:].partition("=")[0] for word in words if word.startswith("--")]
     for name in given:
         if "." in name:  # a setting, of --config or of another configuration
-            resolve.check_key(defaults.Config(), name.partition(".")[2])
+            settings = preparation.PrepareConfig if verb == "data prepare" else None
+            resolve.check_key((settings or defaults.Config)(), name.partition(".")[2])
         else:
             assert name in values
 

@@ -27,7 +27,7 @@ class Isolated:
         self._pid = 0
 
     def call(
-        self, function: Callable[..., Any], *arguments: Any, secs: float
+        self, function: Callable[..., Any], *arguments: Any, secs: int
     ) -> BaseException | None:
         """Calls a module's function; returns why it failed, or None.
 

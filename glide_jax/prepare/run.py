@@ -94,8 +94,8 @@ class Run:
         if crashes > max(MIN_CRASHES, MAX_CRASHES * num_pairs):
             raise UserError(
                 f"{crashes} of {wording.counted(num_pairs, 'pair')} ended their"
-                f" process; read the reasons in {self.work.dropped}, repair the machine,"
-                f" remove {facts} and run again"
+                f" process, which no set of pictures does; see {self.work.dropped},"
+                f" repair the machine, remove {self.work.work} and run again"
             )
         if not kept:
             most = max(counts, key=counts.__getitem__)

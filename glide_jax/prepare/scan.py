@@ -26,7 +26,7 @@ ATTEMPTS = ((job.CHUNK, 3600), (32, 600), (1, 300))
 class ReadSpan(beam.DoFn):
     """Writes the facts of the pairs of a span, read in a process of its own."""
 
-    def __init__(self, set_: reading.Set, secs: float) -> None:
+    def __init__(self, set_: reading.Set, secs: int) -> None:
         self._set, self._secs = set_, secs
 
     def setup(self) -> None:

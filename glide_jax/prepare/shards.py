@@ -14,7 +14,6 @@ import io
 import json
 import pathlib
 import tarfile
-import time
 from collections.abc import Iterable, Iterator
 from typing import Any, NamedTuple
 
@@ -98,13 +97,12 @@ class WriteShard(beam.DoFn):
         """Opens the sources."""
         self._source = job.open_pairs(self._job.config)
 
-    def process(self, place: tuple[int, int]) -> Iterator[tuple[int, float]]:
-        """Takes (number, number of shards); yields (pairs, seconds)."""
+    def process(self, place: tuple[int, int]) -> None:
+        """Takes (number, number of shards)."""
         number, count = place
         record_path = self._job.shards / f"{number:06d}.json"
         if record_path.exists():
             return
-        start = time.monotonic()
         table = pa.parquet.read_table(self._job.order / f"{number:06d}.parquet")
         lost: list[tuple] = []
         pairs = self._read(table.to_pylist(), lost)
@@ -127,7 +125,6 @@ class WriteShard(beam.DoFn):
         record_path.parent.mkdir(parents=True, exist_ok=True)
         text = json.dumps(record, ensure_ascii=False)
         files.write_text(record_path, text, is_shared=True)
-        yield len(rows), time.monotonic() - start
 
     def _read(self, rows: Iterable[dict], lost: list[tuple]) -> Iterator[Pair]:
         """Reads the pairs again; appends (index, key, *Drop) of changed ones."""
