@@ -39,7 +39,18 @@ PACKAGE = "glide_jax"
 # In the order in which the parts build upon each other; others follow by name.
 ORDER = (
     *("diffusion", "models", "text", "data", "parallel", "checkpoint", "config"),
-    *("train", "sample", "serve", "hooks", "eval", "study", "sweep", "convert", "plan"),
+    *(
+        "prepare",
+        "train",
+        "sample",
+        "serve",
+        "hooks",
+        "eval",
+        "study",
+        "sweep",
+        "convert",
+        "plan",
+    ),
     *("bench", "quickstart", "runtime", "cli"),
 )
 

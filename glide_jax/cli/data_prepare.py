@@ -80,7 +80,6 @@ def run(values: flags.FlagValues, arguments: list[str]) -> int:
         print(f"runner: {engine.RUNNERS[chosen.name].path}")
         print(f"options of Beam: {shlex.join(chosen.arguments())}")
         return 0
-    engine.check_installed(chosen.name)
     with (
         output_folders.made_folder(values.output) as folder,
         output_folders.alone(folder),

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import argparse
 import dataclasses
 import importlib
 import logging
@@ -128,6 +129,8 @@ def make(name: str, processes: int, words: str) -> Engine:
             f"--runner={name} needs {', '.join(missing)};"
             f" add --runner_options='{examples}'"
         )
+    check_installed(name)
+    importlib.import_module(RUNNERS[name].path.rpartition(".")[0])  # its options
     _, unknown = _parse(engine.arguments())
     if unknown:
         raise UserError(
@@ -138,8 +141,6 @@ def make(name: str, processes: int, words: str) -> Engine:
 
 
 def _parse(words: list[str]) -> tuple[object, list[str]]:
-    import argparse
-
     parser = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
     for options in pipeline_options.PipelineOptions.__subclasses__():
         options._add_argparse_args(parser)
@@ -160,6 +161,5 @@ def check_installed(name: str) -> None:
 
 
 def _make(name: str) -> beam.runners.PipelineRunner:
-    check_installed(name)
     module, _, class_name = RUNNERS[name].path.rpartition(".")
     return getattr(importlib.import_module(module), class_name)()

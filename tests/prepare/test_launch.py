@@ -7,6 +7,7 @@ import shlex
 import pytest
 
 from glide_jax.cli import data_prepare, main
+from glide_jax.errors import UserError
 from tests.launch import launchers
 
 COMMON = ("prepare.sh", "--config=experiments/data/prepare.py", "--output=/nfs/out")
@@ -34,6 +35,10 @@ def test_a_dry_run_prints_a_command_that_beam_understands(runner):
     engine = pytest.importorskip(
         "glide_jax.prepare.engine", reason='needs pip install -e ".[prepare]"'
     )
+    if runner in ("dask", "dataflow"):  # need further packages
+        with pytest.raises(UserError, match="is not installed"):
+            engine.make(values.runner, values.processes, values.runner_options)
+        return
     chosen = engine.make(values.runner, values.processes, values.runner_options)
     assert chosen.name == runner
 

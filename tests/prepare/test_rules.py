@@ -91,6 +91,7 @@ def test_a_classifier_drops_from_its_threshold_on():
 
 CONFIG = "--config=experiments/data/prepare.py"
 SHAPES = "--config.data.sources=shapes:quickstart"
+DATAFLOW = "--project=p --region=r --temp_location=t --sdk_container_image=i"
 READY = ["--output=o", CONFIG, SHAPES]
 
 
@@ -118,6 +119,10 @@ READY = ["--output=o", CONFIG, SHAPES]
         ([*READY, "--runner=storm"], "local, dask, flink, spark or dataflow"),
         ([*READY, "--runner=dataflow"], "needs project, region"),
         ([*READY, "--runner=dask", "--processes=2"], "is of --runner=local"),
+        (
+            [*READY, "--runner=dataflow", f"--runner_options={DATAFLOW}"],
+            'pip install "apache-beam[gcp]"',
+        ),
         ([*READY, "--runner_options=--no_such"], "--no_such is not an option of Beam"),
     ],
 )
