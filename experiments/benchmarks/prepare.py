@@ -178,23 +178,27 @@ def merges(source, rows: list[facts.Facts]) -> list[dict]:
     """Near duplicates among all pictures of the source, by whether the names agree."""
     names = [name_of(source[index]) for index in range(len(source))]
     hashes, signatures = duplicates.arrays(rows)
-    counts: collections.Counter[str] = collections.Counter()
-    merged = set()
+    merged: dict[int, set[int]] = collections.defaultdict(set)
     for pairs in fingerprints.near_pairs(
         hashes, signatures, RULE.max_distance, RULE.max_difference
     ):
         for i, j in zip(pairs.first.tolist(), pairs.second.tolist(), strict=True):
-            if (i, j) not in merged:
-                merged.add((i, j))
-                counts["same name" if names[i] == names[j] else "other name"] += 1
-    dropped = len({j for _, j in merged})
+            merged[j].add(i)
+    others = sum(
+        all(names[i] != names[j] for i in found) for j, found in merged.items()
+    )
     unit = f"of {len(source)} pictures"
     return [
-        {"figure": "near duplicates among the icons", "value": dropped, "unit": unit},
-        *(
-            {"figure": f"pairs of them with the {kind}", "value": n, "unit": "pairs"}
-            for kind, n in sorted(counts.items())
-        ),
+        {
+            "figure": "near duplicates among the icons",
+            "value": len(merged),
+            "unit": unit,
+        },
+        {
+            "figure": "of them, without a near duplicate of the same name",
+            "value": others,
+            "unit": unit,
+        },
     ]
 
 
@@ -223,7 +227,7 @@ def choose_cost(spec: str, rows: list[facts.Facts]) -> dict:
 def name_of(example: schema.Example) -> str:
     """The name of an icon, without its style."""
     plain = (example.choices or (example.caption,))[0]
-    return plain.rpartition(": ")[2].lower()
+    return plain.rpartition(", in ")[0].lower()
 
 
 def memory(source: str, count: int) -> list[dict]:

@@ -61,6 +61,8 @@ def write(
             lengths,
             f"{manifest['pairs_kept']} pairs of glide data prepare",
         )
+    for draft in work.output.rglob(".*.tmp"):  # of killed workers
+        draft.unlink(missing_ok=True)
     sheets.write_all(work, chosen["dropped"])
     files.write_text(work.output / job.CARD, card(work, manifest))
     files.write_json(work.output / job.MANIFEST, manifest)
