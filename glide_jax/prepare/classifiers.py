@@ -94,7 +94,9 @@ def read(path: pathlib.Path) -> Classifier:
         return Classifier(**dict(arrays))
 
 
-def fit(positives: Features, negatives: Features, penalty: float) -> Classifier:
+def fit(
+    positives: Features, negatives: Float[np.ndarray, "m d"], penalty: float
+) -> Classifier:
     """Trains a classifier."""
     from sklearn import svm
 
@@ -109,8 +111,8 @@ def fit(positives: Features, negatives: Features, penalty: float) -> Classifier:
         scale,
         machine.support_vectors_,
         machine.dual_coef_[0],
-        machine.intercept_[0],
-        np.float64(1 / (x.shape[1] * x.var())),
+        np.array(machine.intercept_[0]),
+        np.array(1 / (x.shape[1] * x.var())),
     )
 
 

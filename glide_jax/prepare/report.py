@@ -78,7 +78,7 @@ def card(work: job.Job, manifest: dict[str, Any]) -> str:
     kept, read = manifest["pairs_kept"], manifest["pairs_read"]
     config = work.config
     lines = [
-        f"# {wording.counted(kept, 'pair')} of {wording.counted(read, 'pair')}",
+        f"# {kept:,} of {wording.counted(read, 'pair')}",
         "",
         "Made by `glide data prepare`. Training reads it by",
         f"`--config.data.sources={shards.spec(config, work.output)}`.",

@@ -110,7 +110,7 @@ def clip(tmp_path_factory) -> pathlib.Path:
     """A noised CLIP of the tiny size with random weights."""
     folder = tmp_path_factory.mktemp("clip")
     captions = [f"texture number {i} in red and blue" for i in range(200)]
-    proto = sentencepiece_tokenizer.train_sentencepiece(captions, 60)
+    proto = sentencepiece_tokenizer.train_sentencepiece(captions, 300)
     tokenizer = sentencepiece_tokenizer.SentencePieceTokenizer(proto)
     tokenizers.save(tokenizer, folder / "tokenizer")
     files = {path.name: path.read_bytes() for path in (folder / "tokenizer").iterdir()}
