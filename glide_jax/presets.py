@@ -1,4 +1,4 @@
-"""Model sizes: tiny (quickstart), emoji (a small real data set), released, paper.
+"""Model sizes: tiny (quickstart), icons (small real data), released, paper.
 
 The values of `released` and `paper` are published; inferred values are marked.
 """
@@ -13,7 +13,9 @@ from glide_jax.errors import UserError
 
 T = TypeVar("T")
 
-SIZES = ("tiny", "emoji", "released", "paper")
+SIZES = ("tiny", "icons", "released", "paper")
+# Those with experiment files of students of few steps.
+STUDENT_SIZES = ("tiny", "released", "paper")
 
 _BASE = {
     "tiny": Text2ImConfig(
@@ -32,17 +34,19 @@ _BASE = {
         text_heads=4,
         compute_dtype="float32",
     ),
-    "emoji": Text2ImConfig(
+    # Half of its multiplications are at the level of 8 positions.
+    "icons": Text2ImConfig(
         image_px=32,
-        num_channels=24,
+        patch_px=2,
+        num_channels=32,
         channel_mult=(1, 2, 4),
         num_res_blocks=1,
-        attention_px=(16, 8),
-        head_channels=24,
+        attention_px=(8, 4),
+        head_channels=32,
         norm_groups=8,
         dropout_prob=0.0,
-        text_context=32,
-        vocab_size=2048,
+        text_context=24,
+        vocab_size=4096,
         text_width=128,
         text_layers=2,
         text_heads=4,
@@ -62,15 +66,17 @@ _UPSAMPLER = {
         channel_mult=(1, 1, 2),
         attention_px=(16,),
     ),
-    "emoji": dataclasses.replace(
-        _BASE["emoji"],
+    "icons": dataclasses.replace(
+        _BASE["icons"],
         image_px=128,
         low_res_px=32,
-        num_channels=16,
-        channel_mult=(1, 1, 2, 4),
-        attention_px=(16,),
-        head_channels=16,
-        norm_groups=2,
+        patch_px=4,
+        channel_mult=(1, 2, 2),
+        attention_px=(8,),
+        text_context=32,
+        vocab_size=1024,
+        text_width=64,
+        text_layers=1,
     ),
     "released": Text2ImConfig(
         image_px=256,
@@ -106,16 +112,16 @@ _NOISED_CLIP = {
         embed_dim=32,
         compute_dtype="float32",
     ),
-    "emoji": NoisedClipConfig(
+    "icons": NoisedClipConfig(
         image_px=32,
         patch_px=4,
-        image_width=192,
-        image_layers=4,
-        image_heads=3,
-        text_context=32,
-        vocab_size=2048,
+        image_width=128,
+        image_layers=3,
+        image_heads=2,
+        text_context=24,
+        vocab_size=4096,
         text_width=128,
-        text_layers=3,
+        text_layers=2,
         text_heads=2,
         embed_dim=128,
         compute_dtype="float32",
@@ -148,6 +154,26 @@ SHORT_UPSAMPLING = {
     "sample.match_low_res": True,
 }
 
+# Settings that the phases of size icons share. `glide data icons` makes the pictures,
+# whose five styles have equal shares.
+ICONS = {
+    "data.sources": tuple(
+        f"webdataset:runs/icons/train/{style}-*.tar?captions=random"
+        for style in ("noto", "openmoji", "twemoji", "fluent", "clip_art")
+    ),
+    "data.validation_sources": (
+        "webdataset:runs/icons/val_pairs",
+        "webdataset:runs/icons/val_concepts",
+    ),
+    "optim.b2": 0.99,
+    "optim.schedule": "cosine",
+    "optim.grad_clip_norm": 1.0,
+    "ema.decays": (0.999,),
+    "checkpoint.every_steps": 500,
+    "log.every_steps": 100,
+    "log.validate_every_steps": 1000,
+}
+
 # Settings of a student (2202.00512, appendix B): Adam, a learning rate that decays to
 # 0, clipping at 1 and the deterministic sampler that it learns the steps of.
 DISTILLATION = {
@@ -161,7 +187,7 @@ DISTILLATION = {
 
 
 def base(size: str, *, inpaint: bool = False) -> Text2ImConfig:
-    """Returns the 64-pixel (tiny: 16, emoji: 32) text-to-image model of a size.
+    """Returns the text-to-image model of a size, of 64 px; tiny 16, icons 32.
 
     Args:
       size: one of SIZES.
@@ -170,7 +196,7 @@ def base(size: str, *, inpaint: bool = False) -> Text2ImConfig:
     Raises:
       UserError: an unknown size.
     """
-    return dataclasses.replace(_lookup(_BASE, size), inpaint=inpaint)
+    return dataclasses.replace(lookup(_BASE, size), inpaint=inpaint)
 
 
 def upsampler(size: str, *, inpaint: bool = False) -> Text2ImConfig:
@@ -183,7 +209,7 @@ def upsampler(size: str, *, inpaint: bool = False) -> Text2ImConfig:
     Raises:
       UserError: an unknown size.
     """
-    return dataclasses.replace(_lookup(_UPSAMPLER, size), inpaint=inpaint)
+    return dataclasses.replace(lookup(_UPSAMPLER, size), inpaint=inpaint)
 
 
 def noised_clip(size: str) -> NoisedClipConfig:
@@ -192,10 +218,15 @@ def noised_clip(size: str) -> NoisedClipConfig:
     Raises:
       UserError: an unknown size.
     """
-    return _lookup(_NOISED_CLIP, size)
+    return lookup(_NOISED_CLIP, size)
 
 
-def _lookup(table: dict[str, T], size: str) -> T:
+def lookup(table: dict[str, T], size: str) -> T:
+    """Returns the entry of a size.
+
+    Raises:
+      UserError: the table has no such size.
+    """
     if size not in table:
-        raise UserError(f"size {size!r} is not one of {', '.join(SIZES)}")
+        raise UserError(f"size {size!r} is not one of {', '.join(table)}")
     return table[size]

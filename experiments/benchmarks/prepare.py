@@ -260,6 +260,7 @@ def watch(source: str, output: pathlib.Path) -> tuple[dict[str, int], dict]:
     """Runs a preparation; returns the peak of each kind of process, bytes."""
     words = ["data", "prepare", f"--config={CONFIG}", f"--output={output}"]
     words += [f"--config.data.sources={source}", "--processes=2"]
+    words.append("--config.output.pairs_per_shard=250")  # the same for both
     command = [sys.executable, "-m", "glide_jax.cli.main", *words]
     process = subprocess.Popen(command, start_new_session=True)
     peaks: dict[str, int] = collections.defaultdict(int)
@@ -340,7 +341,7 @@ def main() -> None:
     rows += merges(source, all_facts)
     rows.append(choose_cost(given.source, all_facts))
     write(given.output, rows)
-    write(given.output, rows + memory(given.source, 1200))
+    write(given.output, rows + memory(given.source, 600))
 
 
 def write(path: pathlib.Path, rows: list[dict]) -> None:

@@ -11,12 +11,12 @@ from glide_jax.config.defaults import Config
 
 
 def get_config(size: str) -> ConfigDict:
-    """The configuration of a size: tiny, emoji, released or paper."""
+    """The configuration of a size: tiny, icons, released or paper."""
     config = resolve.to_config_dict(
         Config(name=f"noised_clip64_{size}", model=presets.noised_clip(size))
     )
     config.optim.schedule = "cosine"  # as CLIP
-    {"tiny": tiny, "emoji": emoji, "released": released, "paper": paper}[size](config)
+    _SIZES[size](config)
     return config
 
 
@@ -37,20 +37,16 @@ def tiny(config: ConfigDict) -> None:
     config.log.every_steps = 100
 
 
-def emoji(config: ConfigDict) -> None:
-    """Ten minutes on a CPU core."""
-    config.data.sources = ("webdataset:runs/emoji/emoji128-train-*.tar",)
-    config.data.validation_sources = ("webdataset:runs/emoji/emoji128-val-*.tar",)
-    config.data.tokenizer = "sentencepiece:2048"
-    config.train.num_steps = 300
+def icons(config: ConfigDict) -> None:
+    """Fifteen minutes on a CPU core."""
+    config.update_from_flattened_dict(presets.ICONS)
+    config.data.tokenizer = "sentencepiece:4096"
+    config.train.num_steps = 600
     config.train.global_batch_size = 128
-    config.optim.learning_rate = 5e-4
-    config.optim.b2 = 0.98
-    config.optim.warmup_steps = 200
-    config.optim.grad_clip_norm = 1.0
-    config.ema.decays = (0.998, 0.99)
-    config.checkpoint.every_steps = 500
-    config.log.validation_examples = 128
+    config.optim.learning_rate = 1e-3
+    config.optim.warmup_steps = 100
+    config.optim.weight_decay = 0.2  # inferred: CLIP
+    config.ema.decays = (0.99,)
 
 
 def released(config: ConfigDict) -> None:
@@ -84,3 +80,11 @@ def paper(config: ConfigDict) -> None:
     config.train.remat_text = "dots"
     config.mesh.fsdp = 8
     config.checkpoint.every_steps = 1000
+
+
+_SIZES = {
+    "tiny": tiny,
+    "icons": icons,
+    "released": released,
+    "paper": paper,
+}

@@ -52,7 +52,6 @@ VERB_GROUPS = {
         "data build": "write a data set of records from any source",
         "data prepare": "filter, deduplicate and shuffle pairs into shards",
         "data tokenizer": "train a tokenizer on the captions of a source",
-        "data emoji": "make a captioned data set of emoji",
         "data icons": "make a captioned data set of emoji in four styles and clip art",
         "data cache": "limit the size of a cache of decoded pictures",
     },

@@ -39,6 +39,13 @@ def loss_types() -> Iterable[str]:
     return losses.LOSS_TYPES
 
 
+def loss_weightings() -> Iterable[str]:
+    """Returns the names of the weightings of the squared error."""
+    from glide_jax.diffusion import losses
+
+    return losses.WEIGHTINGS
+
+
 def samplers() -> Iterable[str]:
     """Returns the names of the samplers."""
     from glide_jax.diffusion import samplers

@@ -81,15 +81,16 @@ def _check_text2im(model: defaults.Text2ImConfig) -> None:
 def _check_levels(model: defaults.Text2ImConfig) -> None:
     mult = model.channel_mult
     _require(bool(mult), "model.channel_mult", mult, "is empty", "use e.g. (1, 2)")
-    factor = 2 ** (len(mult) - 1)
+    factor = model.patch_px * 2 ** (len(mult) - 1)
+    patches = f" of {model.patch_px} px patches" if model.patch_px > 1 else ""
     _require(
         model.image_px % factor == 0,
         "model.image_px",
         model.image_px,
-        f"cannot be halved for {len(mult)} levels",
+        f"cannot be halved for {len(mult)} levels{patches}",
         f"use a multiple of {factor}, or fewer entries in model.channel_mult",
     )
-    level_px = [model.image_px >> level for level in range(len(mult))]
+    level_px = [model.grid_px >> level for level in range(len(mult))]
     for px in model.attention_px:
         _require(
             px in level_px,
@@ -140,7 +141,7 @@ def _check_clip_training(config: defaults.Config) -> None:
         "needs a loss per timestep, which the contrastive loss does not have",
         "use uniform or power with model.family=noised_clip",
     )
-    for name in ("loss_type", "low_pass_factors", "student_loss"):
+    for name in ("loss_type", "loss_weighting", "low_pass_factors", "student_loss"):
         value, default = getattr(train, name), getattr(defaults.TrainConfig, name)
         rule = "has no effect with model.family=noised_clip"
         remedy = f"leave it at {default!r}"
@@ -173,6 +174,25 @@ def _check_prediction(config: defaults.Config) -> None:
         prediction == "eps" or not train.low_pass_factors,
         *("train.low_pass_factors", train.low_pass_factors, rule),
         "leave it empty",
+    )
+    is_weighted = train.loss_weighting != "none"
+    _require(
+        not is_weighted or train.loss_type in ("mse", "hybrid", "mse_vb"),
+        *("train.loss_weighting", train.loss_weighting),
+        f"weights a squared error that train.loss_type={train.loss_type} does not have",
+        "use none, or train.loss_type=hybrid",
+    )
+    _require(
+        not is_weighted or not train.low_pass_factors,
+        *("train.loss_weighting", train.loss_weighting),
+        f"does not weight train.low_pass_factors={train.low_pass_factors}",
+        "use one of the two",
+    )
+    _require(
+        is_weighted or train.loss_weighting_snr == 5.0,
+        *("train.loss_weighting_snr", train.loss_weighting_snr),
+        "has no effect with train.loss_weighting=none",
+        "leave it at 5.0, or use min_snr or sigmoid",
     )
     _require(
         not reads_both or config.sample.sampler != "ddpm",
@@ -226,6 +246,7 @@ def _check_student(config: defaults.Config, model: defaults.Text2ImConfig) -> No
     )
     for path, value, wanted in (
         ("train.loss_type", train.loss_type, "truncated_snr"),
+        ("train.loss_weighting", train.loss_weighting, "none"),
         ("sample.sampler", config.sample.sampler, "ddim"),
         ("sample.eta", config.sample.eta, 1.0 if matches else 0.0),
         ("sample.respacing", config.sample.respacing, f"grid{steps}"),

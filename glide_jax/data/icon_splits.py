@@ -5,11 +5,12 @@ from __future__ import annotations
 import collections
 import hashlib
 import io
+import itertools
 import json
 import pathlib
 import platform
 import tarfile
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
 
 from glide_jax.data import icon_captions, icon_drawing, icons
 from glide_jax.errors import UserError
@@ -89,7 +90,7 @@ def write(
     on_progress: Callable[[], None],
     complete: Callable[[pathlib.Path], None] = lambda draft: None,
 ) -> tuple[dict[str, int], str]:
-    """Writes tars SPLIT/NNNNN.tar and the data card, which comes last.
+    """Writes tars SPLIT/STYLE-NNNNN.tar and the data card, which comes last.
 
     Args:
       folder: exists and passes `check_output`.
@@ -110,10 +111,9 @@ def write(
         with scratch_dirs.made(folder, "icons") as draft:
             for name, numbered in splits.items():
                 (draft / name).mkdir()
-                for first in range(0, len(numbered), RECORDS_PER_TAR):
+                for file_name, records in _tars(numbered):
                     on_progress()
-                    path = draft / name / f"{first // RECORDS_PER_TAR:05d}.tar"
-                    _write_tar(path, numbered[first : first + RECORDS_PER_TAR])
+                    _write_tar(draft / name / file_name, records)
             complete(draft)
             for path in sorted(draft.iterdir()):
                 if path.is_dir():
@@ -125,6 +125,17 @@ def write(
             "or name another --output"
         ) from error
     return counts, total
+
+
+def _tars(numbered: list[Numbered]) -> Iterator[tuple[str, list[Numbered]]]:
+    """Yields the name and the pictures of each tar, which has one style."""
+    # The pictures are ordered by source, so those of a style are adjacent.
+    for style, group in itertools.groupby(numbered, lambda item: item[1].style):
+        slug = style.lower().replace(" ", "_")
+        pictures = list(group)
+        for index, first in enumerate(range(0, len(pictures), RECORDS_PER_TAR)):
+            records = pictures[first : first + RECORDS_PER_TAR]
+            yield f"{slug}-{index:05d}.tar", records
 
 
 def _write_tar(path: pathlib.Path, numbered: list[Numbered]) -> None:

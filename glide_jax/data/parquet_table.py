@@ -12,7 +12,7 @@ import collections
 import pathlib
 
 import pyarrow as pa
-import pyarrow.parquet
+from pyarrow import parquet
 
 from glide_jax.data import (
     caption_text,
@@ -69,12 +69,12 @@ class ParquetTable:
         self._captions_required = captions_required
         self.report = source_report.SourceReport()
         try:
-            names = pa.parquet.read_schema(path).names
+            names = parquet.read_schema(path).names
             at_image = self._find(names, "image", image, csv_table.IMAGE_COLUMNS)
             at_caption = self._find(
                 names, "caption", caption, caption_text.DEFAULT_COLUMNS
             )
-            table = pa.parquet.read_table(path, columns=[at_image, at_caption])
+            table = parquet.read_table(path, columns=[at_image, at_caption])
         except (OSError, pa.ArrowException) as fault:
             detail = (str(fault).strip() or type(fault).__name__).splitlines()[0]
             raise UserError(

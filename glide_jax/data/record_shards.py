@@ -15,7 +15,10 @@ from typing import Any, Protocol, runtime_checkable
 
 import numpy as np
 import tensorflow_datasets as tfds
-from array_record.python import array_record_module
+from array_record.python import (
+    array_record_module,  # pyright: ignore[reportAttributeAccessIssue] (compiled)
+)
+from etils import epath
 
 from glide_jax.runtime import files
 
@@ -62,7 +65,7 @@ def _all_features(columns: Mapping[str, Any]) -> tfds.features.FeaturesDict:
 def _template(folder: pathlib.Path, naming: Naming) -> Any:
     return tfds.core.ShardedFileTemplate(
         dataset_name=naming.name,
-        data_dir=folder,
+        data_dir=epath.Path(folder),
         split=naming.split,
         filetype_suffix="array_record",
     )

@@ -10,6 +10,10 @@
 5. total bits per dimension = sum over t of vb + prior
 6. truncated_snr = max(1, A_t / (1 - A_t)) mean (x_target - x_start)^2
    = max(mean (x_target - x_start)^2, mean (eps_target - eps)^2)    2202.00512, sec. 4
+7. weights of mean (x_target - x_start)^2, for a cap g of SNR_t = A_t / (1 - A_t):
+   min_snr min(SNR_t, g)                                                    2303.09556
+   sigmoid g SNR_t / (g + SNR_t) = SNR_t sigmoid(log g - log SNR_t)         2410.19324
+   The mse of x_start is 1 - A_t times that of v, and 1 / SNR_t times that of eps.
 
 DDPM is arXiv 2006.11239, Improved DDPM 2102.09672. One random t estimates 1/T of the
 sum in eq. 5, so eq. 3 at T = 1000 is Improved DDPM's lambda = 0.001. Values are per
@@ -28,6 +32,7 @@ from glide_jax import array_types
 from glide_jax.diffusion import process, sampling_loop
 from glide_jax.errors import UserError
 
+WEIGHTINGS = ("none", "min_snr", "sigmoid")
 LOSS_TYPES = ("mse", "hybrid", "mse_vb", "kl", "rescaled_kl", "truncated_snr")
 
 
@@ -127,6 +132,32 @@ def truncated_snr(
     cumprod = jnp.asarray(tables.alphas_cumprod)[t]
     eps_mse = cumprod / (1 - cumprod) * x_mse
     return {"loss": jnp.maximum(x_mse, eps_mse), "mse": eps_mse, "x_mse": x_mse}
+
+
+def mse_weights(
+    tables: process.DiffusionTables,
+    t: array_types.Timesteps,
+    weighting: str,
+    snr_cap: float,
+) -> array_types.PerExample:
+    """Returns the factors of "mse", (b,), that give the weights of eq. 7; "none": 1.
+
+    Args:
+      tables: chain that `t` indexes, of a network that predicts eps or v.
+      t: (b,).
+      weighting: one of `WEIGHTINGS`.
+      snr_cap: g of eq. 7, above 0.
+    """
+    if weighting == "none":
+        return jnp.ones(t.shape, jnp.float32)
+    cumprod = jnp.asarray(tables.alphas_cumprod)[t]
+    snr = cumprod / (1 - cumprod)
+    weights = {
+        "min_snr": lambda: jnp.minimum(snr, snr_cap),
+        "sigmoid": lambda: snr_cap * snr / (snr_cap + snr),
+    }[weighting]()
+    # The error of x_start, as a multiple of that of what the network predicts.
+    return weights * {"v": 1 - cumprod, "eps": 1 / snr}[tables.prediction]
 
 
 def _target(

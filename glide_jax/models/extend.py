@@ -48,7 +48,7 @@ def extend(
     extended = []
     unet = dict(params["unet"])
     if from_config.inpaint != to_config.inpaint:
-        unet["stem"] = _with_known_pixels(unet["stem"])
+        unet["stem"] = _with_known_pixels(unet["stem"], to_config.patch_px**2)
         extended.append("/".join(STEM))
     if to_config.guidance_range and not from_config.guidance_range:
         width = to_config.num_channels
@@ -74,14 +74,17 @@ def to_x_and_eps(params: array_types.Params) -> tuple[array_types.Params, list[s
     return {**params, "unet": {**unet, "conv_out": layer}}, ["/".join(OUTPUT)]
 
 
-def _with_known_pixels(stem: array_types.Params) -> array_types.Params:
-    """Returns the stem with zero weights for the inputs of inpainting."""
+def _with_known_pixels(stem: array_types.Params, area: int) -> array_types.Params:
+    """Returns the stem with zero weights for the inputs of inpainting.
+
+    Each channel of the input is `area` channels of the stem, the pixels of a patch.
+    """
     kernel = jnp.asarray(stem["kernel"])
-    new_shape = (*kernel.shape[:2], _INPAINT_CHANNELS, kernel.shape[3])
+    new_shape = (*kernel.shape[:2], area * _INPAINT_CHANNELS, kernel.shape[3])
     parts = (
-        kernel[:, :, :_IMAGE_CHANNELS],
+        kernel[:, :, : area * _IMAGE_CHANNELS],
         jnp.zeros(new_shape, kernel.dtype),
-        kernel[:, :, _IMAGE_CHANNELS:],
+        kernel[:, :, area * _IMAGE_CHANNELS :],
     )
     return {**stem, "kernel": jnp.concatenate(parts, axis=2)}
 

@@ -23,8 +23,9 @@ def text2im_flops(config: Text2ImConfig) -> dict[str, float]:
     text += _linear(1, config.text_width, embedding)
     unet = _linear(1, config.num_channels, embedding)
     unet += _linear(1, embedding, embedding)
-    unet += _conv3x3(config.image_px, config.input_channels, config.num_channels)
-    unet += _conv3x3(config.image_px, config.num_channels, 6)
+    px, area = config.grid_px, config.patch_px**2
+    unet += _conv3x3(px, config.input_channels * area, config.num_channels)
+    unet += _conv3x3(px, config.num_channels, 6 * area)
     unet += sum(unet_block_flops(config))
     keys_values = sum(
         _linear(config.text_context, config.text_width, 2 * spec.channels)

@@ -16,7 +16,7 @@ class BlockSpec(NamedTuple):
     Attributes:
       in_channels: channels of the input; in the ascending half with the skip's.
       channels: channels of every layer's output.
-      px: side of the input, pixels.
+      px: side of the input, positions.
       resample: "" or "down", of the first residual block.
       attention: whether attention follows the first residual block.
       last: the second residual block: "" (none), "plain" or "up".
@@ -55,7 +55,7 @@ def attention_heads(config: Text2ImConfig) -> dict[str, int]:
     last = len(config.channel_mult) - 1
     heads = {}
     for level, mult in enumerate(config.channel_mult):
-        px = config.image_px >> level
+        px = config.grid_px >> level
         if px in config.attention_px or level == last:  # the middle block attends too
             width = config.num_channels * mult
             heads[f"the attention at {px} px"] = width // config.head_channels
@@ -66,7 +66,7 @@ def _descend(
     config: Text2ImConfig,
 ) -> tuple[tuple[BlockSpec, ...], tuple[int, ...], int]:
     """Returns the input blocks, the width of each skip, and the side at the bottom."""
-    channels, px = config.num_channels, config.image_px
+    channels, px = config.num_channels, config.grid_px
     blocks, skips = [], [channels]
     for level, multiplier in enumerate(config.channel_mult):
         for _ in range(config.num_res_blocks):

@@ -9,6 +9,7 @@ from __future__ import annotations
 from typing import Any
 
 import jax
+from einops import rearrange
 from flax import linen as nn
 from jaxtyping import Float
 
@@ -186,7 +187,9 @@ class UNet(nn.Module):
         # float32 at full precision: at t = 999 the sampler multiplies an error of this
         # layer by 2e4.
         self.conv_out = layers.Conv3x3(
-            6, layer_init=initializers.zero_init, precision=highest
+            6 * self.config.patch_px**2,
+            layer_init=initializers.zero_init,
+            precision=highest,
         )
 
     def text_keys_values(self, sequence: array_types.Sequence) -> tuple[jax.Array, ...]:
@@ -213,6 +216,9 @@ class UNet(nn.Module):
             (embedding, next(remaining) if b.spec.attention else None, dropout_keys)
             for b in self._blocks()
         ]
+        # Channels before pixels: a condition's weights stay adjacent, see extend.py.
+        patch = {"p": self.config.patch_px, "q": self.config.patch_px}
+        x = rearrange(x, "b (h p) (w q) c -> b h w (c p q)", **patch)
         h = self.constrain(self.stem(x))
         skips = [h]
         for index in range(len(self.inputs)):
@@ -222,7 +228,8 @@ class UNet(nn.Module):
         for level in self._ascent():
             entering = [(skips.pop(), conditions[index]) for index in level]
             h = self._ascend(level, h, entering)
-        return self.conv_out(self.norm_out(h))
+        output = self.conv_out(self.norm_out(h))
+        return rearrange(output, "b h w (c p q) -> b (h p) (w q) c", **patch)
 
     def _blocks(self) -> tuple[Block, ...]:
         return (*self.inputs, self.middle, *self.outputs)
@@ -265,7 +272,7 @@ class UNet(nn.Module):
     def _policy(self, spec: layout.BlockSpec) -> str:
         if len(self.remat) == 1:
             return self.remat[0]
-        return self.remat[(self.config.image_px // spec.px).bit_length() - 1]
+        return self.remat[(self.config.grid_px // spec.px).bit_length() - 1]
 
     def _embed(self, timesteps: array_types.Timesteps) -> array_types.Embedding:
         sinusoids = layers.timestep_embedding(timesteps, self.config.num_channels)

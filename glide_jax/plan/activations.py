@@ -104,7 +104,8 @@ def policy_of(config: Config, px: int) -> str:
     remat = config.train.remat
     if len(remat) == 1:
         return remat[0]
-    return remat[(config.model.image_px // px).bit_length() - 1]
+    assert isinstance(config.model, Text2ImConfig)
+    return remat[(config.model.grid_px // px).bit_length() - 1]
 
 
 def _text(config: Config) -> Part:
@@ -138,7 +139,7 @@ def _unet(config: Config, model: Text2ImConfig, *, is_few: bool) -> list[Part]:
     """Returns stem, blocks with the caption's keys and values, and last layers."""
     plan = layout.make_layout(model)
     ascending, per_level = len(plan.inputs) + 1, model.num_res_blocks + 1
-    ends = model.image_px**2 * model.num_channels
+    ends = model.grid_px**2 * model.num_channels
     unet_parts = [Part("unet/stem", "none", ends, 0)]
     for index, spec in enumerate(plan.blocks()):
         policy = policy_of(config, spec.px)

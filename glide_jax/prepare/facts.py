@@ -13,8 +13,8 @@ from collections.abc import Iterable, Sequence
 from typing import Any
 
 import pyarrow as pa
-import pyarrow.parquet
 from PIL import Image
+from pyarrow import parquet
 
 from glide_jax.data import caption_text, picture_files, schema
 from glide_jax.prepare import fingerprints
@@ -165,12 +165,12 @@ def write_table(path: pathlib.Path, table: pa.Table) -> None:
     """
     path.parent.mkdir(parents=True, exist_ok=True)
     with files.scratch(path, is_shared=True) as draft:
-        pa.parquet.write_table(table, draft)
+        parquet.write_table(table, draft)
 
 
 def read_rows(path: pathlib.Path) -> Iterable[Facts]:
     """Yields the rows of a file that `write` wrote."""
-    with pa.parquet.ParquetFile(path) as file:
+    with parquet.ParquetFile(path) as file:
         for batch in file.iter_batches(use_threads=False):
             for row in batch.to_pylist():
                 yield _from_row(row)

@@ -19,8 +19,8 @@ from typing import Any, NamedTuple
 
 import apache_beam as beam
 import pyarrow as pa
-import pyarrow.parquet
 from PIL import Image
+from pyarrow import parquet
 
 from glide_jax.config import preparation
 from glide_jax.data import record_shards, schema
@@ -103,7 +103,7 @@ class WriteShard(beam.DoFn):
         record_path = self._job.shards / f"{number:06d}.json"
         if record_path.exists():
             return
-        table = pa.parquet.read_table(self._job.order / f"{number:06d}.parquet")
+        table = parquet.read_table(self._job.order / f"{number:06d}.parquet")
         lost: list[tuple] = []
         pairs = self._read(table.to_pylist(), lost)
         output = self._job.config.output

@@ -179,7 +179,7 @@ def _loss_terms(
     noise: array_types.Image,
     t: array_types.Timesteps,
 ) -> dict[str, array_types.PerExample]:
-    """The terms of `losses.training_losses`, and those of train.low_pass_factors."""
+    """The weighted `losses.training_losses`, and those of train.low_pass_factors."""
     terms = losses.training_losses(
         tables,
         model_output,
@@ -189,7 +189,13 @@ def _loss_terms(
         t,
         loss_type=config.train.loss_type,
     )
-    for factor in config.train.low_pass_factors:
+    train = config.train
+    if train.loss_weighting != "none":
+        weights = losses.mse_weights(
+            tables, t, train.loss_weighting, train.loss_weighting_snr
+        )
+        terms |= {"loss": terms["loss"] + (weights - 1) * terms["mse"]}
+    for factor in train.low_pass_factors:
         coarse = losses.low_pass_mse(model_output, noise, factor)
         terms |= {"loss": terms["loss"] + coarse, f"mse_{factor}x": coarse}
     return terms

@@ -83,7 +83,7 @@ def test_differences_of_families_name_absent_fields():
     clip = dataclasses.replace(defaults.Config(), model=defaults.NoisedClipConfig())
     lines = resolve.differences(defaults.Config(), clip)
     assert "model.num_channels: 192 -> (absent)" in lines
-    assert "model.patch_px: (absent) -> 4" in lines
+    assert "model.image_width: (absent) -> 768" in lines
 
 
 def test_a_key_is_a_setting_or_a_section_or_its_nearest_is_named():

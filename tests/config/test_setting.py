@@ -51,6 +51,8 @@ NOT_FREE = {
     "train.global_batch_size": IDENTITY,
     "train.caption_drop_prob": IDENTITY,
     "train.loss_type": IDENTITY,
+    "train.loss_weighting": IDENTITY,
+    "train.loss_weighting_snr": IDENTITY,
     "train.low_pass_factors": IDENTITY,
     "train.timestep_sampling": HISTORY,
     "train.timestep_power": IDENTITY,

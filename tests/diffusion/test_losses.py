@@ -120,6 +120,27 @@ def test_an_unknown_loss_names_the_known_ones(tiny):
         _training_losses(tiny, "linear", "l1", tiny["loss/model_output"])
 
 
+@pytest.mark.parametrize("prediction", ["eps", "v"])
+@pytest.mark.parametrize("weighting", ["min_snr", "sigmoid"])
+def test_weights_are_those_of_the_error_of_x_start(tiny, prediction, weighting):
+    betas = schedules.make_betas("squaredcos_cap_v2", 1000)
+    tables = process.make_tables(betas, prediction=prediction)
+    t = np.array([50, 400, 600, 900])
+    shape = (4, *tiny["loss/x_start"].shape[1:])
+    noise, x_start, output = np.random.default_rng(0).standard_normal((3, *shape))
+    x_t = process.q_sample(tables, x_start, t, noise)
+    output = np.concatenate([output, output], axis=-1)
+    terms = losses.training_losses(
+        tables, output, x_start, x_t, noise, t, loss_type="mse"
+    )
+    weighted = losses.mse_weights(tables, t, weighting, 2.0) * terms["mse"]
+    snr = tables.alphas_cumprod[t] / (1 - tables.alphas_cumprod[t])
+    assert snr[0] > 2 > snr[-1]
+    weights = np.minimum(snr, 2.0) if weighting == "min_snr" else 2 * snr / (2 + snr)
+    error = losses.mse(x_start, process.predict(tables, output, x_t, t).x_start)
+    np.testing.assert_allclose(weighted, weights * error, rtol=2e-4)
+
+
 def test_the_low_pass_error_of_a_tint_is_factor_times_its_square():
     noise = np.random.RandomState(0).standard_normal((2, 8, 8, 3)).astype(np.float32)
     tint = np.float32(0.25)

@@ -30,6 +30,27 @@ def test_an_extended_model_computes_the_same_for_any_image_and_mask():
     assert golden_models.error(after, before) < 1e-5
 
 
+def test_an_extended_model_of_patches_computes_the_same():
+    config = dataclasses.replace(
+        golden_models.UPSAMPLE, channel_mult=(1,), attention_px=(), patch_px=2
+    )
+    wider = dataclasses.replace(config, inpaint=True)
+    fns, draws = build.make_denoiser(config), np.random.default_rng(0)
+    params = jax.tree.map(
+        lambda leaf: 0.1 * draws.standard_normal(leaf.shape, np.float32),
+        build.abstract_params(config),
+    )
+    text = fns.encode(params, *golden_models.caption())
+    x_t = golden_models.inputs(f"x{config.image_px}")
+    timesteps = golden_models.inputs("timesteps", np.int32)
+    given = golden_models.pictures("upsample")
+    before = jax.jit(fns.denoise)(params, x_t, timesteps, text, **given)
+    grown, _ = extend.extend(params, config, wider)
+    known = golden_models.pictures("upsample-inpaint")
+    after = build.make_denoiser(wider).denoise(grown, x_t, timesteps, text, **known)
+    assert golden_models.error(after, before) < 1e-5
+
+
 @pytest.mark.parametrize("make", [presets.base, presets.upsampler])
 def test_an_extended_stem_of_released_size_computes_the_same(make):
     config, wider = make("released"), make("released", inpaint=True)

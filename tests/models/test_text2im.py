@@ -89,6 +89,20 @@ def test_half_precision_returns_float32_close_to_float32(dtype):
     assert np.abs(out - expected).mean() < 0.02 * np.abs(expected).mean()
 
 
+def test_the_channels_of_a_position_are_the_pixels_of_its_patch():
+    config = dataclasses.replace(SMALL, patch_px=4, attention_px=(), norm_groups=1)
+    params = _params(config)
+    last = params["unet"]["conv_out"]
+    last["kernel"] = np.zeros_like(last["kernel"])
+    last["bias"] = np.arange(6 * 16, dtype=np.float32)
+    encode, denoise = _fns(config)
+    text = encode(params, *golden_models.caption())
+    output = denoise(params, *_inputs(), text)
+    row, column, channel = np.indices((8, 8, 6))
+    expected = 16 * channel + 4 * (row % 4) + column % 4
+    np.testing.assert_array_equal(output, np.broadcast_to(expected, (2, 8, 8, 6)))
+
+
 def test_missing_conditions_are_zeros():
     zeros = {name: np.zeros_like(value) for name, value in _known().items()}
     np.testing.assert_array_equal(_run(INPAINT), _run(INPAINT, **zeros))
