@@ -148,11 +148,6 @@ def train(
 
 def _features_of(folder: str, name: str, extractor: extractors.Extractor) -> Features:
     place = pathlib.Path(folder) / name
-    if not place.is_dir():
-        raise UserError(
-            f"classifiers.examples: {folder} has no folder {name}; put pictures of the"
-            f" class into {POSITIVES} and others into {NEGATIVES}"
-        )
     source = sources.open_source(f"folder:{place}", captions_required=False)
     if len(source) < MIN_EXAMPLES:
         raise UserError(

@@ -3,11 +3,15 @@
 from __future__ import annotations
 
 import argparse
+import contextlib
 import dataclasses
 import importlib
+import json
 import logging
+import os
 import shlex
-from collections.abc import Callable
+import tempfile
+from collections.abc import Callable, Iterator
 
 import apache_beam as beam
 from apache_beam.options import pipeline_options
@@ -15,6 +19,7 @@ from apache_beam.options import pipeline_options
 from glide_jax.errors import UserError
 
 LOCAL = "local"
+_OPTIONS_FILE = "PIPELINE_OPTIONS_FILE"
 
 
 @dataclasses.dataclass(frozen=True)
@@ -87,7 +92,6 @@ class Engine:
         return [
             f"--direct_running_mode={mode}",
             f"--direct_num_workers={self.processes}",
-            "--default_sdk_harness_log_level=ERROR",
             *self.words,
         ]
 
@@ -95,8 +99,28 @@ class Engine:
         """Runs the pipeline that `build` makes, and waits for its end."""
         logging.getLogger("apache_beam").setLevel(logging.ERROR)
         options = pipeline_options.PipelineOptions(self.arguments())
-        with beam.Pipeline(runner=_make(self.name), options=options) as pipeline:
+        with (
+            _quiet_workers(),
+            beam.Pipeline(runner=_make(self.name), options=options) as pipeline,
+        ):
             build(pipeline)
+
+
+@contextlib.contextmanager
+def _quiet_workers() -> Iterator[None]:
+    """Lets the local worker processes log errors only.
+
+    They start without the pipeline's options, and read this file of them.
+    """
+    text = json.dumps({"beam:option:default_sdk_harness_log_level:v1": "ERROR"})
+    with tempfile.NamedTemporaryFile("w", suffix=".json") as file:
+        file.write(text)
+        file.flush()
+        os.environ[_OPTIONS_FILE] = file.name
+        try:
+            yield
+        finally:
+            del os.environ[_OPTIONS_FILE]
 
 
 def make(name: str, processes: int, words: str) -> Engine:
