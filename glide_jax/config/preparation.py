@@ -15,9 +15,9 @@ from typing import Any
 
 import ml_collections
 
-from glide_jax.config import resolve, validate
+from glide_jax.config import resolve
 from glide_jax.config.defaults import MAX_SEED
-from glide_jax.config.setting import IDENTITY, setting
+from glide_jax.config.setting import IDENTITY, check_values, setting
 from glide_jax.errors import UserError
 
 FORMATS = ("tar", "array_record")
@@ -161,9 +161,9 @@ def from_config_dict(config_dict: ml_collections.ConfigDict) -> PrepareConfig:
       UserError: an unknown key, a value of the wrong type, or one that is not allowed.
     """
     config = from_json(config_dict.to_dict())
-    validate.check_values("", config)
+    check_values("", config)
     for name in SECTIONS:
-        validate.check_values(f"{name}.", getattr(config, name))
+        check_values(f"{name}.", getattr(config, name))
     if not config.data.sources:
         raise UserError(
             "data.sources is empty; name the pairs to read, e.g."

@@ -8,7 +8,7 @@ from __future__ import annotations
 from typing import Any
 
 from glide_jax.config import defaults
-from glide_jax.config.setting import rules_of
+from glide_jax.config.setting import check_values
 from glide_jax.diffusion import respacing
 from glide_jax.errors import UserError
 
@@ -33,20 +33,6 @@ def validate(config: defaults.Config) -> None:
     _check_best(config)
     _check_evaluate(config)
     _check_sample(config)
-
-
-def check_values(prefix: str, section: Any) -> None:
-    """Checks each setting of a section against its own rule.
-
-    Raises:
-      UserError: the first value that is not allowed, with `prefix` before its name.
-    """
-    for name, rule in rules_of(type(section)).items():
-        value = getattr(section, name)
-        if not rule.allows(value):
-            raise UserError(
-                f"{prefix}{name}={value!r} is not allowed; use {rule.describe()}"
-            )
 
 
 def _require(ok: bool, path: str, value: Any, rule: str, remedy: str) -> None:
