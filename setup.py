@@ -44,6 +44,7 @@ REQUIRES = [
 # Project files that `glide` reads; see glide_jax/runtime/paths.py.
 PROJECT_FILES = (
     "experiments/configs/*.py",
+    "experiments/data/*.py",
     "experiments/sweeps/*.py",
     "launch/restart.sh",
     "launch/templates/sweep*",
@@ -105,6 +106,13 @@ setup(
         ],
         # `glide demo`; it brings fastapi, uvicorn and python-multipart of [serve].
         "demo": ["gradio>=6.31,<7"],  # the page in the browser
+        # `glide data prepare`, in an environment of its own: apache-beam excludes new
+        # pyarrow, pillow, protobuf and beartype; see docs/data_preparation.md.
+        "prepare": [
+            "apache-beam>=2.70,<3",  # the pipeline and its engines
+            "py3langid>=0.4,<0.5",  # languages of captions, with its model
+            "scikit-learn>=1.5,<2",  # classifiers from examples
+        ],
         "wandb": ["wandb>=0.19,<1"],  # log.wandb_project
         "docs": [
             "ipykernel>=6.29,<8",  # runs the notebook

@@ -8,6 +8,7 @@ from the docstrings and the flags of the package in the same checkout.
 
 from __future__ import annotations
 
+import importlib
 import os
 import pathlib
 import sys
@@ -21,7 +22,17 @@ os.environ["PYTHONPATH"] = os.pathsep.join(
 )
 os.environ.setdefault("JAX_PLATFORMS", "cpu")
 
+import plain_docstrings  # noqa: E402
+from sphinx.ext.autodoc.mock import mock  # noqa: E402
+
 import glide_jax  # noqa: E402
+
+# Apache Beam has an environment of its own (docs/data_preparation.md). The modules that
+# use it are imported without it, and stay imported.
+with mock(["apache_beam"]):
+    for name in plain_docstrings.module_names():
+        if name.startswith("glide_jax.prepare"):
+            importlib.import_module(name)
 
 project = "glide_jax"
 author = "The glide_jax authors"

@@ -1,6 +1,7 @@
 # Sourced by the other scripts of this folder: finds a Python, creates .venv, installs the
 # package.
-# make_environment EXTRAS   e.g. make_environment "" or make_environment "[dev]"
+# make_environment EXTRAS [FOLDER]   e.g. make_environment "" or make_environment "[dev]";
+#     FOLDER, by default .venv, is for extras whose requirements exclude those of others
 #
 # On machines without a supported Python (images of TPU VMs have 3.10) uv installs one,
 # without root: pip installs uv into a temporary folder, and uv downloads a standalone CPython
@@ -25,42 +26,42 @@ find_python() {
 }
 
 make_environment() {
-  local extras="$1" stamp python
-  stamp=".venv/.installed$extras"
+  local extras="$1" venv="${2:-.venv}" stamp python
+  stamp="$venv/.installed$extras"
   # Installed once, and again after a change of setup.py.
   if [ -e "$stamp" ] && [ "$stamp" -nt setup.py ]; then
     return
   fi
-  if [ ! -x .venv/bin/python ]; then
+  if [ ! -x "$venv/bin/python" ]; then
     if python=$(find_python); then
-      echo "Creating .venv with $("$python" --version)"
-      if ! "$python" -m venv .venv; then
+      echo "Creating $venv with $("$python" --version)"
+      if ! "$python" -m venv "$venv"; then
         echo "python -m venv failed; on Debian: apt-get install python3-venv" >&2
-        rm -rf .venv
+        rm -rf "$venv"
         return 2
       fi
-    elif ! make_venv_by_uv; then
-      rm -rf .venv
+    elif ! make_venv_by_uv "$venv"; then
+      rm -rf "$venv"
       echo "Python 3.11 or 3.12 is not installed, and uv could not install it; install it, or set its path: PYTHON=/path/to/python3.12" >&2
       return 2
     fi
   fi
-  echo "Installing glide_jax$extras into .venv (a few minutes the first time)"
-  .venv/bin/python -m pip install --quiet --disable-pip-version-check -e ".$extras" || return
+  echo "Installing glide_jax$extras into $venv (a few minutes the first time)"
+  "$venv/bin/python" -m pip install --quiet --disable-pip-version-check -e ".$extras" || return
   touch "$stamp"
 }
 
-# make_venv_by_uv: creates .venv, with pip, from a Python that uv installs.
+# make_venv_by_uv FOLDER: creates it, with pip, from a Python that uv installs.
 make_venv_by_uv() {
-  local uv folder="" code=0
-  echo "Python 3.11 or 3.12 is not installed: uv downloads Python $NEW_PYTHON for .venv"
+  local venv="$1" uv folder="" code=0
+  echo "Python 3.11 or 3.12 is not installed: uv downloads Python $NEW_PYTHON for $venv"
   if ! uv="$(command -v uv)"; then
     folder="$(mktemp -d)"
     uv="$folder/bin/uv"
     python3 -m pip install --quiet --disable-pip-version-check --target "$folder" "$UV" || code=$?
   fi
-  [ "$code" -ne 0 ] || "$uv" venv --quiet --no-project --python "$NEW_PYTHON" .venv || code=$?
-  [ "$code" -ne 0 ] || .venv/bin/python -m ensurepip >/dev/null || code=$?
+  [ "$code" -ne 0 ] || "$uv" venv --quiet --no-project --python "$NEW_PYTHON" "$venv" || code=$?
+  [ "$code" -ne 0 ] || "$venv/bin/python" -m ensurepip >/dev/null || code=$?
   [ -z "$folder" ] || rm -rf "$folder"
   return "$code"
 }

@@ -58,6 +58,8 @@ if [ "${1:-}" = "--all" ]; then
   # The page in the browser, with Debian's Chromium.
   make_environment "[demo]" ||
     echo "gradio is not installed: the page of glide demo is not tested." >&2
+  make_environment "[prepare,dev]" .venv-prepare ||
+    echo "Apache Beam is not installed: glide data prepare is not tested." >&2
 fi
 make_environment "[dev]"
 export JAX_PLATFORMS=cpu
@@ -70,6 +72,9 @@ if [ "$all" = yes ]; then
   else
     echo "pyright cannot be installed: types are not checked." >&2
   fi
+fi
+if [ -x .venv-prepare/bin/pytest ] && [ "$all" = yes ] && [ $# -eq 0 ]; then
+  .venv-prepare/bin/python -m pytest -q tests/prepare -m "not gpu and not tpu"
 fi
 # All tests of a file run in one process, so that its fixtures are set up once.
 exec .venv/bin/python -m pytest --numprocesses=auto --maxprocesses=4 --dist=loadfile \

@@ -25,7 +25,7 @@ from PIL import Image
 from glide_jax import presets
 from glide_jax.checkpoint import bundle
 from glide_jax.cli import main
-from glide_jax.config import defaults, resolve
+from glide_jax.config import defaults, preparation, resolve
 from glide_jax.data import shapes_world
 from glide_jax.models import build
 from glide_jax.runtime import metric_writers
@@ -74,6 +74,7 @@ HOW = {
     "distil": "parsed",  # see tests/distil
     "convert": "parsed",  # PyTorch is optional; see tests/cli/test_convert.py
     "data icons": "parsed",  # downloads packages of npm and apt
+    "data prepare": "parsed",  # Apache Beam is optional; see tests/prepare
 }
 
 
@@ -171,7 +172,11 @@ def test_a_command_of_a_page_names_a_verb_its_flags_and_settings(command):
     given = [word[2:].partition("=")[0] for word in words if word.startswith("--")]
     for name in given:
         if "." in name:  # a setting, of --config or of another configuration
-            resolve.check_key(defaults.Config(), name.partition(".")[2])
+            setting = name.partition(".")[2]
+            if verb == "data prepare":
+                assert setting in preparation.flat(preparation.PrepareConfig())
+            else:
+                resolve.check_key(defaults.Config(), setting)
         else:
             assert name in values
 

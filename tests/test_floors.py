@@ -23,8 +23,8 @@ FLOORS = (
     # hooks/ joins train/ with sample/ and eval/. quickstart/ and distil/ are programs
     # of their own: they train, sample and measure. sweep/ starts programs and reads
     # what they leave. serve/ puts sample/ behind HTTP, demo/ behind a page; it queues
-    # and listens by parts of serve/.
-    ("hooks", "quickstart", "distil", "sweep", "serve", "demo"),
+    # and listens by parts of serve/. prepare/ reads pairs and scores them with models.
+    ("hooks", "quickstart", "distil", "sweep", "serve", "demo", "prepare"),
     ("cli",),
 )
 FLOOR_OF = {part: floor for floor, parts in enumerate(FLOORS) for part in parts}
@@ -41,7 +41,10 @@ HOMES = {
     "absl": ("cli",),
     "grain": ("data",),
     "tensorflow_datasets": ("data",),
-    "pyarrow": ("data",),
+    "pyarrow": ("data", "prepare"),
+    "apache_beam": ("prepare",),
+    "sklearn": ("prepare",),
+    "py3langid": ("prepare",),
     "resvg_py": ("data",),
     "matplotlib": ("eval", "study", "sweep"),
     "optax": ("train",),

@@ -38,8 +38,8 @@ PACKAGE = "glide_jax"
 # In the order in which the parts build upon each other; others follow by name.
 ORDER = (
     *("diffusion", "models", "text", "data", "parallel", "checkpoint", "config"),
-    *("train", "sample", "serve", "demo", "hooks", "eval", "study", "sweep", "convert"),
-    *("plan", "bench", "quickstart", "runtime", "cli"),
+    *("prepare", "train", "sample", "serve", "demo", "hooks", "eval", "study", "sweep"),
+    *("convert", "plan", "bench", "quickstart", "runtime", "cli"),
 )
 
 

@@ -14,6 +14,8 @@ from glide_jax.errors import UserError
 from glide_jax.runtime import paths
 
 if TYPE_CHECKING:
+    from ml_collections import ConfigDict
+
     from glide_jax.config import defaults
 
 # --config.data.sources and --config.data.validation_sources, and their values.
@@ -167,6 +169,17 @@ def read(
     """
     from glide_jax.config import resolve
 
+    return resolve.from_config_dict(value(values, name, example=example))
+
+
+def value(
+    values: flags.FlagValues, name: str = "config", *, example: str
+) -> ConfigDict:
+    """Returns the locked ConfigDict of the flag; messages show the file `example`.
+
+    Raises:
+      UserError: the flag is missing, or the file is invalid.
+    """
     found = values[name].value
     if found is None:
         raise UserError(f"--{name} is missing, e.g. --{name}={example}")
@@ -176,4 +189,4 @@ def read(
         raise UserError(
             f"--{name}: the file failed ({error.__cause__}); correct it"
         ) from error
-    return resolve.from_config_dict(found)
+    return found

@@ -19,6 +19,7 @@ import ml_collections
 from glide_jax.config import defaults
 from glide_jax.errors import UserError
 
+T = typing.TypeVar("T")
 ABSENT = "(absent)"
 _TYPE_NAMES = {
     bool: "a bool",
@@ -92,7 +93,7 @@ def override(config: defaults.Config, changes: Mapping[str, Any]) -> defaults.Co
 
 def differences(a: defaults.Config, b: defaults.Config) -> list[str]:
     """Returns a line for each difference, e.g. "model.num_channels: 32 -> 64"."""
-    before, after = _flatten(dataclasses.asdict(a)), _flatten(dataclasses.asdict(b))
+    before, after = flatten(dataclasses.asdict(a)), flatten(dataclasses.asdict(b))
     return [
         f"{path}: {before.get(path, ABSENT)} -> {after.get(path, ABSENT)}"
         for path in before | after
@@ -103,7 +104,7 @@ def differences(a: defaults.Config, b: defaults.Config) -> list[str]:
 def check_key(config: defaults.Config, path: str) -> None:
     """Raises UserError unless `path` is that of a setting or a section."""
     known: set[str] = set()
-    for leaf in _flatten(dataclasses.asdict(config)):
+    for leaf in flatten(dataclasses.asdict(config)):
         parts = leaf.split(".")
         known |= {".".join(parts[: end + 1]) for end in range(len(parts))}
     if path not in known:
@@ -114,11 +115,12 @@ def check_key(config: defaults.Config, path: str) -> None:
         )
 
 
-def _flatten(nested: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
+def flatten(nested: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
+    """Returns the values of nested mappings by dotted path."""
     flat: dict[str, Any] = {}
     for name, value in nested.items():
         if isinstance(value, Mapping):
-            flat |= _flatten(value, f"{prefix}{name}.")
+            flat |= flatten(value, f"{prefix}{name}.")
         else:
             flat[prefix + name] = value
     return flat
@@ -126,19 +128,31 @@ def _flatten(nested: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
 
 def _from_nested(nested: Mapping[str, Any]) -> defaults.Config:
     sections = {"model": _model_class(nested.get("model", {})), **defaults.SECTIONS}
+    return from_sections(defaults.Config, nested, ("name", "seed"), sections)
+
+
+def from_sections(
+    whole: type[T], nested: Mapping[str, Any], plain: tuple[str, ...], sections: dict
+) -> T:
+    """Returns a dataclass of sections with the values of a nested mapping.
+
+    Args:
+      whole: the dataclass.
+      nested: the values; missing ones take their defaults.
+      plain: the fields that are not sections.
+      sections: the dataclass of each section by its name.
+
+    Raises:
+      UserError: an unknown key, or a value of the wrong type.
+    """
     for name in nested:
-        if name not in ("name", "seed", *sections):
-            _refuse_key(name, ("name", "seed", *sections), "")
-    plain = {
-        name: _coerce(nested[name], type_, name)
-        for name, type_ in (("name", str), ("seed", int))
-        if name in nested
-    }
-    built = {
-        name: _section(section, nested.get(name, {}), name)
-        for name, section in sections.items()
-    }
-    return defaults.Config(**plain, **built)
+        if name not in (*plain, *sections):
+            _refuse_key(name, (*plain, *sections), "")
+    types = typing.get_type_hints(whole)
+    values = {n: _coerce(nested[n], types[n], n) for n in plain if n in nested}
+    for name, section in sections.items():
+        values[name] = _section(section, nested.get(name, {}), name)
+    return whole(**values)
 
 
 def _model_class(values: Any) -> type:
@@ -197,7 +211,7 @@ def _coerce(value: Any, type_: Any, path: str) -> Any:
 
 
 def _refuse_type(value: Any, wanted: str, path: str) -> typing.NoReturn:
-    default = _flatten(dataclasses.asdict(defaults.Config())).get(path)
+    default = flatten(dataclasses.asdict(defaults.Config())).get(path)
     raise UserError(
         f"{path}={value!r} is a {type(value).__name__}; use {wanted}"
         + (f" such as {default!r}" if default not in (None, "") else "")

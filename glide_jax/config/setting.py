@@ -11,6 +11,8 @@ import enum
 from collections.abc import Callable, Iterable
 from typing import Any, TypeVar
 
+from glide_jax.errors import UserError
+
 T = TypeVar("T")
 Choices = Iterable[str] | Callable[[], Iterable[str]]
 Bound = int | float | None
@@ -109,3 +111,17 @@ def rules_of(section: type) -> dict[str, Rule]:
         for field in dataclasses.fields(section)
         if _KEY in field.metadata
     }
+
+
+def check_values(prefix: str, section: Any) -> None:
+    """Checks each setting of a section against its own rule.
+
+    Raises:
+      UserError: the first value that is not allowed, with `prefix` before its name.
+    """
+    for name, rule in rules_of(type(section)).items():
+        value = getattr(section, name)
+        if not rule.allows(value):
+            raise UserError(
+                f"{prefix}{name}={value!r} is not allowed; use {rule.describe()}"
+            )

@@ -8,16 +8,16 @@ from __future__ import annotations
 from typing import Any
 
 from glide_jax.config import defaults
-from glide_jax.config.setting import rules_of
+from glide_jax.config.setting import check_values
 from glide_jax.diffusion import respacing
 from glide_jax.errors import UserError
 
 
 def validate(config: defaults.Config) -> None:
     """Raises UserError at the first rule that the settings break."""
-    _check_values("", config)
+    check_values("", config)
     for name in ("model", *defaults.SECTIONS):
-        _check_values(f"{name}.", getattr(config, name))
+        check_values(f"{name}.", getattr(config, name))
     if isinstance(config.model, defaults.Text2ImConfig):
         _check_text2im(config.model)
         _check_respacing(config)
@@ -33,15 +33,6 @@ def validate(config: defaults.Config) -> None:
     _check_best(config)
     _check_evaluate(config)
     _check_sample(config)
-
-
-def _check_values(prefix: str, section: Any) -> None:
-    for name, rule in rules_of(type(section)).items():
-        value = getattr(section, name)
-        if not rule.allows(value):
-            raise UserError(
-                f"{prefix}{name}={value!r} is not allowed; use {rule.describe()}"
-            )
 
 
 def _require(ok: bool, path: str, value: Any, rule: str, remedy: str) -> None:

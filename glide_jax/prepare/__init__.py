@@ -1,0 +1,1 @@
+"""Preparation of large sets of pairs: rules, duplicates, shards, on Apache Beam."""
