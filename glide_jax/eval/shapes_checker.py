@@ -138,7 +138,9 @@ def read_scene(image: np.ndarray) -> SeenScene:
     return SeenScene(seen.colour, seen.shape, ground)
 
 
-def nearest(value: np.ndarray, names: Mapping[str, tuple[float, ...]]) -> str:
+def nearest(
+    value: np.ndarray, names: Mapping[str, tuple[int, ...] | tuple[float, ...]]
+) -> str:
     """Returns the name of the nearest value, e.g. of an RGB colour (3,)."""
     return min(names, key=lambda name: np.linalg.norm(names[name] - value))
 
