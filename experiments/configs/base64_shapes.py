@@ -15,7 +15,7 @@ from glide_jax.config.defaults import Config
 
 # Peak learning rates; those of released and paper are inferred as in base64.py.
 _LEARNING_RATES = {
-    "tiny": 2e-3,
+    "tiny": 1.5e-3,
     "emoji": 1e-3,
     "icons": 1.5e-3,
     "released": 3e-4,
@@ -36,7 +36,7 @@ def get_config(size: str) -> ConfigDict:
     config.data.sources = ("shapes:full",)
     config.data.validation_sources = ("shapes:full",)
     config.data.tokenizer = "sentencepiece:384"
-    config.train.num_steps = 6000
+    config.train.num_steps = 4000
     # Which object has which colour is decided where little of the picture is left.
     config.train.timestep_sampling = "power"
     config.train.timestep_power = 1.0
@@ -45,7 +45,9 @@ def get_config(size: str) -> ConfigDict:
     config.optim.learning_rate = _LEARNING_RATES[size]
     config.optim.b2 = 0.99
     config.optim.warmup_steps = 100
-    config.optim.schedule = "cosine"
+    # A constant rate, so that a finished run can be continued to more steps; the
+    # average of the weights takes the place of its decay.
+    config.optim.schedule = "constant"
     config.optim.grad_clip_norm = 1.0
     config.ema.decays = (0.998,)
     config.checkpoint.every_steps = 500
