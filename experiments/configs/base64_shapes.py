@@ -53,5 +53,6 @@ def get_config(size: str) -> ConfigDict:
     config.checkpoint.every_steps = 500
     config.log.every_steps = 100
     config.log.validate_every_steps = 1000
-    config.sample.respacing = "50"
+    config.sample.sampler = "dpm_solver_pp"
+    config.sample.respacing = "15"
     return config

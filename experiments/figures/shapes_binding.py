@@ -87,8 +87,8 @@ def draw(
             cascade.Glide(model)
             .sample(
                 [shapes_world.caption(scene) for scene in scenes],
-                guidance_mode="none" if scale == 1 else "cfg",
-                guidance_scale=None if scale == 1 else scale,
+                guidance_mode="cfg",  # one program; at scale 1 it equals none
+                guidance_scale=scale,
                 batch_size=BATCH_SIZE,
                 progress=bar.update,
             )
