@@ -1,4 +1,4 @@
-"""Model sizes: tiny (quickstart), emoji and icons (small real data), released, paper.
+"""Model sizes: tiny (quickstart), icons (small real data), released, paper.
 
 The values of `released` and `paper` are published; inferred values are marked.
 """
@@ -13,7 +13,9 @@ from glide_jax.errors import UserError
 
 T = TypeVar("T")
 
-SIZES = ("tiny", "emoji", "icons", "released", "paper")
+SIZES = ("tiny", "icons", "released", "paper")
+# Those with experiment files of students of few steps.
+STUDENT_SIZES = ("tiny", "released", "paper")
 
 _BASE = {
     "tiny": Text2ImConfig(
@@ -32,24 +34,7 @@ _BASE = {
         text_heads=4,
         compute_dtype="float32",
     ),
-    "emoji": Text2ImConfig(
-        image_px=32,
-        num_channels=24,
-        channel_mult=(1, 2, 4),
-        num_res_blocks=1,
-        attention_px=(16, 8),
-        head_channels=24,
-        norm_groups=8,
-        dropout_prob=0.0,
-        text_context=32,
-        vocab_size=2048,
-        text_width=128,
-        text_layers=2,
-        text_heads=4,
-        compute_dtype="float32",
-    ),
-    # Half of its multiplications are at the level of 8 positions, so that a core trains
-    # on three times as many pictures a second as at size emoji.
+    # Half of its multiplications are at the level of 8 positions.
     "icons": Text2ImConfig(
         image_px=32,
         patch_px=2,
@@ -80,16 +65,6 @@ _UPSAMPLER = {
         low_res_px=16,
         channel_mult=(1, 1, 2),
         attention_px=(16,),
-    ),
-    "emoji": dataclasses.replace(
-        _BASE["emoji"],
-        image_px=128,
-        low_res_px=32,
-        num_channels=16,
-        channel_mult=(1, 1, 2, 4),
-        attention_px=(16,),
-        head_channels=16,
-        norm_groups=2,
     ),
     "icons": dataclasses.replace(
         _BASE["icons"],
@@ -137,26 +112,12 @@ _NOISED_CLIP = {
         embed_dim=32,
         compute_dtype="float32",
     ),
-    "emoji": NoisedClipConfig(
-        image_px=32,
-        patch_px=4,
-        image_width=192,
-        image_layers=4,
-        image_heads=3,
-        text_context=32,
-        vocab_size=2048,
-        text_width=128,
-        text_layers=3,
-        text_heads=2,
-        embed_dim=128,
-        compute_dtype="float32",
-    ),
     "icons": NoisedClipConfig(
         image_px=32,
         patch_px=4,
-        image_width=192,
-        image_layers=4,
-        image_heads=3,
+        image_width=128,
+        image_layers=3,
+        image_heads=2,
         text_context=24,
         vocab_size=4096,
         text_width=128,
@@ -226,7 +187,7 @@ DISTILLATION = {
 
 
 def base(size: str, *, inpaint: bool = False) -> Text2ImConfig:
-    """Returns the text-to-image model of a size, of 64 px; tiny 16, emoji and icons 32.
+    """Returns the text-to-image model of a size, of 64 px; tiny 16, icons 32.
 
     Args:
       size: one of SIZES.
@@ -235,7 +196,7 @@ def base(size: str, *, inpaint: bool = False) -> Text2ImConfig:
     Raises:
       UserError: an unknown size.
     """
-    return dataclasses.replace(_lookup(_BASE, size), inpaint=inpaint)
+    return dataclasses.replace(lookup(_BASE, size), inpaint=inpaint)
 
 
 def upsampler(size: str, *, inpaint: bool = False) -> Text2ImConfig:
@@ -248,7 +209,7 @@ def upsampler(size: str, *, inpaint: bool = False) -> Text2ImConfig:
     Raises:
       UserError: an unknown size.
     """
-    return dataclasses.replace(_lookup(_UPSAMPLER, size), inpaint=inpaint)
+    return dataclasses.replace(lookup(_UPSAMPLER, size), inpaint=inpaint)
 
 
 def noised_clip(size: str) -> NoisedClipConfig:
@@ -257,10 +218,15 @@ def noised_clip(size: str) -> NoisedClipConfig:
     Raises:
       UserError: an unknown size.
     """
-    return _lookup(_NOISED_CLIP, size)
+    return lookup(_NOISED_CLIP, size)
 
 
-def _lookup(table: dict[str, T], size: str) -> T:
+def lookup(table: dict[str, T], size: str) -> T:
+    """Returns the entry of a size.
+
+    Raises:
+      UserError: the table has no such size.
+    """
     if size not in table:
-        raise UserError(f"size {size!r} is not one of {', '.join(SIZES)}")
+        raise UserError(f"size {size!r} is not one of {', '.join(table)}")
     return table[size]

@@ -1,7 +1,7 @@
 #!/usr/bin/env bash
 # Runs on hosts that ssh reaches without a password, with one process per host.
 #
-#   launch/ssh.sh --config=experiments/configs/base64.py:emoji --name=base64 \
+#   launch/ssh.sh --config=experiments/configs/base64.py:icons --name=base64 \
 #       --hosts=alice@gpu1,alice@gpu2 --chip=a100-80gb --workdir=/nfs/runs/base64
 #
 # --hosts    comma-separated; the first is the coordinator

@@ -1,8 +1,8 @@
 #!/usr/bin/env bash
 # Installs the requirements of the tests and runs them: the default suite, or with --all also
 # the tests marked slow, for which apt-get installs Slurm, an ssh server, shellcheck, Chromium
-# and its driver, zsh, the Noto emoji font and the Unicode names if they are missing (as root, or
-# by sudo without a password). Other arguments are passed to pytest.
+# and its driver, and zsh if they are missing (as root, or by sudo without a password). Other
+# arguments are passed to pytest.
 set -euo pipefail
 cd "$(dirname "$0")/.."
 . launch/environment.sh
@@ -10,8 +10,8 @@ cd "$(dirname "$0")/.."
 # Tests whose programs cannot be installed are skipped with the reason.
 install_debian_packages() {
   local packages=(slurm-wlm munge openssh-server rsync shellcheck) as_root=()
-  # For the vote page, the completion scripts and the emoji set; 155 MB with dependencies.
-  packages+=(chromium chromium-driver zsh fonts-noto-color-emoji unicode-data)
+  # For the vote page and the completion scripts; 137 MB with dependencies.
+  packages+=(chromium chromium-driver zsh)
   if dpkg -s "${packages[@]}" >/dev/null 2>&1; then return; fi
   if ! command -v apt-get >/dev/null; then
     echo "apt-get is not available: some tests are skipped; they need ${packages[*]}." >&2

@@ -44,7 +44,7 @@ PAGES = [
 TUTORIAL = DOCS / "tutorial.md"
 
 # Data and bundles that only the reader has, or that another page makes.
-LACKING = ("SOURCE", "emoji", "runs/icons", "runs/judge", "coco")
+LACKING = ("SOURCE", "runs/icons", "runs/judge", "coco")
 LACKING += ("runs/base64_cfg", "efficientnet")
 
 # How a command is checked, by the first words that fit; all of them are parsed.
@@ -71,7 +71,6 @@ HOW = {
     "export": "parsed",  # of a trained workdir: the tutorial's are run
     "distil": "parsed",  # see tests/distil
     "convert": "parsed",  # PyTorch is optional; see tests/cli/test_convert.py
-    "data emoji": "parsed",  # downloads Debian packages
     "data icons": "parsed",  # downloads packages of npm and apt
 }
 

@@ -31,7 +31,6 @@ COPIED = {
     "experiments/results/plan/README.md": "plans.md",
     "experiments/results/chaos/report.md": "chaos.md",
     "experiments/results/curves/quickstart.md": "curves_quickstart.md",
-    "experiments/results/curves/emoji.md": "curves_emoji.md",
     "CONTRIBUTING.md": "contributing.md",
     "CHANGELOG.md": "changelog.md",
 }

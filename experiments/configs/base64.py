@@ -1,4 +1,4 @@
-"""The base model: captions to 64 px pictures (tiny: 16 px, emoji: 32 px).
+"""The base model: captions to 64 px pictures (tiny: 16 px, icons: 32 px).
 
     glide train --config=experiments/configs/base64.py:tiny --workdir=runs/base
 
@@ -13,7 +13,7 @@ from glide_jax.config.defaults import Config
 
 
 def get_config(size: str) -> ConfigDict:
-    """The configuration of a size: tiny, emoji, icons, released or paper."""
+    """The configuration of a size: tiny, icons, released or paper."""
     config = resolve.to_config_dict(
         Config(name=f"base64_{size}", model=presets.base(size))
     )
@@ -42,28 +42,6 @@ def tiny(config: ConfigDict) -> None:
     config.sample.respacing = "50"
 
 
-def emoji(config: ConfigDict) -> None:
-    """51 minutes on one CPU core; run `glide data emoji` first."""
-    config.data.sources = ("webdataset:runs/emoji/emoji128-train-*.tar",)
-    config.data.validation_sources = ("webdataset:runs/emoji/emoji128-val-*.tar",)
-    config.data.tokenizer = "sentencepiece:2048"
-    config.train.num_steps = 1200
-    config.train.timestep_sampling = "power"
-    config.train.timestep_power = 1.0
-    config.train.global_batch_size = 32
-    config.train.caption_drop_prob = 0.1
-    config.optim.learning_rate = 1e-3
-    config.optim.b2 = 0.99
-    config.optim.warmup_steps = 200
-    config.optim.schedule = "cosine"
-    config.optim.grad_clip_norm = 1.0
-    config.ema.decays = (0.998, 0.99)
-    config.checkpoint.every_steps = 300
-    config.log.validate_every_steps = 300
-    config.log.grid_every_steps = 800
-    config.sample.respacing = "100"
-
-
 def icons(config: ConfigDict) -> None:
     """An hour and a half on one CPU core; run `glide data icons` first."""
     config.update_from_flattened_dict(presets.ICONS)
@@ -75,7 +53,8 @@ def icons(config: ConfigDict) -> None:
     config.optim.learning_rate = 1.5e-3
     config.optim.warmup_steps = 300
     config.log.grid_every_steps = 2000
-    config.sample.respacing = "50"
+    config.sample.sampler = "dpm_solver_pp"
+    config.sample.respacing = "25"
 
 
 def released(config: ConfigDict) -> None:
@@ -101,7 +80,6 @@ def paper(config: ConfigDict) -> None:
 
 _SIZES = {
     "tiny": tiny,
-    "emoji": emoji,
     "icons": icons,
     "released": released,
     "paper": paper,

@@ -12,7 +12,7 @@ from glide_jax.config.defaults import Config
 
 
 def get_config(size: str) -> ConfigDict:
-    """The configuration of a size: tiny, emoji, icons, released or paper."""
+    """The configuration of a size: tiny, icons, released or paper."""
     config = resolve.to_config_dict(
         Config(name=f"base64_cfg_{size}", model=presets.base(size))
     )
@@ -41,27 +41,6 @@ def tiny(config: ConfigDict) -> None:
     config.sample.respacing = "50"
 
 
-def emoji(config: ConfigDict) -> None:
-    """Five minutes on a CPU core."""
-    config.data.sources = ("webdataset:runs/emoji/emoji128-train-*.tar",)
-    config.data.validation_sources = ("webdataset:runs/emoji/emoji128-val-*.tar",)
-    config.train.num_steps = 200
-    config.train.timestep_sampling = "power"
-    config.train.timestep_power = 2.0
-    config.train.low_pass_factors = (4, 8)
-    config.train.global_batch_size = 32
-    config.optim.learning_rate = 1e-3
-    config.optim.b2 = 0.99
-    config.optim.warmup_steps = 50
-    config.optim.schedule = "cosine"
-    config.optim.grad_clip_norm = 1.0
-    config.ema.decays = (0.998, 0.99)
-    config.checkpoint.every_steps = 150
-    config.log.validate_every_steps = 300
-    config.log.grid_every_steps = 300
-    config.sample.respacing = "100"
-
-
 def icons(config: ConfigDict) -> None:
     """Fifteen minutes on a CPU core."""
     config.update_from_flattened_dict(presets.ICONS)
@@ -70,7 +49,8 @@ def icons(config: ConfigDict) -> None:
     config.train.global_batch_size = 32
     config.optim.learning_rate = 5e-4
     config.optim.warmup_steps = 100
-    config.sample.respacing = "50"
+    config.sample.sampler = "dpm_solver_pp"
+    config.sample.respacing = "25"
 
 
 def released(config: ConfigDict) -> None:
@@ -96,7 +76,6 @@ def paper(config: ConfigDict) -> None:
 
 _SIZES = {
     "tiny": tiny,
-    "emoji": emoji,
     "icons": icons,
     "released": released,
     "paper": paper,

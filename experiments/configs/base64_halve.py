@@ -19,7 +19,7 @@ from glide_jax.config.defaults import Config
 
 
 def get_config(size: str) -> ConfigDict:
-    """The configuration of a size: tiny, emoji, released or paper."""
+    """The configuration of a size: tiny, released or paper."""
     model = dataclasses.replace(
         presets.base(size), dropout_prob=0.0, guidance_range=(1.0, 5.0)
     )
@@ -29,7 +29,8 @@ def get_config(size: str) -> ConfigDict:
     config.train.student_steps = 4
     config.train.caption_drop_prob = 0.2  # the teacher's
     config.sample.respacing = "grid4"
-    {"tiny": tiny, "emoji": emoji, "released": released, "paper": paper}[size](config)
+    sizes = {"tiny": tiny, "released": released, "paper": paper}
+    presets.lookup(sizes, size)(config)
     return config
 
 
@@ -44,18 +45,6 @@ def tiny(config: ConfigDict) -> None:
     config.ema.decays = (0.9,)
     config.checkpoint.every_steps = 250
     config.log.every_steps = 100
-
-
-def emoji(config: ConfigDict) -> None:
-    """Ten minutes on two CPU cores."""
-    config.data.sources = ("webdataset:runs/emoji/emoji128-train-*.tar",)
-    config.data.validation_sources = ("webdataset:runs/emoji/emoji128-val-*.tar",)
-    config.train.num_steps = 500
-    config.train.global_batch_size = 32
-    config.optim.learning_rate = 5e-4
-    config.optim.warmup_steps = 20
-    config.ema.decays = (0.99,)
-    config.checkpoint.every_steps = 150
 
 
 def released(config: ConfigDict) -> None:

@@ -11,7 +11,7 @@ from glide_jax.config.defaults import Config
 
 
 def get_config(size: str) -> ConfigDict:
-    """The configuration of a size: tiny, emoji, icons, released or paper."""
+    """The configuration of a size: tiny, icons, released or paper."""
     config = resolve.to_config_dict(
         Config(name=f"noised_clip64_{size}", model=presets.noised_clip(size))
     )
@@ -35,22 +35,6 @@ def tiny(config: ConfigDict) -> None:
     config.ema.decays = (0.99,)
     config.checkpoint.every_steps = 300
     config.log.every_steps = 100
-
-
-def emoji(config: ConfigDict) -> None:
-    """Ten minutes on a CPU core."""
-    config.data.sources = ("webdataset:runs/emoji/emoji128-train-*.tar",)
-    config.data.validation_sources = ("webdataset:runs/emoji/emoji128-val-*.tar",)
-    config.data.tokenizer = "sentencepiece:2048"
-    config.train.num_steps = 300
-    config.train.global_batch_size = 128
-    config.optim.learning_rate = 5e-4
-    config.optim.b2 = 0.98
-    config.optim.warmup_steps = 200
-    config.optim.grad_clip_norm = 1.0
-    config.ema.decays = (0.998, 0.99)
-    config.checkpoint.every_steps = 500
-    config.log.validation_examples = 128
 
 
 def icons(config: ConfigDict) -> None:
@@ -100,7 +84,6 @@ def paper(config: ConfigDict) -> None:
 
 _SIZES = {
     "tiny": tiny,
-    "emoji": emoji,
     "icons": icons,
     "released": released,
     "paper": paper,

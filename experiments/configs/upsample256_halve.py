@@ -18,7 +18,7 @@ from glide_jax.config.defaults import Config
 
 
 def get_config(size: str) -> ConfigDict:
-    """The configuration of a size: tiny, emoji, released or paper."""
+    """The configuration of a size: tiny, released or paper."""
     model = dataclasses.replace(
         presets.upsampler(size), dropout_prob=0.0, residual_low_res=True
     )
@@ -31,7 +31,8 @@ def get_config(size: str) -> ConfigDict:
     config.train.student_steps = 8
     config.sample.respacing = "grid8"
     config.sample.noise_temperature = 0.997  # published
-    {"tiny": tiny, "emoji": emoji, "released": released, "paper": paper}[size](config)
+    sizes = {"tiny": tiny, "released": released, "paper": paper}
+    presets.lookup(sizes, size)(config)
     return config
 
 
@@ -51,23 +52,6 @@ def tiny(config: ConfigDict) -> None:
     config.checkpoint.every_steps = 200
     config.log.every_steps = 100
     config.log.validation_examples = 16
-
-
-def emoji(config: ConfigDict) -> None:
-    """Ten minutes on two CPU cores."""
-    config.diffusion.schedule = "squaredcos_cap_v2"  # the teacher's
-    config.sample.match_low_res = True
-    config.data.sources = ("webdataset:runs/emoji/emoji128-train-*.tar",)
-    config.data.validation_sources = ("webdataset:runs/emoji/emoji128-val-*.tar",)
-    config.data.low_res_corruption = "noise"
-    config.data.low_res_corruption_strength = 0.1
-    config.train.num_steps = 800
-    config.train.global_batch_size = 2
-    config.optim.learning_rate = 1e-3
-    config.optim.warmup_steps = 20
-    config.ema.decays = (0.99,)
-    config.checkpoint.every_steps = 200
-    config.log.validation_examples = 64
 
 
 def released(config: ConfigDict) -> None:

@@ -14,7 +14,7 @@ from glide_jax.config.defaults import Config
 
 
 def get_config(size: str) -> ConfigDict:
-    """The configuration of a size: tiny, emoji, icons, released or paper."""
+    """The configuration of a size: tiny, icons, released or paper."""
     config = resolve.to_config_dict(
         Config(
             name=f"upsample256_inpaint_{size}",
@@ -49,26 +49,6 @@ def tiny(config: ConfigDict) -> None:
     config.checkpoint.every_steps = 300
     config.log.every_steps = 100
     config.log.validation_examples = 16
-
-
-def emoji(config: ConfigDict) -> None:
-    """Three minutes on a CPU core."""
-    config.update_from_flattened_dict(presets.SHORT_UPSAMPLING)
-    config.train.low_pass_factors = (4, 16, 128)
-    config.data.sources = ("webdataset:runs/emoji/emoji128-train-*.tar",)
-    config.data.validation_sources = ("webdataset:runs/emoji/emoji128-val-*.tar",)
-    config.data.low_res_corruption = "noise"
-    config.data.low_res_corruption_strength = 0.1
-    config.train.num_steps = 300
-    config.train.global_batch_size = 2
-    config.optim.learning_rate = 5e-4
-    config.optim.b2 = 0.99
-    config.optim.warmup_steps = 100
-    config.optim.schedule = "cosine"
-    config.optim.grad_clip_norm = 1.0
-    config.ema.decays = (0.998, 0.99)
-    config.checkpoint.every_steps = 200
-    config.log.validation_examples = 64
 
 
 def icons(config: ConfigDict) -> None:
@@ -112,7 +92,6 @@ def paper(config: ConfigDict) -> None:
 
 _SIZES = {
     "tiny": tiny,
-    "emoji": emoji,
     "icons": icons,
     "released": released,
     "paper": paper,

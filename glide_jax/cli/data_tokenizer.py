@@ -1,7 +1,7 @@
 """Train a SentencePiece tokenizer on the captions of a source.
 
-    glide data tokenizer --source="webdataset:runs/emoji/*-train-*.tar" \\
-        --vocab_size=2048 --output=runs/emoji/tokenizer
+    glide data tokenizer --source='webdataset:runs/icons/train?captions=random' \\
+        --vocab_size=4096 --output=runs/icons_tokenizer
 
 SIGTERM or Ctrl-C stops it with exit code 42, and the same command starts over.
 """

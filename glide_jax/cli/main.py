@@ -51,7 +51,6 @@ VERB_GROUPS = {
         "data check": "read every record of a source and list the unusable ones",
         "data build": "write a data set of records from any source",
         "data tokenizer": "train a tokenizer on the captions of a source",
-        "data emoji": "make a captioned data set of emoji",
         "data icons": "make a captioned data set of emoji in four styles and clip art",
         "data cache": "limit the size of a cache of decoded pictures",
     },

@@ -6,7 +6,7 @@
         --guidance_mode=cfg+clip --guidance_scale=3 --prompt_file=prompts.txt \\
         --output=out/guided
     glide sample --base=runs/cfg/bundle --upsampler=runs/up/bundle \\
-        --captions_of="webdataset:runs/emoji/emoji128-val-*.tar" --output=out/held_out
+        --captions_of=webdataset:runs/icons/val_pairs --output=out/held_out
 
 With --captions_of, beside.png shows each drawn picture beside the real one.
 

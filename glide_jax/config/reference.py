@@ -11,7 +11,7 @@ import textwrap
 import tokenize
 from typing import Any, NamedTuple
 
-from glide_jax.config import defaults
+from glide_jax.config import defaults, model_settings
 from glide_jax.config.setting import Rule, rules_of
 from glide_jax.errors import UserError
 
@@ -180,7 +180,13 @@ def _type_name(annotation: str) -> str:
 
 def _comments() -> dict[tuple[str, str], str]:
     """Maps (class, field) to the comment beside the field, else the lines above it."""
-    source = inspect.getsource(defaults)
+    found = {}
+    for module in (model_settings, defaults):
+        found |= _comments_of(inspect.getsource(module))
+    return found
+
+
+def _comments_of(source: str) -> dict[tuple[str, str], str]:
     comments = {
         token.start[0]: (
             token.string.lstrip("# "),

@@ -31,7 +31,7 @@ def open_source(
 
     Args:
       spec: "KIND:PLACE", see `source_kinds.forms` and docs/inputs.md. "{split}" in it
-        is replaced by the split, e.g. "webdataset:emoji-{split}-*.tar".
+        is replaced by the split, e.g. "webdataset:photos-{split}-*.tar".
       split: "train", "validation" or another split that the source has.
       captions_required: False: records without a caption are included, caption "".
 

@@ -11,9 +11,9 @@
 6. truncated_snr = max(1, A_t / (1 - A_t)) mean (x_target - x_start)^2
    = max(mean (x_target - x_start)^2, mean (eps_target - eps)^2)    2202.00512, sec. 4
 7. weights of mean (x_target - x_start)^2, for a cap g of SNR_t = A_t / (1 - A_t):
-   min_snr min(SNR_t, g)                                            2303.09556, eq. 7
-   sigmoid g SNR_t / (g + SNR_t), smooth, g = e^b                   2410.19324, sec. 2
-   One mse of v is 1 / (1 - A_t), one of eps SNR_t times that of x_start.
+   min_snr min(SNR_t, g)                                                    2303.09556
+   sigmoid g SNR_t / (g + SNR_t) = SNR_t sigmoid(log g - log SNR_t)         2410.19324
+   The mse of x_start is 1 - A_t times that of v, and 1 / SNR_t times that of eps.
 
 DDPM is arXiv 2006.11239, Improved DDPM 2102.09672. One random t estimates 1/T of the
 sum in eq. 5, so eq. 3 at T = 1000 is Improved DDPM's lambda = 0.001. Values are per

@@ -228,14 +228,15 @@ def find_size(model: Text2ImConfig, role: str) -> str:
     """
     make = presets.base if role == "base" else presets.upsampler
     free = {"dropout_prob": 0.0, "compute_dtype": "float32", "vocab_size": 1}
-    for size in presets.SIZES:
+    for size in presets.STUDENT_SIZES:
         known = make(size, inpaint=model.inpaint)
         if dataclasses.replace(known, **free) == dataclasses.replace(model, **free):
             return size
     flags = "--fold and --halve" if role == "base" else "--upsampler_halve"
+    known_sizes = ", ".join(presets.STUDENT_SIZES)
     raise UserError(
-        f"the {role} model has the sizes of none of {', '.join(presets.SIZES)}; name "
-        f"the experiment files of its stages by {flags}"
+        f"the {role} model has the sizes of none of {known_sizes}; name the experiment "
+        f"files of its stages by {flags}"
     )
 
 

@@ -104,6 +104,7 @@ def policy_of(config: Config, px: int) -> str:
     remat = config.train.remat
     if len(remat) == 1:
         return remat[0]
+    assert isinstance(config.model, Text2ImConfig)
     return remat[(config.model.grid_px // px).bit_length() - 1]
 
 

@@ -241,17 +241,21 @@ def _model_rows(
     return rows
 
 
+def _mixture(sources: tuple[str, ...], weights: tuple[float, ...]) -> str:
+    """Describes the sources with their shares; one weight means equal shares."""
+    if len(sources) == 1:
+        return sources[0]
+    if len(weights) == 1:
+        weights *= len(sources)
+    shares = [weight / sum(weights) for weight in weights]
+    named = zip(shares, sources, strict=True)
+    return ", ".join(f"{share:.0%} of {source}" for share, source in named)
+
+
 def _training_rows(config: defaults.Config, step: int, decay: str) -> dict[str, object]:
     train, optim = config.train, config.optim
-    weights = config.data.weights
-    shares = [
-        f"{weight / sum(weights):.0%} of " if weights[1:] else "" for weight in weights
-    ]
     return {
-        "data": ", ".join(
-            share + source
-            for share, source in zip(shares, config.data.sources, strict=True)
-        ),
+        "data": _mixture(config.data.sources, config.data.weights),
         "trained": f"{wording.counted(step, 'step')} of"
         f" {wording.counted(train.global_batch_size, 'image')}",
         "started from": train.init_from or train.teacher or "initialisation",

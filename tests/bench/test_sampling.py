@@ -109,7 +109,7 @@ def test_a_few_passes_predict_the_time_of_an_image():
 
 
 CLIP = defaults.Config(name="clip", model=presets.noised_clip("tiny"))
-LARGE = dataclasses.replace(UPSAMPLER, model=presets.upsampler("emoji"))
+LARGE = dataclasses.replace(UPSAMPLER, model=presets.upsampler("icons"))
 HALF = dataclasses.replace(
     UPSAMPLER, model=dataclasses.replace(UPSAMPLER.model, compute_dtype="bfloat16")
 )

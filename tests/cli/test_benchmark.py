@@ -11,7 +11,7 @@ from tests import fake_devices
 
 CONFIGS = fake_devices.ROOT / "experiments" / "configs"
 TINY = f"--config={CONFIGS / 'base64.py'}:tiny"
-UPSAMPLER = f"--upsampler_config={CONFIGS / 'upsample256.py'}:emoji"
+UPSAMPLER = f"--upsampler_config={CONFIGS / 'upsample256.py'}:icons"
 SMALL = (
     "--config.model.image_px=16",
     "--config.model.channel_mult=(1,)",

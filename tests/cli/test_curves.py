@@ -81,9 +81,8 @@ def test_a_folder_and_its_rows_give_the_same_table(sweep, tmp_path, capsys):
     assert "| clip | 3 | 0.9 | 0.5 | 8 | 12 | 40 |" in tables[0]
 
 
-@pytest.mark.parametrize("name", ["quickstart", "emoji"])
-def test_the_tables_that_are_kept_are_what_their_rows_say(name, tmp_path):
-    kept = launchers.ROOT / "experiments" / "results" / "curves" / f"{name}.jsonl"
+def test_the_table_that_is_kept_is_what_its_rows_say(tmp_path):
+    kept = launchers.ROOT / "experiments" / "results" / "curves" / "quickstart.jsonl"
     assert draw(kept, tmp_path / "c.png") == 0
     table = (tmp_path / "c.md").read_text().partition("Drawn by")[0]
     assert kept.with_suffix(".md").read_text().startswith(table)

@@ -13,7 +13,7 @@ import pytest
 from PIL import Image
 
 from glide_jax.cli import main
-from glide_jax.data import emoji, folder, picture_cache, sources
+from glide_jax.data import folder, picture_cache, sources
 from glide_jax.text import sentencepiece_tokenizer
 from tests import fake_devices
 from tests.train import small_runs
@@ -166,17 +166,6 @@ def test_a_stopped_tokenizer_is_not_written(tmp_path, pictures, signal_at, monke
     monkeypatch.setattr(sentencepiece_tokenizer, "train_sentencepiece", None)
     signal_at(3, folder.Folder, "__getitem__")
     assert main.run([*command, f"--output={tmp_path / 'out'}"]) == 42
-    assert not (tmp_path / "out").exists()
-
-
-@pytest.mark.skipif(
-    not (emoji.FONT_PATH.is_file() and emoji.NAMES_PATH.is_file()),
-    reason="Debian's emoji are not installed",
-)
-def test_a_stopped_emoji_set_leaves_nothing(tmp_path, signal_at):
-    calls = signal_at(2, emoji, "draw")
-    assert main.run(["data", "emoji", f"--output={tmp_path / 'out'}"]) == 42
-    assert len(calls) == 3
     assert not (tmp_path / "out").exists()
 
 

@@ -152,6 +152,23 @@ def test_weights_are_float32_by_choice(workdir, tmp_path):
     assert {str(leaf.dtype) for leaf in jax.tree.leaves(params)} == {"float32"}
 
 
+@pytest.mark.parametrize(
+    ("weights", "shares"), [([1.0], ("50%", "50%")), ([3.0, 1.0], ("75%", "25%"))]
+)
+def test_the_card_has_the_shares_of_a_mixture(workdir, tmp_path, weights, shares):
+    run = shutil.copytree(workdir, tmp_path / "run")
+    settings = json.loads((run / "config.json").read_text())
+    settings["data"] |= {
+        "sources": ["shapes:quickstart", "shapes:full"],
+        "weights": weights,
+    }
+    (run / "config.json").write_text(json.dumps(settings))
+    assert main.run(["export", str(run), f"--output={tmp_path / 'b'}"]) == 0
+    first, second = shares
+    line = f"| data | {first} of shapes:quickstart, {second} of shapes:full |"
+    assert line in (tmp_path / "b" / "README.md").read_text()
+
+
 def test_the_card_describes_the_model(workdir, tmp_path):
     run = shutil.copytree(
         workdir, tmp_path / "run", ignore=shutil.ignore_patterns("bundle")

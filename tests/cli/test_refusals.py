@@ -117,7 +117,8 @@ def test_a_workdir_that_cannot_be_written_is_named(refused, experiment, tmp_path
     assert "--workdir=file/run cannot be written" in line
     line = refused("quickstart", "--output=file/run")
     assert "--output=file/run cannot be written" in line
-    assert "file/run" in refused("data", "emoji", "--output=file/run")
+    data = ["data", "tokenizer", "--source=shapes:quickstart"]
+    assert "file/run" in refused(*data, "--output=file/run")
 
 
 def test_a_workdir_of_another_model_is_refused_with_the_difference(

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import pytest
 
+from glide_jax import presets
 from glide_jax.config import experiments, resolve, validate
 from glide_jax.errors import UserError
 
@@ -13,7 +14,7 @@ MOMENTS = "base64_moments"
 
 @pytest.mark.parametrize("name", ["base64_fold", BASE, UPSAMPLER, MOMENTS])
 def test_the_experiments_are_consistent(name):
-    for size in ("tiny", "emoji", "released", "paper"):
+    for size in presets.STUDENT_SIZES:
         validate.validate(experiments.load(name, size))
 
 

@@ -66,13 +66,14 @@ def test_steps_that_halving_does_not_reach_are_refused(steps, first):
 
 @pytest.mark.parametrize("inpaint", [False, True])
 def test_the_experiment_of_the_teachers_sizes_is_found(inpaint):
-    for size in presets.SIZES:
+    for size in presets.STUDENT_SIZES:
         base = presets.base(size, inpaint=inpaint)
         assert stages.find_size(base, "base") == size
         upsampler = presets.upsampler(size, inpaint=inpaint)
         assert stages.find_size(upsampler, "upsampler") == size
-    with pytest.raises(UserError, match="--fold and --halve"):
-        stages.find_size(TEXT2IM, "base")
+    for other in (TEXT2IM, presets.base("icons", inpaint=inpaint)):
+        with pytest.raises(UserError, match="--fold and --halve"):
+            stages.find_size(other, "base")
 
 
 def test_the_settings_of_every_stage_are_those_of_a_run(write, tmp_path):

@@ -55,6 +55,17 @@ def test_groups_go_by_index_and_what_is_left_over_makes_none():
     }
 
 
+def test_a_large_group_is_harder():
+    # Caption i and caption i + 64 mean nearly the same, and the picture of the latter.
+    angles = np.pi * np.arange(64) / 64
+    text = unit(*np.stack([np.cos(angles), np.sin(angles)], 1))
+    text = np.concatenate([text, text])
+    captions = [f"caption {i}" for i in range(128)]
+    found = clip_score.scores(text[:, None], text, captions)
+    assert found["noised_clip_retrieval"] == 1
+    assert found["noised_clip_retrieval_among_128"] == 0.5
+
+
 def test_a_judge_computes_in_full_precision_on_every_kind_of_device(judge):
     rows = [np.zeros((2, 8, 8, 3), np.float32), np.zeros(2, np.uint32)]
     told = judge._encode_images.lower(judge._clip.params, *rows).as_text()

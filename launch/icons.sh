@@ -1,0 +1,41 @@
+#!/usr/bin/env bash
+# Builds the set of icons, trains its six phases and the noised CLIP that judges them, and
+# exports the bundles to runs/icons_models/bundles, without an accelerator: four hours on one
+# CPU core. If interrupted, run it again to continue. Arguments are passed to every training
+# run, e.g. --config.train.global_batch_size=256.
+set -euo pipefail
+case " $* " in *" --help "* | *" -h "*)
+  sed -n '2,/^set/{/^set/d;s/^# \{0,1\}//p}' "$0"
+  exit
+  ;;
+esac
+cd "$(dirname "$0")/.."
+. launch/environment.sh
+make_environment "[icons]"
+# The models are small enough for a CPU; GLIDE_JAX_PLATFORMS= lets JAX choose.
+export JAX_PLATFORMS="${GLIDE_JAX_PLATFORMS-cpu}"
+glide=.venv/bin/glide models=runs/icons_models
+if [ ! -e runs/icons/README.md ]; then
+  "$glide" data icons --output=runs/icons
+fi
+
+# train NAME CONFIG [FLAG...]: trains a phase, or continues it, and exports it.
+train() {
+  local name="$1" config="$2"
+  shift 2
+  if [ ! -e "$models/bundles/$name/bundle.json" ]; then
+    "$glide" train --config="experiments/configs/$config.py:icons" \
+      --workdir="$models/$name" --config.data.cache_dir="$models/cache" "$@"
+    "$glide" export "$models/$name" --output="$models/bundles/$name"
+  fi
+}
+
+train base base64 "$@"
+train base_cfg base64_cfg --config.train.init_from="$models/base" "$@"
+train base_inpaint base64_inpaint --config.train.init_from="$models/base_cfg" "$@"
+train upsampler upsample256 "$@"
+train upsampler_inpaint upsample256_inpaint \
+  --config.train.init_from="$models/upsampler" "$@"
+train noised_clip noised_clip64 "$@"
+# Of another seed and trained for longer, as it guides nothing.
+train judge noised_clip64 --config.seed=1 --config.train.num_steps=1500 "$@"
