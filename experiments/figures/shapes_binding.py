@@ -79,26 +79,23 @@ def held_out(num_objects: int, share: float) -> list[shapes_world.ShapeScene]:
 
 
 def draw(
-    model: restore.SampleModel, scenes: list[shapes_world.ShapeScene], scale: float
+    models: cascade.Glide, scenes: list[shapes_world.ShapeScene], scale: float
 ) -> np.ndarray:
     """Samples a picture of each scene's caption, uint8 (N, px, px, 3)."""
     with progress.ProgressBar(len(scenes), title(scale)) as bar:
-        return (
-            cascade.Glide(model)
-            .sample(
-                [shapes_world.caption(scene) for scene in scenes],
-                guidance_mode="cfg",  # one program; at scale 1 it equals none
-                guidance_scale=scale,
-                batch_size=BATCH_SIZE,
-                progress=bar.update,
-            )
-            .images
-        )
+        return models.sample(
+            [shapes_world.caption(scene) for scene in scenes],
+            guidance_mode="cfg",  # one program; at scale 1 it equals none
+            guidance_scale=scale,
+            batch_size=BATCH_SIZE,
+            progress=bar.update,
+        ).images
 
 
 def measure(root: pathlib.Path, done: Ledger, share: float) -> None:
     """Draws and reads the pictures that are not yet in the ledger."""
     model = restore.load_bundle(root / "bundle")
+    models = cascade.Glide(model)  # compiled once for all scales
     px = model.config.model.image_px
     for num_objects, scale in itertools.product(CAPTIONS, SCALES):
         task = task_of(scale, num_objects)
@@ -109,7 +106,7 @@ def measure(root: pathlib.Path, done: Ledger, share: float) -> None:
             if scale is None:
                 drawn = np.stack([shapes_world.render(scene, px) for scene in scenes])
             else:
-                drawn = draw(model, scenes, scale)
+                drawn = draw(models, scenes, scale)
             np.savez_compressed(root / f"{task}.npz", drawn=drawn)
             captions = [shapes_world.caption(scene) for scene in scenes]
             found = binding_errors.score(drawn, captions)
