@@ -114,6 +114,12 @@ class ShapeScene:
         default=((0.0, 0.0), (0.0, 0.0)), compare=False
     )
 
+    @property
+    def objects(self) -> tuple[ShapeObject, ...]:
+        """The first object and, if there is one, the other."""
+        first = ShapeObject(self.colour, self.shape, self.size)
+        return (first,) if self.other is None else (first, self.other)
+
 
 def caption(scene: ShapeScene) -> str:
     """Returns the caption, e.g. "a small red circle on a black background"."""
@@ -197,17 +203,18 @@ def _placed_objects(
     scene: ShapeScene,
 ) -> list[tuple[ShapeObject, tuple[float, float], float]]:
     """Returns each object with its centre and diameter, in fractions of the side."""
-    first = ShapeObject(scene.colour, scene.shape, scene.size)
-    if scene.other is not None:
+    if scene.relation:
         x, y = RELATIONS[scene.relation]
-        placed = [(first, (x, y)), (scene.other, (1.0 - x, 1.0 - y))]
+        centres = [(x, y), (1.0 - x, 1.0 - y)]
     else:
-        placed = [(first, PLACES.get(scene.place, (0.5, 0.5)))]
+        centres = [PLACES.get(scene.place, (0.5, 0.5))]
     is_quickstart = scene.other is None and not scene.place
     sizes = QUICKSTART_SIZES if is_quickstart else FULL_SIZES
     return [
         (thing, (x + dx, y + dy), sizes[thing.size])
-        for (thing, (x, y)), (dx, dy) in zip(placed, scene.offsets, strict=False)
+        for thing, (x, y), (dx, dy) in zip(
+            scene.objects, centres, scene.offsets, strict=False
+        )
     ]
 
 

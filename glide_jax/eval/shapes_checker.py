@@ -9,6 +9,7 @@ of mass.
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import NamedTuple
 
 import numpy as np
@@ -41,7 +42,22 @@ class SeenScene(NamedTuple):
     background: str
 
 
-def _background(image: np.ndarray) -> np.ndarray:
+class SeenObject(NamedTuple):
+    """An object of a picture.
+
+    Attributes:
+      colour, shape: its words.
+      centre: (x, y) of its bounding square, in fractions of the picture's side.
+      diameter: side of the bounding square, in fractions of the picture's side.
+    """
+
+    colour: str
+    shape: str
+    centre: tuple[float, float]
+    diameter: float
+
+
+def background_of(image: np.ndarray) -> np.ndarray:
     """Returns the median colour of the outermost pixels, (3,)."""
     border = np.concatenate([image[0], image[-1], image[1:-1, 0], image[1:-1, -1]])
     return np.median(border, axis=0)
@@ -55,21 +71,56 @@ def _shrink(mask: np.ndarray) -> np.ndarray:
     return mask
 
 
-def _match(mask: np.ndarray, shape: str) -> float:
-    """Returns the best soft intersection over union of the mask with one shape."""
+def _placed(mask: np.ndarray, shape: str) -> tuple[tuple[float, float], float]:
+    """Returns the centre and diameter of the shape with the mask's mass."""
     px = mask.shape[0]
     mass = mask.sum()
     middles = (np.arange(px) + 0.5) / px
     x = float(mask.sum(0) @ middles / mass)
     y = float(mask.sum(1) @ middles / mass)
+    diameter = float(np.sqrt(mass / _AREA[shape])) / px
+    return (x, y - diameter * _MASS_BELOW_CENTRE[shape]), diameter
+
+
+def _match(mask: np.ndarray, shape: str) -> float:
+    """Returns the best soft intersection over union of the mask with one shape."""
+    (x, y), diameter = _placed(mask, shape)
     best = 0.0
     for scale in SCALES:
-        diameter = scale * float(np.sqrt(mass / _AREA[shape])) / px
-        centre = (x, y - diameter * _MASS_BELOW_CENTRE[shape])
-        template = shapes_world.coverage(shape, centre, diameter, px)
+        # The centre of mass stays.
+        below = (scale - 1.0) * diameter * _MASS_BELOW_CENTRE[shape]
+        template = shapes_world.coverage(
+            shape, (x, y - below), scale * diameter, mask.shape[0]
+        )
         overlap = np.minimum(mask, template).sum()
         best = max(best, float(overlap / np.maximum(mask, template).sum()))
     return best
+
+
+def read_object(pixels: np.ndarray, background: np.ndarray) -> SeenObject | None:
+    """Returns the object of a picture with one object; None if it shows none.
+
+    Args:
+      pixels: float32 (H, H, 3), in [0, 255].
+      background: colour of the ground, (3,).
+    """
+    distance = np.linalg.norm(pixels - background, axis=-1)
+    # The brightest few pixels set the scale; a high quantile ignores lone outliers.
+    peak = float(np.quantile(distance, 0.97))
+    if peak < MIN_CONTRAST:
+        return None
+    colour = np.median(pixels[distance >= 0.75 * peak], axis=0)
+    direction = colour - background
+    # Pixels with opposite differences (noise, two colours) average out.
+    if np.linalg.norm(direction) < MIN_CONTRAST:
+        return None
+    mask = (pixels - background) @ direction / (direction @ direction)
+    # Removes pixel noise of a few per cent, which would add mass far from the object.
+    mask = _shrink(np.clip((mask - 0.15) / 0.7, 0.0, 1.0))
+    shape = max(shapes_world.SHAPES, key=lambda name: _match(mask, name))
+    return SeenObject(
+        nearest(colour, shapes_world.COLOURS), shape, *_placed(mask, shape)
+    )
 
 
 def read_scene(image: np.ndarray) -> SeenScene:
@@ -79,29 +130,19 @@ def read_scene(image: np.ndarray) -> SeenScene:
       image: uint8 (H, H, 3), at least 16 pixels a side.
     """
     pixels = image.astype(np.float32)
-    background = _background(pixels)
-    ground = _nearest(background, shapes_world.BACKGROUNDS)
-    nothing = SeenScene("none", "none", ground)
-    distance = np.linalg.norm(pixels - background, axis=-1)
-    # The brightest few pixels set the scale; a high quantile ignores lone outliers.
-    peak = float(np.quantile(distance, 0.97))
-    if peak < MIN_CONTRAST:
-        return nothing
-    colour = np.median(pixels[distance >= 0.75 * peak], axis=0)
-    direction = colour - background
-    # Pixels with opposite differences (noise, two colours) average out.
-    if np.linalg.norm(direction) < MIN_CONTRAST:
-        return nothing
-    mask = (pixels - background) @ direction / (direction @ direction)
-    # Removes pixel noise of a few per cent, which would add mass far from the object.
-    mask = _shrink(np.clip((mask - 0.15) / 0.7, 0.0, 1.0))
-    shape = max(shapes_world.SHAPES, key=lambda name: _match(mask, name))
-    return SeenScene(_nearest(colour, shapes_world.COLOURS), shape, ground)
+    background = background_of(pixels)
+    ground = nearest(background, shapes_world.BACKGROUNDS)
+    seen = read_object(pixels, background)
+    if seen is None:
+        return SeenScene("none", "none", ground)
+    return SeenScene(seen.colour, seen.shape, ground)
 
 
-def _nearest(colour: np.ndarray, palette: dict[str, tuple[int, int, int]]) -> str:
-    """Returns the palette's name for an RGB colour (3,)."""
-    return min(palette, key=lambda name: np.linalg.norm(palette[name] - colour))
+def nearest(
+    value: np.ndarray, names: Mapping[str, tuple[int, ...] | tuple[float, ...]]
+) -> str:
+    """Returns the name of the nearest value, e.g. of an RGB colour (3,)."""
+    return min(names, key=lambda name: np.linalg.norm(names[name] - value))
 
 
 def score(images: np.ndarray, captions: list[str]) -> dict[str, float | int]:
