@@ -77,7 +77,7 @@ setup(
     license="Apache-2.0",
     python_requires=">=3.11,<3.13",
     packages=find_packages(include=["glide_jax", "glide_jax.*"]),
-    package_data={"glide_jax": ["py.typed"]},
+    package_data={"glide_jax": ["py.typed", "shipped/*", "shipped/*/*"]},
     cmdclass={"build_py": BuildWithProjectFiles},
     install_requires=REQUIRES,
     extras_require={

@@ -4,9 +4,9 @@
     glide demo --base=runs/cfg/bundle --upsampler=runs/up/bundle --clip=runs/clip/bundle
     glide demo --base=runs/cfg/bundle --fill_base=runs/inpaint/bundle --port=0
 
-Without --base it uses the models of the quickstart, runs/quickstart/bundles. The page
-is at http://127.0.0.1:7860, an address that no other machine reaches. It shows
-pictures with the command that draws them again. SIGTERM or Ctrl-C ends it with code 42.
+Without --base it uses the models that come with glide_jax. The page is at
+http://127.0.0.1:7860, an address that no other machine reaches. It shows pictures with
+the command that draws them again. SIGTERM or Ctrl-C ends it with code 42.
 """
 
 from __future__ import annotations

@@ -201,9 +201,11 @@ def _find_left(
     """
     from glide_jax.cli import picture_writer
     from glide_jax.parallel import distributed, sharing
-    from glide_jax.sample import output_folder, part_folders, restore
+    from glide_jax.sample import output_folder, part_folders, restore, shipped
 
     folders = {name: values[name].value for name in _MODELS if name in values}
+    if "base" in folders and not any(folders.values()):
+        folders |= shipped.folders()
     request = {
         "verb": work.verb,
         **work.inputs,

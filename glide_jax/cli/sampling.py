@@ -32,7 +32,11 @@ def define_flags(values: flags.FlagValues) -> None:
 
 def define_models(add: define.Define) -> None:
     """Defines the flags of the bundles and of the placement of models on devices."""
-    add.path("base", "bundle of the base model, e.g. runs/base/bundle")
+    add.path(
+        "base",
+        "bundle of the base model, e.g. runs/base/bundle; left out: the models that "
+        "come with glide_jax",
+    )
     add.path("upsampler", "bundle of the upsampler; left out: small pictures only")
     add.path("clip", "bundle of the noised CLIP, for guidance by it and --candidates")
     define_devices(add)
@@ -160,15 +164,27 @@ def read_options(values: flags.FlagValues) -> dict[str, Any]:
 
 
 def load_models(values: flags.FlagValues) -> Glide:
-    """Loads the models that the flags name, and checks that they fit together."""
-    from glide_jax.sample import cascade
+    """Loads the models that the flags name, and checks that they fit together.
 
+    Without --base they are those that come with the package.
+
+    Raises:
+      UserError: --upsampler or --clip without --base, or `Glide.load` raises.
+    """
+    from glide_jax.sample import cascade, shipped
+
+    folders = {name: values[name].value for name in ("base", "upsampler", "clip")}
     if not values.base:
-        raise UserError("--base is missing, e.g. --base=runs/base/bundle")
+        for name in ("upsampler", "clip"):
+            if folders[name]:
+                raise UserError(
+                    f"--{name}={folders[name]} needs --base; give the base model, or "
+                    "neither of them for the models that come with glide_jax"
+                )
+        folders = shipped.folders()
+        print(f"models: those of glide_jax, {shipped.FOLDER}; --base names others")
     return cascade.Glide.load(
-        values.base,
-        values.upsampler,
-        values.clip,
+        **folders,
         fsdp=values.fsdp,
         compute_dtype=values.compute_dtype,
     )

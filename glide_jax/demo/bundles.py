@@ -3,12 +3,8 @@
 from __future__ import annotations
 
 import dataclasses
-import pathlib
 
-from glide_jax.errors import UserError
-from glide_jax.sample import cascade
-
-QUICKSTART = pathlib.Path("runs/quickstart/bundles")
+from glide_jax.sample import cascade, shipped
 
 
 @dataclasses.dataclass(frozen=True)
@@ -40,29 +36,12 @@ class Bundles:
 
 
 def find_default() -> Bundles:
-    """Returns the bundles that are used without flags: those of the quickstart here.
+    """Returns the bundles that are used without flags: those of the package.
 
     Raises:
-      UserError: there are none.
+      UserError: the installation lacks them.
     """
-
-    def folder(name: str) -> str | None:
-        place = QUICKSTART / name
-        return str(place) if (place / "bundle.json").is_file() else None
-
-    base = folder("base_cfg")
-    if base is None:
-        raise UserError(
-            f"--base is missing, and {QUICKSTART} has no bundles; give --base=BUNDLE, "
-            "or run `glide quickstart` here first"
-        )
-    return Bundles(
-        base,
-        folder("upsampler"),
-        folder("noised_clip"),
-        folder("base_inpaint"),
-        folder("upsampler_inpaint"),
-    )
+    return Bundles(**{name: str(path) for name, path in shipped.folders().items()})
 
 
 @dataclasses.dataclass(frozen=True)

@@ -11,7 +11,7 @@ from glide_jax.config import defaults
 from glide_jax.errors import UserError
 from glide_jax.models import build
 from glide_jax.parallel import device_mesh
-from glide_jax.sample import restore
+from glide_jax.sample import restore, shipped
 
 _Loaded = TypeVar("_Loaded", bound="Models")
 _Folder = str | pathlib.Path | None
@@ -58,9 +58,11 @@ class Models:
     ) -> _Loaded:
         """Loads models from bundles onto every device of this process.
 
+        Without any bundle they are those that come with the package, see `shipped`.
+
         Args:
-          base: folder that `glide export` or `glide convert` wrote; None: pictures
-            can only be enlarged.
+          base: folder that `glide export` or `glide convert` wrote; None beside an
+            upsampler: pictures can only be enlarged.
           upsampler: such a folder, or None.
           clip: such a folder, or None.
           fsdp: number of devices over which the parameters of each model are sharded,
@@ -72,12 +74,15 @@ class Models:
           UserError: a folder that is not a bundle or is damaged, bundles that do not
             fit together, or devices that fsdp does not divide.
         """
+        folders = {"base": base, "upsampler": upsampler, "clip": clip}
+        if not any(folders.values()):
+            folders |= shipped.folders()
         mesh = device_mesh.make_local_mesh(fsdp)
         models = [
             None
             if folder is None
             else restore.load_bundle(folder, mesh=mesh, compute_dtype=compute_dtype)
-            for folder in (base, upsampler, clip)
+            for folder in folders.values()
         ]
         return cls(*models, mesh=mesh)
 

@@ -51,7 +51,7 @@ NEAREST = "optim.learning_rte is not a setting; did you mean optim.learning_rate
         (["data", "tokenizer", "--output=o", "--vocab_size=2"], "vocab_size"),
         (["sample", "--output=o"], "give either --prompt"),
         (["sample", "--prompt=x"], "--output is missing"),
-        (["sample", "--prompt=x", "--output=o"], "--base is missing"),
+        (["sample", "--prompt=x", "--output=o", "--upsampler=up"], "needs --base"),
         (["sample", "--prompt=x", "--output=o", "--base=absent"], "absent"),
         (["inpaint", "--prompt=x"], "--image=FILE"),
     ],

@@ -197,7 +197,6 @@ def test_votes_are_those_that_evaluate_elo_reads(tmp_path, capsys):
         (["now"], "'now' is not a flag"),
         (["--port=65536"], "--port=65536 is not a port"),
         (["--port=TAKEN"], "give another --port"),
-        ([], "--base is missing, and runs/quickstart/bundles has no bundles"),
         (["--clip=x"], "--clip needs a base model"),
         (["--base=x", "--fill_upsampler=y"], "--fill_upsampler is for --fill_base"),
         (["--base=absent"], "absent"),

@@ -44,7 +44,7 @@ from tests.serve.conftest import TOKEN, serving  # noqa: E402
         (["--host=192.0.2.1", "--token=a"], "cannot listen at 192.0.2.1:8000"),
         (["--port=65536"], "--port=65536 is not a port"),
         (["--max_queue=4"], "--max_queue=4 cannot hold a request of --max_pictures=10"),
-        (["--port=0"], "--base is missing"),
+        (["--clip=c"], "--clip=c needs --base"),
     ],
 )
 def test_a_server_that_cannot_start_says_why_in_one_line(flags, line, capsys):
