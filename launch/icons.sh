@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
 # Builds the set of icons, trains its six phases and the noised CLIP that judges them, and
-# exports the bundles to runs/icons_models/bundles, without an accelerator: four hours on one
+# exports the bundles to runs/icons_models/bundles, without an accelerator: three hours on one
 # CPU core. If interrupted, run it again to continue. Arguments are passed to every training
 # run, e.g. --config.train.global_batch_size=256.
 set -euo pipefail
@@ -38,4 +38,4 @@ train upsampler_inpaint upsample256_inpaint \
   --config.train.init_from="$models/upsampler" "$@"
 train noised_clip noised_clip64 "$@"
 # Of another seed and trained for longer, as it guides nothing.
-train judge noised_clip64 --config.seed=1 --config.train.num_steps=1500 "$@"
+train judge noised_clip64 --config.seed=1 --config.train.num_steps=1200 "$@"

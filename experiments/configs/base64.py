@@ -43,7 +43,7 @@ def tiny(config: ConfigDict) -> None:
 
 
 def icons(config: ConfigDict) -> None:
-    """An hour and a half on one CPU core; run `glide data icons` first."""
+    """An hour and three quarters on one CPU core; run `glide data icons` first."""
     config.update_from_flattened_dict(presets.ICONS)
     config.diffusion.prediction = "v"
     config.data.tokenizer = "sentencepiece:4096"

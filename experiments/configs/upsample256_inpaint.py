@@ -52,16 +52,16 @@ def tiny(config: ConfigDict) -> None:
 
 
 def icons(config: ConfigDict) -> None:
-    """Ten minutes on a CPU core."""
+    """Two minutes on a CPU core."""
     config.update_from_flattened_dict(presets.ICONS)
     config.diffusion.schedule = "squaredcos_cap_v2"
-    config.diffusion.prediction = "v"
-    # The smallest noise needs most of a patch's channels and is hardly seen.
+    # The 48 numbers of a patch's noise do not pass through 32 channels; x does.
+    config.diffusion.prediction = "x"
     config.train.loss_weighting = "min_snr"
     config.train.loss_weighting_snr = 20.0
     config.data.low_res_corruption = "noise"
     config.data.low_res_corruption_strength = 0.1
-    config.train.num_steps = 600
+    config.train.num_steps = 200
     config.train.global_batch_size = 8
     config.optim.learning_rate = 5e-4
     config.optim.warmup_steps = 100

@@ -47,8 +47,8 @@ class DiffusionConfig:
     )
     # length of the training chain, steps (published)
     num_timesteps: int = setting(1000, HISTORY, low=1)
-    # what the network predicts: eps (published), v, or x_and_eps, which a student of
-    # few steps needs (inferred: 2202.00512)
+    # what the network predicts: eps (published), v, x_and_eps, which a student of few
+    # steps needs (inferred: 2202.00512), or x, for patches (inferred: 2511.13720)
     prediction: str = setting("eps", IDENTITY, choices=choices.predictions)
 
     @property

@@ -1,7 +1,7 @@
 """Losses of the network's output, per example.
 
 1. mse = mean (noise - pred_eps)^2                                  DDPM eq. 14
-   (of v for a network that predicts v)
+   (of v or x_start for a network that predicts it)
 2. vb, in bits per dimension                                        DDPM eq. 5
    t > 0: KL(q(x_{t-1} | x_t, x_start) || p(x_{t-1} | x_t))
    t = 0: -log p(x_start | x_1), a Gaussian integrated over 8-bit bins, DDPM eq. 13
@@ -143,7 +143,7 @@ def mse_weights(
     """Returns the factors of "mse", (b,), that give the weights of eq. 7; "none": 1.
 
     Args:
-      tables: chain that `t` indexes, of a network that predicts eps or v.
+      tables: chain that `t` indexes, of a network that predicts eps, v or x.
       t: (b,).
       weighting: one of `WEIGHTINGS`.
       snr_cap: g of eq. 7, above 0.
@@ -157,7 +157,8 @@ def mse_weights(
         "sigmoid": lambda: snr_cap * snr / (snr_cap + snr),
     }[weighting]()
     # The error of x_start, as a multiple of that of what the network predicts.
-    return weights * {"v": 1 - cumprod, "eps": 1 / snr}[tables.prediction]
+    factor = {"v": 1 - cumprod, "eps": 1 / snr, "x": 1.0}[tables.prediction]
+    return weights * factor
 
 
 def _target(
@@ -166,9 +167,11 @@ def _target(
     noise: array_types.Image,
     t: array_types.Timesteps,
 ) -> jax.Array:
-    """Returns the target of the first half of the output: eps, or v."""
+    """Returns the target of the first half of the output: eps, x_start or v."""
     if tables.prediction == "eps":
         return jnp.asarray(noise)
+    if tables.prediction == "x":
+        return jnp.asarray(x_start)
     alpha = process.gather(tables.sqrt_alphas_cumprod, t)
     sigma = process.gather(tables.sqrt_one_minus_alphas_cumprod, t)
     return alpha * noise - sigma * x_start

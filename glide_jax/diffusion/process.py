@@ -16,6 +16,7 @@ Symbols: b_t betas, a_t = 1 - b_t, A_t = prod_{s<=t} a_s (`alphas_cumprod`), A_{
    eps        eps = o_1, x_start by eq. 4, var_values = o_2
    v          x_start = alpha x_t - sigma o_1, eps = sigma x_t + alpha o_1,
               var_values = o_2                                      2202.00512, app. D
+   x          x_start = o_1, eps by eq. 4, var_values = o_2         2511.13720
    x_and_eps  x_start = sigma^2 o_2 + alpha (x_t - sigma o_1),
               eps = alpha^2 o_1 + sigma (x_t - alpha o_2)           2202.00512, sec. 4
 
@@ -46,7 +47,7 @@ DenoisedFn = Callable[[array_types.Image], array_types.Image]
 # Any, as jax also fills a pytree's fields with shardings, shapes and placeholders.
 TableLeaf = array_types.Table | Any
 # What the network's output stands for; x_and_eps has no variance.
-PREDICTIONS = ("eps", "x_and_eps", "v")
+PREDICTIONS = ("eps", "x_and_eps", "v", "x")
 
 
 @jax.tree_util.register_dataclass
@@ -264,6 +265,8 @@ def predict(
     sigma = gather(tables.sqrt_one_minus_alphas_cumprod, t)
     if tables.prediction == "v":
         return Prediction(alpha * x_t - sigma * first, sigma * x_t + alpha * first)
+    if tables.prediction == "x":
+        return Prediction(first, predict_eps(tables, x_t, t, first))
     return Prediction(
         sigma**2 * second + alpha * (x_t - sigma * first),
         alpha**2 * first + sigma * (x_t - alpha * second),

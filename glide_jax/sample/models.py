@@ -155,11 +155,6 @@ def check_models(
                 f"{base.folder} draws {image_px} px; give the upsampler that was "
                 "trained for this base model"
             )
-        if upsampler.tokenizer.digest() != base.tokenizer.digest():
-            raise UserError(
-                f"{upsampler.folder} and {base.folder} have different tokenizers; give "
-                "models that were trained with one"
-            )
     if clip is not None:
         check_clip(base.config, clip.config, str(base.folder), str(clip.folder))
 

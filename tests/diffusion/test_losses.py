@@ -120,7 +120,7 @@ def test_an_unknown_loss_names_the_known_ones(tiny):
         _training_losses(tiny, "linear", "l1", tiny["loss/model_output"])
 
 
-@pytest.mark.parametrize("prediction", ["eps", "v"])
+@pytest.mark.parametrize("prediction", ["eps", "v", "x"])
 @pytest.mark.parametrize("weighting", ["min_snr", "sigmoid"])
 def test_weights_are_those_of_the_error_of_x_start(tiny, prediction, weighting):
     betas = schedules.make_betas("squaredcos_cap_v2", 1000)

@@ -32,6 +32,8 @@ def as_output(tables, x_start, eps, t, variance):
         return jnp.concatenate([eps, variance], axis=-1)
     if tables.prediction == "x_and_eps":
         return jnp.concatenate([eps, x_start], axis=-1)
+    if tables.prediction == "x":
+        return jnp.concatenate([x_start, variance], axis=-1)
     alpha = process.gather(tables.sqrt_alphas_cumprod, t)
     sigma = process.gather(tables.sqrt_one_minus_alphas_cumprod, t)
     return jnp.concatenate([alpha * eps - sigma * x_start, variance], axis=-1)
@@ -65,7 +67,7 @@ def test_every_prediction_gives_the_x_and_eps_that_it_was_made_from(made, predic
     assert np.all(np.abs(np.asarray(found.x_start - x_start)) <= atol)
 
 
-@pytest.mark.parametrize("prediction", ["v", "x_and_eps"])
+@pytest.mark.parametrize("prediction", ["v", "x", "x_and_eps"])
 def test_predicted_x_and_eps_add_up_to_x_t(made, prediction):
     schedule, _, _, x_t = made
     tables = make_tables(schedule, prediction)
@@ -98,7 +100,7 @@ def test_guidance_and_a_step_are_the_same_for_every_prediction(made):
         guided = guidance.classifier_free(cond, uncond, 3.0, prediction=prediction)
         step = single_step.ddim_step(tables, guided, x_t[inner], t, 0 * x_t[inner])
         found[prediction] = step.x_prev
-    for prediction in ("v", "x_and_eps"):
+    for prediction in ("v", "x", "x_and_eps"):
         np.testing.assert_allclose(found[prediction], found["eps"], atol=2e-4)
 
 
@@ -114,7 +116,7 @@ def test_losses_of_v_are_those_of_its_target():
     np.testing.assert_allclose(terms["mse"], 0.25, rtol=1e-4)
 
 
-@pytest.mark.parametrize("prediction", ["v", "x_and_eps"])
+@pytest.mark.parametrize("prediction", ["v", "x", "x_and_eps"])
 def test_the_truncated_loss_is_the_larger_error(made, prediction):
     schedule, x_start, eps, x_t = made
     tables = make_tables(schedule, prediction)

@@ -331,15 +331,6 @@ def test_pictures_are_drawn_as_often_as_asked_for(inpainter):
     assert both_of_one.images.shape[0] == 4
 
 
-def test_models_of_different_tokenizers_are_refused(models):
-    other = sentencepiece_tokenizer.SentencePieceTokenizer(
-        sentencepiece_tokenizer.train_sentencepiece(["a dog", "a cat"], 280)
-    )
-    upsampler = dataclasses.replace(models["upsampler"], tokenizer=other)
-    with pytest.raises(errors.UserError, match="different tokenizers"):
-        cascade.Glide(models["base"], upsampler)
-
-
 def test_a_feathered_mask_keeps_pixels_beyond_its_edge(inpainter):
     pictures = make_pictures(2, 16)
     masks = np.ones((2, 16, 16))
