@@ -92,12 +92,13 @@ def _words(
         )
         for kind in KINDS
     }
-    if None in chosen:
+    present = [seen for seen in chosen if seen is not None]
+    if len(present) < len(chosen):
         is_placed = False
     elif scene.relation:
-        is_placed = scene_reader.relation_of(*chosen) == scene.relation
+        is_placed = scene_reader.relation_of(*present) == scene.relation
     else:
-        is_placed = scene_reader.place_of(*chosen) == scene.place
+        is_placed = scene_reader.place_of(*present) == scene.place
     return words | {"relation" if scene.relation else "place": is_placed}
 
 

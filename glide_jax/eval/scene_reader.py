@@ -71,7 +71,8 @@ def read_picture(image: np.ndarray) -> SeenPicture:
     if not regions:
         return SeenPicture((), ground)
     # Soft edges belong to the nearest region.
-    away = np.stack([ndimage.distance_transform_edt(~region) for region in regions])
+    distances = [ndimage.distance_transform_edt(~region) for region in regions]
+    away = np.stack([np.asarray(distance) for distance in distances])
     owner = np.where(away.min(0) <= EDGE * len(pixels), away.argmin(0), -1)
     found = [_read(pixels, owner == i, background) for i in range(len(regions))]
     return SeenPicture(tuple(seen for seen in found if seen is not None), ground)
@@ -80,7 +81,8 @@ def read_picture(image: np.ndarray) -> SeenPicture:
 def _regions(strength: np.ndarray) -> list[np.ndarray]:
     """Returns the masks (px, px) of the objects; the strength is 0 at the ground."""
     px = len(strength)
-    labels, _ = ndimage.label(strength > 0)
+    labels = np.zeros(strength.shape, np.int32)
+    ndimage.label(strength > 0, output=labels)
     regions = []
     for index, box in enumerate(ndimage.find_objects(labels), start=1):
         extents = [part.stop - part.start for part in box]

@@ -173,7 +173,7 @@ def estimate_drawing(
 def _judging(
     topology: Topology, pictures: int, flops_per_second: float, price: float | None
 ) -> Judging:
-    compared = COMPARISONS * pictures**2 * FEATURES
+    compared = float(COMPARISONS * pictures**2 * FEATURES)
     seconds = pictures * JUDGE_FLOPS / flops_per_second + compared / HOST_FLOPS
     chip_hours = seconds / 3600 * topology.num_chips
     return Judging(

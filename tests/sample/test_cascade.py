@@ -11,7 +11,6 @@ from PIL import Image
 from glide_jax import errors
 from glide_jax.config import defaults
 from glide_jax.sample import batches, cascade, image_io, options, request, rerank
-from glide_jax.text import sentencepiece_tokenizer
 
 PROMPTS = ["a big r circle", "a small g circle", "a big b circle"]
 
