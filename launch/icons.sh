@@ -38,4 +38,4 @@ train upsampler_inpaint upsample256_inpaint \
   --config.train.init_from="$models/upsampler" "$@"
 train noised_clip noised_clip64 "$@"
 # Of another seed and trained for longer, as it guides nothing.
-train judge noised_clip64 --config.seed=1 --config.train.num_steps=1200 "$@"
+train judge noised_clip64 --config.seed=1 --config.train.num_steps=500 "$@"

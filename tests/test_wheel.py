@@ -72,8 +72,12 @@ def glide(command):
     return run
 
 
-def test_the_package_is_marked_as_typed(installed):
+def test_the_package_is_marked_as_typed_and_has_its_models(installed):
     assert (installed / "glide_jax" / "py.typed").is_file()
+    for name in ("base", "upsampler"):
+        folder = installed / "glide_jax" / "shipped" / name
+        assert (folder / "params.safetensors").is_file()
+        assert (folder / "sentencepiece.model").is_file()
 
 
 def test_configurations_are_found_by_name_and_by_their_path_in_the_project(glide):

@@ -62,9 +62,9 @@ def icons(config: ConfigDict) -> None:
     config.optim.learning_rate = 2e-3
     config.optim.warmup_steps = 200
     config.log.validation_examples = 64
-    config.sample.respacing = "25"
+    config.sample.sampler = "dpm_solver_pp"
+    config.sample.respacing = "10"
     config.sample.noise_temperature = 1.0
-    config.sample.match_low_res = True
 
 
 def released(config: ConfigDict) -> None:

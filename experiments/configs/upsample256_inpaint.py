@@ -66,9 +66,9 @@ def icons(config: ConfigDict) -> None:
     config.optim.learning_rate = 5e-4
     config.optim.warmup_steps = 100
     config.log.validation_examples = 64
-    config.sample.respacing = "25"
+    config.sample.sampler = "dpm_solver_pp"
+    config.sample.respacing = "10"
     config.sample.noise_temperature = 1.0
-    config.sample.match_low_res = True
 
 
 def released(config: ConfigDict) -> None:

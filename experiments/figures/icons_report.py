@@ -3,15 +3,14 @@
     launch/icons.sh
     python experiments/figures/icons_report.py
 
-It draws a picture for each of 256 captions of a split, spread evenly over it. The
-second noised CLIP compares it with its caption, and EfficientNet-Lite0 compares all of
-them with the 572 real pictures of the split "seen", which are a sample of the training
-set. The rows "real" are of all real pictures of the split. The Frechet distance falls
-with the number of pictures, the kernel distance does not. Finished rows are kept, so
-that a run that was cut off continues. The results are report.json, report.md and, for
-each split, a sheet of the real and drawn pictures of 24 captions in
-experiments/results/icons. Arguments replace the models, e.g.
---base=runs/icons_models/bundles/base_cfg.
+It draws a picture of 32 px for each of 256 captions of a split, spread evenly over it.
+The second noised CLIP compares it with its caption, and EfficientNet-Lite0 compares all
+of them with the 572 real pictures of the split "seen", which are a sample of the
+training set. The rows "real" are of all real pictures of the split. The Frechet
+distance falls with the number of pictures, the kernel distance does not. Finished rows
+are kept, so that a run that was cut off continues. The results are report.json,
+report.md and, for each split, a sheet of the real, drawn and enlarged pictures of 24
+captions in experiments/results/icons.
 """
 
 from __future__ import annotations
@@ -29,7 +28,7 @@ from glide_jax.runtime import files
 ROOT = pathlib.Path("runs/icons_models/report")
 REFERENCE = ROOT / "seen.npz"
 RESULTS = pathlib.Path("experiments/results/icons")
-SHIPPED = [f"--{n}=glide_jax/shipped/{n}" for n in ("base", "upsampler")]
+BASE, UPSAMPLER = (f"--{n}=glide_jax/shipped/{n}" for n in ("base", "upsampler"))
 JUDGE = "runs/icons_models/bundles/judge"
 FEATURES = "--features=efficientnet_lite0"
 SEEN = "seen"
@@ -65,20 +64,20 @@ def evaluate(name: str, *words: object) -> dict[str, float]:
     return json.loads((output / "result.json").read_text())["metrics"]
 
 
-def sheet(split: str, models: list[str]) -> None:
+def sheet(split: str) -> None:
     """Writes the sheet of a split beside the report."""
     output = ROOT / f"{split}_sheet"
     source = f"--captions_of=webdataset:runs/icons/{split}"
     if not (output / "beside.png").exists():
         shutil.rmtree(output, ignore_errors=True)
         count = f"--num_captions={NUM_SHOWN}"
-        glide("sample", source, count, f"--output={output}", *models)
+        glide("sample", source, count, f"--output={output}", BASE, UPSAMPLER)
     with Image.open(output / "beside.png") as drawn:
         drawn.thumbnail((SHEET_PX, 10 * SHEET_PX))
         drawn.quantize(128).save(RESULTS / f"{split}.png", optimize=True)
 
 
-def main(models: list[str]) -> None:
+def main() -> None:
     """Writes the rows, the table and the sheets."""
     ROOT.mkdir(parents=True, exist_ok=True)
     RESULTS.mkdir(parents=True, exist_ok=True)
@@ -88,7 +87,7 @@ def main(models: list[str]) -> None:
             "evaluate",
             "reference",
             source,
-            "--px=128",
+            "--px=32",
             FEATURES,
             f"--output={REFERENCE}",
         )
@@ -96,15 +95,14 @@ def main(models: list[str]) -> None:
     for split in SPLITS:
         source = f"webdataset:runs/icons/{split}"
         count = f"--num_images={NUM_CAPTIONS}"
-        real = [f"--images={source}", "--px=128"]
+        real = [f"--images={source}", "--px=32"]
         rows.append(
             {"split": split, "pictures": "real", **evaluate(f"{split} real", *real)}
         )
         for name, flags in DRAWN.items():
-            drawn = [f"--captions_of={source}", count, *flags, *models]
+            drawn = [f"--captions_of={source}", count, *flags, BASE]
             found = evaluate(f"{split} {name}", *drawn)
             rows.append({"split": split, "pictures": name, **found})
-        sheet(split, models)
     files.write_json(RESULTS / "report.json", rows)
     table = [["split", "pictures", *COLUMNS.values()], ["---"] * (2 + len(COLUMNS))]
     for row in rows:
@@ -112,7 +110,9 @@ def main(models: list[str]) -> None:
         table.append([row["split"], row["pictures"], *cells])
     lines = "\n".join(f"| {' | '.join(cells)} |" for cells in table)
     (RESULTS / "report.md").write_text(f"{lines}\n")
+    for split in SPLITS:
+        sheet(split)
 
 
 if __name__ == "__main__":
-    main(sys.argv[1:] or SHIPPED)
+    main()

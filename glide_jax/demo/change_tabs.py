@@ -128,7 +128,9 @@ class FillTab(_PaintedTab):
         button.click(
             self._draw, inputs | shown, self.panel.outputs, show_progress="hidden"
         )
-        self.editor.change(
+        # A change alone is not always told after a stroke.
+        gr.on(
+            [self.editor.change, self.editor.input],
             self._explain,
             {self.picture, self.editor} | shown,
             self._hole,

@@ -40,7 +40,7 @@ NEAREST = "optim.learning_rte is not a setting; did you mean optim.learning_rate
         (["export", "a", "b"], "2 workdirs"),
         (["export", "absent"], "absent has no config.json"),
         (["export", "absent", "--dtype=float8"], "dtype"),
-        (["data"], "the verbs are data check, data build, data tokenizer"),
+        (["data"], "the verbs are data check, data build, data prepare"),
         (["data", "chek"], "did you mean 'data check'?"),
         (["data", "check"], "0 sources given"),
         (["data", "check", "folder:absent"], "absent"),

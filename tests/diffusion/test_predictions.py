@@ -58,7 +58,8 @@ def test_every_prediction_gives_the_x_and_eps_that_it_was_made_from(made, predic
     tables = make_tables(schedule, prediction)
     output = as_output(tables, x_start, eps, TIMESTEPS, draw(3))
     found = process.predict(tables, output, x_t, TIMESTEPS)
-    np.testing.assert_allclose(found.eps, eps, atol=1e-5)
+    # Of x alone, a rounding error reaches eps times 90 at the clean end.
+    np.testing.assert_allclose(found.eps, eps, atol=1e-4 if prediction == "x" else 1e-5)
     # Of eps alone, a rounding error reaches x_start times 2e4 at the noisy end.
     atol = 1e-5
     if prediction == "eps":
