@@ -59,8 +59,8 @@ def complete(scripts):
     [
         (["tr"], {"train"}),
         (["help", "da"], {"data"}),
-        (["benchmark", ""], {"sample", "train"}),
-        (["help", "benchmark", "s"], {"sample"}),
+        (["benchmark", ""], {"sample", "serve", "train"}),
+        (["help", "benchmark", "s"], {"sample", "serve"}),
         (["completion", ""], {"bash", "zsh"}),
         (["benchmark", "sample", "--pa"], {"--passes="}),
         (["benchmark", "train", "--pa"], set()),

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import collections
 import io
 import json
 import os
@@ -133,16 +134,16 @@ def build(tmp_path, capsys, *options):
 
 
 def records(folder):
-    """The JSON files by split."""
-    found = {}
+    """The JSON files by split, in the order of the set."""
+    found = collections.defaultdict(list)
     for path in sorted(folder.glob("*/*.tar")):
         with tarfile.open(path) as tar:
-            found[path.parent.name] = [
+            found[path.parent.name] += [
                 json.loads(tar.extractfile(name).read())
                 for name in tar.getnames()
                 if name.endswith(".json")
             ]
-    return found
+    return {name: sorted(rows, key=lambda r: r["key"]) for name, rows in found.items()}
 
 
 @pytest.mark.usefixtures("clip_art")
