@@ -38,5 +38,3 @@ def test_without_a_bundle_the_verb_and_the_class_draw_the_same(tmp_path, capsys)
     options = {"respacing": "5", "upsampler_respacing": "4", "batch_size": 1}
     (same,) = Glide.load().sample(PROMPT, **options).images
     np.testing.assert_array_equal(same, drawn)
-    # The same command finds the pictures of the same models, and has nothing to do.
-    assert main.run(["sample", f"--prompt={PROMPT}", f"--output={output}", *few]) == 0
