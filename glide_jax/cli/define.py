@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import importlib.util
 import re
+from collections.abc import Iterable
 
 from absl import flags
 
@@ -11,6 +13,16 @@ from glide_jax.runtime import paths
 
 # KIND:WHERE, as data sources and features are written. A URL is not one.
 _KIND = re.compile(r"[a-z_0-9]+:(?!//)")
+
+
+def check_installed(what: str, modules: Iterable[str], extra: str) -> None:
+    """Raises UserError, naming the extra, unless all modules of a verb are installed."""
+    missing = [name for name in modules if importlib.util.find_spec(name) is None]
+    if missing:
+        raise UserError(
+            f"{what} needs {', '.join(missing)}, not installed here; pip install "
+            f'-e ".[{extra}]"'
+        )
 
 
 class _Path(flags.ArgumentParser):

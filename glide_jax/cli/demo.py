@@ -11,7 +11,6 @@ the command that draws them again. SIGTERM or Ctrl-C ends it with code 42.
 
 from __future__ import annotations
 
-import importlib.util
 from typing import TYPE_CHECKING
 
 from absl import flags
@@ -43,12 +42,7 @@ def run(fv: flags.FlagValues, args: list[str]) -> int:
     """Serves the page until a signal, and raises StoppedError then."""
     if args:
         raise UserError(f"{args[0]!r} is not a flag; see `glide demo --help`")
-    missing = [name for name in _NEEDED if importlib.util.find_spec(name) is None]
-    if missing:
-        raise UserError(
-            f"the page needs {', '.join(missing)}, not installed here; pip install "
-            '-e ".[demo]"'
-        )
+    define.check_installed("the page", _NEEDED, "demo")
     from glide_jax.serve import listening
 
     listener = listening.listen("127.0.0.1", fv.port, has_token=False, flags="--port")

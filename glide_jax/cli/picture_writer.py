@@ -35,7 +35,8 @@ class Left(NamedTuple):
     Attributes:
       first_index: index of the first picture of the whole run.
       num_done: number of pictures of the run in samples.json, the first ones.
-      parts: the pictures that lie in parts, see `part_folders`.
+      parts: the numbers of the pictures that are written as parts, see
+        `part_folders`.
       batches: the pictures to draw, in the order of their numbers.
     """
 

@@ -16,7 +16,6 @@ that it has are answered, with exit code 42.
 
 from __future__ import annotations
 
-import importlib.util
 import pathlib
 from typing import TYPE_CHECKING
 
@@ -69,12 +68,7 @@ def run(fv: flags.FlagValues, args: list[str]) -> int:
     """Listens until a signal, and raises StoppedError then."""
     if args:
         raise UserError(f"{args[0]!r} is not a flag; see `glide serve --help`")
-    missing = [name for name in _NEEDED if importlib.util.find_spec(name) is None]
-    if missing:
-        raise UserError(
-            f"the server needs {', '.join(missing)}, not installed here; pip install "
-            '-e ".[serve]"'
-        )
+    define.check_installed("the server", _NEEDED, "serve")
     if fv.max_queue < fv.max_pictures:
         raise UserError(
             f"--max_queue={fv.max_queue} cannot hold a request of --max_pictures="
