@@ -16,7 +16,7 @@ _KIND = re.compile(r"[a-z_0-9]+:(?!//)")
 
 
 def check_installed(what: str, modules: Iterable[str], extra: str) -> None:
-    """Raises UserError, naming the extra, unless all modules of a verb are installed."""
+    """Raises UserError with the extra, unless all modules of a verb are installed."""
     missing = [name for name in modules if importlib.util.find_spec(name) is None]
     if missing:
         raise UserError(
