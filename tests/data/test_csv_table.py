@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from glide_jax.cli import config_flag, main
-from glide_jax.data import csv_table, schema, sources, transforms
+from glide_jax.data import csv_table, picture_table, schema, sources, transforms
 from glide_jax.errors import UserError
 from tests.data import conftest, streams
 
@@ -87,15 +87,15 @@ def test_bad_rows_are_counted_with_their_lines(folder):
     assert captions(source) == ["two\nlines"]
     assert source.report.skipped == {
         csv_table.MISSING_PICTURE: 2,
-        csv_table.NO_PICTURE: 1,
-        csv_table.NO_CAPTION: 1,
+        picture_table.NO_PICTURE: 1,
+        picture_table.NO_CAPTION: 1,
         csv_table.WRONG_FIELDS: 1,
     }
     described = source.report.describe()
     for reason, lines in (
         (csv_table.MISSING_PICTURE, "4, 9"),
-        (csv_table.NO_PICTURE, "5"),
-        (csv_table.NO_CAPTION, "6"),
+        (picture_table.NO_PICTURE, "5"),
+        (picture_table.NO_CAPTION, "6"),
         (csv_table.WRONG_FIELDS, "8"),
     ):
         assert f"{reason}: line {lines}" in described

@@ -9,7 +9,7 @@ import pytest
 from PIL import Image
 from pyarrow import parquet
 
-from glide_jax.data import csv_table, retrying_reads, schema, sources
+from glide_jax.data import picture_table, retrying_reads, schema, sources
 from glide_jax.errors import UserError
 
 
@@ -40,8 +40,8 @@ def test_rows_are_read_in_order_with_their_captions(folder):
     assert source[0].image == (folder / "b.png").read_bytes()
     assert source[1].key == "pairs.parquet:a.png"
     assert source.report.skipped == {
-        csv_table.NO_PICTURE: 1,
-        csv_table.NO_CAPTION: 1,
+        picture_table.NO_PICTURE: 1,
+        picture_table.NO_CAPTION: 1,
     }
     named = sources.open_source(f"{write(folder, p=['a.png'], c=[['x', 'y']])}?{NAMED}")
     assert named[0].caption == "x y"

@@ -14,4 +14,6 @@ def open_source(place: source_kinds.Place) -> schema.Source:
     """Opens a CSV file."""
     from glide_jax.data import csv_table
 
-    return csv_table.open_csv(place.where, captions_required=place.captions_required)
+    return csv_table.CsvTable.open(
+        place.where, captions_required=place.captions_required
+    )

@@ -14,6 +14,6 @@ def open_source(place: source_kinds.Place) -> schema.Source:
     """Opens a Parquet file."""
     from glide_jax.data import parquet_table
 
-    return parquet_table.open_parquet(
+    return parquet_table.ParquetTable.open(
         place.where, captions_required=place.captions_required
     )
