@@ -174,6 +174,22 @@ ICONS = {
     "log.validate_every_steps": 1000,
 }
 
+# What its upsampler adds. The 48 numbers of the noise of a patch do not pass through 32
+# channels, but those of the picture do.
+ICONS_UPSAMPLING = ICONS | {
+    "diffusion.schedule": "squaredcos_cap_v2",
+    "diffusion.prediction": "x",
+    "train.loss_weighting": "min_snr",
+    "train.loss_weighting_snr": 20.0,
+    "train.global_batch_size": 8,
+    "data.low_res_corruption": "noise",
+    "data.low_res_corruption_strength": 0.1,
+    "log.validation_examples": 64,
+    "sample.sampler": "dpm_solver_pp",
+    "sample.respacing": "10",
+    "sample.noise_temperature": 1.0,
+}
+
 # Settings of a student (2202.00512, appendix B): Adam, a learning rate that decays to
 # 0, clipping at 1 and the deterministic sampler that it learns the steps of.
 DISTILLATION = {
