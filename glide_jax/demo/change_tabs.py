@@ -18,7 +18,7 @@ _MEANING = (
     "is what the models draw."
 )
 _PINK = "rgba(255, 60, 140, 0.8)"
-_COLOURS = ["#d62828", "#2a9d3a", "#2659c9", "#f2c230", "#7b3fa0", "#000000", "#ffffff"]
+_COLOURS = ("#d62828", "#2a9d3a", "#2659c9", "#f2c230", "#7b3fa0", "#000000", "#ffffff")
 
 
 class _PaintedTab:
@@ -47,8 +47,10 @@ class _PaintedTab:
             )
             clear = gr.Button("Remove the paint", size="sm")
         side = painting.CANVAS_PX
+        # Any: the editor's own type of it is a TypedDict of gradio.
+        value: Any = painting.blank() if is_white else None
         self.editor = gr.ImageEditor(
-            painting.blank() if is_white else None,
+            value,
             label="picture",
             show_label=False,
             height=440,
@@ -180,7 +182,7 @@ class EditTab(_PaintedTab):
             with gr.Column(scale=2):
                 gr.Markdown("Paint a sketch, or upload a picture and paint on it.")
                 brush = gr.Brush(
-                    default_size=40, colors=_COLOURS, default_color=_COLOURS[0]
+                    default_size=40, colors=[*_COLOURS], default_color=_COLOURS[0]
                 )
                 self._make_editor("edit", brush, is_white=True)
                 self._prompt = tabs.make_prompt("edit")

@@ -6,6 +6,7 @@ import pathlib
 from typing import Any
 
 import gradio as gr
+import gradio.themes
 
 from glide_jax.demo import (
     ballot,
@@ -58,7 +59,7 @@ def make_page(own: studio.Studio, votes: ballot.Ballot) -> gr.Blocks:
 
 def looks() -> dict[str, Any]:
     """Returns the theme and the style of the page, without fonts from a network."""
-    theme = gr.themes.Default(font=_FONTS, font_mono=_MONO)
+    theme = gradio.themes.Default(font=_FONTS, font_mono=_MONO)
     return {"theme": theme, "css": _CSS}
 
 
