@@ -113,6 +113,18 @@ setup(
             "py3langid>=0.4,<0.5",  # languages of captions, with its model
             "scikit-learn>=1.5,<2",  # classifiers from examples
         ],
+        # gs:// and s3:// in place of a path; see docs/object_stores.md.
+        "stores": [
+            # All three are numbered by year.
+            "fsspec>=2025.2,<2028",  # one interface to both
+            "gcsfs>=2025.2,<2028",  # gs://
+            "s3fs>=2025.2,<2028",  # s3://
+        ],
+        # Servers of both protocols on this machine, for the tests.
+        "stores-test": [
+            "gcp-storage-emulator>=2024.8",  # gs://
+            "moto[server]>=5.0.20,<6",  # s3://
+        ],
         "wandb": ["wandb>=0.19,<1"],  # log.wandb_project
         "docs": [
             "ipykernel>=6.29,<8",  # runs the notebook

@@ -55,6 +55,8 @@ if [ "${1:-}" = "--all" ]; then
   make_environment "[gpu-compile]" ||
     echo "the CUDA compiler is not installed: nothing is compiled for GPUs." >&2
   make_environment "[docs]"
+  make_environment "[stores,stores-test]" ||
+    echo "the servers of gs:// and s3:// are not installed: object stores are not tested." >&2
   # The page in the browser, with Debian's Chromium.
   make_environment "[demo]" ||
     echo "gradio is not installed: the page of glide demo is not tested." >&2
