@@ -154,13 +154,13 @@ def test_hosts_with_a_disk_each_write_one_checkpoint(stores, experiment, tmp_pat
 
     def on_two_hosts(last: int, disks: str) -> list[str]:
         """Runs both processes to the step; returns their messages."""
+        steps_flag = f"--config.train.num_steps={last}"
         with socket.socket() as probe:
             probe.bind(("127.0.0.1", 0))
             port = probe.getsockname()[1]
         hosts = [
             subprocess.Popen(
-                [*GLIDE, *train, f"--workdir={url}/run"]
-                + [f"--config.train.num_steps={last}"],
+                [*GLIDE, *train, f"--workdir={url}/run", steps_flag],
                 env=local_processes.environment(
                     GLIDE_JAX_CACHE=str(tmp_path / f"{disks}{index}"),
                     GLIDE_JAX_COORDINATOR=f"127.0.0.1:{port}",
