@@ -32,7 +32,7 @@ from absl import flags
 
 from glide_jax.cli import define
 from glide_jax.errors import UserError
-from glide_jax.runtime import lifecycle, paths
+from glide_jax.runtime import lifecycle, mirrors, paths
 
 if TYPE_CHECKING:
     from glide_jax.sweep import run_list
@@ -125,6 +125,12 @@ def run(values: flags.FlagValues, arguments: list[str]) -> int:
             "--runner=local starts runs on one machine, and this is one of several"
             " processes; start each run on all of them by --only=ID, as --runner=print"
             " shows it"
+        )
+    if values.runner != "local" and mirrors.is_in_store(root):
+        raise UserError(
+            f"--root={root} mirrors an object store, where one process writes at a"
+            f" time, and --runner={values.runner} starts the runs apart; give a folder "
+            "of a disk that all share, or use --runner=local"
         )
     plan = start.make_plan(arguments)
     verb = _verb(plan)
