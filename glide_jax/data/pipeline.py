@@ -195,10 +195,11 @@ class _BatchMaker:
     def batch(self, indices: Sequence[int], positions: Sequence[int]) -> _MadeBatch:
         """Returns the stacked rows of these records; positions key their randomness."""
         bad: list[bad_records.Bad] = []
-        made = [
-            self._row(index, position, bad)
-            for index, position in zip(indices, positions, strict=True)
-        ]
+        with schema.ahead(self.source, indices):
+            made = [
+                self._row(index, position, bad)
+                for index, position in zip(indices, positions, strict=True)
+            ]
         texts, rows = zip(*made, strict=True)
         tokens, text_mask = self.tokenizer.encode_batch(
             list(texts), self.settings.text_context
