@@ -17,6 +17,7 @@ import jax
 from glide_jax.checkpoint import folders, item_files, kv_exchange, manifest
 from glide_jax.errors import UserError
 from glide_jax.parallel import digests
+from glide_jax.runtime import mirrors
 
 META = "meta.json"
 
@@ -66,6 +67,7 @@ class Verifier:
         except manifest.DamagedError as error:
             damages = {"": str(error)}
         if found is not None and not damages:
+            mirrors.complete(folder, _files_of(found, names))
             damages = self._damages(folder, step, _files_of(found, names))
         self._refuse(damages)
         assert found is not None  # else there is damage

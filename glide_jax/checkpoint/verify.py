@@ -8,6 +8,7 @@ import pathlib
 
 from glide_jax.checkpoint import bundle, folders, manifest
 from glide_jax.errors import UserError
+from glide_jax.runtime import mirrors
 
 
 @dataclasses.dataclass(frozen=True)
@@ -113,6 +114,7 @@ def _check_listed(
         return {manifest.NAME: reason}, [], 0
     if found.step != step:
         return {manifest.NAME: f"is of step {found.step}"}, [], 0
+    mirrors.complete(folder)
     damaged = manifest.find_damages(folder, found.files)
     surplus = sorted(set(manifest.list_files(folder)) - found.files.keys())
     return damaged, surplus, sum(facts["bytes"] for facts in found.files.values())

@@ -41,7 +41,7 @@ from absl import flags
 import glide_jax
 from glide_jax.cli import config_flag
 from glide_jax.errors import UserError
-from glide_jax.runtime import lifecycle, user_cache
+from glide_jax.runtime import lifecycle, mirrors, user_cache
 
 VERB_GROUPS = {
     "start here": {
@@ -159,6 +159,7 @@ def run(argv: list[str]) -> int:
     try:
         with contextlib.ExitStack() as stack:
             stack.enter_context(user_cache.failures_logged_once())
+            stack.enter_context(mirrors.session(_is_first))
             if verb in HANDLES_CTRL_C:
                 stack.enter_context(lifecycle.StopRequest(signals=(signal.SIGINT,)))
             return _run_verb(verb, rest)
@@ -171,6 +172,18 @@ def run(argv: list[str]) -> int:
     except KeyboardInterrupt:
         print(f"glide {verb}: interrupted", file=sys.stderr)
         return lifecycle.ExitCode.INTERRUPTED
+
+
+def _is_first() -> bool:
+    """Whether this is process 0 of a run; False as long as that is unknown."""
+    from glide_jax.parallel import cluster_env, distributed
+
+    if distributed.is_joined():
+        return distributed.process_id() == 0
+    cluster = cluster_env.find(os.environ)
+    return cluster is None or (
+        cluster.coordinator is not None and not cluster.process_id
+    )
 
 
 def _refuse_verb(verb: str, rest: list[str]) -> int:

@@ -16,8 +16,9 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
+import itertools
 import pathlib
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from typing import Protocol, runtime_checkable
 
 import numpy as np
@@ -26,6 +27,8 @@ from glide_jax import array_types
 from glide_jax.errors import UserError
 
 Batch = dict[str, np.ndarray]
+# Records that `announced` announces at once; two for each request of `store_ranges`.
+_ANNOUNCED = 64
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -108,6 +111,14 @@ def ahead(
     if isinstance(source, AheadSource):
         return source.ahead(indices)
     return contextlib.nullcontext()
+
+
+def announced(source: Source, indices: Iterable[int]) -> Iterator[int]:
+    """Yields the indices, each announced before the record is taken."""
+    remaining = iter(indices)
+    while chunk := list(itertools.islice(remaining, _ANNOUNCED)):
+        with ahead(source, chunk):
+            yield from chunk
 
 
 @runtime_checkable

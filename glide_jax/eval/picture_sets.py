@@ -235,7 +235,8 @@ class Real:
     def read(self, first: int, stop: int) -> PictureBatch:
         """Decodes the pictures; bad records are left out."""
         indices, pixels, captions = [], [], []
-        for index in range(first, min(stop, self.count)):
+        taken = range(first, min(stop, self.count))
+        for index in schema.announced(self._source, taken):
             try:
                 example = self._source[index]
                 picture = transforms.load_image(example, self.px)

@@ -14,44 +14,56 @@ import pathlib
 import re
 
 from glide_jax.errors import UserError
+from glide_jax.runtime import mirrors, object_store
 
 # RFC 3986, section 3.1. One letter is a Windows drive, not a scheme.
 _URL = re.compile(r"[A-Za-z][A-Za-z0-9+.-]+://")
 
 
-def local_path(given: str | os.PathLike[str], name: str) -> pathlib.Path:
-    """The path with `~` and `~user` expanded.
+def local_path(
+    given: str | os.PathLike[str], name: str, *, has_stores: bool = True
+) -> pathlib.Path:
+    """The path on this machine, with `~` and `~user` expanded.
 
     Every path that a flag, a configuration, or a data source takes goes through this
     function or `local_text` before anything is read or created. Arguments and errors
     are those of `local_text`.
     """
-    path = pathlib.Path(local_text(given, name))
+    path = pathlib.Path(local_text(given, name, has_stores=has_stores))
     # ./~ became ~, which another reader of the path would expand.
     return path.absolute() if str(path).startswith("~") else path
 
 
-def local_text(given: str | os.PathLike[str], name: str) -> str:
+def local_text(
+    given: str | os.PathLike[str], name: str, *, has_stores: bool = True
+) -> str:
     """The path as the user wrote it, with `~` and `~user` expanded.
 
-    The result expands to itself: ./~ stays ./~, which `pathlib.Path` shortens to ~.
+    The result expands to itself: ./~ stays ./~, which `pathlib.Path` shortens to ~. For
+    a place in an object store it is the folder that mirrors it; see `mirrors`.
 
     Args:
       given: what the user wrote.
       name: where the user wrote it, for the error, e.g. "--workdir" or
         "train.init_from".
+      has_stores: whether a place in an object store may be given.
 
     Raises:
-      UserError: a URL such as gs://bucket/folder; an empty path; `~user` of a user
-        that does not exist.
+      UserError: a URL other than gs:// and s3://, or of a store that cannot be used;
+        an empty path; `~user` of a user that does not exist.
     """
     text = os.fspath(given)
     if not text:
         raise UserError(f"{name} is empty; give a path")
+    if object_store.is_url(text) and has_stores:
+        from glide_jax.runtime import user_cache
+
+        return str(mirrors.local(text, name, user_cache.folder() / "stores"))
     if _URL.match(text):
+        kinds = "gs:// and s3://" if has_stores else "no URL"
         raise UserError(
-            f"{name}={text} is a URL, and only paths of mounted disks are read and"
-            " written; mount the bucket and give the path of the mount point"
+            f"{name}={text} is a URL, and {kinds} can be used here; give the path of a "
+            "folder of this machine"
         )
     expanded = os.path.expanduser(text)
     if text.startswith("~") and expanded == text:

@@ -35,9 +35,9 @@ _FAILURES = {
 def folder() -> pathlib.Path:
     """$GLIDE_JAX_CACHE, else $XDG_CACHE_HOME/glide_jax, else ~/.cache/glide_jax."""
     if given := os.environ.get(FOLDER_VARIABLE):
-        return paths.local_path(given, FOLDER_VARIABLE)
+        return paths.local_path(given, FOLDER_VARIABLE, has_stores=False)
     if given := os.environ.get("XDG_CACHE_HOME"):
-        return paths.local_path(given, "XDG_CACHE_HOME") / "glide_jax"
+        return paths.local_path(given, "XDG_CACHE_HOME", has_stores=False) / "glide_jax"
     return paths.local_path("~/.cache", "the cache folder") / "glide_jax"
 
 

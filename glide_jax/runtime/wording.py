@@ -1,4 +1,4 @@
-"""Text helpers: a number with its noun, lines of a text, natural order of names."""
+"""Text helpers: counts and sizes, lines of a text, natural order of names."""
 
 from __future__ import annotations
 
@@ -8,6 +8,16 @@ import re
 def counted(count: int, noun: str) -> str:
     """Returns e.g. "1 picture" or "2,000 pictures" for a regular singular noun."""
     return f"{count:,} {noun}{'' if count == 1 else 's'}"
+
+
+def size(count: int) -> str:
+    """Returns a number of bytes as e.g. "12.3 MB"."""
+    unit, name = next(
+        (unit, name)
+        for unit, name in ((1e9, "GB"), (1e6, "MB"), (1e3, "kB"), (1, "B"))
+        if count >= unit or unit == 1
+    )
+    return f"{count / unit:.{0 if unit == 1 else 1}f} {name}"
 
 
 _LINE_END = re.compile(r"\r\n|\n|\r")

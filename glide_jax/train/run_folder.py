@@ -29,7 +29,7 @@ from glide_jax.config.defaults import Config, TrainConfig
 from glide_jax.config.setting import ARRAYS, FREE, HISTORY
 from glide_jax.errors import NoCheckpointError, UserError
 from glide_jax.parallel import distributed, sharing
-from glide_jax.runtime import files, locks, metric_writers
+from glide_jax.runtime import files, locks, metric_writers, mirrors
 from glide_jax.text import tokenizers
 
 # Consecutive failed checkpoint writes that end a run, which would lose its work.
@@ -99,11 +99,17 @@ def sole_writer(
                 check_stop=check_stop,
             )
             try:
-                check = stack.enter_context(lock).check
+                stack.enter_context(lock)
+                in_store = mirrors.claim(workdir, config.grace_secs, check_stop)
             except OSError as error:
                 if error.errno in NO_ROOM:
                     raise
                 raise _not_writable("--workdir", workdir, error) from error
+
+            def check() -> None:
+                lock.check()
+                in_store()
+
         distributed.wait_for_all("sole writer")
         yield check
 

@@ -20,8 +20,8 @@ def running() -> Iterator[servers.Servers]:
 @pytest.fixture
 def stores(
     running: servers.Servers, monkeypatch: pytest.MonkeyPatch
-) -> Iterator[servers.Servers]:
+) -> servers.Servers:
     """The servers, found by this process and its children."""
     for name, value in running.environment.items():
         monkeypatch.setenv(name, value)
-    yield running
+    return running

@@ -14,6 +14,7 @@ from collections.abc import Iterator
 from typing import Any, NamedTuple
 
 BUCKET = "bucket"
+_ANSWERS = {"throttle": (503, "SlowDown"), "deny": (403, "AccessDenied")}
 
 
 class Servers(NamedTuple):
@@ -46,7 +47,7 @@ class Faults:
         """Makes the next requests fail.
 
         Args:
-          kind: "throttle" (an answer of the store: 503 or 429), or "cut" (the
+          kind: "throttle" and "deny" (answers of the store: 503 and 403), or "cut" (the
             connection ends in the middle of the answer).
           count: number of requests.
           method: only requests of this method, e.g. "GET"; "" for all.
@@ -58,6 +59,11 @@ class Faults:
         """Adds the bytes of an answer."""
         with self._lock:
             self.sent += num_bytes
+
+    def clear(self) -> None:
+        """Removes the faults that have not come up."""
+        with self._lock:
+            self._due.clear()
 
     def take(self, method: str, path: str) -> str:
         """The fault of a request that has come; "" if it has none."""
@@ -132,8 +138,9 @@ def _proxy(behind: int, faults: Faults) -> Iterator[int]:
         def forward(self) -> None:
             fault = faults.take(self.command, self.path)
             body = self._body()
-            if fault == "throttle":
-                self._answer(503, {}, b"<Error><Code>SlowDown</Code></Error>")
+            if fault in ("throttle", "deny"):
+                status, code = _ANSWERS[fault]
+                self._answer(status, {}, f"<Error><Code>{code}</Code></Error>".encode())
                 return
             if _must_be_new(self.path) and self._exists(body):
                 self._answer(412, {}, b'{"error": {"code": 412, "message": "exists"}}')
