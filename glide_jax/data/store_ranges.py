@@ -236,9 +236,9 @@ class _Process:
             block = self._blocks.pop(wanted, None)
             if block is None:
                 return None
-            if block.content is None and block.size <= self._free:
+            is_queued = block.content is None
+            if is_queued and block.size <= self._free and self._start(block):
                 self._queue.remove(block)
-                self._start(block)
             content = block.content
             if content is None:
                 # Memory is full of ranges that other threads take later.
@@ -264,15 +264,21 @@ class _Process:
             self._queue
             and self._running < REQUESTS
             and self._queue[0].size <= self._free
+            and self._start(self._queue[0])
         ):
-            self._start(self._queue.popleft())
+            self._queue.popleft()
 
-    def _start(self, block: _Block) -> None:
+    def _start(self, block: _Block) -> bool:
+        """Requests a block; False if the program ends, which starts no threads."""
+        try:
+            block.content = self._threads.submit(self.fetch, block.whole)
+        except RuntimeError:
+            return False
         self._running += 1
         self._free -= block.size
         block.is_held = True
-        block.content = self._threads.submit(self.fetch, block.whole)
         block.content.add_done_callback(lambda _: self._end(block))
+        return True
 
     def _end(self, block: _Block) -> None:
         with self._lock:

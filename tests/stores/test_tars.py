@@ -253,6 +253,21 @@ def test_records_of_a_lost_tar_are_bad_ones(twins, tokenizer, kind):
     assert captions[0] == f"caption {first}"
 
 
+def test_a_store_that_stays_away_ends_the_stream_in_one_line(
+    twins, tokenizer, monkeypatch
+):
+    source = sources.open_source(f"webdataset:{twins.url}")
+    monkeypatch.setattr(object_store, "RETRY_SECS", 0.5)
+    # Both clients repeat a request for half a minute themselves.
+    monkeypatch.setattr(store_ranges, "REQUEST_SECS", 1.0)
+    twins.faults.add("throttle", 10_000, "GET")
+    batches = streams.make_batches(source, tokenizer, **SETTINGS)
+    with pytest.raises(UserError, match=r"//bucket: the store cannot be used \("):
+        next(batches)
+    twins.faults.clear()
+    batches.close()
+
+
 def read_in_child(source: schema.Source, index: int, queue) -> None:
     queue.put(records_at(source, index))
 
