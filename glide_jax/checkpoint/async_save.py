@@ -2,6 +2,10 @@
 
 All processes finish a stage before any starts the next, and a failure of one ends the
 write for all. The checkpoint becomes visible only with the last stage.
+
+Hosts that mirror an object store have a folder each (`mirrors.Separate`). Each hashes
+and uploads its own files, and process 0 uploads the manifest. The parts are merged
+where they are read.
 """
 
 from __future__ import annotations
@@ -24,7 +28,7 @@ from glide_jax.checkpoint import (
 )
 from glide_jax.config.defaults import CheckpointConfig
 from glide_jax.parallel import digests
-from glide_jax.runtime import files
+from glide_jax.runtime import files, mirrors
 
 logger = logging.getLogger(__name__)
 
@@ -55,10 +59,11 @@ class AsyncSave:
         self._meta, self._metrics = dict(meta), dict(metrics)
         self._policy, self._bad_from, self._damaged = policy, bad_from, damaged
         self._check_writer = check_writer
+        self._copy = mirrors.separated(directory)
 
     def start(self, state: Mapping[str, Any]) -> str:
         """Copies the items to the host and starts to write them."""
-        reason = self._on_first(lambda: self._make_folders(state))
+        reason = self._on_leaders(lambda: self._make_folders(state))
         if reason:
             return self._fail(reason)
         self._shapes = jax.tree.map(
@@ -81,11 +86,11 @@ class AsyncSave:
         reason = reason or self._on_first(self._merge)
         files: dict[str, Any] = {}
         if not reason:
-            reason, files = self._hash()
-        reason = reason or self._on_first(lambda: self._commit(files))
+            reason, files = self._hash() if self._copy is None else self._send()
+        reason = reason or self._commit(files)
         if reason:
             return self._fail(reason)
-        kept = self._on_first(self._delete_unwanted)
+        kept = self._delete_unwanted()
         if kept and self._channel.index == 0:
             logger.warning("%s: a step cannot be deleted (%s)", self._directory, kept)
         return ""
@@ -94,10 +99,16 @@ class AsyncSave:
         folder = folders.start(self._directory, self.step)
         for name in state:
             (folder / name).mkdir()
+            if self._copy is not None:
+                # Orbax waits until process 0 has made it, in the folder of all.
+                (folder / name / "array_metadatas").mkdir()
 
     def _merge(self) -> None:
         assert self._items is not None  # else `start` failed
-        self._items.merge()
+        if self._copy is None:
+            self._items.merge()
+        else:
+            self._items.describe()
         text = json.dumps(self._meta, indent=1, sort_keys=True) + "\n"
         files.write_text(self._folder / verification.META, text)
 
@@ -121,32 +132,106 @@ class AsyncSave:
             reason = "the processes have not read all of its files"
         return reason, files
 
-    def _commit(self, files: Mapping[str, Any]) -> None:
-        whole = manifest.Manifest(
-            step=self.step,
-            created=manifest.now(),
-            files=files,
-            leaves=verification.describe(self._shapes, self._wait_for_digests()),
-            metrics=self._metrics,
-        )
-        self._check_writer()
-        manifest.write(self._folder, whole)
-        folders.publish(self._directory, self.step)
+    def _send(self) -> tuple[str, dict[str, Any]]:
+        """`_hash` for hosts with a folder each, whose files are then uploaded.
 
-    def _delete_unwanted(self) -> None:
-        self._check_writer()
-        folders.delete_after(self._directory, self.step)
-        # Damaged steps would count toward the policy in place of good ones.
-        for step in self._damaged.intersection(folders.list_steps(self._directory)):
-            if step != self.step:
-                folders.delete(self._directory, step)
-        if self._policy is not None:
-            folders.delete_unwanted(self._directory, self._policy, self._bad_from)
+        Hosts write some files of one name, of which the store gets the first host's.
+        """
+        assert self._copy is not None
+        found: dict[str, Any] = {}
+        with item_files.WriteAttempt() as attempt:
+            if self._copy.is_leader:
+                names = manifest.list_files(self._folder)
+                found = manifest.hash_files(self._folder, names)
+        facts: dict[str, Any] = {}
+        for index, message in enumerate(self._channel.exchange(json.dumps(found))):
+            theirs = json.loads(message)
+            if index == self._channel.index:
+                own = theirs.keys() - facts.keys()
+                for name in theirs.keys() - own:
+                    (self._folder / name).unlink()
+            facts = theirs | facts
+        reason = self._channel.agree(attempt.reason)
+        if reason:
+            return reason, {}
+        with item_files.WriteAttempt() as attempt:
+            self._copy.mirror.send(self._folder, sorted(own), self._place())
+        return self._channel.agree(attempt.reason), facts
+
+    def _place(self) -> str:
+        """The place of the step below the URL of the run."""
+        assert self._copy is not None
+        folder = self._directory / str(self.step)
+        return folder.relative_to(self._copy.mirror.folder).as_posix()
+
+    def _commit(self, files: Mapping[str, Any]) -> str:
+        def publish() -> None:
+            folders.publish(self._directory, self.step)
+
+        def write() -> None:
+            whole = manifest.Manifest(
+                step=self.step,
+                created=manifest.now(),
+                files=files,
+                leaves=verification.describe(self._shapes, self._wait_for_digests()),
+                metrics=self._metrics,
+            )
+            self._check_writer()
+            manifest.write(self._folder, whole)
+            if self._copy is None:
+                publish()
+            else:
+                self._copy.mirror.commit(self._folder, self._place(), publish)
+
+        reason = self._on_first(write)
+        if reason or self._copy is None:
+            return reason
+        with item_files.WriteAttempt() as attempt:
+            if self._copy.is_leader and self._channel.index != 0:
+                self._copy.mirror.adopt(self._place(), publish)
+        return self._channel.agree(attempt.reason)
+
+    def _delete_unwanted(self) -> str:
+        """Deletes what the policy does not keep, as process 0 decides for all hosts."""
+        unwanted: list[int] = []
+
+        def decide() -> None:
+            self._check_writer()
+            found = folders.list_steps(self._directory)
+            unwanted.extend(step for step in found if step > self.step)
+            # Damaged steps would count toward the policy in place of good ones.
+            unwanted.extend(self._damaged.intersection(found) - {self.step})
+            if self._policy is not None:
+                unwanted.extend(
+                    folders.unwanted(
+                        self._directory, self._policy, self._bad_from, unwanted
+                    )
+                )
+
+        reason = self._on_first(decide)
+        steps = json.loads(self._channel.exchange(json.dumps(unwanted))[0])
+
+        def delete() -> None:
+            for step in steps:
+                if (self._directory / str(step)).exists():
+                    folders.delete(self._directory, step)
+
+        return reason or self._on_leaders(delete)
 
     def _on_first(self, action: Callable[[], None]) -> str:
         """Runs `action` on process 0; all return its reason for failing, or ""."""
         with item_files.WriteAttempt() as attempt:
             if self._channel.index == 0:
+                action()
+        return self._channel.agree(attempt.reason)
+
+    def _on_leaders(self, action: Callable[[], None]) -> str:
+        """As `_on_first`, on the first process of every host with its own folder."""
+        is_leader = self._channel.index == 0
+        if self._copy is not None:
+            is_leader = self._copy.is_leader
+        with item_files.WriteAttempt() as attempt:
+            if is_leader:
                 action()
         return self._channel.agree(attempt.reason)
 
@@ -161,7 +246,7 @@ class AsyncSave:
             self._check_writer()
         if attempt.error:
             failure = f"{where}: {attempt.error}"
-        if self._channel.index == 0:
+        if self._channel.index == 0 or (self._copy and self._copy.is_leader):
             # Another run that owns the folder may be writing to this name.
             if not attempt.error:
                 shutil.rmtree(self._folder, ignore_errors=True)

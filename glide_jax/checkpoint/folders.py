@@ -16,7 +16,7 @@ import math
 import os
 import pathlib
 import shutil
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 
 from glide_jax.checkpoint import manifest
 from glide_jax.config.defaults import CheckpointConfig
@@ -107,12 +107,15 @@ def delete_after(directory: pathlib.Path, step: int) -> None:
             delete(directory, later)
 
 
-def delete_unwanted(
-    directory: pathlib.Path, policy: CheckpointConfig, bad_from: int | None = None
-) -> None:
-    """Removes steps that the policy does not keep; see `to_delete`."""
-    for step in to_delete(_records(directory), policy, bad_from):
-        delete(directory, step)
+def unwanted(
+    directory: pathlib.Path,
+    policy: CheckpointConfig,
+    bad_from: int | None = None,
+    deleted: Collection[int] = (),
+) -> list[int]:
+    """Steps that the policy does not keep, without those in `deleted`."""
+    left = [one for one in _records(directory) if one.step not in deleted]
+    return to_delete(left, policy, bad_from)
 
 
 def _records(directory: pathlib.Path) -> list[Record]:

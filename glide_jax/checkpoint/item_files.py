@@ -10,7 +10,8 @@ import os
 import pathlib
 import re
 import sys
-from collections.abc import Mapping
+import time
+from collections.abc import Iterable, Mapping
 from typing import Any
 
 import jax
@@ -18,7 +19,7 @@ import orbax.checkpoint as ocp
 from etils import epath
 
 from glide_jax.checkpoint import manifest
-from glide_jax.runtime import files
+from glide_jax.runtime import files, locks
 
 # The file in which Orbax records the handler of each item of a step.
 ORBAX_METADATA = "_CHECKPOINT_METADATA"
@@ -95,6 +96,14 @@ class ItemWriter:
         """
         for path, handler in self._handlers.items():
             handler.finalize(path)
+        self.describe()
+
+    def describe(self) -> None:
+        """Writes what Orbax needs beside the items; part of `merge`.
+
+        Alone it leaves the parts as they are, for `merge_parts`.
+        """
+        for path in self._handlers:
             (path / "_sharding").unlink(missing_ok=True)
         names = {
             path.name: type(handler).typestr()
@@ -102,6 +111,24 @@ class ItemWriter:
         }
         text = json.dumps({"item_handlers": names}, indent=1, sort_keys=True)
         files.write_text(self._folder / ORBAX_METADATA, f"{text}\n")
+
+
+def merge_parts(folder: pathlib.Path, names: Iterable[str]) -> None:
+    """Merges the parts of items that several hosts wrote and none could merge.
+
+    The hosts of a run in an object store see only their own parts while they write.
+    Whoever reads them has all.
+    """
+    with (folder / ".merge.lock.tmp").open("a") as file:
+        while not locks.try_lock(file):
+            time.sleep(0.1)
+        for name in names:
+            path = folder / name
+            if (
+                list(path.glob("ocdbt.process_*"))
+                and not (path / "manifest.ocdbt").exists()
+            ):
+                ocp.StandardCheckpointHandler().finalize(epath.Path(path))
 
 
 def read(

@@ -28,6 +28,7 @@ from glide_jax.checkpoint import (
 )
 from glide_jax.config.defaults import CheckpointConfig
 from glide_jax.errors import NoCheckpointError, UserError
+from glide_jax.runtime import mirrors
 
 logger = logging.getLogger(__name__)
 
@@ -245,7 +246,8 @@ class CheckpointStore:
         """Deletes later steps, for a run that permanently rewinds to `step`."""
         self._check_writer()
         self.settle()
-        if self._channel.index == 0:
+        copy = mirrors.separated(self.directory)
+        if copy.is_leader if copy else self._channel.index == 0:
             folders.delete_after(self.directory, step)
         self._channel.exchange("")
         later = [stored for stored in self._stored if stored > step]

@@ -111,6 +111,8 @@ class Verifier:
         }
         read, damages = {}, {}
         try:
+            if mirrors.is_in_store(folder):
+                item_files.merge_parts(folder, wanted)
             read = item_files.read(folder, wanted)
         except manifest.DamagedError as error:
             damages = {"": str(error)}

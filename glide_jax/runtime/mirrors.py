@@ -39,14 +39,15 @@ _log = logging.getLogger(__name__)
 # Uploaded last in their folder: see `checkpoint.manifest` and `checkpoint.bundle`.
 MARKS = ("manifest.json", "bundle.json")
 # Between two searches for changed files.
-PUSH_SECS = 10.0
+PUSH_SECS = 5.0
 # Never uploaded: scratch files, folders that are being written or deleted, local locks.
 _HIDDEN = re.compile(
     rf"(^|/)(\.[^/]*\.tmp|[^/]*\.(unfinished|deleted)|{locks.LOCK}|{locks.RECORD}"
     r"[^/]*|\.writable)(/|$)"
 )
 # Fetched when they are read: all files of a checkpoint except its manifest.
-_LAZY = re.compile(r"(^|/)checkpoints/\d+/(?!manifest\.json$)")
+_STEP = re.compile(r"(.*/)?checkpoints/\d+/")
+_LAZY = re.compile(rf"{_STEP.pattern}(?!manifest\.json$)")
 # (bytes, nanoseconds of the last change)
 Sign = tuple[int, int]
 
@@ -177,6 +178,7 @@ class Mirror:
                 name
                 for name, sign in local.items()
                 if name not in known or known[name].sign != sign
+                if not self._is_merged_here(name)
             ]
             gone = [name for name in known if self._is_gone(name, local)]
             if not changed and not gone:
@@ -204,6 +206,50 @@ class Mirror:
                     known[name] = Known(versions[name].version, local[name])
             self._save()
             return len(late)
+
+    def send(self, folder: pathlib.Path, names: Iterable[str], under: str) -> None:
+        """Uploads files of a folder to a place below the URL; see `Separate`.
+
+        Raises:
+          UserError: the store cannot be used.
+        """
+
+        def upload(name: str) -> None:
+            self._store.upload(folder / name, f"{under}/{name}")
+
+        for _ in self._store.for_each(upload, names):
+            pass
+
+    def commit(
+        self, folder: pathlib.Path, under: str, publish: Callable[[], None]
+    ) -> None:
+        """Uploads the manifest of a folder that `send` sent, and publishes the folder.
+
+        Raises:
+          UserError: the store cannot be used, or another process is the writer.
+        """
+        with self._threads:
+            self.claim()
+            assert self._writer is not None
+            self._writer.check(now=True)
+            self.send(folder, [MARKS[0]], under)
+            self.adopt(under, publish)
+
+    def adopt(self, under: str, publish: Callable[[], None]) -> None:
+        """Publishes a folder whose objects are in the store already.
+
+        Its own files count as uploaded, and those of other hosts as not fetched.
+        """
+        with self._threads:
+            publish()
+            for name, entry in self._store.list(under).items():
+                path = self._path(name)
+                sign = _sign(path) if path.is_file() else None
+                self._known[name] = Known(entry.version, sign)
+            mark = f"{under}/{MARKS[0]}"
+            if self._known[mark].sign is None:
+                self._download([mark])
+            self._save()
 
     def close(self) -> None:
         """Uploads what is left, and ends as the writer.
@@ -251,11 +297,21 @@ class Mirror:
             return False
         if self._known[name].sign is not None:
             return True
-        found = _LAZY.search(name)
-        assert found is not None
-        step = re.match(r".*checkpoints/\d+/", name)
+        step = _STEP.match(name)
         assert step is not None
         return f"{step.group()}{MARKS[0]}" not in local
+
+    def _is_merged_here(self, name: str) -> bool:
+        """Whether a reader added the file to a checkpoint that is in the store.
+
+        See `checkpoint.item_files.merge_parts`.
+        """
+        step = _STEP.match(name)
+        if step is None or name in self._known:
+            return False
+        mark = self._known.get(f"{step.group()}{MARKS[0]}")
+        path = self._path(f"{step.group()}{MARKS[0]}")
+        return mark is not None and path.is_file() and mark.sign == _sign(path)
 
     def _fetch(
         self, names: Iterable[str], remote: Mapping[str, object_store.Entry]
@@ -264,7 +320,7 @@ class Mirror:
         eager = []
         for name in names:
             self._known[name] = Known(remote[name].version, None)
-            if _LAZY.search(name):
+            if _LAZY.match(name):
                 self._path(name).unlink(missing_ok=True)
             else:
                 eager.append(name)
@@ -370,7 +426,24 @@ def _any_below(mark: str, names: Iterable[str]) -> bool:
     return any(not folder or name.startswith(f"{folder}/") for name in names)
 
 
+@dataclasses.dataclass(frozen=True)
+class Separate:
+    """The mirror of one host of a run on several, each of which has its own.
+
+    A checkpoint has files of every host. Each uploads its own; see
+    `checkpoint.async_save`.
+
+    Attributes:
+      mirror: of this host.
+      is_leader: whether this process is the first of its host.
+    """
+
+    mirror: Mirror
+    is_leader: bool
+
+
 _mirrors: dict[str, Mirror] = {}
+_separate: dict[pathlib.Path, Separate] = {}
 _opening = threading.RLock()
 
 
@@ -424,6 +497,24 @@ def claim(
     return check
 
 
+def is_in_store(path: pathlib.Path) -> bool:
+    """Whether a path lies in a mirror."""
+    return bool(_of(path))
+
+
+def separate(path: pathlib.Path, *, is_leader: bool) -> None:
+    """Notes that every host of this run has a mirror of its own of this path."""
+    (mirror,) = _of(path)
+    _separate[path.absolute()] = Separate(mirror, is_leader)
+
+
+def separated(path: pathlib.Path) -> Separate | None:
+    """What `separate` noted of the path or a folder that holds it."""
+    path = path.absolute()
+    found = [one for top, one in _separate.items() if path.is_relative_to(top)]
+    return found[0] if found else None
+
+
 def _of(path: pathlib.Path) -> list[Mirror]:
     path = path.absolute()
     return [one for one in _mirrors.values() if path.is_relative_to(one.folder)]
@@ -472,6 +563,7 @@ def _close_all(is_first: Callable[[], bool]) -> None:
     with _opening:
         mirrors = list(_mirrors.values())
         _mirrors.clear()
+        _separate.clear()
     for mirror in mirrors:
         if is_first():
             try:

@@ -23,13 +23,13 @@ from typing import Any
 
 import jax
 
-from glide_jax.checkpoint import manifest
+from glide_jax.checkpoint import kv_exchange, manifest
 from glide_jax.config import defaults, resolve
 from glide_jax.config.defaults import Config, TrainConfig
 from glide_jax.config.setting import ARRAYS, FREE, HISTORY
 from glide_jax.errors import NoCheckpointError, UserError
 from glide_jax.parallel import distributed, sharing
-from glide_jax.runtime import files, locks, metric_writers, mirrors
+from glide_jax.runtime import files, holders, locks, metric_writers, mirrors
 from glide_jax.text import tokenizers
 
 # Consecutive failed checkpoint writes that end a run, which would lose its work.
@@ -125,12 +125,27 @@ def _not_writable(flag: str, folder: pathlib.Path, error: OSError) -> UserError:
     )
 
 
-def prepare(workdir: pathlib.Path, *, flag: str = "--workdir") -> None:
+def prepare(
+    workdir: pathlib.Path, *, flag: str = "--workdir", may_be_apart: bool = False
+) -> None:
     """Creates the folder given by `flag`; one process does so for all.
+
+    Args:
+      workdir: the folder.
+      flag: its name in errors.
+      may_be_apart: whether every host may have its own mirror of a place in a store.
 
     Raises:
       UserError: the folder cannot be written, or another process sees another one.
     """
+    if mirrors.is_in_store(workdir) and _has_separate_mirrors(workdir):
+        if not may_be_apart:
+            raise UserError(
+                f"{flag}={workdir} is a mirror of an object store that each host has "
+                "for itself, and this command needs one folder for all; mount the "
+                "bucket, or use one host"
+            )
+        return
     probe = workdir / ".writable"
 
     def write() -> bytes:
@@ -151,6 +166,22 @@ def prepare(workdir: pathlib.Path, *, flag: str = "--workdir") -> None:
     distributed.wait_for_all("workdir seen")
     if jax.process_index() == 0:
         probe.unlink()
+
+
+def _has_separate_mirrors(workdir: pathlib.Path) -> bool:
+    """Whether each host has its own mirror of the folder, as hosts have their disks."""
+    workdir.mkdir(parents=True, exist_ok=True)
+    found = workdir.stat()
+    own = f"{holders.kernel()} {found.st_dev} {found.st_ino}"
+    all_of_them = kv_exchange.KvExchange("mirrors").exchange(own)
+    if len(set(all_of_them)) == 1:
+        return False
+    is_leader = all_of_them.index(own) == jax.process_index()
+    mirrors.separate(workdir, is_leader=is_leader)
+    logging.info(
+        "%s hosts upload their parts of each checkpoint", len(set(all_of_them))
+    )
+    return True
 
 
 def _wait_for_text(path: pathlib.Path, text: str) -> bool:

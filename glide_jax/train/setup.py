@@ -142,7 +142,7 @@ def prepare(
         check_writer=check_writer,
     )
     # The first write, so that a refused start leaves no trace.
-    run_folder.prepare(workdir)
+    run_folder.prepare(workdir, may_be_apart=True)
     check_stop()
     start, placed = checked.start, checked.placed
     # A start in a workdir has both.

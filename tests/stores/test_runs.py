@@ -1,0 +1,145 @@
+"""Runs, bundles and pictures in object stores, by the commands that users give."""
+
+from __future__ import annotations
+
+import json
+import os
+import pathlib
+import signal
+import subprocess
+import sys
+import time
+
+import pytest
+
+from glide_jax.checkpoint import manifest
+from glide_jax.runtime import object_store, store_lock
+from tests import local_processes
+from tests.stores import servers
+from tests.train import small_runs
+
+LAST = 1500
+GLIDE = [sys.executable, "-m", "glide_jax.cli.main"]
+
+
+@pytest.fixture(scope="module")
+def experiment(tmp_path_factory) -> pathlib.Path:
+    """A run that is longer than the first uploads take."""
+    folder = tmp_path_factory.mktemp("experiment")
+    tokenizer = small_runs.write_tokenizer(folder)
+    changes = {
+        "train.num_steps": LAST,
+        "checkpoint.every_steps": 100,
+        "checkpoint.keep": 2,
+        "log.every_steps": 100,
+    }
+    config = small_runs.make_config(tokenizer, changes=changes)
+    return small_runs.write_experiment(folder / "small.py", config)
+
+
+def glide(cache: pathlib.Path, *command: str, expected: int = 0) -> str:
+    """Runs a command on a machine of its own; returns its messages."""
+    done = subprocess.run(
+        [*GLIDE, *command],
+        env=local_processes.environment(GLIDE_JAX_CACHE=str(cache)),
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.returncode == expected, done.stderr
+    return done.stderr
+
+
+def steps(store: object_store.ObjectStore) -> dict[int, dict[str, str]]:
+    """The digests of the arrays of every checkpoint that is complete."""
+    return {
+        int(name.split("/")[1]): {
+            path: leaf["digest"]
+            for path, leaf in json.loads(store.read(name))["leaves"].items()
+        }
+        for name in store.list("checkpoints")
+        if name.endswith(f"/{manifest.NAME}")
+    }
+
+
+def kill_early(store: object_store.ObjectStore, command, cache) -> None:
+    """Starts a command and kills it once the store has a checkpoint."""
+    with subprocess.Popen(
+        [*GLIDE, *command],
+        env=local_processes.environment(GLIDE_JAX_CACHE=str(cache)),
+        stderr=subprocess.DEVNULL,
+    ) as process:
+        while not steps(store):
+            assert process.poll() is None
+            time.sleep(0.1)
+        os.kill(process.pid, signal.SIGKILL)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("scheme", ["gs", "s3"])
+def test_a_run_goes_on_elsewhere_and_its_bundle_draws(
+    scheme, stores, experiment, tmp_path, monkeypatch
+):
+    url = f"{scheme}://{servers.BUCKET}/{tmp_path.name}"
+    store = object_store.ObjectStore(f"{url}/run", "run")
+    train = ["train", f"--config={experiment}", f"--workdir={url}/run"]
+    alone = ["train", f"--config={experiment}", f"--workdir={tmp_path / 'alone'}"]
+    glide(tmp_path / "a", *alone)
+    kill_early(store, train, tmp_path / "a")
+    assert LAST not in steps(store)
+    # The holder is found dead on this machine; another one would wait two minutes.
+    messages = glide(tmp_path / "b", *train)
+    assert "taken over from process" in messages
+    assert "resumed at step" in messages
+    whole = manifest.read(tmp_path / f"alone/checkpoints/{LAST}")
+    digests = {path: leaf["digest"] for path, leaf in whole.leaves.items()}
+    found = steps(store)
+    assert found[LAST] == digests
+    assert len(found) == 2  # checkpoint.keep
+    rows = [json.loads(line) for line in store.read("metrics.jsonl").splitlines()]
+    assert [row["step"] for row in rows] == sorted({row["step"] for row in rows})
+    # Only the average of the parameters is fetched.
+    messages = glide(tmp_path / "c", "export", f"{url}/run", f"--output={url}/bundle")
+    cached = tmp_path / "c/stores" / f"{url}/run/checkpoints/{LAST}".replace("://", "/")
+    assert {path.name for path in cached.iterdir() if path.is_dir()} == {"ema_params"}
+    monkeypatch.setenv("GLIDE_JAX_CACHE", str(tmp_path / "d"))
+    draw = ["sample", f"--base={url}/bundle", "--prompt=a red circle", "--respacing=2"]
+    glide(tmp_path / "d", *draw, f"--output={url}/pictures")
+    glide(tmp_path / "d", *draw, f"--output={tmp_path / 'pictures'}")
+    pictures = object_store.ObjectStore(f"{url}/pictures", "pictures")
+    names = {name for name in pictures.list() if store_lock.FOLDER not in name}
+    assert names == {path.name for path in (tmp_path / "pictures").iterdir()}
+    for name in names:
+        if name.endswith(".png"):
+            local = (tmp_path / "pictures" / name).read_bytes()
+            assert pictures.read(name) == local
+    messages = glide(tmp_path / "e", "verify", f"{url}/run")
+    store.delete([f"checkpoints/{LAST}/_CHECKPOINT_METADATA"])
+    messages = glide(tmp_path / "f", "verify", f"{url}/run", expected=3)
+    assert "has vanished" in messages or "is missing" in messages
+
+
+@pytest.mark.parametrize(
+    ("command", "line"),
+    [
+        (["export", "gs://none/run"], "workdir=gs://none/run: its bucket does not"),
+        (["sample", "--base=s3://none/b"], "--base=s3://none/b: its bucket does not"),
+        (["train", "--workdir=s3://none/b"], "--workdir=s3://none/b: its bucket"),
+    ],
+)
+def test_bad_places_are_one_line_before_any_work(stores, command, line, tmp_path):
+    messages = glide(tmp_path, *command, expected=2)
+    assert line in messages
+    assert len(messages.strip().splitlines()) == 1
+
+
+def test_credentials_that_are_refused_or_missing_are_one_line(stores, tmp_path):
+    stores.faults.add("deny", 50)
+    messages = glide(tmp_path, "export", "s3://bucket/run", expected=2)
+    assert "refuses access" in messages
+    assert "AWS_PROFILE" in messages
+    stores.faults.clear()
+    stores.faults.add("deny", 50)
+    messages = glide(tmp_path, "export", "gs://bucket/run", expected=2)
+    assert "gcloud auth" in messages
+    stores.faults.clear()
