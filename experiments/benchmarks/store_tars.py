@@ -15,6 +15,7 @@ import contextlib
 import io
 import itertools
 import json
+import logging
 import multiprocessing
 import os
 import pathlib
@@ -53,6 +54,7 @@ def serve(pipe: connection.Connection, latency_secs: float) -> None:
     servers.Faults.take = take_late
     # By default, more than five new connections at once wait for a second.
     socketserver.TCPServer.request_queue_size = 128
+    logging.disable(logging.INFO)
     with servers.run() as running:
         pipe.send(running.environment)
         pipe.recv()
@@ -126,6 +128,8 @@ def rate(place: str, tokenizer: Any, requests: int) -> float:
         pass
     seconds = time.perf_counter() - begin
     batches.close()
+    # The last readers end before the servers do.
+    time.sleep(1)
     return TARS * RECORDS / seconds
 
 

@@ -308,6 +308,14 @@ def test_places_without_tars_are_one_line(twins):
         assert "\n" not in str(caught.value)
 
 
+def test_refused_credentials_are_one_line_before_a_tar_is_read(twins):
+    twins.faults.add("deny", 1, "GET")
+    with pytest.raises(UserError, match="bucket: the store refuses access") as caught:
+        sources.open_source(f"webdataset:{twins.url}")
+    assert "\n" not in str(caught.value)
+    assert twins.tar_gets() == 0
+
+
 def check(source: str, **variables: str) -> subprocess.CompletedProcess[str]:
     command = [sys.executable, "-m", "glide_jax.cli.main", "data", "check", source]
     return subprocess.run(
