@@ -81,10 +81,7 @@ class StoreTar:
                 self.url, identity, self.size, _Windows(self), cache_dir, options
             )
         except (object_store.MissingError, store_ranges.ChangedError) as error:
-            raise UserError(
-                f"{self.url} was {_fate(error)} while it was indexed; start again when "
-                "nothing writes to it"
-            ) from error
+            raise _while_it_was_read(self.url, error) from error
 
     def range(self, start: int, stop: int) -> store_ranges.Range:
         """The bytes [start, stop) of the listed version."""
@@ -133,13 +130,24 @@ class StoreTar:
         self._table = f"{posixpath.basename(path)} {entry.size} {entry.version}"
         with tempfile.TemporaryDirectory() as folder:
             copy = pathlib.Path(folder) / posixpath.basename(path)
+            try:
+                content = store_ranges.read_object(self._bucket, path)
+            except object_store.MissingError as error:
+                raise _while_it_was_read(f"{self._bucket}/{path}", error) from error
             with copy.open("wb") as file:
-                file.write(store_ranges.read_object(self._bucket, path))
+                file.write(content)
             yield copy
 
 
 def _fate(error: Exception) -> str:
     return "replaced" if isinstance(error, store_ranges.ChangedError) else "deleted"
+
+
+def _while_it_was_read(url: str, error: Exception) -> UserError:
+    return UserError(
+        f"{url} was {_fate(error)} while it was read; start again when nothing writes "
+        "to it"
+    )
 
 
 class _Windows:
