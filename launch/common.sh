@@ -3,13 +3,15 @@
 #
 #   launch/ENGINE.sh --config=FILE[:SIZE] --name=NAME [--workdir=WHERE] [--restarts=N]
 #       [--setup=COMMAND] [--config.section.key=value ...] [flags of the engine]
-#       [--dry_run] [--nocheck]
+#       [--mount] [--dry_run] [--nocheck]
 #   launch/ENGINE.sh --name=NAME [--workdir=WHERE] [flags as above] -- VERB [flags of VERB]
 #   launch/ENGINE.sh status --name=NAME [location flags of the engine] [--dry_run]
 #   launch/ENGINE.sh stop --name=NAME [location flags of the engine] [--dry_run]
 #
 # --workdir   the run's folder, shared by all hosts: a path (local disk for one host, NFS
-#             for several), gs://BUCKET/PATH or s3://BUCKET/PATH (see workdir.sh)
+#             for several), gs://BUCKET/PATH or s3://BUCKET/PATH
+# --mount     mounts the bucket as a folder (see workdir.sh); without it `glide train` uses the
+#             object store itself, and the second form below mounts in any case
 # --restarts  maximum number of restarts after a retryable exit code: 42 (stopped by a signal,
 #             everything saved) or 128 and above (lost); default: 100
 # --setup     a shell command that every host runs first, e.g. to mount a share
@@ -34,7 +36,8 @@
 # User errors are reported in one line, with exit code 2.
 
 ROOT="$(cd "$(dirname "${BASH_SOURCE[0]}")/.." && pwd)"
-COMMON_FLAGS="config name workdir restarts setup dry_run nocheck"
+COMMON_FLAGS="config name workdir restarts setup mount dry_run nocheck"
+SWITCHES=" mount dry_run nocheck " # flags without a value
 
 die() {
   echo "$(basename "$0"): $*" >&2
@@ -68,9 +71,9 @@ read_flags() {
     key="${key#--}"
     if [[ "$argument" == --config.*=* && -z "$action" ]]; then
       settings+=("$argument")
-    elif [[ "$argument" == --dry_run || "$argument" == --nocheck ]] && [[ " $known " == *" $key "* ]]; then
+    elif [[ "$argument" == "--$key" && "$SWITCHES" == *" $key "* && " $known " == *" $key "* ]]; then
       printf -v "$key" yes
-    elif [[ "$argument" != --*=* || " $known " != *" $key "* || "$key" == dry_run || "$key" == nocheck ]]; then
+    elif [[ "$argument" != --*=* || " $known " != *" $key "* || "$SWITCHES" == *" $key "* ]]; then
       if [[ "$argument" == --* && "$argument" != *=* && " $known " == *" $key "* ]]; then
         die "$argument has no value; use --$key=VALUE"
       fi
@@ -281,9 +284,15 @@ check_settings() {
     die "$(tail -n 1 <<<"$output" | sed 's/^glide train: //')"
 }
 
+# is_mounted SCHEME: whether --workdir is in a bucket of the scheme that is to be mounted.
+is_mounted() {
+  [[ "$workdir" == "$1"://* && (-n "$mount" || ${#work[@]} -gt 0) ]]
+}
+
 # host_command FLAG=VALUE ...: sets the array `command`, which each host runs in the checkout.
 host_command() {
   command=(launch/run_on_host.sh "--name=$name" "--workdir=$workdir" "$@")
+  [ -z "$mount" ] || command+=(--mount)
   [ -z "$setup" ] || command+=("--setup=$setup")
   if [ ${#work[@]} -gt 0 ]; then
     command+=(-- "${work[@]}")

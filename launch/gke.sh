@@ -13,7 +13,7 @@
 # --service_account  of the pods, with access to the bucket; required for gs://
 # --namespace        default: kubectl's
 #
-# A gs:// workdir is mounted by the cluster's Cloud Storage FUSE driver; a path must be
+# --mount mounts a gs:// workdir by the cluster's Cloud Storage FUSE driver; a path must be
 # provided by the image or the nodes. After a retryable exit code all jobs restart together,
 # after any other they fail at once. Pods have ten minutes to save.
 #
@@ -51,12 +51,12 @@ case "$capacity" in
   reserved) selector="cloud.google.com/reservation-affinity: any" ;;
   *) die "--capacity=$capacity is not one of spot, reserved, on_demand" ;;
 esac
-bucket="" mount=""
-if [[ "$workdir" == gs://* ]]; then
-  need service_account glide
+[[ "$workdir" != gs://* ]] || need service_account glide
+bucket="" folder=""
+if is_mounted gs; then
   path="${workdir#gs://}"
-  bucket="${path%%/*}" mount="/mnt/$bucket"
-  workdir="/mnt/$path"
+  bucket="${path%%/*}" folder="/mnt/$bucket"
+  workdir="/mnt/$path" mount=""
 fi
 need_program kubectl "install it (gcloud components install kubectl)"
 # The image has the checkout in another folder.
@@ -77,7 +77,7 @@ manifest="$(render gke.yaml "NAME=$name" "SLICES=$slices" "HOSTS=$hosts" "IMAGE=
               gke-gcsfuse/volumes: \"true\"}" \
   "MOUNTS=${bucket:+              volumeMounts:
               - name: bucket
-                mountPath: $mount}" \
+                mountPath: $folder}" \
   "VOLUMES=${bucket:+            volumes:
             - name: bucket
               csi:

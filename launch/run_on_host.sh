@@ -3,15 +3,16 @@
 # trains, or draws or judges pictures, writes the log, and exits with the exit code of `glide`.
 #
 #   launch/run_on_host.sh --name=NAME --workdir=WHERE [--chip=v5p] [--slices=2] [--setup=COMMAND]
-#       [--restarts=N] [--grace=SECONDS] [--codes=FOLDER] -- --config=FILE:SIZE [--config.section.key=value ...]
+#       [--restarts=N] [--grace=SECONDS] [--codes=FOLDER] [--mount] -- --config=FILE:SIZE [--config.section.key=value ...]
 #   launch/run_on_host.sh [the same] -- VERB [flags of VERB]
 #
 # The first form is `glide train`, whose --workdir is the folder; the second is another verb,
 # whose --output it is.
 #
 # Log: WORKDIR/logs/HOST.log (HOST.N.log for process N), including the preparation. If a host
-# cannot be prepared, the exit code is 5; if the bucket cannot be mounted, gcloud or aws
-# uploads the log. With --codes the exit code is written to FOLDER/exit.HOST.N, for launchers
+# cannot be prepared, the exit code is 5. If WORKDIR is in a bucket, `glide train` uses the
+# object store itself, unless --mount is given: the log is then a local file, and gcloud or aws
+# uploads it every minute. Other verbs use a mounted bucket. With --codes the exit code is written to FOLDER/exit.HOST.N, for launchers
 # that get the code of one process only. --grace is the time to save after a signal to stop.
 # --name identifies the run for host_runs.sh.
 # An activated virtual environment ($VIRTUAL_ENV) is used; otherwise .venv is created.
@@ -22,13 +23,14 @@ cd "$(dirname "$0")/.." || exit 2
 . launch/workdir.sh
 . launch/host_runs.sh
 
-name="" workdir="" chip=cpu slices=1 setup="" restarts=0 grace="" codes=""
+name="" workdir="" chip=cpu slices=1 setup="" restarts=0 grace="" codes="" mount=""
 while [ $# -gt 0 ] && [ "$1" != -- ]; do
   case "$1" in
     --name=* | --workdir=* | --chip=* | --slices=* | --setup=* | --restarts=* | --grace=* | --codes=*)
       argument="${1#--}"
       printf -v "${argument%%=*}" '%s' "${argument#*=}"
       ;;
+    --mount) mount=yes ;;
     *) echo "run_on_host.sh: $1 is not a flag; see launch/run_on_host.sh" >&2 && exit 2 ;;
   esac
   shift
@@ -40,6 +42,11 @@ case "$chip" in
   v[0-9]* | tpu*) extras="[tpu]" ;;
   *) extras="[gpu]" ;;
 esac
+is_direct=""
+if [[ "$workdir" == *://* && -z "$mount" && "${1:-}" == --* ]]; then
+  is_direct=yes
+  extras="${extras%]}" extras="${extras:+$extras,stores]}" extras="${extras:-[stores]}"
+fi
 
 process="${SLURM_PROCID:-${GLIDE_JAX_PROCESS_ID:-0}}"
 log_name="$(hostname)$([ "$process" = 0 ] || echo ".$process").log"
@@ -74,8 +81,13 @@ run_setup() {
   [ -z "$setup" ] || bash -c "$setup"
 }
 find_workdir() {
-  mount_workdir "$workdir" >"$scratch/folder" &&
-    folder="$(cat "$scratch/folder")" && mkdir -p "$folder/logs"
+  if [ -n "$is_direct" ]; then
+    folder="$workdir" logs="${TMPDIR:-/tmp}/glide_jax.$(id -u)/logs/${name:-run}"
+  else
+    mount_workdir "$workdir" >"$scratch/folder" && folder="$(cat "$scratch/folder")" || return
+    logs="$folder/logs"
+  fi
+  mkdir -p "$logs"
 }
 find_environment() {
   [ -n "${VIRTUAL_ENV:-}" ] || make_environment "$extras"
@@ -90,8 +102,8 @@ exec 9>"${TMPDIR:-/tmp}/glide_jax.$(id -u).lock"
 if command -v flock >/dev/null; then flock 9; fi
 step "--setup" run_setup
 step "--workdir=$workdir" find_workdir
-cat "$log" >>"$folder/logs/$log_name"
-log="$folder/logs/$log_name"
+cat "$log" >>"$logs/$log_name"
+log="$logs/$log_name"
 [ -z "$name" ] || record_run "$name" "$process" "$log"
 step "the environment" find_environment
 exec 9>&-
@@ -139,9 +151,26 @@ stop() {
 }
 trap stop TERM INT HUP
 
+# Uploads the log every minute. It ends with this script, whose process it watches.
+uploader=""
+if [ -n "$is_direct" ]; then
+  (
+    trap '' INT HUP
+    while kill -0 $$ 2>/dev/null; do
+      keep_log "$log" "$workdir" >/dev/null
+      sleep 60
+    done
+  ) &
+  uploader=$!
+fi
+
 note "$(hostname) ${flags//$'\n'/; }"
 run_with_restarts "$restarts" run_glide "$@"
 code=$?
 note "exit code $code"
+if [ -n "$uploader" ]; then
+  kill "$uploader"
+  keep_log "$log" "$workdir" >/dev/null || echo "run_on_host.sh: the log is not uploaded; it is $(hostname):$log" >&2
+fi
 [ -z "$codes" ] || echo "$code" >"$codes/exit.$(hostname).$process"
 exit "$code"

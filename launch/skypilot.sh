@@ -13,7 +13,7 @@
 # --infra      a cloud, region or context, such as aws/us-east-1
 # --capacity   spot or on_demand (default: on_demand)
 #
-# SkyPilot mounts a gs:// workdir. An s3:// workdir is mounted by s3fs, which --setup must
+# With --mount SkyPilot mounts a gs:// workdir, and s3fs an s3:// workdir, which --setup must
 # install: SkyPilot's own mounts of S3 either do not support appending or delay the visibility
 # of files to other nodes. SkyPilot has no limit of restarts, so --restarts is not supported.
 # It deletes the machines after a failure; the log of each host is WORKDIR/logs/HOST.log.
@@ -74,10 +74,10 @@ else
   export GLIDE_JAX_NUM_PROCESSES="$SKYPILOT_NUM_NODES" GLIDE_JAX_PROCESS_ID="$SKYPILOT_NODE_RANK"'
 fi
 bucket=""
-if [[ "$workdir" == gs://* ]]; then
+if is_mounted gs; then
   path="${workdir#gs://}"
   bucket="${path%%/*}"
-  workdir="/mnt/$path"
+  workdir="/mnt/$path" mount=""
 fi
 need_program sky "install it (pip install skypilot)"
 

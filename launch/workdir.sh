@@ -1,4 +1,5 @@
-# Sourced by run_on_host.sh: mounts a bucket as a folder, since `glide train` writes files.
+# Sourced by run_on_host.sh: mounts a bucket as a folder, for --mount and for the verbs whose
+# hosts write into one folder. Without it `glide train` uses the object store itself.
 #
 # gs://  with gcsfuse (https://cloud.google.com/storage/docs/gcs-fuse). Metadata are not
 #        cached, so that each host sees the files of the others at once. Use a bucket with a
@@ -43,7 +44,7 @@ mount_s3() {
     ${GLIDE_JAX_S3FS_OPTIONS:+-o "$GLIDE_JAX_S3FS_OPTIONS"}
 }
 
-# keep_log LOG WORKDIR: uploads the log of a host that cannot write to its workdir, with the
+# keep_log LOG WORKDIR: uploads the log of a host whose workdir is in a bucket, with the
 # cloud's own program, and prints its path.
 keep_log() {
   local there

@@ -42,7 +42,9 @@ class _LocalFile(flags.ArgumentParser):
         self._name, self._reader = f"--{name}", reader
 
     def parse(self, argument: str) -> object:
-        place, colon, size = paths.local_text(argument, self._name).partition(":")
+        place, colon, size = paths.local_text(
+            argument, self._name, has_stores=False
+        ).partition(":")
         place = paths.locate(place, paths.CONFIGS, self._name)
         if not os.path.isfile(place):
             raise UserError(

@@ -45,6 +45,8 @@ EXTRA = "stores"
 THREADS = 8
 # How long a request is repeated while the store is unreachable or refuses for load.
 RETRY_SECS = 120.0
+# The same for the first request, before any work starts.
+OPEN_SECS = 20.0
 _FIRST_WAIT_SECS, _LONGEST_WAIT_SECS = 0.5, 20.0
 # Larger files are sent in parts and never held in memory.
 _WHOLE_BYTES = 16 << 20
@@ -109,9 +111,12 @@ class ObjectStore:
                 f"{name}={url} needs {package}, not installed here; pip install "
                 f'-e ".[{EXTRA}]"'
             )
-        self._files = _file_system(scheme)
+        self._files, self._errors = _file_system(scheme), _errors(scheme)
         try:
-            self._try(lambda: self._files.ls(self._bucket, detail=False, refresh=True))
+            self._try(
+                lambda: self._files.ls(self._bucket, detail=False, refresh=True),
+                OPEN_SECS,
+            )
         except MissingError as error:
             raise self._refusal("its bucket does not exist", "check it") from error
 
@@ -191,9 +196,10 @@ class ObjectStore:
     def _path(self, name: str) -> str:
         return f"{self._root}/{name}" if name else self._root
 
-    def _try(self, request: Callable[[], _Result]) -> _Result:
+    def _try(self, request: Callable[[], _Result], secs: float = 0.0) -> _Result:
         """Makes a request, and repeats it while it fails for a reason that passes."""
-        deadline, wait = time.monotonic() + RETRY_SECS, _FIRST_WAIT_SECS
+        deadline = time.monotonic() + (secs or RETRY_SECS)
+        wait = _FIRST_WAIT_SECS
         while True:
             try:
                 return request()
@@ -201,7 +207,7 @@ class ObjectStore:
                 raise
             except FileNotFoundError as error:
                 raise MissingError(str(error)) from error
-            except Exception as error:
+            except self._errors as error:
                 reason = describe(error)
                 if _is_refused(error):
                     raise self._refusal(
@@ -238,6 +244,21 @@ def _file_system(scheme: str) -> Any:
     # The class of gcsfs that fsspec takes asks through gRPC for the kind of a bucket,
     # which proxies and emulators leave unanswered for a minute.
     return importlib.import_module("gcsfs.core").GCSFileSystem(**options)
+
+
+def _errors(scheme: str) -> tuple[type[Exception], ...]:
+    """What the packages of a scheme raise, beside FileNotFoundError."""
+    aiohttp = importlib.import_module("aiohttp")
+    common = (OSError, ValueError, RuntimeError, aiohttp.ClientError)
+    if scheme == "s3":
+        botocore = importlib.import_module("botocore.exceptions")
+        return (*common, botocore.BotoCoreError, botocore.ClientError)
+    auth = importlib.import_module("google.auth.exceptions")
+    return (
+        *common,
+        importlib.import_module("gcsfs.retry").HttpError,
+        auth.GoogleAuthError,
+    )
 
 
 def _entry(info: dict[str, Any]) -> Entry:

@@ -16,6 +16,7 @@ import re
 from glide_jax.errors import UserError
 from glide_jax.runtime import mirrors, object_store
 
+CACHE_VARIABLE = "GLIDE_JAX_CACHE"
 # RFC 3986, section 3.1. One letter is a Windows drive, not a scheme.
 _URL = re.compile(r"[A-Za-z][A-Za-z0-9+.-]+://")
 
@@ -56,9 +57,7 @@ def local_text(
     if not text:
         raise UserError(f"{name} is empty; give a path")
     if object_store.is_url(text) and has_stores:
-        from glide_jax.runtime import user_cache
-
-        return str(mirrors.local(text, name, user_cache.folder() / "stores"))
+        return str(mirrors.local(text, name, cache_folder() / "stores"))
     if _URL.match(text):
         kinds = "gs:// and s3://" if has_stores else "no URL"
         raise UserError(
@@ -72,6 +71,15 @@ def local_text(
             " the path without ~, or ./~ for a folder of that name"
         )
     return expanded
+
+
+def cache_folder() -> pathlib.Path:
+    """$GLIDE_JAX_CACHE, else $XDG_CACHE_HOME/glide_jax, else ~/.cache/glide_jax."""
+    if given := os.environ.get(CACHE_VARIABLE):
+        return local_path(given, CACHE_VARIABLE, has_stores=False)
+    if given := os.environ.get("XDG_CACHE_HOME"):
+        return local_path(given, "XDG_CACHE_HOME", has_stores=False) / "glide_jax"
+    return local_path("~/.cache", "the cache folder") / "glide_jax"
 
 
 _log = logging.getLogger(__name__)

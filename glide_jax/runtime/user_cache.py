@@ -5,7 +5,6 @@ from __future__ import annotations
 import contextlib
 import logging
 import os
-import pathlib
 import re
 import sys
 import warnings
@@ -13,7 +12,8 @@ from collections.abc import Iterator
 
 from glide_jax.runtime import paths
 
-FOLDER_VARIABLE = "GLIDE_JAX_CACHE"
+FOLDER_VARIABLE = paths.CACHE_VARIABLE
+folder = paths.cache_folder
 # JAX's own, read when it is imported.
 PROGRAMS_VARIABLE = "JAX_COMPILATION_CACHE_DIR"
 LEAST_SECS_VARIABLE = "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS"
@@ -30,15 +30,6 @@ _FAILURES = {
     "writing": "compiled programs cannot be kept in %s (%s) and are compiled again at "
     "the next start; free space, or name another folder by %s",
 }
-
-
-def folder() -> pathlib.Path:
-    """$GLIDE_JAX_CACHE, else $XDG_CACHE_HOME/glide_jax, else ~/.cache/glide_jax."""
-    if given := os.environ.get(FOLDER_VARIABLE):
-        return paths.local_path(given, FOLDER_VARIABLE, has_stores=False)
-    if given := os.environ.get("XDG_CACHE_HOME"):
-        return paths.local_path(given, "XDG_CACHE_HOME", has_stores=False) / "glide_jax"
-    return paths.local_path("~/.cache", "the cache folder") / "glide_jax"
 
 
 def keep_programs() -> None:

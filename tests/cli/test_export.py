@@ -85,7 +85,7 @@ def test_the_program_runs_without_this_package_and_draws_what_sample_draws(
     pixels = np.load(tmp_path / "bare" / "pixels.npy")
     np.testing.assert_array_equal(pixels[0], read(tmp_path / "bare" / "000000.png"))
     assert run_bare(exported / "program" / "run.py", "--help").returncode == 0
-    for place, named in (("bare", "holds pictures"), ("gs://b/x", "is a URL")):
+    for place, named in (("bare", "holds pictures"), ("https://b/x", "is a URL")):
         given = f"--output={place if '://' in place else tmp_path / place}"
         again = run_bare(moved / "program" / "run.py", given)
         assert again.returncode != 0

@@ -62,7 +62,7 @@ def test_every_path_flag_expands_the_home_folder_and_refuses_urls(
 ):
     monkeypatch.setenv("HOME", str(tmp_path))
     kind = KINDS.get(name, "")
-    for url in ("gs://bucket/x", "https://host/x"):
+    for url in ("hf://bucket/x", "https://host/x"):
         with pytest.raises(errors.UserError, match=rf"^--{name}={url} is a URL"):
             main.parse(flags_of(verb), ["glide", f"--{name}={kind}{url}"])
     values = flags_of(verb)
@@ -96,13 +96,16 @@ def test_a_data_source_in_a_flag_of_pictures_is_left_to_its_reader(spec):
 @pytest.mark.parametrize(
     ("argv", "named"),
     [
-        (["export", "gs://bucket/run"], "workdir=gs://bucket/run"),
-        (["verify", "s3://bucket/run"], "folder=s3://bucket/run"),
+        (["export", "https://bucket/run"], "workdir=https://bucket/run"),
+        (["verify", "https://bucket/run"], "folder=https://bucket/run"),
         (["sweep", "hf://x/sweep.py", "--root=r"], "sweep file=hf://x/sweep.py"),
-        (["sample", "--prompt=x", "--output=gs://b/o"], "--output=gs://b/o"),
+        (["sample", "--prompt=x", "--output=https://b/o"], "--output=https://b/o"),
         (["sample", "--prompt=x", "--output=~nobody_here/o"], "not a user"),
-        (["train", "--config=gs://b/c.py:tiny", "--workdir=w"], "--config=gs://b/c.py"),
-        (["data", "build", "--output=o", "--source=tfds:gs://b/x"], "gs://b/x"),
+        (
+            ["train", "--config=https://b/c.py:tiny", "--workdir=w"],
+            "--config=https://b/c.py",
+        ),
+        (["data", "build", "--output=o", "--source=tfds:https://b/x"], "https://b/x"),
     ],
 )
 def test_a_url_is_one_line_and_nothing_is_made(refused, argv, named):
@@ -112,9 +115,12 @@ def test_a_url_is_one_line_and_nothing_is_made(refused, argv, named):
 @pytest.mark.parametrize("field", ["train.init_from", "data.tokenizer"])
 def test_a_url_in_a_setting_is_one_line_and_nothing_is_made(refused, experiment, field):
     line = refused(
-        "train", f"--config={experiment}", "--workdir=w", f"--config.{field}=gs://b/x"
+        "train",
+        f"--config={experiment}",
+        "--workdir=w",
+        f"--config.{field}=https://b/x",
     )
-    assert f"{field}=gs://b/x is a URL" in line
+    assert f"{field}=https://b/x is a URL" in line
 
 
 READERS = {
@@ -132,8 +138,8 @@ READERS = {
 
 @pytest.mark.parametrize("read", READERS.values(), ids=READERS)
 def test_the_library_refuses_urls_too(read):
-    with pytest.raises(errors.UserError, match=r"=s3://bucket/absent is a URL"):
-        read("s3://bucket/absent")
+    with pytest.raises(errors.UserError, match=r"=https://bucket/absent is a URL"):
+        read("https://bucket/absent")
 
 
 def test_the_library_reads_from_the_home_folder(workdir, monkeypatch, tmp_path):
@@ -163,7 +169,7 @@ def test_the_folders_of_variables_may_be_in_the_home_folder(monkeypatch, tmp_pat
     (tmp_path / "vocab" / "vocab.bpe").write_text("")
     assert vocabulary.find(vocabulary.GPT2_MERGES) == tmp_path / "vocab" / "vocab.bpe"
     for name in (user_cache.FOLDER_VARIABLE, vocabulary.FOLDER_VARIABLE):
-        monkeypatch.setenv(name, "gs://bucket/x")
-        with pytest.raises(errors.UserError, match=f"{name}=gs://bucket/x is a URL"):
+        monkeypatch.setenv(name, "https://bucket/x")
+        with pytest.raises(errors.UserError, match=f"{name}=https://bucket/x is a URL"):
             vocabulary.find(vocabulary.GPT2_MERGES)
         monkeypatch.delenv(name)

@@ -191,7 +191,7 @@ def test_a_folder_of_tars_is_read_as_such(tmp_path, write_tar, pictures, lines, 
 
 
 @pytest.mark.parametrize(
-    "spec", ["folder:https://bucket/x", "webdataset:ftp://b/{0..9}.tar"]
+    "spec", ["folder:https://bucket/x", "webdataset:https://b/{0..9}.tar"]
 )
 def test_a_url_is_refused(spec):
     with pytest.raises(errors.UserError, match="is a URL"):

@@ -208,7 +208,12 @@ def test_a_damaged_file_is_a_bad_record_and_one_line_for_a_flag(name, tmp_path):
 
 
 def test_a_file_that_is_absent_or_a_folder_or_a_url_is_one_line(tmp_path, monkeypatch):
-    for given in (tmp_path / "absent.png", tmp_path, "gs://bucket/a.png", "/dev/zero"):
+    for given in (
+        tmp_path / "absent.png",
+        tmp_path,
+        "https://bucket/a.png",
+        "/dev/zero",
+    ):
         with pytest.raises(errors.UserError, match="--mask="):
             picture_files.read(given, "--mask")
     monkeypatch.setenv("HOME", str(tmp_path))

@@ -136,7 +136,7 @@ def test_a_folder_of_pictures_of_any_shape_is_a_reference(tmp_path):
         ("absent", 8, "--source=absent is not a folder"),
         ("absent.npz", 8, "absent.npz"),
         ("a.png", 8, "--source=a.png is not a folder"),
-        ("gs://bucket/photos", 8, "--source=gs://bucket/photos is a URL"),
+        ("https://bucket/photos", 8, "--source=https://bucket/photos is a URL"),
     ],
 )
 def test_what_is_no_reference_is_refused(tmp_path, monkeypatch, spec, px, named):

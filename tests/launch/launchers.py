@@ -55,6 +55,7 @@ COMMANDS = {
         "--capacity=spot",
         "--namespace=art",
         BUCKET,
+        "--mount",
     ),
     "gke_nfs": (
         "gke.sh",

@@ -254,6 +254,7 @@ def test_the_log_is_uploaded_if_the_bucket_cannot_be_mounted(
     process = host(
         "exit 0",
         f"--workdir={scheme}://bucket/runs/a",
+        "--mount",
         PATH=f"{programs}:{os.environ['PATH']}",
     )
     _, told = process.communicate(timeout=30)
@@ -264,6 +265,21 @@ def test_the_log_is_uploaded_if_the_bucket_cannot_be_mounted(
     assert copied.startswith(f"{verb} ")
     assert copied.rstrip().endswith(there)
     assert "is not installed on" in (tmp_path / "copied").read_text()
+
+
+def test_training_uses_the_bucket_itself_and_its_log_is_uploaded(host, tmp_path):
+    programs = tmp_path / "programs"
+    launchers.write_program(programs, "gcloud", f'cp "$3" "{tmp_path}/copied"')
+    environment = {
+        "TMPDIR": str(tmp_path),
+        "PATH": f"{programs}:{os.environ['PATH']}",
+    }
+    process = host("echo trained", "--workdir=gs://bucket/runs/a", **environment)
+    assert process.wait(timeout=30) == 0
+    log = (tmp_path / "copied").read_text()
+    assert "trained" in log
+    assert "exit code 0" in log
+    assert "--workdir=gs://bucket/runs/a" in (tmp_path / "calls").read_text()
 
 
 @pytest.mark.parametrize(("scheme", "program"), [("gs", "gcsfuse"), ("s3", "s3fs")])
@@ -280,7 +296,8 @@ def test_a_bucket_is_mounted_once_and_written_as_a_folder(
         "PATH": f"{programs}:{os.environ['PATH']}",
     }
     for _ in range(2):
-        process = host("exit 0", f"--workdir={scheme}://bucket/runs/a", **environment)
+        there = f"--workdir={scheme}://bucket/runs/a"
+        process = host("exit 0", there, "--mount", **environment)
         assert process.wait(timeout=30) == 0
     assert len(calls.read_text().splitlines()) == 1
     (folder,) = tmp_path.glob(f"glide_jax.*/{scheme}/bucket")
@@ -297,6 +314,7 @@ def test_a_missing_file_system_of_a_bucket_is_an_error(host, tmp_path):
     process = host(
         "exit 0",
         "--workdir=gs://bucket/runs/a",
+        "--mount",
         TMPDIR=str(tmp_path),
         PATH=str(programs),
     )

@@ -157,9 +157,28 @@ def test_skypilot_recovers_on_the_code_of_its_script():
     assert "max_restarts_on_errors" not in recovery
     assert task["num_nodes"] == 4
     assert task["resources"]["use_spot"] is True
-    assert yaml_of("skypilot_tpu")["file_mounts"] == {
-        "/mnt/my-bucket": {"source": "gs://my-bucket", "mode": "MOUNT"}
-    }
+
+
+def test_a_bucket_is_mounted_on_request_only():
+    direct = yaml_of("skypilot_tpu")
+    assert "file_mounts" not in direct
+    assert f" {launchers.BUCKET} " in direct["run"]
+    mounted = launchers.run(
+        (*launchers.COMMANDS["skypilot_tpu"], "--mount", "--dry_run")
+    )
+    assert (
+        "/mnt/my-bucket:\n    source: gs://my-bucket\n    mode: MOUNT" in mounted.stdout
+    )
+    assert "--workdir=/mnt/my-bucket/runs/base64" in mounted.stdout
+    # Hosts that share pictures out need one folder.
+    train = launchers.COMMANDS["skypilot_tpu"]
+    flags = [word for word in train if not word.startswith("--config")]
+    drawn = launchers.run((*flags, "--dry_run", "--", "sample", "--prompt=a"))
+    assert "--workdir=/mnt/my-bucket/runs/base64" in drawn.stdout
+    command = [one for one in launchers.COMMANDS["gke"] if one != "--mount"]
+    pods = launchers.run((*command, "--dry_run")).stdout
+    assert launchers.BUCKET in pods
+    assert "volumeMounts" not in pods
 
 
 @pytest.mark.parametrize(

@@ -11,7 +11,7 @@ import shutil
 import pytest
 
 from glide_jax.errors import UserError
-from glide_jax.runtime import locks, mirrors, object_store, store_lock
+from glide_jax.runtime import locks, mirror, mirrors, object_store, store_lock
 from tests.stores import servers
 
 SCHEMES = ("gs", "s3")
@@ -144,8 +144,8 @@ def test_after_a_kill_the_next_command_uploads_the_rest(url, tmp_path, caplog):
 
 
 def test_there_is_one_writer_at_a_time(url, tmp_path, monkeypatch):
-    first = mirrors.Mirror(url, "--workdir", tmp_path / "a")
-    second = mirrors.Mirror(url, "--workdir", tmp_path / "b")
+    first = mirror.Mirror(url, "--workdir", tmp_path / "a")
+    second = mirror.Mirror(url, "--workdir", tmp_path / "b")
     first.claim()
     with pytest.raises(UserError, match="is being written by process"):
         second.claim()
@@ -158,7 +158,7 @@ def test_there_is_one_writer_at_a_time(url, tmp_path, monkeypatch):
         first.push()
     assert objects(url) == set()
     second.close()
-    third = mirrors.Mirror(url, "--workdir", tmp_path / "c")
+    third = mirror.Mirror(url, "--workdir", tmp_path / "c")
     third.claim()
     third.close()
 

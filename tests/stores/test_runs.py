@@ -6,6 +6,7 @@ import json
 import os
 import pathlib
 import signal
+import socket
 import subprocess
 import sys
 import time
@@ -143,3 +144,56 @@ def test_credentials_that_are_refused_or_missing_are_one_line(stores, tmp_path):
     messages = glide(tmp_path, "export", "gs://bucket/run", expected=2)
     assert "gcloud auth" in messages
     stores.faults.clear()
+
+
+@pytest.mark.slow
+def test_hosts_with_a_disk_each_write_one_checkpoint(stores, experiment, tmp_path):
+    url = f"s3://{servers.BUCKET}/{tmp_path.name}"
+    store = object_store.ObjectStore(f"{url}/run", "run")
+    train = ["train", f"--config={experiment}", "--config.mesh.fsdp=4"]
+
+    def on_two_hosts(last: int, disks: str) -> list[str]:
+        """Runs both processes to the step; returns their messages."""
+        steps_flag = f"--config.train.num_steps={last}"
+        with socket.socket() as probe:
+            probe.bind(("127.0.0.1", 0))
+            port = probe.getsockname()[1]
+        hosts = [
+            subprocess.Popen(
+                [*GLIDE, *train, f"--workdir={url}/run", steps_flag],
+                env=local_processes.environment(
+                    GLIDE_JAX_CACHE=str(tmp_path / f"{disks}{index}"),
+                    GLIDE_JAX_COORDINATOR=f"127.0.0.1:{port}",
+                    GLIDE_JAX_NUM_PROCESSES="2",
+                    GLIDE_JAX_PROCESS_ID=str(index),
+                    JAX_NUM_CPU_DEVICES="2",
+                ),
+                stderr=subprocess.PIPE,
+                text=True,
+            )
+            for index in range(2)
+        ]
+        messages = [host.communicate()[1] for host in hosts]
+        assert [host.returncode for host in hosts] == [0, 0], messages
+        return messages
+
+    first = on_two_hosts(100, "a")
+    assert "2 hosts upload their parts" in first[0]
+    parts = {name.split("/")[3] for name in store.list("checkpoints/100/params")}
+    assert {"ocdbt.process_0", "ocdbt.process_1"} <= parts
+    assert "manifest.ocdbt" not in parts  # merged where it is read
+    # Both disks are lost.
+    second = on_two_hosts(150, "b")
+    assert "resumed at step 100" in second[0]
+    # One process reads what two wrote, and has the bits of a run on one disk.
+    glide(tmp_path / "c", "verify", f"{url}/run")
+    alone = [*train, f"--workdir={tmp_path / 'alone'}", "--config.train.num_steps=150"]
+    subprocess.run(
+        [*GLIDE, *alone],
+        env=local_processes.environment(JAX_NUM_CPU_DEVICES="4"),
+        check=True,
+    )
+    whole = manifest.read(tmp_path / "alone/checkpoints/150")
+    assert steps(store)[150] == {
+        path: leaf["digest"] for path, leaf in whole.leaves.items()
+    }

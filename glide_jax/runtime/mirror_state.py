@@ -1,0 +1,64 @@
+"""What a mirror knows of its files and objects, kept between commands."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import pathlib
+from collections.abc import Mapping
+from typing import Any
+
+from glide_jax.runtime import files
+
+# (bytes, nanoseconds of the last change)
+Sign = tuple[int, int]
+
+
+@dataclasses.dataclass(frozen=True)
+class Known:
+    """What is known of a file and its object, since they were last equal.
+
+    Attributes:
+      version: of the object.
+      sign: of the file; None: not fetched.
+    """
+
+    version: str
+    sign: Sign | None
+
+
+def sign_of(path: pathlib.Path) -> Sign:
+    """The sign of a file.
+
+    Raises:
+      FileNotFoundError: there is none.
+    """
+    found = path.stat()
+    return found.st_size, found.st_mtime_ns
+
+
+def load(path: pathlib.Path, url: str) -> tuple[int, dict[str, Known]]:
+    """The number of the last writer on this machine, and its files by name.
+
+    Without a record of this URL they are 0 and empty.
+    """
+    if not path.is_file():
+        return 0, {}
+    state = files.read_json(path)
+    if state["url"] != url:
+        return 0, {}
+    known = {
+        name: Known(version, tuple(sign) if sign else None)
+        for name, (version, sign) in state["files"].items()
+    }
+    return state["writer"], known
+
+
+def save(path: pathlib.Path, url: str, number: int, known: Mapping[str, Known]) -> None:
+    """Writes what `load` reads."""
+    state: dict[str, Any] = {
+        "url": url,
+        "writer": number,
+        "files": {name: [one.version, one.sign] for name, one in sorted(known.items())},
+    }
+    files.write_text(path, json.dumps(state), is_shared=True)
