@@ -92,7 +92,7 @@ class CaptionedImages(tfds.core.GeneratorBasedBuilder, skip_registration=True):
 
     def _generate_examples(self) -> Iterator[tuple[str, dict[str, object]]]:
         count = 0
-        for index in range(len(self._source)):
+        for index in schema.announced(self._source, range(len(self._source))):
             self._on_progress()
             try:
                 example = caption_text.draw(self._source[index], 0, index)

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import bisect
+import contextlib
 import functools
 import itertools
+from collections.abc import Iterable, Iterator
 
 import numpy as np
 
@@ -72,6 +74,18 @@ class Mixture:
             for part in self.parts
         )
         return Mixture(parts, self.weights)
+
+    @contextlib.contextmanager
+    def ahead(self, indices: Iterable[int]) -> Iterator[None]:
+        """Announces records to the parts that they are in; see `schema.ahead`."""
+        of_part: dict[int, list[int]] = {}
+        for index in indices:
+            part = self.part_of(index)
+            of_part.setdefault(part, []).append(index - self.starts[part])
+        with contextlib.ExitStack() as stack:
+            for part, own in of_part.items():
+                stack.enter_context(schema.ahead(self.parts[part], own))
+            yield
 
     def part_at(self, seed: int, position: int) -> tuple[int, int]:
         """Returns the part at a position of the stream, and its earlier occurrences."""

@@ -10,6 +10,7 @@ from __future__ import annotations
 import dataclasses
 import functools
 import logging
+import threading
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent import futures
 from typing import Any, NamedTuple
@@ -164,19 +165,26 @@ class _MadeBatch(NamedTuple):
     bad: list[bad_records.Bad]
 
 
+class _ClosedError(Exception):
+    """The stream is closed, and nobody takes its batches."""
+
+
 @dataclasses.dataclass(frozen=True)
 class _BatchMaker:
-    """Makes rows and batches of one source."""
+    """Makes rows and batches of one source, until `closed` is set."""
 
     source: schema.Source
     tokenizer: schema.Tokenizer
     settings: RowSettings
+    closed: threading.Event = dataclasses.field(default_factory=threading.Event)
 
     def _row(
         self, index: int, position: int, bad: list[bad_records.Bad]
     ) -> tuple[str, dict[str, np.ndarray]]:
         """Returns caption and image fields of a record, or of its replacement."""
         for attempt in range(MAX_ATTEMPTS):
+            if self.closed.is_set():
+                raise _ClosedError
             try:
                 record = self.source[index]
                 example = caption_text.draw(record, self.settings.seed, position)
@@ -195,10 +203,11 @@ class _BatchMaker:
     def batch(self, indices: Sequence[int], positions: Sequence[int]) -> _MadeBatch:
         """Returns the stacked rows of these records; positions key their randomness."""
         bad: list[bad_records.Bad] = []
-        made = [
-            self._row(index, position, bad)
-            for index, position in zip(indices, positions, strict=True)
-        ]
+        with schema.ahead(self.source, indices):
+            made = [
+                self._row(index, position, bad)
+                for index, position in zip(indices, positions, strict=True)
+            ]
         texts, rows = zip(*made, strict=True)
         tokens, text_mask = self.tokenizer.encode_batch(
             list(texts), self.settings.text_context
@@ -234,8 +243,9 @@ class Batches(Iterator[schema.Batch]):
         self,
         iterator: grain.DatasetIterator[_MadeBatch],
         faults: bad_records.FaultCounter,
+        closed: threading.Event,
     ) -> None:
-        self._iterator = iterator
+        self._iterator, self._closed = iterator, closed
         self._executor = futures.ThreadPoolExecutor(1, thread_name_prefix="next-batch")
         self._pending: futures.Future[_MadeBatch] | None = None
         self.faults = faults
@@ -256,7 +266,8 @@ class Batches(Iterator[schema.Batch]):
         return batch
 
     def close(self) -> None:
-        """Stops the threads; no further batch can be taken."""
+        """Stops the threads, each after its record; no further batch can be taken."""
+        self._closed.set()
         self._executor.shutdown(wait=False)
         self._iterator.close()
 
@@ -304,7 +315,8 @@ def make_batches(
         prefetch_buffer_size=max(settings.prefetch_batches, settings.num_threads),
     )
     steps = grain.MapDataset.range(start_step, _LAST_STEP)
-    return Batches(iter(steps.map(make).to_iter_dataset(options)), faults)
+    iterator = iter(steps.map(make).to_iter_dataset(options))
+    return Batches(iterator, faults, maker.closed)
 
 
 def rows_of(global_batch_size: int, process_index: int, process_count: int) -> range:

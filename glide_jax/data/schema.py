@@ -14,9 +14,11 @@ Batch fields (numpy; B is this process's rows of the global batch):
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
+import itertools
 import pathlib
-from collections.abc import Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from typing import Protocol, runtime_checkable
 
 import numpy as np
@@ -25,6 +27,8 @@ from glide_jax import array_types
 from glide_jax.errors import UserError
 
 Batch = dict[str, np.ndarray]
+# Records that `announced` announces at once; two for each request of `store_ranges`.
+_ANNOUNCED = 64
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -80,6 +84,41 @@ class FileSource(Source, Protocol):
     def files(self) -> list[pathlib.Path]:
         """Every file that the records are read from."""
         ...
+
+
+@runtime_checkable
+class ObjectSource(Source, Protocol):
+    """A source whose records are read from objects of a store."""
+
+    def objects(self) -> list[str]:
+        """A line with name, size and version for every object that is read."""
+        ...
+
+
+@runtime_checkable
+class AheadSource(Source, Protocol):
+    """A source that can read records before they are asked for."""
+
+    def ahead(self, indices: Iterable[int]) -> contextlib.AbstractContextManager[None]:
+        """Starts to read records that the block takes, in about this order."""
+        ...
+
+
+def ahead(
+    source: Source, indices: Iterable[int]
+) -> contextlib.AbstractContextManager[None]:
+    """Announces the records that a block takes, to a source that reads ahead."""
+    if isinstance(source, AheadSource):
+        return source.ahead(indices)
+    return contextlib.nullcontext()
+
+
+def announced(source: Source, indices: Iterable[int]) -> Iterator[int]:
+    """Yields the indices, each announced before the record is taken."""
+    remaining = iter(indices)
+    while chunk := list(itertools.islice(remaining, _ANNOUNCED)):
+        with ahead(source, chunk):
+            yield from chunk
 
 
 @runtime_checkable

@@ -6,6 +6,7 @@ import functools
 import logging
 import pathlib
 from collections.abc import Callable
+from typing import NamedTuple
 
 from glide_jax.data import (
     caption_text,
@@ -44,14 +45,29 @@ def open_source(
     return source
 
 
-def list_files(spec: str, *, split: str = "train") -> list[pathlib.Path] | None:
-    """Returns the files that a source reads; None for kinds without files.
+class Inputs(NamedTuple):
+    """What a source reads.
+
+    Attributes:
+      files: the files on disks.
+      objects: a line with name, size and version of each object of a store.
+    """
+
+    files: list[pathlib.Path]
+    objects: list[str]
+
+
+def list_inputs(spec: str, *, split: str = "train") -> Inputs | None:
+    """Returns what a source reads; None for kinds without files.
 
     Raises:
       UserError: as `open_source`.
     """
     source = _open(spec, split, captions_required=False)
-    return source.files() if isinstance(source, schema.FileSource) else None
+    if not isinstance(source, schema.FileSource):
+        return None
+    is_stored = isinstance(source, schema.ObjectSource)
+    return Inputs(source.files(), source.objects() if is_stored else [])
 
 
 def _open(spec: str, split: str, captions_required: bool) -> schema.Source:

@@ -10,11 +10,11 @@ after damage the walk continues at the next header.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import NamedTuple
 
-from glide_jax.data import retrying_reads
-
+# (offset, size) -> bytes, fewer only at the end of the tar.
+Read = Callable[[int, int], bytes]
 BLOCK = 512
 # The pax headers of img2dataset have a few hundred bytes.
 LONG_NAME_BYTES = 64 << 10
@@ -72,21 +72,17 @@ class _Header(NamedTuple):
     size: int
 
 
-def walk(
-    descriptor: int, end: int
-) -> Iterator[Member | Link | Damage | Joined | Trailer]:
+def walk(read: Read, end: int) -> Iterator[Member | Link | Damage | Joined | Trailer]:
     """Yields the contents of a tar of `end` bytes in order of offset."""
     offset, name, size = 0, None, None
     while offset < end:
-        block = retrying_reads.read_at(descriptor, offset, BLOCK)
+        block = read(offset, BLOCK)
         # One block of zeros is damage, two are the end mark.
-        if not any(block) and not any(
-            retrying_reads.read_at(descriptor, offset + BLOCK, BLOCK)
-        ):
-            offset, name, size = _skip_zeros(descriptor, offset, end), None, None
+        if not any(block) and not any(read(offset + BLOCK, BLOCK)):
+            offset, name, size = _skip_zeros(read, offset, end), None, None
             if offset == end:
                 return
-            if _parse(retrying_reads.read_at(descriptor, offset, BLOCK)) is None:
+            if _parse(read(offset, BLOCK)) is None:
                 yield Trailer(offset)
                 return
             yield Joined(offset)
@@ -95,12 +91,12 @@ def walk(
         content = offset + BLOCK
         if header is None:
             yield Damage(offset)
-            offset, name, size = _next_header(descriptor, content, end), None, None
+            offset, name, size = _next_header(read, content, end), None, None
             continue
         length = header.size
         if header.kind in (_LONG_NAME, _PAX):
             try:
-                found = _read_extended(descriptor, header, content)
+                found = _read_extended(read, header, content)
             except ValueError:
                 yield Damage(offset)
             else:
@@ -155,7 +151,7 @@ def _text(field: bytes) -> str:
 
 
 def _read_extended(
-    descriptor: int, header: _Header, content: int
+    read: Read, header: _Header, content: int
 ) -> tuple[str | None, int | None]:
     """Reads name and size of the next member from a long-name or pax header.
 
@@ -164,7 +160,7 @@ def _read_extended(
     """
     if header.size > LONG_NAME_BYTES:
         raise ValueError("too long")
-    data = retrying_reads.read_at(descriptor, content, header.size)
+    data = read(content, header.size)
     if len(data) < header.size:
         raise ValueError("cut")
     if header.kind == _LONG_NAME:
@@ -193,12 +189,10 @@ def _pax_records(data: bytes) -> Iterator[tuple[bytes, bytes]]:
         data = data[length:]
 
 
-def _skip_zeros(descriptor: int, offset: int, end: int) -> int:
+def _skip_zeros(read: Read, offset: int, end: int) -> int:
     """Returns the offset of the next block that is not all zeros, or `end`."""
     while offset < end:
-        data = retrying_reads.read_at(
-            descriptor, offset, min(_SEARCH_BYTES, end - offset)
-        )
+        data = read(offset, min(_SEARCH_BYTES, end - offset))
         if not data:
             return end
         zeros = len(data) - len(data.lstrip(b"\0"))
@@ -208,10 +202,10 @@ def _skip_zeros(descriptor: int, offset: int, end: int) -> int:
     return end
 
 
-def _next_header(descriptor: int, offset: int, end: int) -> int:
+def _next_header(read: Read, offset: int, end: int) -> int:
     """Returns the offset of the next header; beyond `end` if there is none."""
     while offset < end:
-        blocks = retrying_reads.read_at(descriptor, offset, _SEARCH_BYTES)
+        blocks = read(offset, _SEARCH_BYTES)
         for at in range(0, len(blocks) - BLOCK + 1, BLOCK):
             # Tests the magic first, since checksums of all blocks would take hours.
             is_marked = blocks[at + 257 : at + 262] == b"ustar"

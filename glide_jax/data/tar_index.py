@@ -1,12 +1,14 @@
 """Indexes the records of a tar by its headers, and caches the index.
 
-Contents are not read. The key of a cached index is the path, the size and the
-modification time of the tar, and the options that select the files of a sample.
+Contents are not used. The key of a cached index is the path, the size and the
+modification time of the tar, or its URL and version, and the options that select the
+files of a sample.
 """
 
 from __future__ import annotations
 
 import collections
+import functools
 import hashlib
 import json
 import logging
@@ -77,7 +79,10 @@ def load(
     try:
         descriptor, stamp = retrying_reads.open_file(path)
         try:
-            return _find(path, cache_dir, options, descriptor, stamp), stamp
+            read = functools.partial(retrying_reads.read_at, descriptor)
+            identity = (str(path.resolve()), *stamp)
+            found = find(str(path), identity, stamp.size, read, cache_dir, options)
+            return found, stamp
         finally:
             os.close(descriptor)
     except OSError as fault:
@@ -87,23 +92,37 @@ def load(
         ) from fault
 
 
-def _find(
-    path: pathlib.Path,
+def find(
+    label: str,
+    version: tuple[str | int, ...],
+    size: int,
+    read: tar_headers.Read,
     cache_dir: pathlib.Path,
     options: source_options.Options,
-    descriptor: int,
-    stamp: retrying_reads.Stamp,
 ) -> Index:
+    """Returns the index of a tar, from the cache or from its headers.
+
+    Args:
+      label: names the tar in messages.
+      version: identifies the content of the tar.
+      size: bytes of the tar.
+      read: reads it.
+      cache_dir: the folder of cached indices.
+      options: which files of a sample are used.
+
+    Raises:
+      UserError: see `load`.
+    """
     # The index does not depend on the name of a column.
     chosen = (options.image, options.text, bool(options.column))
     known = (*sorted(picture_files.SUFFIXES), *source_options.TEXT_SUFFIXES)
-    identity = (str(path.resolve()), *stamp, _INDEX_VERSION, *chosen, *known)
+    identity = (*version, _INDEX_VERSION, *chosen, *known)
     digest = hashlib.sha256(repr(identity).encode(errors="replace")).hexdigest()
     place = cache_dir / "tar_index" / f"{digest[:32]}.npy"
     cached = _read_cached(place)
     if cached is not None:
         return cached
-    index = _Walk(path, stamp.size, options).read(descriptor)
+    index = _Walk(label, size, options).read(read)
     try:
         place.parent.mkdir(parents=True, exist_ok=True)
         # Several processes may index the same shard.
@@ -112,7 +131,7 @@ def _find(
             # After the array; numpy ignores what follows it.
             file.write(json.dumps(index[1:]).encode())
     except OSError as fault:
-        _log.warning("index of %s cannot be cached: %s", path, fault)
+        _log.warning("index of %s cannot be cached: %s", label, fault)
     return index
 
 
@@ -132,18 +151,16 @@ def _read_cached(place: pathlib.Path) -> Index | None:
 class _Walk:
     """The state of one walk over the headers of a tar."""
 
-    def __init__(
-        self, path: pathlib.Path, size: int, options: source_options.Options
-    ) -> None:
-        self._path, self._size, self._options = path, size, options
+    def __init__(self, label: str, size: int, options: source_options.Options) -> None:
+        self._label, self._size, self._options = label, size, options
         self._places: dict[str, tuple[int, int]] = {}
         self._damage: list[int] = []
         self._skipped: collections.Counter[str] = collections.Counter()
         self._joined = 0
 
-    def read(self, descriptor: int) -> Index:
+    def read(self, read: tar_headers.Read) -> Index:
         is_joined = False
-        for found in tar_headers.walk(descriptor, self._size):
+        for found in tar_headers.walk(read, self._size):
             if isinstance(found, tar_headers.Damage):
                 self._note_damage(found.offset)
             elif isinstance(found, tar_headers.Joined):
@@ -153,9 +170,7 @@ class _Walk:
             else:
                 self._joined += is_joined
                 self._add(found)
-        assembled = record_members.assemble(
-            self._places, self._options, str(self._path)
-        )
+        assembled = record_members.assemble(self._places, self._options, self._label)
         self._skipped.update(assembled.skipped)
         table = self._table(assembled.records)
         is_whole = table["image_size"] < BEYOND
@@ -186,21 +201,21 @@ class _Walk:
         self._places[name] = (found.offset, min(found.size, BEYOND))
         if len(self._places) > MAX_MEMBERS:
             raise UserError(
-                f"{self._path} contains more than {MAX_MEMBERS:,} files of records;"
+                f"{self._label} contains more than {MAX_MEMBERS:,} files of records;"
                 " split it into several tars"
             )
 
     def _note_damage(self, offset: int) -> None:
         if offset == 0:
             raise UserError(
-                f"{self._path} is not an uncompressed tar file; download or pack it"
+                f"{self._label} is not an uncompressed tar file; download or pack it"
                 " again, or omit it from data.sources"
             )
         if offset == self._size:
-            _log.warning("%s has no end mark; it may be truncated", self._path)
+            _log.warning("%s has no end mark; it may be truncated", self._label)
             self._skipped[NO_END_MARK] += 1
             return
-        _log.warning("%s is damaged at byte %d", self._path, offset)
+        _log.warning("%s is damaged at byte %d", self._label, offset)
         self._damage.append(offset)
 
     def _table(self, records: list[record_members.Record]) -> np.ndarray:

@@ -60,6 +60,11 @@ def _parts(where: str) -> list[str]:
     whole = where.strip()
     if whole and paths.local_path(whole, "webdataset").is_dir():
         return [whole]
+    return split_parts(where)
+
+
+def split_parts(where: str) -> list[str]:
+    """Splits a place at its commas, and expands the braces."""
     parts = filter(None, map(str.strip, _split_outside_braces(where)))
     return [one for part in parts for one in _expand_braces(part)]
 

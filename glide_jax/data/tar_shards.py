@@ -6,16 +6,21 @@ NAME.tar may contain captions by "key". Each tar is indexed once, see `tar_index
 Records are then read by offset, so any order is possible without unpacking or shuffle
 buffers.
 
+Tars in object stores, gs:// and s3://, are read by ranges; see `store_tars`.
+
 The complete records of a truncated or damaged tar are read; each damaged offset counts
 as one bad record.
 """
 
 from __future__ import annotations
 
-import functools
+import collections
+import contextlib
 import itertools
 import pathlib
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent import futures
+from typing import NamedTuple
 
 import numpy as np
 
@@ -27,22 +32,34 @@ from glide_jax.data import (
     schema,
     source_options,
     source_report,
+    store_ranges,
+    store_tars,
+    tar_files,
     tar_index,
     tar_paths,
 )
 from glide_jax.errors import UserError
-from glide_jax.runtime import user_cache, wording
+from glide_jax.runtime import object_store, user_cache, wording
 
 # Threads that index tars; on network disks the latency of small reads dominates.
 _WALKERS = 8
+# The largest fields that are read into memory.
+_LIMITS = {
+    "image": retrying_reads.MAX_IMAGE_BYTES,
+    "text": retrying_reads.MAX_CAPTION_BYTES,
+    "json": retrying_reads.MAX_JSON_BYTES,
+}
+# A caption that lies this near its picture is read with it.
+_NEAR_BYTES = 64 << 10
+# Reads a field of one record; None if it lacks it.
+_ReadField = Callable[[str], bytes | None]
 
 
 class TarShards:
     """A source over the records of tars, in natural order of the tars.
 
     Attributes:
-      paths: the tars.
-      tables: the Parquet files that captions were read from.
+      tars: the tars, which `tar_files` and `store_tars` read.
       report: the records and files that are used and skipped.
     """
 
@@ -68,27 +85,25 @@ class TarShards:
         self._where = where
         self._options = options or source_options.Options()
         self._captions_required = captions_required
-        self.paths, skipped = tar_paths.expand(where)
+        self.tars, skipped = _find(where)
         folder = cache_dir or user_cache.folder()
         with futures.ThreadPoolExecutor(_WALKERS) as pool:
-            read = functools.partial(
-                tar_index.load, cache_dir=folder, options=self._options
+            found = list(
+                pool.map(lambda tar: tar.load_index(folder, self._options), self.tars)
             )
-            found = list(pool.map(read, self.paths))
-        self._stamps = [stamp for _, stamp in found]
         self.report = source_report.SourceReport(skipped=skipped)
-        self.tables: list[pathlib.Path] = []
+        self._with_table: list[tar_files.Tar] = []
         self._tables, self._texts = [], []
-        for path, (index, _) in zip(self.paths, found, strict=True):
+        for tar, index in zip(self.tars, found, strict=True):
             self.report.skipped.update(index.skipped)
-            self._add_shard(path, index)
+            self._add_shard(tar, index)
         self._ends = np.cumsum([len(table) for table in self._tables])
-        self._complete_report([index for index, _ in found])
+        self._complete_report(found)
 
-    def _add_shard(self, path: pathlib.Path, index: tar_index.Index) -> None:
+    def _add_shard(self, tar: tar_files.Tar, index: tar_index.Index) -> None:
         """Adds the usable rows of a tar, with their captions from a Parquet file."""
         table = index.table
-        texts = self._read_parquet(path.with_suffix(".parquet"), index)
+        texts = self._read_parquet(tar, index)
         # The counts avoid reading the memory-mapped table.
         if self._captions_required and index.without_caption:
             is_used = (table["text_at"] >= 0) | (table["json_at"] >= 0)
@@ -103,7 +118,7 @@ class TarShards:
         self._texts.append(texts)
 
     def _read_parquet(
-        self, path: pathlib.Path, index: tar_index.Index
+        self, tar: tar_files.Tar, index: tar_index.Index
     ) -> list[tuple[str, ...]] | None:
         """Reads the captions of the rows, () for none; None if no table is needed.
 
@@ -111,31 +126,56 @@ class TarShards:
         file.
         """
         is_needed = self._options.column or index.without_text
-        if self._options.text or not is_needed or not path.is_file():
+        if self._options.text or not is_needed:
             return None
-        held = caption_tables.read(
-            path, "key", self._options.column, self.report.skipped
-        )
+        with tar.table() as path:
+            held = path and caption_tables.read(
+                path, "key", self._options.column, self.report.skipped
+            )
         if held is None:
             return None
-        self.tables.append(path)
+        self._with_table.append(tar)
         keys = (key.decode(errors="replace") for key in index.table["key"].tolist())
         return [held.get(key) or held.get(key.rpartition("/")[2], ()) for key in keys]
 
     def files(self) -> list[pathlib.Path]:
-        """Every file that the records are read from."""
-        return [*self.paths, *self.tables]
+        """Every file on a disk that the records are read from."""
+        tables = [
+            tar.parquet
+            for tar in self._with_table
+            if isinstance(tar, tar_files.LocalTar)
+        ]
+        tars = [tar.path for tar in self.tars if isinstance(tar, tar_files.LocalTar)]
+        return [*tars, *tables]
+
+    def objects(self) -> list[str]:
+        """A line for every object that the records are read from."""
+        stored = (tar for tar in self.tars if isinstance(tar, store_tars.StoreTar))
+        return [line for tar in stored for line in tar.stamps()]
+
+    @contextlib.contextmanager
+    def ahead(self, indices: Iterable[int]) -> Iterator[None]:
+        """Requests the records in object stores; see `schema.ReadAhead`."""
+        if isinstance(self.tars[0], tar_files.LocalTar):
+            yield
+            return
+        ranges = []
+        for record in map(self._record, indices):
+            assert isinstance(record.tar, store_tars.StoreTar)
+            ranges.append(record.tar.range(*record.span()))
+        with store_ranges.ahead(ranges):
+            yield
 
     def _complete_report(self, indices: list[tar_index.Index]) -> None:
         used = source_report.used(len(self), self._captions_required)
-        self.report.used = f"{used} in {wording.counted(len(self.paths), 'tar')}"
+        self.report.used = f"{used} in {wording.counted(len(self.tars), 'tar')}"
         joined = sum(index.joined for index in indices)
         if joined:
             members = wording.counted(joined, "member")
             self.report.notes.append(f"{members} after an end mark read (joined tars)")
         self.report.note_dotted(sum(index.dotted for index in indices))
-        if self.tables:
-            files = wording.counted(len(self.tables), "Parquet file")
+        if self._with_table:
+            files = wording.counted(len(self._with_table), "Parquet file")
             self.report.notes.append(f"captions from {files} beside the tars")
         if not len(self):
             described = self.report.describe()
@@ -150,49 +190,102 @@ class TarShards:
     def __repr__(self) -> str:
         return f"webdataset:{self._where}"
 
-    def _read(
-        self, shard: int, row: np.void, field: str, limit: int, key: str
-    ) -> bytes | None:
-        """Reads a field of at most `limit` bytes; None if the record lacks it."""
-        offset, size = int(row[f"{field}_at"]), int(row[f"{field}_size"])
-        if offset < 0:
-            return None
-        stamp = self._stamps[shard]
-        if offset + size > stamp.size:
-            detail = f"{field} exceeds its {stamp.size} bytes"
-            raise schema.BadRecordError("truncated tar", key, detail)
-        if size > limit:
-            kind = "huge image" if field == "image" else "huge caption"
-            raise schema.BadRecordError(kind, key, f"{size} bytes")
-        # Each read opens the file, which is thread-safe for any number of tars.
-        return retrying_reads.read_span(self.paths[shard], offset, size, stamp, key)
+    def _record(self, index: int) -> _Record:
+        if not 0 <= index < len(self):
+            raise IndexError(f"record {index} of {self!r}")
+        shard = int(np.searchsorted(self._ends, index, side="right"))
+        table, texts = self._tables[shard], self._texts[shard]
+        place = index - int(self._ends[shard]) + len(table)
+        return _Record(
+            self.tars[shard], table[place], () if texts is None else texts[place]
+        )
 
-    def _captions(
-        self, shard: int, place: int, row: np.void, key: str
-    ) -> tuple[str, ...]:
+    def _captions(self, record: _Record, read: _ReadField) -> tuple[str, ...]:
         """Reads the captions: caption file, else table, else JSON file."""
-        text = self._read(shard, row, "text", retrying_reads.MAX_CAPTION_BYTES, key)
+        text = read("text")
         if text is not None:
-            return (caption_text.from_text(text, key),)
-        texts = self._texts[shard]
-        if texts is not None and texts[place]:
-            return texts[place]
-        record = self._read(shard, row, "json", retrying_reads.MAX_JSON_BYTES, key)
-        if record is not None:
+            return (caption_text.from_text(text, record.key),)
+        if record.texts:
+            return record.texts
+        content = read("json")
+        if content is not None:
             return caption_text.from_json(
-                record, key, self._options.column, required=self._captions_required
+                content,
+                record.key,
+                self._options.column,
+                required=self._captions_required,
             )
         return ("",)
 
     def __getitem__(self, index: int) -> schema.Example:
-        if not 0 <= index < len(self):
-            raise IndexError(f"record {index} of {self!r}")
-        shard = int(np.searchsorted(self._ends, index, side="right"))
-        table = self._tables[shard]
-        place = index - int(self._ends[shard]) + len(table)
-        row = table[place]
-        key = f"{self.paths[shard].name}:{row['key'].decode(errors='replace')}"
-        image = self._read(shard, row, "image", retrying_reads.MAX_IMAGE_BYTES, key)
+        record = self._record(index)
+        read = record.reader()
+        image = read("image")
         assert image is not None  # every row has a picture
-        texts = self._captions(shard, place, row, key)
-        return caption_text.make_example(image, texts, key, self._options.captions)
+        texts = self._captions(record, read)
+        return caption_text.make_example(
+            image, texts, record.key, self._options.captions
+        )
+
+
+class _Record(NamedTuple):
+    """The places of one record.
+
+    Attributes:
+      tar: the tar.
+      row: of the index of the tar.
+      texts: its captions in a table.
+    """
+
+    tar: tar_files.Tar
+    row: np.void
+    texts: tuple[str, ...]
+
+    @property
+    def key(self) -> str:
+        return f"{self.tar.name}:{self.row['key'].decode(errors='replace')}"
+
+    def place(self, field: str) -> tuple[int, int]:
+        """Offset and size of a field; the offset is -1 if the record lacks it."""
+        return int(self.row[f"{field}_at"]), int(self.row[f"{field}_size"])
+
+    def span(self) -> tar_files.Span:
+        """The bytes that are read: the picture, and captions that lie near it."""
+        start, size = self.place("image")
+        stop = start + size
+        if stop > self.tar.size or size > _LIMITS["image"]:
+            return start, start
+        has_text = self.place("text")[0] >= 0
+        for field in ("text",) if has_text else () if self.texts else ("json",):
+            offset, size = self.place(field)
+            is_read = 0 <= offset <= self.tar.size - size and size <= _LIMITS[field]
+            is_near = max(offset - stop, start - offset - size) <= _NEAR_BYTES
+            if is_read and is_near:
+                start, stop = min(start, offset), max(stop, offset + size)
+        return start, stop
+
+    def reader(self) -> _ReadField:
+        """Returns the function that reads a field; None if the record lacks it."""
+        read = self.tar.reader(self.span(), self.key)
+
+        def read_field(field: str) -> bytes | None:
+            offset, size = self.place(field)
+            if offset < 0:
+                return None
+            if offset + size > self.tar.size:
+                detail = f"{field} exceeds its {self.tar.size} bytes"
+                raise schema.BadRecordError("truncated tar", self.key, detail)
+            if size > _LIMITS[field]:
+                kind = "huge image" if field == "image" else "huge caption"
+                raise schema.BadRecordError(kind, self.key, f"{size} bytes")
+            return read(offset, size)
+
+        return read_field
+
+
+def _find(where: str) -> tuple[Sequence[tar_files.Tar], collections.Counter[str]]:
+    """Returns the tars of a place of paths or of URLs, and the skipped files."""
+    if object_store.is_url(where.strip()):
+        return store_tars.expand(where)
+    paths, skipped = tar_paths.expand(where)
+    return [tar_files.LocalTar(path) for path in paths], skipped

@@ -235,7 +235,8 @@ class Real:
     def read(self, first: int, stop: int) -> PictureBatch:
         """Decodes the pictures; bad records are left out."""
         indices, pixels, captions = [], [], []
-        for index in range(first, min(stop, self.count)):
+        taken = range(first, min(stop, self.count))
+        for index in schema.announced(self._source, taken):
             try:
                 example = self._source[index]
                 picture = transforms.load_image(example, self.px)
@@ -352,8 +353,10 @@ def _caption_at(source: schema.Source, spec: str, start: int) -> str:
     )
 
 
-def _stamp_of(files: Sequence[pathlib.Path]) -> str:
+def _stamp_of(files: Sequence[pathlib.Path], objects: Sequence[str] = ()) -> str:
     """Returns a digest of the names, sizes and modification times of files.
+
+    `objects` are lines that identify objects of a store.
 
     Raises:
       UserError: A file cannot be read.
@@ -364,13 +367,14 @@ def _stamp_of(files: Sequence[pathlib.Path]) -> str:
         raise UserError(
             f"{error.filename} cannot be read ({error.strerror}); check the folder"
         ) from error
-    return digest_of([f"{name} {s.st_size} {s.st_mtime_ns}" for name, s in stats])
+    lines = [f"{name} {s.st_size} {s.st_mtime_ns}" for name, s in stats]
+    return digest_of([*lines, *objects])
 
 
 def _stamp_of_source(spec: str) -> str | None:
     """Returns the stamp of a source's files; None if it has no files of its own."""
-    files = sources.list_files(spec, split="validation")
-    return None if files is None else _stamp_of(files)
+    found = sources.list_inputs(spec, split="validation")
+    return None if found is None else _stamp_of(*found)
 
 
 def _numbers(first: int, count: int) -> np.ndarray:

@@ -6,6 +6,7 @@ import dataclasses
 import functools
 import pathlib
 
+from glide_jax.data import schema
 from glide_jax.errors import UserError
 from glide_jax.prepare import facts, job, languages, scores
 from glide_jax.runtime import files
@@ -91,7 +92,7 @@ class Reader:
     def read(self, indices: range) -> list[facts.Facts]:
         """Returns the facts of pairs; never raises for a bad pair."""
         rows, pictures = [], []
-        for index in indices:
+        for index in schema.announced(self._source, indices):
             row, image = facts.read(self._source, index, max_pixels=self._max_pixels)
             if image is not None:
                 row.language, row.confidence = self._detect(row.caption)

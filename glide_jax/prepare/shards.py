@@ -14,7 +14,7 @@ import io
 import json
 import pathlib
 import tarfile
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from typing import Any, NamedTuple
 
 import apache_beam as beam
@@ -126,11 +126,12 @@ class WriteShard(beam.DoFn):
         text = json.dumps(record, ensure_ascii=False)
         files.write_text(record_path, text, is_shared=True)
 
-    def _read(self, rows: Iterable[dict], lost: list[tuple]) -> Iterator[Pair]:
+    def _read(self, rows: Sequence[dict], lost: list[tuple]) -> Iterator[Pair]:
         """Reads the pairs again; appends (index, key, *Drop) of changed ones."""
-        for row in rows:
+        indices = schema.announced(self._source, [row["index"] for row in rows])
+        for row, index in zip(rows, indices, strict=True):
             try:
-                example = self._source[row["index"]]
+                example = self._source[index]
             except schema.BadRecordError as bad:
                 reason = bad.reason
             else:

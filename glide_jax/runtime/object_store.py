@@ -292,7 +292,7 @@ _REFUSED = re.compile(
 )
 _PASSING = re.compile(
     r"slow ?down|throttl|too many|rate|internal ?error|unavailable|timed? ?out|reset|"
-    r"closed|disconnect|refused|incomplete|\b(408|429|5\d\d)\b",
+    r"closed|connect|refused|incomplete|payload|\b(408|429|5\d\d)\b",
     re.IGNORECASE,
 )
 

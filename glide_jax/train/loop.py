@@ -139,6 +139,8 @@ class Loop:
                 if failure is None:
                     raise
                 raise failure from error
+            finally:
+                self.batches.close()
         run.checkpoints.wait()
         if self.step < last or self.evals.are_cut_off:
             done = (

@@ -124,8 +124,8 @@ def next_batch(
 
     Then no batch was consumed or counted, and the readers are closed. Several processes
     agree on the step to stop at, which is after the step that the others have started:
-    a process that waits for its rows of that step keeps waiting, up to the timeout of
-    `data.retrying_reads`.
+    a process that waits for its rows of that step keeps waiting, up to the timeouts of
+    `data.retrying_reads` and `data.store_ranges`.
 
     Raises:
       UserError: see `pipeline.make_batches`.

@@ -151,7 +151,7 @@ def test_it_trains_and_mixes_like_any_source(folder, tokenizer):
     settings = {"image_px": 8, "text_context": 12, "global_batch_size": 4, "seed": 0}
     batch = next(streams.make_batches(mixed, tokenizer, **settings))
     assert batch["image"].shape == (4, 8, 8, 3)
-    files = sources.list_files(spec)
+    files = sources.open_source(spec).files()
     assert files is not None
     assert files[1:] == [folder / "photos" / "b.png", folder / "photos" / "a.png"]
 

@@ -136,7 +136,7 @@ def test_tables_of_imagefolder_are_read(tmp_path, kind):
     assert source.report.skipped["picture without a caption"] == 1
     assert source.report.skipped["table row whose picture has a caption file"] == 1
     assert f"captions from train/metadata.{kind}" in source.report.describe()
-    assert place in sources.list_files(f"folder:{tmp_path}")
+    assert place in sources.open_source(f"folder:{tmp_path}").files()
 
 
 def test_options_choose_the_column_and_the_files(tmp_path):
@@ -178,7 +178,7 @@ def test_a_folder_of_tars_is_read_as_such(tmp_path, write_tar, pictures, lines, 
     write_tar(place / "b" / "1.tar", pictures(3))
     (place / "2_stats.json").write_text("{}")
     source = sources.open_source(f"folder:{place}")
-    assert [path.name for path in source.paths] == ["2.TAR", "10.tar", "1.tar"]
+    assert [path.name for path in source.files()] == ["2.TAR", "10.tar", "1.tar"]
     assert len(source) == len(sources.open_source(f"webdataset:{place}")) == 6
     opened, _ = lines()
     assert opened.startswith(f"webdataset:{place}: ")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import time
 
 import numpy as np
 import pytest
@@ -184,3 +185,29 @@ def test_a_batch_is_counted_when_it_is_taken(world, tokenizer, num_threads):
         assert made.faults.seen == 8 * step
         _assert_equal(next(made), batch)
     made.close()
+
+
+def test_a_closed_stream_stops_within_its_batch(world, tokenizer):
+    class Slow:
+        """A world of which each record takes a while."""
+
+        read = 0
+
+        def __len__(self) -> int:
+            return len(world)
+
+        def __getitem__(self, index: int) -> schema.Example:
+            self.read += 1
+            time.sleep(0.01)
+            return world[index]
+
+    source = Slow()
+    batches = streams.make_batches(
+        source, tokenizer, image_px=8, text_context=8, global_batch_size=500, seed=0
+    )
+    assert not batches.is_ready(0.5)
+    batches.close()
+    time.sleep(0.1)
+    read = source.read
+    time.sleep(0.3)
+    assert 0 < read == source.read < 500

@@ -6,6 +6,7 @@ import collections
 import contextlib
 import http.client
 import http.server
+import json
 import re
 import threading
 import urllib.parse
@@ -33,12 +34,14 @@ class Faults:
 
     Attributes:
       seen: the requests so far, as "METHOD path".
+      sent: the bytes of the answers so far, without those that were cut.
     """
 
     def __init__(self) -> None:
         self._lock = threading.Lock()
         self._due: collections.deque[tuple[str, str]] = collections.deque()
         self.seen: list[str] = []
+        self.sent = 0
 
     def add(self, kind: str, count: int = 1, method: str = "") -> None:
         """Makes the next requests fail.
@@ -51,6 +54,11 @@ class Faults:
         """
         with self._lock:
             self._due.extend([(kind, method)] * count)
+
+    def count(self, num_bytes: int) -> None:
+        """Adds the bytes of an answer."""
+        with self._lock:
+            self.sent += num_bytes
 
     def clear(self) -> None:
         """Removes the faults that have not come up."""
@@ -137,6 +145,9 @@ def _proxy(behind: int, faults: Faults) -> Iterator[int]:
             if _must_be_new(self.path) and self._exists(body):
                 self._answer(412, {}, b'{"error": {"code": 412, "message": "exists"}}')
                 return
+            if self._is_replaced():
+                self._answer(404, {}, b"Not Found")
+                return
             status, headers, content = self._ask(self.command, self.path, body)
             if fault == "cut":
                 self.send_response(status)
@@ -185,6 +196,19 @@ def _proxy(behind: int, faults: Faults) -> Iterator[int]:
             status, _, _ = self._ask("GET", f"/storage/v1/b/{BUCKET}/o/{name}", b"")
             return status == 200
 
+        def _is_replaced(self) -> bool:
+            """Whether another generation of an object of gs:// is asked for.
+
+            The emulator sends the newest one.
+            """
+            url = urllib.parse.urlsplit(self.path)
+            wanted = urllib.parse.parse_qs(url.query).get("generation")
+            if self.command != "GET" or wanted is None:
+                return False
+            place = url.path.removeprefix("/download")
+            status, _, content = self._ask("GET", place, b"")
+            return status == 200 and json.loads(content)["generation"] != wanted[0]
+
         def _answer(self, status: int, headers: dict[str, str], content: bytes) -> None:
             self.send_response(status)
             for name, value in headers.items():
@@ -203,6 +227,7 @@ def _proxy(behind: int, faults: Faults) -> Iterator[int]:
             )
             self.end_headers()
             if self.command != "HEAD":
+                faults.count(len(content))
                 self.wfile.write(content)
 
     server = http.server.ThreadingHTTPServer(("127.0.0.1", 0), Handler)
