@@ -146,8 +146,7 @@ class Mirror:
     def push(self) -> int:
         """Uploads new and changed files and deletes objects of deleted ones.
 
-        Returns the number of files that changed while they were uploaded; the next call
-        takes them.
+        Returns the number of files that changed meanwhile; the next call takes them.
 
         Raises:
           UserError: the store cannot be used, or another process is the writer.
@@ -180,6 +179,8 @@ class Mirror:
             self._writer.check(now=True)
             ready = [mark for mark in marks if not _any_below(mark, late)]
             late |= set(marks) - set(ready) | set(self._upload(ready, local))
+            # A checkpoint may be deleted while it is uploaded.
+            gone += [name for name in late if not self._path(name).exists()]
             self._store.delete(sorted(gone, key=lambda name: not _is_mark(name)))
             versions = self._objects()
             with self._alone():
@@ -283,8 +284,7 @@ class Mirror:
             return False
         if self._known[name].sign is not None:
             return True
-        step = _STEP.match(name)
-        assert step is not None
+        (step,) = _STEP.finditer(name)
         return f"{step.group()}{MARKS[0]}" not in local
 
     def _is_merged_here(self, name: str) -> bool:

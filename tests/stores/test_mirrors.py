@@ -205,3 +205,21 @@ def test_one_object_and_places_within_each_other(url, tmp_path):
         out.write_text(json.dumps(1))
     assert objects(url) == {"in/x.txt", "out.json"}
     assert os.listdir(tmp_path / "b")
+
+
+def test_a_checkpoint_that_is_deleted_meanwhile_leaves_nothing(
+    url, tmp_path, monkeypatch
+):
+    send = object_store.ObjectStore.upload
+
+    def upload(self, source: pathlib.Path, name: str) -> None:
+        send(self, source, name)
+        shutil.rmtree(source.parents[1], ignore_errors=True)
+
+    with mirrors.session(always):
+        folder = open_in(tmp_path / "a", url)
+        write(folder, {f"checkpoints/1/{name}": text for name, text in STEP.items()})
+        monkeypatch.setattr(object_store.ObjectStore, "upload", upload)
+        mirrors._mirrors[url].push()
+        monkeypatch.undo()
+    assert objects(url) == set()
