@@ -219,7 +219,7 @@ def test_a_checkpoint_that_is_deleted_meanwhile_leaves_nothing(
     with mirrors.session(always):
         folder = open_in(tmp_path / "a", url)
         write(folder, {f"checkpoints/1/{name}": text for name, text in STEP.items()})
-        monkeypatch.setattr(object_store.ObjectStore, "upload", upload)
-        mirrors._mirrors[url].push()
-        monkeypatch.undo()
+        with monkeypatch.context() as meanwhile:
+            meanwhile.setattr(object_store.ObjectStore, "upload", upload)
+            mirrors._mirrors[url].push()
     assert objects(url) == set()
