@@ -299,6 +299,7 @@ class Loop:
         self.writer.truncate_after(step, self.skipped.steps)
         self.bar.update(step - self.step)
         self.step = step
+        self.batches.close()
         self.batches = self.run.make_batches(step, past["bad_records"])
 
 

@@ -246,6 +246,9 @@ def change_batches(monkeypatch, change):
             self.step += 1
             return change(self.step, next(self.batches))
 
+        def close(self):
+            self.batches.close()
+
     def make(*args, start_step=0, **settings):
         batches = make_batches(*args, start_step=start_step, **settings)
         return Changed(batches, start_step)
