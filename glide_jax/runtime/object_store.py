@@ -113,10 +113,11 @@ class ObjectStore:
             )
         self._files, self._errors = _file_system(scheme), _errors(scheme)
         try:
-            self._try(
-                lambda: self._files.ls(self._bucket, detail=False, refresh=True),
-                OPEN_SECS,
-            )
+            try:
+                # Credentials may be limited to the place.
+                self._try(lambda: self._files.ls(self._root, refresh=True), OPEN_SECS)
+            except MissingError:  # nothing is there yet
+                self._try(lambda: self._files.ls(self._bucket, refresh=True), OPEN_SECS)
         except MissingError as error:
             raise self._refusal("its bucket does not exist", "check it") from error
 
