@@ -118,7 +118,7 @@ def test_a_run_goes_on_elsewhere_and_its_bundle_draws(stores, experiment, tmp_pa
             assert pictures.read(name) == local
     store.delete([f"checkpoints/{LAST}/_CHECKPOINT_METADATA"])
     messages = glide(tmp_path / "f", "verify", f"{url}/run", expected=3)
-    assert "_CHECKPOINT_METADATA is missing" in messages
+    assert "damaged ones: 1000" in messages
 
 
 @pytest.mark.parametrize(
