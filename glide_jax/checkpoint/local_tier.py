@@ -252,7 +252,7 @@ class LocalTier:
             with item_files.WriteAttempt() as attempt:
                 found = search.load(step, token)
             is_other = isinstance(attempt.error, local_search.OtherRunError)
-            reason = str(attempt.error) if attempt.error else ""
+            reason = attempt.reason and (str(attempt.error) or attempt.reason)
             told = self._channel.exchange(json.dumps([is_other, reason]))
             failures = [one for one in map(json.loads, told) if one[1]]
             if found is not None and not failures:
@@ -276,7 +276,7 @@ class LocalTier:
 
     def discard_after(self, step: int) -> None:
         """Deletes later local steps, for a run that goes back to `step`."""
-        self._wait()
+        self.wait()
         self._channel.exchange("")
         self._go_on_from(step)
         self._newest = self._whole = 0
@@ -317,7 +317,7 @@ class LocalTier:
 
     def delete(self) -> None:
         """Deletes all local steps, once the run has ended."""
-        self._wait()
+        self.wait()
         # Until then a peer may be sending a copy.
         self._channel.exchange("")
         for path in local_files.find(self._folder):
@@ -326,7 +326,7 @@ class LocalTier:
 
     def close(self) -> None:
         """Waits a moment for the newest step, and takes no more copies."""
-        self._wait(_END_SECS)
+        self.wait(_END_SECS)
         if self._server is not None:
             self._server.close()
         if self._index == 0 and (self._written or self._left_out):
@@ -340,7 +340,8 @@ class LocalTier:
                 self._stall_secs,
             )
 
-    def _wait(self, seconds: float | None = None) -> None:
+    def wait(self, seconds: float | None = None) -> None:
+        """Waits until the newest local step is written and sent, or for a time."""
         if self._thread is not None:
             self._thread.join(seconds)
 
