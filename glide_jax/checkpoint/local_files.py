@@ -130,15 +130,40 @@ def span_of(index: tuple[slice, ...], shape: tuple[int, ...]) -> Span:
     )
 
 
-def shards_of(items: Mapping[str, Any]) -> list[tuple[Shard, jax.Array]]:
-    """The distinct shards that this process holds, each with its data on a device."""
-    found = {}
-    for path, leaf in item_files.leaves_by_path(dict(items)).items():
-        for shard in leaf.addressable_shards:
-            span = span_of(shard.index, leaf.shape)
-            about = Shard(path, str(leaf.dtype), tuple(leaf.shape), span)
-            found.setdefault(about, shard.data)
-    return list(found.items())
+class HostCopy:
+    """The distinct shards that this process holds, with memory for one copy of each.
+
+    Attributes:
+      mesh: sizes of the axes of the mesh.
+      shards: in the order of the payload.
+      payload: the bytes of the newest copy, uint8.
+    """
+
+    def __init__(self, items: Mapping[str, Any]) -> None:
+        """Takes trees of arrays, to which all later ones must be alike."""
+        found: dict[Shard, tuple[int, int]] = {}
+        leaves = item_files.leaves_by_path(dict(items))
+        for position, (path, leaf) in enumerate(leaves.items()):
+            for k, shard in enumerate(leaf.addressable_shards):
+                span = span_of(shard.index, leaf.shape)
+                about = Shard(path, str(leaf.dtype), tuple(leaf.shape), span)
+                found.setdefault(about, (position, k))
+        self.mesh = mesh_of(items)
+        self.shards = tuple(found)
+        self.payload = np.zeros(payload_bytes(self.shards), np.uint8)
+        self._places = list(found.values())
+        self._views = list(views(self.shards, self.payload).values())
+
+    def take(self, items: Mapping[str, Any]) -> None:
+        """Copies the shards of these trees; donating them next is safe."""
+        # By position: naming thousands of shards takes longer than their copies.
+        leaves = jax.tree.leaves(dict(items))
+        found = [leaves[position].addressable_data(k) for position, k in self._places]
+        for data in found:
+            data.copy_to_host_async()
+        for view, data in zip(self._views, found, strict=True):
+            # A copy, since on a CPU the source is the memory of the array itself.
+            np.copyto(view, np.asarray(data))
 
 
 def wanted_shards(abstract_items: Mapping[str, Any]) -> list[Shard]:

@@ -74,7 +74,7 @@ class LocalTier:
         self._peers = self._meet()
         self._hosts = [peer.host for peer in self._peers]
         self._keeper = peer_copies.keeper_of(self._index, self._hosts)
-        self._payload = np.empty(0, np.uint8)
+        self._copy: local_files.HostCopy | None = None
         self._thread: threading.Thread | None = None
         self._newest = 0  # of this process, in this start
         self._whole = 0  # the newest that every process has written
@@ -170,37 +170,31 @@ class LocalTier:
         meta: Mapping[str, Any],
         publish: Callable[[], None],
     ) -> None:
-        found = local_files.shards_of(items)
-        shards = tuple(shard for shard, _ in found)
-        for _, data in found:
-            data.copy_to_host_async()
-        num_bytes = local_files.payload_bytes(shards)
-        if self._payload.size != num_bytes:
-            self._payload = np.zeros(num_bytes, np.uint8)
-        views = local_files.views(shards, self._payload)
-        for shard, data in found:
-            # A copy: on a CPU this is the memory of the array, which is donated next.
-            np.copyto(views[shard.path, shard.span], np.asarray(data))
-        header = local_files.Header(
-            local_files.Part(step, self._index, self._count, self._lineage.token),
-            local_files.mesh_of(items),
-            meta,
-            shards,
-        )
+        if self._copy is None:
+            self._copy = local_files.HostCopy(items)
+        self._copy.take(items)
+        part = local_files.Part(step, self._index, self._count, self._lineage.token)
+        header = local_files.Header(part, self._copy.mesh, meta, self._copy.shards)
         keep = {self._whole} - {0}
         # A daemon, since the disk or a peer may not respond.
         self._thread = threading.Thread(
-            target=self._write, args=(header, keep, publish), daemon=True
+            target=self._write,
+            args=(header, self._copy.payload, keep, publish),
+            daemon=True,
         )
         self._thread.start()
 
     def _write(
-        self, header: local_files.Header, keep: set[int], publish: Callable[[], None]
+        self,
+        header: local_files.Header,
+        payload: np.ndarray,
+        keep: set[int],
+        publish: Callable[[], None],
     ) -> None:
         part, line, digest = header.part, header.line(), b""
         with item_files.WriteAttempt() as attempt:
             path = self._own / part.name
-            digest = local_files.write(path, line, self._payload, publish)
+            digest = local_files.write(path, line, payload, publish)
             peer_copies.delete_others(self._own, self._index, {part.step, *keep})
             self._newest = part.step
             self._written += 1
@@ -211,7 +205,7 @@ class LocalTier:
         address = self._peers[self._keeper].address
         assert address is not None  # several processes have servers
         with item_files.WriteAttempt() as attempt:
-            content = (*local_files.chunks(line, self._payload), memoryview(digest))
+            content = (*local_files.chunks(line, payload), memoryview(digest))
             peer_copies.put(address, self._secret, part, content, keep)
         reason = attempt.reason and f"process {self._keeper}: {attempt.reason}"
         self._copies.note(part.step, reason)
@@ -329,14 +323,14 @@ class LocalTier:
         self.wait(_END_SECS)
         if self._server is not None:
             self._server.close()
-        if self._index == 0 and (self._written or self._left_out):
+        if self._index == 0 and self._copy is not None:
             logger.info(
                 "local checkpoints: %d written, %d left out, %d of %.3g MiB each "
                 "process keeps at most; training waited %.2f s for them",
                 self._written,
                 self._left_out,
                 2 if self._keeper is None else 4,
-                self._payload.size / 2**20,
+                self._copy.payload.size / 2**20,
                 self._stall_secs,
             )
 

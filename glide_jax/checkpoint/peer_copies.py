@@ -15,6 +15,7 @@ from __future__ import annotations
 
 import contextlib
 import hmac
+import ipaddress
 import json
 import logging
 import pathlib
@@ -30,6 +31,7 @@ logger = logging.getLogger(__name__)
 # A peer that sends or takes nothing for this long is given up.
 TIMEOUT_SECS = 60.0
 _LINE_BYTES = 1 << 16
+LOOPBACK = "127.0.0.1"
 
 Address = tuple[str, int]
 
@@ -92,15 +94,18 @@ class Peer(NamedTuple):
 def own_host(channel: kv_exchange.KvExchange) -> str:
     """The address at which the other processes reach this one; all must call it.
 
-    It is the address towards process 0, and that of process 0 towards process 1: its
-    own name may be a loopback address on its host.
+    It is the address towards process 0. A process on the host of process 0 may know
+    that by a loopback address, and takes its address towards another host.
     """
-    found = ""
+    found, name = LOOPBACK, socket.gethostname()
     if channel.index > 0:
         host, _, port = distributed.coordinator().rpartition(":")
         found = address_towards(host.strip("[]"), int(port))
-    second = channel.exchange(found)[1]
-    return found or address_towards(second, 1)
+    peers = map(json.loads, channel.exchange(json.dumps([name, found])))
+    others = [address for host, address in peers if host != name]
+    if others and ipaddress.ip_address(found).is_loopback:
+        found = address_towards(others[-1], 1)
+    return found
 
 
 class Server:
