@@ -219,9 +219,12 @@ def arrays(
 
     def place(path: Any, leaf: jax.ShapeDtypeStruct) -> jax.Array:
         name, shape = item_files.path_text(path), leaf.shape
-        return jax.make_array_from_callback(
-            shape, leaf.sharding, lambda index: parts[name, span_of(index, shape)]
-        )
+
+        def shard(index: tuple[slice, ...] | None) -> np.ndarray:
+            assert index is not None  # devices that can be addressed have one
+            return parts[name, span_of(index, shape)]
+
+        return jax.make_array_from_callback(shape, leaf.sharding, shard)
 
     return jax.tree_util.tree_map_with_path(place, dict(abstract_items))
 

@@ -191,9 +191,9 @@ class LocalTier:
         keep: set[int],
         publish: Callable[[], None],
     ) -> None:
-        part, line, digest = header.part, header.line(), b""
+        part, line, digest = header.part, b"", b""
         with item_files.WriteAttempt() as attempt:
-            path = self._own / part.name
+            line, path = header.line(), self._own / part.name
             digest = local_files.write(path, line, payload, publish)
             peer_copies.delete_others(self._own, self._index, {part.step, *keep})
             self._newest = part.step

@@ -55,7 +55,7 @@ def open_tier(config: Config, workdir: pathlib.Path) -> local_tier.LocalTier | N
 
 def restore(
     tier: local_tier.LocalTier | None,
-    checkpoints: store.CheckpointStore,
+    checkpoints: store.CheckpointStore | None,
     targets: train_state.TrainState,
     config: Config,
     facts: Mapping[str, Any],
@@ -65,7 +65,7 @@ def restore(
 
     Args:
       tier: of the run; None: there is nothing to restore.
-      checkpoints: the workdir's store.
+      checkpoints: the workdir's store; None if it has no checkpoint.
       targets: ShapeDtypeStructs with shardings.
       config: configuration of this start.
       facts: the metadata that `TrainingRun.save` adds to every checkpoint.
@@ -73,7 +73,7 @@ def restore(
     """
     if tier is None:
         return None
-    stored = checkpoints.newest() if checkpoints.steps() else None
+    stored = None if checkpoints is None else checkpoints.newest()
 
     def check(step: int, meta: Mapping[str, Any]) -> str:
         if step >= config.train.num_steps:

@@ -150,16 +150,11 @@ def prepare(
     restore = functools.partial(_restore, workdir, start.checkpoints, targets)
     facts = start.facts(config, checked.source)
     local = local_saves.open_tier(config, workdir)
-    found = local_saves.restore(
-        local, start.checkpoints, targets, config, facts, allow_change
-    )
-    past: Mapping[str, Any] = {}
-    if found is not None:
-        state, past = found
-    elif start.is_fresh:
-        state = _first_state(config, objective, placed.where, start.initial)
-    else:
-        state, past = restore()
+    stored = None if start.is_fresh else start.checkpoints
+    found = local_saves.restore(local, stored, targets, config, facts, allow_change)
+    if found is None and start.is_fresh:
+        found = _first_state(config, objective, placed.where, start.initial), {}
+    state, past = found or restore()
     check_stop()
     if start.is_fresh:
         # Never rewritten: an interruption would lose the tokenizer of the checkpoints.
@@ -167,12 +162,8 @@ def prepare(
         if start.teacher is not None:
             run_folder.save_teacher(workdir, teachers.facts(start.teacher, config))
     run_folder.save_config(workdir, config)
-    run = _make_run(
-        *(config, workdir, checked, objective, restore, past, check_writer),
-        facts,
-        local,
-    )
-    return run, state
+    parts = (config, workdir, checked, objective, restore, past, check_writer)
+    return _make_run(*parts, facts, local), state
 
 
 def _make_run(
