@@ -13,6 +13,7 @@ import tempfile
 import time
 from collections.abc import Callable
 
+import numpy as np
 import pytest
 
 from glide_jax.checkpoint import lineage
@@ -21,7 +22,7 @@ from glide_jax.runtime import lifecycle
 from glide_jax.train import local_saves, loop, setup, train_state
 from tests import local_processes
 from tests.chaos import equality
-from tests.train import small_runs
+from tests.train import small_runs, test_loop
 from tests.train.small_runs import CLIP
 
 TRAIN = [sys.executable, "-m", "glide_jax.cli.main", "train"]
@@ -68,6 +69,43 @@ def test_a_local_step_continues_its_own_run_only(make_config, tmp_path, caplog):
         _, again, _ = start(**{"checkpoint.local_every_steps": 0})
         assert int(again.step) == 0
         assert not (tmp_path / "run" / lineage.NAME).exists()
+
+
+def test_a_run_that_went_back_goes_on_from_local_steps_after_that(
+    make_config, tmp_path, monkeypatch, caplog
+):
+    changes = {
+        "train.num_steps": 12,
+        "train.max_skipped_in_a_row": 3,
+        "checkpoint.every_steps": 4,
+        "checkpoint.local_dir": str(tmp_path / "disk"),
+    }
+    straight = make_config(CLIP, changes)
+    config = resolve.override(straight, {"checkpoint.local_every_steps": 1})
+    on_disk = []
+
+    def poison(step, batch):
+        parts = (tmp_path / "disk").rglob("*.part")
+        on_disk.append((step, max(map(step_of, parts), default=0)))
+        if step == 10 and [made for made, _ in on_disk].count(10) == 1:
+            raise RuntimeError("lost")
+        value = np.float32(np.nan if step in {6, 7, 8} else 0.0)
+        return batch | {"image": batch["image"] + value}
+
+    test_loop.change_batches(monkeypatch, poison)
+    with caplog.at_level("INFO"), pytest.raises(RuntimeError, match="lost"):
+        loop.train(config, tmp_path / "cut")
+    assert "rolling back to step 4" in caplog.text
+    (first, newest), (again, older) = [pair for pair in on_disk if pair[0] == 5]
+    assert (first, again) == (5, 5)
+    assert newest in (3, 4)
+    assert older in (0, 3, 4)
+    with caplog.at_level("INFO"):
+        assert loop.train(config, tmp_path / "cut") == lifecycle.ExitCode.OK
+    assert re.search(RESUMED, caplog.text).groups() == ("9", "step 8")
+    assert loop.train(straight, tmp_path / "straight") == lifecycle.ExitCode.OK
+    monkeypatch.undo()
+    equality.check_same(straight, tmp_path / "straight", tmp_path / "cut")
 
 
 def test_the_default_folder_is_the_same_after_a_restart(make_config, monkeypatch):
