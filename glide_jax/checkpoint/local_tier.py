@@ -10,6 +10,7 @@ that step and no more: the checkpoints of the shared disk are written all the sa
 
 from __future__ import annotations
 
+import hashlib
 import json
 import logging
 import pathlib
@@ -33,10 +34,13 @@ from glide_jax.checkpoint import (
     verification,
 )
 from glide_jax.errors import UserError
+from glide_jax.runtime import files
 
 logger = logging.getLogger(__name__)
 # How long the end of a run waits for a local step that is still being written.
 _END_SECS = 10.0
+# In the folder of a process: its newest start, and its host.
+_MARK = "host"
 
 
 class LocalTier:
@@ -90,19 +94,26 @@ class LocalTier:
         return self._channel.exchange(text)[0]
 
     def _open_folder(self) -> None:
+        """Makes the folder of this process, and removes what a killed one has left."""
+        host = socket.gethostname()
+        start = hashlib.sha256(self._secret.encode()).hexdigest()
         with item_files.WriteAttempt() as attempt:
             self._own.mkdir(parents=True, exist_ok=True, mode=0o700)
-            (self._own / ".probe.tmp").touch()
-            # Also what a process that was killed has left.
             for draft in self._own.glob(".*.tmp"):
                 draft.unlink()
-        where = f"{self._own} of {socket.gethostname()}"
-        problem = f"{where} cannot be written ({attempt.reason})"
-        problem = self._channel.agree(problem if attempt.reason else "")
+            files.write_text(self._own / _MARK, f"{start} {host}")
+        problem = attempt.reason and f"cannot be written on {host} ({attempt.reason})"
+        problem = self._channel.agree(problem)
+        if not problem:
+            marks = [path.read_text() for path in self._folder.glob(f"*/{_MARK}")]
+            found = {mark.split()[1] for mark in marks if mark.startswith(start)}
+            others = ", ".join(sorted(found - {host}))
+            problem = others and f"is one folder for {host} and {others}"
+            problem = self._channel.agree(problem)
         if problem:
             raise UserError(
-                f"{problem}; name a folder of each host's own disk as "
-                "checkpoint.local_dir, or use checkpoint.local_every_steps=0"
+                f"checkpoint.local_dir: {self._folder} {problem}; name a folder of "
+                "each host's own disk, or use checkpoint.local_every_steps=0"
             )
 
     def _meet(self) -> list[peer_copies.Peer]:

@@ -30,6 +30,8 @@ from glide_jax.parallel import distributed
 logger = logging.getLogger(__name__)
 # A peer that sends or takes nothing for this long is given up.
 TIMEOUT_SECS = 60.0
+# A firewall may drop packets, and a step waits for the copy of the one before.
+CONNECT_SECS = 5.0
 _LINE_BYTES = 1 << 16
 LOOPBACK = "127.0.0.1"
 
@@ -219,7 +221,7 @@ def put(
     """
     size = sum(map(len, content))
     asked = {"ask": "put", "part": part, "bytes": size, "keep": list(keep)}
-    with socket.create_connection(address, TIMEOUT_SECS) as connection:
+    with _connected(address) as connection:
         connection.sendall(_line({"secret": secret, **asked}))
         for chunk in content:
             connection.sendall(chunk)
@@ -236,12 +238,18 @@ def get(
       OSError: it cannot be reached or the file cannot be written.
       DamagedError: it does not have the file, or the file is damaged.
     """
-    with socket.create_connection(address, TIMEOUT_SECS) as connection:
+    with _connected(address) as connection:
         connection.sendall(_line({"secret": secret, "ask": "get", "part": part}))
         with connection.makefile("rb") as stream:
             answer = _parse(stream.readline(_LINE_BYTES))
             _check(answer)
             local_files.receive(path, answer["bytes"], stream.read)
+
+
+def _connected(address: Address) -> socket.socket:
+    connection = socket.create_connection(address, CONNECT_SECS)
+    connection.settimeout(TIMEOUT_SECS)
+    return connection
 
 
 def _check(answer: dict[str, Any]) -> None:

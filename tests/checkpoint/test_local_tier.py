@@ -59,7 +59,10 @@ class Start:
         return self
 
     def steps(self) -> list[int]:
-        return sorted(int(path.name.partition(".")[0]) for path in self.own.iterdir())
+        return sorted(int(path.name.partition(".")[0]) for path in self.parts())
+
+    def parts(self) -> list[pathlib.Path]:
+        return list(self.own.glob("*.part"))
 
 
 def check(restored, step: int) -> None:
@@ -139,7 +142,7 @@ def test_steps_after_a_rollback_are_not_of_the_run(tmp_path):
     ids=["settings", "mesh", "shards", "processes"],
 )
 def test_a_step_of_another_run_or_layout_is_ignored(tmp_path, caplog, changes, reason):
-    (path,) = Start(tmp_path).save(1).own.iterdir()
+    (path,) = Start(tmp_path).save(1).parts()
     header, payload = local_files.read(path)
     path.unlink()
     if "part" in changes:
@@ -175,7 +178,9 @@ def test_a_slow_disk_costs_steps_and_no_time(tmp_path, caplog):
 
 def test_a_folder_that_cannot_be_made_is_one_line(tmp_path):
     (tmp_path / "disk").write_text("")
-    with pytest.raises(UserError, match=r"\(Not a directory\); name a folder of each"):
+    with pytest.raises(
+        UserError, match=r"local_dir.*\(Not a directory\); name a folder"
+    ):
         Start(tmp_path)
 
 
@@ -324,17 +329,19 @@ print("done", index, flush=True)
 """
 
 
-def test_two_processes_agree_on_a_step_whatever_one_of_them_lost(tmp_path):
+def run_two(script: str, folder: pathlib.Path, *prefix: str) -> list[str]:
+    """The output of a script in two processes; the second's command has a prefix."""
     environment = {
         **os.environ,
         "JAX_NUM_CPU_DEVICES": "2",
         "NPROC": "16",
         "PYTHONPATH": str(fake_devices.ROOT),
     }
+    command = [sys.executable, "-c", script]
     port = str(test_processes.free_port())
     processes = [
         subprocess.Popen(
-            [sys.executable, "-c", TWO, str(index), port, str(tmp_path)],
+            [*(prefix if index else ()), *command, str(index), port, str(folder)],
             env=environment,
             cwd=fake_devices.ROOT,
             stdout=subprocess.PIPE,
@@ -350,9 +357,40 @@ def test_two_processes_agree_on_a_step_whatever_one_of_them_lost(tmp_path):
             process.kill()
     for index, (out, err) in enumerate(told):
         assert f"done {index}" in out, f"{out}\n{err[-4000:]}"
-    first, second = (out for out, _ in told)
+    return [out for out, _ in told]
+
+
+def test_two_processes_agree_on_a_step_whatever_one_of_them_lost(tmp_path):
+    first, second = run_two(TWO, tmp_path)
     # Process 0 may not be told yet that its copy is kept.
     slow = "an earlier one is still being written or sent by process (0, )?1"
     assert re.search(f"local checkpoint step 3 is left out: {slow}", first), first
     assert "local checkpoint step 2 is from process 0" in second
     assert "local checkpoint step 4 is skipped: the part of process 1: " in first
+
+
+SHARED = """
+import sys, pathlib
+import jax
+index, port, folder = int(sys.argv[1]), sys.argv[2], pathlib.Path(sys.argv[3])
+jax.distributed.initialize(f"127.0.0.1:{port}", num_processes=2, process_id=index)
+from glide_jax.checkpoint import local_tier
+from glide_jax.errors import UserError
+
+try:
+    local_tier.LocalTier(folder / "disk", folder, 1)
+except UserError as error:
+    print(error)
+    print("done", index, flush=True)
+"""
+
+
+def test_a_disk_that_hosts_share_is_refused(tmp_path):
+    # In a namespace with a name of its own, the second process is on another host. The
+    # name is one that can be resolved, as gloo needs.
+    prefix = ["unshare", "--uts", "sh", "-c", 'hostname localhost && exec "$@"', "sh"]
+    if subprocess.run([*prefix, "true"], capture_output=True, check=False).returncode:
+        pytest.skip("naming a host takes rights that this process lacks")
+    for out in run_two(SHARED, tmp_path, *prefix):
+        assert f"{tmp_path}/disk is one folder for " in out
+        assert "localhost" in out
