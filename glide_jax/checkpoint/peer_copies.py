@@ -62,9 +62,8 @@ def keeper_of(process: int, hosts: Sequence[str]) -> int | None:
 
 def address_towards(host: str, port: int) -> str:
     """The address of this host on its way to another one; no packet is sent."""
-    family, kind, _, _, place = socket.getaddrinfo(host, port, type=socket.SOCK_DGRAM)[
-        0
-    ]
+    found = socket.getaddrinfo(host, port, type=socket.SOCK_DGRAM)
+    family, kind, _, _, place = found[0]
     with socket.socket(family, kind) as probe:
         probe.connect(place)
         return probe.getsockname()[0]
