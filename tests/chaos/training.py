@@ -142,8 +142,9 @@ class Training:
         return sum(log.read_text(errors="replace").count(words) for log in logs)
 
     def text(self, process: int = 0) -> str:
-        """The log of one process."""
-        return (self._logs / f"process{process}.log").read_text(errors="replace")
+        """What one process has logged until now."""
+        path = self._logs / f"process{process}.log"
+        return path.read_text(errors="replace") if path.exists() else ""
 
     def told(self) -> str:
         """The ends of all logs."""
