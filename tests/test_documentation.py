@@ -27,6 +27,7 @@ from glide_jax.checkpoint import bundle
 from glide_jax.cli import main
 from glide_jax.config import defaults, preparation, resolve
 from glide_jax.data import shapes_world
+from glide_jax.demo import ballot
 from glide_jax.models import build
 from glide_jax.runtime import metric_writers
 from glide_jax.text import sentencepiece_tokenizer, tokenizers
@@ -337,6 +338,11 @@ def drawn(world) -> pathlib.Path:
     # Each side wins once, as ratings need.
     answered = [row + ("left", "right")[i % 2] for i, row in enumerate(rows)]
     (world / "answers.csv").write_text("\n".join([first, *answered]))
+    (world / "out/demo").mkdir()
+    votes = ballot.Ballot(world / "out/demo")
+    pair = ballot.Pair("cfg", "clip", (0, 1), "1", "a red circle")
+    for answer in ("left", "right"):
+        votes.add(pair, answer, "photorealism")
     words = [
         *("evaluate", "reference", "--source=shapes:quickstart", "--px=16"),
         f"--features=clip:{world}/runs/clip/bundle",

@@ -213,14 +213,15 @@ def test_a_stopped_run_saves_and_is_not_requeued(cluster, experiment, tmp_path):
 
 
 def test_stop_cancels_a_pending_job(cluster, experiment, tmp_path):
-    cluster.environment["SBATCH_BEGIN"] = "now+1hour"
+    update = ("scontrol", "update", "nodename=n[1-2]")
+    cluster.run(*update, "state=drain", "reason=none is free")
     try:
         number = submit(cluster, experiment, tmp_path / "run")
+        assert f"job {number}: PENDING" in control(cluster, "status").stdout
+        assert control(cluster, "stop").returncode == 0
+        assert cluster.job(number)["JobState"] == "CANCELLED"
     finally:
-        del cluster.environment["SBATCH_BEGIN"]
-    assert f"job {number}: PENDING" in control(cluster, "status").stdout
-    assert control(cluster, "stop").returncode == 0
-    assert cluster.job(number)["JobState"] == "CANCELLED"
+        cluster.run(*update, "state=resume")
 
 
 # What slurm.sbatch and sweep.sbatch have in common, with a step that ends by a signal.
