@@ -100,7 +100,8 @@ class Search:
 
         def fetch(path: pathlib.Path) -> None:
             peer_copies.get(address, self._secret, part, path)
-            logger.info(
+            # A warning, since only these are logged by all processes.
+            logger.warning(
                 "local checkpoint step %d is from process %d", part.step, process
             )
 

@@ -12,6 +12,7 @@ import random
 import re
 import shutil
 import signal
+import statistics
 from collections.abc import Callable
 from typing import Any
 
@@ -142,11 +143,16 @@ def _describe(
         for row in metric_writers.read_metrics(workdir / "metrics.jsonl")
         if "loss" in row  # validation losses have rows of their own
     ]
+    # The row of a step has the pause after the step before.
+    waits = {row["step"] - 1: row["speed/checkpoint_seconds"] for row in rows}
+    waits = {step: seconds for step, seconds in waits.items() if seconds}
+    shared = [waits[step] for step in waits if step % EVERY_STEPS == 0]
+    local = [waits[step] for step in waits if step % EVERY_STEPS]
     return {
         **dataclasses.asdict(course),
         "local_every": local_every,
-        # Each step once, as the rows of lost steps are removed.
-        "waited_secs": sum(row["speed/checkpoint_seconds"] for row in rows),
+        "shared_waits_secs": shared,
+        "local_waits_secs": local,
         "training_secs": sum(row["speed/training_seconds"] for row in rows),
     }
 
@@ -157,7 +163,8 @@ def page(found: dict[str, Any]) -> str:
     table = [
         f"| {one['name']} | {one['local_every'] or '-'} | {len(one['lost'])} | "
         f"{sum(one['lost'])} | {max(one['lost'], default=0)} | "
-        f"{one['waited_secs']:.2f} | {one['training_secs']:.1f} |"
+        f"{_waits(one['shared_waits_secs'])} | {_waits(one['local_waits_secs'])} | "
+        f"{one['training_secs']:.1f} |"
         for one in found["runs"]
     ]
     disks = sum(found["runs"][-1]["is_disk_lost"])
@@ -174,12 +181,24 @@ def page(found: dict[str, Any]) -> str:
             "with local checkpoints resumed from them. All three runs ended equal, bit "
             f"for bit. {found['machine']}; {versions}.",
             "",
-            "| local checkpoints | every | kills | steps lost | most at once | "
-            "waited for checkpoints, s | training, s |",
-            "|---|---|---|---|---|---|---|",
+            "| local checkpoints | every | kills | steps lost | most at once | waits "
+            "for the store | waits for local ones | steps, s |",
+            "|---|---|---|---|---|---|---|---|",
             *table,
             "",
-            "Seconds are those of the steps that the final run has, each counted once.",
+            "Waits are sums of `speed/checkpoint_seconds`, with the number of saves "
+            "and the median. They and the seconds of the steps are those of the final "
+            "rows, each step once: a save before a kill is not counted if the step "
+            "after it was made again. The first save to the store in a process "
+            "compiles the digests of the arrays. A local save in the step of one to "
+            "the store is counted with it.",
             "",
         ]
     )
+
+
+def _waits(seconds: list[float]) -> str:
+    if not seconds:
+        return "-"
+    median = 1000 * statistics.median(seconds)
+    return f"{sum(seconds):.2f} s in {len(seconds)}, {median:.0f} ms"

@@ -86,7 +86,7 @@ def page(found: dict[str, Any]) -> str:
     same = [f"| {name} | {count} |" for name, count in found["same"].items() if count]
     return "\n".join(
         [
-            "# A run under disturbance",
+            f"# A run under disturbance{', with local checkpoints' if local else ''}",
             "",
             f"`launch/chaos.sh --minutes={found['minutes']:g} --seed={found['seed']}"
             f"{local}`: "
