@@ -35,6 +35,8 @@ def main(arguments: list[str]) -> int:
         parser.error(f"--output={output} is not an empty folder")
     if given.local_every < 0 or given.local_every >= 10:
         parser.error(f"--local_every={given.local_every} is not from 0 to 9")
+    if given.kills < 0:
+        parser.error(f"--kills={given.kills} is less than none")
     if given.minutes < 0:
         parser.error(f"--minutes={given.minutes:g} is less than none")
     output = output.absolute()
