@@ -71,6 +71,7 @@ def test_a_local_step_continues_its_own_run_only(make_config, tmp_path, caplog):
         assert not (tmp_path / "run" / lineage.NAME).exists()
 
 
+@pytest.mark.slow
 def test_a_run_that_went_back_goes_on_from_local_steps_after_that(
     make_config, tmp_path, monkeypatch, caplog
 ):
