@@ -4,9 +4,15 @@
 # codes. Then the same run is repeated without disturbance, and all outputs of the two are
 # compared bit for bit.
 #
-#   launch/chaos.sh [--minutes=15] [--seed=N] [--output=FOLDER]
+#   launch/chaos.sh [--minutes=15] [--local_every=N] [--seed=N] [--output=FOLDER]
+#   launch/chaos.sh --kills=N [--seed=N] [--output=FOLDER]
 #
 # --minutes  duration of the disturbed run, without the undisturbed one (default: 15)
+# --local_every  steps between checkpoints on the local disks of the two processes, which are
+#            emptied and damaged as well; 0: none (default)
+# --kills    instead of the soak: kills one process, and for every second time its local disk,
+#            N times in a run with local checkpoints and N times in one without; writes the
+#            steps lost and the seconds that training waited for checkpoints to lost_steps.md
 # --seed     of the disturbances; default: random, and printed
 # --output   an empty folder for report.md, report.json, the runs and their logs (default: a
 #            new one under /tmp)

@@ -30,6 +30,8 @@ COPIED = {
     "experiments/README.md": "experiments.md",
     "experiments/results/plan/README.md": "plans.md",
     "experiments/results/chaos/report.md": "chaos.md",
+    "experiments/results/chaos/local_checkpoints.md": "chaos_local_checkpoints.md",
+    "experiments/results/chaos/lost_steps.md": "lost_steps.md",
     "experiments/results/curves/quickstart.md": "curves_quickstart.md",
     "CONTRIBUTING.md": "contributing.md",
     "CHANGELOG.md": "changelog.md",

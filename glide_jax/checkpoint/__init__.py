@@ -1,1 +1,1 @@
-"""Training states on disk (Orbax), and the bundle that sampling reads."""
+"""Training states, shared (Orbax) and local, and the bundle that sampling reads."""

@@ -230,6 +230,12 @@ class CheckpointConfig:
     keep_best: int = setting(0, FREE, low=0)
     # metric of keep_best, by its name in metrics.jsonl
     best_metric: str = setting("validation/loss", FREE)
+    # steps between checkpoints on each host's own disk, from which a run that lost a
+    # process resumes; below every_steps; 0: none (ours)
+    local_every_steps: int = setting(0, FREE, low=0)
+    # folder of these checkpoints on each host's own disk; empty: one of this workdir
+    # below the system's temporary folder (ours)
+    local_dir: str = setting("", FREE)
 
 
 @dataclass(frozen=True)

@@ -30,7 +30,7 @@ def validate(config: defaults.Config) -> None:
     _check_train(config)
     _check_ema(config.ema)
     _check_mesh(config.mesh)
-    _check_best(config)
+    _check_checkpoint(config)
     _check_evaluate(config)
     _check_sample(config)
 
@@ -340,9 +340,12 @@ def _check_mesh(mesh: defaults.MeshConfig) -> None:
     _require(len(remaining) <= 1, "mesh", ", ".join(remaining), rule, remedy)
 
 
-def _check_best(config: defaults.Config) -> None:
-    """Checks that each saved step has the metric that selects the best checkpoints."""
+def _check_checkpoint(config: defaults.Config) -> None:
+    """Checks that local steps come between saved ones, which have the best's metric."""
     saved, validated = config.checkpoint.every_steps, config.log.validate_every_steps
+    path, local = "checkpoint.local_every_steps", config.checkpoint.local_every_steps
+    rule = f"is not below checkpoint.every_steps={saved}"
+    _require(local < saved, path, local, rule, "use fewer steps, or 0 for none")
     is_validated = validated > 0 and saved % validated == 0
     count, metric = config.checkpoint.keep_best, config.checkpoint.best_metric
     _require(

@@ -67,6 +67,11 @@ def process_count() -> int:
     return _state().num_processes
 
 
+def coordinator() -> str:
+    """Returns the host:port of process 0 as JAX connected to it; "" if not joined."""
+    return _state().coordinator_address or ""
+
+
 class Together:
     """Joins the processes given by the environment, while the `with` block runs.
 

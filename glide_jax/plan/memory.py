@@ -119,12 +119,15 @@ class HostBytes:
 
     Attributes:
       checkpoint: copies of the arrays of its devices.
+      local_checkpoint: the copy that checkpoint.local_every_steps keeps of the distinct
+        shards; at most, for one process a host.
       state: moments or averages in host memory.
       activations: block inputs under the remat policy offload.
       batches: the current batch and the prefetched ones.
     """
 
     checkpoint: int
+    local_checkpoint: int
     state: int
     activations: int
     batches: int
@@ -238,8 +241,11 @@ def estimate_host(
     offloaded = activations.compute_bytes(config) * sum(
         part.on_host for part in activations.parts(config, examples)
     )
+    checkpoint = devices * sum(part.on_device + part.on_host for part in parts)
+    is_local = config.checkpoint.local_every_steps > 0
     return HostBytes(
-        checkpoint=devices * sum(part.on_device + part.on_host for part in parts),
+        checkpoint=checkpoint,
+        local_checkpoint=min(checkpoint, sum(p.total for p in parts)) * is_local,
         state=devices * sum(part.on_host for part in parts),
         activations=devices * examples * offloaded,
         batches=batches * _placed(batch).total // topology.num_hosts,

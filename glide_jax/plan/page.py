@@ -290,7 +290,7 @@ def _networks(report: dict[str, Any]) -> list[str]:
 def _hosts(report: dict[str, Any]) -> list[str]:
     peak, room = report["host_bytes_peak"], report["host_bytes_available"]
     parts = ", ".join(
-        f"{size / GIB:.1f} {name}"
+        f"{size / GIB:.1f} {name.replace('_', ' ')}"
         for name, size in report["host_bytes"].items()
         if size
     )

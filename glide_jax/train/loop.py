@@ -77,6 +77,7 @@ def train(
             ) as bar,
             profiling.Profiler(workdir / "profile", profile_steps) as profiler,
             contextlib.closing(run.checkpoints),
+            contextlib.closing(run.local) if run.local else contextlib.nullcontext(),
             contextlib.closing(writer),
         ):
             metrics, skipped = recovery.resume_metrics(run, writer, timer, step)
@@ -148,6 +149,8 @@ class Loop:
             )
             logging.warning("stopped by a signal; %s", done)
             return lifecycle.ExitCode.PREEMPTED
+        if run.local is not None:
+            run.local.delete()
         return lifecycle.ExitCode.OK
 
     def run_steps(self) -> None:
@@ -179,8 +182,11 @@ class Loop:
             # Saved last, so that a saved step has all of its rows and images, except
             # those that a signal interrupted.
             is_over = self.is_stopping()
+            is_end = is_over or step == last
+            if not is_end:
+                self.save_locally_if_due()
             every_steps = config.checkpoint.every_steps
-            if is_over or step == last or periodic_eval.is_due(step, every_steps):
+            if is_end or periodic_eval.is_due(step, every_steps):
                 with self.accumulator.pause("checkpoint"):
                     self.save()
 
@@ -250,19 +256,10 @@ class Loop:
 
     def save(self) -> None:
         """Starts to write a checkpoint, with the counters that a resumed run needs."""
-        counters = {
-            "window": self.accumulator.sums(),
-            "bad_records": self.count_bad(),
-            "passed_over": self.skipped.as_json(),
-        }
-        # Rows of a step must be as durable as the step.
+        counters = self.counters()
         if self.writer.failure:
             counters["unwritten"] = self.writer.unwritten
-        else:
-            self.writer.sync()
-        bad_log = run_log.log_path(self.run.workdir)
-        if bad_log.exists():
-            files.sync(bad_log)
+        self.sync_rows()
         metrics = self.best_metric()
         policy = self.run.config.checkpoint
         if policy.keep_best and not metrics:
@@ -271,6 +268,33 @@ class Loop:
         skipped = self.accumulator.skipped
         bad_from = skipped[0] if skipped else None
         self.run.save(self.state, self.step, counters, metrics, bad_from=bad_from)
+
+    def counters(self) -> dict[str, Any]:
+        """What a resumed run needs beside the state, as JSON values."""
+        return {
+            "window": self.accumulator.sums(),
+            "bad_records": self.count_bad(),
+            "passed_over": self.skipped.as_json(),
+        }
+
+    def sync_rows(self) -> None:
+        """Flushes the rows to the disk, to be as durable as the step that follows."""
+        if not self.writer.failure:
+            self.writer.sync()
+        bad_log = run_log.log_path(self.run.workdir)
+        if bad_log.exists():
+            files.sync(bad_log)
+
+    def save_locally_if_due(self) -> None:
+        """Starts to write a checkpoint to each host's own disk, if one is due."""
+        local = self.run.local
+        if local is None or not periodic_eval.is_due(self.step, local.every_steps):
+            return
+        with self.accumulator.pause("checkpoint"):
+            items = train_state.to_items(self.state)
+            meta = {**self.run.facts, **self.counters()}
+            # In its thread, since the shared disk may take its time.
+            local.save(self.step, items, meta, self.sync_rows)
 
     def save_early(self) -> None:
         """Saves the completed steps before the loop ends out of turn.

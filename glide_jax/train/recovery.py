@@ -105,6 +105,8 @@ def roll_back(
             f"with an optim.learning_rate lower than {rate:g}"
         )
     checkpoints.discard_after(good[-1])
+    if run.local is not None:
+        run.local.discard_after(good[-1])
     logging.warning(
         "%s; rolling back to step %d without their batches", failed, good[-1]
     )

@@ -225,11 +225,7 @@ def check_continues(
     """
     stored = _config_of(workdir, meta)
     differences = resolve.differences(stored, config)
-    changed = [
-        line
-        for line in differing(stored, config)
-        if not _is_allowed(line, allow_change)
-    ]
+    changed = refused_changes(stored, config, allow_change)
     if changed:
         keys = ",".join(line.partition(":")[0] for line in changed)
         remedy = "a new folder, or the settings it was made with"
@@ -272,6 +268,15 @@ def differing(before: Config, after: Config) -> list[str]:
     """Differences that make `after` a different run, one line each."""
     lines = resolve.differences(before, after)
     return [line for line in lines if _is_identity(line, after)]
+
+
+def refused_changes(
+    before: Config, after: Config, allow_change: Collection[str]
+) -> list[str]:
+    """The lines of `differing` that `allow_change` does not name."""
+    return [
+        line for line in differing(before, after) if not _is_allowed(line, allow_change)
+    ]
 
 
 def _is_identity(difference: str, config: Config) -> bool:

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import dataclasses
 import functools
-import json
 import logging
 import pathlib
 from collections.abc import Callable, Collection, Mapping
@@ -19,10 +18,10 @@ import numpy as np
 from jax.sharding import AbstractMesh, Mesh
 
 from glide_jax import array_types
-from glide_jax.checkpoint import store
+from glide_jax.checkpoint import local_tier, store
 from glide_jax.config import resolve, validate
 from glide_jax.config.defaults import Config
-from glide_jax.data import bad_records, pipeline, schema, sources
+from glide_jax.data import bad_records, pipeline, schema
 from glide_jax.models import build
 from glide_jax.parallel import device_mesh, distributed, sharding
 from glide_jax.runtime import metric_writers, random_streams, wording
@@ -31,6 +30,7 @@ from glide_jax.train import (
     batches,
     captions,
     data_check,
+    local_saves,
     objectives,
     optimizer,
     placement,
@@ -54,8 +54,9 @@ class TrainingRun:
     workdir: pathlib.Path
     mesh: Mesh
     tokenizer: tokenizers.Tokenizer
-    num_records: int  # of the training source
+    facts: Mapping[str, Any]  # in the metadata of every checkpoint
     checkpoints: store.CheckpointStore
+    local: local_tier.LocalTier | None  # the checkpoints on the hosts' own disks
     check_writer: Callable[[], None]  # raises if another run has the workdir now
     train_step: step.TrainStep
     eval_step: Callable[..., objectives.Metrics]
@@ -68,7 +69,6 @@ class TrainingRun:
     skip_batch: Callable[[train_state.TrainState], train_state.TrainState]
     restore: Restore
     past: Mapping[str, Any]  # the metadata of the checkpoint that it started from
-    teacher_digest: str = ""  # of a student's teacher
 
     def save(
         self,
@@ -88,16 +88,7 @@ class TrainingRun:
           metrics: metrics for checkpoint.keep_best.
           bad_from: the newest checkpoint before this step is kept.
         """
-        meta = {
-            "config": json.loads(resolve.to_json(self.config)),
-            "tokenizer_digest": self.tokenizer.digest(),
-            "records": self.num_records,
-            "data_order": sources.ORDER_VERSION,
-            **counters,
-        }
-        if self.teacher_digest:
-            meta["teacher_digest"] = self.teacher_digest
-        items = train_state.to_items(state)
+        items, meta = train_state.to_items(state), {**self.facts, **counters}
         self.checkpoints.save(step, items, meta, metrics, bad_from=bad_from)
 
 
@@ -155,17 +146,15 @@ def prepare(
         teacher_prediction=start.teacher_prediction,
     )
     logging.info("parameters: %s", f"{build.parameter_count(placed.state.params):,}")
-    restore = functools.partial(
-        _restore,
-        workdir,
-        start.checkpoints,
-        placement.with_places(placed.state, placed.where),
-    )
-    if start.is_fresh:
-        state = _first_state(config, objective, placed.where, start.initial)
-        past: Mapping[str, Any] = {}
-    else:
-        state, past = restore()
+    targets = placement.with_places(placed.state, placed.where)
+    restore = functools.partial(_restore, workdir, start.checkpoints, targets)
+    facts = start.facts(config, checked.source)
+    local = local_saves.open_tier(config, workdir)
+    stored = None if start.is_fresh else start.checkpoints
+    found = local_saves.restore(local, stored, targets, config, facts, allow_change)
+    if found is None and start.is_fresh:
+        found = _first_state(config, objective, placed.where, start.initial), {}
+    state, past = found or restore()
     check_stop()
     if start.is_fresh:
         # Never rewritten: an interruption would lose the tokenizer of the checkpoints.
@@ -173,8 +162,8 @@ def prepare(
         if start.teacher is not None:
             run_folder.save_teacher(workdir, teachers.facts(start.teacher, config))
     run_folder.save_config(workdir, config)
-    run = _make_run(config, workdir, checked, objective, restore, past, check_writer)
-    return run, state
+    parts = (config, workdir, checked, objective, restore, past, check_writer)
+    return _make_run(*parts, facts, local), state
 
 
 def _make_run(
@@ -185,6 +174,8 @@ def _make_run(
     restore: Restore,
     past: Mapping[str, Any],
     check_writer: Callable[[], None],
+    facts: Mapping[str, Any],
+    local: local_tier.LocalTier | None,
 ) -> TrainingRun:
     mesh, shardings = checked.mesh, checked.placed.where
     tokenizer, checkpoints = checked.start.tokenizer, checked.start.checkpoints
@@ -206,8 +197,9 @@ def _make_run(
         workdir=workdir,
         mesh=mesh,
         tokenizer=tokenizer,
-        num_records=len(checked.source),
+        facts=facts,
         checkpoints=checkpoints,
+        local=local,
         check_writer=check_writer,
         train_step=train_step,
         eval_step=eval_step,
@@ -226,7 +218,6 @@ def _make_run(
         skip_batch=placement.jit_skip_batch(shardings),
         restore=restore,
         past=past,
-        teacher_digest="" if teacher is None else teacher.digest,
     )
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import json
 import logging
 import pathlib
 from collections.abc import Callable, Collection, Mapping
@@ -10,6 +11,7 @@ from typing import Any
 
 from glide_jax import array_types
 from glide_jax.checkpoint import store
+from glide_jax.config import resolve
 from glide_jax.config.defaults import Config
 from glide_jax.data import schema, sources
 from glide_jax.errors import UserError
@@ -40,6 +42,18 @@ class RunStart:
     def teacher_prediction(self) -> str:
         """What the teacher predicts; "" without a teacher."""
         return self.teacher.origin.config.diffusion.prediction if self.teacher else ""
+
+    def facts(self, config: Config, source: schema.Source) -> dict[str, Any]:
+        """The metadata of every checkpoint that this start writes, beside counters."""
+        assert self.tokenizer is not None  # the start of a workdir has one
+        teacher = {"teacher_digest": self.teacher.digest} if self.teacher else {}
+        return {
+            "config": json.loads(resolve.to_json(config)),
+            "tokenizer_digest": self.tokenizer.digest(),
+            "records": len(source),
+            "data_order": sources.ORDER_VERSION,
+            **teacher,
+        }
 
 
 def check(

@@ -9,6 +9,7 @@ from __future__ import annotations
 import os
 import pathlib
 import random
+import shutil
 import signal
 import time
 from collections.abc import Callable
@@ -21,6 +22,7 @@ from tests.chaos import training, world
 # What came of it.
 NOTHING_YET = "no older checkpoint yet, left alone"
 FELL_BACK = "named, passed over"
+MADE_UP_FOR = "went on from a copy, an older step or the store"
 REFUSED = "refused with 2, mended"
 
 
@@ -36,8 +38,10 @@ class Injections:
         workdir: pathlib.Path,
         shards: pathlib.Path,
         disk: disks.Disk,
+        local_disks: pathlib.Path | None = None,
     ) -> None:
         self._rng, self._workdir, self._shards, self._disk = rng, workdir, shards, disk
+        self._local_disks = local_disks
         self.standing = {
             "newest checkpoint: one bit flipped": lambda: self._damage(self._flip_bit),
             "newest checkpoint: a file cut short": lambda: self._damage(self._cut_file),
@@ -45,6 +49,11 @@ class Injections:
             "a shard away at the start, then put back": self._take_shard,
             "a shard's head overwritten at the start, then mended": self._spoil_shard,
         }
+        if local_disks is not None:
+            self.standing |= {
+                "a local disk emptied": self._empty_local_disk,
+                "newest local step: one bit flipped": self._flip_local_bit,
+            }
         self.ridden_out = {
             "disk full for a while": self._fill_disk,
             "a shard away for a moment while it is read": self._hide_shard,
@@ -93,6 +102,23 @@ class Injections:
 
     def _cut_file(self, path: pathlib.Path) -> None:
         path.write_bytes(path.read_bytes()[: self._rng.randrange(path.stat().st_size)])
+
+    def _empty_local_disk(self) -> str:
+        assert self._local_disks is not None  # it is not offered otherwise
+        process = self._rng.randrange(training.PROCESSES)
+        shutil.rmtree(training.disk_of(self._local_disks, process), ignore_errors=True)
+        return MADE_UP_FOR
+
+    def _flip_local_bit(self) -> str:
+        assert self._local_disks is not None  # it is not offered otherwise
+        parts = sorted(
+            self._local_disks.rglob("*.part"),
+            key=lambda path: int(path.name.partition(".")[0]),
+        )
+        if not parts:
+            return NOTHING_YET
+        self._flip_bit(parts[-1])
+        return MADE_UP_FOR
 
     def _take_shard(self) -> str:
         self._set_aside()

@@ -29,6 +29,7 @@ def describe(
     *,
     seed: int,
     minutes: float,
+    local_every: int,
     num_steps: int,
     same: dict[str, int],
     wrong: str,
@@ -39,6 +40,7 @@ def describe(
         "wrong": wrong,
         "seed": seed,
         "minutes": minutes,
+        "local_every": local_every,
         "processes": training.PROCESSES,
         "steps": num_steps,
         "starts": soak.starts,
@@ -71,6 +73,7 @@ def page(found: dict[str, Any]) -> str:
         if found["is_equal"]
         else f"**The proof failed:** {found['wrong'].splitlines()[0]}"
     )
+    local = f" --local_every={found['local_every']}" if found["local_every"] else ""
     versions = ", ".join(f"{n} {v}" for n, v in found["versions"].items())
     injected = [
         f"| {name} | {_times_done(outcomes)} | {_joined(outcomes)} |"
@@ -83,9 +86,10 @@ def page(found: dict[str, Any]) -> str:
     same = [f"| {name} | {count} |" for name, count in found["same"].items() if count]
     return "\n".join(
         [
-            "# A run under disturbance",
+            f"# A run under disturbance{', with local checkpoints' if local else ''}",
             "",
-            f"`launch/chaos.sh --minutes={found['minutes']:g} --seed={found['seed']}`: "
+            f"`launch/chaos.sh --minutes={found['minutes']:g} --seed={found['seed']}"
+            f"{local}`: "
             f"{found['processes']} processes, {found['steps']} steps, "
             f"{found['starts']} starts. {verdict}",
             "",

@@ -35,18 +35,24 @@ class Soak:
       codes: how often each exit code ended one of them.
     """
 
-    def __init__(self, output: pathlib.Path, seed: int, say=print) -> None:
+    def __init__(
+        self, output: pathlib.Path, seed: int, local_every: int = 0, say=print
+    ) -> None:
         self._output, self._rng, self._say = output, random.Random(seed), say
         self._workdir = output / "disk" / "run"
         self._workdir.parent.mkdir()
         self.disk = disks.make(self._workdir.parent)
         shards = output / "shards"
         world.write_shards(shards)
-        config = world.make_config(output, ENDLESS_STEPS)
+        config = world.make_config(output, ENDLESS_STEPS, local_every)
+        # Not on the disk that is filled.
+        self._local_disks = output / "local" if local_every else None
         self._config = config
         self._experiment = output / "experiment.py"
         small_runs.write_experiment(self._experiment, config)
-        self._do = injections.Injections(self._rng, self._workdir, shards, self.disk)
+        self._do = injections.Injections(
+            self._rng, self._workdir, shards, self.disk, self._local_disks
+        )
         self.tally: dict[str, collections.Counter[str]] = {
             name: collections.Counter()
             for kind in (self._do.standing, self._do.ridden_out, self._do.ending)
@@ -128,6 +134,7 @@ class Soak:
         flags = (
             f"--config.train.num_steps={num_steps}",
             f"--config.checkpoint.every_steps={num_steps}",
+            "--config.checkpoint.local_every_steps=0",
         )
         logs = self._output / "logs" / "undisturbed"
         with training.Training(self._experiment, workdir, logs, *flags) as run:
@@ -140,7 +147,9 @@ class Soak:
     def _started(self, *flags: str) -> Iterator[training.Training]:
         self.starts += 1
         logs = self._output / "logs" / f"start{self.starts:03d}"
-        with training.Training(self._experiment, self._workdir, logs, *flags) as run:
+        with training.Training(
+            *(self._experiment, self._workdir, logs, *flags), disks=self._local_disks
+        ) as run:
             yield run
 
     def _wait(self, run: training.Training) -> int:

@@ -44,6 +44,8 @@ def test_a_run_disturbed_for_a_minute_ends_equal_to_one_left_alone(tmp_path):
     [
         (["--minutes=long"], "--minutes: invalid float value: 'long'"),
         (["--minutes=-1"], "--minutes=-1 is less than none"),
+        (["--local_every=10"], "--local_every=10 is not from 0 to 9"),
+        (["--kills=-1"], "--kills=-1 is less than none"),
         (["--hours=1"], "unrecognized arguments: --hours=1"),
         ([f"--output={fake_devices.ROOT}"], "is not an empty folder"),
     ],

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import os
 import pathlib
+import shlex
 import signal
 import subprocess
 import sys
@@ -17,6 +18,11 @@ PROCESSES = 2
 # Nothing takes so long on a machine that does anything else than this.
 PATIENCE_SECS = 600.0
 POLL_SECS = 0.01
+
+
+def disk_of(disks: pathlib.Path, process: int | str) -> pathlib.Path:
+    """The local disk of a process, as if it ran on a host of its own."""
+    return disks / f"host{process}"
 
 
 class SoakError(Exception):
@@ -32,18 +38,27 @@ class Training:
         workdir: pathlib.Path,
         logs: pathlib.Path,
         *flags: str,
+        disks: pathlib.Path | None = None,
     ) -> None:
+        """Starts it; with `disks` each process has a local disk of its own there."""
         self.workdir, self._logs = workdir, logs
         logs.mkdir(parents=True)
+        train = [
+            *(sys.executable, "-m", "glide_jax.cli.main", "train"),
+            *(f"--config={experiment}", f"--workdir={workdir}", *flags),
+        ]
+        if disks is not None:
+            for process in range(PROCESSES):
+                disk_of(disks, process).mkdir(parents=True, exist_ok=True)
+            disk = disk_of(disks, "$GLIDE_JAX_PROCESS_ID")
+            train = ["bash", "-c", f"TMPDIR={disk} exec {shlex.join(train)}"]
         command = [
             str(fake_devices.ROOT / "launch" / "local.sh"),
             f"--processes={PROCESSES}",
             "--devices=1",
             f"--logs={logs}",
             "--",
-            sys.executable,
-            *("-m", "glide_jax.cli.main", "train"),
-            *(f"--config={experiment}", f"--workdir={workdir}", *flags),
+            *train,
         ]
         environment = {
             **os.environ,
@@ -125,6 +140,11 @@ class Training:
         """How often the processes have said this in this start."""
         logs = self._logs.glob("process*.log")
         return sum(log.read_text(errors="replace").count(words) for log in logs)
+
+    def text(self, process: int = 0) -> str:
+        """What one process has logged until now."""
+        path = self._logs / f"process{process}.log"
+        return path.read_text(errors="replace") if path.exists() else ""
 
     def told(self) -> str:
         """The ends of all logs."""

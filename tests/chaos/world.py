@@ -48,7 +48,7 @@ def write_shards(folder: pathlib.Path) -> None:
     flipped.write_bytes(content)
 
 
-def make_config(folder: pathlib.Path, num_steps: int) -> Config:
+def make_config(folder: pathlib.Path, num_steps: int, local_every: int = 0) -> Config:
     """A noised CLIP, the phase that compiles soonest, spread over two processes."""
     tokenizer = folder / "tokenizer"
     if not tokenizer.exists():
@@ -69,6 +69,7 @@ def make_config(folder: pathlib.Path, num_steps: int) -> Config:
         "mesh.min_shard_mb": 0,
         "checkpoint.every_steps": 10,
         "checkpoint.keep": 4,
+        "checkpoint.local_every_steps": local_every,
         "log.every_steps": 7,
         "log.validate_every_steps": 40,
         "log.validation_examples": 8,

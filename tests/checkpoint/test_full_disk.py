@@ -12,7 +12,7 @@ import pytest
 
 from glide_jax.checkpoint import store
 from glide_jax.errors import UserError
-from tests.checkpoint import states
+from tests.checkpoint import states, test_local_tier
 
 
 @pytest.fixture
@@ -61,6 +61,23 @@ def test_a_full_disk_is_a_one_line_error_and_the_previous_step_stays(
     assert writer.save(3, states.make_items(3), {})
     writer.close()
     assert writer.steps() == [1, 3]
+
+
+def test_a_full_local_disk_costs_the_steps_meanwhile(small_disk, caplog):
+    start = test_local_tier.Start(small_disk).save(1)
+    with (
+        (small_disk / "filler").open("wb", buffering=0) as filler,
+        pytest.raises(OSError, match="No space"),
+    ):
+        filler.writelines(itertools.repeat(bytes(512)))
+    start.save(2, 3)
+    told = "local checkpoint step 2 was not written: No space left on device"
+    assert caplog.messages == [f"{told}; training goes on"]
+    assert start.steps() == [1]
+    (small_disk / "filler").unlink()
+    start.save(4)
+    assert "step 4 was not written: no longer so, after 2 in a row" in caplog.text
+    test_local_tier.check(test_local_tier.Start(small_disk).restored, 4)
 
 
 def test_a_folder_that_cannot_be_made_is_an_error_of_the_save(tmp_path):

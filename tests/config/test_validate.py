@@ -89,6 +89,10 @@ BROKEN = [
     ({"log.every_steps": 0}, "log.every_steps"),
     ({"checkpoint.keep_best": 1}, "checkpoint.keep_best=1"),
     (
+        {"checkpoint.every_steps": 10, "checkpoint.local_every_steps": 10},
+        "checkpoint.local_every_steps=10 is not below checkpoint.every_steps=10",
+    ),
+    (
         {
             "checkpoint.keep_best": 1,
             "data.validation_sources": ("shapes:full",),

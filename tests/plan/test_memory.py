@@ -71,6 +71,21 @@ def test_state_in_host_memory_is_not_on_the_device():
     assert host.state == per_host * (kept.moments - 4 + kept.ema)
 
 
+def test_local_checkpoints_take_one_copy_of_the_distinct_shards_of_a_host():
+    for mesh in ({"fsdp": 8}, {"fsdp": 1}):
+        given = plans.small(mesh=mesh, checkpoint={"local_every_steps": 5})
+        state = memory.measure_state(given.state)
+        host = memory.estimate_host(
+            given.config, state, given.batch, given.topology, given.examples
+        )
+        total = sum(
+            math.prod(leaf.shape) * leaf.dtype.itemsize
+            for leaf in jax.tree.leaves(given.state)
+        )
+        assert host.local_checkpoint == min(host.checkpoint, total)
+        assert (host.local_checkpoint < total) == (mesh["fsdp"] == 8)
+
+
 def test_bfloat16_moments_take_half_of_the_first_moment():
     full, half = (
         estimate(plans.small(optim={"moments_dtype": dtype})).moments

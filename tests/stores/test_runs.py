@@ -52,16 +52,19 @@ def glide(cache: pathlib.Path, *command: str, expected: int = 0) -> str:
     return done.stderr + done.stdout
 
 
-def steps(store: object_store.ObjectStore) -> dict[int, dict[str, str]]:
-    """The digests of the arrays of every checkpoint that is complete."""
+def listed(store: object_store.ObjectStore) -> dict[int, str]:
+    """The manifests of the checkpoints that are complete."""
     return {
-        int(name.split("/")[1]): {
-            path: leaf["digest"]
-            for path, leaf in json.loads(store.read(name))["leaves"].items()
-        }
+        int(name.split("/")[1]): name
         for name in store.list("checkpoints")
         if name.endswith(f"/{manifest.NAME}")
     }
+
+
+def digests_of(store: object_store.ObjectStore, step: int) -> dict[str, str]:
+    """The digests of the arrays of a checkpoint."""
+    leaves = json.loads(store.read(listed(store)[step]))["leaves"]
+    return {path: leaf["digest"] for path, leaf in leaves.items()}
 
 
 def kill_early(store: object_store.ObjectStore, command, cache) -> None:
@@ -71,7 +74,7 @@ def kill_early(store: object_store.ObjectStore, command, cache) -> None:
         env=local_processes.environment(GLIDE_JAX_CACHE=str(cache)),
         stderr=subprocess.DEVNULL,
     ) as process:
-        while not steps(store):
+        while not listed(store):
             assert process.poll() is None
             time.sleep(0.1)
         os.kill(process.pid, signal.SIGKILL)
@@ -85,16 +88,15 @@ def test_a_run_goes_on_elsewhere_and_its_bundle_draws(stores, experiment, tmp_pa
     alone = ["train", f"--config={experiment}", f"--workdir={tmp_path / 'alone'}"]
     glide(tmp_path / "a", *alone)
     kill_early(store, train, tmp_path / "a")
-    assert LAST not in steps(store)
+    assert LAST not in listed(store)
     # The holder is found dead on this machine; another one would wait two minutes.
     messages = glide(tmp_path / "b", *train)
     assert "taken over from process" in messages
     assert "resumed at step" in messages
     whole = manifest.read(tmp_path / f"alone/checkpoints/{LAST}")
     digests = {path: leaf["digest"] for path, leaf in whole.leaves.items()}
-    found = steps(store)
-    assert found[LAST] == digests
-    assert len(found) == 2  # checkpoint.keep
+    assert digests_of(store, LAST) == digests
+    assert len(listed(store)) == 2  # checkpoint.keep
     rows = [json.loads(line) for line in store.read("metrics.jsonl").splitlines()]
     assert [row["step"] for row in rows] == sorted({row["step"] for row in rows})
     # Only the average of the parameters is fetched.
@@ -196,6 +198,6 @@ def test_hosts_with_a_disk_each_write_one_checkpoint(stores, experiment, tmp_pat
     shared += ["--config.train.num_steps=150"]
     local_processes.run(tmp_path / "logs", [*GLIDE, *shared], devices=2)
     whole = manifest.read(tmp_path / "shared/checkpoints/150")
-    assert steps(store)[150] == {
+    assert digests_of(store, 150) == {
         path: leaf["digest"] for path, leaf in whole.leaves.items()
     }
