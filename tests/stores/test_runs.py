@@ -12,9 +12,12 @@ import sys
 import time
 
 import pytest
+from PIL import Image
 
 from glide_jax.checkpoint import manifest
-from glide_jax.runtime import object_store, store_lock
+from glide_jax.cli import main
+from glide_jax.data import sources
+from glide_jax.runtime import mirrors, object_store, store_lock
 from tests import local_processes
 from tests.stores import servers
 from tests.train import small_runs
@@ -201,3 +204,22 @@ def test_hosts_with_a_disk_each_write_one_checkpoint(stores, experiment, tmp_pat
     assert digests_of(store, 150) == {
         path: leaf["digest"] for path, leaf in whole.leaves.items()
     }
+
+
+def test_array_records_are_built_in_a_store_and_read_from_it(
+    stores, tmp_path, monkeypatch
+):
+    photos = tmp_path / "photos"
+    photos.mkdir()
+    for name in ("red", "blue"):
+        Image.new("RGB", (8, 8), name).save(photos / f"{name}.png")
+        (photos / f"{name}.txt").write_text(f"a {name} square")
+    url = f"s3://{servers.BUCKET}/{tmp_path.name}"
+    monkeypatch.setenv("GLIDE_JAX_CACHE", str(tmp_path / "a"))
+    build = ["data", "build", f"--source=folder:{photos}", "--name=photos"]
+    assert main.run([*build, f"--output={url}"]) == 0
+    monkeypatch.setenv("GLIDE_JAX_CACHE", str(tmp_path / "b"))
+    with mirrors.session(lambda: True):
+        source = sources.open_source(f"tfds:{url}/photos/1.0.0")
+        captions = {source[index].caption for index in range(len(source))}
+    assert captions == {"a red square", "a blue square"}
