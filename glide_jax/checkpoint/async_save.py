@@ -143,18 +143,19 @@ class AsyncSave:
             if self._copy.is_leader:
                 names = manifest.list_files(self._folder)
                 found = manifest.hash_files(self._folder, names)
-        facts: dict[str, Any] = {}
-        for index, message in enumerate(self._channel.exchange(json.dumps(found))):
-            theirs = json.loads(message)
-            if index == self._channel.index:
-                own = theirs.keys() - facts.keys()
-                for name in theirs.keys() - own:
-                    (self._folder / name).unlink()
-            facts = theirs | facts
         reason = self._channel.agree(attempt.reason)
+        everyones = self._channel.exchange(json.dumps(found))
+        facts: dict[str, Any] = {}
+        owned: list[set[str]] = []
+        for theirs in map(json.loads, everyones):
+            owned.append(theirs.keys() - facts.keys())
+            facts = theirs | facts
         if reason:
             return reason, {}
+        own = owned[self._channel.index]
         with item_files.WriteAttempt() as attempt:
+            for name in found.keys() - own:
+                (self._folder / name).unlink()
             self._copy.mirror.send(self._folder, sorted(own), self._place())
         return self._channel.agree(attempt.reason), facts
 
@@ -186,10 +187,11 @@ class AsyncSave:
         reason = self._on_first(write)
         if reason or self._copy is None:
             return reason
-        with item_files.WriteAttempt() as attempt:
-            if self._copy.is_leader and self._channel.index != 0:
-                self._copy.mirror.adopt(self._place(), publish)
-        return self._channel.agree(attempt.reason)
+        # The step is in the store now. A host that cannot note that ends the run, since
+        # its processes would see other steps than those of the rest.
+        if self._copy.is_leader and self._channel.index != 0:
+            self._copy.mirror.adopt(self._place(), publish)
+        return self._channel.agree("")
 
     def _delete_unwanted(self) -> str:
         """Deletes what the policy does not keep, as process 0 decides for all hosts."""

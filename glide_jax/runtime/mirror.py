@@ -244,7 +244,8 @@ class Mirror:
         Raises:
           UserError: files could not be uploaded; they stay in the folder.
         """
-        while self.push():
+        pushes = (self.push() for _ in range(10))  # another program may still write
+        while next(pushes, 0):
             time.sleep(0.2)
         if self._writer is not None:
             self._writer.release()
@@ -355,14 +356,13 @@ class Mirror:
         self._known.pop(name, None)
 
     def _path(self, name: str) -> pathlib.Path:
-        return self.folder / name if name else self.folder
+        return self.folder / name
 
     def _report(
         self, fetched: tuple[int, int], changed: list[str], lost: list[str]
     ) -> None:
-        count, size = fetched
-        text = f"{wording.counted(count, 'file')}, {wording.size(size)}, fetched"
-        _log.info("%s is %s (%s)", self.url, self.folder, text)
+        count, size = wording.counted(fetched[0], "file"), wording.size(fetched[1])
+        _log.info("%s is %s (%s, %s, fetched)", self.url, self.folder, count, size)
         if changed:
             _log.warning(
                 "%s: %s that an earlier command did not upload; they are uploaded now",
