@@ -63,7 +63,8 @@ class AsyncSave:
 
     def start(self, state: Mapping[str, Any]) -> str:
         """Copies the items to the host and starts to write them."""
-        reason = self._on_leaders(lambda: self._make_folders(state))
+        reason = self._on_first(self._discard)
+        reason = reason or self._on_leaders(lambda: self._make_folders(state))
         if reason:
             return self._fail(reason)
         self._shapes = jax.tree.map(
@@ -94,6 +95,11 @@ class AsyncSave:
         if kept and self._channel.index == 0:
             logger.warning("%s: a step cannot be deleted (%s)", self._directory, kept)
         return ""
+
+    def _discard(self) -> None:
+        """Deletes what an earlier write of the step left in the store."""
+        if self._copy is not None:
+            self._copy.mirror.discard(self._place())
 
     def _make_folders(self, state: Mapping[str, Any]) -> None:
         folder = folders.start(self._directory, self.step)
@@ -240,17 +246,23 @@ class AsyncSave:
     def _fail(self, reason: str) -> str:
         """Removes the unfinished folder; logs and returns the failure as one line."""
         where = f"checkpoint step {self.step} in {self._directory} was not written"
-        failure = (
-            f"{where} ({reason}); earlier steps are unchanged; free disk space or "
-            "correct the folder's permissions"
-        )
+        remedy = "free disk space or correct the folder's permissions"
+        if self._copy is not None:
+            remedy = "restore the access to the store"
+        failure = f"{where} ({reason}); earlier steps are unchanged; {remedy}"
         with item_files.WriteAttempt() as attempt:
             self._check_writer()
         if attempt.error:
             failure = f"{where}: {attempt.error}"
-        if self._channel.index == 0 or (self._copy and self._copy.is_leader):
-            # Another run that owns the folder may be writing to this name.
+        is_leader = self._copy.is_leader if self._copy else self._channel.index == 0
+        # Another run that owns the folder may be writing to this name.
+        if is_leader and not attempt.error:
+            shutil.rmtree(self._folder, ignore_errors=True)
+        if self._channel.index == 0:
             if not attempt.error:
-                shutil.rmtree(self._folder, ignore_errors=True)
+                with (
+                    item_files.WriteAttempt()
+                ):  # the next write of the step tries again
+                    self._discard()
             logger.error(failure)
         return failure

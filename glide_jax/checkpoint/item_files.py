@@ -119,7 +119,7 @@ def merge_parts(folder: pathlib.Path, names: Iterable[str]) -> None:
     The hosts of a run in an object store see only their own parts while they write.
     Whoever reads them has all.
     """
-    with (folder / ".merge.lock.tmp").open("a") as file:
+    with folder.with_name(f".{folder.name}.merge.tmp").open("a") as file:
         while not locks.try_lock(file):
             time.sleep(0.1)
         for name in names:
@@ -128,7 +128,8 @@ def merge_parts(folder: pathlib.Path, names: Iterable[str]) -> None:
                 list(path.glob("ocdbt.process_*"))
                 and not (path / "manifest.ocdbt").exists()
             ):
-                ocp.StandardCheckpointHandler().finalize(epath.Path(path))
+                with _Reading(name):
+                    ocp.StandardCheckpointHandler().finalize(epath.Path(path))
 
 
 def read(

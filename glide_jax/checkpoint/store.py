@@ -173,7 +173,10 @@ class CheckpointStore:
 
     def steps(self) -> list[int]:
         """Committed steps, oldest first; some may be damaged."""
-        return folders.list_whole_steps(self.directory)
+        found = folders.list_whole_steps(self.directory)
+        if mirrors.separated(self.directory):
+            found = json.loads(self._channel.exchange(json.dumps(found))[0])
+        return found
 
     def latest_step(self) -> int | None:
         """The newest committed step, or None."""

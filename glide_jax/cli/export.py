@@ -20,7 +20,7 @@ from absl import flags
 
 from glide_jax.cli import define, stopping
 from glide_jax.errors import UserError
-from glide_jax.runtime import paths
+from glide_jax.runtime import mirrors, paths
 from glide_jax.sample import options
 
 
@@ -58,6 +58,9 @@ def run(values: flags.FlagValues, arguments: list[str]) -> int:
     if (workdir / "bundle.json").is_file():
         raise UserError(f"{workdir} is a bundle; give a workdir of glide train")
     output = pathlib.Path(values.output) if values.output else workdir / "bundle"
+    if not values.output:
+        mirrors.write(workdir)
+        mirrors.claim(workdir)
 
     with stopping.on_signal() as poll:
         step = export.export(

@@ -47,7 +47,7 @@ class Holder:
 
     def is_here(self) -> bool:
         """Whether it belongs to this host and its current boot."""
-        return self.kernel == kernel()
+        return self.kernel == _kernel()
 
     def is_visible(self) -> bool:
         """Whether its pid is visible to this process, as `is_running` requires."""
@@ -105,7 +105,7 @@ def describe(folder: pathlib.Path, has_kernel_lock: bool) -> Holder:
         slurm_job=os.environ.get("SLURM_JOB_ID", ""),
         since=time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()),
         token=secrets.token_hex(16),
-        kernel=kernel(),
+        kernel=_kernel(),
         pid_space=_pid_space(),
         started=_start_of(os.getpid()),
         device=folder.stat().st_dev,
@@ -113,7 +113,7 @@ def describe(folder: pathlib.Path, has_kernel_lock: bool) -> Holder:
     )
 
 
-def kernel() -> str:
+def _kernel() -> str:
     """An id of the running kernel, different for other hosts and after a reboot."""
     try:
         return pathlib.Path("/proc/sys/kernel/random/boot_id").read_text().strip()

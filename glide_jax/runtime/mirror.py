@@ -3,8 +3,8 @@
 What a disk guarantees, a mirror keeps as far as a store can:
 
 - A file is uploaded when it is complete: scratch files and unfinished folders are not.
-- A manifest (MARKS) is uploaded after all files of its folder, and deleted before them,
-  so that a reader sees a complete checkpoint or bundle, or none.
+- A manifest (`mirror_rules.MARKS`) is uploaded after all files of its folder, and
+  deleted before them, so that a reader sees a complete checkpoint or bundle, or none.
 - One process writes to a place at a time; see `store_lock`.
 - After a kill the next command on the same machine uploads what was not, unless another
   process has written to the place since; then its objects count.
@@ -17,16 +17,16 @@ from __future__ import annotations
 
 import contextlib
 import logging
-import os
 import pathlib
-import re
 import threading
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping
 
+from glide_jax.errors import UserError
 from glide_jax.runtime import (
     files,
     locks,
+    mirror_rules,
     mirror_state,
     object_store,
     store_lock,
@@ -34,16 +34,6 @@ from glide_jax.runtime import (
 )
 
 _log = logging.getLogger(__name__)
-# Uploaded last in their folder: see `checkpoint.manifest` and `checkpoint.bundle`.
-MARKS = ("manifest.json", "bundle.json")
-# Never uploaded: scratch files, folders that are being written or deleted, local locks.
-_HIDDEN = re.compile(
-    rf"(^|/)(\.[^/]*\.tmp|[^/]*\.(unfinished|deleted)|{locks.LOCK}|{locks.RECORD}"
-    r"[^/]*|\.writable)(/|$)"
-)
-# Fetched when they are read: all files of a checkpoint except its manifest.
-_STEP = re.compile(r"(.*/)?checkpoints/\d+/")
-_LAZY = re.compile(rf"{_STEP.pattern}(?!manifest\.json$)")
 
 
 class Mirror:
@@ -69,15 +59,22 @@ class Mirror:
         self._number = 0  # of the last writer that this machine was
         self._threads = threading.RLock()
         self._writer: store_lock.StoreLock | None = None
+        self.is_written = False  # whether a command may change the place
 
     def pull(self) -> None:
         """Makes the files equal to the objects, except those changed here since."""
         with self._threads, self._alone():
             self._load()
             last = store_lock.newest(self._store)
+            if self._is_written_here(last):
+                # Its files are newer than the objects, or equal.
+                _log.info(
+                    "%s is written by %s; its files are used", self.url, last.holder
+                )
+                return
             is_ours = last.number == self._number
             remote = self._objects()
-            local = self._scan()
+            local = mirror_state.scan(self.folder)
             missing, changed, lost = [], [], []
             for name in remote.keys() | self._known.keys() | local.keys():
                 known = self._known.get(name)
@@ -98,6 +95,13 @@ class Mirror:
             self._number = last.number
             self._save()
         self._report(fetched, changed, lost)
+
+    def _is_written_here(self, last: store_lock.Writer) -> bool:
+        """Whether another command writes to the place from this very folder."""
+        holder = last.holder
+        if holder is None or last.mirror != str(self.folder):
+            return False
+        return holder.is_visible() and holder.is_running()
 
     def complete(self, path: pathlib.Path, names: Iterable[str] | None = None) -> None:
         """Fetches the files below a path that were left out; some names only, or all.
@@ -131,8 +135,7 @@ class Mirror:
     ) -> None:
         """Becomes the only writer of the place; see `StoreLock.acquire`."""
         if self._writer is None:
-            anchor = self.folder if self.folder.is_dir() else self.folder.parent
-            writer = store_lock.StoreLock(self._store, anchor)
+            writer = store_lock.StoreLock(self._store, self.folder)
             writer.acquire(wait_secs, check_stop)
             self._writer, self._number = writer, writer.number
             with self._threads:
@@ -154,7 +157,7 @@ class Mirror:
         with self._threads:
             with self._alone():  # another process may have fetched a checkpoint
                 self._load()
-                local = self._scan()
+                local = mirror_state.scan(self.folder)
             known = self._known
             changed = [
                 name
@@ -167,21 +170,25 @@ class Mirror:
                 return 0
             self.claim()
             assert self._writer is not None
-            marks = [name for name in changed if _is_mark(name)]
-            others = [name for name in changed if not _is_mark(name)]
+            marks = [name for name in changed if mirror_rules.is_mark(name)]
+            others = [name for name in changed if not mirror_rules.is_mark(name)]
             # A reader must not see the old manifest with new files.
             stale = [
-                mark for mark in marks if mark in known and _any_below(mark, others)
+                mark
+                for mark in marks
+                if mark in known and mirror_rules.any_below(mark, others)
             ]
             self._writer.check(now=True)
             self._store.delete(stale)
             late = set(self._upload(others, local))
             self._writer.check(now=True)
-            ready = [mark for mark in marks if not _any_below(mark, late)]
+            ready = [mark for mark in marks if not mirror_rules.any_below(mark, late)]
             late |= set(marks) - set(ready) | set(self._upload(ready, local))
             # A checkpoint may be deleted while it is uploaded.
             gone += [name for name in late if not self._path(name).exists()]
-            self._store.delete(sorted(gone, key=lambda name: not _is_mark(name)))
+            self._store.delete(
+                sorted(gone, key=lambda name: not mirror_rules.is_mark(name))
+            )
             versions = self._objects()
             with self._alone():
                 self._load()
@@ -219,8 +226,14 @@ class Mirror:
             self.claim()
             assert self._writer is not None
             self._writer.check(now=True)
-            self.send(folder, [MARKS[0]], under)
+            self.send(folder, [mirror_rules.MARKS[0]], under)
             self.adopt(under, publish)
+
+    def discard(self, under: str) -> None:
+        """Deletes what an earlier or failed `send` left below a name."""
+        self._store.delete(
+            sorted(self._store.list(under), key=lambda n: not mirror_rules.is_mark(n))
+        )
 
     def adopt(self, under: str, publish: Callable[[], None]) -> None:
         """Publishes a folder whose objects are in the store already.
@@ -233,7 +246,7 @@ class Mirror:
                 path = self._path(name)
                 sign = mirror_state.sign_of(path) if path.is_file() else None
                 self._known[name] = mirror_state.Known(entry.version, sign)
-            mark = f"{under}/{MARKS[0]}"
+            mark = f"{under}/{mirror_rules.MARKS[0]}"
             if self._known[mark].sign is None:
                 self._download([mark])
             self._save()
@@ -254,27 +267,12 @@ class Mirror:
     def _objects(self) -> dict[str, object_store.Entry]:
         """The objects, without those of the lock."""
         found = self._store.list()
+        for name in found:
+            if name and any(part in ("", ".", "..") for part in name.split("/")):
+                raise UserError(f"{self.url}/{name} is no name of a file; delete it")
         return {
-            name: entry
-            for name, entry in found.items()
-            if not name.startswith(f"{store_lock.FOLDER}/") and not _HIDDEN.search(name)
+            n: entry for n, entry in found.items() if not mirror_rules.HIDDEN.search(n)
         }
-
-    def _scan(self) -> dict[str, mirror_state.Sign]:
-        """The complete files, by their names below the folder."""
-        if self.folder.is_file():
-            return {"": mirror_state.sign_of(self.folder)}
-        found: dict[str, mirror_state.Sign] = {}
-        for parent, folders, names in os.walk(self.folder):
-            under = os.path.relpath(parent, self.folder)
-            start = "" if under == "." else f"{under}/"
-            folders[:] = [one for one in folders if not _HIDDEN.search(start + one)]
-            for name in names:
-                path = f"{start}{name}"
-                if not _HIDDEN.search(path) and not name.endswith(".mirror.json"):
-                    with contextlib.suppress(FileNotFoundError):
-                        found[path] = mirror_state.sign_of(pathlib.Path(parent, name))
-        return found
 
     def _is_gone(self, name: str, local: Mapping[str, mirror_state.Sign]) -> bool:
         """Whether a known file was deleted here.
@@ -285,19 +283,19 @@ class Mirror:
             return False
         if self._known[name].sign is not None:
             return True
-        (step,) = _STEP.finditer(name)
-        return f"{step.group()}{MARKS[0]}" not in local
+        (step,) = mirror_rules.STEP.finditer(name)
+        return f"{step.group()}{mirror_rules.MARKS[0]}" not in local
 
     def _is_merged_here(self, name: str) -> bool:
         """Whether a reader added the file to a checkpoint that is in the store.
 
         See `checkpoint.item_files.merge_parts`.
         """
-        step = _STEP.match(name)
+        step = mirror_rules.STEP.match(name)
         if step is None or name in self._known:
             return False
-        mark = self._known.get(f"{step.group()}{MARKS[0]}")
-        path = self._path(f"{step.group()}{MARKS[0]}")
+        mark = self._known.get(f"{step.group()}{mirror_rules.MARKS[0]}")
+        path = self._path(f"{step.group()}{mirror_rules.MARKS[0]}")
         return (
             mark is not None
             and path.is_file()
@@ -311,7 +309,7 @@ class Mirror:
         eager = []
         for name in names:
             self._known[name] = mirror_state.Known(remote[name].version, None)
-            if _LAZY.match(name):
+            if mirror_rules.LAZY.match(name):
                 self._path(name).unlink(missing_ok=True)
             else:
                 eager.append(name)
@@ -346,7 +344,7 @@ class Mirror:
             try:
                 self._store.upload(path, name)
                 return None if mirror_state.sign_of(path) == local[name] else name
-            except FileNotFoundError:
+            except (FileNotFoundError, object_store.MissingError):
                 return name
 
         return [name for name in self._store.for_each(send, names) if name is not None]
@@ -388,13 +386,3 @@ class Mirror:
 
     def _save(self) -> None:
         mirror_state.save(self._state_file, self.url, self._number, self._known)
-
-
-def _is_mark(name: str) -> bool:
-    return name.rpartition("/")[2] in MARKS
-
-
-def _any_below(mark: str, names: Iterable[str]) -> bool:
-    """Whether a name is in the folder of a manifest, or below it."""
-    folder = mark.rpartition("/")[0]
-    return any(not folder or name.startswith(f"{folder}/") for name in names)

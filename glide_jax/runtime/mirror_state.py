@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import json
+import os
 import pathlib
 from collections.abc import Mapping
 from typing import Any
 
-from glide_jax.runtime import files
+from glide_jax.runtime import files, mirror_rules
 
 # (bytes, nanoseconds of the last change)
 Sign = tuple[int, int]
@@ -35,6 +37,25 @@ def sign_of(path: pathlib.Path) -> Sign:
     """
     found = path.stat()
     return found.st_size, found.st_mtime_ns
+
+
+def scan(folder: pathlib.Path) -> dict[str, Sign]:
+    """The complete files, by their names below the folder."""
+    if folder.is_file():
+        return {"": sign_of(folder)}
+    found: dict[str, Sign] = {}
+    for parent, folders, names in os.walk(folder):
+        under = os.path.relpath(parent, folder)
+        start = "" if under == "." else f"{under}/"
+        folders[:] = [
+            one for one in folders if not mirror_rules.HIDDEN.search(start + one)
+        ]
+        for name in names:
+            path = f"{start}{name}"
+            if not mirror_rules.HIDDEN.search(path):
+                with contextlib.suppress(FileNotFoundError):
+                    found[path] = sign_of(pathlib.Path(parent, name))
+    return found
 
 
 def load(path: pathlib.Path, url: str) -> tuple[int, dict[str, Known]]:

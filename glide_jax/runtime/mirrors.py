@@ -19,6 +19,8 @@ from glide_jax.errors import UserError
 from glide_jax.runtime.mirror import Mirror
 
 _log = logging.getLogger(__name__)
+# Flags of places that are written to. Other places are only read.
+_WRITTEN = ("--output", "--root", "--workdir")
 # Between two searches for changed files.
 PUSH_SECS = 5.0
 
@@ -55,15 +57,23 @@ def local(url: str, name: str, cache: pathlib.Path) -> pathlib.Path:
     Raises:
       UserError: a store that cannot be used; see `ObjectStore`.
     """
-    url = url.rstrip("/")
+    url = url if url.endswith("://") else url.rstrip("/")
     with _opening:
         for known, mirror in _mirrors.items():
+            if name in _WRITTEN and not mirror.is_written:
+                continue
             if url == known or url.startswith(f"{known}/"):
                 return mirror.folder / url[len(known) + 1 :]
         scheme, _, path = url.partition("://")
+        if any(part in ("", ".", "..") for part in path.split("/")):
+            raise UserError(
+                f"{name}={url} has an empty part, or one with dots only; write "
+                f"{scheme}://BUCKET/PATH"
+            )
         folder = cache / scheme / path
         mirror = Mirror(url, name, folder)
         mirror.pull()
+        mirror.is_written = name in _WRITTEN
         _mirrors[mirror.url] = mirror
         return folder
 
@@ -72,6 +82,12 @@ def complete(path: pathlib.Path, names: Iterable[str] | None = None) -> None:
     """Fetches the files of a checkpoint in a mirror; see `Mirror.complete`."""
     for mirror in _of(path):
         mirror.complete(path, names)
+
+
+def write(path: pathlib.Path) -> None:
+    """Lets a command write to the place of a path that was given to be read."""
+    for mirror in _of(path):
+        mirror.is_written = True
 
 
 def claim(
@@ -148,10 +164,10 @@ def session(is_first: Callable[[], bool]) -> Iterator[None]:
 def _push_all(is_first: Callable[[], bool], is_over: threading.Event) -> None:
     while not is_over.wait(PUSH_SECS):
         for mirror in list(_mirrors.values()):
-            if is_first():
+            if mirror.is_written and is_first():
                 try:
                     mirror.push()
-                except UserError as error:
+                except (UserError, OSError) as error:
                     _log.warning("nothing is uploaded for now: %s", error)
 
 
@@ -161,10 +177,10 @@ def _close_all(is_first: Callable[[], bool]) -> None:
         _mirrors.clear()
         _separate.clear()
     for mirror in mirrors:
-        if is_first():
+        if mirror.is_written and is_first():
             try:
                 mirror.close()
-            except UserError as error:
+            except (UserError, OSError) as error:
                 raise UserError(
                     f"{error}; files that are not uploaded are in {mirror.folder}"
                 ) from error

@@ -97,9 +97,9 @@ class ObjectStore:
           UserError: the package is not installed, the credentials are missing or
             refused, or the bucket does not exist.
         """
-        self.url, self.name = url.rstrip("/"), name
-        scheme, _, path = self.url.partition("://")
-        self._root = path
+        scheme, _, path = url.partition("://")
+        self._root = path.rstrip("/")
+        self.url, self.name = f"{scheme}://{self._root}", name
         self._bucket = path.partition("/")[0]
         if not self._bucket:
             raise UserError(
@@ -292,16 +292,20 @@ _REFUSED = re.compile(
     re.IGNORECASE,
 )
 _PASSING = re.compile(
-    r"slow ?down|throttl|too many|rate|internal ?error|unavailable|timed? ?out|reset|"
-    r"closed|connect|refused|incomplete|payload|\b(408|429|5\d\d)\b",
+    r"slow ?down|throttl|too many|\brate\b|internal ?error|unavailable|timed? ?out|"
+    r"reset|closed|connect|refused|incomplete|payload|\b(408|429|5\d\d)\b",
     re.IGNORECASE,
 )
 
 
+def _text(error: BaseException) -> str:
+    """Type and message, without addresses, whose numbers are not codes."""
+    return f"{type(error).__name__} {re.sub(r'[^ ]*/[^ ]*', '', str(error))}"
+
+
 def _is_refused(error: BaseException) -> bool:
     return isinstance(error, PermissionError) or (
-        bool(_REFUSED.search(f"{type(error).__name__} {error}"))
-        and not isinstance(error, ConnectionError)
+        bool(_REFUSED.search(_text(error))) and not isinstance(error, ConnectionError)
     )
 
 
@@ -309,4 +313,4 @@ def is_passing(error: BaseException) -> bool:
     """Whether a repeated request may succeed."""
     return isinstance(
         error, ConnectionError | TimeoutError | asyncio.TimeoutError
-    ) or bool(_PASSING.search(f"{type(error).__name__} {error}"))
+    ) or bool(_PASSING.search(_text(error)))

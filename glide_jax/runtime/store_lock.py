@@ -12,6 +12,7 @@ that moment may still arrive: a manifest never lists them.
 
 from __future__ import annotations
 
+import contextlib
 import json
 import logging
 import pathlib
@@ -37,11 +38,13 @@ class Writer(NamedTuple):
       number: of the writer.
       holder: the process; None if it has ended.
       beat: when it wrote last, by the clock of the store.
+      mirror: the local folder from which it writes.
     """
 
     number: int
     holder: holders.Holder | None
     beat: float
+    mirror: str = ""
 
 
 class StoreLock:
@@ -56,7 +59,7 @@ class StoreLock:
 
         Args:
           store: the place.
-          folder: an existing local folder; the record names its host and process.
+          folder: the local folder, or file, from which it is written.
         """
         self._store, self._folder = store, folder
         self.number = 0
@@ -128,7 +131,8 @@ class StoreLock:
         last = newest(self._store)
         if last.holder is not None and not self._is_gone(last):
             return False
-        self._record = holders.describe(self._folder, False).to_json().encode()
+        own = json.loads(holders.describe(self._anchor(), False).to_json())
+        self._record = json.dumps({**own, "mirror": str(self._folder)}).encode()
         number = last.number + 1
         is_new = self._store.write(_object(number), self._record, must_be_new=True)
         # If the connection was cut after the object was made, the repeated request
@@ -140,8 +144,14 @@ class StoreLock:
                 "%s: taken over from %s, which is gone", self._store.url, last.holder
             )
         self.number = number
-        self._store.delete(_object(old) for old in range(max(1, number - 3), number))
+        with contextlib.suppress(object_store.StoreError):  # they only take room
+            self._store.delete(
+                _object(old) for old in range(max(1, number - 3), number)
+            )
         return True
+
+    def _anchor(self) -> pathlib.Path:
+        return self._folder if self._folder.is_dir() else self._folder.parent
 
     def _read(self, number: int) -> bytes:
         try:
@@ -184,8 +194,9 @@ def newest(store: object_store.ObjectStore) -> Writer:
         record = json.loads(store.read(name))
     except object_store.MissingError:  # a newer one has just replaced it
         return newest(store)
+    mirror = record.pop("mirror", "")
     holder = holders.Holder(**record) if record else None
-    return Writer(number, holder, found[name].modified)
+    return Writer(number, holder, found[name].modified, mirror)
 
 
 def _object(number: int) -> str:

@@ -29,7 +29,7 @@ from glide_jax.config.defaults import Config, TrainConfig
 from glide_jax.config.setting import ARRAYS, FREE, HISTORY
 from glide_jax.errors import NoCheckpointError, UserError
 from glide_jax.parallel import distributed, sharing
-from glide_jax.runtime import files, holders, locks, metric_writers, mirrors
+from glide_jax.runtime import files, locks, metric_writers, mirrors
 from glide_jax.text import tokenizers
 
 # Consecutive failed checkpoint writes that end a run, which would lose its work.
@@ -169,17 +169,24 @@ def prepare(
 
 
 def _has_separate_mirrors(workdir: pathlib.Path) -> bool:
-    """Whether each host has its own mirror of the folder, as hosts have their disks."""
+    """Whether each host has its own mirror of the folder, as hosts have their disks.
+
+    Each process leaves a mark; those that see each other's share a folder.
+    """
     workdir.mkdir(parents=True, exist_ok=True)
-    found = workdir.stat()
-    own = f"{holders.kernel()} {found.st_dev} {found.st_ino}"
-    all_of_them = kv_exchange.KvExchange("mirrors").exchange(own)
-    if len(set(all_of_them)) == 1:
+    channel = kv_exchange.KvExchange("mirrors")
+    own = f".host.{secrets.token_hex(8)}.tmp"
+    (workdir / own).touch()
+    marks = channel.exchange(own)
+    seen = [(workdir / mark).exists() for mark in marks]
+    channel.exchange("")  # all have looked
+    (workdir / own).unlink()
+    if all(seen):
         return False
-    is_leader = all_of_them.index(own) == jax.process_index()
-    mirrors.separate(workdir, is_leader=is_leader)
+    mirrors.separate(workdir, is_leader=seen.index(True) == channel.index)
     logging.info(
-        "%s hosts upload their parts of each checkpoint", len(set(all_of_them))
+        "this host uploads its parts of each checkpoint (%d of %d processes)",
+        *(sum(seen), len(seen)),
     )
     return True
 

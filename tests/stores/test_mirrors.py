@@ -223,3 +223,34 @@ def test_a_checkpoint_that_is_deleted_meanwhile_leaves_nothing(
             meanwhile.setattr(object_store.ObjectStore, "upload", upload)
             mirrors._mirrors[url].push()
     assert objects(url) == set()
+
+
+def test_a_command_that_reads_changes_nothing_of_a_live_one(url, tmp_path):
+    writer = mirror.Mirror(url, "--workdir", tmp_path / "a")
+    writer.pull()
+    writer.claim()
+    write(tmp_path / "a", RUN)
+    writer.push()
+    store = object_store.ObjectStore(url, "url")
+    # As while an upload goes on: the object is newer than what the mirror noted.
+    store.write("metrics.jsonl", b"row\n")
+    write(
+        tmp_path / "a", {"metrics.jsonl": "row\nrow\n", "checkpoints/3/params/a": "1"}
+    )
+    before = read(tmp_path / "a")
+    mirror.Mirror(url, "--base", tmp_path / "a").pull()
+    assert read(tmp_path / "a") == before
+    # On another machine parts without a manifest are read, and not deleted.
+    store.write("checkpoints/4/params/a", b"1")
+    with mirrors.session(always):
+        mirrors.local(url, "folder", tmp_path / "b")
+    assert "checkpoints/4/params/a" in objects(url)
+    writer.close()
+
+
+def test_names_that_leave_the_folder_are_refused(url, tmp_path):
+    object_store.ObjectStore(url, "url").write("a//b", b"1")
+    with pytest.raises(UserError, match="a//b is no name of a file"):
+        mirrors.local(url, "--base", tmp_path / "x")
+    with pytest.raises(UserError, match="has an empty part, or one with dots"):
+        mirrors.local(f"{url}/../x", "--base", tmp_path / "x")
