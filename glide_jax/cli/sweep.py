@@ -120,18 +120,7 @@ def run(values: flags.FlagValues, arguments: list[str]) -> int:
                 restarts=values.restarts,
                 **kind,
             )
-    if values.runner == "local" and _process_id() is not None:
-        raise UserError(
-            "--runner=local starts runs on one machine, and this is one of several"
-            " processes; start each run on all of them by --only=ID, as --runner=print"
-            " shows it"
-        )
-    if values.runner != "local" and mirrors.is_in_store(root):
-        raise UserError(
-            f"--root={root} mirrors an object store, where one process writes at a"
-            f" time, and --runner={values.runner} starts the runs apart; give a folder "
-            "of a disk that all share, or use --runner=local"
-        )
+    _check_runner(values.runner, root)
     plan = start.make_plan(arguments)
     verb = _verb(plan)
     runner = runners.RUNNERS[values.runner]
@@ -153,6 +142,22 @@ def run(values: flags.FlagValues, arguments: list[str]) -> int:
         dry_run=values.dry_run,
         show=print,
     )
+
+
+def _check_runner(name: str, root: pathlib.Path) -> None:
+    """Raises UserError for a runner that cannot start runs from here, or in `root`."""
+    if name == "local" and _process_id() is not None:
+        raise UserError(
+            "--runner=local starts runs on one machine, and this is one of several"
+            " processes; start each run on all of them by --only=ID, as --runner=print"
+            " shows it"
+        )
+    if name != "local" and mirrors.is_in_store(root):
+        raise UserError(
+            f"--root={root} mirrors an object store, where one process writes at a"
+            f" time, and --runner={name} starts the runs apart; give a folder "
+            "of a disk that all share, or use --runner=local"
+        )
 
 
 def _process_id() -> int | None:
