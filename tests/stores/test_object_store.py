@@ -50,6 +50,12 @@ def test_objects_are_written_listed_read_in_parts_and_deleted(store, tmp_path):
         store.download("a/x.txt", copy)
 
 
+@pytest.mark.parametrize("last", [b"\r", b"\n", b"\r\n", b"\n--", b" ", b"\0"])
+def test_the_last_bytes_are_read_back(store, last):
+    store.write("x", b"manifest" + last)
+    assert store.read("x") == b"manifest" + last
+
+
 def test_one_of_two_writers_makes_a_new_object(store):
     assert store.write("lock", b"first", must_be_new=True)
     assert not store.write("lock", b"second", must_be_new=True)
