@@ -3,13 +3,15 @@
     python experiments/figures/phase_table.py
 
 Each row is what `glide plan --chips=h100:8 --compile` says of one phase, size and mesh.
+The formula's bytes, and the bound on MFU, are computed again for each page.
 Rows that experiments/results/plan/phases_h100.jsonl already has are kept, so that a run
-that was cut off continues; the first two rows took 11 and 25 minutes. The table is
+that was cut off continues; a row takes half a minute to ten minutes. The table is
 experiments/results/plan/phases_h100.md.
 """
 
 from __future__ import annotations
 
+import functools
 import itertools
 import json
 import pathlib
@@ -17,6 +19,17 @@ import subprocess
 import sys
 import time
 
+from glide_jax.config import experiments, resolve
+from glide_jax.plan import (
+    abstract_devices,
+    cost,
+    device_topology,
+    machines,
+    memory,
+    problem,
+)
+
+CHIPS = "h100:8"
 RESULTS = pathlib.Path("experiments/results/plan")
 ROWS, PAGE_PATH = RESULTS / "phases_h100.jsonl", RESULTS / "phases_h100.md"
 PHASES = (
@@ -41,7 +54,7 @@ def make_flags(phase: str, size: str, mesh: str) -> list[str]:
     batch = BATCH[phase.split("_")[0] if phase not in BATCH else phase]
     return [
         f"--config=experiments/configs/{phase}.py:{size}",
-        "--chips=h100:8",
+        f"--chips={CHIPS}",
         "--compile",
         f"--config.train.global_batch_size={batch}",
         "--config.train.microbatches=1",
@@ -68,7 +81,6 @@ def compile_row(phase: str, size: str, mesh: str) -> dict:
     plan = json.loads(done.stdout)
     compiler, bound = plan["compiler"], plan["compiler"]["roofline"]
     return row | {
-        "formula_bytes": plan["bytes_per_device"]["total"],
         "available_bytes": plan["bytes_available_per_device"],
         "compiler_bytes": compiler["total_bytes"],
         "compiler": compiler["compiler"],
@@ -79,20 +91,39 @@ def compile_row(phase: str, size: str, mesh: str) -> dict:
     }
 
 
+@functools.cache
+def estimate(phase: str, size: str, flags: tuple[str, ...]) -> tuple[int, float]:
+    """Returns the formula's bytes of a device, and its model FLOPs of a step."""
+    settings = (flag.partition("=") for flag in flags)
+    changes = {
+        name.removeprefix("--config."): int(value)
+        for name, _, value in settings
+        if name.startswith("--config.")
+    }
+    config = resolve.override(experiments.load(phase, size), changes)
+    where = device_topology.parse(None, CHIPS, None)
+    given = problem.make_problem(config, where)
+    flops = cost.estimate(config, where, network_seconds={}).flops_per_step
+    bytes_ = memory.estimate(given, memory.measure_state(given.state)).total
+    return bytes_, flops / where.num_devices
+
+
 def make_cells(row: dict) -> list[str]:
     """A line of the table."""
     named = [f"{row['phase']}:{row['size']}", row["mesh"]]
     if "error" in row:
-        return [*named, row["error"], "", "", "", ""]
-    found, formula = row["compiler_bytes"], row["formula_bytes"]
-    fits = found <= row["available_bytes"]
+        return [*named, row["error"].removeprefix("glide plan: "), *[""] * 5]
+    found = row["compiler_bytes"]
+    formula, flops = estimate(row["phase"], row["size"], tuple(row["flags"]))
+    peak = machines.MACHINES[CHIPS.partition(":")[0]].peak_flops
     return [
         *named,
-        "" if fits else "does not fit",
+        "" if found <= row["available_bytes"] else "does not fit",
         f"{found / GIB:.1f}",
         f"{formula / GIB:.1f} ({formula / found - 1:+.0%})",
         f"{row['attention']:,}",
-        f"{row['compile_secs']:.0f}",
+        f"{row['bound_secs'] * 1e3:.0f}",
+        f"{flops / peak / row['bound_secs']:.0%}",
     ]
 
 
@@ -105,22 +136,25 @@ def read_rows() -> list[dict]:
 def run() -> None:
     """Compiles what is missing, and writes the table after each row."""
     rows = read_rows()
+    write_page(rows)
     known = {(row["phase"], row["size"], row["mesh"]) for row in rows}
+    missing = abstract_devices.missing(device_topology.parse(None, CHIPS, None))
     for mesh, size, phase in itertools.product(MESHES, SIZES, PHASES):
         if (phase, size, mesh) in known:
             continue
+        if missing:
+            sys.exit("; ".join(missing))
         row = compile_row(phase, size, mesh)
         with ROWS.open("a") as file:
             file.write(json.dumps(row) + "\n")
         rows.append(row)
         print(" | ".join(make_cells(row)), flush=True)
         write_page(rows)
-    write_page(rows)
 
 
 def write_page(rows: list[dict]) -> None:
     columns = ["phase", "mesh", "note", "compiler, GiB", "formula, GiB"]
-    columns += ["fused attention", "compile, s"]
+    columns += ["fused attention", "bound, ms", "MFU at most"]
     orders = PHASES, SIZES, tuple(MESHES)
     rows = sorted(
         rows,
@@ -132,16 +166,20 @@ def write_page(rows: list[dict]) -> None:
     table = [columns, ["---"] * len(columns), *map(make_cells, rows)]
     lines = "\n".join(f"| {' | '.join(cells)} |" for cells in table)
     total = len(PHASES) * len(SIZES) * len(MESHES)
-    PAGE_PATH.write_text(PAGE.format(done=len(rows), total=total, table=lines))
+    refused = sum("error" in row for row in rows)
+    counts = {"compiled": len(rows) - refused, "refused": refused, "total": total}
+    PAGE_PATH.write_text(PAGE.format(**counts, table=lines))
 
 
 PAGE = """# Phases compiled for eight H100
 
 `python experiments/figures/phase_table.py` wrote this page: train steps by
-`glide plan --chips=h100:8 --compile`. {done} of {total} rows (phase, size and mesh) are
-compiled. GiB are those of one device. The global batch is 32 images of a base model,
-16 of an upsampler, 256 of the noised CLIP, in one microbatch. The commands are in
-phases_h100.jsonl.
+`glide plan --chips=h100:8 --compile`. Of {total} rows (phase, size and mesh)
+{compiled} are compiled, and {refused} are refused by the rules of the mesh.
+GiB are those of one device. The bound is that of the roofline, often the
+network, since a device has few images here. The global batch is 32 images of a base
+model, 16 of an upsampler, 256 of the noised CLIP, in one microbatch. The commands are
+in phases_h100.jsonl.
 
 {table}
 """

@@ -38,6 +38,7 @@ CHANGES = {
         "--config.train.remat=('blocks',)",
         "--config.train.remat_text=blocks",
     ),
+    "upsample256_h100": ("--config.train.remat=('none',)",),
     "noised_clip64_h100": (
         "--config.train.remat=('blocks',)",
         "--config.train.remat_text=blocks",
@@ -150,13 +151,14 @@ written) are in GiB as well.
 The formula assumes that each device holds the activations of its own examples. The
 model ensures this by sharding constraints within its blocks; without them the compiler
 sharded activations by channels, like the kernels, and the base's step on v5p took 83.3
-GiB. Compared with the compiler the formula is {differences}. Two of its terms come from
-reading the compiler's programs for v5p (plan/activations.py): weight gradients that are
-delayed, and float32 copies inside every norm that the upsampler's step keeps under
+GiB. Compared with the compiler the formula is {differences}. Two of its terms for TPUs
+come from the compiler's programs for v5p (plan/activations.py): weight gradients that
+are delayed, and float32 copies inside every norm that the upsampler's step keeps under
 `none` where a device has few pictures (28.0 GiB; formula 29.9), which is why the
-upsampler is trained with `dots`. A small U-Net of two levels, 256 and 128 pixels, did
-not behave so and took 15.5 GiB where the formula gives 22.3. Where a row has no number
-of the compiler, plan a margin.
+upsampler is trained with `dots` there. A small U-Net of two levels, 256 and 128
+pixels, did not behave so and took 15.5 GiB where the formula gives 22.3. The
+[phases compiled for eight H100](phases_h100.md) have the compiler's bytes for GPUs.
+Where a row has no number of the compiler, plan a margin.
 
 The commands, in the order of the table:
 

@@ -150,7 +150,11 @@ def _measure(
     config: defaults.Config, settings: Settings, guidance_mode: str
 ) -> StageTimes:
     model = _denoiser_config(config)
-    fns = build.make_denoiser(model, attention=attention_kernels.attend)
+    fns = build.make_denoiser(
+        model,
+        attention=attention_kernels.attend,
+        prediction=config.diffusion.prediction,
+    )
     # In the dtypes that a loaded bundle has in memory.
     params = weights.random_params(config.model)
     params = jax.device_put(restore.in_memory(params, config.model.compute_dtype))
@@ -243,7 +247,8 @@ def _count_by_xla(
 ) -> float | None:
     """Returns the FLOPs of one pass with XLA's attention; it cannot count kernels'."""
     size = _denoiser_config(config)
-    plain, caption = build.make_denoiser(size), (rows, size.text_context)
+    plain = build.make_denoiser(size, prediction=config.diffusion.prediction)
+    caption = rows, size.text_context
     text = jax.eval_shape(
         plain.encode,
         params,

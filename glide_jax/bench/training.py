@@ -6,8 +6,10 @@ images. Neither data nor a workdir is needed.
 
 from __future__ import annotations
 
+import contextlib
+import logging
 import time
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 import jax
@@ -15,22 +17,35 @@ import jax.numpy as jnp
 import numpy as np
 
 from glide_jax import array_types
-from glide_jax.bench import machine, timing, weights
+from glide_jax.bench import instructions, machine, timing, weights
 from glide_jax.config import defaults
 from glide_jax.errors import UserError
 from glide_jax.parallel import device_mesh, sharding
-from glide_jax.train import optimizer, placement, run_log, teachers, train_state
+from glide_jax.train import (
+    objectives,
+    optimizer,
+    placement,
+    run_log,
+    teachers,
+    train_state,
+)
 
 MIN_REPEATS = 10
 WARM_UP_STEPS = 2
 
 
-def benchmark(config: defaults.Config, *, repeats: int = MIN_REPEATS) -> dict[str, Any]:
+def benchmark(
+    config: defaults.Config,
+    *,
+    repeats: int = MIN_REPEATS,
+    by_instruction: bool = False,
+) -> dict[str, Any]:
     """Returns one row of JSON values: step times, FLOPs, bytes and measured peaks.
 
     Args:
       config: of the run.
       repeats: number of timed steps.
+      by_instruction: whether to trace further steps for the field "instructions".
 
     Raises:
       UserError: the step does not fit into a device's memory.
@@ -39,7 +54,9 @@ def benchmark(config: defaults.Config, *, repeats: int = MIN_REPEATS) -> dict[st
     parts = placement.abstract_step(config, mesh)
     try:
         start = time.perf_counter()
-        program = parts.step.lower(*parts.arguments).compile()
+        # Without it a program from JAX's cache may name lines of an older source.
+        with _lines_in_cache_key(by_instruction):
+            program = parts.step.lower(*parts.arguments).compile()
         compile_seconds = time.perf_counter() - start
         state = make_state(config, parts.state)
         batch = sharding.to_global(make_batch(config, parts.batch), mesh)
@@ -47,7 +64,9 @@ def benchmark(config: defaults.Config, *, repeats: int = MIN_REPEATS) -> dict[st
         fixed: list[Any] = [seed]
         if parts.teacher is not None:
             fixed.append(make_teacher(config, parts.teacher))
-        seconds, skipped = time_steps(program, state, batch, fixed, repeats)
+        step = Step(program, state, batch, fixed)
+        del state  # its buffers are donated to the first step
+        seconds, skipped = time_steps(step, repeats)
     except jax.errors.JaxRuntimeError as error:
         if "RESOURCE_EXHAUSTED" not in str(error):
             raise
@@ -56,7 +75,7 @@ def benchmark(config: defaults.Config, *, repeats: int = MIN_REPEATS) -> dict[st
             "into a device's memory; give a smaller --batch, more train.microbatches, "
             "train.remat, or a larger mesh.fsdp"
         ) from error
-    return {
+    row = {
         "benchmark": "train",
         "machine": machine.describe(),
         **describe(config, mesh),
@@ -67,6 +86,35 @@ def benchmark(config: defaults.Config, *, repeats: int = MIN_REPEATS) -> dict[st
         **utilisation(config, timing.spread(seconds).median),
         "bytes": count_bytes(program),
     }
+    if by_instruction:
+        row["instructions"] = trace(step, program)
+    return row
+
+
+@contextlib.contextmanager
+def _lines_in_cache_key(are_needed: bool) -> Iterator[None]:
+    name = "jax_compilation_cache_include_metadata_in_key"
+    before = getattr(jax.config, name)
+    jax.config.update(name, before or are_needed)
+    try:
+        yield
+    finally:
+        jax.config.update(name, before)
+
+
+def trace(step: Step, program: jax.stages.Compiled) -> list[dict[str, Any]]:
+    """Returns the rows of `instructions.measure`; empty if the trace has none.
+
+    A row of times that took minutes is not lost when tracing fails.
+    """
+    try:
+        rows = instructions.measure(step, program.as_text() or "")
+    except (RuntimeError, ValueError, OSError) as error:
+        logging.warning("no time by instruction: the trace failed (%s)", error)
+        return []
+    if not rows:
+        logging.warning("no time by instruction: the profiler named none")
+    return rows
 
 
 def check(config: defaults.Config) -> None:
@@ -176,23 +224,33 @@ def make_batch(config: defaults.Config, like: dict[str, Any]) -> dict[str, np.nd
     return known | images
 
 
-def time_steps(
-    program: jax.stages.Compiled,
-    state: Any,
-    batch: Any,
-    fixed: Sequence[Any],
-    repeats: int,
-) -> tuple[list[float], int]:
+class Step:
+    """Runs a training step on one batch, each time from the state of the last one."""
+
+    def __init__(
+        self, program: jax.stages.Compiled, state: Any, batch: Any, fixed: Sequence[Any]
+    ) -> None:
+        """`fixed` has the arguments after the batch."""
+        self._program, self._state = program, state
+        self._after_state = (batch, *fixed)
+
+    def __call__(self) -> objectives.Metrics:
+        """Returns the metrics when the step has run; the old state is donated."""
+        done = jax.block_until_ready(self._program(self._state, *self._after_state))
+        self._state, metrics, _ = done
+        return metrics
+
+
+def time_steps(step: Step, repeats: int) -> tuple[list[float], int]:
     """Returns the seconds of `repeats` steps, and the number of skipped updates.
 
-    `fixed` has the arguments after the batch. A few untimed steps come first. Each step
-    continues from the previous state and donates its buffers.
+    A few untimed steps come first.
     """
     seconds, skipped = [], 0
-    for step in range(WARM_UP_STEPS + repeats):
+    for number in range(WARM_UP_STEPS + repeats):
         start = time.perf_counter()
-        state, metrics, _ = jax.block_until_ready(program(state, batch, *fixed))
-        if step >= WARM_UP_STEPS:
+        metrics = step()
+        if number >= WARM_UP_STEPS:
             seconds.append(time.perf_counter() - start)
             skipped += int(metrics["skipped_updates"][0])
     return seconds, skipped

@@ -60,6 +60,19 @@ def xla_attention(
     return jnp.einsum("bhnm,bmhc->bnhc", weights, values)
 
 
+def split_heads(
+    fused: Float[jax.Array, "b n fused"], parts: int, head_channels: int
+) -> tuple[Float[jax.Array, "b n heads ch"], ...]:
+    """Splits a fused projection (B, N, heads * parts * ch) into `parts` arrays.
+
+    Each is a slice: a transposition of the whole would be another copy.
+    """
+    by_head = einops.rearrange(
+        fused, "b n (h p c) -> b n h p c", p=parts, c=head_channels
+    )
+    return tuple(by_head[:, :, :, part] for part in range(parts))
+
+
 class ImageAttention(nn.Module):
     """Residual self-attention of an image; the caption adds keys and values in front.
 
@@ -96,19 +109,11 @@ class ImageAttention(nn.Module):
     ) -> array_types.FeatureMap:
         batch, height, width, _ = x.shape
         qkv = self.qkv(self.norm(x).reshape(batch, height * width, self.channels))
-        q, k, v = self._heads(qkv, 3)
-        text_k, text_v = self._heads(text_keys_values.astype(self.dtype), 2)
+        q, k, v = split_heads(qkv, 3, self.head_channels)
+        text_keys_values = text_keys_values.astype(self.dtype)
+        text_k, text_v = split_heads(text_keys_values, 2, self.head_channels)
         # Every caption position is attended to, padding too: its embedding is learned.
         k = jnp.concatenate([text_k, k], axis=1)
         v = jnp.concatenate([text_v, v], axis=1)
         attended = einops.rearrange(self.attention(q, k, v), "b n h c -> b n (h c)")
         return x + self.proj_out(attended).reshape(x.shape)
-
-    def _heads(
-        self, fused: Float[jax.Array, "b n fused"], parts: int
-    ) -> tuple[jax.Array, ...]:
-        """Splits (B, N, heads * parts * ch) into `parts` arrays (B, N, heads, ch)."""
-        split = einops.rearrange(
-            fused, "b n (h p c) -> p b n h c", p=parts, c=self.head_channels
-        )
-        return tuple(split)

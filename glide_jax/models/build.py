@@ -75,6 +75,7 @@ def make_denoiser(
     attention: attention_lib.AttentionFn | None = None,
     remat: tuple[str, ...] = ("none",),
     remat_text: str = "none",
+    prediction: str = "",
 ) -> DenoiserFns:
     """Returns the functions of a text-to-image, upsampling or inpainting model.
 
@@ -84,10 +85,12 @@ def make_denoiser(
       attention: computes attention, e.g. by a fused kernel; None: XLA's.
       remat: policy of `models.remat` for all levels, or one for each from the finest.
       remat_text: policy of the text transformer's layers.
+      prediction: what the output stands for, x or x_and_eps. Only `denoise` of a model
+        with residual_low_res needs it.
     """
     attention = attention or attention_lib.xla_attention
     constrain = constrain or _identity
-    model = text2im.Text2Im(config, attention, constrain, remat, remat_text)
+    model = text2im.Text2Im(config, attention, constrain, remat, remat_text, prediction)
 
     def init(key: array_types.PRNGKey) -> array_types.Params:
         tokens = jnp.zeros((1, config.text_context), jnp.int32)

@@ -146,6 +146,9 @@ def _group_norm_backward(
         by_gain.append(jnp.sum(g * z, axis=(1, 2)))
     by_gain = jnp.concatenate(by_gain, axis=-1)
     by_bias = jnp.concatenate(by_bias, axis=-1)
+    # Without the barrier XLA sums over batch and pixels a second time, for the
+    # gradients of the parameters.
+    by_gain, by_bias = jax.lax.optimization_barrier((by_gain, by_bias))
     pixels = by_y.shape[1] * by_y.shape[2]
     mean_g = _over_group(gain * by_bias / pixels, groups)
     mean_gz = _over_group(gain * by_gain / pixels, groups)

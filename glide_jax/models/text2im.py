@@ -15,6 +15,7 @@ from flax import linen as nn
 from jaxtyping import Float
 
 from glide_jax import array_types
+from glide_jax.config import choices
 from glide_jax.config.defaults import Text2ImConfig
 from glide_jax.errors import UserError
 from glide_jax.models import attention as attention_lib
@@ -56,6 +57,8 @@ class Text2Im(nn.Module):
       constrain: hook on activations, e.g. a sharding constraint.
       remat: rematerialisation policy of all levels, or of each from the finest.
       remat_text: rematerialisation policy of the text transformer's layers.
+      prediction: what the output stands for, one of process.PREDICTIONS. Only
+        residual_low_res needs it.
     """
 
     config: Text2ImConfig
@@ -63,6 +66,7 @@ class Text2Im(nn.Module):
     constrain: text_encoder.ConstrainFn
     remat: tuple[str, ...]
     remat_text: str
+    prediction: str
 
     def setup(self) -> None:
         dtype = jnp.dtype(self.config.compute_dtype)
@@ -102,6 +106,9 @@ class Text2Im(nn.Module):
         """Returns model_output (B, H, W, 6), float32, for x_t and its conditions.
 
         A model with a guidance_range also reads the guidance scale of each image.
+
+        Raises:
+          ValueError: residual_low_res with a prediction that has no x_start.
         """
         x = assemble_input(self.config, x_t, conditions)
         pooled = jnp.asarray(text.pooled)
@@ -110,9 +117,13 @@ class Text2Im(nn.Module):
         )
         if not self.config.residual_low_res:
             return output
+        if self.prediction not in choices.WITH_X_START and not self.is_initializing():
+            raise ValueError(f"residual_low_res with prediction={self.prediction!r}")
         # The enlarged low_res is the last condition.
-        eps, x_start = jnp.split(output, 2, axis=-1)
-        return jnp.concatenate([eps, x_start + x[..., -3:]], axis=-1)
+        first, second = jnp.split(output, 2, axis=-1)
+        if self.prediction == "x":
+            return jnp.concatenate([first + x[..., -3:], second], axis=-1)
+        return jnp.concatenate([first, second + x[..., -3:]], axis=-1)
 
     def __call__(
         self,

@@ -92,7 +92,7 @@ class TransformerBlock(nn.Module):
         qkv = linear(3 * self.width, "attn_qkv")(
             norms.LayerNorm(self.dtype, name="ln_1")(x)
         )
-        q, k, v = einops.rearrange(qkv, "b l (h p c) -> p b l h c", p=3, h=self.heads)
+        q, k, v = attention.split_heads(qkv, 3, self.width // self.heads)
         attended = self.attention_fn(q, k, v)
         attended = einops.rearrange(attended, "b l h c -> b l (h c)")
         x = x + linear(self.width, "attn_proj")(attended)

@@ -6,11 +6,12 @@ are described in gpu_targets.py. No driver and no card is needed.
 
 from __future__ import annotations
 
+import contextlib
 import importlib.metadata
 import importlib.util
 import math
 import os
-from collections.abc import MutableMapping
+from collections.abc import Iterator, MutableMapping
 from typing import Any
 
 from glide_jax.errors import UserError
@@ -105,6 +106,23 @@ def prepare_environment(
         "TPU_LOG_DIR": "disabled",
     }.items():
         environment.setdefault(name, value)
+
+
+@contextlib.contextmanager
+def uncached() -> Iterator[None]:
+    """Keeps compiled programs out of JAX's cache, which cannot read them back.
+
+    JAX reads a program by the client of its devices, and absent devices have none.
+    """
+    import jax
+
+    name = "jax_persistent_cache_min_compile_time_secs"
+    before = getattr(jax.config, name)
+    jax.config.update(name, math.inf)
+    try:
+        yield
+    finally:
+        jax.config.update(name, before)
 
 
 def make_devices(topology: device_topology.Topology) -> list[Any]:

@@ -24,15 +24,21 @@ under every policy, because it is computed before the blocks.
 In addition, the block in its backward pass needs the gradients of its `none` column,
 and that column itself if it was not stored.
 
-Two effects of the TPU compiler, observed in its programs (libtpu 0.0.51 and 0.0.42,
-v5p), occur under `none` only:
-- Weight gradients of the ascending half are computed after the middle block. Until then
-  their operands stay in memory: everything these blocks store, and for each residual
-  block the gradients of its input, its two convolutions (bfloat16) and its second norm
-  (float32), c_in + 4 c.
-- With fewer than FEW_EXAMPLES images per device, its space-to-batch pass splits images
-  of levels of at least LARGE_PX pixels, and stores five float32 copies of the second
-  norm's tensor, 10 c, instead of its input and output.
+Compilers delay weight gradients of the ascending half until after the middle block, and
+keep their operands until then. Observed in their programs:
+
+- The TPU's (libtpu 0.0.51 and 0.0.42, v5p) under `none`: everything these blocks store,
+  and for each residual block the gradients of its input, its two convolutions
+  (bfloat16) and its second norm (float32), c_in + 4 c.
+- The GPU's (jax 0.10.2, H100) under `dots`: for each residual block the normed input
+  and the gradient of the input, 2 c_in, and the gradients of its convolutions, 2 c; for
+  each upsampling block its input and gradient, 2 c; and the operands of the last
+  convolution.
+
+With fewer than FEW_EXAMPLES images per device, the TPU compiler also splits the images
+of levels of at least LARGE_PX pixels (its space-to-batch pass). Under `none` it then
+delays nothing, but stores five float32 copies of the second norm's tensor, 10 c,
+instead of its input and output.
 """
 
 from __future__ import annotations
@@ -58,7 +64,8 @@ class Part:
       kept: stored from its forward to its backward pass.
       work: needed at once within its backward pass.
       on_host: stored in the host's memory.
-      late: gradients stored until the middle block; `kept` is stored as long.
+      late: operands of weight gradients stored until the middle block.
+      keeps_late: whether `kept` is stored as long.
     """
 
     name: str
@@ -67,25 +74,30 @@ class Part:
     work: int
     on_host: int = 0
     late: int = 0
+    keeps_late: bool = False
 
 
-def parts(config: Config, examples: int) -> list[Part]:
-    """Returns the parts in the order of the forward pass, with all heads and channels.
+def parts(config: Config, examples: int, *, tensor: int, is_tpu: bool) -> list[Part]:
+    """Returns the parts in the order of the forward pass.
 
     Tensor parallelism shards the activations between the two linear maps of a pair.
-    This is not counted, so with mesh.tensor > 1 the result is an upper bound.
+    Transformers count this. U-Nets do not: the activations of their attention are
+    counted whole.
 
     Args:
       config: of the run.
       examples: of one microbatch on one device.
+      tensor: extent of the mesh's axis of this name.
+      is_tpu: whether the devices are TPUs; else GPUs.
     """
     model, train = config.model, config.train
     if isinstance(model, NoisedClipConfig):
         length = (model.image_px // model.patch_px) ** 2 + 1
         sizes = length, model.image_width, model.image_heads, model.image_layers
-        image = _stack("image/layers", train.remat[0], *sizes)
-        return [image, _text(config), _contrast(config)]
-    own = [_text(config), *_unet(config, model, is_few=examples < FEW_EXAMPLES)]
+        image = _stack("image/layers", train.remat[0], *sizes, tensor)
+        return [image, _text(config, tensor), _contrast(config)]
+    is_few = examples < FEW_EXAMPLES
+    own = [_text(config, tensor), *_unet(config, model, is_few=is_few, is_tpu=is_tpu)]
     if not teachers.matches_moments(config):
         return own
     # The second network runs on what the student has made.
@@ -108,20 +120,29 @@ def policy_of(config: Config, px: int) -> str:
     return remat[(config.model.grid_px // px).bit_length() - 1]
 
 
-def _text(config: Config) -> Part:
+def _text(config: Config, tensor: int) -> Part:
     model = config.model
     sizes = model.text_context, model.text_width, model.text_heads, model.text_layers
-    return _stack("text/layers", config.train.remat_text, *sizes)
+    return _stack("text/layers", config.train.remat_text, *sizes, tensor)
 
 
 def _stack(
-    name: str, policy: str, length: int, width: int, heads: int, num_layers: int
+    name: str,
+    policy: str,
+    length: int,
+    width: int,
+    heads: int,
+    num_layers: int,
+    tensor: int,
 ) -> Part:
-    """Returns a stack of transformer layers, a loop."""
+    """Returns a stack of transformer layers, a loop.
+
+    Heads, attended values and hidden units are sharded over `tensor` devices.
+    """
     row = length * width
-    everything = (2 + 3 + 1 + 8) * row + heads * length**2
+    everything = 2 * row + ((3 + 1 + 8) * row + heads * length**2) // tensor
     # In a loop, `none` stores what `dots` does.
-    inside = (3 + 2 + 4) * row if policy in ("none", "dots") else 0
+    inside = 2 * row + (3 + 4) * row // tensor if policy in ("none", "dots") else 0
     entering = num_layers * row
     work = 2 * everything
     if policy == "offload":
@@ -135,7 +156,9 @@ def _contrast(config: Config) -> Part:
     return Part("logit_scale", "none", 0, 4 * row)
 
 
-def _unet(config: Config, model: Text2ImConfig, *, is_few: bool) -> list[Part]:
+def _unet(
+    config: Config, model: Text2ImConfig, *, is_few: bool, is_tpu: bool
+) -> list[Part]:
     """Returns stem, blocks with the caption's keys and values, and last layers."""
     plan = layout.make_layout(model)
     ascending, per_level = len(plan.inputs) + 1, model.num_res_blocks + 1
@@ -145,16 +168,30 @@ def _unet(config: Config, model: Text2ImConfig, *, is_few: bool) -> list[Part]:
         policy = policy_of(config, spec.px)
         is_last = (index - ascending) % per_level == per_level - 1
         is_inside = policy == "full" and index >= ascending and not is_last
-        part = _block(_name(plan, index), spec, policy, model, is_few=is_few)
+        part = _block(_name(plan, index), spec, policy, model, splits=is_tpu and is_few)
         if is_inside:
             part = dataclasses.replace(part, kept=part.kept - _output(spec))
-        if policy == "none" and index >= ascending and not is_few:
-            late = spec.px**2 * (spec.in_channels + 4 * spec.channels)
-            part = dataclasses.replace(part, late=late)
+        if index >= ascending:
+            late = _late(spec, policy, is_few=is_few, is_tpu=is_tpu)
+            part = dataclasses.replace(part, late=late, keeps_late=is_tpu)
         unet_parts.append(part)
     # float32: norm, activation and the convolution's input, all of one size.
     wide = 4 // compute_bytes(config)
-    return [*unet_parts, Part("unet/conv_out", "none", wide * ends, 2 * wide * ends)]
+    late = 0 if is_tpu or policy_of(config, model.grid_px) != "dots" else wide + 1
+    return [
+        *unet_parts,
+        Part("unet/conv_out", "none", wide * ends, 2 * wide * ends, late=late * ends),
+    ]
+
+
+def _late(spec: layout.BlockSpec, policy: str, *, is_few: bool, is_tpu: bool) -> int:
+    """Returns the operands of an ascending block that are stored late."""
+    area, c_in, c = spec.px**2, spec.in_channels, spec.channels
+    if is_tpu:
+        return area * (c_in + 4 * c) if policy == "none" and not is_few else 0
+    if policy != "dots":
+        return 0
+    return 2 * area * (c_in + c) + 2 * _output(spec) * (spec.last == "up")
 
 
 def _name(plan: layout.Layout, index: int) -> str:
@@ -177,10 +214,10 @@ def _block(
     policy: str,
     model: Text2ImConfig,
     *,
-    is_few: bool,
+    splits: bool,
 ) -> Part:
     everything, products = _residual(spec)
-    caption, strips = 0, _strips(spec) if is_few else 0
+    caption, strips = 0, _strips(spec) if splits else 0
     if spec.attention:
         area, c = spec.px**2, spec.channels
         caption = 2 * model.text_context * c

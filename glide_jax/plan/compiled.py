@@ -85,7 +85,8 @@ def compile_step(
     )
     start = time.perf_counter()
     try:
-        program = step.step.lower(*step.arguments).compile()
+        with abstract_devices.uncached():
+            program = step.step.lower(*step.arguments).compile()
     except jax.errors.JaxRuntimeError as error:
         needed, available = read_out_of_memory(str(error))
         seconds = time.perf_counter() - start

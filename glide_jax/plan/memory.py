@@ -6,8 +6,8 @@ At each block it is the sum of the activations that earlier blocks store (see
 activations), the gradients so far, the working memory of the block, its parameters
 gathered in the compute dtype, and their gradients before they are scattered. The step
 needs the maximum over all blocks. Blocks without recomputation keep their gathered
-parameters from the forward pass; those of the ascending half keep them until the middle
-block (see activations).
+parameters from the forward pass; on TPUs those of the ascending half keep them until
+the middle block (see activations).
 """
 
 from __future__ import annotations
@@ -18,10 +18,9 @@ from typing import Any, NamedTuple
 
 import jax
 
-from glide_jax.config.defaults import Config
 from glide_jax.parallel import sharding
 from glide_jax.plan import activations
-from glide_jax.plan.device_topology import Topology
+from glide_jax.plan.problem import Problem
 from glide_jax.train.train_state import AUXILIARY, COUNTERS, TrainState
 
 FLOAT32 = 4
@@ -152,23 +151,15 @@ def measure_state(state: TrainState) -> StateBytes:
     )
 
 
-def estimate(
-    config: Config,
-    state: StateBytes,
-    batch: dict[str, Any],
-    examples: int,
-    teacher: Any = None,
-) -> DeviceBytes:
+def estimate(given: Problem, state: StateBytes) -> DeviceBytes:
     """Estimates the bytes of one device.
 
     Args:
-      config: of the run.
-      state: its sizes.
-      batch: the global batch, as ShapeDtypeStructs with shardings.
-      examples: of one microbatch on one device.
-      teacher: parameters of a student's teacher, as the batch.
+      given: the run and its devices.
+      state: sizes of the run's state.
     """
-    parts = activations.parts(config, examples)
+    config, examples = given.config, given.examples
+    parts = _activations(given)
     size = activations.compute_bytes(config)
     grads = state.params.on_device
     kept = sum(_kept(part, state, examples, size) for part in parts)
@@ -187,13 +178,13 @@ def estimate(
         if part.name.endswith("unet/middle"):
             waiting = 0
         elif part.late:
-            waiting += freed + examples * size * part.late
+            waiting += freed * part.keeps_late + examples * size * part.late
     return DeviceBytes(
         params=state.params.on_device,
         moments=state.moments.on_device,
         ema=state.ema.on_device,
-        teacher=_placed(teacher).on_device,
-        batch=_placed(batch).on_device,
+        teacher=_placed(given.teacher).on_device,
+        batch=_placed(given.batch).on_device,
         grads=grads,
         activations=kept,
         work=work_at_peak,
@@ -219,27 +210,19 @@ def _gathered(part: activations.Part, block: BlockParams, cut: int, size: int) -
     return block.numbers // block.layers * (again + FLOAT32)
 
 
-def estimate_host(
-    config: Config,
-    state: StateBytes,
-    batch: dict[str, Any],
-    topology: Topology,
-    examples: int,
-) -> HostBytes:
+def estimate_host(given: Problem, state: StateBytes) -> HostBytes:
     """Estimates the bytes of one host.
 
     Args:
-      config: of the run.
-      state: its sizes.
-      batch: the global batch, as ShapeDtypeStructs with shardings.
-      topology: of the chips.
-      examples: of one microbatch on one device.
+      given: the run and its devices.
+      state: sizes of the run's state.
     """
+    config, topology = given.config, given.topology
     devices = topology.devices_per_host
     parts = state.params, state.moments, state.ema, state.rest
     batches = config.data.prefetch_batches + 1
     offloaded = activations.compute_bytes(config) * sum(
-        part.on_host for part in activations.parts(config, examples)
+        part.on_host for part in _activations(given)
     )
     checkpoint = devices * sum(part.on_device + part.on_host for part in parts)
     is_local = config.checkpoint.local_every_steps > 0
@@ -247,8 +230,8 @@ def estimate_host(
         checkpoint=checkpoint,
         local_checkpoint=min(checkpoint, sum(p.total for p in parts)) * is_local,
         state=devices * sum(part.on_host for part in parts),
-        activations=devices * examples * offloaded,
-        batches=batches * _placed(batch).total // topology.num_hosts,
+        activations=devices * given.examples * offloaded,
+        batches=batches * _placed(given.batch).total // topology.num_hosts,
     )
 
 
@@ -280,3 +263,12 @@ def _blocks(params: Any) -> dict[str, BlockParams]:
         )
         for name, group in leaves.items()
     }
+
+
+def _activations(given: Problem) -> list[activations.Part]:
+    return activations.parts(
+        given.config,
+        given.examples,
+        tensor=given.mesh.shape["tensor"],
+        is_tpu=given.topology.machine.is_tpu,
+    )

@@ -169,12 +169,14 @@ def _bound(
     if loops := found["unknown_loops"]:
         lines.append(f"  counted as one turn: {wording.counted(len(loops), 'loop')}")
     lines.append("  costliest kinds of instruction, and the line that made them:")
-    lines.append(f"  {'':<28}{'runs':>6}{'TFLOP':>9}{'GB':>8}{'s':>9}")
+    title = f"{'M cycles':>10}" if found["cycles"] else ""
+    lines.append(f"  {'':<28}{'runs':>6}{'TFLOP':>9}{'GB':>8}{'s':>9}{title}")
     for row in found["costliest"]:
         gb = (row["bytes_read"] + row["bytes_written"]) / 1e9
+        cycles = f"{(row['cycles'] or 0) / 1e6:>10.2f}" if title else ""
         lines.append(
             f"  {row['kind']:<28}{row['runs']:>6}{row['flops'] / 1e12:>9.2f}{gb:>8.2f}"
-            f"{row['seconds']:>9.4f}  {row['source'] or 'no line recorded'}"
+            f"{row['seconds']:>9.4f}{cycles}  {row['source'] or 'no line recorded'}"
         )
     return lines
 

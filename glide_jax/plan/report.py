@@ -105,10 +105,7 @@ def _run(given: problem.Problem) -> dict[str, Any]:
 
 def _memory(given: problem.Problem) -> dict[str, Any]:
     where, state = given.topology, memory.measure_state(given.state)
-    device = memory.estimate(
-        given.config, state, given.batch, given.examples, given.teacher
-    )
-    host = memory.estimate_host(given.config, state, given.batch, where, given.examples)
+    device, host = memory.estimate(given, state), memory.estimate_host(given, state)
     return {
         "bytes_per_device": dataclasses.asdict(device) | {"total": device.total},
         "bytes_available_per_device": where.machine.memory_bytes,

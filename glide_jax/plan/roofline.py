@@ -15,7 +15,7 @@ from __future__ import annotations
 
 import collections
 import dataclasses
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import NamedTuple
 
 from glide_jax.plan import hlo, work
@@ -34,6 +34,43 @@ _SHARES = {
 _CLOCKS = {"v4": 1.05e9, "v5e": 1.5e9, "v5p": 1.75e9}
 
 Groups = tuple[tuple[int, ...], ...]
+
+
+@dataclasses.dataclass(frozen=True)
+class Peaks:
+    """Rates of one device.
+
+    Attributes:
+      flops: operations per second, by `work.Work.precision`.
+      bandwidth: bytes per second of its memory.
+    """
+
+    flops: Mapping[str, float]
+    bandwidth: float
+
+    @classmethod
+    def of(cls, machine: Machine) -> Peaks:
+        """Returns the published rates of a device of a machine."""
+        peak = machine.peak_flops / machine.chip.devices
+        shares = _SHARES[machine.is_tpu]
+        return cls(
+            {precision: peak * share for precision, share in shares.items()},
+            machine.chip.memory_bandwidth / machine.chip.devices,
+        )
+
+    def matrix_seconds(self, one: work.Work) -> float:
+        """Returns the time of an instruction's operations."""
+        return one.flops / self.flops[one.precision]
+
+    def memory_seconds(self, one: work.Work) -> float:
+        """Returns the time of an instruction's memory traffic."""
+        return (one.bytes_read + one.bytes_written) / self.bandwidth
+
+    def bound(self, one: work.Work) -> float:
+        """Returns the bound of an instruction, seconds; 0 for a collective."""
+        if one.network_bytes:
+            return 0.0
+        return max(self.matrix_seconds(one), self.memory_seconds(one))
 
 
 class Part(NamedTuple):
@@ -60,6 +97,7 @@ class Row:
       runs: kernels that start.
       flops, bytes_read, bytes_written: of all runs.
       seconds: the bound of all runs; 0 for a collective.
+      cycles: the TPU compiler's own estimate of all runs; None: it gives none.
     """
 
     kind: str
@@ -69,6 +107,7 @@ class Row:
     bytes_read: int
     bytes_written: int
     seconds: float
+    cycles: float | None
 
 
 @dataclasses.dataclass(frozen=True)
@@ -139,19 +178,7 @@ def analyse_parts(
 ) -> Roofline:
     """Returns the bound of programs that run one after the other; see `analyse`."""
     found = [one for part in parts for one in work.measure(*part)]
-    peak = machine.peak_flops / machine.chip.devices
-    bandwidth = machine.chip.memory_bandwidth / machine.chip.devices
-    shares = _SHARES[machine.is_tpu]
-
-    def matrix(one: work.Work) -> float:
-        return one.flops / (peak * shares[one.precision])
-
-    def memory(one: work.Work) -> float:
-        return (one.bytes_read + one.bytes_written) / bandwidth
-
-    def bound(one: work.Work) -> float:
-        return 0.0 if one.network_bytes else max(matrix(one), memory(one))
-
+    peaks = Peaks.of(machine)
     received = {"fast": 0.0, "slow": 0.0}
     for one in found:
         received["slow" if is_slow(one.groups) else "fast"] += one.network_bytes
@@ -159,27 +186,33 @@ def analyse_parts(
         "fast": received["fast"] / machine.fast_bytes,
         "slow": received["slow"] / machine.slow_bytes,
     }
-    cycles = [one.cycles for one in found if one.cycles is not None]
-    clock = _CLOCKS.get(machine.name)
+    cycles, clock = _cycles(found), _CLOCKS.get(machine.name)
     return Roofline(
         flops=sum(one.flops for one in found),
-        matrix_seconds=sum(map(matrix, found)),
+        matrix_seconds=sum(map(peaks.matrix_seconds, found)),
         bytes_read=sum(one.bytes_read for one in found),
         bytes_written=sum(one.bytes_written for one in found),
-        memory_seconds=sum(map(memory, found)),
+        memory_seconds=sum(map(peaks.memory_seconds, found)),
         network_bytes=received,
         network_seconds=network,
-        seconds=max(sum(map(bound, found)), *network.values()),
+        seconds=max(sum(map(peaks.bound, found)), *network.values()),
         kernels=sum(one.runs for one in found),
         attention=sum(one.runs for one in found if one.kind == "attention"),
-        cycles=sum(cycles) if cycles else None,
-        cycles_seconds=sum(cycles) / clock if cycles and clock else None,
+        cycles=cycles,
+        cycles_seconds=cycles / clock if cycles and clock else None,
         unknown_loops=[
             name for part in parts for name in part.program.unknown_loops(part.turns)
         ],
-        kinds=_rows(found, bound, lambda one: (one.kind, "")),
-        costliest=_rows(found, bound, lambda one: (one.kind, one.source))[:COSTLIEST],
+        kinds=_rows(found, peaks.bound, lambda one: (one.kind, "")),
+        costliest=_rows(found, peaks.bound, lambda one: (one.kind, one.source))[
+            :COSTLIEST
+        ],
     )
+
+
+def _cycles(found: Iterable[work.Work]) -> float | None:
+    estimates = [one.cycles for one in found if one.cycles is not None]
+    return sum(estimates) if estimates else None
 
 
 def _rows(
@@ -200,6 +233,7 @@ def _rows(
             bytes_read=sum(one.bytes_read for one in ones),
             bytes_written=sum(one.bytes_written for one in ones),
             seconds=sum(map(bound, ones)),
+            cycles=_cycles(ones),
         )
         for (kind, source), ones in groups.items()
     ]

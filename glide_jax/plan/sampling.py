@@ -153,7 +153,8 @@ def compile_sampler(
     empty = _without_program(made, settings, host)
     start = time.perf_counter()
     try:
-        parts = made.stage.compile_parts(made.params, made.clip_params, made.inputs)
+        with abstract_devices.uncached():
+            parts = made.stage.compile_parts(made.params, made.clip_params, made.inputs)
     except jax.errors.JaxRuntimeError as error:
         needed, available = compiled.read_out_of_memory(str(error))
         return dataclasses.replace(

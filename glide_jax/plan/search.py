@@ -135,7 +135,7 @@ def _remats(config: Config) -> Iterator[tuple[str, ...]]:
 
 def _evaluate(given: problem.Problem, state: memory.StateBytes, mfu: float) -> Option:
     config, where = given.config, given.topology
-    device = memory.estimate(config, state, given.batch, given.examples, given.teacher)
+    device = memory.estimate(given, state)
     rows = traffic.collectives(config, given.state.params, given.spans)
     plain = cost.estimate(config, where, network_seconds={}, mfu=mfu)
     networks = teachers.trained_networks(config)

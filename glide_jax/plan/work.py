@@ -40,6 +40,7 @@ class Work:
     """The work of one instruction, all its runs together.
 
     Attributes:
+      name: of the instruction; a profile has the same names.
       kind: "convolution", "matrix product", "attention", a collective, or the
         compiler's name of a fusion or an instruction, without its number.
       source: FILE:LINE of this package that made it; "" if unknown.
@@ -53,6 +54,7 @@ class Work:
       cycles: as the TPU compiler estimates them; None: it gives no estimate.
     """
 
+    name: str
     kind: str
     source: str
     runs: int
@@ -89,6 +91,7 @@ def _measure(
     if opcode in _FREE or opcode.endswith("-done") or opcode == "async-update":
         return None
     found = Work(
+        name=instruction.name,
         kind=_stem(instruction.name if opcode == "fusion" else opcode),
         source=instruction.source,
         runs=runs,

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 from glide_jax import errors
-from glide_jax.bench import machine, training
+from glide_jax.bench import instructions, machine, training
 from glide_jax.config import defaults, resolve
 from glide_jax.models import build
 from glide_jax.parallel import chips, device_mesh
@@ -108,3 +108,20 @@ def test_a_batch_or_mesh_that_does_not_fit_is_an_error():
     for changes, named in (({"mesh.fsdp": 3}, "mesh.fsdp=3"), ({"mesh.data": 2}, "2")):
         with pytest.raises(errors.UserError, match=named):
             training.check(resolve.override(CONFIG, changes))
+
+
+@pytest.mark.parametrize("failure", [RuntimeError("no CUPTI"), None])
+def test_a_trace_without_instructions_is_said_and_loses_no_row(
+    failure, monkeypatch, caplog
+):
+    def measure(run, text):
+        if failure:
+            raise failure
+        return []
+
+    monkeypatch.setattr(instructions, "measure", measure)
+    row = training.benchmark(CONFIG, by_instruction=True)
+    assert row["step_seconds"]["median"] > 0
+    assert row["instructions"] == []
+    assert "no time by instruction" in caplog.text
+    assert ("no CUPTI" in caplog.text) == bool(failure)

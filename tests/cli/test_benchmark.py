@@ -44,10 +44,17 @@ def test_a_row_of_training_has_the_batch_that_was_asked_for(capsys, monkeypatch)
     from glide_jax.bench import machine
 
     monkeypatch.setattr(machine, "_MATMUL_SIDES", {"default": (64,)})
-    flags = ["--batch=2", "--compute_dtype=float32"]
+    flags = ["--batch=2", "--compute_dtype=float32", "--by_instruction"]
     assert main.run(["benchmark", "train", TINY, *SMALL, *flags]) == 0
-    row = json.loads(capsys.readouterr().out)
+    printed = capsys.readouterr()
+    row = json.loads(printed.out)
     assert (row["benchmark"], row["batch"], row["repeats"]) == ("train", 2, 10)
+    # The same rows, as a table.
+    kinds = [found["kind"] for found in row["instructions"]]
+    assert {"convolution", "matrix product"} <= set(kinds)
+    table = printed.err[printed.err.index("TFLOP") :].splitlines()[1:]
+    assert len(table) == len(kinds) + 1
+    assert all(line.startswith(kind) for line, kind in zip(table, kinds, strict=False))
 
 
 @pytest.mark.parametrize(

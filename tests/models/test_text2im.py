@@ -67,6 +67,28 @@ def _run(config, *, fns=None, **options):
     return np.asarray(denoise(_params(config), *_inputs(), text, **options))
 
 
+@pytest.mark.parametrize(("prediction", "at"), [("x", 0), ("x_and_eps", 3)])
+def test_a_residual_upsampler_adds_the_enlarged_picture_to_x_start(prediction, at):
+    plain = dataclasses.replace(SMALL, low_res_px=4)
+    residual = dataclasses.replace(plain, residual_low_res=True)
+    fns = build.make_denoiser(residual, prediction=prediction)
+    low_res = golden_models.inputs("low_res8")[:, :4, :4]
+    own = _run(residual, fns=(fns.encode, fns.denoise), low_res=low_res)
+    added = own - _run(plain, low_res=low_res)
+    enlarged = jax.image.resize(low_res, (len(low_res), 8, 8, 3), "bilinear")
+    expected = np.zeros_like(added)
+    expected[..., at : at + 3] = enlarged
+    np.testing.assert_allclose(added, expected, atol=ROUNDING)
+
+
+def test_a_residual_upsampler_needs_its_prediction():
+    residual = dataclasses.replace(SMALL, low_res_px=4, residual_low_res=True)
+    fns = build.make_denoiser(residual)
+    low_res = golden_models.inputs("low_res8")[:, :4, :4]
+    with pytest.raises(ValueError, match="prediction=''"):
+        _run(residual, fns=(fns.encode, fns.denoise), low_res=low_res)
+
+
 def test_an_initial_model_returns_zero():
     encode, denoise = _fns(SMALL)
     params = build.make_denoiser(SMALL).init(jax.random.key(0))

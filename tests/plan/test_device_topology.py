@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import math
 import re
 
+import jax
 import pytest
 from jax.sharding import AbstractMesh
 
@@ -138,3 +140,11 @@ def test_the_environment_for_libtpu_keeps_user_settings():
     assert environment["TPU_LOG_DIR"] == "/somewhere"
     assert environment["JAX_PLATFORMS"] == "cpu"
     assert environment["ALLOW_MULTIPLE_LIBTPU_LOAD"] == "1"
+
+
+def test_programs_for_absent_devices_stay_out_of_the_cache():
+    name = "jax_persistent_cache_min_compile_time_secs"
+    before = getattr(jax.config, name)
+    with abstract_devices.uncached():
+        assert getattr(jax.config, name) == math.inf
+    assert getattr(jax.config, name) == before

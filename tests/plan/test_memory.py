@@ -10,7 +10,7 @@ import jax
 import pytest
 
 from glide_jax import presets
-from glide_jax.config import defaults
+from glide_jax.config import defaults, resolve
 from glide_jax.plan import device_topology, memory, problem
 from tests import test_golden_configs
 from tests.plan import plans
@@ -20,7 +20,7 @@ PAPER = presets.base("paper")
 
 def estimate(given) -> memory.DeviceBytes:
     state = memory.measure_state(given.state)
-    return memory.estimate(given.config, state, given.batch, given.examples)
+    return memory.estimate(given, state)
 
 
 @functools.cache
@@ -64,9 +64,7 @@ def test_state_in_host_memory_is_not_on_the_device():
     assert moved.moments == 4  # the counter stays
     assert moved.ema == 0
     assert moved.params == kept.params
-    host = memory.estimate_host(
-        there.config, memory.measure_state(there.state), there.batch, there.topology, 1
-    )
+    host = memory.estimate_host(there, memory.measure_state(there.state))
     per_host = there.topology.devices_per_host
     assert host.state == per_host * (kept.moments - 4 + kept.ema)
 
@@ -75,9 +73,7 @@ def test_local_checkpoints_take_one_copy_of_the_distinct_shards_of_a_host():
     for mesh in ({"fsdp": 8}, {"fsdp": 1}):
         given = plans.small(mesh=mesh, checkpoint={"local_every_steps": 5})
         state = memory.measure_state(given.state)
-        host = memory.estimate_host(
-            given.config, state, given.batch, given.topology, given.examples
-        )
+        host = memory.estimate_host(given, state)
         total = sum(
             math.prod(leaf.shape) * leaf.dtype.itemsize
             for leaf in jax.tree.leaves(given.state)
@@ -122,9 +118,7 @@ def test_offloaded_inputs_are_in_host_memory():
     def host(policy):
         changed = given.with_train(remat=(policy,))
         state = memory.measure_state(changed.state)
-        return memory.estimate_host(
-            changed.config, state, changed.batch, changed.topology, changed.examples
-        )
+        return memory.estimate_host(changed, state)
 
     moved = estimate(given.with_train(remat=("offload",))).activations
     kept = estimate(given.with_train(remat=("blocks",))).activations
@@ -157,12 +151,16 @@ def test_microbatches_hold_all_gradients_from_the_start():
     assert twice.step < once.step
 
 
+def published_config(name: str) -> defaults.Config:
+    """Of an experiment file at the paper's size."""
+    path = test_golden_configs.ROOT / "experiments" / "configs" / f"{name}.py"
+    return test_golden_configs.load(path, "paper")
+
+
 @functools.cache
 def published(name: str):
-    """A run of an experiment file at the paper's size."""
-    path = test_golden_configs.ROOT / "experiments" / "configs" / f"{name}.py"
-    config = test_golden_configs.load(path, "paper")
-    return problem.make_problem(config, device_topology.parse("v5p:4x4x8", None, None))
+    where = device_topology.parse("v5p:4x4x8", None, None)
+    return problem.make_problem(published_config(name), where)
 
 
 @pytest.mark.parametrize(
@@ -180,3 +178,44 @@ def test_the_formula_is_within_15_percent_of_the_tpu_compiler(name, remat, gib):
     if remat:
         given = given.with_train(remat=remat)
     assert estimate(given).total / 2**30 == pytest.approx(gib, rel=0.15)
+
+
+@pytest.mark.parametrize(
+    ("name", "batch", "remat", "gib"),
+    [
+        ("base64", 32, "none", 12.86),
+        ("base64", 32, "dots", 10.97),
+        ("upsample256", 16, "dots", 8.16),
+        ("upsample256_inpaint", 16, "none", 10.47),
+        ("noised_clip64", 256, "dots", 5.19),
+        ("base64", 256, "none", 31.48),
+        ("upsample256", 64, "dots", 21.35),
+        ("upsample256", 64, "none", 27.45),
+    ],
+)
+def test_the_formula_is_within_15_percent_of_the_gpu_compiler(name, batch, remat, gib):
+    """Of jax 0.10.2 for eight H100; see docs/compiled_plans.md."""
+    changes = {"mesh.fsdp": 8, "train.global_batch_size": batch}
+    config = resolve.override(published_config(name), changes)
+    where = device_topology.parse(None, "h100:8", None)
+    given = problem.make_problem(config, where).with_train(remat=(remat,))
+    assert estimate(given).total / 2**30 == pytest.approx(gib, rel=0.15)
+
+
+@pytest.mark.parametrize(
+    ("name", "batch", "gib"),
+    [
+        ("base64", 32, 28.53),
+        ("upsample256", 16, 18.63),
+        ("noised_clip64", 256, 7.61),
+    ],
+)
+def test_the_formula_counts_tensor_parallelism(name, batch, gib):
+    """Of jax 0.10.2 for eight H100; see experiments/results/plan/phases_h100.md."""
+    mesh = {"mesh.data": 2, "mesh.fsdp": 2, "mesh.tensor": 2}
+    config = resolve.override(
+        published_config(name), {**mesh, "train.global_batch_size": batch}
+    )
+    where = device_topology.parse(None, "h100:8", None)
+    found = estimate(problem.make_problem(config, where)).total
+    assert found / 2**30 == pytest.approx(gib, rel=0.15)

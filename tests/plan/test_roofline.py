@@ -158,6 +158,7 @@ shape = jax.ShapeDtypeStruct((512, 512), jnp.bfloat16, sharding=one)
 text = jax.jit(lambda a, b: jnp.tanh(a @ b)).lower(shape, shape).compile().as_text()
 found = roofline.analyse(text, where.machine, lambda groups: False)
 print(found.flops, found.cycles, found.cycles_seconds, found.matrix_seconds)
+print(sum(row.cycles or 0 for row in found.kinds), found.costliest[0].cycles)
 
 def walk(a, b):
     return jax.lax.fori_loop(3, 10, lambda i, x: jnp.tanh(x @ b) * i, a)
@@ -171,8 +172,11 @@ print(found.flops, len(found.unknown_loops))
 def test_cycles_of_the_tpu_compiler_are_added_up():
     pytest.importorskip("libtpu")
     printed = fake_devices.run_with_devices(TPU, devices=1)
-    product, loop = (map(float, line.split()) for line in printed.splitlines())
+    product, rows, loop = (map(float, line.split()) for line in printed.splitlines())
     flops, cycles, seconds, matrix = product
+    total, product_alone = rows
+    assert total == pytest.approx(cycles)
+    assert 0 < product_alone <= total
     assert flops == 2 * 512**3
     # Its compiler writes no number of turns.
     assert tuple(loop) == (7 * flops, 0)

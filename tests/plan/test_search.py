@@ -36,7 +36,7 @@ def test_an_options_bytes_are_those_of_its_settings(crowded, options):
     best = options[0]
     taken = crowded.with_train(**best.settings())
     state = memory.measure_state(taken.state)
-    again = memory.estimate(taken.config, state, taken.batch, taken.examples)
+    again = memory.estimate(taken, state)
     assert again.total == best.bytes_per_device
 
 
