@@ -27,11 +27,12 @@ from sphinx.ext.autodoc.mock import mock  # noqa: E402
 
 import glide_jax  # noqa: E402
 
-# Apache Beam has an environment of its own (docs/data_preparation.md). The modules that
-# use it are imported without it, and stay imported.
-with mock(["apache_beam"]):
+# The extra [docs] does not have these: Apache Beam has an environment of its own
+# (docs/data_preparation.md), and gradio is large. The modules that use them are
+# imported without them, and stay imported.
+with mock(["apache_beam", "gradio"]):
     for name in plain_docstrings.module_names():
-        if name.startswith("glide_jax.prepare"):
+        if name.startswith(("glide_jax.prepare", "glide_jax.demo")):
             importlib.import_module(name)
 
 project = "glide_jax"
@@ -85,7 +86,6 @@ autodoc_default_options = {
     "exclude-members": "__weakref__, __new__, __init__",
 }
 autodoc_inherit_docstrings = False
-autodoc_mock_imports = ["gradio"]  # of the extra [demo], 100 MB
 autodoc_preserve_defaults = True
 python_maximum_signature_line_length = 88
 add_module_names = False

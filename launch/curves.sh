@@ -1,11 +1,11 @@
 #!/usr/bin/env bash
 # Makes the three plots of GLIDE's figure 6 for the models of launch/quickstart.sh, without an
-# accelerator: reference statistics of real images, a sweep of guidance modes and scales, a
-# table and a plot.
+# accelerator: a noised CLIP that judges and guides nothing, reference statistics of real
+# images, a sweep of guidance modes and scales, a table and a plot.
 #   launch/curves.sh --root=runs/curves --models=runs/quickstart/bundles [-- FLAGS]
 # Paths are relative to the checkout. FLAGS apply to every run of the sweep, e.g.
-# --num_images=64. If interrupted, run it again to continue. Retrained models need another
-# --root than finished runs of the old models.
+# --num_images=64. If interrupted, run it again to continue. Use another --root for retrained
+# models, and in place of a root that has runs but no folder "judge".
 # Results: ROOT/curves.png, curves.md and rows.jsonl.
 set -euo pipefail
 cd "$(dirname "$0")/.."
@@ -47,7 +47,14 @@ else
 fi
 # The models are small enough for a CPU; GLIDE_JAX_PLATFORMS= lets JAX choose.
 export JAX_PLATFORMS="${GLIDE_JAX_PLATFORMS-cpu}"
-reference="$root/reference.npz" features="clip:$models/noised_clip"
+# Of another seed than the CLIP that guides, and trained for twice as long.
+judge="$root/judge/bundle"
+if [ ! -e "$judge/bundle.json" ]; then
+  "$glide" train --config=experiments/configs/noised_clip64.py:tiny \
+    --workdir="$root/judge" --config.seed=1 --config.train.num_steps=1200
+  "$glide" export "$root/judge" --output="$judge"
+fi
+reference="$root/reference.npz" features="clip:$judge"
 if [ ! -e "$reference" ]; then
   # As many as are sampled: precision and recall compare sets of equal size.
   "$glide" evaluate reference --source=shapes:quickstart --px=16 --max_images=512 \

@@ -8,7 +8,8 @@
 # --pictures    sampled at once
 # --chip        kind of GPU whose roofline is computed (see `glide plan`); without it none is
 # --any_device  runs on a machine without a GPU as well, e.g. with --sizes=tiny
-# Results: OUTPUT/train.jsonl and sample.jsonl, one row for each measurement, and
+# Results: OUTPUT/train.jsonl and sample.jsonl, one row for each measurement, those of
+# training with the time of each kind of instruction beside its bound, and
 # OUTPUT/roofline_*.json. A relative OUTPUT is within the checkout. A measurement that fails
 # is reported, and the others run; the exit code is then 1.
 set -euo pipefail
@@ -63,9 +64,11 @@ else
 fi
 for size in ${sizes//,/ }; do
   run "training step, base, $size" glide benchmark train \
-    --config="base64:$size" --batch="$batch" --output="$output/train.jsonl"
+    --config="base64:$size" --batch="$batch" --by_instruction \
+    --output="$output/train.jsonl"
   run "training step, upsampler, $size" glide benchmark train \
-    --config="upsample256:$size" --batch="$upsampler_batch" --output="$output/train.jsonl"
+    --config="upsample256:$size" --batch="$upsampler_batch" --by_instruction \
+    --output="$output/train.jsonl"
   run "sampling, $size" glide benchmark sample --config="base64:$size" \
     --upsampler_config="upsample256:$size" --batch="$pictures" \
     --output="$output/sample.jsonl"

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import dataclasses
 import importlib
+import importlib.util
 import json
 import pathlib
 import re
@@ -60,6 +61,7 @@ HOW = {
     "serve": "parsed",  # it runs until a signal; see tests/serve
     "demo": "parsed",  # as serve; see tests/demo
     "benchmark serve": "parsed",  # see tests/serve
+    "benchmark train": "parsed",  # see tests/cli/test_benchmark.py
     "data check": "at toy size",
     "evaluate reference": "at toy size",
     "evaluate pairs": "at toy size",
@@ -92,6 +94,28 @@ def test_relative_links_lead_to_files_and_headings(page):
         target = page.parent / place if place else page
         assert target.exists() or place.startswith("generated/"), place
         assert not anchor or anchor in anchors(target.read_text()), (place, anchor)
+
+
+def test_linked_pages_and_copied_pages_are_part_of_the_build():
+    path = DOCS / "_ext" / "generated_pages.py"
+    spec = importlib.util.spec_from_file_location("generated_pages", path)
+    assert spec
+    assert spec.loader
+    generated_pages = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(generated_pages)
+    index = (DOCS / "index.md").read_text()
+    known = {ROOT / source for source in generated_pages.COPIED}
+    known |= {*DOCS.glob("*.md"), ROOT / "README.md"}
+    written = {
+        generated_pages.GENERATED / name for name in ("verbs.md", "api/index.md")
+    }
+    written |= {generated_pages.GENERATED / n for n in generated_pages.COPIED.values()}
+    for page in known:
+        for place in re.findall(r"\]\((?!https?:|#)([^)#]*\.md)", page.read_text()):
+            target = (page.parent / place).resolve()
+            assert target in known | written, place
+    for name in generated_pages.COPIED.values():
+        assert name.startswith("curves_") or f"\ngenerated/{name[:-3]}\n" in index
 
 
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)

@@ -13,6 +13,7 @@ import pytest
 
 from glide_jax import errors, presets
 from glide_jax.config import defaults, resolve, validate
+from glide_jax.train import teachers
 
 ROOT = pathlib.Path(__file__).parents[1]
 GOLDEN = ROOT / "tests" / "golden" / "configs"
@@ -73,6 +74,16 @@ def test_the_phases_of_a_size_fit_each_other(size):
     assert clip.model.image_px == base.model.image_px
     # A CLIP guides only the noise that it was trained on.
     assert clip.diffusion.noise == base.diffusion.noise
+
+
+@pytest.mark.parametrize("size", presets.STUDENT_SIZES)
+@pytest.mark.parametrize(
+    ("teacher", "student"),
+    [("base64_cfg", "base64_fold"), ("upsample256", "upsample256_halve")],
+)
+def test_a_student_of_a_size_fits_the_first_teacher_of_its_size(teacher, student, size):
+    by_name = {path.stem: path for path in EXPERIMENTS}
+    teachers.check_config(load(by_name[teacher], size), load(by_name[student], size))
 
 
 def test_every_golden_file_has_its_experiment():

@@ -29,6 +29,7 @@ GENERATED = DOCS / "generated"
 COPIED = {
     "experiments/README.md": "experiments.md",
     "experiments/results/plan/README.md": "plans.md",
+    "experiments/results/plan/phases_h100.md": "phases_h100.md",
     "experiments/results/chaos/report.md": "chaos.md",
     "experiments/results/chaos/local_checkpoints.md": "chaos_local_checkpoints.md",
     "experiments/results/chaos/lost_steps.md": "lost_steps.md",

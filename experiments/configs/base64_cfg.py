@@ -26,7 +26,7 @@ def tiny(config: ConfigDict) -> None:
     """A minute or two on two CPU cores."""
     config.data.sources = ("shapes:quickstart",)
     config.data.validation_sources = ("shapes:quickstart",)
-    config.train.num_steps = 500
+    config.train.num_steps = 350
     config.train.timestep_sampling = "power"
     config.train.timestep_power = 2.0
     config.train.global_batch_size = 32

@@ -16,7 +16,6 @@ from glide_jax.config.defaults import Config
 # Peak learning rates; those of released and paper are inferred as in base64.py.
 _LEARNING_RATES = {
     "tiny": 1.5e-3,
-    "emoji": 1e-3,
     "icons": 1.5e-3,
     "released": 3e-4,
     "paper": 1.2e-4,
@@ -24,7 +23,7 @@ _LEARNING_RATES = {
 
 
 def get_config(size: str) -> ConfigDict:
-    """The configuration of a size: tiny, emoji, icons, released or paper."""
+    """The configuration of a size: tiny, icons, released or paper."""
     model = presets.base(size)
     if size == "tiny":
         # Patches make 32 px cost what 16 px cost.
@@ -36,7 +35,7 @@ def get_config(size: str) -> ConfigDict:
     config.data.sources = ("shapes:full",)
     config.data.validation_sources = ("shapes:full",)
     config.data.tokenizer = "sentencepiece:384"
-    config.train.num_steps = 4000
+    config.train.num_steps = 24_000
     # Which object has which colour is decided where little of the picture is left.
     config.train.timestep_sampling = "power"
     config.train.timestep_power = 1.0

@@ -38,14 +38,16 @@ def get_config(size: str) -> ConfigDict:
 
 def tiny(config: ConfigDict) -> None:
     """A minute on two CPU cores."""
-    config.diffusion.schedule = "squaredcos_cap_v2"  # the teacher's
-    config.sample.match_low_res = True
+    # The teacher's.
+    config.diffusion.schedule = "squaredcos_cap_v2"
+    config.diffusion.prediction = "x"
+    config.sample.noise_temperature = 1.0
     config.data.sources = ("shapes:quickstart",)
     config.data.validation_sources = ("shapes:quickstart",)
     config.data.low_res_corruption = "noise"
     config.data.low_res_corruption_strength = 0.1
     config.train.num_steps = 300
-    config.train.global_batch_size = 2
+    config.train.global_batch_size = 8
     config.optim.learning_rate = 1e-3
     config.optim.warmup_steps = 20
     config.ema.decays = (0.9,)

@@ -152,13 +152,10 @@ def drawn_large(glide: glide_jax.Glide) -> dict:
     """One small picture enlarged in several ways."""
     small = glide.sample(CAPTION).base_images
     variants = {
-        "ddpm, 25": {},
-        "free colours": {"match_low_res": False},
+        "DPM-Solver++, 10": {},
+        "same, held colours": {"match_low_res": True},
+        "ddpm, 25": {"upsampler_sampler": "ddpm", "upsampler_respacing": "25"},
         "ddim, 27": {"upsampler_sampler": "ddim", "upsampler_respacing": "fast27"},
-        "DPM-Solver++, 10": {
-            "upsampler_sampler": "dpm_solver_pp",
-            "upsampler_respacing": "lambda10",
-        },
     }
     return {"small": small[0]} | {
         name: glide.upsample(small, CAPTION, **options).images[0]

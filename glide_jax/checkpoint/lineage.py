@@ -33,11 +33,11 @@ class Lineage:
         return step <= dict(self.starts).get(token, -1)
 
     def cut(self, step: int) -> Lineage:
-        """The lineage of a run that goes on from `step`."""
+        """Returns the lineage of a run that resumes from `step`."""
         return Lineage(tuple((token, min(last, step)) for token, last in self.starts))
 
     def begin(self) -> Lineage:
-        """With a new start; `token` is its token."""
+        """Returns the lineage with a new start, whose token is `token`."""
         starts = (*self.starts, (secrets.token_hex(16), ENDLESS))
         return Lineage(starts[-_MOST_STARTS:])
 

@@ -51,3 +51,7 @@ def samplers() -> Iterable[str]:
     from glide_jax.diffusion import samplers
 
     return samplers.SAMPLERS
+
+
+# Predictions whose output has an x_start, to which model.residual_low_res can add.
+WITH_X_START = ("x", "x_and_eps")

@@ -249,7 +249,8 @@ class LogConfig:
     validate_every_steps: int = setting(0, FREE, low=0)
     # records of a validation loss, rounded down to whole batches, at least one batch
     validation_examples: int = setting(256, FREE, low=1)
-    # steps between fixed-seed sample grids of the first EMA; 0: never
+    # steps between fixed-seed sample grids of the first EMA, also drawn at the end by
+    # `glide train`; 0: only then
     grid_every_steps: int = setting(0, FREE, low=0)
     grid_images: int = setting(8, FREE, low=1)  # images of a grid
     wandb_project: str = setting("", FREE)  # Weights & Biases project; empty: none

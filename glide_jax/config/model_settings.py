@@ -50,8 +50,8 @@ class Text2ImConfig:
     inpaint: bool = setting(False, ARRAYS)
     # adds the guidance scale as an input, trained between these two values; empty: none
     guidance_range: tuple[float, ...] = setting((), ARRAYS, low=0)
-    # adds the enlarged low_res to the x_start that an upsampler predicts (ours): a
-    # student's x_start begins as the small picture
+    # adds the enlarged low_res to the x_start that an upsampler predicts as x or
+    # x_and_eps (ours), so that training starts from the small picture
     residual_low_res: bool = setting(False, IDENTITY)
     # dtype of activations; parameters stay float32
     compute_dtype: str = setting("bfloat16", IDENTITY, choices=choices.DTYPES)

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from glide_jax.config import defaults
+from glide_jax.config import choices, defaults
 from glide_jax.config.setting import check_values
 from glide_jax.diffusion import respacing
 from glide_jax.errors import UserError
@@ -151,6 +151,15 @@ def _check_prediction(config: defaults.Config) -> None:
     prediction, train = config.diffusion.prediction, config.train
     reads_both = prediction == "x_and_eps"
     rule = f"does not fit diffusion.prediction={prediction}"
+    model = config.model
+    assert isinstance(model, defaults.Text2ImConfig)
+    has_x_start = prediction in choices.WITH_X_START
+    _require(
+        not model.residual_low_res or (bool(model.low_res_px) and has_x_start),
+        *("model.residual_low_res", model.residual_low_res),
+        "is for an upsampler that predicts x or x_and_eps",
+        "use False",
+    )
     _require(
         not reads_both or train.loss_type == "truncated_snr",
         *("train.loss_type", train.loss_type, rule + ", which has no variance"),
@@ -204,13 +213,6 @@ def _check_student(config: defaults.Config, model: defaults.Text2ImConfig) -> No
         not scales or scales[0] <= scale <= scales[1],
         *("sample.guidance_scale", scale, outside),
         "give a scale of the range, or train a wider one",
-    )
-    reads_both = config.diffusion.prediction == "x_and_eps"
-    _require(
-        not model.residual_low_res or (bool(model.low_res_px) and reads_both),
-        *("model.residual_low_res", model.residual_low_res),
-        "is for an upsampler that predicts x_and_eps",
-        "use False",
     )
     if not train.teacher:
         for path, value in (

@@ -125,6 +125,8 @@ def sample_captions(
     Raises:
       UserError: no record has a usable caption.
     """
+    if isinstance(source, schema.Drawable):
+        source = source.at_px(1)  # the pictures are not used
     captions: list[str] = []
     skipped: list[schema.BadRecordError] = []
     for position in range(min(count, len(source))):

@@ -167,13 +167,14 @@ def make_config(stage: Stage, request: Request, origin: Config) -> Config:
     assert isinstance(given.model, Text2ImConfig)
     is_folded = _is_folded(request, origin)
     prediction = teachers.student_prediction(origin.diffusion.prediction)
+    is_changed = bool(model.low_res_px) and prediction != origin.diffusion.prediction
     config = dataclasses.replace(
         given,
         name=f"{origin.name}_{stage.name}",
         model=dataclasses.replace(
             model,
             guidance_range=given.model.guidance_range if is_folded else (),
-            residual_low_res=bool(model.low_res_px) and prediction == "x_and_eps",
+            residual_low_res=model.residual_low_res or is_changed,
             dropout_prob=0.0,
             compute_dtype=given.model.compute_dtype,
         ),
@@ -227,7 +228,10 @@ def find_size(model: Text2ImConfig, role: str) -> str:
       UserError: there is none.
     """
     make = presets.base if role == "base" else presets.upsampler
-    free = {"dropout_prob": 0.0, "compute_dtype": "float32", "vocab_size": 1}
+    free = {
+        **{"dropout_prob": 0.0, "compute_dtype": "float32", "vocab_size": 1},
+        "residual_low_res": False,
+    }
     for size in presets.STUDENT_SIZES:
         known = make(size, inpaint=model.inpaint)
         if dataclasses.replace(known, **free) == dataclasses.replace(model, **free):

@@ -76,7 +76,7 @@ def make_draw(
     is_guided = not model.low_res_px and config.train.caption_drop_prob > 0
     program = stage.make_program(
         config,
-        build.make_denoiser(model),
+        build.make_denoiser(model, prediction=config.diffusion.prediction),
         stage.StageSettings.of(
             config.sample,
             "cfg" if is_guided else "none",

@@ -111,8 +111,8 @@ def make_stage(
     """
     at_once = options.SamplingOptions().batch_size
     rows = batches.padded_size(min(num_images, at_once), at_once, mesh)
-    fns = restore.make_fns(config.model, mesh)
-    clip_fns = None if clip is None else restore.make_fns(clip.model, mesh)
+    fns = restore.make_fns(config, mesh)
+    clip_fns = None if clip is None else restore.make_fns(clip, mesh)
     assert isinstance(fns, build.DenoiserFns)
     assert clip_fns is None or isinstance(clip_fns, build.ClipFns)
     return AbstractStage(

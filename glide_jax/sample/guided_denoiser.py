@@ -142,15 +142,16 @@ def encode_for_clip(
     return clip_fns.encode_text(clip_params, *_caption_major(inputs.clip_caption))
 
 
-def last_clip_timestep(config: defaults.Config) -> int:
+def last_clip_timestep(config: defaults.Config, sampler: str) -> int:
     """Returns the last timestep at which a CLIP guides the model.
 
-    A gradient moves x_start by sqrt((1 - A) / A) times its size relative to eps, 2e4 at
-    the noisy end. The many steps of other models correct the first ones; a student of
-    few steps is guided where that factor is at most MAX_CLIP_FACTOR.
+    ddpm shifts the mean of a step by the step's variance times the gradient and needs
+    no limit. Other samplers shift eps, which moves x_start by sqrt((1 - A) / A) times
+    as much: 2e4 times at the noisy end. Few steps do not correct this, so these
+    samplers are guided only where the factor is at most MAX_CLIP_FACTOR.
     """
     chain = config.diffusion
-    if not config.train.student_steps:
+    if sampler == "ddpm":
         return chain.num_timesteps - 1
     cumprod = np.cumprod(1 - schedules.make_betas(chain.schedule, chain.num_timesteps))
     factor = np.sqrt((1 - cumprod) / cumprod)
@@ -163,13 +164,15 @@ def make_gradient(
     clip_params: array_types.Params,
     text: jax.Array,
     inputs: StageInputs,
+    *,
+    sampler: str,
 ) -> sampling_loop.GradientFn:
     """Returns the gradient of exp(logit_scale) * cosine(x_t, caption), times its scale.
 
     `text` is from `encode_for_clip`. For several captions it is the gradient of the
     weighted mean of their similarities. `config` is that of the denoiser.
     """
-    last = jnp.minimum(inputs.clip_guidance_last, last_clip_timestep(config))
+    last = jnp.minimum(inputs.clip_guidance_last, last_clip_timestep(config, sampler))
     assert inputs.clip_caption is not None
     num_captions = inputs.clip_caption.tokens.shape[1]
     texts = einops.rearrange(text, "(k b) d -> k b d", k=num_captions)
@@ -201,6 +204,7 @@ def make_calls(
     context: segments.Context,
     *,
     guidance_mode: str,
+    sampler: str,
     sees_known: bool,
 ) -> tuple[sampling_loop.Denoise, sampling_loop.GradientFn | None]:
     """Returns the calls of the networks in a step: the denoiser's, the CLIP's or None.
@@ -219,7 +223,7 @@ def make_calls(
     assert clip_params is not None
     assert context.clip_text is not None
     return denoise, make_gradient(
-        config, clip_fns, clip_params, context.clip_text, inputs
+        config, clip_fns, clip_params, context.clip_text, inputs, sampler=sampler
     )
 
 

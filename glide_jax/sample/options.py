@@ -173,7 +173,8 @@ class SamplingOptions:
     )
     clip_guidance_interval: tuple[float | int, float | int] = _option(
         (0, option_checks.LAST_TIMESTEP),
-        "timesteps between which CLIP guidance acts",
+        "timesteps between which CLIP guidance acts; samplers other than ddpm leave "
+        "out the noisiest ones in any case",
         *("interval", "guidance"),
         inputs=("clip_guidance_first", "clip_guidance_last"),
     )

@@ -106,7 +106,7 @@ def _abstract_model(
             "base model with --program, and give this one's bundle as --clip"
         )
     # No attention kernel of one platform: the program is for all of them.
-    fns = build.make_denoiser(config.model)
+    fns = build.make_denoiser(config.model, prediction=config.diffusion.prediction)
     params = build.abstract_params(config.model)
     return restore.SampleModel(config, fns, params, tokenizer, where)
 

@@ -98,7 +98,7 @@ def load_bundle(
         params = jax.device_put(params, place(params, config, mesh))
     return SampleModel(
         config,
-        make_fns(config.model, mesh),
+        make_fns(config, mesh),
         params,
         tokenizers.load(content.folder),
         content.folder,
@@ -106,16 +106,19 @@ def load_bundle(
 
 
 def make_fns(
-    model: defaults.ModelConfig, mesh: Mesh | None
+    config: defaults.Config, mesh: Mesh | None
 ) -> build.DenoiserFns | build.ClipFns:
     """Returns the functions of a model, with the fastest attention of the devices."""
+    model = config.model
     if isinstance(model, defaults.NoisedClipConfig):
         return build.make_clip(model)
     assert isinstance(model, defaults.Text2ImConfig)
     attend = attention_kernels.attend
     if mesh is not None:
         attend = attention_kernels.attend_on(mesh, device_mesh.BATCH_AXES, "tensor")
-    return build.make_denoiser(model, attention=attend)
+    return build.make_denoiser(
+        model, attention=attend, prediction=config.diffusion.prediction
+    )
 
 
 def place(params: array_types.Params, config: defaults.Config, mesh: Mesh) -> Any:

@@ -176,6 +176,7 @@ def _make_parts(
         denoise, gradient_fn = guided_denoiser.make_calls(
             *(config, fns, clip_fns, params, clip_params, inputs, context),
             guidance_mode=settings.guidance_mode,
+            sampler=settings.sampler,
             sees_known=settings.inpaint_mode == "pinned",
         )
         return sampling_loop.walk(
@@ -213,6 +214,7 @@ def _make_estimate(
         denoise, gradient_fn = guided_denoiser.make_calls(
             *(config, fns, clip_fns, params, clip_params, inputs, context),
             guidance_mode=settings.guidance_mode,
+            sampler=settings.sampler,
             sees_known=settings.inpaint_mode == "pinned",
         )
         return sampling_loop.predict(
@@ -267,9 +269,8 @@ def _start(
         denoise = guided_denoiser.make_denoise(
             config, fns, params, text, source, is_guided=False
         )
-        return num_steps, sampling_loop.invert(
-            denoise, tables, image, num_steps=num_steps
-        )
+        x_t = sampling_loop.invert(denoise, tables, image, num_steps=num_steps)
+        return num_steps, x_t
     t = jnp.full(image.shape[:1], jnp.maximum(num_steps - 1, 0), jnp.int32)
     x_t = process.q_sample(tables, image, t, noise)
     return num_steps, jnp.where(num_steps > 0, x_t, image)
@@ -312,11 +313,10 @@ def _make_pin(
             assert inputs.low_res is not None
             x_start = low_res.match_low_res(x_start, inputs.low_res)
         if pins_pixels:
-            assert inputs.inpaint_image is not None
-            assert inputs.inpaint_mask is not None
-            x_start = inpainting.project(
-                x_start, inputs.inpaint_image, inputs.inpaint_mask
-            )
+            image, mask = inputs.inpaint_image, inputs.inpaint_mask
+            assert image is not None
+            assert mask is not None
+            x_start = inpainting.project(x_start, image, mask)
         return x_start
 
     return pin

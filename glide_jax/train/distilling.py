@@ -58,7 +58,8 @@ def make_loss(
       teacher_prediction: what the teacher predicts, one of process.PREDICTIONS.
       **hooks: of `build.make_denoiser`.
     """
-    fns = build.make_denoiser(teachers.model_of(config, teacher_prediction), **hooks)
+    model = teachers.model_of(config, teacher_prediction)
+    fns = build.make_denoiser(model, prediction=teacher_prediction, **hooks)
     if teachers.matches_moments(config):
         return _matching(config, fns)
     make = _folded if teachers.is_fold(config) else _halved

@@ -107,10 +107,13 @@ def check_fits(origin: Config, config: Config) -> None:
     predictions = origin.diffusion.prediction, config.diffusion.prediction
     if predictions == ("eps", "x_and_eps"):
         changed = [line for line in changed if "diffusion.prediction" not in line]
+    else:
+        # The same output would stand for another picture.
+        changed += [line for line in differences if "model.residual_low_res" in line]
     if changed:
         raise UserError(
-            f"train.init_from was trained with other noise: {'; '.join(changed)}; "
-            "use its diffusion settings"
+            f"train.init_from was trained with other noise or for another prediction: "
+            f"{'; '.join(changed)}; use its settings"
         )
     before, after = origin.model, config.model
     if isinstance(before, Text2ImConfig) and isinstance(after, Text2ImConfig):

@@ -106,7 +106,8 @@ def _make_denoising(context: _Context) -> Objective:
         "remat": config.train.remat,
         "remat_text": config.train.remat_text,
     }
-    fns = build.make_denoiser(model, **hooks)
+    prediction = config.diffusion.prediction
+    fns = build.make_denoiser(model, prediction=prediction, **hooks)
     tables, student_loss = _tables(config), None
     if config.train.teacher:
         tables = distilling.student_tables(config)

@@ -18,6 +18,7 @@ from jax.sharding import AbstractMesh, Mesh
 
 from glide_jax import array_types
 from glide_jax.checkpoint import bundle
+from glide_jax.config import choices
 from glide_jax.config.defaults import Config, Text2ImConfig
 from glide_jax.errors import UserError
 from glide_jax.models import build
@@ -57,7 +58,7 @@ def model_of(config: Config, prediction: str = "x_and_eps") -> Text2ImConfig:
     return dataclasses.replace(
         model,
         guidance_range=() if is_fold(config) else model.guidance_range,
-        residual_low_res=model.residual_low_res and prediction == "x_and_eps",
+        residual_low_res=model.residual_low_res and prediction in choices.WITH_X_START,
         dropout_prob=0.0,
     )
 

@@ -20,6 +20,7 @@ from glide_jax.errors import UserError
 from glide_jax.models import build
 from glide_jax.runtime import ledger
 from glide_jax.sample import cascade
+from glide_jax.train import teachers
 from tests.train import small_runs
 from tests.train.small_runs import CLIP, TEXT2IM
 
@@ -71,6 +72,8 @@ def test_the_experiment_of_the_teachers_sizes_is_found(inpaint):
         assert stages.find_size(base, "base") == size
         upsampler = presets.upsampler(size, inpaint=inpaint)
         assert stages.find_size(upsampler, "upsampler") == size
+        residual = dataclasses.replace(upsampler, residual_low_res=True)
+        assert stages.find_size(residual, "upsampler") == size
     for other in (TEXT2IM, presets.base("icons", inpaint=inpaint)):
         with pytest.raises(UserError, match="--fold and --halve"):
             stages.find_size(other, "base")
@@ -98,6 +101,24 @@ def test_the_settings_of_every_stage_are_those_of_a_run(write, tmp_path):
         assert config.sample.respacing == wanted
     unguided = request(write(presets.base("tiny")))
     assert [s.name for s in stages.plan(unguided, tmp_path)] == ["base_8", "base_4"]
+
+
+@pytest.mark.parametrize(
+    ("prediction", "before", "after"),
+    [("eps", False, True), ("v", False, False), ("x", False, False), ("x", True, True)],
+)
+def test_a_student_adds_the_small_picture_where_its_teacher_does(
+    prediction, before, after, write, tmp_path
+):
+    model = dataclasses.replace(presets.upsampler("tiny"), residual_low_res=before)
+    teacher = write(model, {"diffusion.prediction": prediction})
+    asked = request(teacher, role="upsampler")
+    first = stages.plan(asked, tmp_path)[0]
+    origin = stages.first_config(asked)
+    config = stages.make_config(first, asked, origin)
+    assert config.model.residual_low_res == after
+    train = dataclasses.replace(config.train, teacher=str(teacher))
+    teachers.check_config(origin, dataclasses.replace(config, train=train))
 
 
 def test_a_stage_that_would_fail_later_is_refused_at_first(write, tmp_path):

@@ -18,7 +18,10 @@ printf '%q ' "$@" >>"$RECORD"
 echo >>"$RECORD"
 for word in "$@"; do
   file="${word#*=}"
-  case "$word" in --output=*.npz) mkdir -p "$(dirname "$file")" && touch "$file" ;; esac
+  case "$word" in
+    --output=*.npz) mkdir -p "$(dirname "$file")" && touch "$file" ;;
+    --output=*/bundle) mkdir -p "$file" && touch "$file/bundle.json" ;;
+  esac
 done
 """
 
@@ -55,11 +58,19 @@ def where(tmp_path):
     return f"--root={tmp_path / 'curves'}", f"--models={tmp_path / 'models'}"
 
 
-def test_it_makes_a_reference_sweeps_reports_and_plots(start, where, tmp_path):
+def test_it_makes_a_judge_and_a_reference_sweeps_reports_and_plots(
+    start, where, tmp_path
+):
     code, commands, _ = start(*where)
     assert code == 0
-    reference, sweep, report, draw = commands
+    train, export, reference, sweep, report, draw = commands
     root = tmp_path / "curves"
+    assert train[0] == "train"
+    assert "--config.seed=1" in train
+    assert export == ["export", f"{root}/judge", f"--output={root}/judge/bundle"]
+    features = f"--features=clip:{root}/judge/bundle"
+    assert features in reference
+    assert features in sweep
     assert reference[:2] == ["evaluate", "reference"]
     assert sweep[:2] == ["sweep", "experiments/sweeps/curves.py"]
     assert report == [
@@ -71,7 +82,7 @@ def test_it_makes_a_reference_sweeps_reports_and_plots(start, where, tmp_path):
     assert draw == ["evaluate", f"--curves={root}", f"--output={root}/curves.png"]
 
 
-def test_a_second_start_keeps_the_reference(start, where):
+def test_a_second_start_keeps_the_judge_and_the_reference(start, where):
     start(*where)
     _, commands, _ = start(*where)
     assert [command[0] for command in commands] == ["sweep", "sweep", "evaluate"]
@@ -80,7 +91,7 @@ def test_a_second_start_keeps_the_reference(start, where):
 def test_its_flags_make_nine_runs_of_glide_evaluate(
     start, where, tmp_path, monkeypatch, capsys
 ):
-    _, (_, sweep, *_), _ = start(*where, "--", "--num_images=64")
+    _, (*_, sweep, _, _), _ = start(*where, "--", "--num_images=64")
     monkeypatch.chdir(launchers.ROOT)
     # The models and the reference are not there.
     assert main.run([sweep[0], "--dry_run", "--nocheck_inputs", *sweep[1:]]) == 0

@@ -104,7 +104,7 @@ def test_what_is_compiled_from_abstract_arguments_draws_the_same(models, mesh):
         params=jax.device_put(
             base.params, restore.place(base.params, base.config, mesh)
         ),
-        fns=restore.make_fns(base.config.model, mesh),
+        fns=restore.make_fns(base.config, mesh),
     )
     glide = cascade.Glide(base, mesh=mesh)
     drawn = glide.sample(PROMPTS[:2])

@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 
 from glide_jax import errors
+from glide_jax.config import resolve
 from glide_jax.models import attention_kernels, build
 from glide_jax.sample import cascade, restore
 from tests.sample import conftest
@@ -41,6 +42,23 @@ def test_a_loaded_model_attends_as_suits_this_machine(models, bundles):
     )
     assert program(loaded.fns) == program(fitting)
     assert program(loaded.fns) != program(upsampler.fns)
+
+
+def test_a_bundle_of_a_residual_upsampler_adds_the_small_picture(models, tmp_path):
+    plain = models["upsampler"]
+    config = resolve.override(
+        plain.config, {"diffusion.prediction": "x", "model.residual_low_res": True}
+    )
+    zeros = jax.tree.map(np.zeros_like, plain.params)
+    model = dataclasses.replace(plain, config=config, params=zeros)
+    fns = restore.load_bundle(conftest.write_bundle(tmp_path / "b", model)).fns
+    caption = jnp.zeros((1, 8), jnp.int32)
+    text = fns.encode(zeros, caption, caption > 0)
+    low_res = jnp.full((1, config.model.low_res_px, config.model.low_res_px, 3), 0.25)
+    x_t, timesteps = jnp.ones((1, 16, 16, 3)), jnp.zeros((1,), jnp.int32)
+    output = fns.denoise(zeros, x_t, timesteps, text, low_res=low_res)
+    np.testing.assert_allclose(output[..., :3], 0.25, atol=1e-6)
+    np.testing.assert_array_equal(output[..., 3:], 0)
 
 
 def test_weights_stored_in_half_precision_come_back_as_float32(models, tmp_path):

@@ -37,7 +37,7 @@ def as_student(model, **changes):
     size = dataclasses.replace(model.config.model, **changes)
     config = resolve.override(model.config, STUDENT)
     config = dataclasses.replace(config, name="student", model=size)
-    fns = build.make_denoiser(size)
+    fns = build.make_denoiser(size, prediction=config.diffusion.prediction)
     shapes = jax.eval_shape(fns.init, jax.random.key(0))
     params = conftest._randomise(shapes)
     return dataclasses.replace(model, config=config, fns=fns, params=params)

@@ -14,10 +14,13 @@ COUNTS = {
     "curves": 9,
     "ema_horizon": 5,
     "guidance_scale": 14,
+    "icons": 5,
     "low_res_corruption": 7,
     "lr_batch": 6,
     "respacing": 16,
 }
+# Their pictures and models are made by other commands.
+NEED_INPUTS = ("icons",)
 
 
 def test_all_files_are_known_here():
@@ -29,7 +32,9 @@ def test_its_runs_are_accepted_by_the_verb_that_they_start(name, capsys, monkeyp
     monkeypatch.chdir(fake_devices.ROOT)
     path = FOLDER / f"{name}.py"
     verb = sweep_file.load(path).command[0]
-    assert main.run(["sweep", str(path), "--root=absent", "--dry_run"]) == 0
+    flags = ["--root=absent", "--dry_run"]
+    flags += ["--nocheck_inputs"] * (name in NEED_INPUTS)
+    assert main.run(["sweep", str(path), *flags]) == 0
     lines = capsys.readouterr().out.splitlines()
     assert len(lines) == len(set(lines)) == COUNTS[name]
     assert all(line.startswith(f"glide {verb} ") for line in lines)

@@ -9,6 +9,7 @@ import jax
 import numpy as np
 import pytest
 
+from glide_jax.config import resolve
 from glide_jax.errors import UserError
 from glide_jax.models import build
 from glide_jax.text import sentencepiece_tokenizer, tokenizers
@@ -158,6 +159,16 @@ def test_another_noise_is_refused(origin, make_config, tmp_path):
     changes = {"train.init_from": str(origin[0]), "diffusion.schedule": "linear"}
     with pytest.raises(UserError, match="squaredcos_cap_v2 -> linear"):
         setup.prepare(make_config(changes=changes), tmp_path / "next")
+
+
+def test_a_model_of_differences_does_not_start_one_of_pictures(make_config):
+    changes = {"model.low_res_px": 4, "diffusion.prediction": "x"}
+    plain = make_config(changes=changes)
+    residual = resolve.override(plain, {"model.residual_low_res": True})
+    for origin, config in ((plain, residual), (residual, plain)):
+        with pytest.raises(UserError, match=r"another prediction: .*residual"):
+            init_from.check_fits(origin, config)
+    init_from.check_fits(residual, residual)
 
 
 @pytest.mark.parametrize("spec", ["", "own", "sentencepiece:300", "another"])

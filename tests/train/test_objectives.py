@@ -91,6 +91,26 @@ def test_validation_keeps_captions_spreads_timesteps_and_repeats_itself(make_con
     assert first["loss"] != other["loss"], "the caption was dropped"
 
 
+def test_an_initial_residual_upsampler_has_the_error_of_the_enlarged_picture(
+    make_config,
+):
+    batch = make_batch()
+    batch["low_res"] = batch["image"].reshape(8, 4, 2, 4, 2, 3).mean((2, 4))
+    enlarged = jax.image.resize(batch["low_res"], (8, 8, 8, 3), "bilinear")
+    for is_residual in (False, True):
+        changes = {
+            "model.low_res_px": 4,
+            "model.residual_low_res": is_residual,
+            "diffusion.prediction": "x",
+        }
+        objective = objectives.make_objective(make_config(changes=changes), PAD)
+        params = objective.init(jax.random.key(0))
+        _, aux = compile_loss(objective)(params, batch, 0)
+        total, count = aux.metrics["mse"]
+        expected = np.mean((batch["image"] - enlarged * is_residual) ** 2)
+        np.testing.assert_allclose(total / count, expected, rtol=1e-5)
+
+
 def test_training_drops_the_caption_from_what_the_model_sees(make_config):
     config = make_config(changes={"train.caption_drop_prob": 1.0})
     objective = objectives.make_objective(config, PAD)

@@ -269,9 +269,8 @@ def test_a_plan_counts_the_teacher(make_config):
         resolve.override(plain, {"model.compute_dtype": "bfloat16"}), where
     )
     state = memory.measure_state(given.state)
-    arguments = given.config, state, given.batch, given.examples
-    with_teacher = memory.estimate(*arguments, given.teacher)
-    without = memory.estimate(*arguments)
+    with_teacher = memory.estimate(given, state)
+    without = memory.estimate(dataclasses.replace(given, teacher=None), state)
     # Matrices in bfloat16, all else in float32.
     assert 0.45 * with_teacher.params < with_teacher.teacher < with_teacher.params
     assert with_teacher.total - without.total == with_teacher.teacher
@@ -287,11 +286,10 @@ def test_a_plan_counts_both_networks_that_learn(make_config):
         where = device_topology.parse("v5e:2x2", None, None)
         given = problem.make_problem(config, where)
         state = memory.measure_state(given.state)
-        arguments = given.config, state, given.batch, given.examples, given.teacher
         per_image = cost.estimate(config, where, network_seconds={}).flops_per_step
         own = per_image / config.train.global_batch_size
         own -= teachers.forward_flops(config)
-        found.append((memory.estimate(*arguments), own))
+        found.append((memory.estimate(given, state), own))
     (one, flops), (two, flops_of_two) = found
     assert two.params == 2 * one.params
     assert two.grads == 2 * one.grads
