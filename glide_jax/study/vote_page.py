@@ -1,8 +1,8 @@
 """Renders the page on which a rater chooses between pictures: one file, no network.
 
 It is stored beside the folder pairs/. The keys 1, 2 and 3 answer, Backspace goes back.
-Answers are stored in the browser (localStorage, by study) and saved as answers.csv,
-which has the columns of sheet.csv.
+Answers are stored in the browser, by study: in localStorage and in the history state of
+the tab. They are saved as answers.csv, which has the columns of sheet.csv.
 """
 
 from __future__ import annotations
@@ -129,11 +129,14 @@ function picture(row, side) { return "pairs/" + row.pair + "_" + side + ".png"; 
 function recall() {
   try { answers = JSON.parse(localStorage.getItem(STORE)) || {}; }
   catch (error) { keeps = false; }
+  // Chromium can give a reloaded page an older localStorage, which it would overwrite.
+  answers = { ...answers, ...(history.state || {})[STORE] };
   place = rows.findIndex(row => !answers[name(row)]);
   if (place < 0) place = rows.length;
 }
 
 function keep() {
+  history.replaceState({ [STORE]: answers }, "");
   try { localStorage.setItem(STORE, JSON.stringify(answers)); }
   catch (error) { keeps = false; }
 }

@@ -70,6 +70,8 @@ def test_votes_by_keyboard_survive_a_reload_and_come_out_as_ratings(
     for _ in range(3):
         vote(window, choose)
     assert text(window, "count") == "3 of 8 answered"
+    # As Chromium sometimes does for a page that is reloaded at once.
+    window.run("localStorage.clear()")
     window.reload()
     assert text(window, "count") == "3 of 8 answered"
     window.wait_for(READY)
@@ -95,6 +97,17 @@ def test_votes_by_keyboard_survive_a_reload_and_come_out_as_ratings(
     assert (caption["a"], caption["wins"], caption["losses"]) == ("dark", 3, 1)
     (realism,) = rated["photorealism"]["differences"]
     assert (realism["a"], realism["wins"], realism["ties"]) == ("dark", 3, 1)
+
+
+def test_another_tab_has_the_stored_answers(study, window):
+    page = study / "rater" / "vote.html"
+    window.open(page)
+    for _ in range(2):
+        vote(window, lambda question, name: "left")
+    end = time.monotonic() + 10
+    # A new navigation has no state of the history.
+    while window.open(page) or text(window, "count") != "2 of 8 answered":
+        assert time.monotonic() < end, "the answers were not stored"
 
 
 def test_a_caption_is_shown_as_text_and_only_where_it_is_asked_about(study, window):
