@@ -1,12 +1,14 @@
 """The optimizer as an optax chain without learning rate, and the rate's schedule.
 
 The learning rate is a function of the step (batches consumed) and is applied in
-`step.py`, so that a skipped update does not shift the schedule.
+`step.py`, so that a skipped update does not shift the schedule. A skipped update leaves
+the moments as they are: `update(grads, state, params, is_good=False)`.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -21,7 +23,7 @@ ADAFACTOR_DECAY_EXPONENT = 0.8
 ADAFACTOR_CLIP = 1.0
 
 
-def make_optimizer(config: OptimConfig) -> optax.GradientTransformation:
+def make_optimizer(config: OptimConfig) -> optax.GradientTransformationExtraArgs:
     """Global norm clipping, the named rule, decoupled decay of matrices and kernels.
 
     `moments_dtype` applies to first moments only: a second moment that decays by one
@@ -36,23 +38,41 @@ def make_optimizer(config: OptimConfig) -> optax.GradientTransformation:
     return optax.chain(*parts)
 
 
-def _adamw(config: OptimConfig) -> optax.GradientTransformation:
-    """Adam with decoupled decay (arXiv 1711.05101)."""
-    return optax.scale_by_adam(
-        b1=config.b1,
-        b2=config.b2,
-        eps=config.eps,
-        mu_dtype=jnp.dtype(config.moments_dtype),
-    )
+def _adamw(config: OptimConfig) -> optax.GradientTransformationExtraArgs:
+    """Adam with decoupled decay (arXiv 1711.05101), equal to optax.scale_by_adam.
+
+    The moments are selected before the direction is computed from them, so that a CPU
+    updates them in place; optax selects after it and needs the old ones twice.
+    """
+    b1, b2 = config.b1, config.b2
+    adam = optax.scale_by_adam(b1=b1, b2=b2, mu_dtype=jnp.dtype(config.moments_dtype))
+
+    def update(grads, state, params=None, *, is_good=True):
+        del params
+        mu = optax.tree.update_moment(grads, state.mu, b1, 1)
+        nu = optax.tree.update_moment_per_elem_norm(grads, state.nu, b2, 2)
+        mu, nu = select(is_good, (mu, nu), (state.mu, state.nu))
+        mu, nu = compute_once((mu, nu))
+        count = optax.safe_increment(state.count)
+        directions = jax.tree.map(
+            lambda m, v: m / (jnp.sqrt(v) + config.eps),
+            optax.tree.bias_correction(mu, b1, count),
+            optax.tree.bias_correction(nu, b2, count),
+        )
+        mu = optax.tree.cast(mu, jnp.dtype(config.moments_dtype))
+        count = select(is_good, count, state.count)
+        return directions, optax.ScaleByAdamState(count, mu, nu)
+
+    return optax.GradientTransformationExtraArgs(adam.init, update)
 
 
-def _lion(config: OptimConfig) -> optax.GradientTransformation:
+def _lion(config: OptimConfig) -> optax.GradientTransformationExtraArgs:
     """The sign of a momentum (arXiv 2302.06675): one moment instead of two."""
     dtype = jnp.dtype(config.moments_dtype)
-    return optax.scale_by_lion(b1=config.b1, b2=config.b2, mu_dtype=dtype)
+    return _skippable(optax.scale_by_lion(b1=config.b1, b2=config.b2, mu_dtype=dtype))
 
 
-def _adafactor(config: OptimConfig) -> optax.GradientTransformation:
+def _adafactor(config: OptimConfig) -> optax.GradientTransformationExtraArgs:
     """Factored second moments by row and column sums (arXiv 1804.04235).
 
     As in arXiv 2106.04560, with Adam's learning rate instead of one relative to the
@@ -65,10 +85,41 @@ def _adafactor(config: OptimConfig) -> optax.GradientTransformation:
     if config.b1 > 0:
         dtype = jnp.dtype(config.moments_dtype)
         parts.append(optax.ema(config.b1, debias=False, accumulator_dtype=dtype))
-    return optax.chain(*parts)
+    return _skippable(optax.chain(*parts))
 
 
-RULES: dict[str, Callable[[OptimConfig], optax.GradientTransformation]] = {
+def _skippable(
+    rule: optax.GradientTransformation,
+) -> optax.GradientTransformationExtraArgs:
+    """The rule with the argument `is_good`."""
+
+    def update(grads, state, params=None, *, is_good=True):
+        directions, new = rule.update(grads, state, params)
+        return directions, select(is_good, new, state)
+
+    return optax.GradientTransformationExtraArgs(rule.init, update)
+
+
+def select(is_good: array_types.Array | bool, new: Any, old: Any) -> Any:
+    """One of two trees, leaf by leaf, so that no copy of the whole state is needed."""
+    return jax.tree.map(lambda a, b: jnp.where(is_good, a, b), new, old)
+
+
+def compute_once(tree: Any) -> Any:
+    """The same tree; on CPUs, what uses it does not compute its leaves again.
+
+    XLA fuses the computation of a leaf into all its users, which then need the values
+    that it replaces: on CPUs, where a fusion has one result, it copies them first.
+    """
+    return jax.tree.map(
+        lambda leaf: jax.lax.platform_dependent(
+            leaf, cpu=jax.lax.optimization_barrier, default=lambda leaf: leaf
+        ),
+        tree,
+    )
+
+
+RULES: dict[str, Callable[[OptimConfig], optax.GradientTransformationExtraArgs]] = {
     "adamw": _adamw,
     "adafactor": _adafactor,
     "lion": _lion,

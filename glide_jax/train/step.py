@@ -85,7 +85,9 @@ def make_train_step(
         )
         check = _check_update(config, state, grads, aux)
         rate = learning_rate(state.step)
-        directions, opt_state = optim.update(grads, state.opt_state, state.params)
+        directions, opt_state = optim.update(
+            grads, state.opt_state, state.params, is_good=check.is_good
+        )
         params = jax.tree.map(lambda p, d: p - rate * d, state.params, directions)
         params = objective.constrain_params(params)
         new_state = _next_state(config, state, params, opt_state, aux, check)
@@ -115,15 +117,12 @@ def _next_state(
     check: UpdateCheck,
 ) -> TrainState:
     """The state after a step, with the updated `params` if the update is good."""
+    params = optimizer.select(check.is_good, params, state.params)
+    params = optimizer.compute_once(params)
     averages = train_state.update_averages(
         config.ema, state.ema_params, params, state.updates
     )
-    # Selected leaf by leaf, so that no copy of the whole state is needed.
-    params, averages, opt_state = jax.tree.map(
-        lambda new, old: jnp.where(check.is_good, new, old),
-        (params, averages, opt_state),
-        (state.params, state.ema_params, state.opt_state),
-    )
+    averages = optimizer.select(check.is_good, averages, state.ema_params)
     return TrainState(
         step=state.step + 1,
         updates=state.updates + check.is_good,

@@ -5,10 +5,12 @@ from __future__ import annotations
 import jax
 import jax.numpy as jnp
 import numpy as np
+import optax
 import pytest
 
 from glide_jax.config import choices, defaults
 from glide_jax.train import optimizer
+from tests.train.small_runs import assert_trees_equal
 
 
 def rates(num_steps=10, steps=range(10), **settings):
@@ -47,6 +49,31 @@ def test_the_first_update_is_adams_by_hand():
     updates, _ = optim.update(grads, optim.init(params), params)
     np.testing.assert_allclose(updates["w"], 1.0, rtol=1e-5)
     np.testing.assert_allclose(updates["b"], -1.0, rtol=1e-5)
+
+
+@pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
+def test_adamw_is_optaxs(dtype):
+    config = defaults.OptimConfig(b1=0.8, b2=0.99, eps=1e-4, moments_dtype=dtype)
+    ours = optimizer.RULES["adamw"](config)
+    theirs = optax.scale_by_adam(b1=0.8, b2=0.99, eps=1e-4, mu_dtype=jnp.dtype(dtype))
+    params = {"w": jnp.ones((3, 5)), "b": jnp.ones(5)}
+    states = [ours.init(params), theirs.init(params)]
+    for seed in range(3):
+        grads = optax.tree.random_like(jax.random.key(seed), params)
+        found, states[0] = ours.update(grads, states[0], params)
+        expected, states[1] = theirs.update(grads, states[1], params)
+        assert_trees_equal(found, expected)
+        assert_trees_equal(*states)
+
+
+@pytest.mark.parametrize("name", choices.OPTIMIZERS)
+def test_a_skipped_update_leaves_the_moments(name):
+    optim = optimizer.make_optimizer(defaults.OptimConfig(name=name))
+    params = {"w": jnp.ones((4, 4))}
+    grads = {"w": jnp.full((4, 4), 0.3)}
+    _, before = optim.update(grads, optim.init(params), params)
+    _, after = optim.update(grads, before, params, is_good=jnp.bool_(False))
+    assert_trees_equal(after, before)
 
 
 def test_kernels_and_tables_decay_and_what_shifts_or_scales_a_channel_does_not():

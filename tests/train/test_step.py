@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import re
 
 import jax
 import jax.numpy as jnp
@@ -88,6 +89,16 @@ def test_the_step_is_compiled_once():
     for _ in range(2):
         state, *_ = train_step(state, batch())
     assert train_step.func._cache_size() == 1
+
+
+def test_moments_and_averages_are_updated_in_place():
+    wide = OBJECTIVE._replace(init=lambda _: {"w": jnp.ones((1024, 3))})
+    train_step, state = make(wide)
+    in_place = jax.jit(train_step.func.__wrapped__, donate_argnums=0)
+    program = in_place.lower(state, batch(rows=1024), seed=0).compile().as_text()
+    held = r"state_(?:opt_state|ema_params)\w*__w__"
+    assert re.search(rf"fusion\(%{held}", program)
+    assert not re.search(rf"copy\(%{held}", program)
 
 
 @pytest.mark.parametrize("poison", [np.nan, np.inf])
