@@ -45,8 +45,7 @@ else
   make_environment ""
   glide=.venv/bin/glide
 fi
-# The models are small enough for a CPU; GLIDE_JAX_PLATFORMS= lets JAX choose.
-export JAX_PLATFORMS="${GLIDE_JAX_PLATFORMS-cpu}"
+use_cpu
 # Of another seed than the CLIP that guides, and trained for twice as long.
 judge="$root/judge/bundle"
 if [ ! -e "$judge/bundle.json" ]; then

@@ -20,7 +20,6 @@ for name in base_cfg upsampler; do
     exit 2
   fi
 done
-# The models are small enough for a CPU; GLIDE_JAX_PLATFORMS= lets JAX choose.
-export JAX_PLATFORMS="${GLIDE_JAX_PLATFORMS-cpu}"
+use_cpu
 exec .venv/bin/glide distil --base="$models/base_cfg" --upsampler="$models/upsampler" \
   --teacher_steps=16 --upsampler_teacher_steps=8 --output=runs/distil "$@"

@@ -3,6 +3,10 @@
 # make_environment EXTRAS [FOLDER]   e.g. make_environment "" or make_environment "[dev]";
 #     FOLDER, by default .venv, is for extras whose requirements exclude those of others
 #
+# use_cpu: lets JAX use the CPU, for models that are small enough for one, and glibc ask for
+#     huge pages, which makes training steps an eighth faster. GLIDE_JAX_PLATFORMS= lets JAX
+#     choose the platform; a GLIBC_TUNABLES that is set stays.
+#
 # On machines without a supported Python (images of TPU VMs have 3.10) uv installs one,
 # without root: pip installs uv into a temporary folder, and uv downloads a standalone CPython
 # from its publisher's releases (github.com/astral-sh/python-build-standalone, or the mirror
@@ -23,6 +27,11 @@ find_python() {
     fi
   done
   return 1
+}
+
+use_cpu() {
+  export JAX_PLATFORMS="${GLIDE_JAX_PLATFORMS-cpu}"
+  export GLIBC_TUNABLES="${GLIBC_TUNABLES-glibc.malloc.hugetlb=1}"
 }
 
 make_environment() {

@@ -12,8 +12,7 @@ esac
 cd "$(dirname "$0")/.."
 . launch/environment.sh
 make_environment "[icons]"
-# The models are small enough for a CPU; GLIDE_JAX_PLATFORMS= lets JAX choose.
-export JAX_PLATFORMS="${GLIDE_JAX_PLATFORMS-cpu}"
+use_cpu
 glide=.venv/bin/glide models=runs/icons_models
 if [ ! -e runs/icons/README.md ]; then
   "$glide" data icons --output=runs/icons

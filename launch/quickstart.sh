@@ -12,6 +12,5 @@ esac
 cd "$(dirname "$0")/.."
 . launch/environment.sh
 make_environment ""
-# The models are small enough for a CPU; GLIDE_JAX_PLATFORMS= lets JAX choose.
-export JAX_PLATFORMS="${GLIDE_JAX_PLATFORMS-cpu}"
+use_cpu
 exec .venv/bin/glide quickstart --output=runs/quickstart "$@"

@@ -1,4 +1,4 @@
-"""launch/environment.sh on machines without a supported Python."""
+"""launch/environment.sh: machines without a supported Python, variables for CPUs."""
 
 from __future__ import annotations
 
@@ -148,3 +148,23 @@ def test_a_real_python_3_10_and_the_real_uv_make_an_environment(machine, tmp_pat
     shown = subprocess.run(made, capture_output=True, text=True, check=True)
     assert shown.stdout.startswith(full)
     assert (tmp_path / ".venv" / ".installed").exists()
+
+
+@pytest.mark.parametrize(
+    ("given", "expected"),
+    [
+        ({}, "cpu glibc.malloc.hugetlb=1"),
+        ({"GLIDE_JAX_PLATFORMS": "cuda"}, "cuda glibc.malloc.hugetlb=1"),
+        ({"GLIDE_JAX_PLATFORMS": "", "GLIBC_TUNABLES": ""}, " "),
+    ],
+)
+def test_scripts_for_cpus_set_the_platform_and_huge_pages(given, expected):
+    probe = 'use_cpu; printf "%s" "$JAX_PLATFORMS $GLIBC_TUNABLES"'
+    result = subprocess.run(
+        [shutil.which("bash"), "-c", f". {launchers.LAUNCH}/environment.sh; {probe}"],
+        env={"PATH": os.environ["PATH"], **given},
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    assert result.stdout == expected
