@@ -209,7 +209,7 @@ class LocalTier:
             peer_copies.delete_others(self._own, self._index, {part.step, *keep})
             self._newest = part.step
             self._written += 1
-        reason = attempt.reason and f"{attempt.reason}; training goes on"
+        reason = attempt.reason and f"{attempt.reason}; training continues"
         self._writes.note(part.step, reason)
         if attempt.reason or self._keeper is None:
             return
@@ -229,7 +229,7 @@ class LocalTier:
     ) -> verification.Restored | None:
         """Restores the newest whole local step after `newer_than`, or None.
 
-        Must be called once at a start, before the first `save`: the run goes on from
+        Must be called once at a start, before the first `save`: the run continues from
         the step that it returns, or from `newer_than`, and local steps that are not of
         its past are deleted.
 

@@ -36,7 +36,7 @@ class Tar(Protocol):
         ...
 
     def reader(self, span: Span, key: str) -> Read:
-        """Returns the function that reads one record, whose files lie in `span`."""
+        """Returns the function that reads one record, whose files are in `span`."""
         ...
 
     def table(self) -> contextlib.AbstractContextManager[pathlib.Path | None]:

@@ -95,7 +95,7 @@ def claim(
     wait_secs: float = 0.0,
     check_stop: Callable[[], None] = lambda: None,
 ) -> Callable[[], None]:
-    """Becomes the only writer of the place of a path, if it lies in a mirror.
+    """Becomes the only writer of the place of a path, if it is in a mirror.
 
     Returns a check that raises UserError if another process has become the writer.
     """
@@ -111,7 +111,7 @@ def claim(
 
 
 def is_in_store(path: pathlib.Path) -> bool:
-    """Whether a path lies in a mirror."""
+    """Whether a path is in a mirror."""
     return bool(_of(path))
 
 

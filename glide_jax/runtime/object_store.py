@@ -217,7 +217,7 @@ class ObjectStore:
                 if not is_passing(error) or time.monotonic() + wait > deadline:
                     raise self._refusal(
                         f"the store cannot be used ({reason})",
-                        "the same command goes on later",
+                        "run the same command later to continue",
                     ) from error
                 _log.warning(
                     "%s: %s; the request is repeated in %.1f s", self.url, reason, wait

@@ -72,7 +72,7 @@ def test_a_full_local_disk_costs_the_steps_meanwhile(small_disk, caplog):
         filler.writelines(itertools.repeat(bytes(512)))
     start.save(2, 3)
     told = "local checkpoint step 2 was not written: No space left on device"
-    assert caplog.messages == [f"{told}; training goes on"]
+    assert caplog.messages == [f"{told}; training continues"]
     assert start.steps() == [1]
     (small_disk / "filler").unlink()
     start.save(4)
