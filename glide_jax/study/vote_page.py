@@ -116,6 +116,7 @@ _SCRIPT = """
 "use strict";
 const { study, questions, rows } = JSON.parse($("data").textContent);
 const STORE = "glide_jax vote " + study;
+const NOTHING = { time: 0, answers: {} };
 const KEYS = { 1: "left", 2: "neither", 3: "right" };
 let answers = {};   // "question pair" -> answer
 let place = 0;      // index into rows; rows.length is the end
@@ -127,18 +128,24 @@ function name(row) { return row.question + " " + row.pair; }
 function picture(row, side) { return "pairs/" + row.pair + "_" + side + ".png"; }
 
 function recall() {
-  try { answers = JSON.parse(localStorage.getItem(STORE)) || {}; }
+  let stored = NOTHING;
+  try { stored = JSON.parse(localStorage.getItem(STORE)) || NOTHING; }
   catch (error) { keeps = false; }
-  // Chromium can give a reloaded page an older localStorage, which it would overwrite.
-  answers = { ...answers, ...(history.state || {})[STORE] };
+  // Chromium can give a page that is reloaded at once an older localStorage.
+  const own = (history.state || {})[STORE] || NOTHING;
+  const [older, newer] = own.time < stored.time ? [own, stored] : [stored, own];
+  answers = { ...older.answers, ...newer.answers };
   place = rows.findIndex(row => !answers[name(row)]);
   if (place < 0) place = rows.length;
 }
 
 function keep() {
-  history.replaceState({ [STORE]: answers }, "");
-  try { localStorage.setItem(STORE, JSON.stringify(answers)); }
+  const kept = { time: Date.now(), answers };
+  try { localStorage.setItem(STORE, JSON.stringify(kept)); }
   catch (error) { keeps = false; }
+  // Browsers limit how often the history changes; localStorage is then newer.
+  try { history.replaceState({ ...history.state, [STORE]: kept }, ""); }
+  catch (error) { /* localStorage has the answers */ }
 }
 
 function show() {

@@ -1,8 +1,9 @@
 """The optimizer as an optax chain without learning rate, and the rate's schedule.
 
 The learning rate is a function of the step (batches consumed) and is applied in
-`step.py`, so that a skipped update does not shift the schedule. A skipped update leaves
-the moments as they are: `update(grads, state, params, is_good=False)`.
+`step.py`, so that a skipped update does not shift the schedule. A skipped update,
+`update(grads, state, params, is_good=False)`, leaves the moments as they are; its
+directions have no meaning.
 """
 
 from __future__ import annotations
@@ -41,29 +42,29 @@ def make_optimizer(config: OptimConfig) -> optax.GradientTransformationExtraArgs
 def _adamw(config: OptimConfig) -> optax.GradientTransformationExtraArgs:
     """Adam with decoupled decay (arXiv 1711.05101), equal to optax.scale_by_adam.
 
-    The moments are selected before the direction is computed from them, so that a CPU
-    updates them in place; optax selects after it and needs the old ones twice.
+    On CPUs the float32 moments are updated in place. A select after optax.scale_by_adam
+    would need the old moments twice.
     """
-    b1, b2 = config.b1, config.b2
-    adam = optax.scale_by_adam(b1=b1, b2=b2, mu_dtype=jnp.dtype(config.moments_dtype))
+    b1, b2, dtype = config.b1, config.b2, jnp.dtype(config.moments_dtype)
 
-    def update(grads, state, params=None, *, is_good=True):
-        del params
+    def update(grads, state, params=None, *, is_good=True, **extra_args):
+        del params, extra_args
         mu = optax.tree.update_moment(grads, state.mu, b1, 1)
         nu = optax.tree.update_moment_per_elem_norm(grads, state.nu, b2, 2)
-        mu, nu = select(is_good, (mu, nu), (state.mu, state.nu))
-        mu, nu = compute_once((mu, nu))
+        old = (state.mu, state.nu)
+        mu, nu = compute_once(optax.tree.where(is_good, (mu, nu), old))
         count = optax.safe_increment(state.count)
         directions = jax.tree.map(
             lambda m, v: m / (jnp.sqrt(v) + config.eps),
             optax.tree.bias_correction(mu, b1, count),
             optax.tree.bias_correction(nu, b2, count),
         )
-        mu = optax.tree.cast(mu, jnp.dtype(config.moments_dtype))
-        count = select(is_good, count, state.count)
+        count = jnp.where(is_good, count, state.count)
+        mu = optax.tree.cast(mu, dtype)
         return directions, optax.ScaleByAdamState(count, mu, nu)
 
-    return optax.GradientTransformationExtraArgs(adam.init, update)
+    init = optax.scale_by_adam(mu_dtype=dtype).init
+    return optax.GradientTransformationExtraArgs(init, update)
 
 
 def _lion(config: OptimConfig) -> optax.GradientTransformationExtraArgs:
@@ -91,31 +92,26 @@ def _adafactor(config: OptimConfig) -> optax.GradientTransformationExtraArgs:
 def _skippable(
     rule: optax.GradientTransformation,
 ) -> optax.GradientTransformationExtraArgs:
-    """The rule with the argument `is_good`."""
+    """Returns the rule with the argument `is_good`."""
 
-    def update(grads, state, params=None, *, is_good=True):
+    def update(grads, state, params=None, *, is_good=True, **extra_args):
+        del extra_args
         directions, new = rule.update(grads, state, params)
-        return directions, select(is_good, new, state)
+        return directions, optax.tree.where(is_good, new, state)
 
     return optax.GradientTransformationExtraArgs(rule.init, update)
 
 
-def select(is_good: array_types.Array | bool, new: Any, old: Any) -> Any:
-    """One of two trees, leaf by leaf, so that no copy of the whole state is needed."""
-    return jax.tree.map(lambda a, b: jnp.where(is_good, a, b), new, old)
-
-
 def compute_once(tree: Any) -> Any:
-    """The same tree; on CPUs, what uses it does not compute its leaves again.
+    """Returns the tree, with a barrier after each leaf on CPUs.
 
-    XLA fuses the computation of a leaf into all its users, which then need the values
-    that it replaces: on CPUs, where a fusion has one result, it copies them first.
+    Without it XLA fuses the computation of a leaf into its users. Such a fusion reads
+    the old value, which XLA therefore copies before it overwrites it.
     """
-    return jax.tree.map(
-        lambda leaf: jax.lax.platform_dependent(
-            leaf, cpu=jax.lax.optimization_barrier, default=lambda leaf: leaf
-        ),
+    return jax.lax.platform_dependent(
         tree,
+        cpu=lambda tree: jax.tree.map(jax.lax.optimization_barrier, tree),
+        default=lambda tree: tree,
     )
 
 

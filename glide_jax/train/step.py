@@ -117,12 +117,12 @@ def _next_state(
     check: UpdateCheck,
 ) -> TrainState:
     """The state after a step, with the updated `params` if the update is good."""
-    params = optimizer.select(check.is_good, params, state.params)
+    params = optax.tree.where(check.is_good, params, state.params)
     params = optimizer.compute_once(params)
     averages = train_state.update_averages(
         config.ema, state.ema_params, params, state.updates
     )
-    averages = optimizer.select(check.is_good, averages, state.ema_params)
+    averages = optax.tree.where(check.is_good, averages, state.ema_params)
     return TrainState(
         step=state.step + 1,
         updates=state.updates + check.is_good,
@@ -213,7 +213,7 @@ def _update_resampler(
         return resampler
     seen = timestep_sampling.update_loss_second_moment(resampler, aux.t, aux.losses)
     # A single NaN loss would make every later draw NaN.
-    return jax.tree.map(lambda new, old: jnp.where(is_good, new, old), seen, resampler)
+    return optax.tree.where(is_good, seen, resampler)
 
 
 def make_eval_step(config: Config, objective: objectives.Objective) -> Callable:

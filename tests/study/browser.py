@@ -48,9 +48,9 @@ class Browser:
         action = {"type": "key", "id": "keyboard", "actions": keys}
         self._do("actions", {"actions": [action]})
 
-    def run(self, script: str) -> Any:
+    def run(self, script: str, *arguments: Any) -> Any:
         """What a script returns in the page."""
-        return self._do("execute/sync", {"script": script, "args": []})
+        return self._do("execute/sync", {"script": script, "args": arguments})
 
     def wait_for(self, script: str, secs: float = 10) -> None:
         """Waits until a script returns something true."""
