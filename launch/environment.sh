@@ -3,9 +3,9 @@
 # make_environment EXTRAS [FOLDER]   e.g. make_environment "" or make_environment "[dev]";
 #     FOLDER, by default .venv, is for extras whose requirements exclude those of others
 #
-# use_cpu: lets JAX use the CPU, for models that are small enough for one, and glibc ask for
-#     huge pages, which makes training steps an eighth faster. GLIDE_JAX_PLATFORMS= lets JAX
-#     choose the platform; a GLIBC_TUNABLES that is set stays.
+# use_cpu: selects the CPU as JAX's platform, unless GLIDE_JAX_PLATFORMS names another or is
+#     empty, and lets glibc request huge pages: a training step takes an eighth less time.
+#     A GLIBC_TUNABLES that is set is not changed.
 #
 # On machines without a supported Python (images of TPU VMs have 3.10) uv installs one,
 # without root: pip installs uv into a temporary folder, and uv downloads a standalone CPython

@@ -190,7 +190,7 @@ def choose_first_index(
     if both:
         raise UserError(
             f"--first_index={asked}, but {folder} holds picture {min(both)} already;"
-            f" leave it out to go on at {following}"
+            f" leave it out to continue at {following}"
         )
     return asked
 
