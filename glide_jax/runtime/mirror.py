@@ -269,7 +269,7 @@ class Mirror:
         found = self._store.list()
         for name in found:
             if name and any(part in ("", ".", "..") for part in name.split("/")):
-                raise UserError(f"{self.url}/{name} is not a valid file name; delete it")
+                raise UserError(f"{self.url}/{name} is not a file name; delete it")
         return {
             n: entry for n, entry in found.items() if not mirror_rules.HIDDEN.search(n)
         }

@@ -159,9 +159,10 @@ def test_a_real_python_3_10_and_the_real_uv_make_an_environment(machine, tmp_pat
     ],
 )
 def test_scripts_for_cpus_set_the_platform_and_huge_pages(given, expected):
-    probe = 'use_cpu; printf "%s" "$JAX_PLATFORMS $GLIBC_TUNABLES"'
+    script = f". '{launchers.LAUNCH}/environment.sh'; use_cpu; "
+    script += 'printf "%s" "$JAX_PLATFORMS $GLIBC_TUNABLES"'
     result = subprocess.run(
-        [shutil.which("bash"), "-euc", f". '{launchers.LAUNCH}/environment.sh'; {probe}"],
+        [shutil.which("bash"), "-euc", script],
         env={"PATH": os.environ["PATH"], **given},
         capture_output=True,
         text=True,
