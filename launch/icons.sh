@@ -31,15 +31,18 @@ train() {
 
 train base base64 "$@"
 train base_cfg base64_cfg --config.train.init_from="$models/base" "$@"
-# The weights are the best of experiments/sweeps/icons.py.
+# The weights are the best of experiments/sweeps/icons.py. The learning rate falls to zero in
+# each of the two runs.
+longer=(--config.optim.learning_rate=1e-3 --config.optim.warmup_steps=200
+  --config.train.loss_weighting=sigmoid --config.train.caption_drop_prob=0.1)
 train base_longer base64_cfg --config.train.init_from="$models/bundles/base_cfg" \
-  --config.train.num_steps=10500 --config.optim.learning_rate=1e-3 \
-  --config.optim.warmup_steps=200 --config.train.loss_weighting=sigmoid \
-  --config.train.caption_drop_prob=0.1 "$@"
+  --config.train.num_steps=10500 "${longer[@]}" "$@"
+train base_longest base64_cfg --config.train.init_from="$models/bundles/base_longer" \
+  --config.train.num_steps=7500 "${longer[@]}" "$@"
 train base_inpaint base64_inpaint --config.train.init_from="$models/base_longer" "$@"
 train upsampler upsample256 "$@"
 train upsampler_inpaint upsample256_inpaint \
   --config.train.init_from="$models/upsampler" "$@"
 train noised_clip noised_clip64 "$@"
 # Of another seed and trained for longer, as it guides nothing.
-train judge noised_clip64 --config.seed=1 --config.train.num_steps=500 "$@"
+train judge noised_clip64 --config.seed=1 --config.train.num_steps=2300 "$@"
