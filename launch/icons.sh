@@ -1,7 +1,7 @@
 #!/usr/bin/env bash
 # Builds the set of icons, trains its six phases, the base model for longer, and a second
 # noised CLIP that judges them. Exports the bundles to runs/icons_models/bundles. It needs no
-# accelerator: five hours on one CPU core. If interrupted, run it again to continue.
+# accelerator: about six hours on one CPU core. If interrupted, run it again to continue.
 # Arguments are passed to every training run, e.g. --config.train.global_batch_size=256.
 set -euo pipefail
 case " $* " in *" --help "* | *" -h "*)
