@@ -2,7 +2,7 @@
 
 The learning rate is a function of the step (batches consumed) and is applied in
 `step.py`, so that a skipped update does not shift the schedule. A skipped update,
-`update(grads, state, params, is_good=False)`, leaves the moments as they are; its
+`optim.update(grads, state, params, is_good=False)`, leaves the moments as they are; its
 directions have no meaning.
 """
 
@@ -47,10 +47,10 @@ def _adamw(config: OptimConfig) -> optax.GradientTransformationExtraArgs:
     """
     b1, b2, dtype = config.b1, config.b2, jnp.dtype(config.moments_dtype)
 
-    def update(grads, state, params=None, *, is_good=True, **extra_args):
+    def update(updates, state, params=None, *, is_good=True, **extra_args):
         del params, extra_args
-        mu = optax.tree.update_moment(grads, state.mu, b1, 1)
-        nu = optax.tree.update_moment_per_elem_norm(grads, state.nu, b2, 2)
+        mu = optax.tree.update_moment(updates, state.mu, b1, 1)
+        nu = optax.tree.update_moment_per_elem_norm(updates, state.nu, b2, 2)
         old = (state.mu, state.nu)
         mu, nu = compute_once(optax.tree.where(is_good, (mu, nu), old))
         count = optax.safe_increment(state.count)
@@ -94,9 +94,9 @@ def _skippable(
 ) -> optax.GradientTransformationExtraArgs:
     """Returns the rule with the argument `is_good`."""
 
-    def update(grads, state, params=None, *, is_good=True, **extra_args):
+    def update(updates, state, params=None, *, is_good=True, **extra_args):
         del extra_args
-        directions, new = rule.update(grads, state, params)
+        directions, new = rule.update(updates, state, params)
         return directions, optax.tree.where(is_good, new, state)
 
     return optax.GradientTransformationExtraArgs(rule.init, update)
